@@ -1,0 +1,52 @@
+"""Checks of what users pass: every message names the argument, the value and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+
+Eps: TypeAlias = "float | Mapping[str, float]"
+Forward: TypeAlias = Literal["linear", "hard"]
+OnLost: TypeAlias = Literal["ignore", "warn", "error"]
+
+
+def positive_float(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{name} must be a positive float (the half-width of the band, in the units of the op's input), "
+            f"got {value!r} of type {type(value).__name__}"
+        )
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}; 1e-2 is a common start")
+    return float(value)
+
+
+def eps_table(eps: Any, known: Iterable[str]) -> tuple[float | None, dict[str, float]]:
+    """The default half-width and the exceptions per op."""
+    if not isinstance(eps, Mapping):
+        return positive_float(eps, "eps"), {}
+    table: dict[str, float] = {}
+    for op, value in eps.items():
+        if op != "default":
+            op_names([op], "eps", known)
+        table[op] = positive_float(value, f"eps[{op!r}]")
+    if "default" not in table:
+        raise ValueError(f"eps needs a 'default' entry beside {sorted(table)}, for the ops that are not named")
+    return table.pop("default"), table
+
+
+def op_names(names: Any, argument: str, known: Iterable[str]) -> frozenset[str]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f'{argument} must be a collection of op names such as ("round", "gt"), got {names!r}')
+    names = frozenset(names)
+    unknown = sorted(str(n) for n in names.difference(known))
+    if unknown:
+        raise ValueError(f"{argument} names no op that is linearized: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return names
+
+
+def one_of(value: Any, argument: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return str(value)

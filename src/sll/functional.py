@@ -1,0 +1,213 @@
+"""The explicit functions: the ramp as a function of its own, no region needed, no state touched.
+
+They always apply the formula, with or without autograd. `eps` is the half-width of the band in the units of `x`; outside the band the
+value is torch's, bit for bit. With ``forward="hard"`` the value is the hard one everywhere and only the gradient is the ramp's.
+All take float16, bfloat16, float32 and float64 tensors of any shape, work under ``torch.func``, and can be differentiated twice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._options import Forward, one_of, positive_float
+from .kernels import blend, compute_dtype, hard_forward
+from .rules import sources
+from .rules.sources import Step
+
+__all__ = ["argmax", "argmin", "ceil", "floor", "heaviside", "round", "sign", "threshold", "trunc"]
+
+
+def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {x!r} of type {type(x).__name__}; torch.as_tensor(x) makes one")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point (a discrete tensor has no derivative), got {x.dtype}; x.float() converts it")
+    return positive_float(eps, "eps"), one_of(forward, "forward", ("linear", "hard")) == "linear"
+
+
+def _ramp(step: Step, hard: Tensor, linear: bool) -> Tensor:
+    below, above = (torch.as_tensor(v, dtype=hard.dtype, device=hard.device) for v in (step.below, step.above))
+    return blend(step.decision.weight(), below, above, hard, linear=linear)
+
+
+def heaviside(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Unit step: 0 below zero, 1 above, ``1/2 + x / (2 eps)`` for ``|x| <= eps``; slope ``1 / (2 eps)``.
+
+    It is the Euclidean projection ``argmin_{0 <= y <= 1} (y - (1/2 + x / (2 eps)))**2``. The value at 0 is 1/2.
+
+    Args:
+        x: floating-point tensor of any shape.
+        eps: half-width of the band, positive, in the units of `x`.
+        forward: ``"linear"`` or ``"hard"``.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
+
+    Raises:
+        TypeError, ValueError: if `x` is not floating point, or `eps` or `forward` not as described.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.heaviside(torch.tensor([-1.0, 0.0, 0.05, 1.0]), eps=0.1)
+        tensor([0.0000, 0.5000, 0.7500, 1.0000])
+    """
+    eps, linear = _checked(x, eps, forward)
+    return _ramp(sources.heaviside(eps, x, None), torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
+
+
+def sign(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Sign: ``x / eps`` for ``|x| <= eps``, ±1 outside; slope ``1 / eps``. Arguments as for `heaviside`.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.sign(torch.tensor([-1.0, 0.0, 0.05, 1.0]), eps=0.1)
+        tensor([-1.0000,  0.0000,  0.5000,  1.0000])
+    """
+    eps, linear = _checked(x, eps, forward)
+    return _ramp(sources.sign(eps, x), torch.sign(x.detach()), linear)
+
+
+def round(x: Tensor, eps: float = 1e-3, *, decimals: int = 0, forward: Forward = "linear") -> Tensor:
+    """Round to `decimals` places: a ramp around every ``(n + 1/2) s`` with ``s = 10**-decimals``; slope ``s / (2 eps)``.
+
+    The half-width is ``min(eps, s/2)``. At ``eps = s/2`` the function is the identity on the backward pass, so
+    ``round(x, 0.5, forward="hard")`` is the straight-through estimator. Other arguments as for `heaviside`.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.round(torch.tensor([0.2, 0.5, 0.55, 2.5]), eps=0.1)
+        tensor([0.0000, 0.0000, 0.7500, 2.0000])
+    """
+    eps, linear = _checked(x, eps, forward)
+    return _ramp(sources.round(eps, x, decimals=decimals), torch.round(x.detach(), decimals=decimals), linear)
+
+
+def floor(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Floor: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for `heaviside`.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.floor(torch.tensor([0.5, 0.95, 1.0, 1.05]), eps=0.1)
+        tensor([0.0000, 0.2500, 1.0000, 0.7500])
+    """
+    eps, linear = _checked(x, eps, forward)
+    return _ramp(sources.floor(eps, x), torch.floor(x.detach()), linear)
+
+
+def ceil(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Ceiling: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for `heaviside`.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.ceil(torch.tensor([0.5, 0.95, 1.0, 1.05]), eps=0.1)
+        tensor([1.0000, 1.2500, 1.0000, 1.7500])
+    """
+    eps, linear = _checked(x, eps, forward)
+    return _ramp(sources.ceil(eps, x), torch.ceil(x.detach()), linear)
+
+
+def trunc(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Truncation: a ramp around every integer but 0, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for `heaviside`.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.trunc(torch.tensor([-1.05, -0.5, 0.0, 1.05]), eps=0.1)
+        tensor([-0.7500, -0.0000,  0.0000,  0.7500])
+    """
+    eps, linear = _checked(x, eps, forward)
+    return _ramp(sources.trunc(eps, x), torch.trunc(x.detach()), linear)
+
+
+def threshold(x: Tensor, threshold: float | Tensor = 0.0, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """1 where ``x > threshold``, else 0, with the ramp of `heaviside` around `threshold`.
+
+    Args:
+        x: floating-point tensor of any shape.
+        threshold: a number, or a tensor that broadcasts with `x` and may itself require grad.
+        eps: half-width of the band, positive, in the units of `x`.
+        forward: ``"linear"`` or ``"hard"``.
+
+    Returns:
+        A tensor of the dtype of `x` and the broadcast shape.
+
+    Example:
+        >>> import torch, sll
+        >>> t = torch.tensor(0.5, requires_grad=True)
+        >>> sll.threshold(torch.tensor([0.2, 0.55, 0.9]), t, eps=0.1).sum().backward()
+        >>> t.grad
+        tensor(-5.)
+    """
+    eps, linear = _checked(x, eps, forward)
+    if not isinstance(threshold, (int, float, Tensor)) or isinstance(threshold, bool):
+        raise TypeError(f"threshold must be a number or a tensor, got {threshold!r} of type {type(threshold).__name__}")
+    step = sources.gt(eps, x, threshold)
+    assert step is not None
+    hard = (x.detach() > threshold).to(x.dtype)
+    return _ramp(Step(step.decision, 0.0, 1.0), hard, linear)
+
+
+def argmax(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Soft one-hot of the largest entry: ``sparsemax(x / eps)`` along `dim`.
+
+    This is the Euclidean projection of ``x / eps`` on the probability simplex: exactly one-hot when the best entry leads by `eps` or more,
+    and for two entries ``heaviside(x1 - x2, eps)``. Equal entries share.
+
+    Args:
+        x: floating-point tensor with at least one dimension.
+        dim: the dimension to choose along; it must not be empty.
+        eps: how close the best entries have to be to share, in the units of `x`.
+        forward: ``"linear"``, or ``"hard"`` for the one-hot of `torch.argmax` with the gradient of the projection.
+
+    Returns:
+        A tensor of the shape and dtype of `x` that sums to 1 along `dim`.
+
+    Source: Martins & Astudillo, "From Softmax to Sparsemax", ICML 2016.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.argmax(torch.tensor([[1.0, 3.0, 2.95], [0.0, 1.0, 2.0]]), eps=0.1)
+        tensor([[0.0000, 0.7500, 0.2500],
+                [0.0000, 0.0000, 1.0000]])
+    """
+    eps, linear = _checked(x, eps, forward)
+    if x.dim() == 0:
+        raise ValueError("x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one")
+    if not -x.dim() <= dim < x.dim():
+        raise IndexError(f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}")
+    if x.shape[dim] == 0:
+        raise ValueError(f"x has no entries to choose from along dim {dim}: shape {tuple(x.shape)}")
+    choice = x.detach().argmax(dim, keepdim=True)
+    hard = torch.zeros_like(x, requires_grad=False).scatter(dim, choice, 1.0)
+    return _choose(x.to(compute_dtype(x.dtype)), hard, dim, eps, linear)
+
+
+def argmin(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Soft one-hot of the smallest entry: ``sparsemax(-x / eps)``. Arguments as for `argmax`.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.argmin(torch.tensor([1.0, 1.05, 2.0]), eps=0.1)
+        tensor([0.7500, 0.2500, 0.0000])
+    """
+    _checked(x, eps, forward)
+    return argmax(-x, dim, eps, forward=forward)
+
+
+def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tensor:
+    best = x.detach().amax(dim, keepdim=True)
+    scores = (x - best) / eps
+    # A row whose best entry is infinite or NaN has no distances: the hard choice, no gradient.
+    finite = best.isfinite()
+    scores = torch.where(finite, scores, torch.zeros_like(scores))
+    ordered = scores.detach().sort(dim, descending=True).values
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    count = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device).reshape(shape)
+    support = (ordered > (ordered.cumsum(dim) - 1) / count).sum(dim, keepdim=True)
+    # The threshold is piecewise linear in the scores of the support; written over the support it has the right gradient.
+    chosen = scores.detach() >= ordered.gather(dim, support - 1)
+    tau = (torch.where(chosen, scores, torch.zeros_like(scores)).sum(dim, keepdim=True) - 1) / chosen.sum(dim, keepdim=True)
+    soft = torch.where(chosen & finite, scores - tau, torch.zeros_like(scores)).to(hard.dtype)
+    value = torch.where(finite, soft, hard)
+    return value if linear else hard_forward(hard, value)

@@ -1,0 +1,476 @@
+"""What a discrete result carries inside a region.
+
+A result of a discrete op is a plain tensor with one private attribute, its *carrier*:
+
+`Outcomes`      the value on either side of a decision boundary and the decision between them. An outcome is a tensor
+                that may carry a linearization of its own, so several decisions form a decision tree.
+`Expectation`   an integer whose elements depend on many decisions (a count): its real-valued expected value.
+`Chain`         a float computed from discrete results by elementwise or shape ops. It is a promise of `Outcomes`, kept only
+                if a later discrete op asks; ordinary networks never pay for it.
+
+`Decision` is the weight of the outcome above the boundary, with an identity: two results of the same decision move
+together, results of different decisions are independent.
+
+The functions below are the whole algebra: `cofactor` (a tensor as it would be on one side of a decision), `run_on_outcomes`
+(a function on both sides, joined again), `expect` (the real-valued expectation), `marginal` and `merge` (fewer decisions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .kernels import band_weight, blend, hard_forward
+
+if TYPE_CHECKING:
+    from .region import linearize as Region
+
+__all__ = ["Carrier", "Chain", "Decision", "Expectation", "Outcomes", "carrier", "expect", "outcomes", "run_on_outcomes"]
+
+MAX_DECISIONS = 4
+"""A tensor keeps the joint outcomes of up to this many decisions (2**4 outcomes); beyond it they are reduced."""
+
+
+# --- decisions ---------------------------------------------------------------------------------------------------
+
+
+class Decision:
+    """Which side of a boundary, per element: a weight in [0, 1] of the side above, and an identity.
+
+    `key` identifies the decision: equal keys (tensors compared by identity) are the same decision. `weight` is a thunk because
+    many masks are never asked for their weight.
+    """
+
+    def __init__(self, key: tuple[Any, ...], weight: Callable[[], Tensor]) -> None:
+        self.key = key
+        self._thunk: Callable[[], Tensor] | None = weight
+        self._weight: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        if self._weight is None:
+            assert self._thunk is not None
+            self._weight = self._thunk()
+            self._thunk = None  # frees what the thunk holds on to
+        return self._weight
+
+    def same(self, other: Decision) -> int:
+        """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
+        if self is other or _equal_keys(self.key, other.key):
+            return 1
+        a, b = self.key, other.key
+        if a[0] == b[0] == "boundary" and _equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and _equal_keys(a[3:5], b[1:3]):
+            return -1
+        if a[0] == b[0] == "placed" and _equal_keys(a[2:], b[2:]):
+            return int(a[1].same(b[1]))
+        return 0
+
+    def covers(self, other: Decision) -> tuple[Tensor, int] | None:
+        """For a merged decision: the mask of elements at which it stands for `other`, and the sign of `same`."""
+        return None
+
+    def undecided(self) -> Tensor:
+        """Mask of the elements strictly inside the band."""
+        weight = self.weight()
+        return (weight > 0) & (weight < 1)
+
+
+def _equal_keys(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a is b
+    if isinstance(a, (tuple, list)):
+        return type(a) is type(b) and len(a) == len(b) and all(_equal_keys(x, y) for x, y in zip(a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def boundary(x: Any, threshold: Any, eps: float, distance: Tensor, nan: float = 0.0) -> Decision:
+    """The decision ``x`` above ``threshold``; recognised when the program compares the same two operands again.
+
+    The distance is computed by the caller right away, because either operand may be modified in place before anybody
+    asks for the weight.
+    """
+    key = ("boundary", x, _version(x), threshold, _version(threshold), eps)
+    return Decision(key, lambda: band_weight(distance, eps, nan))
+
+
+def decided_by(weight: Tensor) -> Decision:
+    """A decision like no other, with a given weight."""
+    return Decision(("weight", weight), lambda: weight)
+
+
+def placed(decision: Decision, shape: Sequence[int], how: tuple[Any, ...], move: Callable[[Tensor], Tensor]) -> Decision:
+    """`decision` after its tensor of shape `shape` went through the shape op `move`, identified by `how`."""
+    return Decision(("placed", decision, tuple(shape), how), lambda: move(decision.weight().expand(shape)))
+
+
+def _version(x: Any) -> int:
+    return x._version if isinstance(x, Tensor) else 0
+
+
+# --- carriers ----------------------------------------------------------------------------------------------------
+
+
+class Outcomes:
+    """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
+
+    An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
+    treats it like the tensor). `polarity` is 1 for (False, True), -1 for (True, False), 0 for anything else.
+    """
+
+    def __init__(self, decision: Decision, below: Tensor, above: Tensor, polarity: int = 0) -> None:
+        self.decision = decision
+        self.below = below
+        self.above = above
+        self.polarity = polarity
+        self.version = 0
+
+
+class Expectation:
+    """The expected value of an integer tensor, a float tensor of the same shape."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        self.version = 0
+
+
+class Chain:
+    """Outcomes of a float tensor, computed when a discrete op asks for them."""
+
+    def __init__(self, compute: Callable[[], Outcomes | None], length: int) -> None:
+        self._compute: Callable[[], Outcomes | None] | None = compute
+        self._outcomes: Outcomes | None = None
+        self.length = length
+        self.version = 0
+
+    def outcomes(self) -> Outcomes | None:
+        if self._compute is not None:
+            compute, self._compute = self._compute, None
+            self._outcomes = compute()
+            self.length = 0
+        return self._outcomes
+
+
+Carrier: TypeAlias = "Outcomes | Expectation | Chain"
+
+
+def carrier(x: Any) -> Carrier | None:
+    """What `x` carries, or None. A write that the region did not see makes a carrier stale, and it is ignored."""
+    if not isinstance(x, Tensor):
+        return None
+    found: Carrier | None = getattr(x, "_sll", None)
+    if found is None or found.version != x._version:
+        return None
+    return found
+
+
+def discrete_carrier(x: Any) -> bool:
+    """Whether `x` is a bool or integer tensor that carries a linearization."""
+    return carrier(x) is not None and not x.is_floating_point()
+
+
+def outcomes(x: Any) -> Outcomes | None:
+    found = carrier(x)
+    if isinstance(found, Chain):
+        return found.outcomes()
+    return found if isinstance(found, Outcomes) else None
+
+
+def attach(region: Region, x: Tensor, found: Carrier | None) -> Tensor:
+    """Make `x` carry `found` until the region ends."""
+    if found is not None:
+        found.version = x._version
+        x._sll = found  # type: ignore[attr-defined]
+        region.adopt(x)
+    return x
+
+
+def constant(value: Any, like: Tensor) -> Tensor:
+    """An outcome that is the same for every element of `like`."""
+    return torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
+
+
+def is_constant(outcome: Tensor) -> bool:
+    return carrier(outcome) is None and all(size == 1 for size in outcome.shape)
+
+
+def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1) -> Outcomes:
+    """False below and True above (`polarity` 1), or the other way round (-1)."""
+    return Outcomes(decision, constant(polarity < 0, hard), constant(polarity > 0, hard), polarity)
+
+
+# --- the algebra -------------------------------------------------------------------------------------------------
+
+
+def original(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The hard result. Its gradient comes from the outcomes, so autograd need not record it."""
+    with torch.no_grad():
+        return func(*args, **kwargs)
+
+
+def decisions(x: Any, found: list[Decision] | None = None) -> list[Decision]:
+    """All different decisions in the tree of `x`."""
+    found = [] if found is None else found
+    tree = outcomes(x)
+    if tree is not None:
+        if not any(d.same(tree.decision) for d in found):
+            found.append(tree.decision)
+        decisions(tree.below, found)
+        decisions(tree.above, found)
+    return found
+
+
+def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
+    """`x` as it is when `decision` falls on `side` (True: above)."""
+    tree = outcomes(x)
+    if tree is None:
+        return x
+    sign = decision.same(tree.decision)
+    if sign:
+        return tree.above if side == (sign > 0) else tree.below
+    covered = decision.covers(tree.decision)
+    if covered is not None:
+        mask, sign = covered
+        return torch.where(mask, tree.above if side == (sign > 0) else tree.below, x)
+    below = cofactor(region, tree.below, decision, side)
+    above = cofactor(region, tree.above, decision, side)
+    if below is tree.below and above is tree.above:
+        return x
+    return _from_outcomes(region, x, Outcomes(tree.decision, below, above))
+
+
+def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
+    """A tensor of the shape of `like` that has these outcomes."""
+    weight = tree.decision.weight()
+    hard = torch.where(weight > 0.5, tree.above, tree.below)
+    if like.is_floating_point():
+        hard = hard.expand(torch.broadcast_shapes(hard.shape, weight.shape))
+        return attach(region, blend(weight, tree.below, tree.above, hard, linear=region.linear), tree)
+    return attach(region, hard, tree)
+
+
+def _root(operands: Sequence[Any]) -> Decision | None:
+    """The decision to branch on: the first operand's, or one that covers it."""
+    root: Decision | None = None
+    for x in operands:
+        tree = outcomes(x)
+        if tree is not None and (root is None or tree.decision.covers(root) is not None):
+            root = tree.decision
+    return root
+
+
+def run_on_outcomes(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, conditional: bool = False
+) -> Tensor | None:
+    """The elementwise `func` on both sides of a decision that its operands carry, joined again.
+
+    Each side runs through the region once more, so operands with further decisions, and sources that make decisions of their
+    own (`conditional`), nest. Returns None if no operand has outcomes.
+    """
+    args, kwargs = _few_decisions(region, args, kwargs)
+    operands = (*args, *kwargs.values())
+    if _root(operands) is None:
+        return None
+    hard = original(func, *args, **kwargs)
+    if any(hard is x for x in operands):  # x.to(x.dtype), x.contiguous() …
+        return hard
+    tree = _both_sides(region, func, args, kwargs)
+    assert tree is not None
+    return join(region, func, operands, hard, tree, conditional=conditional)
+
+
+def _both_sides(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes | None:
+    root = _root((*args, *kwargs.values()))
+    if root is None:
+        return None
+    below, above = (
+        region.call(
+            func,
+            *[cofactor(region, x, root, side) for x in args],
+            **{name: cofactor(region, x, root, side) for name, x in kwargs.items()},
+        )
+        for side in (False, True)
+    )
+    return Outcomes(root, below, above)
+
+
+def join(
+    region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree: Outcomes, *, conditional: bool = False
+) -> Tensor:
+    """The result of a function whose `hard` value and whose `tree` of outcomes are known."""
+    below, above = tree.below, tree.above
+    if hard.is_floating_point():
+        region.count_infinite_jumps(func, operands, tree)
+        out = blend(tree.decision.weight(), below, above, hard, linear=region.linear)
+    else:
+        out = hard
+        if region.linear and any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
+            # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
+            # result computed from it. It gets the likelier outcome instead.
+            weight = tree.decision.weight()
+            undecided = (weight > 0) & (weight < 1) & (weight != 0.5)
+            out = torch.where(undecided, torch.where(weight > 0.5, above, below), hard)
+    attach(region, out, tree)
+    if not region.linear and conditional and len(decisions(out)) > 1:
+        # A decision that depends on a decision: see `merge`.
+        attach(region, out, merge(out)[0])
+    return out
+
+
+def chain(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
+    """Let the float result `out` of an ordinary elementwise op promise its outcomes."""
+
+    def compute() -> Outcomes | None:
+        if any(isinstance(x, Tensor) and x._version != v for x, v in zip(operands, versions)):
+            return None
+        if region.linear and len(_all_decisions(operands)) > MAX_DECISIONS:
+            return None
+        return _both_sides(region, func, *_few_decisions(region, args, kwargs))
+
+    operands = (*args, *kwargs.values())
+    if any(out is x for x in operands):
+        return out
+    versions = [_version(x) for x in operands]
+    length = 1 + max((c.length for x in operands if isinstance(c := carrier(x), Chain)), default=0)
+    promise = Chain(compute, length)
+    if length >= 32:  # bounds recursion, and the memory held by operands
+        promise.outcomes()
+    return attach(region, out, promise)
+
+
+def _all_decisions(operands: Sequence[Any]) -> list[Decision]:
+    found: list[Decision] = []
+    for x in operands:
+        decisions(x, found)
+    return found
+
+
+def _few_decisions(region: Region, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`."""
+    if len(_all_decisions((*args, *kwargs.values()))) <= MAX_DECISIONS:
+        return args, kwargs
+    return tuple(_reduced(region, x) for x in args), {name: _reduced(region, x) for name, x in kwargs.items()}
+
+
+def _reduced(region: Region, x: Any) -> Any:
+    if len(decisions(x)) <= 1:
+        return x
+    alias = x.view_as(x)
+    return attach(region, alias, marginal(x) if region.linear else merge(x)[0])
+
+
+def marginal(x: Tensor) -> Carrier | None:
+    """What is left of the tree of `x` when its decisions are summed out: exact in expectation, and continuous.
+
+    A bool becomes one decision with the probability of True; an integer an expectation; a float an ordinary tensor, which already
+    shows its expectation.
+    """
+    if x.dtype == torch.bool:
+        return bool_outcomes(decided_by(expect(x)), x)
+    if not x.is_floating_point():
+        return Expectation(expect(x))
+    return None
+
+
+def expect(x: Tensor) -> Tensor:
+    """Expected value of a bool or integer tensor; differentiable, in float32 for bool and float64 for integers."""
+    found = carrier(x)
+    if isinstance(found, Expectation):
+        return found.value
+    tree = outcomes(x)
+    hard = x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
+    if tree is None:
+        return hard
+    return blend(tree.decision.weight(), expect(tree.below), expect(tree.above), hard, linear=True)
+
+
+def exact_dtype(x: Tensor) -> torch.dtype:
+    """The float that holds integers exactly up to 2**53, where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+class _Merged(Decision):
+    """One decision per element, taken from a tree: at each element the one that is undecided there."""
+
+    def __init__(self, weight: Tensor, parts: list[tuple[Tensor, Decision]]) -> None:
+        super().__init__(("merged", weight), lambda: weight)
+        self.parts = parts
+
+    def covers(self, other: Decision) -> tuple[Tensor, int] | None:
+        for mask, part in self.parts:
+            sign = part.same(other)
+            if sign:
+                return mask, sign
+            inner = part.covers(other)
+            if inner is not None:
+                return mask & inner[0], inner[1]
+        return None
+
+
+def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
+    """The tree of `x` with one decision per *element*: exact wherever at most one is undecided.
+
+    A program that decides again and again on what it decided before (a spike resets the membrane that makes the next spike) has a tree
+    that doubles at every step, but at any one element hardly ever are two decisions undecided at once. So at each element keep the
+    decision that is, with its two outcomes. Where two are (a share of order `eps`), a bool falls back to the probability of True
+    and a number to the outer decision. The error vanishes with `eps`, but the result is not the derivative of one continuous
+    function; `forward="linear"` therefore never uses this.
+    """
+    tree = outcomes(x)
+    assert tree is not None
+    weight = tree.decision.weight().expand(x.shape)
+    undecided = (weight > 0) & (weight < 1)
+    side = weight > 0.5
+    sides = []
+    for outcome in (tree.below, tree.above):
+        if outcomes(outcome) is None:
+            zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
+            sides.append((outcome, outcome, zero, zero > 0, []))
+        else:
+            inner, parts = merge(outcome)
+            sides.append((inner.below, inner.above, inner.decision.weight(), inner.decision.undecided(), parts))
+    (b0, a0, w0, u0, p0), (b1, a1, w1, u1, p1) = sides
+    below = torch.where(undecided, tree.below, torch.where(side, b1, b0))
+    above = torch.where(undecided, tree.above, torch.where(side, a1, a0))
+    merged = torch.where(undecided, weight, torch.where(side, w1, w0))
+    if x.dtype == torch.bool:
+        both = undecided & (u0 | u1)
+        below, above = below & ~both, above | both
+        merged = torch.where(both, expect(x), merged)
+        undecided = undecided & ~both
+    parts = [
+        (undecided, tree.decision),
+        *((~undecided & ~side & mask, d) for mask, d in p0),
+        *((~undecided & side & mask, d) for mask, d in p1),
+    ]
+    return Outcomes(_Merged(merged, parts), below, above), parts
+
+
+def through_expectation(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, widen: bool = False
+) -> Any:
+    """A function that is linear in each discrete operand: its expectation is the function of their expectations.
+
+    ``widen`` converts the discrete operands that carry nothing, too (a matrix product wants one dtype).
+    """
+
+    def as_float(x: Any, carried: bool) -> Any:
+        if isinstance(x, (tuple, list)):
+            return type(x)(as_float(item, carried) for item in x)
+        if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex():
+            return x
+        if discrete_carrier(x):
+            return expect(x).to(exact_dtype(x)) if carried else x.to(exact_dtype(x))
+        return x.to(exact_dtype(x)) if widen else x
+
+    hard = original(func, *args, **kwargs)
+    named = {name: x for name, x in kwargs.items() if name != "dtype"}
+    value = func(*as_float(list(args), True), **{name: as_float(x, True) for name, x in named.items()})
+    if not hard.is_floating_point():
+        return attach(region, hard, Expectation(value))
+    if not region.linear:
+        return hard_forward(hard, value)
+    # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
+    decided = original(func, *as_float(list(args), False), **{name: as_float(x, False) for name, x in named.items()})
+    return torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))

@@ -1,0 +1,411 @@
+"""The region: a `TorchFunctionMode` that looks every torch call up in the rule registry.
+
+`linearize` is the mode and the public object at once, because that is what `torch.compile` traces: entered outside the compiled
+function, inside it, or created beforehand.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar, overload
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ._options import Eps, Forward, OnLost, eps_table, one_of, op_names
+from .linearization import Carrier, Expectation, Outcomes, carrier, decisions, discrete_carrier
+from .report import CallSite, Lost, call_site
+from .rules import NO_GRADIENT_TO_LOSE, RULES, SOURCES
+from .rules.registry import op_name
+
+__all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+
+class _Thread(threading.local):
+    """The regions that this thread has entered."""
+
+    def __init__(self) -> None:
+        self.inner_at_work = False
+        """An inner region is handling a call: the regions around it let everything pass."""
+        self.live: list[weakref.WeakValueDictionary[int, Tensor]] = []
+        """Per entered region, innermost last, the tensors that carry something."""
+
+
+_THREAD = _Thread()
+
+
+class _Mode(TorchFunctionMode):
+    """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
+
+    def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _THREAD.inner_at_work:
+            return func(*args, **(kwargs or {}))
+        _THREAD.inner_at_work = True
+        try:
+            return self.dispatch(func, args, kwargs or {})
+        finally:
+            _THREAD.inner_at_work = False
+
+    def __enter__(self) -> Any:
+        if not torch.compiler.is_compiling():
+            _THREAD.live.append(weakref.WeakValueDictionary())
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *exc: Any) -> None:
+        super().__exit__(*exc)  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling():
+            return
+        live = _THREAD.live.pop()
+        if _THREAD.live:  # still inside an outer region: its decisions may go on
+            _THREAD.live[-1].update(live)
+        else:
+            _take_carriers(live)
+
+
+def _take_carriers(live: weakref.WeakValueDictionary[int, Tensor]) -> list[tuple[weakref.ref[Tensor], Carrier]]:
+    """Leave plain tensors behind; returns what they carried."""
+    taken = []
+    for tensor in list(live.values()):
+        found = tensor.__dict__.pop("_sll", None)
+        if found is not None:
+            taken.append((weakref.ref(tensor), found))
+    return taken
+
+
+class Report(NamedTuple):
+    """What happened in a region: calls per call site."""
+
+    lost: dict[CallSite, int]
+    """A linearized bool or integer reached a function through which its gradient cannot follow."""
+    infinite_jumps: dict[CallSite, int]
+    """Elements in the band whose two outcomes do not differ by a finite amount: hard value, no gradient."""
+
+
+class linearize(_Mode):
+    """A region in which discrete PyTorch operations have a derivative.
+
+    Inside, each jump at a decision boundary is a straight ramp over ``|d| <= eps``, where ``d`` is the distance to the boundary in the
+    units of the op's input, with slope ``jump / (2 eps)``. Outside the band every op is the original one, bit for bit. Calls are linearized
+    exactly where autograd would record them; under `torch.no_grad` the program is the plain one.
+
+    The ramp is the discrete function averaged over a window: ``f_eps(x) = 1/(2 eps) * integral of f(x + u) for u in [-eps, eps]``,
+    so for one decision ``f_eps'(x) = (f(x + eps) - f(x - eps)) / (2 eps)``, and ``f_eps -> f`` as ``eps -> 0``.
+
+    Use it as a context manager, which yields the region, or as a decorator of functions, methods, generators and async functions. One
+    object can be used again and again, nested (the innermost region decides) and from several threads.
+
+    Args:
+        eps: half-width of the band, a positive float in the units of the op's input; or a mapping from op name to float with a
+            ``"default"`` entry, e.g. ``{"default": 0.1, "round": 0.5}``.
+        forward: ``"linear"`` (values follow the ramp inside the band) or ``"hard"`` (every value is the original program's, bit for bit; only
+            gradients change).
+        only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names.
+        exclude: names of ops not to linearize.
+        on_lost: what to do when a decision inside its band reaches a function that cannot pass a gradient on: ``"warn"`` once per
+            call site with `LostGradientWarning`, ``"error"`` (`LostGradientError`) or ``"ignore"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is not as described.
+
+    Example:
+        >>> import torch, sll
+        >>> x = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+        >>> with sll.linearize(eps=1e-2):
+        ...     y = torch.sign(x)
+        ...     z = torch.round(y * 10)
+        ...     z.sum().backward()
+        >>> z.tolist(), x.grad.tolist()
+        ([-10.0, 0.0, 10.0], [0.0, 1000.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        eps: Eps = 1e-3,
+        *,
+        forward: Forward = "linear",
+        only: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        on_lost: OnLost = "warn",
+    ) -> None:
+        super().__init__()
+        default, self._eps_of = eps_table(eps, SOURCES)
+        self._eps = default
+        self.eps = eps
+        self.forward = one_of(forward, "forward", ("linear", "hard"))
+        self.linear = self.forward == "linear"
+        ops = frozenset(SOURCES) if only is None else op_names(only, "only", SOURCES)
+        self._ops = ops if exclude is None else ops - op_names(exclude, "exclude", SOURCES)
+        self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
+        self._infinite: Counter[CallSite] = Counter()
+
+    # --- public ---
+
+    def __enter__(self) -> linearize:
+        super().__enter__()
+        return self
+
+    def __call__(self, fn: Fn) -> Fn:
+        return _decorate(self, fn)
+
+    def __repr__(self) -> str:
+        return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r})"
+
+    def report(self) -> Report:
+        """What was lost so far, per call site."""
+        return Report(dict(self._lost.calls), dict(self._infinite))
+
+    # --- what rules ask ---
+
+    def eps_for(self, op: str) -> float:
+        return self._eps_of.get(op, self._eps)
+
+    def linearizes(self, op: str) -> bool:
+        return op in self._ops
+
+    def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `func` as if the program had called it in the region."""
+        return self.dispatch(func, args, kwargs)
+
+    def adopt(self, x: Tensor) -> None:
+        """`x` carries something: the region takes it back at its end."""
+        if not torch.compiler.is_compiling() and _THREAD.live:
+            _THREAD.live[-1][id(x)] = x
+
+    def lose(self, op: str, tensors: Iterable[Tensor], why: str) -> None:
+        """Count that the linearization of `tensors` ends at `op`; warn or raise if an element really was in its band."""
+        if torch.compiler.is_compiling():
+            return
+        tensors = list(tensors)
+        self._lost.add(op, lambda: any(_in_band(x) for x in tensors), why)
+
+    def count_infinite_jumps(self, func: Callable[..., Any], operands: Iterable[Any], tree: Outcomes) -> None:
+        if torch.compiler.is_compiling() or not any(_infinite(x) for x in operands):
+            return
+        jump = tree.above.detach() - tree.below.detach()
+        count = int((tree.decision.undecided() & ~jump.isfinite()).sum())
+        if count:
+            self._infinite[call_site(op_name(func))] += count
+
+    # --- the mode ---
+
+    def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rule = RULES.get(func)
+        if rule is not None:
+            return rule(self, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
+        if func not in NO_GRADIENT_TO_LOSE:
+            lost = [x for x in (*args, *kwargs.values()) if discrete_carrier(x)]
+            if lost and torch.is_grad_enabled():
+                self.lose(op_name(func), lost, "no rule carries a linearization through it.")
+        return func(*args, **kwargs)
+
+
+def _infinite(x: Any) -> bool:
+    if isinstance(x, Tensor):  # reading a number on another device would wait for it
+        return x.dim() == 0 and x.is_floating_point() and x.device.type == "cpu" and not math.isfinite(x.detach())
+    return isinstance(x, float) and not math.isfinite(x)
+
+
+def _in_band(x: Tensor) -> bool:
+    found = carrier(x)
+    if isinstance(found, Expectation):
+        return bool((found.value != x).any())
+    return any(bool(d.undecided().any()) for d in decisions(x))
+
+
+class hard(_Mode):
+    """Inside a region, a block in which the original ops run: nothing is linearized, and results carry nothing.
+
+    Example:
+        >>> import torch, sll
+        >>> x = torch.tensor([0.0], requires_grad=True)
+        >>> with sll.linearize(eps=1e-2):
+        ...     with sll.hard():
+        ...         y = torch.sign(x)
+        >>> torch.autograd.grad(y.sum(), x)
+        (tensor([0.]),)
+    """
+
+    def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+# --- decorators --------------------------------------------------------------------------------------------------
+
+
+def _decorate(region: linearize, fn: Any) -> Any:
+    if isinstance(fn, (classmethod, staticmethod)):
+        return type(fn)(_decorate(region, fn.__func__))
+    if inspect.isclass(fn) or not callable(fn):
+        raise TypeError(f"linearize() decorates functions and methods, got {fn!r}; decorate a method of it, such as forward")
+    if inspect.isasyncgenfunction(fn):
+
+        @functools.wraps(fn)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            steps = _Suspended(region)
+            stream = fn(*args, **kwargs)
+            try:
+                value: Any = None
+                while True:
+                    try:
+                        item = await _Steps(steps, stream.asend(value))
+                    except StopAsyncIteration:
+                        return
+                    value = yield item
+            finally:
+                await stream.aclose()
+
+    elif inspect.iscoroutinefunction(fn):
+
+        @functools.wraps(fn)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await _Steps(_Suspended(region), fn(*args, **kwargs))
+
+    elif inspect.isgeneratorfunction(fn):
+
+        @functools.wraps(fn)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return (yield from _drive(_Suspended(region), fn(*args, **kwargs)))
+
+    else:
+
+        @functools.wraps(fn)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with region:
+                return fn(*args, **kwargs)
+
+    return wrapper
+
+
+class _Suspended:
+    """A region that is left at every ``yield`` or ``await`` and entered again: what tensors carried comes back with it."""
+
+    def __init__(self, region: linearize) -> None:
+        self.region = region
+        self._carried: list[tuple[weakref.ref[Tensor], Carrier]] = []
+
+    def __enter__(self) -> None:
+        self.region.__enter__()
+        for ref, found in self._carried:
+            tensor = ref()
+            if tensor is not None:
+                tensor._sll = found  # type: ignore[attr-defined]
+                self.region.adopt(tensor)
+
+    def __exit__(self, *exc: Any) -> None:
+        live = _THREAD.live[-1]
+        self._carried = [(weakref.ref(t), found) for t in list(live.values()) if (found := t.__dict__.get("_sll")) is not None]
+        self.region.__exit__(*exc)
+
+
+def _drive(steps: _Suspended, generator: Any) -> Any:
+    """``yield from generator``, with the region on while the generator runs and off while it is suspended."""
+    send, value = generator.send, None
+    while True:
+        try:
+            with steps:
+                item = send(value)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            value = yield item
+            send = generator.send
+        except GeneratorExit:
+            with steps:
+                generator.close()
+            raise
+        except BaseException as error:
+            send, value = generator.throw, error
+
+
+class _Steps:
+    """An awaitable that runs another one step by step."""
+
+    def __init__(self, steps: _Suspended, awaitable: Any) -> None:
+        self._steps, self._awaitable = steps, awaitable
+
+    def __await__(self) -> Any:
+        return _drive(self._steps, self._awaitable if hasattr(self._awaitable, "send") else self._awaitable.__await__())
+
+
+@overload
+def enable(fn: Fn, /) -> Fn: ...
+@overload
+def enable(
+    fn: None = None,
+    /,
+    *,
+    eps: Eps = ...,
+    forward: Forward = ...,
+    only: Iterable[str] | None = ...,
+    exclude: Iterable[str] | None = ...,
+    on_lost: OnLost = ...,
+) -> Callable[[Fn], Fn]: ...
+def enable(fn: Any = None, /, **options: Any) -> Any:
+    """Decorator: the function runs in a region. ``@sll.enable``, ``@sll.enable(eps=0.1)``; options as for `linearize`.
+
+    Example:
+        >>> import torch, sll
+        >>> @sll.enable(eps=0.5, forward="hard")
+        ... def quantize(x):
+        ...     return torch.round(x)
+        >>> x = torch.tensor([0.2, 1.4], requires_grad=True)
+        >>> quantize(x).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
+    """
+    if fn is not None and not callable(fn):
+        raise TypeError(f"enable takes its options by name, got {fn!r}; write @sll.enable(eps={fn!r})")
+    region = linearize(**options)
+    return region if fn is None else region(fn)
+
+
+class _Patched(threading.local):
+    def __init__(self) -> None:
+        self.regions: list[linearize] = []
+
+
+_PATCHED = _Patched()
+
+
+def patch(eps: Eps = 1e-3, **options: Any) -> linearize:
+    """Switch a region on until `unpatch`, across notebook cells. No torch attribute is replaced: it is the mode of `linearize`.
+
+    Options as for `linearize`. Patching again replaces the region that is on.
+
+    Example:
+        >>> import torch, sll
+        >>> region = sll.patch(eps=1e-2)
+        >>> x = torch.zeros(1, requires_grad=True)
+        >>> torch.sign(x).backward()
+        >>> sll.unpatch()
+        >>> x.grad
+        tensor([100.])
+    """
+    region = linearize(eps, **options)
+    if _PATCHED.regions:
+        unpatch()
+    region.__enter__()
+    _PATCHED.regions.append(region)
+    return region
+
+
+def unpatch() -> None:
+    """Switch off what `patch` switched on in this thread. Raises RuntimeError if nothing is on, or if it is called inside a region that
+    was entered after `patch`."""
+    if not _PATCHED.regions:
+        raise RuntimeError("unpatch() without patch(): no region was switched on in this thread")
+    if torch.overrides._get_current_function_mode() is not _PATCHED.regions[-1]:
+        raise RuntimeError("unpatch() inside another torch function mode that was entered after patch(); leave that first")
+    _PATCHED.regions.pop().__exit__(None, None, None)

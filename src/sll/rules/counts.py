@@ -1,0 +1,92 @@
+"""Integers known by their expectation (sums of masks and the like), compared and computed with.
+
+A count ``n`` with expectation ``E`` is an integer, so the boundary of ``n > c`` lies halfway between two integers and its band reaches to
+both: the weight of True is ``clamp(E - floor(c), 0, 1)``. That is exact when one of the decisions counted is in its band, and
+it keeps the hard value when none is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import band_weight
+from ..linearization import Expectation, attach, bool_outcomes, carrier, decided_by, discrete_carrier, expect, original, through_expectation
+from .registry import op_name, spellings, tracked
+
+if TYPE_CHECKING:
+    from ..region import linearize as Region
+
+_COMPARISONS = {"gt": 1, "greater": 1, "ge": 1, "greater_equal": 1, "lt": -1, "less": -1, "le": -1, "less_equal": -1}
+_EQUALITIES = {"eq": 1, "__eq__": 1, "ne": -1, "not_equal": -1, "__ne__": -1}
+
+_NAMES = {func: name for name in (*_COMPARISONS, *_EQUALITIES) for func in spellings(name)}
+_CASTS = {func for name in ("long", "int", "short", "char", "byte", "to", "type", "type_as", "clone", "contiguous") for func in spellings(name)}
+_TRUTH = {func for name in ("bool", "logical_not") for func in spellings(name)}
+# Continuous functions of their operands: at integers they agree with the hard function, in between they interpolate.
+_ARITHMETIC = {
+    func
+    for name in """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ div divide true_divide
+    __truediv__ __rtruediv__ __rdiv__ __div__ neg negative __neg__ positive abs absolute __abs__ pow __pow__ __rpow__ float_power square sqrt rsqrt
+    reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum minimum fmax fmin clamp clip clamp_min clamp_max
+    where masked_fill sigmoid tanh relu float double half bfloat16 to type type_as clone contiguous nan_to_num lerp addcmul addcdiv
+    logaddexp sin cos atan2 hypot""".split()
+    for func in spellings(name)
+}
+
+
+def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An elementwise function with an operand that carries an `Expectation`."""
+    hard = original(func, *args, **kwargs)
+    operands = (*args, *kwargs.values())
+    if any(hard is x for x in operands):
+        return hard
+    if hard.dtype == torch.bool:
+        if func in _TRUTH:
+            return _compare(region, "ne" if hard is not None and op_name(func) == "bool" else "eq", hard, args[0], 0)
+        if func in _NAMES:
+            return _compare(region, _NAMES[func], hard, *args[:2])
+    elif not hard.is_floating_point() and func in _CASTS:
+        return attach(region, hard, Expectation(expect(args[0])))
+    elif func in _ARITHMETIC:
+        return through_expectation(region, func, args, kwargs)
+    region.lose(op_name(func), [x for x in operands if discrete_carrier(x)], "of a count only arithmetic and comparisons are known.")
+    return func(*args, **kwargs)
+
+
+def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
+    sign = _COMPARISONS.get(name) or _EQUALITIES[name]
+    soft_a, soft_b = _soft(a), _soft(b)
+    if tracked(a) or tracked(b):
+        if name in _EQUALITIES:
+            return hard
+        # A threshold that moves continuously: an ordinary comparison, with the expectation for the count.
+        eps = region.eps_for("gt" if sign > 0 else "lt")
+        return attach(region, hard, bool_outcomes(decided_by(band_weight(soft_a - soft_b, eps)), hard, sign))
+    if name in _EQUALITIES:
+        whole = (soft_a == soft_a.floor()) if carrier(a) is None else (soft_b == soft_b.floor()) if carrier(b) is None else True
+        weight = band_weight(0.5 - (soft_a - soft_b).abs(), 0.5) * whole
+    elif name in ("gt", "greater", "le", "less_equal"):
+        weight = band_weight(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
+    else:
+        weight = band_weight(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
+    return attach(region, hard, bool_outcomes(decided_by(weight), hard, sign))
+
+
+def _soft(x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        return torch.tensor(float(x), dtype=torch.float64)
+    return expect(x) if discrete_carrier(x) else x.to(torch.float64) if not x.is_floating_point() else x
+
+
+def _up(x: Any, soft: Tensor) -> Tensor:
+    """The integer that a count has to reach to be at least `x`."""
+    return soft if discrete_carrier(x) else soft.ceil()
+
+
+def _down(x: Any, soft: Tensor) -> Tensor:
+    return soft if discrete_carrier(x) else soft.floor()

@@ -1,0 +1,139 @@
+"""Functions that work element by element: they run on both outcomes.
+
+If an operand is discrete (bool or integer), the result joins its outcomes: ``below + w (above - below)``. If the linearization rides on
+float operands only, this is ordinary arithmetic: the values are what they are, and the result merely promises its outcomes to
+a later discrete op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import blend
+from ..linearization import (
+    Expectation,
+    Outcomes,
+    carrier,
+    chain,
+    discrete_carrier,
+    exact_dtype,
+    expect,
+    join,
+    original,
+    run_on_outcomes,
+)
+from .counts import through_count
+from .registry import register
+
+if TYPE_CHECKING:
+    from ..region import linearize as Region
+
+
+def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    operands = (*args, *kwargs.values())
+    carried = [x for x in operands if carrier(x) is not None]
+    if not carried:
+        return func(*args, **kwargs)
+    if not any(discrete_carrier(x) for x in carried):
+        out = func(*args, **kwargs)
+        if not isinstance(out, Tensor) or any(out is x for x in operands):
+            return out
+        if out.is_floating_point():
+            return chain(region, func, args, kwargs, out)
+    out = run_on_outcomes(region, func, args, kwargs)
+    if out is not None:
+        return out
+    if any(isinstance(carrier(x), Expectation) for x in carried):
+        return through_count(region, func, args, kwargs)
+    return func(*args, **kwargs)
+
+
+ARITHMETIC = """
+    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ true_divide __truediv__ __rtruediv__
+    __div__ __rdiv__ neg negative __neg__ positive __pos__ abs absolute __abs__ pow __pow__ __rpow__ float_power square sqrt rsqrt
+    reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum minimum fmax fmin clamp clip clamp_min clamp_max
+    sin cos tan asin acos atan atan2 arcsin arccos arctan arctan2 sinh cosh tanh asinh acosh atanh arcsinh arccosh arctanh sinc
+    erf erfc erfinv lgamma digamma logit sigmoid expit hypot logaddexp logaddexp2 lerp addcmul addcdiv nan_to_num
+    deg2rad rad2deg ldexp i0 softplus relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid
+    logsigmoid softsign tanhshrink softshrink gcd lcm log_ndtr ndtr entr xlog1py
+"""
+LOGIC = """
+    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not __and__ __or__ __xor__ __rand__ __ror__
+    __rxor__ __invert__ bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ __rlshift__ __rrshift__
+    eq ne not_equal __eq__ __ne__ isnan isinf isfinite isposinf isneginf isreal
+"""
+CASTS_AND_COPIES = "bool float double half bfloat16 clone contiguous cpu cuda"
+
+register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS_AND_COPIES.split())
+
+
+def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`, which is lost."""
+    named = dict(zip(("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other"), args))
+    named.update(("self" if name == "input" else name, x) for name, x in kwargs.items())
+    condition, above, below = named["condition"], named.get("self"), named.get("other")
+    if above is None:
+        if discrete_carrier(condition):
+            region.lose("where", [condition], "positions of True elements have no derivative; use where(condition, a, b).")
+        return func(*args, **kwargs)
+    found = carrier(condition)
+    simple = isinstance(found, Outcomes) and found.polarity and carrier(above) is None and carrier(below) is None
+    if not simple:
+        return elementwise(region, torch.where, (condition, above, below), {})
+    assert isinstance(found, Outcomes)
+    hard = original(torch.where, condition, above, below)
+    sides = [x if isinstance(x, Tensor) else torch.full((), x, dtype=hard.dtype, device=hard.device) for x in (below, above)]
+    low, high = sides[:: found.polarity]
+    tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
+    return join(region, torch.where, (condition, above, below), hard, tree)
+
+
+def _as_outcome(x: Tensor, like: Tensor) -> Tensor:
+    x = x.to(like.dtype)
+    return x.reshape((1,) * (like.dim() - x.dim()) + tuple(x.shape))
+
+
+def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "mask", "value"), args), **kwargs)
+    x, mask, value = named["input"], named["mask"], named["value"]
+    if carrier(mask) is None:
+        return elementwise(region, func, (x, mask, value), {})
+    if isinstance(value, Tensor):
+        value = value.to(x.dtype)
+    out = region.call(torch.where, mask, value, x)
+    return out if out.dtype == x.dtype else region.call(torch.Tensor.to, out, x.dtype)
+
+
+def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Element ``i`` of the source goes to the ``i``-th True element of the mask.
+
+    The position is a count of decisions, so it is a lookup in the source at the expected position, interpolated between
+    neighbours: a mask element that flips shifts everything behind it.
+    """
+    named = dict(zip(("input", "mask", "source"), args), **kwargs)
+    x, mask, source = named["input"], named["mask"], named["source"]
+    if carrier(mask) is None:
+        return func(*args, **kwargs)
+    hard = original(func, x, mask, source)
+    if not hard.is_floating_point():
+        region.lose("masked_scatter", [mask], "only a float source has a derivative here.")
+        return hard
+    flat = source.reshape(-1)
+    last = flat.numel() - 1
+    flags = mask.expand(hard.shape).reshape(-1)
+    share = expect(mask).expand(hard.shape).reshape(-1)
+    position = (share.cumsum(0, dtype=exact_dtype(mask)) - share).clamp(0, last)
+    first = position.detach().floor()
+    near, far = flat[first.long()], flat[(first + 1).clamp(max=last).long()]
+    shown = flat[(flags.cumsum(0) - flags.long()).clamp(0, last)]
+    taken = blend((position - first).to(share.dtype), near, far, shown, linear=region.linear)
+    return region.call(torch.where, mask, taken.reshape(hard.shape), x)
+
+
+register(where, "where", in_place=False)
+register(masked_fill, "masked_fill")
+register(masked_scatter, "masked_scatter")

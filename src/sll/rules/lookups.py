@@ -1,0 +1,164 @@
+"""Lookups with an integer that came from `round`, `floor` or a cast: ``table[idx]`` is looked up at both outcomes.
+
+An outcome beyond the end of the table is clamped to the end; the hard program would have failed there.
+Lookups with plain indices only move the elements of the table (see `shape.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..linearization import Decision, Outcomes, carrier, discrete_carrier, join, original, outcomes, placed
+from .registry import RULES, op_name, register
+from .shape import move
+
+if TYPE_CHECKING:
+    from ..region import linearize as Region
+
+Func = Callable[..., Any]
+
+
+def lookup(
+    region: Region, func: Func, index: Tensor, size: int, trailing: int, operands: tuple[Any, ...], *, wrap: bool = True
+) -> Any:
+    """``func(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more behind them."""
+    tree = outcomes(index)
+    if tree is None:
+        region.lose(op_name(func), [index], "an index that is a count is not looked up.")
+        return func(index)
+    hard = original(func, index)
+    sides = []
+    for outcome in (tree.below, tree.above):
+        full = region.call(torch.Tensor.expand, outcome, index.shape)
+        full = region.call(torch.clamp, full, -size if wrap else 0, size - 1)
+        if carrier(full) is None:
+            sides.append(func(full))
+        else:
+            sides.append(lookup(region, func, full, size, trailing, operands, wrap=wrap))
+    decision = _with_trailing(tree.decision, index, trailing)
+    return join(region, func, operands, hard, Outcomes(decision, *sides))
+
+
+def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:
+    if trailing == 0:
+        return decision
+    shape = tuple(index.shape)
+    return placed(decision, shape, ("trailing", trailing), lambda w: w.reshape(shape + (1,) * trailing))
+
+
+def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    table, index = args
+    items = index if isinstance(index, tuple) else (index,)
+    linearized = [i for i, item in enumerate(items) if discrete_carrier(item)]
+    if not linearized:
+        return move(region, func, args, kwargs)
+    if any(items[i].dtype in (torch.bool, torch.uint8) for i in linearized):
+        return _masked(region, func, table, index, items)
+    place = linearized[0]
+    size, trailing = _geometry(table, items, place)
+
+    def look(i: Tensor) -> Any:  # through the region: another index may be linearized, too
+        return region.call(func, table, (*items[:place], i, *items[place + 1 :]))
+
+    return lookup(region, look, items[place], size, trailing, ())
+
+
+def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
+    region.lose(
+        "getitem", [i for i in items if discrete_carrier(i)], "which elements a mask selects has no derivative; use where() or multiply."
+    )
+    return move(region, func, (table, index), {})
+
+
+def _geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, int]:
+    """Size of the dimension that ``items[place]`` indexes, and the number of dimensions of the result behind the indexed block."""
+    consumed = sum(0 if i is None or i is Ellipsis else i.dim() if _is_mask(i) else 1 for i in items)
+    ellipsis = next((n for n, i in enumerate(items) if i is Ellipsis), None)
+    rest = table.dim() - consumed
+    expanded: list[Any] = []
+    at = -1
+    for n, item in enumerate(items):
+        if n == place:
+            at = len(expanded)
+        expanded.extend([slice(None)] * rest if n == ellipsis else [item])
+    if ellipsis is None:
+        expanded.extend([slice(None)] * rest)
+    dim = sum(0 if i is None else i.dim() if _is_mask(i) else 1 for i in expanded[:at])
+    tensors = [n for n, i in enumerate(expanded) if isinstance(i, (Tensor, list))]
+    together = tensors == list(range(tensors[0], tensors[-1] + 1))
+    behind = expanded[tensors[-1] + 1 :] if together else [i for n, i in enumerate(expanded) if n not in tensors]
+    return table.shape[dim], sum(1 for i in behind if not isinstance(i, int) or isinstance(i, bool))
+
+
+def _is_mask(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dtype == torch.bool
+
+
+def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "dim", "index"), args), **kwargs)
+    table, dim, index = named["input"], named["dim"], named["index"]
+    if not discrete_carrier(index):
+        return move(region, func, (table, dim, index), {})
+    dim %= table.dim()
+    return lookup(region, lambda i: func(table, dim, i), index, table.shape[dim], table.dim() - dim - 1, (), wrap=False)
+
+
+def gather(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "dim", "index"), args), **kwargs)
+    table, dim, index = named.pop("input"), named.pop("dim"), named.pop("index")
+    if not discrete_carrier(index):
+        return move(region, func, (table, dim, index), named)
+    return lookup(region, lambda i: func(table, dim, i, **named), index, table.shape[dim], 0, (), wrap=False)
+
+
+def take_along_dim(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "indices", "dim"), args), **kwargs)
+    table, index, dim = named["input"], named["indices"], named.get("dim")
+    if not discrete_carrier(index):
+        return move(region, func, (table, index, dim), {})
+    size = table.numel() if dim is None else table.shape[dim]
+    return lookup(region, lambda i: func(table, i, dim), index, size, 0, (), wrap=False)
+
+
+def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "index"), args), **kwargs)
+    table, index = named["input"], named["index"]
+    if not discrete_carrier(index):
+        return move(region, func, (table, index), {})
+    return lookup(region, lambda i: func(table, i), index, table.numel(), 0, ())
+
+
+def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    flipped = op_name(func) == "embedding" and func is not F.embedding  # torch.embedding(weight, indices)
+    named = dict(zip(("weight", "input") if flipped else ("input", "weight"), args[:2]), **kwargs)
+    index, weight, rest = named.pop("input"), named.pop("weight"), args[2:]
+    if not discrete_carrier(index):
+        return func(*args, **kwargs)
+
+    def look(i: Tensor) -> Any:
+        return func(weight, i, *rest, **named) if flipped else func(i, weight, *rest, **named)
+
+    return lookup(region, look, index, weight.shape[0], 1, (), wrap=False)
+
+
+def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("tensor", "num_classes"), args), **kwargs)
+    index = named.get("tensor", named.get("input"))
+    if not discrete_carrier(index):
+        return func(*args, **kwargs)
+    classes = original(func, *args, **kwargs).shape[-1]
+    return lookup(region, lambda i: func(i, classes), index, classes, 1, (), wrap=False)
+
+
+RULES[torch.Tensor.__getitem__] = getitem
+register(index_select, "index_select", in_place=False)
+register(gather, "gather", in_place=False)
+register(take_along_dim, "take_along_dim", in_place=False)
+register(take, "take", in_place=False)
+register(embedding, "embedding", in_place=False)
+register(one_hot, "one_hot", in_place=False)

@@ -1,0 +1,128 @@
+"""Reductions of bool and integer results: the integer value stays, its expectation is carried.
+
+A sum, a mean, a matrix product are linear in each operand, so the expectation of the result is the function of the expectations. `all`
+is a product of weights and `any` the complement of one; different elements count as independent.
+Reductions of floats are ordinary arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..linearization import (
+    Expectation,
+    attach,
+    bool_outcomes,
+    carrier,
+    decided_by,
+    discrete_carrier,
+    exact_dtype,
+    expect,
+    original,
+    outcomes,
+    through_expectation,
+)
+from .registry import op_name, register
+
+if TYPE_CHECKING:
+    from ..region import linearize as Region
+
+Func = Callable[..., Any]
+
+
+def _discrete(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    operands = [*args, *kwargs.values()]
+    for x in (*args, *kwargs.values()):
+        if isinstance(x, (tuple, list)):
+            operands.extend(x)
+    return any(discrete_carrier(x) for x in operands)
+
+
+def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not _discrete(args, kwargs):
+        return func(*args, **kwargs)
+    return through_expectation(region, func, args, kwargs)
+
+
+def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not _discrete(args, kwargs):
+        return func(*args, **kwargs)
+    return through_expectation(region, func, args, kwargs, widen=True)
+
+
+def truth(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`all` and `any`."""
+    x = args[0] if args else kwargs["input"]
+    if carrier(x) is None:
+        return func(*args, **kwargs)
+    every = op_name(func) == "all"
+    out = original(func, *args, **kwargs)
+    flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
+    if carrier(flags) is None:
+        return out
+    weight = expect(flags)
+    dims = args[1] if len(args) > 1 else kwargs.get("dim")
+    keep = bool(args[2] if len(args) > 2 else kwargs.get("keepdim", False))
+    if dims is None:
+        dims = tuple(range(weight.dim()))
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    product = weight if every else 1 - weight
+    for dim in sorted((d % max(weight.dim(), 1) for d in dims), reverse=True) if weight.dim() else ():
+        product = product.prod(dim, keepdim=keep)
+    product = product.reshape(out.shape)
+    return attach(region, out, bool_outcomes(decided_by(product if every else 1 - product), out))
+
+
+def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0] if args else kwargs["input"]
+    if not discrete_carrier(x):
+        return func(*args, **kwargs)
+    flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return region.call(torch.sum, flags) if dim is None else region.call(torch.sum, flags, dim)
+
+
+def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
+    x, weights = named["input"], named.get("weights")
+    if not discrete_carrier(x):
+        return func(*args, **kwargs)
+    out = original(func, *args, **kwargs)
+    total = _bins(x, out.numel(), exact_dtype(x) if weights is None else weights.to(exact_dtype(x)))
+    if total is None:
+        region.lose("bincount", [x], "the bins of a count are not known.")
+        return out
+    if out.is_floating_point():
+        from ..kernels import hard_forward
+
+        return total.to(out.dtype) if region.linear else hard_forward(out, total)
+    return attach(region, out, Expectation(total))
+
+
+def _bins(x: Tensor, bins: int, share: Any) -> Tensor | None:
+    """Expected number (or weight) of the elements of `x` in each bin; an outcome beyond the last bin counts for the last."""
+    if isinstance(carrier(x), Expectation):
+        return None
+    share = torch.ones(x.shape, dtype=share, device=x.device) if isinstance(share, torch.dtype) else share
+    tree = outcomes(x)
+    if tree is None:
+        index = x.clamp(0, bins - 1).long().expand(share.shape)
+        return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index, share)
+    weight = tree.decision.weight().to(share.dtype)
+    below, above = _bins(tree.below, bins, share * (1 - weight)), _bins(tree.above, bins, share * weight)
+    return None if below is None or above is None else below + above
+
+
+register(linear, "sum", "mean", "cumsum", "nansum", "diff", "cumulative_trapezoid", "trapezoid", "trapz", "trace", "prod", "cumprod")
+register(
+    product,
+    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "einsum", "tensordot", "kron",
+    "linear", "addmm", "addmv", "baddbmm", "multi_dot", "chain_matmul", "vecdot",
+)  # fmt: skip
+register(truth, "all", "any", in_place=False)
+register(count_nonzero, "count_nonzero", in_place=False)
+register(bincount, "bincount", in_place=False)

@@ -1,0 +1,209 @@
+"""Functions that only move elements: the linearization moves along.
+
+`MOVES` rearrange elements; `FILLS` also write a constant into some (`tril`, `pad`), so an outcome that was the same everywhere no longer is;
+`JOINS` put several tensors together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..linearization import (
+    Chain,
+
+    Expectation,
+    Outcomes,
+    attach,
+    bool_outcomes,
+    carrier,
+
+    decided_by,
+    discrete_carrier,
+    expect,
+    is_constant,
+    outcomes,
+    placed,
+)
+from .registry import RULES, op_name, register
+
+if TYPE_CHECKING:
+    from ..region import linearize as Region
+
+Func = Callable[..., Any]
+
+
+def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], *, fills: bool = False) -> Any:
+    x = args[0]
+    found = carrier(x)
+    if found is None:
+        return func(*args, **kwargs)
+    if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
+        return lost(region, func, args, kwargs, "its bits are reinterpreted.")
+    out = func(*args, **kwargs)
+    results = list(out) if isinstance(out, (tuple, list)) else [out]
+    for i, result in enumerate(results):
+        if isinstance(result, Tensor) and result is not x:
+            attach(region, result, _moved(region, func, args, kwargs, found, i if result is not out else None, result, fills))
+    return out
+
+
+def _moved(
+    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], found: Any, part: int | None, result: Tensor, fills: bool
+) -> Any:
+    x, *rest = args
+    shape = tuple(x.shape)
+
+    def apply(t: Tensor) -> Tensor:
+        try:
+            moved = func(t, *rest, **kwargs)
+        except RuntimeError:  # a view of a tensor with other strides than x has
+            moved = func(t.contiguous(), *rest, **kwargs)
+        picked: Tensor = moved if part is None else moved[part]
+        return picked
+
+    def tree() -> Outcomes | None:
+        old = found.outcomes() if isinstance(found, Chain) else found
+        if old is None:
+            return None
+        decision = placed(old.decision, shape, (func, tuple(rest), tuple(kwargs.items()), part), apply)
+        return Outcomes(decision, outcome(old.below), outcome(old.above), 0 if fills else old.polarity)
+
+    def outcome(t: Tensor) -> Tensor:
+        if is_constant(t) and not fills:
+            return t.reshape((1,) * result.dim())
+        full = region.call(torch.Tensor.expand, t, shape)
+        if not full.is_contiguous() and carrier(full) is None:
+            full = full.contiguous()
+        moved = region.call(func, full, *rest, **kwargs)
+        picked: Tensor = moved if part is None else moved[part]
+        return picked
+
+    if isinstance(found, Expectation):
+        return Expectation(apply(found.value))
+    return Chain(tree, found.length + 1) if isinstance(found, Chain) else tree()
+
+
+def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`expand` and its kin: a decision broadcasts by itself, so it stays the same decision."""
+    x = args[0]
+    found = carrier(x)
+    out = func(*args, **kwargs)
+    if found is None or out is x:
+        return out
+
+    def tree() -> Outcomes | None:
+        old = found.outcomes() if isinstance(found, Chain) else found
+        return Outcomes(old.decision, outcome(old.below), outcome(old.above), old.polarity) if isinstance(old, Outcomes) else None
+
+    def outcome(t: Tensor) -> Tensor:
+        return t.reshape((1,) * out.dim()) if is_constant(t) else t
+
+    if isinstance(found, Expectation):
+        return attach(region, out, Expectation(found.value.expand(out.shape)))
+    return attach(region, out, Chain(tree, found.length + 1) if isinstance(found, Chain) else tree())
+
+
+def fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return move(region, func, args, kwargs, fills=True)
+
+
+def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> Any:
+    region.lose(op_name(func), [x for x in (*args, *kwargs.values()) if discrete_carrier(x)], why)
+    return func(*args, **kwargs)
+
+
+def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
+    """The carrier of ``put(tensors)``, a function that only moves the elements of several tensors into one."""
+    if hard.dtype != torch.bool and not hard.is_floating_point():
+        deep = any(isinstance(carrier(t), Expectation) or _depth(t) > 1 for t in tensors)
+        if deep:
+            return Expectation(put([expect(t) if discrete_carrier(t) else t.to(torch.float64) for t in tensors]))
+    weights, below, above = zip(*(_flat(t, hard.dtype) for t in tensors))
+    dtype = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
+    weight = put([w.to(dtype).expand(t.shape) for w, t in zip(weights, tensors)])
+    return Outcomes(
+        decided_by(weight),
+        put([b.expand(t.shape) for b, t in zip(below, tensors)]),
+        put([a.expand(t.shape) for a, t in zip(above, tensors)]),
+    )
+
+
+def _depth(x: Any) -> int:
+    tree = outcomes(x)
+    return 0 if tree is None else 1 + max(_depth(tree.below), _depth(tree.above))
+
+
+def _flat(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, below and above of one decision per element; weight 0 and `x` itself where `x` carries nothing."""
+    tree = outcomes(x)
+    if tree is not None and x.dtype == torch.bool and _depth(x) > 1:
+        tree = bool_outcomes(decided_by(expect(x)), x)
+    if tree is None or _depth(x) > 1 and x.dtype != torch.bool:
+        zero = torch.zeros((), dtype=torch.float32, device=x.device)
+        return zero, x.to(dtype), x.to(dtype)
+    return tree.decision.weight(), tree.below.to(dtype), tree.above.to(dtype)
+
+
+def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = "tensors" if "tensors" in kwargs else None
+    tensors = kwargs["tensors"] if named else args[0]
+    if not isinstance(tensors, (tuple, list)):
+        tensors = args
+    carried = [t for t in tensors if carrier(t) is not None]
+    if not carried:
+        return func(*args, **kwargs)
+    out = func(*args, **kwargs)
+    rest = args[1:] if isinstance(args[0] if args else None, (tuple, list)) else ()
+    named_rest = {name: x for name, x in kwargs.items() if name != "tensors"}
+
+    def put(ts: list[Tensor]) -> Tensor:
+        joined: Tensor = func(ts, *rest, **named_rest)
+        return joined
+
+    if out.is_floating_point() and any(discrete_carrier(t) for t in carried):
+        # A bool or integer becomes a float here: the elements show the blend.
+        cast = [region.call(torch.Tensor.to, t, out.dtype) if discrete_carrier(t) else t for t in tensors]
+        return region.call(func, cast, *rest, **named_rest)
+    if out.is_floating_point():
+        versions = [t._version for t in tensors]
+
+        def tree() -> Outcomes | None:
+            if [t._version for t in tensors] != versions:
+                return None
+            found = regroup(region, put, tensors, out)
+            return found if isinstance(found, Outcomes) else None
+
+        return attach(region, out, Chain(tree, 1))
+    return attach(region, out, regroup(region, put, tensors, out))
+
+
+def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    tensors = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    if not any(carrier(t) is not None for t in tensors):
+        return func(*args, **kwargs)
+    return [region.call(torch.Tensor.expand, t, shape) for t in tensors]
+
+
+MOVES = """
+    view reshape flatten unflatten ravel squeeze unsqueeze transpose t permute movedim moveaxis swapaxes swapdims
+    repeat tile repeat_interleave flip fliplr flipud roll rot90 narrow select view_as
+    reshape_as diagonal unfold chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind adjoint
+    atleast_1d atleast_2d atleast_3d unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg
+    view_copy squeeze_copy unsqueeze_copy expand_copy permute_copy transpose_copy t_copy select_copy unbind_copy diagonal_copy
+    channel_shuffle pixel_shuffle pixel_unshuffle
+"""
+FILLS = "tril triu pad diag diag_embed constant_pad_nd diagflat"
+JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
+
+register(move, *MOVES.split())
+register(broadcast, "expand", "expand_as", "broadcast_to")
+register(fill, *FILLS.split())
+register(join_tensors, *JOINS.split(), in_place=False)
+register(broadcast_tensors, "broadcast_tensors", in_place=False)
+for _getter in ("T", "mT", "H", "mH", "real"):
+    RULES[getattr(torch.Tensor, _getter).__get__] = move

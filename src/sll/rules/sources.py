@@ -1,0 +1,344 @@
+"""Sources: where a decision is made, float in, discrete out.
+
+Each rule states, for one call, the signed distance to the nearest decision boundary, the half-width of the band and the two
+outcomes; everything else (values, gradients, forward modes, what the result carries) is derived from that in `_run`.
+
+Bands of an op with a step ``s`` never overlap: their half-width is ``min(eps, s/2)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels import band_weight, blend, compute_dtype
+from ..linearization import (
+    Decision,
+    Expectation,
+    Outcomes,
+    attach,
+    bool_outcomes,
+    boundary,
+    carrier,
+    constant,
+    decided_by,
+    discrete_carrier,
+    original,
+    run_on_outcomes,
+)
+from .counts import through_count
+from .elementwise import elementwise
+from .registry import RULES, SOURCES, concerns, register, tracked
+
+if TYPE_CHECKING:
+    from ..region import linearize as Region
+
+
+class Step(NamedTuple):
+    """One jump per element: the decision, and the values on its two sides (numbers, or tensors in the dtype of the distance)."""
+
+    decision: Decision
+    below: Any
+    above: Any
+
+
+def source(*names: str, boundaries: str, reflected: str | None = None) -> Callable[[Callable[..., Step | None]], Any]:
+    """Register a discrete function; `names[0]` is the name that ``eps=``, ``only=`` and ``exclude=`` use.
+
+    The decorated function is called with the half-width and the arguments of the torch call; returning None runs the original.
+    """
+    op = names[0]
+
+    def decorate(step: Callable[..., Step | None]) -> Callable[..., Step | None]:
+        def rule(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return _run(region, op, step, func, args, kwargs)
+
+        SOURCES[op] = boundaries
+        register(rule, *names)
+        if reflected is not None:
+            RULES[getattr(torch.Tensor, reflected)] = lambda region, func, args, kwargs: (
+                rule(region, getattr(torch, op), args[::-1], kwargs) if concerns(args, kwargs) else func(*args, **kwargs)
+            )
+        return step
+
+    return decorate
+
+
+def _run(
+    region: Region, op: str, step: Callable[..., Step | None], func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if op == "div" and kwargs.get("rounding_mode") is None:
+        return elementwise(region, func, args, kwargs)
+    operands = (*args, *kwargs.values())
+    carried = [x for x in operands if carrier(x) is not None]
+    wanted = region.linearizes(op)
+    if carried and (wanted or any(discrete_carrier(x) for x in carried)):
+        out = run_on_outcomes(region, func, args, kwargs, conditional=True)
+        if out is not None:
+            return out
+        if any(isinstance(carrier(x), Expectation) for x in carried):
+            return through_count(region, func, args, kwargs)
+    if not wanted or not any(tracked(x) for x in operands):
+        return func(*args, **kwargs)
+    jump = step(region.eps_for(op), *args, **kwargs)
+    if jump is None:
+        return func(*args, **kwargs)
+    hard = original(func, *args, **kwargs)
+    if hard.dtype == torch.bool:
+        return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1))
+    below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
+    if hard.is_floating_point():
+        out = blend(jump.decision.weight(), below, above, hard, linear=region.linear)
+    else:
+        out = hard
+    return attach(region, out, Outcomes(jump.decision, below, above))
+
+
+def _outcome(value: Any, hard: Tensor) -> Tensor:
+    return value.to(hard.dtype) if isinstance(value, Tensor) else constant(value, hard)
+
+
+# --- distances ---------------------------------------------------------------------------------------------------
+
+
+def _wide(x: Any, *others: Any) -> list[Any]:
+    """Tensor operands in the dtype of the distance; numbers rounded as torch rounds them for the comparison."""
+    operands = (x, *others)
+    common = _common_dtype(operands)
+    wide = compute_dtype(common)
+    narrow = common in (torch.float16, torch.bfloat16)
+    out: list[Any] = []
+    for value in operands:
+        if isinstance(value, Tensor):
+            out.append(value.to(common).to(wide))
+        else:
+            out.append(torch.tensor(value, dtype=common).item() if narrow else value)
+    return out
+
+
+def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    common = tensors[0].dtype
+    for first, second in zip(operands, operands[1:]):
+        common = torch.promote_types(common, torch.result_type(first, second))
+    return common
+
+
+def boundary_at(x: Any, threshold: Any, eps: float, nan: float = 0.0) -> Decision:
+    """`x` above `threshold`; either may be a number, either may require grad."""
+    a, b = _wide(x, threshold)
+    return boundary(x, threshold, eps, a - b, nan)
+
+
+def at_integers(x: Tensor, eps: float, shift: float = 0.0) -> tuple[Decision, Tensor]:
+    """The decision at the nearest ``n + shift``, and that ``n``."""
+    eps = min(eps, 0.5)
+    (wide,) = _wide(x)
+    nearest = (wide.detach() - shift).round() if shift == 0.0 else wide.detach().floor()
+    distance = wide - (nearest + shift)
+    decision = Decision(("integers", x, x._version, shift, eps), lambda: band_weight(distance, eps))
+    return decision, nearest
+
+
+# --- comparisons -------------------------------------------------------------------------------------------------
+
+
+@source("gt", "greater", boundaries="`input == other`")
+def gt(eps: float, input: Any, other: Any) -> Step | None:
+    return Step(boundary_at(input, other, eps), below=False, above=True)
+
+
+@source("ge", "greater_equal", boundaries="`input == other`")
+def ge(eps: float, input: Any, other: Any) -> Step | None:
+    return Step(boundary_at(input, other, eps), below=False, above=True)
+
+
+@source("lt", "less", boundaries="`input == other`")
+def lt(eps: float, input: Any, other: Any) -> Step | None:
+    return Step(boundary_at(input, other, eps, nan=1.0), below=True, above=False)
+
+
+@source("le", "less_equal", boundaries="`input == other`")
+def le(eps: float, input: Any, other: Any) -> Step | None:
+    return Step(boundary_at(input, other, eps, nan=1.0), below=True, above=False)
+
+
+@source("isclose", boundaries="`|input - other| == atol + rtol * |other|`")
+def isclose(eps: float, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Step | None:
+    a, b = _wide(input, other)
+    distance = atol + rtol * b.abs() - (a - b).abs()
+    return Step(decided_by(band_weight(distance, eps)), below=False, above=True)
+
+
+@source("signbit", boundaries="`0`")
+def signbit(eps: float, input: Tensor) -> Step | None:
+    return Step(boundary_at(input, 0.0, eps, nan=1.0), below=True, above=False)
+
+
+# --- steps at zero -----------------------------------------------------------------------------------------------
+
+
+@source("sign", "sgn", boundaries="`0`")
+def sign(eps: float, input: Tensor) -> Step | None:
+    return Step(boundary_at(input, 0.0, eps), below=-1.0, above=1.0)
+
+
+@source("heaviside", boundaries="`0`")
+def heaviside(eps: float, input: Tensor, values: Tensor) -> Step | None:
+    return Step(boundary_at(input, 0.0, eps), below=0.0, above=1.0)
+
+
+@source("copysign", boundaries="`other == 0`")
+def copysign(eps: float, input: Any, other: Any) -> Step | None:
+    if not tracked(other):
+        return None  # continuous in input: torch's own gradient is right
+    size = abs(_wide(input, other)[0])
+    return Step(boundary_at(other, 0.0, eps), below=-size, above=size)
+
+
+@source("hardshrink", boundaries="`|input| == lambd`")
+def hardshrink(eps: float, input: Tensor, lambd: float = 0.5) -> Step | None:
+    (x,) = _wide(input)
+    return Step(decided_by(band_weight(x.abs() - lambd, eps)), below=0.0, above=x)
+
+
+@source("threshold", boundaries="`input == threshold`")
+def threshold(eps: float, input: Tensor, threshold: float, value: float, inplace: bool = False) -> Step | None:
+    (x,) = _wide(input)
+    return Step(boundary_at(input, threshold, eps), below=value, above=x)
+
+
+# --- steps at integers -------------------------------------------------------------------------------------------
+
+
+@source("round", boundaries="`n + 1/2`, with `decimals=k` `(n + 1/2) * 10**-k`")
+def round(eps: float, input: Tensor, *, decimals: int = 0) -> Step | None:
+    if decimals == 0:
+        decision, lower = at_integers(input, eps, 0.5)
+        return Step(decision, lower, lower + 1)
+    (x,) = _wide(input)
+    ten = 10.0 ** abs(decimals)
+    units = (lambda n: n / ten) if decimals > 0 else (lambda n: n * ten)
+    lower = (x.detach() * ten if decimals > 0 else x.detach() / ten).floor()
+    width = min(eps, 0.5 * 10.0**-decimals)
+    distance = x - units(lower + 0.5)
+    decision = Decision(("decimals", input, input._version, decimals, width), lambda: band_weight(distance, width))
+    return Step(decision, units(lower), units(lower + 1))
+
+
+@source("floor", boundaries="integers")
+def floor(eps: float, input: Tensor) -> Step | None:
+    decision, n = at_integers(input, eps)
+    return Step(decision, n - 1, n)
+
+
+@source("ceil", boundaries="integers")
+def ceil(eps: float, input: Tensor) -> Step | None:
+    decision, n = at_integers(input, eps)
+    return Step(decision, n, n + 1)
+
+
+def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
+    """The truncated values on both sides of the integer `n`; equal at 0, where `trunc` does not jump."""
+    return n - (n > 0).to(n.dtype), n + (n < 0).to(n.dtype)
+
+
+@source("trunc", "fix", boundaries="integers but 0")
+def trunc(eps: float, input: Tensor) -> Step | None:
+    decision, n = at_integers(input, eps)
+    return Step(decision, *_toward_zero(n))
+
+
+@source("frac", boundaries="integers but 0")
+def frac(eps: float, input: Tensor) -> Step | None:
+    decision, n = at_integers(input, eps)
+    (x,) = _wide(input)
+    below, above = _toward_zero(n)
+    return Step(decision, x - below, x - above)
+
+
+# --- division with remainder -------------------------------------------------------------------------------------
+
+
+def _at_multiples(eps: float, dividend: Any, divisor: Any) -> tuple[Decision, Tensor, Tensor, Any, Any]:
+    """The decision at the nearest multiple ``n * divisor``, with the quotient's rising direction as "above".
+
+    Returns the decision, the quotient just below and just above it, and the operands in the dtype of the distance.
+    """
+    x, m = _wide(dividend, divisor)
+    size = abs(m.detach()) if isinstance(m, Tensor) else abs(m)
+    n = (torch.as_tensor(x).detach() / (m.detach() if isinstance(m, Tensor) else m)).round()
+    if isinstance(m, Tensor):
+        width: float | Tensor = (size * 0.5).clamp(max=eps).expand(n.shape)
+        rising = m.detach().sign()
+    else:
+        width, rising = min(eps, size / 2), 1.0 if m > 0 else -1.0
+    distance = (x - n * m) * rising
+    key = ("multiples", dividend, _version(dividend), divisor, _version(divisor), eps)
+    return Decision(key, lambda: band_weight(distance, width)), n - 1, n, x, m
+
+
+def _version(x: Any) -> int:
+    return x._version if isinstance(x, Tensor) else 0
+
+
+@source(
+    "floor_divide",
+    "__floordiv__",
+    boundaries="multiples of the divisor, in the dividend's units",
+    reflected="__rfloordiv__",
+)
+def floor_divide(eps: float, input: Any, other: Any) -> Step | None:
+    if isinstance(other, (int, float)) and other == 0:
+        return None
+    decision, below, above, _, _ = _at_multiples(eps, input, other)
+    return Step(decision, below, above)
+
+
+@source("div", "divide", boundaries="with `rounding_mode=`: multiples of the divisor")
+def div(eps: float, input: Any, other: Any, *, rounding_mode: str | None = None) -> Step | None:
+    if rounding_mode is None or (isinstance(other, (int, float)) and other == 0):
+        return None
+    decision, below, above, _, _ = _at_multiples(eps, input, other)
+    return Step(decision, below, above) if rounding_mode == "floor" else Step(decision, *_toward_zero(above))
+
+
+@source("remainder", "__mod__", boundaries="multiples of the divisor, in the dividend's units", reflected="__rmod__")
+def remainder(eps: float, input: Any, other: Any) -> Step | None:
+    if isinstance(other, (int, float)) and other == 0:
+        return None
+    decision, below, above, x, m = _at_multiples(eps, input, other)
+    return Step(decision, x - below * m, x - above * m)
+
+
+@source("fmod", boundaries="multiples of the divisor but 0, in the dividend's units")
+def fmod(eps: float, input: Any, other: Any) -> Step | None:
+    if isinstance(other, (int, float)) and other == 0:
+        return None
+    decision, _, above, x, m = _at_multiples(eps, input, other)
+    low, high = _toward_zero(above)
+    return Step(decision, x - low * m, x - high * m)
+
+
+# --- casts -------------------------------------------------------------------------------------------------------
+
+
+def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0]
+    if not tracked(x) or not region.linearizes("cast") or carrier(x) is not None:
+        return elementwise(region, func, args, kwargs)
+    out = func(*args, **kwargs)
+    if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
+        return out  # x.bool() asks x != 0, whose window average is zero
+    decision, n = at_integers(x, region.eps_for("cast"))
+    if out.device != x.device:
+        decision, n = decided_by(decision.weight().to(out.device)), n.to(out.device)
+    below, above = _toward_zero(n)
+    return attach(region, out, Outcomes(decision, below.to(out.dtype), above.to(out.dtype)))
+
+
+SOURCES["cast"] = "integers but 0 (`.long()`, `.int()`, `.to(torch.int8)` …)"
+register(_cast, "long", "int", "short", "char", "byte", "to", "type", "type_as", in_place=False)
