@@ -20,12 +20,12 @@ __all__ = ["band_weight", "blend", "compute_dtype", "hard_forward"]
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which distances and weights are computed: float64 for float64, float32 for everything else.
+def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The dtype in which distances and weights are computed: float64 if any is float64, float32 for everything else.
 
     In bfloat16 a distance has 8 bits, fewer than the number of steps in a useful band.
     """
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 class _BandWeight(torch.autograd.Function):
@@ -63,9 +63,6 @@ class _BandWeight(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
         return _BandWeight._scale(ctx, g), None, None
 
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _BandWeight._scale(ctx, t)
 
 
 class _Blend(torch.autograd.Function):
@@ -78,7 +75,7 @@ class _Blend(torch.autograd.Function):
     def forward(weight: Tensor, below: Tensor, above: Tensor, hard: Tensor, linear: bool) -> Tensor:
         if not linear:
             return hard.clone()
-        wide = torch.promote_types(weight.dtype, hard.dtype)
+        wide = compute_dtype(weight.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         value = below.to(wide) + weight * difference
         undecided = (weight > 0) & (weight < 1) & (weight != 0.5) & difference.isfinite()
@@ -93,7 +90,7 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def _parts(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
         weight, below, above, hard = ctx.saved_tensors
-        wide = torch.promote_types(weight.dtype, hard.dtype)
+        wide = compute_dtype(weight.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         finite = difference.isfinite()
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
@@ -113,18 +110,6 @@ class _Blend(torch.autograd.Function):
             g_above = torch.where(share > 0, (g * share).to(g.dtype), zero)
         return g_weight, g_below, g_above, None, None
 
-    @staticmethod
-    def jvp(ctx: Any, t_weight: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:  # type: ignore[override]
-        share, difference, _ = _Blend._parts(ctx)
-        hard = ctx.saved_tensors[3]
-        out = torch.zeros_like(hard)
-        if t_weight is not None:
-            out = out + torch.where(difference != 0, t_weight * difference, torch.zeros_like(difference)).to(hard.dtype)
-        if t_below is not None:
-            out = out + torch.where(share < 1, (t_below * (1 - share)).to(hard.dtype), torch.zeros_like(hard))
-        if t_above is not None:
-            out = out + torch.where(share > 0, (t_above * share).to(hard.dtype), torch.zeros_like(hard))
-        return out
 
 
 class _HardForward(torch.autograd.Function):
@@ -144,6 +129,33 @@ class _HardForward(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
         return None, g
 
+
+
+# Dynamo (up to 2.13 at least) refuses a Function with a `jvp`, so compiled code gets the classes above and eager code these.
+
+
+class _BandWeightJvp(_BandWeight):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return _BandWeight._scale(ctx, t)
+
+
+class _BlendJvp(_Blend):
+    @staticmethod
+    def jvp(ctx: Any, t_weight: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:  # type: ignore[override]
+        share, difference, _ = _Blend._parts(ctx)
+        hard = ctx.saved_tensors[3]
+        out = torch.zeros_like(hard)
+        if t_weight is not None:
+            out = out + torch.where(difference != 0, t_weight * difference, torch.zeros_like(difference)).to(hard.dtype)
+        if t_below is not None:
+            out = out + torch.where(share < 1, (t_below * (1 - share)).to(hard.dtype), torch.zeros_like(hard))
+        if t_above is not None:
+            out = out + torch.where(share > 0, (t_above * share).to(hard.dtype), torch.zeros_like(hard))
+        return out
+
+
+class _HardForwardJvp(_HardForward):
     @staticmethod
     def jvp(ctx: Any, t_hard: Any, t_soft: Any) -> Tensor:  # type: ignore[override]
         return t_soft.clone()
@@ -155,7 +167,8 @@ def band_weight(distance: Tensor, eps: float | Tensor, nan: float = 0.0) -> Tens
     `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float or a
     tensor of the shape of `distance`. A NaN distance gives the weight `nan` (0 or 1) and no gradient.
     """
-    return _BandWeight.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]
+    function = _BandWeight if torch.compiler.is_compiling() else _BandWeightJvp
+    return function.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def blend(weight: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear: bool) -> Tensor:
@@ -166,7 +179,8 @@ def blend(weight: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear:
     """
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
-    return _Blend.apply(  # type: ignore[no-any-return, no-untyped-call]
+    function = _Blend if torch.compiler.is_compiling() else _BlendJvp
+    return function.apply(  # type: ignore[no-any-return, no-untyped-call]
         weight.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
         hard.detach(), linear,
     )  # fmt: skip
@@ -174,4 +188,5 @@ def blend(weight: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear:
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of `hard` (bit for bit) with the gradient of `soft`; same shape, floating point."""
-    return _HardForward.apply(hard.detach(), soft.to(hard.dtype))  # type: ignore[no-any-return, no-untyped-call]
+    function = _HardForward if torch.compiler.is_compiling() else _HardForwardJvp
+    return function.apply(hard.detach(), soft.to(hard.dtype))  # type: ignore[no-any-return, no-untyped-call]

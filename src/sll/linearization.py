@@ -91,7 +91,7 @@ def boundary(x: Any, threshold: Any, eps: float, distance: Tensor, nan: float = 
     The distance is computed by the caller right away, because either operand may be modified in place before anybody
     asks for the weight.
     """
-    key = ("boundary", x, _version(x), threshold, _version(threshold), eps)
+    key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
     return Decision(key, lambda: band_weight(distance, eps, nan))
 
 
@@ -105,8 +105,11 @@ def placed(decision: Decision, shape: Sequence[int], how: tuple[Any, ...], move:
     return Decision(("placed", decision, tuple(shape), how), lambda: move(decision.weight().expand(shape)))
 
 
-def _version(x: Any) -> int:
-    return x._version if isinstance(x, Tensor) else 0
+def version_of(x: Any) -> int:
+    """Counts the writes into a tensor. While compiling there is no counter: there the in-place rules alone keep carriers fresh."""
+    if not isinstance(x, Tensor) or torch.compiler.is_compiling():
+        return 0
+    return x._version
 
 
 # --- carriers ----------------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def carrier(x: Any) -> Carrier | None:
     if not isinstance(x, Tensor):
         return None
     found: Carrier | None = getattr(x, "_sll", None)
-    if found is None or found.version != x._version:
+    if found is None or found.version != version_of(x):
         return None
     return found
 
@@ -180,7 +183,7 @@ def outcomes(x: Any) -> Outcomes | None:
 def attach(region: Region, x: Tensor, found: Carrier | None) -> Tensor:
     """Make `x` carry `found` until the region ends."""
     if found is not None:
-        found.version = x._version
+        found.version = version_of(x)
         x._sll = found  # type: ignore[attr-defined]
         region.adopt(x)
     return x
@@ -322,7 +325,7 @@ def chain(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     """Let the float result `out` of an ordinary elementwise op promise its outcomes."""
 
     def compute() -> Outcomes | None:
-        if any(isinstance(x, Tensor) and x._version != v for x, v in zip(operands, versions)):
+        if any(version_of(x) != v for x, v in zip(operands, versions)):
             return None
         if region.linear and len(_all_decisions(operands)) > MAX_DECISIONS:
             return None
@@ -331,8 +334,12 @@ def chain(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     operands = (*args, *kwargs.values())
     if any(out is x for x in operands):
         return out
-    versions = [_version(x) for x in operands]
-    length = 1 + max((c.length for x in operands if isinstance(c := carrier(x), Chain)), default=0)
+    versions = [version_of(x) for x in operands]
+    length = 1
+    for x in operands:
+        found = carrier(x)
+        if isinstance(found, Chain):
+            length = max(length, found.length + 1)
     promise = Chain(compute, length)
     if length >= 32:  # bounds recursion, and the memory held by operands
         promise.outcomes()

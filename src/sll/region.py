@@ -201,14 +201,17 @@ class linearize(_Mode):
     # --- the mode ---
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rule = RULES.get(func)
+        rule = _BY_NAME.get(func.__name__) if torch.compiler.is_compiling() else RULES.get(func)
         if rule is not None:
             return rule(self, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
-        if func not in NO_GRADIENT_TO_LOSE:
-            lost = [x for x in (*args, *kwargs.values()) if discrete_carrier(x)]
-            if lost and torch.is_grad_enabled():
-                self.lose(op_name(func), lost, "no rule carries a linearization through it.")
+        lost = [x for x in (*args, *kwargs.values()) if discrete_carrier(x)]
+        if lost and not torch.compiler.is_compiling() and func not in NO_GRADIENT_TO_LOSE and torch.is_grad_enabled():
+            self.lose(op_name(func), lost, "no rule carries a linearization through it.")
         return func(*args, **kwargs)
+
+
+# Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys of a dict, but it knows their names.
+_BY_NAME = {func.__name__: rule for func, rule in RULES.items() if func.__name__ != "__get__"}
 
 
 def _infinite(x: Any) -> bool:

@@ -134,16 +134,21 @@ def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    flipped = op_name(func) == "embedding" and func is not F.embedding  # torch.embedding(weight, indices)
-    named = dict(zip(("weight", "input") if flipped else ("input", "weight"), args[:2]), **kwargs)
+    """``F.embedding(input, weight, …)``"""
+    named = dict(zip(("input", "weight"), args[:2]), **kwargs)
     index, weight, rest = named.pop("input"), named.pop("weight"), args[2:]
     if not discrete_carrier(index):
         return func(*args, **kwargs)
+    return lookup(region, lambda i: func(i, weight, *rest, **named), index, weight.shape[0], 1, (), wrap=False)
 
-    def look(i: Tensor) -> Any:
-        return func(weight, i, *rest, **named) if flipped else func(i, weight, *rest, **named)
 
-    return lookup(region, look, index, weight.shape[0], 1, (), wrap=False)
+def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.embedding(weight, indices, …)``: the same with the operands in the other order."""
+    named = dict(zip(("weight", "indices"), args[:2]), **kwargs)
+    weight, index, rest = named.pop("weight"), named.pop("indices"), args[2:]
+    if not discrete_carrier(index):
+        return func(*args, **kwargs)
+    return lookup(region, lambda i: func(weight, i, *rest, **named), index, weight.shape[0], 1, (), wrap=False)
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -160,5 +165,6 @@ register(index_select, "index_select", in_place=False)
 register(gather, "gather", in_place=False)
 register(take_along_dim, "take_along_dim", in_place=False)
 register(take, "take", in_place=False)
-register(embedding, "embedding", in_place=False)
+RULES[F.embedding] = embedding
+RULES[torch.embedding] = torch_embedding
 register(one_hot, "one_hot", in_place=False)

@@ -26,7 +26,7 @@ from ..linearization import (
     outcomes,
     through_expectation,
 )
-from .registry import op_name, register
+from .registry import register
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -54,27 +54,31 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return through_expectation(region, func, args, kwargs, widen=True)
 
 
-def truth(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`all` and `any`."""
+def every(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`all`: the product of the weights."""
+    return _truth(region, func, args, kwargs, lambda weight: weight)
+
+
+def some(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`any`: not all not."""
+    return _truth(region, func, args, kwargs, lambda weight: 1 - weight)
+
+
+def _truth(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], flip: Callable[[Tensor], Tensor]) -> Any:
     x = args[0] if args else kwargs["input"]
     if carrier(x) is None:
         return func(*args, **kwargs)
-    every = op_name(func) == "all"
     out = original(func, *args, **kwargs)
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     if carrier(flags) is None:
         return out
-    weight = expect(flags)
-    dims = args[1] if len(args) > 1 else kwargs.get("dim")
-    keep = bool(args[2] if len(args) > 2 else kwargs.get("keepdim", False))
-    if dims is None:
-        dims = tuple(range(weight.dim()))
-    dims = (dims,) if isinstance(dims, int) else tuple(dims)
-    product = weight if every else 1 - weight
-    for dim in sorted((d % max(weight.dim(), 1) for d in dims), reverse=True) if weight.dim() else ():
-        product = product.prod(dim, keepdim=keep)
-    product = product.reshape(out.shape)
-    return attach(region, out, bool_outcomes(decided_by(product if every else 1 - product), out))
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    product = flip(expect(flags))
+    rank = product.dim()
+    dims = range(rank) if dim is None else [d % max(rank, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
+    for d in sorted(dims, reverse=True) if rank else ():
+        product = product.prod(d)
+    return attach(region, out, bool_outcomes(decided_by(flip(product).reshape(out.shape)), out))
 
 
 def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -123,6 +127,7 @@ register(
     "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "einsum", "tensordot", "kron",
     "linear", "addmm", "addmv", "baddbmm", "multi_dot", "chain_matmul", "vecdot",
 )  # fmt: skip
-register(truth, "all", "any", in_place=False)
+register(every, "all", in_place=False)
+register(some, "any", in_place=False)
 register(count_nonzero, "count_nonzero", in_place=False)
 register(bincount, "bincount", in_place=False)

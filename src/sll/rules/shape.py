@@ -27,6 +27,7 @@ from ..linearization import (
     is_constant,
     outcomes,
     placed,
+    version_of,
 )
 from .registry import RULES, op_name, register
 
@@ -169,10 +170,10 @@ def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
         cast = [region.call(torch.Tensor.to, t, out.dtype) if discrete_carrier(t) else t for t in tensors]
         return region.call(func, cast, *rest, **named_rest)
     if out.is_floating_point():
-        versions = [t._version for t in tensors]
+        versions = [version_of(t) for t in tensors]
 
         def tree() -> Outcomes | None:
-            if [t._version for t in tensors] != versions:
+            if [version_of(t) for t in tensors] != versions:
                 return None
             found = regroup(region, put, tensors, out)
             return found if isinstance(found, Outcomes) else None

@@ -28,6 +28,7 @@ from ..linearization import (
     discrete_carrier,
     original,
     run_on_outcomes,
+    version_of,
 )
 from .counts import through_count
 from .elementwise import elementwise
@@ -120,11 +121,12 @@ def _wide(x: Any, *others: Any) -> list[Any]:
 
 
 def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
-    tensors = [x for x in operands if isinstance(x, Tensor)]
-    common = tensors[0].dtype
-    for first, second in zip(operands, operands[1:]):
-        common = torch.promote_types(common, torch.result_type(first, second))
-    return common
+    """The float dtype in which torch computes with these operands: 0-dim tensors and numbers do not widen tensors with dimensions."""
+    floats = [x for x in operands if isinstance(x, Tensor) and x.is_floating_point()]
+    dtypes = {x.dtype for x in floats if x.dim()} or {x.dtype for x in floats}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return compute_dtype(*dtypes)
 
 
 def boundary_at(x: Any, threshold: Any, eps: float, nan: float = 0.0) -> Decision:
@@ -139,7 +141,7 @@ def at_integers(x: Tensor, eps: float, shift: float = 0.0) -> tuple[Decision, Te
     (wide,) = _wide(x)
     nearest = (wide.detach() - shift).round() if shift == 0.0 else wide.detach().floor()
     distance = wide - (nearest + shift)
-    decision = Decision(("integers", x, x._version, shift, eps), lambda: band_weight(distance, eps))
+    decision = Decision(("integers", x, version_of(x), shift, eps), lambda: band_weight(distance, eps))
     return decision, nearest
 
 
@@ -225,7 +227,7 @@ def round(eps: float, input: Tensor, *, decimals: int = 0) -> Step | None:
     lower = (x.detach() * ten if decimals > 0 else x.detach() / ten).floor()
     width = min(eps, 0.5 * 10.0**-decimals)
     distance = x - units(lower + 0.5)
-    decision = Decision(("decimals", input, input._version, decimals, width), lambda: band_weight(distance, width))
+    decision = Decision(("decimals", input, version_of(input), decimals, width), lambda: band_weight(distance, width))
     return Step(decision, units(lower), units(lower + 1))
 
 
@@ -277,12 +279,8 @@ def _at_multiples(eps: float, dividend: Any, divisor: Any) -> tuple[Decision, Te
     else:
         width, rising = min(eps, size / 2), 1.0 if m > 0 else -1.0
     distance = (x - n * m) * rising
-    key = ("multiples", dividend, _version(dividend), divisor, _version(divisor), eps)
+    key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
     return Decision(key, lambda: band_weight(distance, width)), n - 1, n, x, m
-
-
-def _version(x: Any) -> int:
-    return x._version if isinstance(x, Tensor) else 0
 
 
 @source(
