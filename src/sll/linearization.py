@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .kernels import band_weight, blend, hard_forward
+from .kernels import band_weight, blend, compute_dtype, hard_forward
 
 if TYPE_CHECKING:
     from .region import linearize as Region
@@ -305,7 +305,8 @@ def join(
     below, above = tree.below, tree.above
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
-        out = blend(tree.decision.weight(), below, above, hard, linear=region.linear)
+        shown = _selected(tree, below, above, hard) if region.linear else hard
+        out = blend(tree.decision.weight(), below, above, shown, linear=region.linear)
     else:
         out = hard
         if region.linear and any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
@@ -381,15 +382,26 @@ def marginal(x: Tensor) -> Carrier | None:
 
 
 def expect(x: Tensor) -> Tensor:
-    """Expected value of a bool or integer tensor; differentiable, in float32 for bool and float64 for integers."""
+    """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for integers."""
     found = carrier(x)
     if isinstance(found, Expectation):
         return found.value
     tree = outcomes(x)
-    hard = x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
     if tree is None:
+        return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
+    below, above = expect(tree.below), expect(tree.above)
+    dtypes = (tree.decision.weight().dtype, below.dtype, above.dtype)
+    hard = x.to(compute_dtype(*dtypes) if x.dtype == torch.bool else exact_dtype(x))
+    return blend(tree.decision.weight(), below, above, _selected(tree, below, above, hard), linear=True)
+
+
+def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
+    """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided decisions of its own."""
+    if carrier(tree.below) is None and carrier(tree.above) is None:
         return hard
-    return blend(tree.decision.weight(), expect(tree.below), expect(tree.above), hard, linear=True)
+    weight = tree.decision.weight()
+    chosen = torch.where(weight > 0.5, above.to(hard.dtype), below.to(hard.dtype))
+    return torch.where(weight == 0.5, hard, chosen)
 
 
 def exact_dtype(x: Tensor) -> torch.dtype:

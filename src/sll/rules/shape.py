@@ -45,10 +45,12 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
         return lost(region, func, args, kwargs, "its bits are reinterpreted.")
     out = func(*args, **kwargs)
-    results = list(out) if isinstance(out, (tuple, list)) else [out]
-    for i, result in enumerate(results):
-        if isinstance(result, Tensor) and result is not x:
-            attach(region, result, _moved(region, func, args, kwargs, found, i if result is not out else None, result, fills))
+    if isinstance(out, Tensor):
+        return out if out is x else attach(region, out, _moved(region, func, args, kwargs, found, None, out, fills))
+    if torch.compiler.is_compiling():  # Dynamo cannot set attributes on the parts themselves
+        out = tuple(part.view_as(part) for part in out)
+    for i, part in enumerate(out):
+        attach(region, part, _moved(region, func, args, kwargs, found, i, part, fills))
     return out
 
 
