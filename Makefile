@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh clone: `make demo` and `make test`.
+# Any python3 >= 3.10 will do; choose one with `make test PYTHON=python3.12`.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.10; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types check bench clean
+
+demo: $(READY)
+	@echo "== demo: training discrete networks on real data (about a minute)"
+	$(PY) examples/demo.py
+
+test: $(READY)
+	@echo "== test: the whole suite (a few minutes on 2 cores)"
+	$(PY) -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(READY)
+	$(PY) -m mypy
+
+check: lint types test
+
+$(READY): pyproject.toml constraints.txt tools/install.sh
+	@test -n "$(PYTHON)" || { echo "no python3 >= 3.10 with the venv module found; name one: make test PYTHON=/path/to/python3"; exit 1; }
+	@bash tools/install.sh "$(PYTHON)" "$(VENV)"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) out
