@@ -12,8 +12,8 @@ pip() { "$py" -m pip --disable-pip-version-check --quiet "$@" 2> >(grep -v "neit
 
 if ! "$py" -c "import torch" 2>/dev/null; then
     pinned=$(grep '^torch==' constraints.txt)
-    say "installing $pinned (the CPU build if there is one for this Python)"
-    pip install "$pinned+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || pip install "$pinned"
+    say "installing $pinned (point PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS at a CPU build to save a few GB)"
+    pip install "$pinned"
 fi
 say "installing sll and what its tests use"
 pip install -c constraints.txt -e ".[dev]"

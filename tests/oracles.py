@@ -1,0 +1,142 @@
+"""Independent oracles for gradients (the derivative of a program, found without the library).
+
+Box oracle: for an elementwise program of one variable the derivative inside a region is ``(f(x + eps) - f(x - eps)) / (2 eps)`` of the
+hard program `f`.
+
+Line-integral oracle: for any program and any path whose end points lie outside all bands, the integral of the gradient along the path is the
+difference of the hard program's values at the ends. Nothing that is wrong in between can hide from it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import sll
+
+Program = Callable[[Tensor], Tensor]
+
+
+def plain(f: Program, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return f(x)
+
+
+def region_gradient(f: Program, x: Tensor, eps: float, forward: str) -> tuple[Tensor, Tensor]:
+    """Value and derivative of an elementwise program in a region; a lost gradient is an error."""
+    x = x.detach().clone().requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sll.LostGradientWarning)
+        with sll.linearize(eps, forward=forward):
+            y = f(x)
+    if not y.requires_grad:  # the program is constant, and says so
+        return y, torch.zeros_like(x)
+    (g,) = torch.autograd.grad(y.sum(), x)
+    return y.detach(), g
+
+
+def jumps(f: Program, dtype: torch.dtype, low: float = -2.53, high: float = 2.57, n: int = 20_001) -> tuple[Tensor, Tensor]:
+    """Positions and heights of all jumps of an elementwise program with constant pieces, found by scanning and bisection.
+
+    Bisection ends at two neighbouring numbers of `dtype`; the position is the mean of the two, in float64.
+    """
+    grid = torch.linspace(low, high, n, dtype=torch.float64).to(dtype).unique()
+    values = plain(f, grid).double()
+    at = (values[1:] != values[:-1]).nonzero().squeeze(1)
+    left, right = grid[at], grid[at + 1]
+    start, height = values[at], values[at + 1] - values[at]
+    for _ in range(64):
+        middle = ((left.double() + right.double()) / 2).to(dtype)
+        lower = plain(f, middle).double() == start
+        left, right = torch.where(lower, middle, left), torch.where(lower, right, middle)
+    return (left.double() + right.double()) / 2, height
+
+
+def box_points(positions: Tensor, eps: float, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Points around every jump (inside the band, near its edges, outside) and random ones."""
+    offsets = torch.tensor([-2.0, -1.1, -0.9, -0.5, -0.01, 0.01, 0.5, 0.9, 1.1, 2.0], dtype=torch.float64) * eps
+    near = (positions[:, None] + offsets).reshape(-1)
+    anywhere = torch.rand(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 5 - 2.5
+    return torch.cat([near, anywhere]).to(dtype)
+
+
+def box_derivative(x: Tensor, positions: Tensor, heights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The box oracle at `x`, and a mask of the points at which rounding cannot move a jump in or out of the window."""
+    distance = (x.double()[:, None] - positions).abs()
+    inside = distance <= eps
+    resolution = torch.finfo(x.dtype).eps * 8
+    certain = ((distance - eps).abs() > resolution * 4 + 0.02 * eps).all(1)
+    return (inside * heights).sum(1) / (2 * eps), certain
+
+
+def line_integral(f: Program, a: Tensor, b: Tensor, times: Tensor, weights: Tensor, eps: float, forward: str) -> float:
+    """Integral of ``grad f_eps . (b - a)`` along the segment from `a` to `b`, one sample at a time, for a scalar program."""
+    total = 0.0
+    for t, w in zip(times.tolist(), weights.tolist()):
+        x = (a + (b - a) * t).requires_grad_()
+        with sll.linearize(eps, forward=forward):
+            y = f(x)
+        (g,) = torch.autograd.grad(y, x)
+        total += w * float((g * (b - a)).sum())
+    return total
+
+
+def gauss_between(breaks: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the 3-point Gauss rule on every interval between the sorted breakpoints in [0, 1]."""
+    breaks = torch.cat([breaks.new_tensor([0.0, 1.0]), breaks[(breaks > 0) & (breaks < 1)]]).unique()
+    left, width = breaks[:-1], breaks[1:] - breaks[:-1]
+    nodes = torch.tensor([0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5], dtype=breaks.dtype)
+    weights = torch.tensor([5.0, 8.0, 5.0], dtype=breaks.dtype) / 18
+    return (left[:, None] + width[:, None] * nodes).reshape(-1), (width[:, None] * weights).reshape(-1)
+
+
+def band_crossings(start: Tensor, end: Tensor, threshold: float, eps: float) -> Tensor:
+    """Times at which a coordinate that moves linearly from `start` to `end` crosses the edges and the middle of its band."""
+    edges = torch.tensor([threshold - eps, threshold, threshold + eps], dtype=start.dtype)
+    return ((edges - start[:, None]) / (end - start)[:, None]).reshape(-1)
+
+
+def _along(f: Program, a: Tensor, b: Tensor, t: Tensor, eps: float, forward: str) -> tuple[Tensor, Tensor]:
+    """Values and slopes of a batched program at the points ``a + (b - a) t``."""
+    x = (a + (b - a) * t.reshape(-1, *[1] * a.dim())).requires_grad_()
+    with sll.linearize(eps, forward=forward):
+        y = f(x)
+    (g,) = torch.autograd.grad(y.sum(), x)
+    return y.detach(), (g * (b - a)).flatten(1).sum(1)
+
+
+def jittered_integral(f: Program, a: Tensor, b: Tensor, eps: float, forward: str, n: int = 40_000, seed: int = 0) -> float:
+    """Line integral of a program that maps (n, *a.shape) to (n,), by stratified sampling."""
+    jitter = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=a.dtype)
+    t = (torch.arange(n, dtype=a.dtype) + jitter) / n
+    return float(_along(f, a, b, t, eps, forward)[1].mean())
+
+
+def adaptive_integral(f: Program, a: Tensor, b: Tensor, eps: float, tolerance: float = 1e-6, rounds: int = 26) -> float:
+    """Line integral in ``forward="linear"``, refined where the trapezoid of the slopes and the change of the value disagree.
+
+    Nested decisions make sub-bands of width eps**2 and less, which sampling misses. The values only say where to look closer;
+    what is added up is the gradient.
+    """
+    t = torch.linspace(0, 1, 2001, dtype=a.dtype)
+    y, g = _along(f, a, b, t, eps, "linear")
+    left, right, y0, y1, g0, g1 = t[:-1], t[1:], y[:-1], y[1:], g[:-1], g[1:]
+    total = 0.0
+    for _ in range(rounds):
+        area = (g0 + g1) / 2 * (right - left)
+        rough = (y1 - y0 - area).abs() > tolerance * (right - left).clamp(min=1e-6) + 1e-9
+        total += float(area[~rough].sum())
+        if not rough.any():
+            break
+        left, right, y0, y1, g0, g1 = (v[rough] for v in (left, right, y0, y1, g0, g1))
+        middle = (left + right) / 2
+        y, g = _along(f, a, b, middle, eps, "linear")
+        left, right = torch.cat([left, middle]), torch.cat([middle, right])
+        y0, y1 = torch.cat([y0, y]), torch.cat([y, y1])
+        g0, g1 = torch.cat([g0, g]), torch.cat([g, g1])
+    else:
+        total += float(((g0 + g1) / 2 * (right - left)).sum())
+    return total
