@@ -8,6 +8,7 @@ Bands of an op with a step ``s`` never overlap: their half-width is ``min(eps, s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -148,22 +149,22 @@ def at_integers(x: Tensor, eps: float, shift: float = 0.0) -> tuple[Decision, Te
 # --- comparisons -------------------------------------------------------------------------------------------------
 
 
-@source("gt", "greater", boundaries="`input == other`")
+@source("gt", "__gt__", "greater", boundaries="`input == other`")
 def gt(eps: float, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps), below=False, above=True)
 
 
-@source("ge", "greater_equal", boundaries="`input == other`")
+@source("ge", "__ge__", "greater_equal", boundaries="`input == other`")
 def ge(eps: float, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps), below=False, above=True)
 
 
-@source("lt", "less", boundaries="`input == other`")
+@source("lt", "__lt__", "less", boundaries="`input == other`")
 def lt(eps: float, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps, nan=1.0), below=True, above=False)
 
 
-@source("le", "less_equal", boundaries="`input == other`")
+@source("le", "__le__", "less_equal", boundaries="`input == other`")
 def le(eps: float, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps, nan=1.0), below=True, above=False)
 
@@ -186,6 +187,11 @@ def signbit(eps: float, input: Tensor) -> Step | None:
 @source("sign", "sgn", boundaries="`0`")
 def sign(eps: float, input: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps), below=-1.0, above=1.0)
+
+
+@source("angle", boundaries="`0`")
+def angle(eps: float, input: Tensor) -> Step | None:
+    return Step(boundary_at(input, 0.0, eps), below=math.pi, above=0.0)
 
 
 @source("heaviside", boundaries="`0`")

@@ -17,13 +17,15 @@ left_alone(
     """argmax argmin argsort sort msort topk kthvalue median nanmedian mode cummax cummin aminmax max min unique unique_consecutive
     searchsorted bucketize histc histogram histogramdd nonzero nonzero_static argwhere masked_select quantile nanquantile isin
     fractional_max_pool2d fractional_max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d max_pool2d
-    max_pool3d unique_dim amax amin embedding_bag ctc_loss""",
+    max_pool3d adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
+    max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices amax amin""",
 )
 left_alone("equality of floats has no boundary that a window average sees", "eq ne __eq__ __ne__ not_equal equal allclose")
 left_alone("asks whether a value is special: no window average", "isnan isinf isfinite isposinf isneginf isreal logical_not")
 left_alone(
     "random: the draw is not a function of its probability",
-    """bernoulli multinomial poisson binomial normal rand_like randn_like randint_like dropout alpha_dropout feature_dropout
+    """bernoulli multinomial poisson binomial normal rand_like randn_like randint_like dropout dropout1d dropout2d dropout3d
+    alpha_dropout feature_dropout
     gumbel_softmax rrelu exponential geometric cauchy log_normal random uniform""",
 )
 left_alone(
