@@ -28,7 +28,7 @@ def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
 
 def _ramp(step: Step, hard: Tensor, linear: bool) -> Tensor:
     below, above = (torch.as_tensor(v, dtype=hard.dtype, device=hard.device) for v in (step.below, step.above))
-    return blend(step.decision.weight(), below, above, hard, linear=linear)
+    return blend(step.decision.offset(), below, above, hard, linear=linear)
 
 
 def heaviside(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:

@@ -1,8 +1,11 @@
 """The three autograd primitives everything else is made of.
 
-`band_weight`   distance to the boundary  ->  weight of the outcome above it
-`blend`         two outcomes and a weight ->  one value
+`band_offset`   distance to the boundary      ->  where in the band: -1/2 (below) … 0 (at the boundary) … 1/2 (above)
+`blend`         two outcomes and an offset    ->  one value
 `hard_forward`  a hard value with the gradient of a soft one
+
+The offset plus 1/2 is the weight of the outcome above the boundary. The offset is what is computed and kept, because near the boundary
+``1/2 + d`` has lost the last digits of `d`.
 
 All three work under ``torch.func`` (``grad``, ``jvp``, ``vmap``), can be differentiated twice (a ramp has no
 curvature, so the second derivative is zero inside and outside the band) and are traced by ``torch.compile``.
@@ -15,34 +18,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["band_weight", "blend", "compute_dtype", "hard_forward"]
+__all__ = ["band_offset", "blend", "compute_dtype", "hard_forward"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """The dtype in which distances and weights are computed: float64 if any is float64, float32 for everything else.
+    """The dtype in which distances and offsets are computed: float64 if any is float64, float32 for everything else.
 
     In bfloat16 a distance has 8 bits, fewer than the number of steps in a useful band.
     """
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-class _BandWeight(torch.autograd.Function):
-    """``w(d) = clamp(1/2 + d / (2 eps), 0, 1)`` with slope ``1/(2 eps)`` on the closed band ``|d| <= eps``."""
+class _BandOffset(torch.autograd.Function):
+    """``clamp(d / (2 eps), -1/2, 1/2)`` with slope ``1/(2 eps)`` on the closed band ``|d| <= eps``."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(distance: Tensor, eps: float | Tensor, nan: float) -> Tensor:
-        weight = (distance * (0.5 / eps) + 0.5).clamp(0.0, 1.0)
-        return weight.nan_to_num(nan=nan)
+        return (distance * (0.5 / eps)).clamp(-0.5, 0.5).nan_to_num(nan=nan)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         distance, eps, _ = inputs
-        # The mask is taken from the distance, not from the clamped weight: one rounding error outside the band
-        # the weight already is exactly 0 or 1, and a clamp would still let the gradient through.
+        # The mask is taken from the distance, not from the clamped offset: one rounding error outside the band
+        # the offset already is exactly 1/2, and a clamp would still let the gradient through.
         inside = distance.detach().abs() <= eps
         if isinstance(eps, Tensor):
             slope = torch.where(inside, 0.5 / eps, 0.0).to(distance.dtype)
@@ -61,54 +63,54 @@ class _BandWeight(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
-        return _BandWeight._scale(ctx, g), None, None
+        return _BandOffset._scale(ctx, g), None, None
 
 
 
 class _Blend(torch.autograd.Function):
-    """``below + w (above - below)`` inside the band, ``hard`` outside, at an exact tie, and where the two
-    outcomes do not differ by a finite amount."""
+    """``(below + above) / 2 + offset (above - below)`` inside the band, ``hard`` outside, at an exact tie, and where the
+    two outcomes do not differ by a finite amount."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor, below: Tensor, above: Tensor, hard: Tensor, linear: bool) -> Tensor:
+    def forward(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, linear: bool) -> Tensor:
         if not linear:
             return hard.clone()
-        wide = compute_dtype(weight.dtype, hard.dtype)
+        wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
-        value = below.to(wide) + weight * difference
-        undecided = (weight > 0) & (weight < 1) & (weight != 0.5) & difference.isfinite()
+        value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
+        undecided = (offset.abs() < 0.5) & (offset != 0) & difference.isfinite()
         return torch.where(undecided, value.to(hard.dtype), hard)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight, below, above, hard, _ = inputs
-        ctx.save_for_backward(weight, below, above, hard)
-        ctx.save_for_forward(weight, below, above, hard)
+        offset, below, above, hard, _ = inputs
+        ctx.save_for_backward(offset, below, above, hard)
+        ctx.save_for_forward(offset, below, above, hard)
 
     @staticmethod
     def _parts(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
-        weight, below, above, hard = ctx.saved_tensors
-        wide = compute_dtype(weight.dtype, hard.dtype)
+        offset, below, above, hard = ctx.saved_tensors
+        wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         finite = difference.isfinite()
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-        share = torch.where(finite, weight, (hard == above).to(weight.dtype))
-        return share, torch.where(finite, difference, torch.zeros_like(difference)), weight
+        share = torch.where(finite, offset + 0.5, (hard == above).to(offset.dtype))
+        return share, torch.where(finite, difference, torch.zeros_like(difference)), offset
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
-        share, difference, weight = _Blend._parts(ctx)
+        share, difference, offset = _Blend._parts(ctx)
         zero = torch.zeros_like(g)
-        g_weight = g_below = g_above = None
+        g_offset = g_below = g_above = None
         if ctx.needs_input_grad[0]:
-            g_weight = torch.where(difference != 0, g * difference, torch.zeros_like(difference)).to(weight.dtype)
+            g_offset = torch.where(difference != 0, g * difference, torch.zeros_like(difference)).to(offset.dtype)
         if ctx.needs_input_grad[1]:
             g_below = torch.where(share < 1, (g * (1 - share)).to(g.dtype), zero)
         if ctx.needs_input_grad[2]:
             g_above = torch.where(share > 0, (g * share).to(g.dtype), zero)
-        return g_weight, g_below, g_above, None, None
+        return g_offset, g_below, g_above, None, None
 
 
 
@@ -134,20 +136,20 @@ class _HardForward(torch.autograd.Function):
 # Dynamo (up to 2.13 at least) refuses a Function with a `jvp`, so compiled code gets the classes above and eager code these.
 
 
-class _BandWeightJvp(_BandWeight):
+class _BandOffsetJvp(_BandOffset):
     @staticmethod
     def jvp(ctx: Any, t: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _BandWeight._scale(ctx, t)
+        return _BandOffset._scale(ctx, t)
 
 
 class _BlendJvp(_Blend):
     @staticmethod
-    def jvp(ctx: Any, t_weight: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:  # type: ignore[override]
         share, difference, _ = _Blend._parts(ctx)
         hard = ctx.saved_tensors[3]
         out = torch.zeros_like(hard)
-        if t_weight is not None:
-            out = out + torch.where(difference != 0, t_weight * difference, torch.zeros_like(difference)).to(hard.dtype)
+        if t_offset is not None:
+            out = out + torch.where(difference != 0, t_offset * difference, torch.zeros_like(difference)).to(hard.dtype)
         if t_below is not None:
             out = out + torch.where(share < 1, (t_below * (1 - share)).to(hard.dtype), torch.zeros_like(hard))
         if t_above is not None:
@@ -161,27 +163,27 @@ class _HardForwardJvp(_HardForward):
         return t_soft.clone()
 
 
-def band_weight(distance: Tensor, eps: float | Tensor, nan: float = 0.0) -> Tensor:
-    """Weight of the outcome above the boundary: ``clamp(1/2 + distance / (2 eps), 0, 1)``.
+def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Tensor:
+    """Where in the band: ``clamp(distance / (2 eps), -1/2, 1/2)``.
 
     `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float or a
-    tensor of the shape of `distance`. A NaN distance gives the weight `nan` (0 or 1) and no gradient.
+    tensor of the shape of `distance`. A NaN distance gives the offset `nan` (-1/2 or 1/2) and no gradient.
     """
-    function = _BandWeight if torch.compiler.is_compiling() else _BandWeightJvp
+    function = _BandOffset if torch.compiler.is_compiling() else _BandOffsetJvp
     return function.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def blend(weight: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear: bool) -> Tensor:
-    """One value from two outcomes: ``below + weight (above - below)`` in the band, `hard` elsewhere.
+def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear: bool) -> Tensor:
+    """One value from two outcomes: ``(below + above) / 2 + offset (above - below)`` in the band, `hard` elsewhere.
 
     With ``linear=False`` the value is `hard` everywhere; the gradient is the same in both cases.
-    `weight`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
+    `offset`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
     """
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
     function = _Blend if torch.compiler.is_compiling() else _BlendJvp
     return function.apply(  # type: ignore[no-any-return, no-untyped-call]
-        weight.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
+        offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
         hard.detach(), linear,
     )  # fmt: skip
 

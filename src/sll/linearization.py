@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .kernels import band_weight, blend, compute_dtype, hard_forward
+from .kernels import band_offset, blend, compute_dtype, hard_forward
 
 if TYPE_CHECKING:
     from .region import linearize as Region
@@ -38,23 +38,27 @@ MAX_DECISIONS = 4
 
 
 class Decision:
-    """Which side of a boundary, per element: a weight in [0, 1] of the side above, and an identity.
+    """Which side of a boundary, per element, and an identity.
 
-    `key` identifies the decision: equal keys (tensors compared by identity) are the same decision. `weight` is a thunk because
-    many masks are never asked for their weight.
+    `offset` is the position in the band, from -1/2 (below) to 1/2 (above); `weight` is the weight of the side above, ``offset + 1/2``.
+    `key` identifies the decision: equal keys (tensors compared by identity) are the same decision. The offset is a thunk because
+    many masks are never asked for it.
     """
 
-    def __init__(self, key: tuple[Any, ...], weight: Callable[[], Tensor]) -> None:
+    def __init__(self, key: tuple[Any, ...], offset: Callable[[], Tensor]) -> None:
         self.key = key
-        self._thunk: Callable[[], Tensor] | None = weight
-        self._weight: Tensor | None = None
+        self._thunk: Callable[[], Tensor] | None = offset
+        self._offset: Tensor | None = None
+
+    def offset(self) -> Tensor:
+        if self._offset is None:
+            assert self._thunk is not None
+            self._offset = self._thunk()
+            self._thunk = None  # frees what the thunk holds on to
+        return self._offset
 
     def weight(self) -> Tensor:
-        if self._weight is None:
-            assert self._thunk is not None
-            self._weight = self._thunk()
-            self._thunk = None  # frees what the thunk holds on to
-        return self._weight
+        return self.offset() + 0.5
 
     def same(self, other: Decision) -> int:
         """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
@@ -73,8 +77,7 @@ class Decision:
 
     def undecided(self) -> Tensor:
         """Mask of the elements strictly inside the band."""
-        weight = self.weight()
-        return (weight > 0) & (weight < 1)
+        return self.offset().abs() < 0.5
 
 
 def _equal_keys(a: Any, b: Any) -> bool:
@@ -85,24 +88,29 @@ def _equal_keys(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def boundary(x: Any, threshold: Any, eps: float, distance: Tensor, nan: float = 0.0) -> Decision:
+def boundary(x: Any, threshold: Any, eps: float, distance: Tensor, nan: float = -0.5) -> Decision:
     """The decision ``x`` above ``threshold``; recognised when the program compares the same two operands again.
 
     The distance is computed by the caller right away, because either operand may be modified in place before anybody
-    asks for the weight.
+    asks for the offset.
     """
     key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
-    return Decision(key, lambda: band_weight(distance, eps, nan))
+    return Decision(key, lambda: band_offset(distance, eps, nan))
 
 
 def decided_by(weight: Tensor) -> Decision:
     """A decision like no other, with a given weight."""
-    return Decision(("weight", weight), lambda: weight)
+    return decided_at(weight - 0.5)
+
+
+def decided_at(offset: Tensor) -> Decision:
+    """A decision like no other, with a given offset."""
+    return Decision(("offset", offset), lambda: offset)
 
 
 def placed(decision: Decision, shape: Sequence[int], how: tuple[Any, ...], move: Callable[[Tensor], Tensor]) -> Decision:
     """`decision` after its tensor of shape `shape` went through the shape op `move`, identified by `how`."""
-    return Decision(("placed", decision, tuple(shape), how), lambda: move(decision.weight().expand(shape)))
+    return Decision(("placed", decision, tuple(shape), how), lambda: move(decision.offset().expand(shape)))
 
 
 def version_of(x: Any) -> int:
@@ -245,11 +253,11 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
 
 def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     """A tensor of the shape of `like` that has these outcomes."""
-    weight = tree.decision.weight()
-    hard = torch.where(weight > 0.5, tree.above, tree.below)
+    offset = tree.decision.offset()
+    hard = torch.where(offset > 0, tree.above, tree.below)
     if like.is_floating_point():
-        hard = hard.expand(torch.broadcast_shapes(hard.shape, weight.shape))
-        return attach(region, blend(weight, tree.below, tree.above, hard, linear=region.linear), tree)
+        hard = hard.expand(torch.broadcast_shapes(hard.shape, offset.shape))
+        return attach(region, blend(offset, tree.below, tree.above, hard, linear=region.linear), tree)
     return attach(region, hard, tree)
 
 
@@ -306,15 +314,15 @@ def join(
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
         shown = _selected(tree, below, above, hard) if region.linear else hard
-        out = blend(tree.decision.weight(), below, above, shown, linear=region.linear)
+        out = blend(tree.decision.offset(), below, above, shown, linear=region.linear)
     else:
         out = hard
         if region.linear and any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
             # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
             # result computed from it. It gets the likelier outcome instead.
-            weight = tree.decision.weight()
-            undecided = (weight > 0) & (weight < 1) & (weight != 0.5)
-            out = torch.where(undecided, torch.where(weight > 0.5, above, below), hard)
+            offset = tree.decision.offset()
+            undecided = (offset.abs() < 0.5) & (offset != 0)
+            out = torch.where(undecided, torch.where(offset > 0, above, below), hard)
     attach(region, out, tree)
     if not region.linear and conditional and len(decisions(out)) > 1:
         # A decision that depends on a decision: see `merge`.
@@ -390,18 +398,18 @@ def expect(x: Tensor) -> Tensor:
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
     below, above = expect(tree.below), expect(tree.above)
-    dtypes = (tree.decision.weight().dtype, below.dtype, above.dtype)
+    dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
     hard = x.to(compute_dtype(*dtypes) if x.dtype == torch.bool else exact_dtype(x))
-    return blend(tree.decision.weight(), below, above, _selected(tree, below, above, hard), linear=True)
+    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), linear=True)
 
 
 def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
     """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided decisions of its own."""
     if carrier(tree.below) is None and carrier(tree.above) is None:
         return hard
-    weight = tree.decision.weight()
-    chosen = torch.where(weight > 0.5, above.to(hard.dtype), below.to(hard.dtype))
-    return torch.where(weight == 0.5, hard, chosen)
+    offset = tree.decision.offset()
+    chosen = torch.where(offset > 0, above.to(hard.dtype), below.to(hard.dtype))
+    return torch.where(offset == 0, hard, chosen)
 
 
 def exact_dtype(x: Tensor) -> torch.dtype:
@@ -412,8 +420,8 @@ def exact_dtype(x: Tensor) -> torch.dtype:
 class _Merged(Decision):
     """One decision per element, taken from a tree: at each element the one that is undecided there."""
 
-    def __init__(self, weight: Tensor, parts: list[tuple[Tensor, Decision]]) -> None:
-        super().__init__(("merged", weight), lambda: weight)
+    def __init__(self, offset: Tensor, parts: list[tuple[Tensor, Decision]]) -> None:
+        super().__init__(("merged", offset), lambda: offset)
         self.parts = parts
 
     def covers(self, other: Decision) -> tuple[Tensor, int] | None:
@@ -438,25 +446,25 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
     """
     tree = outcomes(x)
     assert tree is not None
-    weight = tree.decision.weight().expand(x.shape)
-    undecided = (weight > 0) & (weight < 1)
-    side = weight > 0.5
+    offset = tree.decision.offset().expand(x.shape)
+    undecided = offset.abs() < 0.5
+    side = offset > 0
     sides = []
     for outcome in (tree.below, tree.above):
         if outcomes(outcome) is None:
-            zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
-            sides.append((outcome, outcome, zero, zero > 0, []))
+            below = torch.full((), -0.5, dtype=offset.dtype, device=offset.device)
+            sides.append((outcome, outcome, below, below > 0, []))
         else:
             inner, parts = merge(outcome)
-            sides.append((inner.below, inner.above, inner.decision.weight(), inner.decision.undecided(), parts))
-    (b0, a0, w0, u0, p0), (b1, a1, w1, u1, p1) = sides
+            sides.append((inner.below, inner.above, inner.decision.offset(), inner.decision.undecided(), parts))
+    (b0, a0, d0, u0, p0), (b1, a1, d1, u1, p1) = sides
     below = torch.where(undecided, tree.below, torch.where(side, b1, b0))
     above = torch.where(undecided, tree.above, torch.where(side, a1, a0))
-    merged = torch.where(undecided, weight, torch.where(side, w1, w0))
+    merged = torch.where(undecided, offset, torch.where(side, d1, d0))
     if x.dtype == torch.bool:
         both = undecided & (u0 | u1)
         below, above = below & ~both, above | both
-        merged = torch.where(both, expect(x), merged)
+        merged = torch.where(both, expect(x) - 0.5, merged)
         undecided = undecided & ~both
     parts = [
         (undecided, tree.decision),

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..kernels import band_weight
-from ..linearization import Expectation, attach, bool_outcomes, carrier, decided_by, discrete_carrier, expect, original, through_expectation
+from ..kernels import band_offset
+from ..linearization import Expectation, attach, bool_outcomes, carrier, decided_at, discrete_carrier, expect, original, through_expectation
 from .registry import op_name, spellings, tracked
 
 if TYPE_CHECKING:
@@ -66,15 +66,15 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
             return hard
         # A threshold that moves continuously: an ordinary comparison, with the expectation for the count.
         eps = region.eps_for("gt" if sign > 0 else "lt")
-        return attach(region, hard, bool_outcomes(decided_by(band_weight(soft_a - soft_b, eps)), hard, sign))
+        return attach(region, hard, bool_outcomes(decided_at(band_offset(soft_a - soft_b, eps)), hard, sign))
     if name in _EQUALITIES:
-        whole = (soft_a == soft_a.floor()) if carrier(a) is None else (soft_b == soft_b.floor()) if carrier(b) is None else True
-        weight = band_weight(0.5 - (soft_a - soft_b).abs(), 0.5) * whole
+        whole = (soft_a == soft_a.floor()) if carrier(a) is None else (soft_b == soft_b.floor()) if carrier(b) is None else torch.tensor(True)
+        offset = torch.where(whole, band_offset(0.5 - (soft_a - soft_b).abs(), 0.5), -0.5)
     elif name in ("gt", "greater", "le", "less_equal"):
-        weight = band_weight(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
+        offset = band_offset(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
     else:
-        weight = band_weight(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
-    return attach(region, hard, bool_outcomes(decided_by(weight), hard, sign))
+        offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
+    return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
 
 
 def _soft(x: Any) -> Tensor:

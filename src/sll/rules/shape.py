@@ -72,7 +72,9 @@ def _moved(
         old = found.outcomes() if isinstance(found, Chain) else found
         if old is None:
             return None
-        decision = placed(old.decision, shape, (func, tuple(rest), tuple(kwargs.items()), part), apply)
+        # What a fill writes has no decision: an offset of -1/2, a weight of 0.
+        shift = (lambda t: apply(t + 0.5) - 0.5) if fills else apply
+        decision = placed(old.decision, shape, (func, tuple(rest), tuple(kwargs.items()), part), shift)
         return Outcomes(decision, outcome(old.below), outcome(old.above), 0 if fills else old.polarity)
 
     def outcome(t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels import band_weight, blend, compute_dtype
+from ..kernels import band_offset, blend, compute_dtype
 from ..linearization import (
     Decision,
     Expectation,
@@ -25,7 +25,7 @@ from ..linearization import (
     boundary,
     carrier,
     constant,
-    decided_by,
+    decided_at,
     discrete_carrier,
     original,
     run_on_outcomes,
@@ -93,7 +93,7 @@ def _run(
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1))
     below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
     if hard.is_floating_point():
-        out = blend(jump.decision.weight(), below, above, hard, linear=region.linear)
+        out = blend(jump.decision.offset(), below, above, hard, linear=region.linear)
     else:
         out = hard
     return attach(region, out, Outcomes(jump.decision, below, above))
@@ -130,7 +130,7 @@ def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
     return compute_dtype(*dtypes)
 
 
-def boundary_at(x: Any, threshold: Any, eps: float, nan: float = 0.0) -> Decision:
+def boundary_at(x: Any, threshold: Any, eps: float, nan: float = -0.5) -> Decision:
     """`x` above `threshold`; either may be a number, either may require grad."""
     a, b = _wide(x, threshold)
     return boundary(x, threshold, eps, a - b, nan)
@@ -142,7 +142,7 @@ def at_integers(x: Tensor, eps: float, shift: float = 0.0) -> tuple[Decision, Te
     (wide,) = _wide(x)
     nearest = (wide.detach() - shift).round() if shift == 0.0 else wide.detach().floor()
     distance = wide - (nearest + shift)
-    decision = Decision(("integers", x, version_of(x), shift, eps), lambda: band_weight(distance, eps))
+    decision = Decision(("integers", x, version_of(x), shift, eps), lambda: band_offset(distance, eps))
     return decision, nearest
 
 
@@ -161,24 +161,24 @@ def ge(eps: float, input: Any, other: Any) -> Step | None:
 
 @source("lt", "__lt__", "less", boundaries="`input == other`")
 def lt(eps: float, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, nan=1.0), below=True, above=False)
+    return Step(boundary_at(input, other, eps, nan=0.5), below=True, above=False)
 
 
 @source("le", "__le__", "less_equal", boundaries="`input == other`")
 def le(eps: float, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, nan=1.0), below=True, above=False)
+    return Step(boundary_at(input, other, eps, nan=0.5), below=True, above=False)
 
 
 @source("isclose", boundaries="`|input - other| == atol + rtol * |other|`")
 def isclose(eps: float, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Step | None:
     a, b = _wide(input, other)
     distance = atol + rtol * b.abs() - (a - b).abs()
-    return Step(decided_by(band_weight(distance, eps)), below=False, above=True)
+    return Step(decided_at(band_offset(distance, eps)), below=False, above=True)
 
 
 @source("signbit", boundaries="`0`")
 def signbit(eps: float, input: Tensor) -> Step | None:
-    return Step(boundary_at(input, 0.0, eps, nan=1.0), below=True, above=False)
+    return Step(boundary_at(input, 0.0, eps, nan=0.5), below=True, above=False)
 
 
 # --- steps at zero -----------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def copysign(eps: float, input: Any, other: Any) -> Step | None:
 @source("hardshrink", boundaries="`|input| == lambd`")
 def hardshrink(eps: float, input: Tensor, lambd: float = 0.5) -> Step | None:
     (x,) = _wide(input)
-    return Step(decided_by(band_weight(x.abs() - lambd, eps)), below=0.0, above=x)
+    return Step(decided_at(band_offset(x.abs() - lambd, eps)), below=0.0, above=x)
 
 
 @source("threshold", boundaries="`input == threshold`")
@@ -233,7 +233,7 @@ def round(eps: float, input: Tensor, *, decimals: int = 0) -> Step | None:
     lower = (x.detach() * ten if decimals > 0 else x.detach() / ten).floor()
     width = min(eps, 0.5 * 10.0**-decimals)
     distance = x - units(lower + 0.5)
-    decision = Decision(("decimals", input, version_of(input), decimals, width), lambda: band_weight(distance, width))
+    decision = Decision(("decimals", input, version_of(input), decimals, width), lambda: band_offset(distance, width))
     return Step(decision, units(lower), units(lower + 1))
 
 
@@ -286,7 +286,7 @@ def _at_multiples(eps: float, dividend: Any, divisor: Any) -> tuple[Decision, Te
         width, rising = min(eps, size / 2), 1.0 if m > 0 else -1.0
     distance = (x - n * m) * rising
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
-    return Decision(key, lambda: band_weight(distance, width)), n - 1, n, x, m
+    return Decision(key, lambda: band_offset(distance, width)), n - 1, n, x, m
 
 
 @source(
@@ -339,7 +339,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         return out  # x.bool() asks x != 0, whose window average is zero
     decision, n = at_integers(x, region.eps_for("cast"))
     if out.device != x.device:
-        decision, n = decided_by(decision.weight().to(out.device)), n.to(out.device)
+        decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
     below, above = _toward_zero(n)
     return attach(region, out, Outcomes(decision, below.to(out.dtype), above.to(out.dtype)))
 

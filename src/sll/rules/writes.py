@@ -1,4 +1,7 @@
-"""Writes into tensors: ``x[index] = value``, ``copy_``. (``op_`` and ``out=`` are handled for every rule in `registry.py`.)"""
+"""Writes into tensors, ``x[index] = value`` and ``copy_``, and writes to disk.
+
+``op_`` and ``out=`` are handled for every rule in `registry.py`.
+"""
 
 from __future__ import annotations
 
@@ -76,5 +79,17 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     return overwrite(region, target, source)
 
 
+def without_carrier(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pickling and deep copies see the plain tensor."""
+    x, *rest = args
+    if "_sll" not in x.__dict__:
+        return func(*args, **kwargs)
+    alias = x.detach().requires_grad_(x.requires_grad)
+    alias.__dict__.update({name: value for name, value in x.__dict__.items() if name != "_sll"})
+    return func(alias, *rest, **kwargs)
+
+
+RULES[torch.Tensor.__reduce_ex__] = without_carrier
+RULES[torch.Tensor.__deepcopy__] = without_carrier
 RULES[torch.Tensor.__setitem__] = setitem
 RULES[torch.Tensor.copy_] = copy_

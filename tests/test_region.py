@@ -1,0 +1,441 @@
+"""The region as an object: entering, nesting, decorating, threads, and what is left behind (nothing)."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import inspect
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+import torch
+from torch.overrides import get_overridable_functions
+
+import sll
+
+
+def slope(eps_seen=None):
+    x = torch.zeros(1, requires_grad=True)
+    y = torch.sign(x)
+    if not y.requires_grad or y.grad_fn.name() == "SignBackward0":
+        return 0.0
+    return torch.autograd.grad(y.sum(), x)[0].item()
+
+
+def test_headline():
+    for forward in ("linear", "hard"):
+        x = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+        with sll.linearize(eps=1e-2, forward=forward):
+            y = torch.sign(x)
+            z = torch.round(y * 10)
+            z.sum().backward()
+        assert z.tolist() == [-10, 0, 10]
+        assert x.grad.tolist() == [0, 1000, 0]
+
+
+def test_enter_nest_reuse():
+    wide, narrow = sll.linearize(1.0), sll.linearize(0.1)
+    assert slope() == 0
+    with wide as region:
+        assert region is wide
+        assert slope() == pytest.approx(1)
+        with narrow:
+            assert slope() == pytest.approx(10)
+            with wide:  # re-entrant
+                assert slope() == pytest.approx(1)
+            assert slope() == pytest.approx(10)
+            with sll.hard():
+                assert slope() == 0
+                with narrow:
+                    assert slope() == pytest.approx(10)
+            assert slope() == pytest.approx(10)
+        assert slope() == pytest.approx(1)
+    assert slope() == 0
+    with wide:
+        assert slope() == pytest.approx(1)
+
+
+def test_innermost_decides_what_is_left_alone():
+    """What the inner region excludes runs hard; the outer region does not pick it up."""
+    x = torch.zeros(1, requires_grad=True)
+    with sll.linearize(1.0), sll.linearize(0.1, exclude=["sign"]):
+        y, z = torch.sign(x), torch.round(x + 0.5)
+    assert not torch.autograd.grad(y.sum(), x)[0].any()
+    assert torch.autograd.grad(z.sum(), x)[0].item() == pytest.approx(5)
+
+
+def test_values_of_an_inner_region_go_on_in_the_outer():
+    @sll.enable(eps=0.5)
+    def mask(x):
+        return x > 0
+
+    x = torch.tensor([0.1], requires_grad=True)
+    with sll.linearize(1.0):
+        m = mask(x)
+        y = m.float()
+    assert torch.autograd.grad(y, x)[0].item() == pytest.approx(1)
+    assert not hasattr(m, "_sll")
+
+
+def test_exception_leaves_the_region():
+    with pytest.raises(ZeroDivisionError), sll.linearize(1.0):
+        m = torch.zeros(1, requires_grad=True) > 0
+        raise ZeroDivisionError
+    assert not hasattr(m, "_sll")
+    assert slope() == 0
+
+
+def test_only_and_exclude():
+    x = torch.zeros(1, requires_grad=True)
+    with sll.linearize(1.0, only=["round"]):
+        assert not torch.autograd.grad(torch.sign(x).sum(), x)[0].any()
+        assert torch.autograd.grad(torch.round(x + 0.5).sum(), x)[0].any()
+        assert not hasattr(x > 0, "_sll")
+    with sll.linearize({"default": 1.0, "sign": 0.25}, exclude=("gt",)):
+        assert torch.autograd.grad(torch.sign(x).sum(), x)[0].item() == 4.0
+        assert not hasattr(x > 0, "_sll")
+        assert hasattr(x >= 0, "_sll")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: sll.linearize(0), ValueError, "eps must be positive and finite, got 0"),
+        (lambda: sll.linearize(-1.0), ValueError, "got -1.0"),
+        (lambda: sll.linearize(float("nan")), ValueError, "eps"),
+        (lambda: sll.linearize(float("inf")), ValueError, "eps"),
+        (lambda: sll.linearize("auto"), TypeError, "eps must be a positive float"),
+        (lambda: sll.linearize(True), TypeError, "eps"),
+        (lambda: sll.linearize(None), TypeError, "eps"),
+        (lambda: sll.linearize(torch.tensor(1.0)), TypeError, "eps"),
+        (lambda: sll.linearize({"round": 0.5}), ValueError, "'default'"),
+        (lambda: sll.linearize({"default": 1.0, "rnd": 0.5}), ValueError, "rnd"),
+        (lambda: sll.linearize({"default": 1.0, "round": -0.5}), ValueError, r"eps\['round'\]"),
+        (lambda: sll.linearize(forward="soft"), ValueError, "forward must be one of 'linear', 'hard', got 'soft'"),
+        (lambda: sll.linearize(on_lost="print"), ValueError, "on_lost"),
+        (lambda: sll.linearize(only="round"), TypeError, "only"),
+        (lambda: sll.linearize(exclude=["argmux"]), ValueError, "argmux"),
+        (lambda: sll.linearize(1.0)(3), TypeError, "decorates functions"),
+        (lambda: sll.linearize(1.0)(torch.nn.ReLU), TypeError, "decorates functions"),
+        (lambda: sll.enable(0.5), TypeError, "by name"),
+        (lambda: sll.unpatch(), RuntimeError, "without patch"),
+        (lambda: sll.sign(3.0), TypeError, "x must be a tensor"),
+        (lambda: sll.sign(torch.tensor(3)), TypeError, "floating point"),
+        (lambda: sll.round(torch.zeros(1), eps=-1), ValueError, "eps"),
+        (lambda: sll.threshold(torch.zeros(1), "a"), TypeError, "threshold"),
+        (lambda: sll.argmax(torch.zeros(())), ValueError, "dimension"),
+        (lambda: sll.argmax(torch.zeros(2, 0)), ValueError, "no entries"),
+        (lambda: sll.argmax(torch.zeros(2), dim=3), IndexError, "dim"),
+        (lambda: sll.sign(torch.zeros(1), forward="x"), ValueError, "forward"),
+    ],
+)
+def test_bad_input_is_named(make, error, says):
+    with pytest.raises(error, match=says):
+        make()
+
+
+def test_decorators_keep_the_face_of_a_function():
+    def f(x, *, k: int = 2):
+        """Doc."""
+        return torch.sign(x)
+
+    for g in (sll.enable(f), sll.enable(eps=0.5)(f), sll.linearize(0.5)(f)):
+        assert g.__name__ == "f" and g.__doc__ == "Doc." and inspect.signature(g) == inspect.signature(f)
+    x = torch.zeros(1, requires_grad=True)
+    assert torch.autograd.grad(sll.enable(f)(x).sum(), x)[0].item() == pytest.approx(1000)
+    assert torch.autograd.grad(sll.enable(eps=0.5)(f)(x).sum(), x)[0].item() == 2.0
+
+
+def test_decorated_methods():
+    class Model(torch.nn.Module):
+        @sll.enable(eps=0.5)
+        def forward(self, x):
+            return torch.sign(x)
+
+        @staticmethod
+        @sll.enable(eps=0.25)
+        def static(x):
+            return torch.sign(x)
+
+        @sll.enable(eps=0.125)
+        @classmethod
+        def cls(cls, x):
+            return torch.sign(x)
+
+    x = torch.zeros(1, requires_grad=True)
+    m = Model()
+    assert [torch.autograd.grad(f(x).sum(), x)[0].item() for f in (m, m.static, m.cls)] == [2, 4, 8]
+
+
+def test_generator_is_in_the_region_only_while_it_runs():
+    log = []
+
+    @sll.enable(eps=0.5)
+    def steps():
+        x = torch.tensor([0.1], requires_grad=True)
+        m = x > 0
+        try:
+            got = yield m
+            log.append((got, slope()))
+            yield torch.autograd.grad(m.float(), x)[0].item()  # m carried its decision across the yield
+        except KeyError:
+            log.append("thrown")
+            yield slope()
+        return "done"
+
+    g = steps()
+    m = next(g)
+    assert slope() == 0 and not hasattr(m, "_sll")
+    assert g.send("sent") == pytest.approx(1)
+    assert log == [("sent", 2.0)]
+    assert slope() == 0
+    assert g.throw(KeyError) == 2.0
+    with pytest.raises(StopIteration, match="done"):
+        next(g)
+    closed = []
+
+    @sll.enable(eps=0.5)
+    def closing():
+        try:
+            yield 1
+        finally:
+            closed.append(slope())
+
+    g = closing()
+    next(g)
+    g.close()
+    assert closed == [2.0]
+
+
+def test_async_functions_keep_their_region_to_themselves():
+    seen = {}
+
+    @sll.enable(eps=0.5)
+    async def wide():
+        for _ in range(3):
+            seen.setdefault("wide", []).append(slope())
+            await asyncio.sleep(0)
+        return slope()
+
+    @sll.enable(eps=0.25)
+    async def narrow():
+        for _ in range(3):
+            seen.setdefault("narrow", []).append(slope())
+            await asyncio.sleep(0)
+
+    async def plain():
+        for _ in range(3):
+            seen.setdefault("plain", []).append(slope())
+            await asyncio.sleep(0)
+
+    @sll.enable(eps=0.125)
+    async def stream():
+        for _ in range(2):
+            got = yield slope()
+            assert got is None
+
+    async def main():
+        result, *_ = await asyncio.gather(wide(), narrow(), plain())
+        assert result == 2.0
+        return [item async for item in stream()]
+
+    assert asyncio.run(main()) == [8.0, 8.0]
+    assert seen == {"wide": [2.0] * 3, "narrow": [4.0] * 3, "plain": [0.0] * 3}
+
+
+def test_patch_and_unpatch():
+    region = sll.patch(0.5)
+    try:
+        assert slope() == 2.0
+        sll.patch(0.25, forward="hard")
+        assert slope() == 4.0
+        with sll.linearize(1.0):
+            assert slope() == 1.0
+            with pytest.raises(RuntimeError, match="leave that first"):
+                sll.unpatch()
+        assert slope() == 4.0
+    finally:
+        sll.unpatch()
+    assert slope() == 0 and isinstance(region, sll.linearize)
+
+
+def test_no_grad_shows_the_deployed_program():
+    x = torch.tensor([0.001], requires_grad=True)
+    with sll.linearize(1.0):
+        m = x > 0
+        with torch.no_grad():
+            assert torch.sign(x).item() == 1.0
+            assert m.float().item() == 1.0
+        with torch.inference_mode():
+            assert torch.sign(x).item() == 1.0
+        assert torch.sign(x.detach()).item() == 1.0
+        assert torch.sign(x).item() == pytest.approx(0.001)
+        assert m.float().item() == pytest.approx(0.5005)
+
+
+@pytest.mark.parametrize("value", [torch.tensor([1, -2]), torch.tensor([True, False]), torch.tensor([1 + 2j])])
+def test_integers_bools_and_complex_pass_through(value):
+    with sll.linearize(1.0):
+        assert torch.equal(torch.sgn(value) if value.is_complex() else torch.bitwise_not(value), (torch.sgn(value) if value.is_complex() else ~value))
+        y = value.clone().requires_grad_() if value.is_complex() else value
+        assert not hasattr(torch.sgn(y) if value.is_complex() else y + 1, "_sll")
+
+
+# --- nothing is left behind --------------------------------------------------------------------------------------
+
+
+def ids():
+    return {(str(ns), getattr(f, "__name__", "?")): id(getattr(ns, f.__name__, f)) for ns, fs in get_overridable_functions().items() for f in fs if hasattr(f, "__name__")}  # fmt: skip
+
+
+def test_torch_is_untouched():
+    before, rng = ids(), torch.get_rng_state()
+    namespace = {name: id(member) for name, member in vars(torch).items()}
+    tensor = {name: id(member) for name, member in vars(torch.Tensor).items()}
+    try:
+        with sll.linearize(1.0):
+            x = torch.zeros(3, requires_grad=True)
+            ((torch.sign(x) > 0) * x).sum().backward()
+            raise KeyError
+    except KeyError:
+        pass
+    after = ids()
+    assert {k: v for k, v in after.items() if "method-wrapper" not in k[1]}.keys() == before.keys()
+    assert namespace == {name: id(member) for name, member in vars(torch).items()}
+    assert tensor == {name: id(member) for name, member in vars(torch.Tensor).items()}
+    assert torch.equal(rng, torch.get_rng_state())
+    assert not (x > 0).requires_grad and not hasattr(x > 0, "_sll")
+
+
+def test_types_and_layout_of_discrete_results():
+    x = torch.randn(4, 6, requires_grad=True).t()
+    with sll.linearize(0.5):
+        for f in (lambda x: x > 0, lambda x: torch.round(x).long(), lambda x: (x * 3).to(torch.int8), lambda x: ~(x > 0), torch.sign):
+            inside, outside = f(x), f(x.detach())
+            assert type(inside) is torch.Tensor
+            assert (inside.shape, inside.dtype, inside.device, inside.stride()) == (
+                outside.shape, outside.dtype, outside.device, outside.stride(),
+            )  # fmt: skip
+
+
+def test_saved_results_load_without_sll(tmp_path):
+    x = torch.tensor([-0.2, 0.0, 0.3], requires_grad=True)
+    with sll.linearize(0.5):
+        results = {"mask": x > 0, "ints": torch.round(x * 3).long(), "floats": torch.sign(x), "count": (x > 0).sum()}
+        inside = tmp_path / "inside.pt"
+        torch.save({k: v.detach() for k, v in results.items()}, inside)
+        torch.save(results["mask"], tmp_path / "mask_inside.pt")
+        pickle.loads(pickle.dumps(results["mask"]))
+        assert torch.equal(copy.deepcopy(results["mask"]), results["mask"])
+    torch.save(results, tmp_path / "outside.pt")
+    code = (
+        "import sys, torch; sys.modules['sll'] = None\n"
+        f"for name in ('inside', 'mask_inside', 'outside'):\n"
+        f"    r = torch.load({str(tmp_path)!r} + '/' + name + '.pt', weights_only=True)\n"
+        "    tensors = r.values() if isinstance(r, dict) else [r]\n"
+        "    assert all(type(t) is torch.Tensor for t in tensors), name\n"
+        "print('loaded')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "loaded", done.stderr
+    assert all(not vars(t) for t in results.values())
+
+
+def test_a_thousand_regions_leak_nothing():
+    def once():
+        x = torch.linspace(-1, 1, 64, requires_grad=True)
+        with sll.linearize(0.5, forward="hard"):
+            m = x > 0
+            n = (torch.round(x * 3).long() == 1) & m
+            y = torch.where(n, x, -x).sum() + m.sum() / 3
+            u = x
+            for _ in range(3):
+                s = (u > 0.1).float()
+                u = u * 0.9 - s
+        y.backward()
+        return [weakref.ref(t) for t in (x, m, n, y, s, u)]
+
+    for _ in range(20):
+        once()
+    gc.collect()
+    objects = len(gc.get_objects())
+    refs = [ref for _ in range(1000) for ref in once()]
+    alive_before_gc = sum(ref() is not None for ref in refs)
+    gc.collect()
+    assert not any(ref() is not None for ref in refs)
+    assert alive_before_gc < 100  # reference counting alone frees nearly everything
+    del refs
+    gc.collect()
+    assert abs(len(gc.get_objects()) - objects) < 200
+
+
+def test_a_long_region_does_not_collect_dead_tensors():
+    from sll.region import _THREAD
+
+    x = torch.zeros(8, requires_grad=True)
+    with sll.linearize(0.5):
+        for _ in range(200):
+            _ = (x > 0).float()
+        gc.collect()
+        assert len(_THREAD.live[-1]) < 10
+
+
+def test_threads_do_not_see_each_other():
+    shared = sll.linearize(0.5)
+    barrier, seen = threading.Barrier(8), {}
+
+    def work(i):
+        own = sll.linearize(2.0 ** -(i + 1))
+        out = []
+        for _ in range(20):
+            barrier.wait()
+            if i % 2:
+                with own:
+                    barrier.wait()
+                    out.append(slope())
+            else:
+                with shared:
+                    x = torch.tensor([0.1], requires_grad=True)
+                    m = x > 0
+                    barrier.wait()
+                    out.append(torch.autograd.grad(m.float(), x)[0].item())
+            out.append(slope())
+        seen[i] = out
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for i in range(8):
+        assert seen[i] == [2.0 ** (i + 1) if i % 2 else 1.0, 0.0] * 20
+
+
+def test_backward_outside_the_region():
+    x = torch.tensor([0.1], requires_grad=True)
+    with sll.linearize(0.5):
+        y = torch.where(x > 0, x, -x).sum()
+    y.backward()
+    assert x.grad.item() == pytest.approx(0.6 - 0.4 + 0.2 / 1.0)
+
+
+def test_other_modes_keep_working():
+    with torch.device("meta"), sll.linearize(0.5):
+        assert torch.zeros(3).device.type == "meta"
+    with sll.linearize(0.5), torch.device("meta"):
+        assert torch.zeros(3).device.type == "meta"
+        assert (torch.zeros(3, requires_grad=True) > 0).device.type == "meta"
+
+
+def test_carriers_go_stale_when_written_behind_the_region():
+    x = torch.tensor([0.1, 0.2], requires_grad=True)
+    with sll.linearize(0.5):
+        m = x > 0
+        m.fill_(False)
+        assert not m.float().requires_grad
+        n = x > 0
+        n.zero_()
+        assert n.float().tolist() == [0, 0]
