@@ -271,22 +271,38 @@ def frac(eps: float, input: Tensor) -> Step | None:
 # --- division with remainder -------------------------------------------------------------------------------------
 
 
-def _at_multiples(eps: float, dividend: Any, divisor: Any) -> tuple[Decision, Tensor, Tensor, Any, Any]:
-    """The decision at the nearest multiple ``n * divisor``, with the quotient's rising direction as "above".
+class _Multiple(NamedTuple):
+    """The multiple of the divisor next to the dividend: ``n * divisor``."""
 
-    Returns the decision, the quotient just below and just above it, and the operands in the dtype of the distance.
-    """
+    decision: Decision
+    n: Tensor
+    remainder: Callable[[Tensor], Tensor]
+    """``dividend - quotient * divisor``"""
+
+
+def _at_multiples(eps: float, dividend: Any, divisor: Any) -> _Multiple | None:
+    """The decision at the nearest multiple, in the dividend's units, with the quotient's rising direction as "above"."""
+    if isinstance(divisor, (int, float)) and divisor == 0:
+        return None
     x, m = _wide(dividend, divisor)
-    size = abs(m.detach()) if isinstance(m, Tensor) else abs(m)
-    n = (torch.as_tensor(x).detach() / (m.detach() if isinstance(m, Tensor) else m)).round()
-    if isinstance(m, Tensor):
-        width: float | Tensor = (size * 0.5).clamp(max=eps).expand(n.shape)
-        rising = m.detach().sign()
+    by_tensor = isinstance(m, Tensor)
+    n = (torch.as_tensor(x).detach() / (m.detach() if by_tensor else m)).round()
+    # Division by zero, NaN and infinity have no distance: the hard value, and no gradient to either operand.
+    valid = n.isfinite()
+    n = torch.where(valid, n, torch.zeros_like(n))
+    nothing = torch.full((), math.nan, dtype=n.dtype, device=n.device)
+
+    def remainder(quotient: Tensor) -> Tensor:
+        return torch.where(valid, x - quotient * m, nothing)
+
+    if by_tensor:
+        width: float | Tensor = (m.detach().abs() * 0.5).clamp(max=eps).expand(n.shape)
+        distance = remainder(n) * m.detach().sign()
     else:
-        width, rising = min(eps, size / 2), 1.0 if m > 0 else -1.0
-    distance = (x - n * m) * rising
+        width = min(eps, abs(m) / 2)
+        distance = remainder(n) if m > 0 else -remainder(n)
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
-    return Decision(key, lambda: band_offset(distance, width)), n - 1, n, x, m
+    return _Multiple(Decision(key, lambda: band_offset(distance, width)), n, remainder)
 
 
 @source(
@@ -296,35 +312,31 @@ def _at_multiples(eps: float, dividend: Any, divisor: Any) -> tuple[Decision, Te
     reflected="__rfloordiv__",
 )
 def floor_divide(eps: float, input: Any, other: Any) -> Step | None:
-    if isinstance(other, (int, float)) and other == 0:
-        return None
-    decision, below, above, _, _ = _at_multiples(eps, input, other)
-    return Step(decision, below, above)
+    at = _at_multiples(eps, input, other)
+    return at and Step(at.decision, at.n - 1, at.n)
 
 
 @source("div", "divide", boundaries="with `rounding_mode=`: multiples of the divisor")
 def div(eps: float, input: Any, other: Any, *, rounding_mode: str | None = None) -> Step | None:
-    if rounding_mode is None or (isinstance(other, (int, float)) and other == 0):
-        return None
-    decision, below, above, _, _ = _at_multiples(eps, input, other)
-    return Step(decision, below, above) if rounding_mode == "floor" else Step(decision, *_toward_zero(above))
+    at = _at_multiples(eps, input, other)
+    if at is None or rounding_mode == "floor":
+        return at and Step(at.decision, at.n - 1, at.n)
+    return Step(at.decision, *_toward_zero(at.n))
 
 
 @source("remainder", "__mod__", boundaries="multiples of the divisor, in the dividend's units", reflected="__rmod__")
 def remainder(eps: float, input: Any, other: Any) -> Step | None:
-    if isinstance(other, (int, float)) and other == 0:
-        return None
-    decision, below, above, x, m = _at_multiples(eps, input, other)
-    return Step(decision, x - below * m, x - above * m)
+    at = _at_multiples(eps, input, other)
+    return at and Step(at.decision, at.remainder(at.n - 1), at.remainder(at.n))
 
 
 @source("fmod", boundaries="multiples of the divisor but 0, in the dividend's units")
 def fmod(eps: float, input: Any, other: Any) -> Step | None:
-    if isinstance(other, (int, float)) and other == 0:
+    at = _at_multiples(eps, input, other)
+    if at is None:
         return None
-    decision, _, above, x, m = _at_multiples(eps, input, other)
-    low, high = _toward_zero(above)
-    return Step(decision, x - low * m, x - high * m)
+    below, above = _toward_zero(at.n)
+    return Step(at.decision, at.remainder(below), at.remainder(above))
 
 
 # --- casts -------------------------------------------------------------------------------------------------------

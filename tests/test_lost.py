@@ -1,0 +1,113 @@
+"""Nothing is lost silently: a decision in its band that meets a function without a rule says so, once, at the user's line."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+import sll
+
+LOSSES = {
+    "item": lambda m: m.sum().item(),
+    "bool": lambda m: bool(m[:2].any()),
+    "tolist": lambda m: m.tolist(),
+    "nonzero": lambda m: m.nonzero(),
+    "where": lambda m: torch.where(m),
+    "numpy": lambda m: m.numpy(),
+    "getitem": lambda m: torch.ones(3)[m],
+    "masked_select": lambda m: torch.masked_select(torch.ones(3), m),
+    "unique": lambda m: torch.unique(m),
+    "argsort": lambda m: m.int().argsort(),
+    "view": lambda m: m.view(torch.uint8),
+    "setitem": lambda m: torch.ones(9).__setitem__(m.long(), 2.0),
+    "int": lambda m: int(m.sum()),
+    "float": lambda m: float(m.sum()),
+    "index": lambda m: list(range(9))[m.sum()],
+    "floor_divide": lambda m: m.sum() // 2,
+    "scatter": lambda m: torch.zeros(3).scatter(0, m.long(), 1.0),
+}
+
+
+def x_in_band():
+    return torch.tensor([-1.0, 0.001, 1.0], requires_grad=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_warns_once_at_the_line(name):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with sll.linearize(0.01) as region:
+            for _ in range(3):
+                LOSSES[name](x_in_band() > 0)
+    lost = [w for w in seen if issubclass(w.category, sll.LostGradientWarning)]
+    assert len(lost) == 1, [str(w.message) for w in seen]
+    assert lost[0].filename == __file__
+    source = open(__file__).read().splitlines()[lost[0].lineno - 1]
+    assert source.strip().startswith(f'"{name}"')
+    (site, count), *_ = region.report().lost.items()
+    assert (site.file, site.line) == (__file__, lost[0].lineno) and count == 3
+    assert not region.report().infinite_jumps
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_silent_where_there_is_nothing_to_lose(name):
+    """Outside the band there is no gradient: counted, no warning. Untracked input: not even counted. Same value as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        far = torch.tensor([-1.0, 0.5, 1.0], requires_grad=True)
+        with sll.linearize(0.01) as region:
+            inside = LOSSES[name](far > 0)
+        assert sum(region.report().lost.values()) >= 1
+        outside = LOSSES[name](far > 0)
+        if isinstance(inside, torch.Tensor):
+            assert torch.equal(inside, outside)
+        elif isinstance(inside, tuple):
+            assert all(torch.equal(a, b) for a, b in zip(inside, outside))
+        elif not hasattr(inside, "dtype"):
+            assert inside == outside
+        with sll.linearize(0.01) as region, torch.no_grad():
+            LOSSES[name](x_in_band() > 0)
+        with region:
+            LOSSES[name](x_in_band().detach() > 0)
+        assert not region.report().lost
+
+
+def test_on_lost():
+    with pytest.raises(sll.LostGradientError, match=r"test_lost.py:\d+: .*item"), sll.linearize(0.01, on_lost="error"):
+        (x_in_band() > 0).sum().item()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with sll.linearize(0.01, on_lost="ignore") as region:
+            (x_in_band() > 0).sum().item()
+        assert sum(region.report().lost.values()) == 1
+    with pytest.warns(sll.LostGradientWarning, match='on_lost="ignore"'), sll.linearize(0.01):
+        (x_in_band() > 0).sum().item()
+
+
+QUIET = [
+    lambda m: (m.shape, m.dtype, m.device, m.requires_grad, m.is_leaf, m.grad, m.ndim, len(m), m.size(0), m.stride(), m.numel()),
+    lambda m: (repr(m), str(m), f"{m}"),
+    lambda m: (m.detach(), torch.zeros_like(m), m.new_ones(3), torch.ones_like(m, dtype=torch.float), m.is_floating_point()),
+    lambda m: (m.clone(), m.cpu(), m.contiguous(), m.T if m.dim() == 2 else m, m.is_contiguous(), m.element_size(), m.data_ptr()),
+    lambda m: (list(m), m.unbind(), m[0], m[None, ..., :2], m[[0, 1]], m[torch.tensor([True, False, True])]),
+    lambda m: [a & b for a, b in zip(m, m)],
+    lambda m: (m.zero_(),),
+]
+
+
+@pytest.mark.parametrize("ask", QUIET)
+def test_asking_is_not_losing(ask):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sll.LostGradientWarning)
+        with sll.linearize(0.01, on_lost="error") as region:
+            ask(x_in_band() > 0)
+        assert not region.report().lost
+
+
+def test_write_into_a_view_of_a_mask():
+    with pytest.warns(sll.LostGradientWarning, match="view"), sll.linearize(0.01):
+        m = x_in_band() > 0
+        view = m[1:]
+        view.logical_not_()
