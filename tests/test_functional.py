@@ -47,7 +47,7 @@ def test_forward_hard_and_outside(name, dtype):
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_derivatives(name):
     f, _ = ELEMENTWISE[name]
-    x = torch.linspace(-2.173, 2.191, 57, dtype=torch.float64).requires_grad_()
+    x = (torch.rand(57, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4.4 - 2.2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: f(x, 0.1), x, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: f(x, 0.1) * x, x)
     d = x.detach()
