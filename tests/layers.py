@@ -52,7 +52,9 @@ def snntorch_leaky(steps=20, neurons=3, seed=0):
 
 
 def random_path(layer, seed, eps, inputs=6):
-    """Two random inputs at which no membrane is within 2 eps of the threshold at any step, and the spike counts differ."""
+    """Two random inputs at which no membrane is within 2 eps of the threshold at any step, and the spike counts
+    differ.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def point():

@@ -1,10 +1,11 @@
 """Independent oracles for gradients (the derivative of a program, found without the library).
 
-Box oracle: for an elementwise program of one variable the derivative inside a region is ``(f(x + eps) - f(x - eps)) / (2 eps)`` of the
-hard program `f`.
+Box oracle: for an elementwise program of one variable the derivative inside a region is ``(f(x + eps) - f(x - eps)) /
+(2 eps)`` of the hard program `f`.
 
-Line-integral oracle: for any program and any path whose end points lie outside all bands, the integral of the gradient along the path is the
-difference of the hard program's values at the ends. Nothing that is wrong in between can hide from it.
+Line-integral oracle: for any program and any path whose end points lie outside all bands, the integral of the
+gradient along the path is the difference of the hard program's values at the ends. Nothing that is wrong in between
+can hide from it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ def region_gradient(f: Program, x: Tensor, eps: float, forward: str) -> tuple[Te
     return y.detach(), g
 
 
-def jumps(f: Program, dtype: torch.dtype, low: float = -2.53, high: float = 2.57, n: int = 20_001) -> tuple[Tensor, Tensor]:
-    """Positions and heights of all jumps of an elementwise program with constant pieces, found by scanning and bisection.
+def jumps(
+    f: Program, dtype: torch.dtype, low: float = -2.53, high: float = 2.57, n: int = 20_001
+) -> tuple[Tensor, Tensor]:
+    """Positions and heights of all jumps of an elementwise program with constant pieces, found by scanning and
+    bisection.
 
     Bisection ends at two neighbouring numbers of `dtype`; the position is the mean of the two, in float64.
     """
@@ -73,7 +77,9 @@ def box_derivative(x: Tensor, positions: Tensor, heights: Tensor, eps: float) ->
 
 
 def line_integral(f: Program, a: Tensor, b: Tensor, times: Tensor, weights: Tensor, eps: float, forward: str) -> float:
-    """Integral of ``grad f_eps . (b - a)`` along the segment from `a` to `b`, one sample at a time, for a scalar program."""
+    """Integral of ``grad f_eps . (b - a)`` along the segment from `a` to `b`, one sample at a time, for a scalar
+    program.
+    """
     total = 0.0
     for t, w in zip(times.tolist(), weights.tolist()):
         x = (a + (b - a) * t).requires_grad_()
@@ -94,7 +100,9 @@ def gauss_between(breaks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def band_crossings(start: Tensor, end: Tensor, threshold: float, eps: float) -> Tensor:
-    """Times at which a coordinate that moves linearly from `start` to `end` crosses the edges and the middle of its band."""
+    """Times at which a coordinate that moves linearly from `start` to `end` crosses the edges and the middle of its
+    band.
+    """
     edges = torch.tensor([threshold - eps, threshold, threshold + eps], dtype=start.dtype)
     return ((edges - start[:, None]) / (end - start)[:, None]).reshape(-1)
 
@@ -108,7 +116,9 @@ def _along(f: Program, a: Tensor, b: Tensor, t: Tensor, eps: float, forward: str
     return y.detach(), (g * (b - a)).flatten(1).sum(1)
 
 
-def jittered_integral(f: Program, a: Tensor, b: Tensor, eps: float, forward: str, n: int = 40_000, seed: int = 0) -> float:
+def jittered_integral(
+    f: Program, a: Tensor, b: Tensor, eps: float, forward: str, n: int = 40_000, seed: int = 0
+) -> float:
     """Line integral of a program that maps (n, *a.shape) to (n,), by stratified sampling."""
     jitter = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=a.dtype)
     t = (torch.arange(n, dtype=a.dtype) + jitter) / n
@@ -116,10 +126,11 @@ def jittered_integral(f: Program, a: Tensor, b: Tensor, eps: float, forward: str
 
 
 def adaptive_integral(f: Program, a: Tensor, b: Tensor, eps: float, tolerance: float = 1e-6, rounds: int = 26) -> float:
-    """Line integral in ``forward="linear"``, refined where the trapezoid of the slopes and the change of the value disagree.
+    """Line integral in ``forward="linear"``, refined where the trapezoid of the slopes and the change of the value
+    disagree.
 
-    Nested decisions make sub-bands of width eps**2 and less, which sampling misses. The values only say where to look closer;
-    what is added up is the gradient.
+    Nested decisions make sub-bands of width eps**2 and less, which sampling misses. The values only say where to look
+    closer; what is added up is the gradient.
     """
     t = torch.linspace(0, 1, 2001, dtype=a.dtype)
     y, g = _along(f, a, b, t, eps, "linear")

@@ -1,7 +1,7 @@
 """Elementwise programs of one variable, written as plain hard PyTorch. The oracle tests run them unedited.
 
-Each is a function of a tensor `x` (shape (n,)) and returns a float tensor of the same shape. Their pieces are constant or affine, and
-for the points the tests choose at most one decision boundary lies in a window of width 2 eps.
+Each is a function of a tensor `x` (shape (n,)) and returns a float tensor of the same shape. Their pieces are
+constant or affine, and for the points the tests choose at most one decision boundary lies in a window of width 2 eps.
 """
 
 from __future__ import annotations
@@ -226,7 +226,13 @@ def padded(x):
 
 @program(1.0)
 def masked_scatter_one(x):
-    return torch.zeros_like(x).unsqueeze(1).expand(-1, 1).masked_scatter((x > 5).unsqueeze(1), x.new_ones(x.numel())).squeeze(1)
+    return (
+        torch.zeros_like(x)
+        .unsqueeze(1)
+        .expand(-1, 1)
+        .masked_scatter((x > 5).unsqueeze(1), x.new_ones(x.numel()))
+        .squeeze(1)
+    )
 
 
 @program(1.0)

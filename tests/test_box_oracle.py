@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import box_derivative, box_points, jumps, plain, region_gradient
-from programs import PROGRAMS, SCALE
 
 import sll
+from oracles import box_derivative, box_points, jumps, plain, region_gradient
+from programs import PROGRAMS, SCALE
 
 
 @pytest.mark.parametrize("forward", ["linear", "hard"])
@@ -18,7 +18,9 @@ def test_float64(name, forward):
     x = box_points(positions, eps / SCALE[name], torch.float64)
     want, certain = box_derivative(x, positions, heights, eps / SCALE[name])
     value, got = region_gradient(f, x, eps, forward)
-    torch.testing.assert_close(got[certain], want[certain], rtol=1e-9, atol=1e-9 * float(heights.abs().max()) / eps if len(heights) else 0)
+    torch.testing.assert_close(
+        got[certain], want[certain], rtol=1e-9, atol=1e-9 * float(heights.abs().max()) / eps if len(heights) else 0
+    )
     assert certain.sum() > 0.8 * len(x)
     outside = certain & (want == 0)
     assert torch.equal(value[outside], plain(f, x)[outside])
@@ -48,14 +50,18 @@ def test_low_precision(name, forward, dtype):
     distance = (x.double()[:, None] - positions).abs() * scale / eps
     certain &= ((distance < 0.6) | (distance > 1.4)).all(1)
     value, got = region_gradient(f, x, eps, forward)
-    torch.testing.assert_close(got[certain].double(), want[certain], rtol=rtol, atol=rtol * float(heights.abs().max()) if len(heights) else 0)
+    torch.testing.assert_close(
+        got[certain].double(), want[certain], rtol=rtol, atol=rtol * float(heights.abs().max()) if len(heights) else 0
+    )
     assert got.dtype == dtype
     if forward == "hard":
         assert torch.equal(value, plain(f, x)) and value.dtype == plain(f, x).dtype
 
 
 @pytest.mark.parametrize("forward", ["linear", "hard"])
-@pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - {"mod_compare"}))  # 1.2 % 0.8 misses 0.4 by one rounding: no tie
+@pytest.mark.parametrize(
+    "name", sorted(PROGRAMS.keys() - {"mod_compare"})
+)  # 1.2 % 0.8 misses 0.4 by one rounding: no tie
 def test_ties_keep_the_hard_value_and_have_the_slope(name, forward):
     """At exact boundaries (multiples of 1/4 contain most of them) the value is the hard program's."""
     f = PROGRAMS[name]
@@ -103,7 +109,9 @@ def test_band_is_closed(offset):
 @pytest.mark.parametrize("eps", [0.5, 0.7, 100.0])
 @pytest.mark.parametrize("op", [torch.round, torch.floor, torch.ceil])
 def test_wide_bands_of_steps_do_not_overlap(op, eps):
-    """At half a step the ramps join: the backward pass is the identity, and with a hard forward this is the straight-through estimator."""
+    """At half a step the ramps join: the backward pass is the identity, and with a hard forward this is the straight-
+    through estimator.
+    """
     x = torch.linspace(-3, 3, 1001, dtype=torch.float64, requires_grad=True)
     with sll.linearize(eps, forward="hard"):
         y = op(x)

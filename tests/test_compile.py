@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from programs import PROGRAMS
 
 import sll
+from programs import PROGRAMS
 
 pytestmark = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
 
-# F.pad and F.embedding never reach a torch function mode under Dynamo, so a discrete operand loses its linearization there.
+# F.pad and F.embedding never reach a torch function mode under Dynamo, so a discrete operand loses its linearization
+# there.
 NOT_SEEN_BY_DYNAMO = {"padded", "embedding"}
 SAMPLE = [
-    "headline", "quantize_int8", "and_where", "floor_long_table", "mod_sign", "nested_threshold", "in_place_chain", "write_at_mask",
-    "one_hot", "vote", "cumsum_masks", "rule_system", "split_stack", "shape_round_trip", "floor_divide", "masked_fill_both",
+    "headline", "quantize_int8", "and_where", "floor_long_table", "mod_sign", "nested_threshold", "in_place_chain",
+    "write_at_mask", "one_hot", "vote", "cumsum_masks", "rule_system", "split_stack", "shape_round_trip",
+    "floor_divide", "masked_fill_both",
 ]  # fmt: skip
 
 

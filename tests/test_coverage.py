@@ -13,16 +13,16 @@ from sll.rules.registry import spellings
 
 # What issue and design name. A method, a function and an in-place form count one by one.
 KNOWN = """
-    sign sgn round floor ceil trunc fix frac heaviside hardshrink threshold signbit isclose copysign
-    gt ge lt le greater greater_equal less less_equal eq ne not_equal __eq__ __ne__
-    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not __and__ __or__ __xor__ __invert__
-    __rand__ __ror__ __rxor__ any all bool long int short char byte to type type_as
-    floor_divide __floordiv__ __rfloordiv__ div divide remainder __mod__ __rmod__ fmod
-    where masked_fill masked_scatter __setitem__ __getitem__ index_select gather take take_along_dim embedding one_hot
-    sum mean count_nonzero cumsum prod bincount clamp clip minimum maximum
-    sign_ sgn_ round_ floor_ ceil_ trunc_ fix_ frac_ heaviside_ gt_ ge_ lt_ le_ eq_ ne_ logical_and_ logical_or_ logical_xor_
-    logical_not_ bitwise_and_ bitwise_or_ bitwise_xor_ bitwise_not_ __iand__ __ior__ __ixor__ floor_divide_ remainder_ fmod_
-    div_ masked_fill_ masked_scatter_ copy_ clamp_ threshold_
+    sign sgn round floor ceil trunc fix frac heaviside hardshrink threshold signbit isclose copysign gt ge lt le
+    greater greater_equal less less_equal eq ne not_equal __eq__ __ne__ logical_and logical_or logical_xor
+    logical_not bitwise_and bitwise_or bitwise_xor bitwise_not __and__ __or__ __xor__ __invert__ __rand__
+    __ror__ __rxor__ any all bool long int short char byte to type type_as floor_divide __floordiv__
+    __rfloordiv__ div divide remainder __mod__ __rmod__ fmod where masked_fill masked_scatter __setitem__
+    __getitem__ index_select gather take take_along_dim embedding one_hot sum mean count_nonzero cumsum prod
+    bincount clamp clip minimum maximum sign_ sgn_ round_ floor_ ceil_ trunc_ fix_ frac_ heaviside_ gt_ ge_ lt_
+    le_ eq_ ne_ logical_and_ logical_or_ logical_xor_ logical_not_ bitwise_and_ bitwise_or_ bitwise_xor_
+    bitwise_not_ __iand__ __ior__ __ixor__ floor_divide_ remainder_ fmod_ div_ masked_fill_ masked_scatter_
+    copy_ clamp_ threshold_
 """.split()
 
 
@@ -84,7 +84,8 @@ def probes():
     square = x(3, 3)
     return [
         (x(5),), (u(5),), (square,), (x(5), x(5)), (u(5), u(5)), (x(5), 0.7), (x(5), 2), (0.7, x(5)), (square, x(3, 3)),
-        (x(5), x(5), x(5)), (u(5), 0.2, 0.9), (square, 1), (square, 1, 1), (x(2, 3, 4),), (x(1, 2, 4, 4), 2), (x(1, 2, 8), 2),
+        (x(5), x(5), x(5)), (u(5), 0.2, 0.9), (square, 1), (square, 1, 1), (x(2, 3, 4),), (x(1, 2, 4, 4), 2),
+        (x(1, 2, 8), 2),
     ]  # fmt: skip
 
 
@@ -92,18 +93,22 @@ def probes():
 NOT_DISCRETE = {
     "constant by definition, or cuts the graph on purpose": "zero_ fill_ empty_like set_ detach detach_ detach_copy",
     "one of several outputs (pivots, ranks, signs, indices of a factorization) is not differentiable": """
-        linalg_cholesky_ex linalg_inv_ex linalg_ldl_factor linalg_ldl_factor_ex linalg_lstsq linalg_lu_factor linalg_lu_factor_ex linalg_lu
-        linalg_matrix_rank linalg_solve_ex linalg_svd linalg_eigh linalg_qr linalg_slogdet linalg_cond linalg_pinv lobpcg lu pca_lowrank svd_lowrank
-        triangular_solve geqrf pinverse qr svd slogdet""",
+        linalg_cholesky_ex linalg_inv_ex linalg_ldl_factor linalg_ldl_factor_ex linalg_lstsq linalg_lu_factor
+        linalg_lu_factor_ex linalg_lu linalg_matrix_rank linalg_solve_ex linalg_svd linalg_eigh linalg_qr
+        linalg_slogdet linalg_cond linalg_pinv lobpcg lu pca_lowrank svd_lowrank triangular_solve geqrf pinverse
+        qr svd slogdet""",
     "continuous, but torch has no derivative for it": """
-        airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v
-        chebyshev_polynomial_w gammainc gammaincc igamma igammac hermite_polynomial_h hermite_polynomial_he laguerre_polynomial_l
-        legendre_polynomial_p modified_bessel_i0 modified_bessel_i1 modified_bessel_k0 modified_bessel_k1 scaled_modified_bessel_k0
-        scaled_modified_bessel_k1 shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v
+        airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 chebyshev_polynomial_t chebyshev_polynomial_u
+        chebyshev_polynomial_v chebyshev_polynomial_w gammainc gammaincc igamma igammac hermite_polynomial_h
+        hermite_polynomial_he laguerre_polynomial_l legendre_polynomial_p modified_bessel_i0 modified_bessel_i1
+        modified_bessel_k0 modified_bessel_k1 scaled_modified_bessel_k0 scaled_modified_bessel_k1
+        shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v
         shifted_chebyshev_polynomial_w spherical_bessel_j0 zeta""",
-    "a loss whose hinge is closed at the probed points": "hinge_embedding_loss triplet_margin_loss triplet_margin_with_distance_loss",
+    "a loss whose hinge is closed at the probed points": """
+        hinge_embedding_loss triplet_margin_loss triplet_margin_with_distance_loss""",
     "constant or NaN at some of the probed points": "corrcoef logdet std_mean var_mean",
-    "storage formats": "to_sparse to_mkldnn fbgemm_linear_quantize_weight fbgemm_pack_gemm_matrix_fp16 native_channel_shuffle",
+    "storage formats": """
+        to_sparse to_mkldnn fbgemm_linear_quantize_weight fbgemm_pack_gemm_matrix_fp16 native_channel_shuffle""",
 }
 _EXCUSED = {name for names in NOT_DISCRETE.values() for name in names.split()}
 

@@ -98,7 +98,12 @@ def sparsemax_by_bisection(z, dim):
 
 
 @settings(max_examples=60, deadline=None)
-@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), seed=st.integers(0, 999), eps=st.sampled_from([1e-2, 0.3, 5.0]), data=st.data())
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    seed=st.integers(0, 999),
+    eps=st.sampled_from([1e-2, 0.3, 5.0]),
+    data=st.data(),
+)
 def test_argmax_is_sparsemax(shape, seed, eps, data):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x = torch.round(x, decimals=data.draw(st.sampled_from([0, 1, 5])))  # ties
@@ -123,7 +128,9 @@ def test_argmax_derivatives_and_two_classes():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_argmax_in_low_precision_and_with_infinities(dtype):
-    x = torch.tensor([[1e4, 9e3, -float("inf")], [float("inf"), 1.0, 2.0], [float("nan"), 1.0, 2.0]], dtype=dtype, requires_grad=True)
+    x = torch.tensor(
+        [[1e4, 9e3, -float("inf")], [float("inf"), 1.0, 2.0], [float("nan"), 1.0, 2.0]], dtype=dtype, requires_grad=True
+    )
     p = sll.argmax(x, 1, 1e-3)
     assert p.tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]] and p.dtype == dtype
     assert not torch.autograd.grad((p * torch.arange(3)).sum(), x)[0].any()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torchmetrics.functional.classification as metrics
-from layers import leaky_integrate_and_fire, random_path, snntorch_leaky
-from oracles import adaptive_integral, band_crossings, gauss_between, jittered_integral, line_integral
 
 import sll
+from layers import leaky_integrate_and_fire, random_path, snntorch_leaky
+from oracles import adaptive_integral, band_crossings, gauss_between, jittered_integral, line_integral
 
 METRICS = {
     "accuracy": metrics.binary_accuracy,
@@ -22,7 +22,9 @@ METRICS = {
 
 
 def metric_case(seed, n=48, eps=1e-2):
-    """Random scores at both ends of the path, all of them outside the band around 1/2, and targets they are correlated with."""
+    """Random scores at both ends of the path, all of them outside the band around 1/2, and targets they are
+    correlated with.
+    """
     g = torch.Generator().manual_seed(seed)
     target = (torch.rand(n, generator=g) < 0.4).long()
 

@@ -1,7 +1,10 @@
-"""Nothing is lost silently: a decision in its band that meets a function without a rule says so, once, at the user's line."""
+"""Nothing is lost silently: a decision in its band that meets a function without a rule says so, once, at the user's
+line.
+"""
 
 from __future__ import annotations
 
+import linecache
 import warnings
 
 import pytest
@@ -44,7 +47,7 @@ def test_warns_once_at_the_line(name):
     lost = [w for w in seen if issubclass(w.category, sll.LostGradientWarning)]
     assert len(lost) == 1, [str(w.message) for w in seen]
     assert lost[0].filename == __file__
-    source = open(__file__).read().splitlines()[lost[0].lineno - 1]
+    source = linecache.getline(__file__, lost[0].lineno)
     assert source.strip().startswith(f'"{name}"')
     (site, count), *_ = region.report().lost.items()
     assert (site.file, site.line) == (__file__, lost[0].lineno) and count == 3
@@ -53,7 +56,9 @@ def test_warns_once_at_the_line(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_silent_where_there_is_nothing_to_lose(name):
-    """Outside the band there is no gradient: counted, no warning. Untracked input: not even counted. Same value as ever."""
+    """Outside the band there is no gradient: counted, no warning. Untracked input: not even counted. Same value as
+    ever.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         far = torch.tensor([-1.0, 0.5, 1.0], requires_grad=True)
@@ -87,10 +92,36 @@ def test_on_lost():
 
 
 QUIET = [
-    lambda m: (m.shape, m.dtype, m.device, m.requires_grad, m.is_leaf, m.grad, m.ndim, len(m), m.size(0), m.stride(), m.numel()),
+    lambda m: (
+        m.shape,
+        m.dtype,
+        m.device,
+        m.requires_grad,
+        m.is_leaf,
+        m.grad,
+        m.ndim,
+        len(m),
+        m.size(0),
+        m.stride(),
+        m.numel(),
+    ),
     lambda m: (repr(m), str(m), f"{m}"),
-    lambda m: (m.detach(), torch.zeros_like(m), m.new_ones(3), torch.ones_like(m, dtype=torch.float), m.is_floating_point()),
-    lambda m: (m.clone(), m.cpu(), m.contiguous(), m.T if m.dim() == 2 else m, m.is_contiguous(), m.element_size(), m.data_ptr()),
+    lambda m: (
+        m.detach(),
+        torch.zeros_like(m),
+        m.new_ones(3),
+        torch.ones_like(m, dtype=torch.float),
+        m.is_floating_point(),
+    ),
+    lambda m: (
+        m.clone(),
+        m.cpu(),
+        m.contiguous(),
+        m.T if m.dim() == 2 else m,
+        m.is_contiguous(),
+        m.element_size(),
+        m.data_ptr(),
+    ),
     lambda m: (list(m), m.unbind(), m[0], m[None, ..., :2], m[[0, 1]], m[torch.tensor([True, False, True])]),
     lambda m: [a & b for a, b in zip(m, m)],
     lambda m: (m.zero_(),),

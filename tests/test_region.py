@@ -281,7 +281,10 @@ def test_no_grad_shows_the_deployed_program():
 @pytest.mark.parametrize("value", [torch.tensor([1, -2]), torch.tensor([True, False]), torch.tensor([1 + 2j])])
 def test_integers_bools_and_complex_pass_through(value):
     with sll.linearize(1.0):
-        assert torch.equal(torch.sgn(value) if value.is_complex() else torch.bitwise_not(value), (torch.sgn(value) if value.is_complex() else ~value))
+        assert torch.equal(
+            torch.sgn(value) if value.is_complex() else torch.bitwise_not(value),
+            (torch.sgn(value) if value.is_complex() else ~value),
+        )
         y = value.clone().requires_grad_() if value.is_complex() else value
         assert not hasattr(torch.sgn(y) if value.is_complex() else y + 1, "_sll")
 
@@ -290,7 +293,12 @@ def test_integers_bools_and_complex_pass_through(value):
 
 
 def ids():
-    return {(str(ns), getattr(f, "__name__", "?")): id(getattr(ns, f.__name__, f)) for ns, fs in get_overridable_functions().items() for f in fs if hasattr(f, "__name__")}  # fmt: skip
+    return {
+        (str(namespace), func.__name__): id(getattr(namespace, func.__name__, func))
+        for namespace, functions in get_overridable_functions().items()
+        for func in functions
+        if getattr(func, "__name__", "__get__") not in ("__get__", "__set__", "__delete__")
+    }
 
 
 def test_torch_is_untouched():
@@ -304,8 +312,7 @@ def test_torch_is_untouched():
             raise KeyError
     except KeyError:
         pass
-    after = ids()
-    assert {k: v for k, v in after.items() if "method-wrapper" not in k[1]}.keys() == before.keys()
+    assert ids() == before and len(before) > 1000
     assert namespace == {name: id(member) for name, member in vars(torch).items()}
     assert tensor == {name: id(member) for name, member in vars(torch.Tensor).items()}
     assert torch.equal(rng, torch.get_rng_state())
@@ -315,7 +322,13 @@ def test_torch_is_untouched():
 def test_types_and_layout_of_discrete_results():
     x = torch.randn(4, 6, requires_grad=True).t()
     with sll.linearize(0.5):
-        for f in (lambda x: x > 0, lambda x: torch.round(x).long(), lambda x: (x * 3).to(torch.int8), lambda x: ~(x > 0), torch.sign):
+        for f in (
+            lambda x: x > 0,
+            lambda x: torch.round(x).long(),
+            lambda x: (x * 3).to(torch.int8),
+            lambda x: ~(x > 0),
+            torch.sign,
+        ):
             inside, outside = f(x), f(x.detach())
             assert type(inside) is torch.Tensor
             assert (inside.shape, inside.dtype, inside.device, inside.stride()) == (

@@ -1,8 +1,8 @@
 """Static Local Linearization: discrete PyTorch programs with derivatives, unedited.
 
-    with sll.linearize(eps=1e-2):
-        loss = program(x)  # sign, round, x > 0, integer lookups … all have a derivative here
-        loss.backward()
+with sll.linearize(eps=1e-2):
+    loss = program(x)  # sign, round, x > 0, integer lookups … all have a derivative here
+    loss.backward()
 """
 
 from .functional import argmax, argmin, ceil, floor, heaviside, round, sign, threshold, trunc

@@ -22,7 +22,7 @@ def positive_float(value: Any, name: str) -> float:
     return float(value)
 
 
-def eps_table(eps: Any, known: Iterable[str]) -> tuple[float | None, dict[str, float]]:
+def eps_table(eps: Any, known: Iterable[str]) -> tuple[float, dict[str, float]]:
     """The default half-width and the exceptions per op."""
     if not isinstance(eps, Mapping):
         return positive_float(eps, "eps"), {}
@@ -39,11 +39,13 @@ def eps_table(eps: Any, known: Iterable[str]) -> tuple[float | None, dict[str, f
 def op_names(names: Any, argument: str, known: Iterable[str]) -> frozenset[str]:
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f'{argument} must be a collection of op names such as ("round", "gt"), got {names!r}')
-    names = frozenset(names)
-    unknown = sorted(str(n) for n in names.difference(known))
+    chosen: frozenset[str] = frozenset(names)
+    unknown = sorted(str(n) for n in chosen.difference(known))
     if unknown:
-        raise ValueError(f"{argument} names no op that is linearized: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    return names
+        raise ValueError(
+            f"{argument} names no op that is linearized: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    return chosen
 
 
 def one_of(value: Any, argument: str, allowed: tuple[str, ...]) -> str:

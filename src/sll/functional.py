@@ -1,8 +1,9 @@
 """The explicit functions: the ramp as a function of its own, no region needed, no state touched.
 
-They always apply the formula, with or without autograd. `eps` is the half-width of the band in the units of `x`; outside the band the
-value is torch's, bit for bit. With ``forward="hard"`` the value is the hard one everywhere and only the gradient is the ramp's.
-All take float16, bfloat16, float32 and float64 tensors of any shape, work under ``torch.func``, and can be differentiated twice.
+They always apply the formula, with or without autograd. `eps` is the half-width of the band in the units of `x`;
+outside the band the value is torch's, bit for bit. With ``forward="hard"`` the value is the hard one everywhere and
+only the gradient is the ramp's. All take float16, bfloat16, float32 and float64 tensors of any shape, work under
+``torch.func``, and can be differentiated twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {x!r} of type {type(x).__name__}; torch.as_tensor(x) makes one")
     if not x.is_floating_point():
-        raise TypeError(f"x must be floating point (a discrete tensor has no derivative), got {x.dtype}; x.float() converts it")
+        raise TypeError(
+            f"x must be floating point (a discrete tensor has no derivative), got {x.dtype}; x.float() converts it"
+        )
     return positive_float(eps, "eps"), one_of(forward, "forward", ("linear", "hard")) == "linear"
 
 
@@ -69,7 +72,8 @@ def sign(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor
 
 
 def round(x: Tensor, eps: float = 1e-3, *, decimals: int = 0, forward: Forward = "linear") -> Tensor:
-    """Round to `decimals` places: a ramp around every ``(n + 1/2) s`` with ``s = 10**-decimals``; slope ``s / (2 eps)``.
+    """Round to `decimals` places: a ramp around every ``(n + 1/2) s`` with ``s = 10**-decimals``; slope ``s / (2
+    eps)``.
 
     The half-width is ``min(eps, s/2)``. At ``eps = s/2`` the function is the identity on the backward pass, so
     ``round(x, 0.5, forward="hard")`` is the straight-through estimator. Other arguments as for `heaviside`.
@@ -84,7 +88,8 @@ def round(x: Tensor, eps: float = 1e-3, *, decimals: int = 0, forward: Forward =
 
 
 def floor(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
-    """Floor: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for `heaviside`.
+    """Floor: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
+    `heaviside`.
 
     Example:
         >>> import torch, sll
@@ -96,7 +101,8 @@ def floor(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tenso
 
 
 def ceil(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
-    """Ceiling: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for `heaviside`.
+    """Ceiling: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
+    `heaviside`.
 
     Example:
         >>> import torch, sll
@@ -108,7 +114,8 @@ def ceil(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor
 
 
 def trunc(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
-    """Truncation: a ramp around every integer but 0, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for `heaviside`.
+    """Truncation: a ramp around every integer but 0, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments
+    as for `heaviside`.
 
     Example:
         >>> import torch, sll
@@ -150,8 +157,8 @@ def threshold(x: Tensor, threshold: float | Tensor = 0.0, eps: float = 1e-3, *, 
 def argmax(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Soft one-hot of the largest entry: ``sparsemax(x / eps)`` along `dim`.
 
-    This is the Euclidean projection of ``x / eps`` on the probability simplex: exactly one-hot when the best entry leads by `eps` or more,
-    and for two entries ``heaviside(x1 - x2, eps)``. Equal entries share.
+    This is the Euclidean projection of ``x / eps`` on the probability simplex: exactly one-hot when the best entry
+    leads by `eps` or more, and for two entries ``heaviside(x1 - x2, eps)``. Equal entries share.
 
     Args:
         x: floating-point tensor with at least one dimension.
@@ -172,9 +179,13 @@ def argmax(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "l
     """
     eps, linear = _checked(x, eps, forward)
     if x.dim() == 0:
-        raise ValueError("x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one")
+        raise ValueError(
+            "x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one"
+        )
     if not -x.dim() <= dim < x.dim():
-        raise IndexError(f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}")
+        raise IndexError(
+            f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}"
+        )
     if x.shape[dim] == 0:
         raise ValueError(f"x has no entries to choose from along dim {dim}: shape {tuple(x.shape)}")
     choice = x.detach().argmax(dim, keepdim=True)
@@ -205,9 +216,12 @@ def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tens
     shape[dim] = -1
     count = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device).reshape(shape)
     support = (ordered > (ordered.cumsum(dim) - 1) / count).sum(dim, keepdim=True)
-    # The threshold is piecewise linear in the scores of the support; written over the support it has the right gradient.
+    # The threshold is piecewise linear in the scores of the support; written over the support it has the right
+    # gradient.
     chosen = scores.detach() >= ordered.gather(dim, support - 1)
-    tau = (torch.where(chosen, scores, torch.zeros_like(scores)).sum(dim, keepdim=True) - 1) / chosen.sum(dim, keepdim=True)
+    tau = (torch.where(chosen, scores, torch.zeros_like(scores)).sum(dim, keepdim=True) - 1) / chosen.sum(
+        dim, keepdim=True
+    )
     soft = torch.where(chosen & finite, scores - tau, torch.zeros_like(scores)).to(hard.dtype)
     value = torch.where(finite, soft, hard)
     return value if linear else hard_forward(hard, value)

@@ -4,8 +4,8 @@
 `blend`         two outcomes and an offset    ->  one value
 `hard_forward`  a hard value with the gradient of a soft one
 
-The offset plus 1/2 is the weight of the outcome above the boundary. The offset is what is computed and kept, because near the boundary
-``1/2 + d`` has lost the last digits of `d`.
+The offset plus 1/2 is the weight of the outcome above the boundary. The offset is what is computed and kept, because
+near the boundary ``1/2 + d`` has lost the last digits of `d`.
 
 All three work under ``torch.func`` (``grad``, ``jvp``, ``vmap``), can be differentiated twice (a ramp has no
 curvature, so the second derivative is zero inside and outside the band) and are traced by ``torch.compile``.
@@ -62,14 +62,13 @@ class _BandOffset(torch.autograd.Function):
         return torch.where(saved[0], g * slope, torch.zeros_like(g))
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         return _BandOffset._scale(ctx, g), None, None
 
 
-
 class _Blend(torch.autograd.Function):
-    """``(below + above) / 2 + offset (above - below)`` inside the band, ``hard`` outside, at an exact tie, and where the
-    two outcomes do not differ by a finite amount."""
+    """``(below + above) / 2 + offset (above - below)`` inside the band, ``hard`` outside, at an exact tie, and where
+    the two outcomes do not differ by a finite amount."""
 
     generate_vmap_rule = True
 
@@ -90,28 +89,27 @@ class _Blend(torch.autograd.Function):
         ctx.save_for_forward(offset, below, above, hard)
 
     @staticmethod
-    def _parts(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def _parts(ctx: Any) -> tuple[Tensor, Tensor]:
         offset, below, above, hard = ctx.saved_tensors
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         finite = difference.isfinite()
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
         share = torch.where(finite, offset + 0.5, (hard == above).to(offset.dtype))
-        return share, torch.where(finite, difference, torch.zeros_like(difference)), offset
+        return share, torch.where(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
-        share, difference, offset = _Blend._parts(ctx)
+    def backward(ctx: Any, g: Tensor) -> Any:
+        share, difference = _Blend._parts(ctx)
         zero = torch.zeros_like(g)
         g_offset = g_below = g_above = None
         if ctx.needs_input_grad[0]:
-            g_offset = torch.where(difference != 0, g * difference, torch.zeros_like(difference)).to(offset.dtype)
+            g_offset = torch.where(difference != 0, g * difference, torch.zeros_like(difference)).to(share.dtype)
         if ctx.needs_input_grad[1]:
             g_below = torch.where(share < 1, (g * (1 - share)).to(g.dtype), zero)
         if ctx.needs_input_grad[2]:
             g_above = torch.where(share > 0, (g * share).to(g.dtype), zero)
         return g_offset, g_below, g_above, None, None
-
 
 
 class _HardForward(torch.autograd.Function):
@@ -128,24 +126,24 @@ class _HardForward(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         return None, g
 
 
-
-# Dynamo (up to 2.13 at least) refuses a Function with a `jvp`, so compiled code gets the classes above and eager code these.
+# Dynamo (up to 2.13 at least) refuses a Function with a `jvp`, so compiled code gets the classes above and eager code
+# these.
 
 
 class _BandOffsetJvp(_BandOffset):
     @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, t: Tensor, *_: Any) -> Tensor:
         return _BandOffset._scale(ctx, t)
 
 
 class _BlendJvp(_Blend):
     @staticmethod
-    def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:  # type: ignore[override]
-        share, difference, _ = _Blend._parts(ctx)
+    def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:
+        share, difference = _Blend._parts(ctx)
         hard = ctx.saved_tensors[3]
         out = torch.zeros_like(hard)
         if t_offset is not None:
@@ -159,8 +157,9 @@ class _BlendJvp(_Blend):
 
 class _HardForwardJvp(_HardForward):
     @staticmethod
-    def jvp(ctx: Any, t_hard: Any, t_soft: Any) -> Tensor:  # type: ignore[override]
-        return t_soft.clone()
+    def jvp(ctx: Any, t_hard: Any, t_soft: Any) -> Tensor:
+        tangent: Tensor = t_soft.clone()
+        return tangent
 
 
 def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Tensor:

@@ -5,14 +5,15 @@ A result of a discrete op is a plain tensor with one private attribute, its *car
 `Outcomes`      the value on either side of a decision boundary and the decision between them. An outcome is a tensor
                 that may carry a linearization of its own, so several decisions form a decision tree.
 `Expectation`   an integer whose elements depend on many decisions (a count): its real-valued expected value.
-`Chain`         a float computed from discrete results by elementwise or shape ops. It is a promise of `Outcomes`, kept only
-                if a later discrete op asks; ordinary networks never pay for it.
+`Chain`         a float computed from discrete results by elementwise or shape ops: a promise of `Outcomes`, kept
+                only if a later discrete op asks; ordinary networks never pay for it.
 
 `Decision` is the weight of the outcome above the boundary, with an identity: two results of the same decision move
 together, results of different decisions are independent.
 
-The functions below are the whole algebra: `cofactor` (a tensor as it would be on one side of a decision), `run_on_outcomes`
-(a function on both sides, joined again), `expect` (the real-valued expectation), `marginal` and `merge` (fewer decisions).
+The functions below are the whole algebra: `cofactor` (a tensor as it would be on one side of a decision),
+`run_on_outcomes` (a function on both sides, joined again), `expect` (the real-valued expectation), `marginal` and
+`merge` (fewer decisions).
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ from .kernels import band_offset, blend, compute_dtype, hard_forward
 if TYPE_CHECKING:
     from .region import linearize as Region
 
-__all__ = ["Carrier", "Chain", "Decision", "Expectation", "Outcomes", "carrier", "expect", "outcomes", "run_on_outcomes"]
+__all__ = [
+    "Carrier",
+    "Chain",
+    "Decision",
+    "Expectation",
+    "Outcomes",
+    "carrier",
+    "expect",
+    "outcomes",
+    "run_on_outcomes",
+]
 
 MAX_DECISIONS = 4
 """A tensor keeps the joint outcomes of up to this many decisions (2**4 outcomes); beyond it they are reduced."""
@@ -40,9 +51,10 @@ MAX_DECISIONS = 4
 class Decision:
     """Which side of a boundary, per element, and an identity.
 
-    `offset` is the position in the band, from -1/2 (below) to 1/2 (above); `weight` is the weight of the side above, ``offset + 1/2``.
-    `key` identifies the decision: equal keys (tensors compared by identity) are the same decision. The offset is a thunk because
-    many masks are never asked for it.
+    `offset` is the position in the band, from -1/2 (below) to 1/2 (above); `weight` is the weight of the side above,
+    ``offset + 1/2``.
+    `key` identifies the decision: equal keys (tensors compared by identity) are the same decision. The offset is a
+    thunk because many masks are never asked for it.
     """
 
     def __init__(self, key: tuple[Any, ...], offset: Callable[[], Tensor]) -> None:
@@ -65,7 +77,11 @@ class Decision:
         if self is other or _equal_keys(self.key, other.key):
             return 1
         a, b = self.key, other.key
-        if a[0] == b[0] == "boundary" and _equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and _equal_keys(a[3:5], b[1:3]):
+        if (
+            a[0] == b[0] == "boundary"
+            and _equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5]))
+            and _equal_keys(a[3:5], b[1:3])
+        ):
             return -1
         if a[0] == b[0] == "placed" and _equal_keys(a[2:], b[2:]):
             return int(a[1].same(b[1]))
@@ -108,13 +124,17 @@ def decided_at(offset: Tensor) -> Decision:
     return Decision(("offset", offset), lambda: offset)
 
 
-def placed(decision: Decision, shape: Sequence[int], how: tuple[Any, ...], move: Callable[[Tensor], Tensor]) -> Decision:
+def placed(
+    decision: Decision, shape: Sequence[int], how: tuple[Any, ...], move: Callable[[Tensor], Tensor]
+) -> Decision:
     """`decision` after its tensor of shape `shape` went through the shape op `move`, identified by `how`."""
     return Decision(("placed", decision, tuple(shape), how), lambda: move(decision.offset().expand(shape)))
 
 
 def version_of(x: Any) -> int:
-    """Counts the writes into a tensor. While compiling there is no counter: there the in-place rules alone keep carriers fresh."""
+    """Counts the writes into a tensor. While compiling there is no counter: there the in-place rules alone keep
+    carriers fresh.
+    """
     if not isinstance(x, Tensor) or torch.compiler.is_compiling():
         return 0
     return x._version
@@ -256,7 +276,7 @@ def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     offset = tree.decision.offset()
     hard = torch.where(offset > 0, tree.above, tree.below)
     if like.is_floating_point():
-        hard = hard.expand(torch.broadcast_shapes(hard.shape, offset.shape))
+        hard, offset = torch.broadcast_tensors(hard, offset)  # type: ignore[no-untyped-call]
         return attach(region, blend(offset, tree.below, tree.above, hard, linear=region.linear), tree)
     return attach(region, hard, tree)
 
@@ -272,18 +292,23 @@ def _root(operands: Sequence[Any]) -> Decision | None:
 
 
 def run_on_outcomes(
-    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, conditional: bool = False
+    region: Region,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    conditional: bool = False,
 ) -> Tensor | None:
     """The elementwise `func` on both sides of a decision that its operands carry, joined again.
 
-    Each side runs through the region once more, so operands with further decisions, and sources that make decisions of their
-    own (`conditional`), nest. Returns None if no operand has outcomes.
+    Each side runs through the region once more, so operands with further decisions, and sources that make decisions
+    of their own (`conditional`), nest. Returns None if no operand has outcomes.
     """
     args, kwargs = _few_decisions(region, args, kwargs)
     operands = (*args, *kwargs.values())
     if _root(operands) is None:
         return None
-    hard = original(func, *args, **kwargs)
+    hard: Tensor = original(func, *args, **kwargs)
     if any(hard is x for x in operands):  # x.to(x.dtype), x.contiguous() …
         return hard
     tree = _both_sides(region, func, args, kwargs)
@@ -291,7 +316,9 @@ def run_on_outcomes(
     return join(region, func, operands, hard, tree, conditional=conditional)
 
 
-def _both_sides(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes | None:
+def _both_sides(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Outcomes | None:
     root = _root((*args, *kwargs.values()))
     if root is None:
         return None
@@ -317,7 +344,9 @@ def join(
         out = blend(tree.decision.offset(), below, above, shown, linear=region.linear)
     else:
         out = hard
-        if region.linear and any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
+        if region.linear and any(
+            isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands
+        ):
             # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
             # result computed from it. It gets the likelier outcome instead.
             offset = tree.decision.offset()
@@ -330,7 +359,9 @@ def join(
     return out
 
 
-def chain(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
+def chain(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+) -> Tensor:
     """Let the float result `out` of an ordinary elementwise op promise its outcomes."""
 
     def compute() -> Outcomes | None:
@@ -362,7 +393,9 @@ def _all_decisions(operands: Sequence[Any]) -> list[Decision]:
     return found
 
 
-def _few_decisions(region: Region, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _few_decisions(
+    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`."""
     if len(_all_decisions((*args, *kwargs.values()))) <= MAX_DECISIONS:
         return args, kwargs
@@ -379,8 +412,8 @@ def _reduced(region: Region, x: Any) -> Any:
 def marginal(x: Tensor) -> Carrier | None:
     """What is left of the tree of `x` when its decisions are summed out: exact in expectation, and continuous.
 
-    A bool becomes one decision with the probability of True; an integer an expectation; a float an ordinary tensor, which already
-    shows its expectation.
+    A bool becomes one decision with the probability of True; an integer an expectation; a float an ordinary tensor,
+    which already shows its expectation.
     """
     if x.dtype == torch.bool:
         return bool_outcomes(decided_by(expect(x)), x)
@@ -390,7 +423,9 @@ def marginal(x: Tensor) -> Carrier | None:
 
 
 def expect(x: Tensor) -> Tensor:
-    """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for integers."""
+    """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for
+    integers.
+    """
     found = carrier(x)
     if isinstance(found, Expectation):
         return found.value
@@ -404,7 +439,9 @@ def expect(x: Tensor) -> Tensor:
 
 
 def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
-    """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided decisions of its own."""
+    """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided
+    decisions of its own.
+    """
     if carrier(tree.below) is None and carrier(tree.above) is None:
         return hard
     offset = tree.decision.offset()
@@ -438,18 +475,18 @@ class _Merged(Decision):
 def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
     """The tree of `x` with one decision per *element*: exact wherever at most one is undecided.
 
-    A program that decides again and again on what it decided before (a spike resets the membrane that makes the next spike) has a tree
-    that doubles at every step, but at any one element hardly ever are two decisions undecided at once. So at each element keep the
-    decision that is, with its two outcomes. Where two are (a share of order `eps`), a bool falls back to the probability of True
-    and a number to the outer decision. The error vanishes with `eps`, but the result is not the derivative of one continuous
-    function; `forward="linear"` therefore never uses this.
+    A program that decides again and again on what it decided before (a spike resets the membrane that makes the next
+    spike) has a tree that doubles at every step, but at any one element hardly ever are two decisions undecided at
+    once. So at each element keep the decision that is, with its two outcomes. Where two are (a share of order `eps`),
+    a bool falls back to the probability of True and a number to the outer decision. The error vanishes with `eps`,
+    but the result is not the derivative of one continuous function; `forward="linear"` therefore never uses this.
     """
     tree = outcomes(x)
     assert tree is not None
     offset = tree.decision.offset().expand(x.shape)
     undecided = offset.abs() < 0.5
     side = offset > 0
-    sides = []
+    sides: list[tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[Tensor, Decision]]]] = []
     for outcome in (tree.below, tree.above):
         if outcomes(outcome) is None:
             below = torch.full((), -0.5, dtype=offset.dtype, device=offset.device)

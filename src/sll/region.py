@@ -1,7 +1,7 @@
 """The region: a `TorchFunctionMode` that looks every torch call up in the rule registry.
 
-`linearize` is the mode and the public object at once, because that is what `torch.compile` traces: entered outside the compiled
-function, inside it, or created beforehand.
+`linearize` is the mode and the public object at once, because that is what `torch.compile` traces: entered outside
+the compiled function, inside it, or created beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -96,25 +96,29 @@ class Report(NamedTuple):
 class linearize(_Mode):
     """A region in which discrete PyTorch operations have a derivative.
 
-    Inside, each jump at a decision boundary is a straight ramp over ``|d| <= eps``, where ``d`` is the distance to the boundary in the
-    units of the op's input, with slope ``jump / (2 eps)``. Outside the band every op is the original one, bit for bit. Calls are linearized
-    exactly where autograd would record them; under `torch.no_grad` the program is the plain one.
+    Inside, each jump at a decision boundary is a straight ramp over ``|d| <= eps``, where ``d`` is the distance to
+    the boundary in the units of the op's input, with slope ``jump / (2 eps)``. Outside the band every op is the
+    original one, bit for bit. Calls are linearized exactly where autograd would record them; under `torch.no_grad`
+    the program is the plain one.
 
-    The ramp is the discrete function averaged over a window: ``f_eps(x) = 1/(2 eps) * integral of f(x + u) for u in [-eps, eps]``,
-    so for one decision ``f_eps'(x) = (f(x + eps) - f(x - eps)) / (2 eps)``, and ``f_eps -> f`` as ``eps -> 0``.
+    The ramp is the discrete function averaged over a window,
+    ``f_eps(x) = 1/(2 eps) * integral of f(x + u) for u in [-eps, eps]``, so for one decision ``f_eps'(x) = (f(x +
+    eps) - f(x - eps)) / (2 eps)``, and ``f_eps -> f`` as ``eps -> 0``.
 
-    Use it as a context manager, which yields the region, or as a decorator of functions, methods, generators and async functions. One
-    object can be used again and again, nested (the innermost region decides) and from several threads.
+    Use it as a context manager, which yields the region, or as a decorator of functions, methods, generators and
+    async functions. One object can be used again and again, nested (the innermost region decides) and from several
+    threads.
 
     Args:
-        eps: half-width of the band, a positive float in the units of the op's input; or a mapping from op name to float with a
-            ``"default"`` entry, e.g. ``{"default": 0.1, "round": 0.5}``.
-        forward: ``"linear"`` (values follow the ramp inside the band) or ``"hard"`` (every value is the original program's, bit for bit; only
-            gradients change).
+        eps: half-width of the band, a positive float in the units of the op's input; or a mapping from op name to
+            float with a ``"default"`` entry, e.g. ``{"default": 0.1, "round": 0.5}``.
+        forward: ``"linear"`` (values follow the ramp inside the band) or ``"hard"`` (every value is the original
+            program's, bit for bit; only gradients change).
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names.
         exclude: names of ops not to linearize.
-        on_lost: what to do when a decision inside its band reaches a function that cannot pass a gradient on: ``"warn"`` once per
-            call site with `LostGradientWarning`, ``"error"`` (`LostGradientError`) or ``"ignore"``.
+        on_lost: what to do when a decision inside its band reaches a function that cannot pass a gradient on:
+            ``"warn"`` once per call site with `LostGradientWarning`, ``"error"`` (`LostGradientError`) or
+            ``"ignore"``.
 
     Raises:
         TypeError, ValueError: naming the argument that is not as described.
@@ -157,7 +161,7 @@ class linearize(_Mode):
         return self
 
     def __call__(self, fn: Fn) -> Fn:
-        return _decorate(self, fn)
+        return cast(Fn, _decorate(self, fn))
 
     def __repr__(self) -> str:
         return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r})"
@@ -184,7 +188,7 @@ class linearize(_Mode):
             _THREAD.live[-1][id(x)] = x
 
     def lose(self, op: str, tensors: Iterable[Tensor], why: str) -> None:
-        """Count that the linearization of `tensors` ends at `op`; warn or raise if an element really was in its band."""
+        """Count that the linearization of `tensors` ends at `op`; warn or raise if an element was in its band."""
         if torch.compiler.is_compiling():
             return
         tensors = list(tensors)
@@ -210,7 +214,8 @@ class linearize(_Mode):
         return func(*args, **kwargs)
 
 
-# Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys of a dict, but it knows their names.
+# Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys of a dict, but it knows their
+# names.
 _BY_NAME = {func.__name__: rule for func, rule in RULES.items() if func.__name__ != "__get__"}
 
 
@@ -251,7 +256,9 @@ def _decorate(region: linearize, fn: Any) -> Any:
     if isinstance(fn, (classmethod, staticmethod)):
         return type(fn)(_decorate(region, fn.__func__))
     if inspect.isclass(fn) or not callable(fn):
-        raise TypeError(f"linearize() decorates functions and methods, got {fn!r}; decorate a method of it, such as forward")
+        raise TypeError(
+            f"linearize() decorates functions and methods, got {fn!r}; decorate a method of it, such as forward"
+        )
     if inspect.isasyncgenfunction(fn):
 
         @functools.wraps(fn)
@@ -292,7 +299,9 @@ def _decorate(region: linearize, fn: Any) -> Any:
 
 
 class _Suspended:
-    """A region that is left at every ``yield`` or ``await`` and entered again: what tensors carried comes back with it."""
+    """A region that is left at every ``yield`` or ``await`` and entered again: what tensors carried comes back with
+    it.
+    """
 
     def __init__(self, region: linearize) -> None:
         self.region = region
@@ -308,7 +317,9 @@ class _Suspended:
 
     def __exit__(self, *exc: Any) -> None:
         live = _THREAD.live[-1]
-        self._carried = [(weakref.ref(t), found) for t in list(live.values()) if (found := t.__dict__.get("_sll")) is not None]
+        self._carried = [
+            (weakref.ref(t), found) for t in list(live.values()) if (found := t.__dict__.get("_sll")) is not None
+        ]
         self.region.__exit__(*exc)
 
 
@@ -383,7 +394,8 @@ _PATCHED = _Patched()
 
 
 def patch(eps: Eps = 1e-3, **options: Any) -> linearize:
-    """Switch a region on until `unpatch`, across notebook cells. No torch attribute is replaced: it is the mode of `linearize`.
+    """Switch a region on until `unpatch`, across notebook cells. No torch attribute is replaced: it is the mode of
+    `linearize`.
 
     Options as for `linearize`. Patching again replaces the region that is on.
 
@@ -405,10 +417,14 @@ def patch(eps: Eps = 1e-3, **options: Any) -> linearize:
 
 
 def unpatch() -> None:
-    """Switch off what `patch` switched on in this thread. Raises RuntimeError if nothing is on, or if it is called inside a region that
-    was entered after `patch`."""
+    """Switch off what `patch` switched on in this thread. Raises RuntimeError if nothing is on, or if it is called
+    inside a region that was entered after `patch`.
+    """
     if not _PATCHED.regions:
         raise RuntimeError("unpatch() without patch(): no region was switched on in this thread")
-    if torch.overrides._get_current_function_mode() is not _PATCHED.regions[-1]:
-        raise RuntimeError("unpatch() inside another torch function mode that was entered after patch(); leave that first")
+    innermost = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+    if innermost is not _PATCHED.regions[-1]:
+        raise RuntimeError(
+            "unpatch() inside another torch function mode that was entered after patch(); leave that first"
+        )
     _PATCHED.regions.pop().__exit__(None, None, None)

@@ -53,7 +53,9 @@ class Lost:
         self._said: set[CallSite] = set()
 
     def add(self, op: str, undecided: object, why: str) -> None:
-        """`undecided` is a thunk: reading it synchronises with the device, so it is only called when somebody listens."""
+        """`undecided` is a thunk: reading it synchronises with the device, so it is only called when somebody
+        listens.
+        """
         site = call_site(op)
         self.calls[site] += 1
         if self.on_lost == "ignore" or site in self._said or not undecided():  # type: ignore[operator]

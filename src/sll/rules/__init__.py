@@ -1,6 +1,6 @@
 """The rules: one file per family of torch functions, all in the registry."""
 
-from . import elementwise, lookups, reductions, shape, sources, unlinearized, writes
+from . import elementwise, lookups, reductions, shape, sources, unlinearized, writes  # noqa: F401 (they register)
 from .registry import LEFT_ALONE, NO_GRADIENT_TO_LOSE, RULES, SOURCES
 
 __all__ = ["LEFT_ALONE", "NO_GRADIENT_TO_LOSE", "RULES", "SOURCES"]

@@ -1,13 +1,12 @@
 """Integers known by their expectation (sums of masks and the like), compared and computed with.
 
-A count ``n`` with expectation ``E`` is an integer, so the boundary of ``n > c`` lies halfway between two integers and its band reaches to
-both: the weight of True is ``clamp(E - floor(c), 0, 1)``. That is exact when one of the decisions counted is in its band, and
-it keeps the hard value when none is.
+A count ``n`` with expectation ``E`` is an integer, so the boundary of ``n > c`` lies halfway between two integers and
+its band reaches to both: the weight of True is ``clamp(E - floor(c), 0, 1)``. That is exact when one of the decisions
+counted is in its band, and it keeps the hard value when none is.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,17 @@ import torch
 from torch import Tensor
 
 from ..kernels import band_offset
-from ..linearization import Expectation, attach, bool_outcomes, carrier, decided_at, discrete_carrier, expect, original, through_expectation
+from ..linearization import (
+    Expectation,
+    attach,
+    bool_outcomes,
+    carrier,
+    decided_at,
+    discrete_carrier,
+    expect,
+    original,
+    through_expectation,
+)
 from .registry import op_name, spellings, tracked
 
 if TYPE_CHECKING:
@@ -25,16 +34,20 @@ _COMPARISONS = {"gt": 1, "greater": 1, "ge": 1, "greater_equal": 1, "lt": -1, "l
 _EQUALITIES = {"eq": 1, "__eq__": 1, "ne": -1, "not_equal": -1, "__ne__": -1}
 
 _NAMES = {func: name for name in (*_COMPARISONS, *_EQUALITIES) for func in spellings(name)}
-_CASTS = {func for name in ("long", "int", "short", "char", "byte", "to", "type", "type_as", "clone", "contiguous") for func in spellings(name)}
+_CASTS = {
+    func
+    for name in ("long", "int", "short", "char", "byte", "to", "type", "type_as", "clone", "contiguous")
+    for func in spellings(name)
+}
 _TRUTH = {func for name in ("bool", "logical_not") for func in spellings(name)}
 # Continuous functions of their operands: at integers they agree with the hard function, in between they interpolate.
 _ARITHMETIC = {
     func
-    for name in """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ div divide true_divide
-    __truediv__ __rtruediv__ __rdiv__ __div__ neg negative __neg__ positive abs absolute __abs__ pow __pow__ __rpow__ float_power square sqrt rsqrt
-    reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum minimum fmax fmin clamp clip clamp_min clamp_max
-    where masked_fill sigmoid tanh relu float double half bfloat16 to type type_as clone contiguous nan_to_num lerp addcmul addcdiv
-    logaddexp sin cos atan2 hypot""".split()
+    for name in """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ div divide
+    true_divide __truediv__ __rtruediv__ __rdiv__ __div__ neg negative __neg__ positive abs absolute __abs__ pow
+    __pow__ __rpow__ float_power square sqrt rsqrt reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum
+    minimum fmax fmin clamp clip clamp_min clamp_max where masked_fill sigmoid tanh relu float double half bfloat16 to
+    type type_as clone contiguous nan_to_num lerp addcmul addcdiv logaddexp sin cos atan2 hypot""".split()
     for func in spellings(name)
 }
 
@@ -54,7 +67,11 @@ def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...
         return attach(region, hard, Expectation(expect(args[0])))
     elif func in _ARITHMETIC:
         return through_expectation(region, func, args, kwargs)
-    region.lose(op_name(func), [x for x in operands if discrete_carrier(x)], "of a count only arithmetic and comparisons are known.")
+    region.lose(
+        op_name(func),
+        [x for x in operands if discrete_carrier(x)],
+        "of a count only arithmetic and comparisons are known.",
+    )
     return func(*args, **kwargs)
 
 
@@ -68,7 +85,13 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         eps = region.eps_for("gt" if sign > 0 else "lt")
         return attach(region, hard, bool_outcomes(decided_at(band_offset(soft_a - soft_b, eps)), hard, sign))
     if name in _EQUALITIES:
-        whole = (soft_a == soft_a.floor()) if carrier(a) is None else (soft_b == soft_b.floor()) if carrier(b) is None else torch.tensor(True)
+        whole = (
+            (soft_a == soft_a.floor())
+            if carrier(a) is None
+            else (soft_b == soft_b.floor())
+            if carrier(b) is None
+            else torch.tensor(True)
+        )
         offset = torch.where(whole, band_offset(0.5 - (soft_a - soft_b).abs(), 0.5), -0.5)
     elif name in ("gt", "greater", "le", "less_equal"):
         offset = band_offset(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)

@@ -1,8 +1,8 @@
 """Functions that work element by element: they run on both outcomes.
 
-If an operand is discrete (bool or integer), the result joins its outcomes: ``below + w (above - below)``. If the linearization rides on
-float operands only, this is ordinary arithmetic: the values are what they are, and the result merely promises its outcomes to
-a later discrete op.
+If an operand is discrete (bool or integer), the result joins its outcomes: ``below + w (above - below)``. If the
+linearization rides on float operands only, this is ordinary arithmetic: the values are what they are, and the result
+merely promises its outcomes to a later discrete op.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
 
 
 ARITHMETIC = """
-    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ true_divide __truediv__ __rtruediv__
-    __div__ __rdiv__ neg negative __neg__ positive __pos__ abs absolute __abs__ pow __pow__ __rpow__ float_power square sqrt rsqrt
-    reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum minimum fmax fmin clamp clip clamp_min clamp_max
-    sin cos tan asin acos atan atan2 arcsin arccos arctan arctan2 sinh cosh tanh asinh acosh atanh arcsinh arccosh arctanh sinc
-    erf erfc erfinv lgamma digamma logit sigmoid expit hypot logaddexp logaddexp2 lerp addcmul addcdiv nan_to_num
-    deg2rad rad2deg ldexp i0 softplus relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid
-    logsigmoid softsign tanhshrink softshrink gcd lcm log_ndtr ndtr entr xlog1py
+    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ true_divide __truediv__
+    __rtruediv__ __div__ __rdiv__ neg negative __neg__ positive __pos__ abs absolute __abs__ pow __pow__ __rpow__
+    float_power square sqrt rsqrt reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum minimum fmax fmin clamp
+    clip clamp_min clamp_max sin cos tan asin acos atan atan2 arcsin arccos arctan arctan2 sinh cosh tanh asinh acosh
+    atanh arcsinh arccosh arctanh sinc erf erfc erfinv lgamma digamma logit sigmoid expit hypot logaddexp logaddexp2
+    lerp addcmul addcdiv nan_to_num deg2rad rad2deg ldexp i0 softplus relu relu6 hardtanh leaky_relu elu selu celu
+    gelu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink softshrink gcd lcm log_ndtr ndtr entr xlog1py
 """
 LOGIC = """
-    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not __and__ __or__ __xor__ __rand__ __ror__
-    __rxor__ __invert__ bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ __rlshift__ __rrshift__
-    eq ne not_equal __eq__ __ne__ isnan isinf isfinite isposinf isneginf isreal
+    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not __and__ __or__
+    __xor__ __rand__ __ror__ __rxor__ __invert__ bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
+    __rlshift__ __rrshift__ eq ne not_equal __eq__ __ne__ isnan isinf isfinite isposinf isneginf isreal
 """
 CASTS_AND_COPIES = "bool float double half bfloat16 clone contiguous cpu cuda"
 
@@ -72,13 +72,19 @@ register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS_AND_COPIES.spl
 
 
 def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`, which is lost."""
-    named = dict(zip(("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other"), args))
+    """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`, which is
+    lost.
+    """
+    named = dict(
+        zip(("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other"), args)
+    )
     named.update(("self" if name == "input" else name, x) for name, x in kwargs.items())
-    condition, above, below = named["condition"], named.get("self"), named.get("other")
+    condition, above, below = named["condition"], named.get("self"), named["other"] if "other" in named else None
     if above is None:
         if discrete_carrier(condition):
-            region.lose("where", [condition], "positions of True elements have no derivative; use where(condition, a, b).")
+            region.lose(
+                "where", [condition], "positions of True elements have no derivative; use where(condition, a, b)."
+            )
         return func(*args, **kwargs)
     found = carrier(condition)
     simple = isinstance(found, Outcomes) and found.polarity and carrier(above) is None and carrier(below) is None
@@ -86,15 +92,14 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         return elementwise(region, torch.where, (condition, above, below), {})
     assert isinstance(found, Outcomes)
     hard = original(torch.where, condition, above, below)
-    sides = [x if isinstance(x, Tensor) else torch.full((), x, dtype=hard.dtype, device=hard.device) for x in (below, above)]
-    low, high = sides[:: found.polarity]
+    low, high = (below, above)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
     return join(region, torch.where, (condition, above, below), hard, tree)
 
 
-def _as_outcome(x: Tensor, like: Tensor) -> Tensor:
-    x = x.to(like.dtype)
-    return x.reshape((1,) * (like.dim() - x.dim()) + tuple(x.shape))
+def _as_outcome(x: Any, like: Tensor) -> Tensor:
+    outcome = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    return outcome.reshape((1,) * (like.dim() - outcome.dim()) + tuple(outcome.shape))
 
 
 def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -26,7 +26,9 @@ Func = Callable[..., Any]
 def lookup(
     region: Region, func: Func, index: Tensor, size: int, trailing: int, operands: tuple[Any, ...], *, wrap: bool = True
 ) -> Any:
-    """``func(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more behind them."""
+    """``func(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more
+    behind them.
+    """
     tree = outcomes(index)
     if tree is None:
         region.lose(op_name(func), [index], "an index that is a count is not looked up.")
@@ -70,13 +72,17 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
     region.lose(
-        "getitem", [i for i in items if discrete_carrier(i)], "which elements a mask selects has no derivative; use where() or multiply."
+        "getitem",
+        [i for i in items if discrete_carrier(i)],
+        "which elements a mask selects has no derivative; use where() or multiply.",
     )
     return move(region, func, (table, index), {})
 
 
 def _geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, int]:
-    """Size of the dimension that ``items[place]`` indexes, and the number of dimensions of the result behind the indexed block."""
+    """Size of the dimension that ``items[place]`` indexes, and the number of dimensions of the result behind the
+    indexed block.
+    """
     consumed = sum(0 if i is None or i is Ellipsis else i.dim() if _is_mask(i) else 1 for i in items)
     ellipsis = next((n for n, i in enumerate(items) if i is Ellipsis), None)
     rest = table.dim() - consumed
@@ -153,7 +159,7 @@ def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: d
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("tensor", "num_classes"), args), **kwargs)
-    index = named.get("tensor", named.get("input"))
+    index: Any = named.get("tensor", named.get("input"))
     if not discrete_carrier(index):
         return func(*args, **kwargs)
     classes = original(func, *args, **kwargs).shape[-1]

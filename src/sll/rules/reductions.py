@@ -1,7 +1,7 @@
 """Reductions of bool and integer results: the integer value stays, its expectation is carried.
 
-A sum, a mean, a matrix product are linear in each operand, so the expectation of the result is the function of the expectations. `all`
-is a product of weights and `any` the complement of one; different elements count as independent.
+A sum, a mean, a matrix product are linear in each operand, so the expectation of the result is the function of the
+expectations. `all` is a product of weights and `any` the complement of one; different elements count as independent.
 Reductions of floats are ordinary arithmetic.
 """
 
@@ -64,7 +64,9 @@ def some(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return _truth(region, func, args, kwargs, lambda weight: 1 - weight)
 
 
-def _truth(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], flip: Callable[[Tensor], Tensor]) -> Any:
+def _truth(
+    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], flip: Callable[[Tensor], Tensor]
+) -> Any:
     x = args[0] if args else kwargs["input"]
     if carrier(x) is None:
         return func(*args, **kwargs)
@@ -108,7 +110,9 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _bins(x: Tensor, bins: int, share: Any) -> Tensor | None:
-    """Expected number (or weight) of the elements of `x` in each bin; an outcome beyond the last bin counts for the last."""
+    """Expected number (or weight) of the elements of `x` in each bin; an outcome beyond the last bin counts for the
+    last.
+    """
     if isinstance(carrier(x), Expectation):
         return None
     share = torch.ones(x.shape, dtype=share, device=x.device) if isinstance(share, torch.dtype) else share
@@ -121,11 +125,24 @@ def _bins(x: Tensor, bins: int, share: Any) -> Tensor | None:
     return None if below is None or above is None else below + above
 
 
-register(linear, "sum", "mean", "cumsum", "nansum", "diff", "cumulative_trapezoid", "trapezoid", "trapz", "trace", "prod", "cumprod")
+register(
+    linear,
+    "sum",
+    "mean",
+    "cumsum",
+    "nansum",
+    "diff",
+    "cumulative_trapezoid",
+    "trapezoid",
+    "trapz",
+    "trace",
+    "prod",
+    "cumprod",
+)
 register(
     product,
-    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "einsum", "tensordot", "kron",
-    "linear", "addmm", "addmv", "baddbmm", "multi_dot", "chain_matmul", "vecdot",
+    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "einsum",
+    "tensordot", "kron", "linear", "addmm", "addmv", "baddbmm", "multi_dot", "chain_matmul", "vecdot",
 )  # fmt: skip
 register(every, "all", in_place=False)
 register(some, "any", in_place=False)

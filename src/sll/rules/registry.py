@@ -1,9 +1,10 @@
 """The registry: torch function -> rule, and the decorators that fill it.
 
-A rule is called as ``rule(region, func, args, kwargs)`` for every call of the functions it is registered for, and returns what the
-program sees. Functions are registered by name; `spellings` finds every object torch knows under that name: the function, the
-``Tensor`` method, ``torch.nn.functional``, ``torch.special``. The in-place spellings (``round_``, ``__iadd__``) and ``out=``
-come for free.
+A rule is called as ``rule(region, func, args, kwargs)`` for every call of the functions it is registered for, and
+returns what the program sees. Functions are registered by name; `spellings` finds every object torch knows under that
+name: the function, the
+``Tensor`` method, ``torch.nn.functional``, ``torch.special``. The in-place spellings (``round_``, ``__iadd__``) and
+``out=`` come for free.
 
 To add a discrete function, write in `sources.py`::
 
@@ -11,7 +12,8 @@ To add a discrete function, write in `sources.py`::
     def sign(eps, input):
         return Step(boundary_at(input, 0.0, eps), below=-1.0, above=1.0)
 
-To let a linearization pass through a function that works element by element, or only moves elements, add its name to the list in
+To let a linearization pass through a function that works element by element, or only moves elements, add its name to
+the list in
 `elementwise.py` or `shape.py`.
 """
 
@@ -127,7 +129,7 @@ def tracked(x: Any) -> bool:
     if x.requires_grad:
         return True
     forward = torch.autograd.forward_ad
-    return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None
+    return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def op_name(func: Callable[..., Any]) -> str:

@@ -1,6 +1,7 @@
 """Functions that only move elements: the linearization moves along.
 
-`MOVES` rearrange elements; `FILLS` also write a constant into some (`tril`, `pad`), so an outcome that was the same everywhere no longer is;
+`MOVES` rearrange elements; `FILLS` also write a constant into some (`tril`, `pad`), so an outcome that was the same
+everywhere no longer is;
 `JOINS` put several tensors together.
 """
 
@@ -14,13 +15,11 @@ from torch import Tensor
 
 from ..linearization import (
     Chain,
-
     Expectation,
     Outcomes,
     attach,
     bool_outcomes,
     carrier,
-
     decided_by,
     discrete_carrier,
     expect,
@@ -55,7 +54,14 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _moved(
-    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], found: Any, part: int | None, result: Tensor, fills: bool
+    region: Region,
+    func: Func,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    found: Any,
+    part: int | None,
+    result: Tensor,
+    fills: bool,
 ) -> Any:
     x, *rest = args
     shape = tuple(x.shape)
@@ -102,7 +108,11 @@ def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
 
     def tree() -> Outcomes | None:
         old = found.outcomes() if isinstance(found, Chain) else found
-        return Outcomes(old.decision, outcome(old.below), outcome(old.above), old.polarity) if isinstance(old, Outcomes) else None
+        return (
+            Outcomes(old.decision, outcome(old.below), outcome(old.above), old.polarity)
+            if isinstance(old, Outcomes)
+            else None
+        )
 
     def outcome(t: Tensor) -> Tensor:
         return t.reshape((1,) * out.dim()) if is_constant(t) else t
@@ -188,7 +198,7 @@ def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
 
 def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tensors = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
     if not any(carrier(t) is not None for t in tensors):
         return func(*args, **kwargs)
     return [region.call(torch.Tensor.expand, t, shape) for t in tensors]
@@ -199,8 +209,8 @@ MOVES = """
     repeat tile repeat_interleave flip fliplr flipud roll rot90 narrow select view_as
     reshape_as diagonal unfold chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind adjoint
     atleast_1d atleast_2d atleast_3d unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg
-    view_copy squeeze_copy unsqueeze_copy expand_copy permute_copy transpose_copy t_copy select_copy unbind_copy diagonal_copy
-    channel_shuffle pixel_shuffle pixel_unshuffle
+    view_copy squeeze_copy unsqueeze_copy expand_copy permute_copy transpose_copy t_copy select_copy unbind_copy
+    diagonal_copy channel_shuffle pixel_shuffle pixel_unshuffle
 """
 FILLS = "tril triu pad diag diag_embed constant_pad_nd diagflat"
 JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"

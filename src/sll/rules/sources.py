@@ -1,7 +1,8 @@
 """Sources: where a decision is made, float in, discrete out.
 
-Each rule states, for one call, the signed distance to the nearest decision boundary, the half-width of the band and the two
-outcomes; everything else (values, gradients, forward modes, what the result carries) is derived from that in `_run`.
+Each rule states, for one call, the signed distance to the nearest decision boundary, the half-width of the band and
+the two outcomes; everything else (values, gradients, forward modes, what the result carries) is derived from that in
+`_run`.
 
 Bands of an op with a step ``s`` never overlap: their half-width is ``min(eps, s/2)``.
 """
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """One jump per element: the decision, and the values on its two sides (numbers, or tensors in the dtype of the distance)."""
+    """One jump per element: the decision, and the values on its two sides (numbers, or tensors in the dtype of the
+    distance).
+    """
 
     decision: Decision
     below: Any
@@ -50,7 +53,8 @@ class Step(NamedTuple):
 def source(*names: str, boundaries: str, reflected: str | None = None) -> Callable[[Callable[..., Step | None]], Any]:
     """Register a discrete function; `names[0]` is the name that ``eps=``, ``only=`` and ``exclude=`` use.
 
-    The decorated function is called with the half-width and the arguments of the torch call; returning None runs the original.
+    The decorated function is called with the half-width and the arguments of the torch call; returning None runs the
+    original.
     """
     op = names[0]
 
@@ -62,7 +66,9 @@ def source(*names: str, boundaries: str, reflected: str | None = None) -> Callab
         register(rule, *names)
         if reflected is not None:
             RULES[getattr(torch.Tensor, reflected)] = lambda region, func, args, kwargs: (
-                rule(region, getattr(torch, op), args[::-1], kwargs) if concerns(args, kwargs) else func(*args, **kwargs)
+                rule(region, getattr(torch, op), args[::-1], kwargs)
+                if concerns(args, kwargs)
+                else func(*args, **kwargs)
             )
         return step
 
@@ -70,7 +76,12 @@ def source(*names: str, boundaries: str, reflected: str | None = None) -> Callab
 
 
 def _run(
-    region: Region, op: str, step: Callable[..., Step | None], func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    region: Region,
+    op: str,
+    step: Callable[..., Step | None],
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     if op == "div" and kwargs.get("rounding_mode") is None:
         return elementwise(region, func, args, kwargs)
@@ -92,10 +103,9 @@ def _run(
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1))
     below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
-    if hard.is_floating_point():
-        out = blend(jump.decision.offset(), below, above, hard, linear=region.linear)
-    else:
-        out = hard
+    if not hard.is_floating_point():
+        return attach(region, hard, Outcomes(jump.decision, below, above))
+    out = blend(jump.decision.offset(), below, above, hard, linear=region.linear)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
 
@@ -122,7 +132,9 @@ def _wide(x: Any, *others: Any) -> list[Any]:
 
 
 def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
-    """The float dtype in which torch computes with these operands: 0-dim tensors and numbers do not widen tensors with dimensions."""
+    """The float dtype in which torch computes with these operands: 0-dim tensors and numbers do not widen tensors
+    with dimensions.
+    """
     floats = [x for x in operands if isinstance(x, Tensor) and x.is_floating_point()]
     dtypes = {x.dtype for x in floats if x.dim()} or {x.dtype for x in floats}
     if len(dtypes) == 1:
@@ -170,7 +182,9 @@ def le(eps: float, input: Any, other: Any) -> Step | None:
 
 
 @source("isclose", boundaries="`|input - other| == atol + rtol * |other|`")
-def isclose(eps: float, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Step | None:
+def isclose(
+    eps: float, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Step | None:
     a, b = _wide(input, other)
     distance = atol + rtol * b.abs() - (a - b).abs()
     return Step(decided_at(band_offset(distance, eps)), below=False, above=True)
@@ -229,7 +243,10 @@ def round(eps: float, input: Tensor, *, decimals: int = 0) -> Step | None:
         return Step(decision, lower, lower + 1)
     (x,) = _wide(input)
     ten = 10.0 ** abs(decimals)
-    units = (lambda n: n / ten) if decimals > 0 else (lambda n: n * ten)
+
+    def units(n: Tensor) -> Tensor:  # the same arithmetic as torch's, so that the outcomes have the same bits
+        return n / ten if decimals > 0 else n * ten
+
     lower = (x.detach() * ten if decimals > 0 else x.detach() / ten).floor()
     width = min(eps, 0.5 * 10.0**-decimals)
     distance = x - units(lower + 0.5)

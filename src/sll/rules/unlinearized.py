@@ -14,19 +14,24 @@ def left_alone(reason: str, names: str) -> None:
 
 left_alone(
     "which element is chosen: order and choice are not linearized inside a region yet; sll.argmax and sll.argmin are",
-    """argmax argmin argsort sort msort topk kthvalue median nanmedian mode cummax cummin aminmax max min unique unique_consecutive
-    searchsorted bucketize histc histogram histogramdd nonzero nonzero_static argwhere masked_select quantile nanquantile isin
-    fractional_max_pool2d fractional_max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d max_pool2d
-    max_pool3d adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
-    max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices amax amin""",
+    """argmax argmin argsort sort msort topk kthvalue median nanmedian mode cummax cummin aminmax max min unique
+    unique_consecutive searchsorted bucketize histc histogram histogramdd nonzero nonzero_static argwhere
+    masked_select quantile nanquantile isin fractional_max_pool2d fractional_max_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d max_pool1d max_pool2d max_pool3d adaptive_max_pool1d_with_indices
+    adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_pool1d_with_indices max_pool2d_with_indices
+    max_pool3d_with_indices amax amin""",
 )
-left_alone("equality of floats has no boundary that a window average sees", "eq ne __eq__ __ne__ not_equal equal allclose")
-left_alone("asks whether a value is special: no window average", "isnan isinf isfinite isposinf isneginf isreal logical_not")
+left_alone(
+    "equality of floats has no boundary that a window average sees", "eq ne __eq__ __ne__ not_equal equal allclose"
+)
+left_alone(
+    "asks whether a value is special: no window average", "isnan isinf isfinite isposinf isneginf isreal logical_not"
+)
 left_alone(
     "random: the draw is not a function of its probability",
-    """bernoulli multinomial poisson binomial normal rand_like randn_like randint_like dropout dropout1d dropout2d dropout3d
-    alpha_dropout feature_dropout
-    gumbel_softmax rrelu exponential geometric cauchy log_normal random uniform""",
+    """bernoulli multinomial poisson binomial normal rand_like randn_like randint_like dropout dropout1d dropout2d
+    dropout3d alpha_dropout feature_dropout gumbel_softmax rrelu exponential geometric cauchy log_normal random
+    uniform""",
 )
 left_alone(
     "has a surrogate gradient of its own",
@@ -36,17 +41,21 @@ left_alone(
     "takes the bits of a float apart",
     "frexp nextafter ldexp view float_power bitwise_left_shift bitwise_right_shift",
 )
-left_alone("quantized tensors: their integers are storage, not a decision", "quantize_per_tensor quantize_per_channel int_repr dequantize")
+left_alone(
+    "quantized tensors: their integers are storage, not a decision",
+    "quantize_per_tensor quantize_per_channel int_repr dequantize",
+)
 
 # Asking for metadata, printing, overwriting, and cutting the graph on purpose.
 _QUIET = """
-    size dim ndimension numel nelement stride storage_offset data_ptr element_size is_floating_point is_complex is_contiguous is_shared
-    is_signed is_inference is_same_size is_set_to get_device __len__ __repr__ __format__ __hash__ __dir__ untyped_storage storage
-    storage_type detach detach_ requires_grad_ retain_grad register_hook zero_ fill_ new_zeros new_ones new_full new_empty new_tensor
-    new_empty_strided zeros_like ones_like full_like empty_like rand_like randn_like result_type can_cast is_tensor
-    is_nonzero_ resize_ set_ pin_memory is_pinned record_stream __setstate__ __class__ is_conj is_neg
-    allclose equal is_coalesced names type has_names random_ bernoulli_ uniform_ normal_ exponential_ dim_order backward
-    share_memory_ is_distributed __contains__ manual_seed broadcast_shapes
+    size dim ndimension numel nelement stride storage_offset data_ptr element_size is_floating_point is_complex
+    is_contiguous is_shared is_signed is_inference is_same_size is_set_to get_device __len__ __repr__ __format__
+    __hash__ __dir__ untyped_storage storage storage_type detach detach_ requires_grad_ retain_grad register_hook
+    zero_ fill_ new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like ones_like full_like
+    empty_like rand_like randn_like result_type can_cast is_tensor is_nonzero_ resize_ set_ pin_memory is_pinned
+    record_stream __setstate__ __class__ is_conj is_neg allclose equal is_coalesced names type has_names random_
+    bernoulli_ uniform_ normal_ exponential_ dim_order backward share_memory_ is_distributed __contains__ manual_seed
+    broadcast_shapes
 """
 for _name in _QUIET.split():
     NO_GRADIENT_TO_LOSE.update(f for f in spellings(_name) if f not in RULES)

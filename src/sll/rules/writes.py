@@ -26,7 +26,11 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     items = index if isinstance(index, tuple) else (index,)
     if any(discrete_carrier(item) for item in items):
         return _write_at_decisions(region, func, target, items, value)
-    if not (discrete_carrier(value) or discrete_carrier(target) or (carrier(value) is not None and not target.is_floating_point())):
+    if not (
+        discrete_carrier(value)
+        or discrete_carrier(target)
+        or (carrier(value) is not None and not target.is_floating_point())
+    ):
         return func(*args)  # floats: autograd follows the write, and a promise of outcomes goes stale
     if isinstance(value, Tensor) and value.dtype != target.dtype:
         value = region.call(torch.Tensor.to, value, target.dtype)
@@ -67,7 +71,11 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
             full = region.call(torch.Tensor.expand, wide, target.shape)
             overwrite(region, target, region.call(torch.Tensor.masked_scatter, before, full, value.to(target.dtype)))
             return None
-    region.lose("setitem", [i for i in items if discrete_carrier(i)], "the place of a write has no derivative here; use where().")
+    region.lose(
+        "setitem",
+        [i for i in items if discrete_carrier(i)],
+        "the place of a write has no derivative here; use where().",
+    )
     return func(target, items if len(items) > 1 else mask, value)
 
 
