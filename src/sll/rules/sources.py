@@ -298,7 +298,7 @@ class _Multiple(NamedTuple):
 
 
 def _at_multiples(eps: float, dividend: Any, divisor: Any) -> _Multiple | None:
-    """The decision at the nearest multiple, in the dividend's units, with the quotient's rising direction as "above"."""
+    """The decision at the nearest multiple, in the dividend's units, rising with the quotient."""
     if isinstance(divisor, (int, float)) and divisor == 0:
         return None
     x, m = _wide(dividend, divisor)
