@@ -375,7 +375,9 @@ def test_a_thousand_regions_leak_nothing():
 
     def objects():
         gc.collect()
-        ours = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) or type(o).__module__.startswith("sll.")]
+        ours = [
+            o for o in gc.get_objects() if isinstance(o, torch.Tensor) or str(type(o).__module__).startswith("sll.")
+        ]
         return len(ours)
 
     for _ in range(20):
