@@ -1,0 +1,48 @@
+"""Every snippet of both READMEs runs, the two are in step, and the operator table is complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import sll
+
+ROOT = Path(__file__).parent.parent
+READMES = ["README.md", "README.zh-CN.md"]
+
+
+def blocks(name, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_snippets_run(name):
+    namespace: dict = {}
+    assert len(blocks(name)) >= 6
+    torch.set_num_threads(1)
+    for i, block in enumerate(blocks(name)):
+        exec(compile(block, f"{name} block {i}", "exec"), namespace)
+
+
+def without_comments(code):
+    return re.sub(r'(#.*|""".*?""")', "", code)
+
+
+def test_readmes_are_in_step():
+    english, chinese = (
+        [without_comments(b) for b in blocks(name)] + [without_comments(b) for b in blocks(name, "sh")]
+        for name in READMES
+    )
+    assert english == chinese
+    headings = [re.findall(r"^#+ ", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE) for name in READMES]
+    assert headings[0] == headings[1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_operator_table_names_every_op(name):
+    table = [line.split("|")[1] for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    named = {op for cell in table for op in re.findall(r"`(\w+)`", cell)}
+    assert set(sll.OPS) <= named, set(sll.OPS) - named
