@@ -39,15 +39,16 @@ def region_gradient(f: Program, x: Tensor, eps: float, forward: str) -> tuple[Te
     return y.detach(), g
 
 
-def jumps(
-    f: Program, dtype: torch.dtype, low: float = -2.53, high: float = 2.57, n: int = 20_001
-) -> tuple[Tensor, Tensor]:
+LOW, HIGH = -2.53, 2.57  # where jumps are looked for
+
+
+def jumps(f: Program, dtype: torch.dtype, n: int = 20_001) -> tuple[Tensor, Tensor]:
     """Positions and heights of all jumps of an elementwise program with constant pieces, found by scanning and
     bisection.
 
     Bisection ends at two neighbouring numbers of `dtype`; the position is the mean of the two, in float64.
     """
-    grid = torch.linspace(low, high, n, dtype=torch.float64).to(dtype).unique()
+    grid = torch.linspace(LOW, HIGH, n, dtype=torch.float64).to(dtype).unique()
     values = plain(f, grid).double()
     at = (values[1:] != values[:-1]).nonzero().squeeze(1)
     left, right = grid[at], grid[at + 1]
@@ -67,13 +68,28 @@ def box_points(positions: Tensor, eps: float, dtype: torch.dtype, seed: int = 0)
     return torch.cat([near, anywhere]).to(dtype)
 
 
-def box_derivative(x: Tensor, positions: Tensor, heights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The box oracle at `x`, and a mask of the points at which rounding cannot move a jump in or out of the window."""
+def box_derivative(
+    x: Tensor, positions: Tensor, heights: Tensor, eps: float, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The box oracle at `x`, and a mask of the points at which rounding cannot move a jump in or out of the window.
+
+    Numbers up to 2.6 are 2 ulp apart; scaling rounds the op's input by as much again.
+    """
     distance = (x.double()[:, None] - positions).abs()
     inside = distance <= eps
-    resolution = torch.finfo(x.dtype).eps * 8
-    certain = ((distance - eps).abs() > resolution * 4 + 0.02 * eps).all(1)
+    certain = ((distance - eps).abs() > rounding(x.dtype, scale) + 0.02 * eps).all(1)
+    certain &= (x > LOW + 1.1 * eps) & (x < HIGH - 1.1 * eps)
     return (inside * heights).sum(1) / (2 * eps), certain
+
+
+def rounding(dtype: torch.dtype, scale: float) -> float:
+    return torch.finfo(dtype).eps * (3.0 if scale == 1.0 else 6.0)
+
+
+def too_coarse(positions: Tensor, eps: float, dtype: torch.dtype, scale: float) -> bool:
+    """Whether numbers of `dtype` cannot resolve the band, or the bands of neighbouring jumps touch."""
+    dense = len(positions) > 1 and float((positions[1:] - positions[:-1]).min()) < 2.2 * eps
+    return dense or rounding(dtype, scale) > 0.4 * eps
 
 
 def line_integral(f: Program, a: Tensor, b: Tensor, times: Tensor, weights: Tensor, eps: float, forward: str) -> float:
