@@ -22,7 +22,7 @@ def test_float64(name, forward):
         got[certain], want[certain], rtol=1e-9, atol=1e-9 * float(heights.abs().max()) / eps if len(heights) else 0
     )
     assert certain.sum() > 0.7 * len(x)
-    assert (certain & (want != 0)).sum() >= 4 * len(positions) and (len(positions) or name in CONSTANT)
+    assert (certain & (want != 0)).sum() >= 3 * len(positions) and (len(positions) or name in CONSTANT)
     outside = certain & (want == 0)
     assert torch.equal(value[outside], plain(f, x)[outside])
     if forward == "hard":
@@ -48,7 +48,7 @@ def test_low_precision(name, forward, dtype):
         pytest.skip(f"{dtype} does not resolve the bands of this program")
     x = box_points(positions, width, dtype)
     want, certain = box_derivative(x, positions, heights, width, SCALE[name])
-    assert (certain & (want != 0)).sum() >= 4 * len(positions) and (len(positions) or name in CONSTANT)
+    assert (certain & (want != 0)).sum() >= 3 * len(positions) and (len(positions) or name in CONSTANT)
     value, got = region_gradient(f, x, eps, forward)
     unit = float(heights.abs().max()) / (2 * width) if len(heights) else 0
     torch.testing.assert_close(got[certain].double(), want[certain], rtol=rtol, atol=rtol * unit)

@@ -138,7 +138,27 @@ def test_asking_is_not_losing(ask):
 
 
 def test_write_into_a_view_of_a_mask():
-    with pytest.warns(sll.LostGradientWarning, match="view"), sll.linearize(0.01):
-        m = x_in_band() > 0
+    """The base carries what was written through the view."""
+    x = x_in_band()
+    with sll.linearize(0.01, on_lost="error"):
+        m = x > 0
         view = m[1:]
         view.logical_not_()
+        y = m.float() @ torch.tensor([1.0, 10.0, 100.0])
+    assert y.item() == pytest.approx(10 * 0.45)
+    assert torch.autograd.grad(y, x)[0].tolist() == [0.0, -500.0, 0.0]
+
+
+def test_masks_counted_into_a_buffer():
+    x = x_in_band()
+    with sll.linearize(0.01, on_lost="error"):
+        counts = torch.zeros(2, 3, dtype=torch.long)
+        for row in range(2):
+            counts[row] += x > 0
+            counts[row] += x > 0.005
+        shifted = counts.clone()
+        shifted[1:] = shifted[:-1]
+        shifted[0] = 7
+        y, z = counts.float().sum(), shifted.float().sum()
+    assert torch.autograd.grad(y, x, retain_graph=True)[0].tolist() == [0.0, 200.0, 0.0]
+    assert torch.autograd.grad(z, x)[0].tolist() == [0.0, 100.0, 0.0]

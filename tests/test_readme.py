@@ -43,6 +43,8 @@ def test_readmes_are_in_step():
 
 @pytest.mark.parametrize("name", READMES)
 def test_operator_table_names_every_op(name):
-    table = [line.split("|")[1] for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    table = [
+        line.split("|")[1] for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line.startswith("|")
+    ]
     named = {op for cell in table for op in re.findall(r"`(\w+)`", cell)}
     assert set(sll.OPS) <= named, set(sll.OPS) - named

@@ -344,7 +344,11 @@ def test_saved_results_load_without_sll(tmp_path):
         torch.save({k: v.detach() for k, v in results.items()}, inside)
         torch.save(results["mask"], tmp_path / "mask_inside.pt")
         pickle.loads(pickle.dumps(results["mask"]))
-        assert torch.equal(copy.deepcopy(results["mask"]), results["mask"])
+        twin = copy.deepcopy(results["mask"])
+        assert torch.equal(twin.detach(), results["mask"].detach()) and not vars(twin)
+        with torch.no_grad():
+            torch.save(results["mask"], tmp_path / "mask_inside.pt")
+            assert not vars(copy.deepcopy(results["mask"]))
     torch.save(results, tmp_path / "outside.pt")
     code = (
         "import sys, torch; sys.modules['sll'] = None\n"

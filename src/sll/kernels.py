@@ -37,7 +37,7 @@ class _BandOffset(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(distance: Tensor, eps: float | Tensor, nan: float) -> Tensor:
+    def forward(distance: Tensor, eps: float, nan: float) -> Tensor:
         return (distance * (0.5 / eps)).clamp(-0.5, 0.5).nan_to_num(nan=nan)
 
     @staticmethod
@@ -46,20 +46,14 @@ class _BandOffset(torch.autograd.Function):
         # The mask is taken from the distance, not from the clamped offset: one rounding error outside the band
         # the offset already is exactly 1/2, and a clamp would still let the gradient through.
         inside = distance.detach().abs() <= eps
-        if isinstance(eps, Tensor):
-            slope = torch.where(inside, 0.5 / eps, 0.0).to(distance.dtype)
-            ctx.save_for_backward(inside, slope)
-            ctx.save_for_forward(inside, slope)
-        else:
-            ctx.save_for_backward(inside)
-            ctx.save_for_forward(inside)
-            ctx.slope = 0.5 / eps
+        ctx.save_for_backward(inside)
+        ctx.save_for_forward(inside)
+        ctx.slope = 0.5 / eps
 
     @staticmethod
     def _scale(ctx: Any, g: Tensor) -> Tensor:
-        saved = ctx.saved_tensors
-        slope = saved[1] if len(saved) == 2 else ctx.slope
-        return torch.where(saved[0], g * slope, torch.zeros_like(g))
+        (inside,) = ctx.saved_tensors
+        return torch.where(inside, g * ctx.slope, torch.zeros_like(g))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -95,7 +89,8 @@ class _Blend(torch.autograd.Function):
         difference = above.to(wide) - below.to(wide)
         finite = difference.isfinite()
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-        share = torch.where(finite, offset + 0.5, (hard == above).to(offset.dtype))
+        taken = torch.where(offset == 0, hard == above, offset > 0)
+        share = torch.where(finite, offset + 0.5, taken.to(offset.dtype))
         return share, torch.where(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
@@ -162,7 +157,7 @@ class _HardForwardJvp(_HardForward):
         return tangent
 
 
-def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Tensor:
+def band_offset(distance: Tensor, eps: float, nan: float = -0.5) -> Tensor:
     """Where in the band: ``clamp(distance / (2 eps), -1/2, 1/2)``.
 
     `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float or a
@@ -178,6 +173,12 @@ def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear:
     With ``linear=False`` the value is `hard` everywhere; the gradient is the same in both cases.
     `offset`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
     """
+    if hard.is_complex():
+        parts = [
+            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, linear=linear),
+            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, linear=linear),
+        ]
+        return torch.complex(*parts)
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
     function = _Blend if torch.compiler.is_compiling() else _BlendJvp

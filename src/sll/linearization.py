@@ -18,6 +18,7 @@ The functions below are the whole algebra: `cofactor` (a tensor as it would be o
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -97,11 +98,13 @@ class Decision:
 
 
 def _equal_keys(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and len(a) == len(b) and all(_equal_keys(x, y) for x, y in zip(a, b))
+    if isinstance(a, Tensor) or callable(a):
         return a is b
-    if isinstance(a, (tuple, list)):
-        return type(a) is type(b) and len(a) == len(b) and all(_equal_keys(x, y) for x, y in zip(a, b))
-    return type(a) is type(b) and bool(a == b)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):  # x > 0 and x > 0.0 are the same decision
+        return a == b
+    return isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))) and type(a) is type(b) and bool(a == b)
 
 
 def boundary(x: Any, threshold: Any, eps: float, distance: Tensor, nan: float = -0.5) -> Decision:
@@ -143,7 +146,16 @@ def version_of(x: Any) -> int:
 # --- carriers ----------------------------------------------------------------------------------------------------
 
 
-class Outcomes:
+class _Unsaved:
+    """Not saved with its tensor. The region keeps it out of pickles and copies; where it cannot (another thread), what is
+    saved is an empty dict, which any process can read and which says nothing.
+    """
+
+    def __reduce__(self) -> Any:
+        return OrderedDict, ()
+
+
+class Outcomes(_Unsaved):
     """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
 
     An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
@@ -155,25 +167,22 @@ class Outcomes:
         self.below = below
         self.above = above
         self.polarity = polarity
-        self.version = 0
 
 
-class Expectation:
+class Expectation(_Unsaved):
     """The expected value of an integer tensor, a float tensor of the same shape."""
 
     def __init__(self, value: Tensor) -> None:
         self.value = value
-        self.version = 0
 
 
-class Chain:
+class Chain(_Unsaved):
     """Outcomes of a float tensor, computed when a discrete op asks for them."""
 
     def __init__(self, compute: Callable[[], Outcomes | None], length: int) -> None:
         self._compute: Callable[[], Outcomes | None] | None = compute
         self._outcomes: Outcomes | None = None
         self.length = length
-        self.version = 0
 
     def outcomes(self) -> Outcomes | None:
         if self._compute is not None:
@@ -190,10 +199,11 @@ def carrier(x: Any) -> Carrier | None:
     """What `x` carries, or None. A write that the region did not see makes a carrier stale, and it is ignored."""
     if not isinstance(x, Tensor):
         return None
-    found: Carrier | None = getattr(x, "_sll", None)
-    if found is None or found.version != version_of(x):
+    pair = getattr(x, "_sll", None)
+    if pair is None or pair[1] != version_of(x):
         return None
-    return found
+    found = pair[0]
+    return found if isinstance(found, _Unsaved) else None  # type: ignore[return-value]
 
 
 def discrete_carrier(x: Any) -> bool:
@@ -211,8 +221,7 @@ def outcomes(x: Any) -> Outcomes | None:
 def attach(region: Region, x: Tensor, found: Carrier | None) -> Tensor:
     """Make `x` carry `found` until the region ends."""
     if found is not None:
-        found.version = version_of(x)
-        x._sll = found  # type: ignore[attr-defined]
+        x._sll = (found, version_of(x))  # type: ignore[attr-defined]
         region.adopt(x)
     return x
 
@@ -236,6 +245,8 @@ def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1) -> Outcom
 
 def original(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The hard result. Its gradient comes from the outcomes, so autograd need not record it."""
+    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+        args = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
     with torch.no_grad():
         return func(*args, **kwargs)
 
@@ -309,25 +320,37 @@ def run_on_outcomes(
     if _root(operands) is None:
         return None
     hard: Tensor = original(func, *args, **kwargs)
-    if any(hard is x for x in operands):  # x.to(x.dtype), x.contiguous() …
+    if not isinstance(hard, Tensor) or any(hard is x for x in operands):  # x.type(); x.to(x.dtype), x.contiguous() …
         return hard
-    tree = _both_sides(region, func, args, kwargs)
+    tree = _both_sides(region, func, args, kwargs, guarded=func not in NEVER_INFINITE and not hard.dtype == torch.bool)
     assert tree is not None
     return join(region, func, operands, hard, tree, conditional=conditional)
 
 
+NEVER_INFINITE: set[Any] = set()
+"""Functions that cannot turn finite operands into inf or NaN, nor a zero gradient into NaN. Filled by `rules`."""
+
+
 def _both_sides(
-    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], guarded: bool = False
 ) -> Outcomes | None:
+    """`func` on both sides of the root decision of its operands.
+
+    With `guarded`, an operand outside its band is what it is on both sides: the side not taken (a division by zero, say) is not even
+    computed there, so it cannot send ``0 * inf`` back through the operands.
+    """
     root = _root((*args, *kwargs.values()))
     if root is None:
         return None
+
+    def on(side: bool, x: Any) -> Any:
+        outcome = cofactor(region, x, root, side)
+        if guarded and outcome is not x:
+            return region.call(torch.where, root.undecided(), outcome, x.view_as(x))  # the view carries nothing
+        return outcome
+
     below, above = (
-        region.call(
-            func,
-            *[cofactor(region, x, root, side) for x in args],
-            **{name: cofactor(region, x, root, side) for name, x in kwargs.items()},
-        )
+        region.call(func, *[on(side, x) for x in args], **{name: on(side, x) for name, x in kwargs.items()})
         for side in (False, True)
     )
     return Outcomes(root, below, above)
@@ -338,6 +361,8 @@ def join(
 ) -> Tensor:
     """The result of a function whose `hard` value and whose `tree` of outcomes are known."""
     below, above = tree.below, tree.above
+    if hard.is_complex():
+        return blend(tree.decision.offset(), below, above, hard, linear=region.linear)
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
         shown = _selected(tree, below, above, hard) if region.linear else hard
@@ -442,11 +467,30 @@ def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Ten
     """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided
     decisions of its own.
     """
-    if carrier(tree.below) is None and carrier(tree.above) is None:
+    inner = [_undecided(side) for side in (tree.below, tree.above)]
+    if inner[0] is None and inner[1] is None:
         return hard
     offset = tree.decision.offset()
+    never = torch.zeros((), dtype=torch.bool, device=hard.device)
+    low, high = (never if mask is None else mask for mask in inner)
     chosen = torch.where(offset > 0, above.to(hard.dtype), below.to(hard.dtype))
-    return torch.where(offset == 0, hard, chosen)
+    return torch.where((offset != 0) & torch.where(offset > 0, high, low), chosen, hard)
+
+
+def _undecided(x: Tensor) -> Tensor | None:
+    """Mask of the elements whose value depends on a decision in its band; None if `x` carries nothing."""
+    found = carrier(x)
+    if isinstance(found, Expectation):
+        return found.value != x
+    tree = outcomes(x)
+    if tree is None:
+        return None
+    offset = tree.decision.offset()
+    mask = offset.abs() < 0.5
+    for side, inner in ((offset <= 0, _undecided(tree.below)), (offset > 0, _undecided(tree.above))):
+        if inner is not None:
+            mask = mask | (side & inner)
+    return mask
 
 
 def exact_dtype(x: Tensor) -> torch.dtype:
@@ -531,7 +575,7 @@ def through_expectation(
     hard = original(func, *args, **kwargs)
     named = {name: x for name, x in kwargs.items() if name != "dtype"}
     value = func(*as_float(list(args), True), **{name: as_float(x, True) for name, x in named.items()})
-    if not hard.is_floating_point():
+    if not (hard.is_floating_point() or hard.is_complex()):
         return attach(region, hard, Expectation(value))
     if not region.linear:
         return hard_forward(hard, value)

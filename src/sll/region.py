@@ -52,6 +52,8 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if _THREAD.inner_at_work:
             return func(*args, **(kwargs or {}))
+        if func in _OUTSIDE_THE_RULES:
+            return _OUTSIDE_THE_RULES[func](self, func, args, kwargs or {})
         _THREAD.inner_at_work = True
         try:
             return self.dispatch(func, args, kwargs or {})
@@ -64,6 +66,12 @@ class _Mode(TorchFunctionMode):
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
+        if not torch.compiler.is_compiling():
+            innermost = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+            if innermost is not self:
+                raise RuntimeError(
+                    f"{self!r} is left before {innermost!r}, which was entered after it: leave that first"
+                )
         super().__exit__(*exc)  # type: ignore[no-untyped-call]
         if torch.compiler.is_compiling():
             return
@@ -198,7 +206,10 @@ class linearize(_Mode):
         if torch.compiler.is_compiling() or not any(_infinite(x) for x in operands):
             return
         jump = tree.above.detach() - tree.below.detach()
-        count = int((tree.decision.undecided() & ~jump.isfinite()).sum())
+        undecided = tree.decision.undecided() & ~jump.isfinite()
+        if torch._C._functorch.is_functorch_wrapped_tensor(undecided):
+            return  # inside vmap there is no number to read
+        count = int(undecided.sum())
         if count:
             self._infinite[call_site(op_name(func))] += count
 
@@ -208,9 +219,11 @@ class linearize(_Mode):
         rule = _BY_NAME.get(func.__name__) if torch.compiler.is_compiling() else RULES.get(func)
         if rule is not None:
             return rule(self, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
-        lost = [x for x in (*args, *kwargs.values()) if discrete_carrier(x)]
-        if lost and not torch.compiler.is_compiling() and func not in NO_GRADIENT_TO_LOSE and torch.is_grad_enabled():
-            self.lose(op_name(func), lost, "no rule carries a linearization through it.")
+        if not torch.compiler.is_compiling():
+            lost = [x for x in _tensors(args, kwargs) if discrete_carrier(x)]
+            asked = func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in lost)
+            if lost and not asked and torch.is_grad_enabled():
+                self.lose(op_name(func), lost, "no rule carries a linearization through it.")
         return func(*args, **kwargs)
 
 
@@ -221,15 +234,66 @@ _BY_NAME = {func.__name__: rule for func, rule in RULES.items() if func.__name__
 
 def _infinite(x: Any) -> bool:
     if isinstance(x, Tensor):  # reading a number on another device would wait for it
-        return x.dim() == 0 and x.is_floating_point() and x.device.type == "cpu" and not math.isfinite(x.detach())
+        if x.dim() or not x.is_floating_point() or x.device.type != "cpu":
+            return False
+        return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not math.isfinite(x.detach())
     return isinstance(x, float) and not math.isfinite(x)
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments of a call, in lists and tuples as well."""
+    found = []
+    for x in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(x, Tensor):
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            found.extend(item for item in x if isinstance(item, Tensor))
+    return found
 
 
 def _in_band(x: Tensor) -> bool:
     found = carrier(x)
     if isinstance(found, Expectation):
-        return bool((found.value != x).any())
-    return any(bool(d.undecided().any()) for d in decisions(x))
+        return _any(found.value != x)
+    return any(_any(d.undecided()) for d in decisions(x))
+
+
+def _any(mask: Tensor) -> bool:
+    while torch._C._functorch.is_functorch_wrapped_tensor(mask):  # inside vmap: any of the batch
+        mask = torch._C._functorch.get_unwrapped(mask)
+    return bool(mask.any())
+
+
+def _plain(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pickling and deep copies see the plain tensor, whatever the grad mode."""
+    x, *rest = args
+    if "_sll" not in x.__dict__:
+        return func(*args, **kwargs)
+    alias = x.detach().requires_grad_(x.requires_grad)
+    alias.__dict__.update({name: value for name, value in x.__dict__.items() if name != "_sll"})
+    return func(alias, *rest, **kwargs)
+
+
+def _backward(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """`Tensor.backward`, with the region on: it may run the user's code again (hooks, activation checkpointing).
+
+    PyTorch takes the mode off the stack while it handles a call, and for backward that would be too long.
+    """
+    TorchFunctionMode.__enter__(region)  # type: ignore[no-untyped-call]
+    try:
+        named = dict(zip(("tensors", "grad_tensors", "retain_graph", "create_graph", "inputs"), args))
+        named.update(("grad_tensors" if name == "gradient" else name, x) for name, x in kwargs.items())
+        torch.autograd.backward(**named)
+    finally:
+        TorchFunctionMode.__exit__(region, None, None, None)  # type: ignore[no-untyped-call]
+
+
+_OUTSIDE_THE_RULES: dict[Any, Callable[..., Any]] = {
+    torch.Tensor.__reduce_ex__: _plain,
+    torch.Tensor.__deepcopy__: _plain,
+    torch.Tensor.backward: _backward,
+    torch.autograd.grad: lambda region, func, args, kwargs: func(*args, **kwargs),  # may run regions of its own
+}
 
 
 class hard(_Mode):
@@ -265,16 +329,19 @@ def _decorate(region: linearize, fn: Any) -> Any:
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             steps = _Suspended(region)
             stream = fn(*args, **kwargs)
-            try:
-                value: Any = None
-                while True:
-                    try:
-                        item = await _Steps(steps, stream.asend(value))
-                    except StopAsyncIteration:
-                        return
-                    value = yield item
-            finally:
-                await stream.aclose()
+            step, value = stream.asend, None
+            while True:
+                try:
+                    item = await _Steps(steps, step(value))
+                except StopAsyncIteration:
+                    return
+                try:
+                    step, value = stream.asend, (yield item)
+                except GeneratorExit:
+                    await _Steps(steps, stream.aclose())
+                    raise
+                except BaseException as error:
+                    step, value = stream.athrow, error
 
     elif inspect.iscoroutinefunction(fn):
 

@@ -60,9 +60,9 @@ def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...
         return hard
     if hard.dtype == torch.bool:
         if func in _TRUTH:
-            return _compare(region, "ne" if hard is not None and op_name(func) == "bool" else "eq", hard, args[0], 0)
+            return _compare(region, "ne" if op_name(func) == "bool" else "eq", hard, args[0], 0)
         if func in _NAMES:
-            return _compare(region, _NAMES[func], hard, *args[:2])
+            return _compare(region, _NAMES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
     elif not hard.is_floating_point() and func in _CASTS:
         return attach(region, hard, Expectation(expect(args[0])))
     elif func in _ARITHMETIC:
@@ -92,7 +92,10 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
             if carrier(b) is None
             else torch.tensor(True)
         )
-        offset = torch.where(whole, band_offset(0.5 - (soft_a - soft_b).abs(), 0.5), -0.5)
+        gap = soft_a - soft_b
+        # At a tie the count shows its hard value, and a strict comparison that ties is False: it can only rise.
+        apart = torch.where(gap >= 0, gap, -gap)
+        offset = torch.where(whole, band_offset(0.5 - apart, 0.5), -0.5)
     elif name in ("gt", "greater", "le", "less_equal"):
         offset = band_offset(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
     else:

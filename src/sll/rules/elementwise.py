@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..kernels import blend
 from ..linearization import (
+    NEVER_INFINITE,
     Expectation,
     Outcomes,
     carrier,
@@ -27,7 +28,7 @@ from ..linearization import (
     run_on_outcomes,
 )
 from .counts import through_count
-from .registry import register
+from .registry import op_name, register, spellings
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -66,7 +67,15 @@ LOGIC = """
     __xor__ __rand__ __ror__ __rxor__ __invert__ bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
     __rlshift__ __rrshift__ eq ne not_equal __eq__ __ne__ isnan isinf isfinite isposinf isneginf isreal
 """
-CASTS_AND_COPIES = "bool float double half bfloat16 clone contiguous cpu cuda"
+CASTS_AND_COPIES = "bool float double half bfloat16 clone contiguous cpu cuda as_tensor asarray"
+
+TAME = """
+    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ neg negative __neg__ positive abs absolute
+    maximum minimum max min fmax fmin clamp clip clamp_min clamp_max where masked_fill relu relu6 hardtanh sigmoid tanh sin cos square
+    sign sgn round floor ceil trunc fix frac heaviside long int short char byte to type type_as
+"""
+for _name in (*TAME.split(), *LOGIC.split(), *CASTS_AND_COPIES.split()):
+    NEVER_INFINITE.update(spellings(_name))
 
 register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS_AND_COPIES.split())
 
@@ -79,7 +88,7 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         zip(("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other"), args)
     )
     named.update(("self" if name == "input" else name, x) for name, x in kwargs.items())
-    condition, above, below = named["condition"], named.get("self"), named["other"] if "other" in named else None
+    condition, above, below = named["condition"], named.get("self"), named.get("other")
     if above is None:
         if discrete_carrier(condition):
             region.lose(
@@ -105,12 +114,25 @@ def _as_outcome(x: Any, like: Tensor) -> Tensor:
 def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
-    if carrier(mask) is None:
+    found = carrier(mask)
+    if not (isinstance(found, Outcomes) and found.polarity and carrier(x) is None and carrier(value) is None):
         return elementwise(region, func, (x, mask, value), {})
-    if isinstance(value, Tensor):
-        value = value.to(x.dtype)
-    out = region.call(torch.where, mask, value, x)
-    return out if out.dtype == x.dtype else region.call(torch.Tensor.to, out, x.dtype)
+    hard = original(func, x, mask, value)
+    low, high = (x, value)[:: found.polarity]
+    tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
+    return join(region, func, (x, mask, value), hard, tree)
+
+
+def extremum(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.max(a, b)`` is `maximum`; ``max(a)`` and ``max(a, dim)`` choose, and are left alone."""
+    second = args[1] if len(args) > 1 else kwargs.get("other")
+    if isinstance(second, Tensor):
+        return elementwise(region, func, args, kwargs)
+    if any(discrete_carrier(x) for x in args):
+        region.lose(
+            op_name(func), [x for x in args if discrete_carrier(x)], "which element is largest has no derivative here."
+        )
+    return func(*args, **kwargs)
 
 
 def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,6 +146,8 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     if carrier(mask) is None:
         return func(*args, **kwargs)
     hard = original(func, x, mask, source)
+    if source.numel() == 0:
+        return hard
     if not hard.is_floating_point():
         region.lose("masked_scatter", [mask], "only a float source has a derivative here.")
         return hard
@@ -135,10 +159,11 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     first = position.detach().floor()
     near, far = flat[first.long()], flat[(first + 1).clamp(max=last).long()]
     shown = flat[(flags.cumsum(0) - flags.long()).clamp(0, last)]
-    taken = blend((position - first).to(share.dtype), near, far, shown, linear=region.linear)
+    taken = blend((position - first - 0.5).to(share.dtype), near, far, shown, linear=region.linear)
     return region.call(torch.where, mask, taken.reshape(hard.shape), x)
 
 
 register(where, "where", in_place=False)
 register(masked_fill, "masked_fill")
+register(extremum, "max", "min", in_place=False)
 register(masked_scatter, "masked_scatter")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..linearization import Decision, Outcomes, carrier, discrete_carrier, join, original, outcomes, placed
-from .registry import RULES, op_name, register
+from .registry import RULES, register
 from .shape import move
 
 if TYPE_CHECKING:
@@ -23,16 +23,14 @@ if TYPE_CHECKING:
 Func = Callable[..., Any]
 
 
-def lookup(
-    region: Region, func: Func, index: Tensor, size: int, trailing: int, operands: tuple[Any, ...], *, wrap: bool = True
-) -> Any:
+def lookup(region: Region, name: str, func: Func, index: Tensor, size: int, trailing: int, *, wrap: bool = True) -> Any:
     """``func(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more
     behind them.
     """
     tree = outcomes(index)
     if tree is None:
-        region.lose(op_name(func), [index], "an index that is a count is not looked up.")
-        return func(index)
+        region.lose(name, [index], "an index that is a count is not looked up.")
+        return func(index.detach())  # carries nothing
     hard = original(func, index)
     sides = []
     for outcome in (tree.below, tree.above):
@@ -41,9 +39,9 @@ def lookup(
         if carrier(full) is None:
             sides.append(func(full))
         else:
-            sides.append(lookup(region, func, full, size, trailing, operands, wrap=wrap))
+            sides.append(lookup(region, name, func, full, size, trailing, wrap=wrap))
     decision = _with_trailing(tree.decision, index, trailing)
-    return join(region, func, operands, hard, Outcomes(decision, *sides))
+    return join(region, func, (), hard, Outcomes(decision, *sides))
 
 
 def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:
@@ -61,13 +59,18 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         return move(region, func, args, kwargs)
     if any(items[i].dtype in (torch.bool, torch.uint8) for i in linearized):
         return _masked(region, func, table, index, items)
+    if any(isinstance(item, bool) for item in items):
+        region.lose("getitem", [items[i] for i in linearized], "an index beside True or False is not looked up.")
+        return func(table, index)
+    # Lists, ranges and arrays index like tensors.
+    items = tuple(i if _plain_item(i) else torch.as_tensor(i, device=table.device) for i in items)
     place = linearized[0]
     size, trailing = _geometry(table, items, place)
 
     def look(i: Tensor) -> Any:  # through the region: another index may be linearized, too
         return region.call(func, table, (*items[:place], i, *items[place + 1 :]))
 
-    return lookup(region, look, items[place], size, trailing, ())
+    return lookup(region, "getitem", look, items[place], size, trailing)
 
 
 def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
@@ -95,14 +98,22 @@ def _geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, i
     if ellipsis is None:
         expanded.extend([slice(None)] * rest)
     dim = sum(0 if i is None else i.dim() if _is_mask(i) else 1 for i in expanded[:at])
-    tensors = [n for n, i in enumerate(expanded) if isinstance(i, (Tensor, list))]
+    tensors = [n for n, i in enumerate(expanded) if isinstance(i, Tensor)]
     together = tensors == list(range(tensors[0], tensors[-1] + 1))
     behind = expanded[tensors[-1] + 1 :] if together else [i for n, i in enumerate(expanded) if n not in tensors]
-    return table.shape[dim], sum(1 for i in behind if not isinstance(i, int) or isinstance(i, bool))
+    return table.shape[dim], sum(1 for i in behind if not isinstance(i, int))
+
+
+def _plain_item(item: Any) -> bool:
+    return isinstance(item, (int, slice, Tensor, type(None), type(Ellipsis)))
 
 
 def _is_mask(item: Any) -> bool:
     return isinstance(item, Tensor) and item.dtype == torch.bool
+
+
+def _size(table: Tensor, dim: int) -> int:
+    return table.shape[dim] if table.dim() else 1
 
 
 def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,8 +121,9 @@ def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     table, dim, index = named["input"], named["dim"], named["index"]
     if not discrete_carrier(index):
         return move(region, func, (table, dim, index), {})
-    dim %= table.dim()
-    return lookup(region, lambda i: func(table, dim, i), index, table.shape[dim], table.dim() - dim - 1, (), wrap=False)
+    dim %= max(table.dim(), 1)
+    size, trailing = _size(table, dim), max(table.dim() - dim - 1, 0)
+    return lookup(region, "index_select", lambda i: func(table, dim, i), index, size, trailing, wrap=False)
 
 
 def gather(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,7 +131,7 @@ def gather(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     table, dim, index = named.pop("input"), named.pop("dim"), named.pop("index")
     if not discrete_carrier(index):
         return move(region, func, (table, dim, index), named)
-    return lookup(region, lambda i: func(table, dim, i, **named), index, table.shape[dim], 0, (), wrap=False)
+    return lookup(region, "gather", lambda i: func(table, dim, i, **named), index, _size(table, dim), 0, wrap=False)
 
 
 def take_along_dim(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -127,8 +139,8 @@ def take_along_dim(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
     table, index, dim = named["input"], named["indices"], named.get("dim")
     if not discrete_carrier(index):
         return move(region, func, (table, index, dim), {})
-    size = table.numel() if dim is None else table.shape[dim]
-    return lookup(region, lambda i: func(table, i, dim), index, size, 0, (), wrap=False)
+    size = table.numel() if dim is None else _size(table, dim)
+    return lookup(region, "take_along_dim", lambda i: func(table, i, dim), index, size, 0, wrap=False)
 
 
 def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -136,7 +148,7 @@ def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     table, index = named["input"], named["index"]
     if not discrete_carrier(index):
         return move(region, func, (table, index), {})
-    return lookup(region, lambda i: func(table, i), index, table.numel(), 0, ())
+    return lookup(region, "take", lambda i: func(table, i), index, table.numel(), 0)
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -145,7 +157,7 @@ def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     index, weight, rest = named.pop("input"), named.pop("weight"), args[2:]
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    return lookup(region, lambda i: func(i, weight, *rest, **named), index, weight.shape[0], 1, (), wrap=False)
+    return lookup(region, "embedding", lambda i: func(i, weight, *rest, **named), index, weight.shape[0], 1, wrap=False)
 
 
 def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -154,7 +166,7 @@ def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: d
     weight, index, rest = named.pop("weight"), named.pop("indices"), args[2:]
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    return lookup(region, lambda i: func(weight, i, *rest, **named), index, weight.shape[0], 1, (), wrap=False)
+    return lookup(region, "embedding", lambda i: func(weight, i, *rest, **named), index, weight.shape[0], 1, wrap=False)
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -163,7 +175,7 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if not discrete_carrier(index):
         return func(*args, **kwargs)
     classes = original(func, *args, **kwargs).shape[-1]
-    return lookup(region, lambda i: func(i, classes), index, classes, 1, (), wrap=False)
+    return lookup(region, "one_hot", lambda i: func(i, classes), index, classes, 1, wrap=False)
 
 
 RULES[torch.Tensor.__getitem__] = getitem

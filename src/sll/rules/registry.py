@@ -54,12 +54,12 @@ def spellings(name: str) -> list[Any]:
     return found
 
 
-def register(rule: Rule, *names: str, in_place: bool = True) -> None:
+def register(rule: Rule, *names: str, in_place: bool = True, source: bool = False) -> None:
     """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``."""
     for name in names:
         functions = spellings(name)
         for func in functions:
-            RULES[func] = with_out(rule)
+            RULES[func] = _spelled_out(rule, source)
         if not in_place or not functions:
             continue
         twin = getattr(torch.Tensor, name, functions[0])
@@ -69,12 +69,24 @@ def register(rule: Rule, *names: str, in_place: bool = True) -> None:
                 RULES[func] = _in_place(twin)
 
 
-def with_out(rule: Rule) -> Rule:
-    """``out=`` is a computation followed by a copy."""
+def _spelled_out(rule: Rule, source: bool) -> Rule:
+    """``out=`` is a computation followed by a copy, and so is ``inplace=True``; NumPy's spellings become torch's."""
 
     def handler(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs:
+            if not args and "input" in kwargs and "condition" not in kwargs:
+                args = (kwargs["input"],)
+                kwargs = {name: x for name, x in kwargs.items() if name != "input"}
+            if "axis" in kwargs or "keepdims" in kwargs:
+                kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in kwargs.items()}
+            if kwargs.get("inplace") and (source or carrier(args[0]) is not None) and concerns(args, kwargs):
+                before = _kept(region, args[0])
+                result = rule(region, func, (before, *args[1:]), {**kwargs, "inplace": False})
+                return overwrite(region, args[0], result)
         out = kwargs.get("out")
         if not isinstance(out, Tensor):
+            if "out" in kwargs and out is None:
+                kwargs = {name: x for name, x in kwargs.items() if name != "out"}
             return rule(region, func, args, kwargs)
         if not concerns(args, kwargs):
             return func(*args, **kwargs)
@@ -91,30 +103,56 @@ def _in_place(twin: Callable[..., Any]) -> Rule:
         target = args[0]
         if not isinstance(target, Tensor) or not concerns(args, kwargs):
             return func(*args, **kwargs)
-        before = target.clone()  # what the twin saves for backward must survive the write
-        attach(region, before, carrier(target))
+        before = _kept(region, target)
         operands = tuple(before if x is target else x for x in args)
-        return overwrite(region, target, region.call(twin, *operands, **kwargs))
+        result = region.call(twin, *operands, **kwargs)
+        if result.shape != target.shape or _rank(result.dtype) > _rank(target.dtype):
+            return func(*args, **kwargs)  # raises, as it does without a region
+        return overwrite(region, target, result)
 
     return handler
 
 
+def _rank(dtype: torch.dtype) -> int:
+    """bool < integer < float < complex: torch refuses to write a result into a lower one."""
+    return 3 if dtype.is_complex else 2 if dtype.is_floating_point else 0 if dtype == torch.bool else 1
+
+
+def _kept(region: Region, target: Tensor) -> Tensor:
+    """A copy with the same linearization: what backward saves must survive the write."""
+    return attach(region, target.clone(), carrier(target))
+
+
 def overwrite(region: Region, target: Tensor, result: Tensor) -> Tensor:
-    """``target.copy_(result)``, linearization included."""
+    """``target.copy_(result)``, linearization included; if `target` is a view, that of its base, too."""
     if target.dtype != result.dtype:
         result = region.call(torch.Tensor.to, result, target.dtype)
-    lose_base(region, target)
+    base, found = target._base, None
+    if base is not None and not target.is_floating_point() and (discrete_carrier(base) or carrier(result) is not None):
+        found = _written_through(region, base, target, result)
     torch.Tensor.copy_(target, result)
     if carrier(result) is not None and target.shape == result.shape:
         attach(region, target, carrier(result))
+    if base is not None:
+        attach(region, base, found)
     return target
 
 
-def lose_base(region: Region, target: Tensor) -> None:
-    """Writing into a view changes its base behind the back of what the base carries."""
-    base = target._base
-    if base is not None and discrete_carrier(base):
-        region.lose("write into a view", [base], "write through the tensor itself, x[index] = value.")
+def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Any:
+    """What `base` carries once `result` has been written into its `view`."""
+    from .shape import regroup
+
+    if not base.is_contiguous() or torch.compiler.is_compiling():
+        region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
+        return None
+    offset = view.storage_offset() - base.storage_offset()
+    places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)
+
+    def put(parts: list[Tensor]) -> Tensor:
+        old, new = parts
+        return old.reshape(-1).index_put((places.reshape(-1),), new.reshape(-1)).reshape(base.shape)
+
+    return regroup(region, put, [_kept(region, base), region.call(torch.Tensor.expand, result, view.shape)], base)
 
 
 def concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -127,7 +165,12 @@ def tracked(x: Any) -> bool:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return False
     if x.requires_grad:
-        return True
+        return x.layout == torch.strided
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    if functorch.is_functorch_wrapped_tensor(x) and tracked(functorch.get_unwrapped(x)):
+        return True  # vmap inside grad
     forward = torch.autograd.forward_ad
     return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 

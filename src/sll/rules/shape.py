@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..linearization import (
@@ -28,7 +29,7 @@ from ..linearization import (
     placed,
     version_of,
 )
-from .registry import RULES, op_name, register
+from .registry import RULES, op_name, register, spellings
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -44,6 +45,8 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
         return lost(region, func, args, kwargs, "its bits are reinterpreted.")
     out = func(*args, **kwargs)
+    if isinstance(out, Tensor) and out.shape == x.shape and (func in _KEEPS_ORDER or _takes_all(func, args)):
+        return attach(region, out, found)  # the same elements in the same places: the same decisions
     if isinstance(out, Tensor):
         return out if out is x else attach(region, out, _moved(region, func, args, kwargs, found, None, out, fills))
     if torch.compiler.is_compiling():  # Dynamo cannot set attributes on the parts themselves
@@ -74,13 +77,29 @@ def _moved(
         picked: Tensor = moved if part is None else moved[part]
         return picked
 
+    parameters = (*rest, *kwargs.values())
+    mutable = not all(_immutable(p) for p in parameters)
+    # A tensor index is known by its version, a list or array not at all.
+    how = (
+        func,
+        *((p, version_of(p)) if _immutable(p) or isinstance(p, Tensor) else object() for p in parameters),
+        part,
+    )
+
+    def apply_offset(t: Tensor) -> Tensor:
+        if not fills:
+            return apply(t)
+        moved = apply(t)
+        return torch.where(moved == apply(t + 1), -0.5, moved)
+
     def tree() -> Outcomes | None:
         old = found.outcomes() if isinstance(found, Chain) else found
         if old is None:
             return None
         # What a fill writes has no decision: an offset of -1/2, a weight of 0.
-        shift = (lambda t: apply(t + 0.5) - 0.5) if fills else apply
-        decision = placed(old.decision, shape, (func, tuple(rest), tuple(kwargs.items()), part), shift)
+        decision = placed(old.decision, shape, how, apply_offset)
+        if mutable:
+            decision.offset()  # now: the program may change the index later
         return Outcomes(decision, outcome(old.below), outcome(old.above), 0 if fills else old.polarity)
 
     def outcome(t: Tensor) -> Tensor:
@@ -96,6 +115,38 @@ def _moved(
     if isinstance(found, Expectation):
         return Expectation(apply(found.value))
     return Chain(tree, found.length + 1) if isinstance(found, Chain) else tree()
+
+
+def _immutable(parameter: Any) -> bool:
+    if isinstance(parameter, tuple):
+        return all(_immutable(item) for item in parameter)
+    return isinstance(parameter, (int, float, str, type(None), type(Ellipsis), slice, torch.dtype))
+
+
+def _takes_all(func: Func, args: tuple[Any, ...]) -> bool:
+    """``x[:]``, ``x[...]``"""
+    if func is not torch.Tensor.__getitem__:
+        return False
+    items = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return all(item is Ellipsis or item == slice(None) for item in items if not isinstance(item, (Tensor, list)))
+
+
+def atleast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    tensors = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    if len(tensors) == 1 and tensors is args:
+        return move(region, func, args, kwargs)
+    return tuple(region.call(func, t) for t in tensors)
+
+
+def in_place_move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``unsqueeze_``, ``t_`` …: no element is written."""
+    x, *rest = args
+    found = carrier(x)
+    if found is None:
+        return func(*args, **kwargs)
+    before = attach(region, x.view_as(x), found)
+    moved = region.call(getattr(torch.Tensor, func.__name__.rstrip("_")), before, *rest, **kwargs)
+    return attach(region, func(*args, **kwargs), carrier(moved))
 
 
 def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -201,23 +252,30 @@ def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs:
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
     if not any(carrier(t) is not None for t in tensors):
         return func(*args, **kwargs)
-    return [region.call(torch.Tensor.expand, t, shape) for t in tensors]
+    return tuple(region.call(torch.Tensor.expand, t, shape) for t in tensors)
 
 
 MOVES = """
     view reshape flatten unflatten ravel squeeze unsqueeze transpose t permute movedim moveaxis swapaxes swapdims
     repeat tile repeat_interleave flip fliplr flipud roll rot90 narrow select view_as
     reshape_as diagonal unfold chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind adjoint
-    atleast_1d atleast_2d atleast_3d unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg
+    unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg
     view_copy squeeze_copy unsqueeze_copy expand_copy permute_copy transpose_copy t_copy select_copy unbind_copy
-    diagonal_copy channel_shuffle pixel_shuffle pixel_unshuffle
+    diagonal_copy channel_shuffle pixel_shuffle pixel_unshuffle __reversed__
 """
+KEEPS_ORDER = (
+    "view reshape flatten unflatten ravel squeeze unsqueeze view_as reshape_as view_copy squeeze_copy unsqueeze_copy"
+)
+_KEEPS_ORDER = {func for name in KEEPS_ORDER.split() for func in spellings(name)}
 FILLS = "tril triu pad diag diag_embed constant_pad_nd diagflat"
 JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
 
-register(move, *MOVES.split())
-register(broadcast, "expand", "expand_as", "broadcast_to")
+register(move, *MOVES.split(), in_place=False)
+register(atleast, "atleast_1d", "atleast_2d", "atleast_3d", in_place=False)
+register(in_place_move, "unsqueeze_", "squeeze_", "t_", "transpose_", "swapaxes_", "swapdims_", in_place=False)
+register(broadcast, "expand", "expand_as", "broadcast_to", in_place=False)
 register(fill, *FILLS.split())
+RULES[F.unfold] = fill
 register(join_tensors, *JOINS.split(), in_place=False)
 register(broadcast_tensors, "broadcast_tensors", in_place=False)
 for _getter in ("T", "mT", "H", "mH", "real"):

@@ -29,6 +29,7 @@ from ..linearization import (
     decided_at,
     discrete_carrier,
     original,
+    outcomes,
     run_on_outcomes,
     version_of,
 )
@@ -63,7 +64,7 @@ def source(*names: str, boundaries: str, reflected: str | None = None) -> Callab
             return _run(region, op, step, func, args, kwargs)
 
         SOURCES[op] = boundaries
-        register(rule, *names)
+        register(rule, *names, source=True)
         if reflected is not None:
             RULES[getattr(torch.Tensor, reflected)] = lambda region, func, args, kwargs: (
                 rule(region, getattr(torch, op), args[::-1], kwargs)
@@ -152,8 +153,8 @@ def at_integers(x: Tensor, eps: float, shift: float = 0.0) -> tuple[Decision, Te
     """The decision at the nearest ``n + shift``, and that ``n``."""
     eps = min(eps, 0.5)
     (wide,) = _wide(x)
-    nearest = (wide.detach() - shift).round() if shift == 0.0 else wide.detach().floor()
-    distance = wide - (nearest + shift)
+    nearest = wide.detach().round() if shift == 0.0 else wide.detach().floor()
+    distance = (wide - nearest) - shift  # in this order it is exact for large numbers
     decision = Decision(("integers", x, version_of(x), shift, eps), lambda: band_offset(distance, eps))
     return decision, nearest
 
@@ -312,9 +313,9 @@ def _at_multiples(eps: float, dividend: Any, divisor: Any) -> _Multiple | None:
     def remainder(quotient: Tensor) -> Tensor:
         return torch.where(valid, x - quotient * m, nothing)
 
-    if by_tensor:
-        width: float | Tensor = (m.detach().abs() * 0.5).clamp(max=eps).expand(n.shape)
-        distance = remainder(n) * m.detach().sign()
+    if by_tensor:  # the half-width min(eps, |m|/2) moves with m, and has a derivative
+        half = torch.where(valid, (m.abs() * 0.5).clamp(max=eps), 1.0)
+        width, distance = 0.5, remainder(n) * m.detach().sign() / (2 * half)
     else:
         width = min(eps, abs(m) / 2)
         distance = remainder(n) if m > 0 else -remainder(n)
@@ -361,7 +362,7 @@ def fmod(eps: float, input: Any, other: Any) -> Step | None:
 
 def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x = args[0]
-    if not tracked(x) or not region.linearizes("cast") or carrier(x) is not None:
+    if not tracked(x) or not region.linearizes("cast") or outcomes(x) is not None:
         return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:

@@ -48,13 +48,14 @@ left_alone(
 
 # Asking for metadata, printing, overwriting, and cutting the graph on purpose.
 _QUIET = """
+    _is_view
     size dim ndimension numel nelement stride storage_offset data_ptr element_size is_floating_point is_complex
     is_contiguous is_shared is_signed is_inference is_same_size is_set_to get_device __len__ __repr__ __format__
     __hash__ __dir__ untyped_storage storage storage_type detach detach_ requires_grad_ retain_grad register_hook
     zero_ fill_ new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like ones_like full_like
     empty_like rand_like randn_like result_type can_cast is_tensor is_nonzero_ resize_ set_ pin_memory is_pinned
-    record_stream __setstate__ __class__ is_conj is_neg allclose equal is_coalesced names type has_names random_
-    bernoulli_ uniform_ normal_ exponential_ dim_order backward share_memory_ is_distributed __contains__ manual_seed
+    record_stream __setstate__ __class__ is_conj is_neg   is_coalesced names type has_names random_
+    bernoulli_ uniform_ normal_ exponential_ dim_order backward share_memory_ is_distributed  manual_seed
     broadcast_shapes
 """
 for _name in _QUIET.split():
