@@ -1,6 +1,7 @@
-"""Prints the figures behind the claims of the README: ``python benchmarks/acceptance.py [headline box line hard left]``.
+"""Prints the figures behind the README's claims: ``python benchmarks/acceptance.py [headline box line hard left]``.
 
-All seeds are fixed. The oracles and the programs are those of ``tests/``; here every case is measured and shown, none is dropped.
+All seeds are fixed. The oracles and the programs are those of ``tests/``; here every case is measured and
+shown, none is dropped.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from rich.table import Table
 import sll
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import oracles  # noqa: E402
-from layers import leaky_integrate_and_fire, random_path, snntorch_leaky  # noqa: E402
-from programs import PROGRAMS, SCALE  # noqa: E402
+import oracles
+from layers import leaky_integrate_and_fire, random_path, snntorch_leaky
+from programs import PROGRAMS, SCALE
 
 MODES = ("linear", "hard")
 console = Console(width=120)
@@ -83,7 +84,7 @@ def line() -> None:
     )
     eps = 1e-2
     for name, metric in METRICS.items():
-        wants, errors = [], {mode: 0.0 for mode in MODES}
+        wants, errors = [], dict.fromkeys(MODES, 0.0)
         for seed in range(3):
             target, a, b = metric_case(seed, eps=eps)
             times, weights = oracles.gauss_between(oracles.band_crossings(a, b, 0.5, eps))
@@ -157,7 +158,7 @@ def hard() -> None:
     console.print(f"forward=hard: {runs} runs of {len(PROGRAMS)} programs in 4 dtypes, {different} not bit-identical")
 
 
-def left() -> None:
+def left_behind() -> None:
     """What a region leaves behind."""
     from test_region import ids
 
@@ -172,17 +173,15 @@ def left() -> None:
         pass
     changed = sum(before[k] != v for k, v in ids().items())
     console.print(f"overridable functions whose id changed: {changed} of {len(before)}")
-    console.print(
-        f"x > 0 after the region: requires_grad={(x > 0).requires_grad}, attributes left on results: {vars(mask) | vars(count)}"
-    )
+    left = vars(mask) | vars(count)
+    console.print(f"x > 0 after the region: requires_grad={(x > 0).requires_grad}, attributes left on results: {left}")
 
     with tempfile.TemporaryDirectory() as folder:
         torch.save({"mask": mask, "count": count}, f"{folder}/saved.pt")
-        code = f"import sys, torch; sys.modules['sll'] = None; print(torch.load({folder + '/saved.pt'!r}, weights_only=True))"
-        console.print(
-            "loaded without sll:",
-            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip(),
-        )
+        path = f"{folder}/saved.pt"
+        code = f"import sys, torch; sys.modules['sll'] = None; print(torch.load({path!r}, weights_only=True))"
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        console.print("loaded without sll:", loaded)
 
     def once():
         y = torch.linspace(-1, 1, 64, requires_grad=True)
@@ -214,7 +213,7 @@ def left() -> None:
     console.print(f"8 threads x 50 regions, each with its own eps: {len(wrong)} wrong slopes")
 
 
-PARTS = {"headline": headline, "box": box, "line": line, "hard": hard, "left": left}
+PARTS = {"headline": headline, "box": box, "line": line, "hard": hard, "left": left_behind}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

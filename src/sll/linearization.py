@@ -147,8 +147,8 @@ def version_of(x: Any) -> int:
 
 
 class _Unsaved:
-    """Not saved with its tensor. The region keeps it out of pickles and copies; where it cannot (another thread), what is
-    saved is an empty dict, which any process can read and which says nothing.
+    """Not saved with its tensor. The region keeps it out of pickles and copies; where it cannot (another thread),
+    what is saved is an empty dict, which any process can read and which says nothing.
     """
 
     def __reduce__(self) -> Any:
@@ -336,8 +336,8 @@ def _both_sides(
 ) -> Outcomes | None:
     """`func` on both sides of the root decision of its operands.
 
-    With `guarded`, an operand outside its band is what it is on both sides: the side not taken (a division by zero, say) is not even
-    computed there, so it cannot send ``0 * inf`` back through the operands.
+    With `guarded`, an operand outside its band is what it is on both sides: the side not taken (a division by zero,
+    say) is not even computed there, so it cannot send ``0 * inf`` back through the operands.
     """
     root = _root((*args, *kwargs.values()))
     if root is None:

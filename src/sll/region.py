@@ -274,25 +274,17 @@ def _plain(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     return func(alias, *rest, **kwargs)
 
 
-def _backward(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """`Tensor.backward`, with the region on: it may run the user's code again (hooks, activation checkpointing).
-
-    PyTorch takes the mode off the stack while it handles a call, and for backward that would be too long.
-    """
-    TorchFunctionMode.__enter__(region)  # type: ignore[no-untyped-call]
-    try:
-        named = dict(zip(("tensors", "grad_tensors", "retain_graph", "create_graph", "inputs"), args))
-        named.update(("grad_tensors" if name == "gradient" else name, x) for name, x in kwargs.items())
-        torch.autograd.backward(**named)
-    finally:
-        TorchFunctionMode.__exit__(region, None, None, None)  # type: ignore[no-untyped-call]
+def _backward(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
+    return func(*args, **kwargs)
 
 
 _OUTSIDE_THE_RULES: dict[Any, Callable[..., Any]] = {
     torch.Tensor.__reduce_ex__: _plain,
     torch.Tensor.__deepcopy__: _plain,
     torch.Tensor.backward: _backward,
-    torch.autograd.grad: lambda region, func, args, kwargs: func(*args, **kwargs),  # may run regions of its own
+    torch.autograd.backward: _backward,
+    torch.autograd.grad: _backward,
 }
 
 

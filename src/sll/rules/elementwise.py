@@ -70,9 +70,10 @@ LOGIC = """
 CASTS_AND_COPIES = "bool float double half bfloat16 clone contiguous cpu cuda as_tensor asarray"
 
 TAME = """
-    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ neg negative __neg__ positive abs absolute
-    maximum minimum max min fmax fmin clamp clip clamp_min clamp_max where masked_fill relu relu6 hardtanh sigmoid tanh sin cos square
-    sign sgn round floor ceil trunc fix frac heaviside long int short char byte to type type_as
+    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ neg negative __neg__
+    positive abs absolute maximum minimum max min fmax fmin clamp clip clamp_min clamp_max where masked_fill relu
+    relu6 hardtanh sigmoid tanh sin cos square sign sgn round floor ceil trunc fix frac heaviside long int short char
+    byte to type type_as
 """
 for _name in (*TAME.split(), *LOGIC.split(), *CASTS_AND_COPIES.split()):
     NEVER_INFINITE.update(spellings(_name))

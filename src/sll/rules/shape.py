@@ -128,7 +128,7 @@ def _takes_all(func: Func, args: tuple[Any, ...]) -> bool:
     if func is not torch.Tensor.__getitem__:
         return False
     items = args[1] if isinstance(args[1], tuple) else (args[1],)
-    return all(item is Ellipsis or item == slice(None) for item in items if not isinstance(item, (Tensor, list)))
+    return all(item is Ellipsis or (isinstance(item, slice) and item == slice(None)) for item in items)
 
 
 def atleast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

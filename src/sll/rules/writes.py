@@ -50,7 +50,7 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _converted(region: Region, value: Any, target: Tensor) -> Any:
-    """A write converts to the target's dtype: of a linearized value, and of a float that autograd follows, through the region."""
+    """A write converts to the target's dtype; a linearized value, or a float autograd follows, through the region."""
     if isinstance(value, Tensor) and value.dtype != target.dtype and (carrier(value) is not None or tracked(value)):
         return region.call(torch.Tensor.to, value, target.dtype)
     return value

@@ -1,0 +1,406 @@
+"""Programs that once had a wrong gradient, lost one silently, or raised inside a region only."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+import sll
+from oracles import band_crossings, gauss_between, line_integral, plain
+
+
+def X(*values, dtype=None):
+    return torch.tensor(values, dtype=dtype, requires_grad=True)
+
+
+def grads(y, *inputs):
+    found = torch.autograd.grad(y.sum(), inputs, allow_unused=True, retain_graph=True)
+    out = [[0.0] * x.numel() if g is None else g.tolist() for x, g in zip(inputs, found)]
+    return out[0] if len(out) == 1 else out
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_masked_scatter_outside_the_band(forward):
+    x, s = X(5.0, -5.0, 5.0), X(10.0, 20.0, 30.0)
+    with sll.linearize(0.5, forward=forward):
+        y = torch.zeros(3).masked_scatter(x > 0, s)
+        z = torch.zeros(3)
+        z[x > 0] = s[:2]
+    assert y.tolist() == z.tolist() == [10, 0, 20]
+    assert grads(y, s) == grads(z, s) == [1, 1, 0]
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_masked_scatter_shifts_what_follows(forward):
+    """Line integral: a mask element that flips moves every source element behind it."""
+    source = torch.tensor([1.0, 4.0, -2.0, 8.0, 3.0], dtype=torch.float64)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
+
+    def f(x):
+        return torch.zeros(5, dtype=x.dtype).masked_scatter(x > 0, source) @ weights
+
+    a = torch.tensor([-1.0, 1.0, -0.7, 1.0, -0.9], dtype=torch.float64)
+    b = torch.tensor([1.0, -0.5, 0.8, 0.9, 0.3], dtype=torch.float64)  # no two bands are crossed at once
+    times, share = gauss_between(band_crossings(a, b, 0.0, 0.02))
+    assert line_integral(f, a, b, times, share, 0.02, forward) == pytest.approx(float(f(b) - f(a)), rel=0.02)
+
+
+def test_complex_results_keep_autograd():
+    x, a = X(0.05, -5.0), torch.tensor([1j, 2j], requires_grad=True)
+    with sll.linearize(0.1):
+        y = torch.where(x > 0, a, a * 2)
+        z = (x > 0) * a
+        n = (x > 0).sum() * a
+    for out in (y, z, n):
+        assert out.requires_grad and out.dtype == a.dtype
+    assert torch.autograd.grad(y.imag.sum(), x, retain_graph=True)[0].tolist() == [-5.0, 0.0]
+    torch.testing.assert_close(y.imag, torch.tensor([0.75 + 0.25 * 2, 4.0]))
+
+
+def test_checkpoint_of_a_decorated_function_in_a_region():
+    x = X(0.2, 3.0)
+    f = sll.enable(eps=0.25)(lambda x: torch.sign(x).sum())
+    with sll.linearize(0.5):
+        checkpoint(f, x, use_reentrant=True).backward()
+    assert x.grad.tolist() == [4, 0]
+
+
+def test_vmap_inside_and_outside_of_grad():
+    x = X(0.1, 0.2)
+    with sll.linearize(0.5):
+        y = torch.vmap(torch.sign)(x)
+        z = torch.vmap(lambda v: torch.where(v > 0, v, 0.0))(x)
+        per_sample = torch.vmap(torch.func.grad(lambda v: torch.where(v > 0, v, 0.0)))(x.detach())
+        filled = torch.vmap(torch.func.grad(lambda v: v.masked_fill(v > 5, float("-inf"))))(x.detach())
+        tangent = torch.func.jvp(lambda v: v // 0.7, (torch.tensor([0.75]),), (torch.ones(1),))[1]
+    assert grads(y, x) == [2, 2]
+    torch.testing.assert_close(torch.tensor(grads(z, x)), 0.5 + 2 * x.detach())
+    torch.testing.assert_close(per_sample, 0.5 + 2 * x.detach())
+    assert filled.tolist() == [1, 1]
+    torch.testing.assert_close(tangent, torch.tensor([1 / 0.7]))
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_division_by_the_outcome_not_taken(forward):
+    x, b = X(0.8), X(2.0)
+    with sll.linearize(0.01, forward=forward):
+        y = b / torch.round(x).int()
+        z = torch.log((x > 0).float() * b + 0 * b) + b / (x > 0)
+    assert y.item() == 2 and grads(y, b) == [1]
+    assert torch.tensor(grads(z, b, x)).isfinite().all()
+
+
+def test_infinite_outcomes_take_the_right_side():
+    x, z = X(5.0, -5.0), X(1.0, 2.0)
+    a, b = X(float("nan")), X(1.0)
+    p, q = X(float("inf")), X(float("inf"))
+    with sll.linearize(0.5):
+        y = z.masked_fill(x > 0, float("nan"))
+        u = torch.where(X(5.0) > 0, a, b)
+        v = torch.where(X(-5.0) > 0, p, q)
+    assert grads(y, z) == [0, 1]
+    assert grads(u, a, b) == [[1], [0]]
+    assert grads(v, p, q) == [[0], [1]]
+
+
+def test_padding_decides_nothing():
+    x, a = X(3.0), torch.ones(3, requires_grad=True)
+    with sll.linearize(0.5):
+        y = torch.where(F.pad(torch.sign(x), (1, 1), value=5.0) > 0, a, 0 * a)
+        patches = F.unfold(torch.sign(x).reshape(1, 1, 1, 1), 3, padding=1)
+        b = torch.ones_like(patches, requires_grad=True)
+        z = torch.where(patches > 0.5, b, 0 * b)
+    assert grads(y, a) == [1, 1, 1]
+    assert torch.autograd.grad(z.sum(), b)[0].flatten().tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_an_index_may_change_after_the_lookup():
+    x, k, row = X(0.1, 0.2, 0.3), torch.tensor(0), [0]
+    with sll.linearize(0.5):
+        m = x > 0
+        out = []
+        for i in range(3):
+            out.append(m[k].float())
+            out.append(m[row].float())
+            if i < 2:
+                k += 1
+                row[0] += 1
+    for i, y in enumerate(out):
+        assert [g != 0 for g in grads(y, x)] == [j == i // 2 for j in range(3)]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: F.hardshrink(F.threshold(x, 0.1, 7.0), 0.5),
+        lambda x: torch.round(F.threshold(x, 0.1, 7.0)),
+        lambda x: F.threshold(x, 0.1, 7.0) % 2.0,
+        lambda x: torch.fmod(x, 0.7) % 0.3,
+        lambda x: torch.frac(x % 0.7 * 5),
+    ],
+)
+def test_nested_steps_are_bit_identical_outside_the_band(f):
+    x = torch.cat([torch.randn(2000, generator=torch.Generator().manual_seed(0)), torch.tensor([float("nan"), -0.0])])
+    with sll.linearize(1e-7):
+        y = f(x.clone().requires_grad_())
+    want = plain(f, x)
+    assert torch.equal(y.isnan(), want.isnan())
+    assert (y.detach() != want)[~want.isnan()].sum() <= 1  # one element may really lie within 1e-7 of a boundary
+
+
+SAME_PLACE = {
+    "reshape": lambda m: m.reshape(m.shape),
+    "view": lambda m: m.view(m.shape),
+    "slice": lambda m: m[:],
+    "ellipsis": lambda m: m[...],
+    "flatten": lambda m: m.flatten(),
+    "contiguous": lambda m: m.contiguous(),
+    "clone": lambda m: m.clone(),
+    "expand": lambda m: m.expand(m.shape),
+    "to": lambda m: m.to(torch.bool),
+    "squeeze": lambda m: m.squeeze(),
+}
+
+
+@pytest.mark.parametrize("name", SAME_PLACE)
+def test_the_same_decision_is_recognised_after(name):
+    x = X(0.1, -0.2)
+    with sll.linearize(0.5):
+        m = x > 0
+        y = (m & ~SAME_PLACE[name](m)).float()
+    assert not y.any() and not any(grads(y, x))
+
+
+def test_zero_is_zero():
+    x = X(0.1)
+    with sll.linearize(0.5):
+        y = ((x > 0) & (x <= 0.0)).float()
+    assert y.item() == 0 and grads(y, x) == [0]
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_write_at_a_mask_knows_the_decisions_of_the_target(forward):
+    x = X(-0.445, dtype=torch.float64)
+    with sll.linearize(0.02, forward=forward):
+        s = torch.sign(x + 0.45)
+        y = s.clone()
+        y[s > 0.7] = -0.4
+    assert grads(y, x) == pytest.approx([15.0])
+
+
+def test_large_numbers_are_no_ties():
+    x = X(2.0**23, 2.0**23 + 2)
+    with sll.linearize(0.01):
+        y = torch.round(x)
+    assert grads(y, x) == grads(sll.round(x, 0.01), x) == [0, 0]
+
+
+def test_the_width_of_a_band_moves_with_the_divisor():
+    for f in (lambda x, m: x % m, lambda x, m: x // m, torch.fmod):
+        x, m = X(0.9, 1.3, dtype=torch.float64), X(0.6, 0.7, dtype=torch.float64)
+        with sll.linearize(0.5):
+            assert torch.autograd.gradcheck(f, (x, m))
+
+
+def test_a_cast_of_what_no_longer_carries_is_a_source():
+    x = X(0.25)
+    with sll.linearize(0.5):
+        t = torch.sign(x) * 10
+        s = t * 0.1
+        t.add_(1)
+        y = (s * 3 + 0.6).long().float()
+    assert grads(y, x)[0] != 0
+
+
+def test_inplace_flags_and_binary_max():
+    def slope(f):
+        x = X(0.01)
+        with sll.linearize(0.1):
+            y = f(torch.sign(x) * 10)
+        return grads(y, x)[0]
+
+    assert slope(lambda s: torch.round(F.relu(s + 10, inplace=True))) == pytest.approx(100)
+    assert slope(lambda s: torch.round(torch.max(s, torch.tensor(-20.0)))) == pytest.approx(100)
+    x = X(0.35)
+    with sll.linearize(0.5):
+        h = x * 1
+        out = F.threshold(h, 0.1, 20.0, inplace=True)
+    assert out is h and h.item() == pytest.approx(20 + 0.75 * (0.35 - 20))
+
+
+def test_integer_buffers_are_not_rounded():
+    t = torch.tensor([16777217, 7])
+    with sll.linearize(0.5, forward="hard"):
+        t[X(-5.0, 5.0) > 0] = 2.5
+    assert t.tolist() == [16777217, 2]
+
+
+def test_writes_of_floats_into_integers_are_casts():
+    x = X(1.1, 0.7)
+    with sll.linearize(0.5):
+        a, b = torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+        a.copy_(x)
+        b[:] = x
+        y = (a + b).float()
+    assert a.tolist() == b.tolist() == [1, 0]
+    assert grads(y, x) == [2, 2]
+
+
+def in_band():
+    return X(0.001, 1.0) > 0
+
+
+SILENT = {
+    "index_put": lambda m: torch.index_put(torch.zeros(3), (m.long(),), torch.ones(())),
+    "pad_sequence": lambda m: torch.nn.utils.rnn.pad_sequence([m, m]),
+    "meshgrid": lambda m: torch.meshgrid([m, m], indexing="ij"),
+    "fill": lambda m: torch.zeros(2, dtype=torch.bool).fill_(m[0]),
+    "full_like": lambda m: torch.full_like(torch.zeros(2), m[0]),
+    "contains": lambda m: True in m,
+    "equal": lambda m: torch.equal(m, torch.tensor([True, True])),
+    "count_index": lambda m: torch.arange(5.0)[m.sum()],
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_losses_that_were_silent(name):
+    with pytest.warns(sll.LostGradientWarning), sll.linearize(0.01):
+        SILENT[name](in_band())
+
+
+SPELLINGS = {
+    "reshape": lambda x: torch.reshape(input=x > 0, shape=(2, 1)),
+    "squeeze": lambda x: torch.squeeze(input=x > 0),
+    "sum": lambda x: torch.sum(input=x > 0, dim=0),
+    "where": lambda x: torch.where(condition=x > 0, input=x, other=x),
+    "gt": lambda x: torch.gt(input=x, other=0),
+    "gather": lambda x: torch.gather(input=torch.arange(3.0), dim=0, index=torch.round(x).long()),
+    "unsqueeze_": lambda x: (x > 0).unsqueeze_(0),
+    "t_": lambda x: (x > 0).reshape(1, 2).t_(),
+    "squeeze_": lambda x: (x > 0).reshape(1, 2).squeeze_(),
+    "type": lambda x: (x > 0).type(),
+    "none": lambda x: (x > 0) == None,  # noqa: E711
+    "any_axis": lambda x: (x > 0).reshape(1, 2).any(axis=1),
+    "all_keepdims": lambda x: torch.all((x > 0).reshape(1, 2), axis=0, keepdim=True),
+    "index_select_axis": lambda x: torch.index_select(torch.arange(3.0), index=torch.round(x).long(), dim=0),
+    "out_none": lambda x: torch.gt(x, 0, out=None),
+    "count_other": lambda x: (x > 0).sum().gt(other=1),
+    "count_input": lambda x: torch.gt(input=(x > 0).sum(), other=1),
+    "count_not": lambda x: torch.logical_not(input=(x > 0).sum()),
+    "numpy_index": lambda x: (x > 0)[np.array([0, 1])] & (x > 0)[np.array([0, 1])],
+    "mixed_index": lambda x: torch.arange(9.0).reshape(3, 3)[torch.round(x).long(), np.array([0, 1])],
+    "list_index": lambda x: torch.arange(9.0).reshape(3, 3)[torch.round(x).long(), [0, 1]],
+    "range_index": lambda x: torch.arange(9.0).reshape(3, 3)[range(2), torch.round(x).long()],
+    "atleast": lambda x: torch.atleast_1d(x[0] > 0, x[1] > 5)[1],
+    "gather_0d": lambda x: torch.gather(torch.tensor(5.0), 0, torch.round(x[0] * 0).long()),
+    "empty_source": lambda x: torch.zeros(2).masked_scatter((x > 0) & ~(x > 0), torch.zeros(0)),
+    "broadcast": lambda x: torch.broadcast_tensors(x > 0, torch.zeros(3, 2))[0],
+    "as_tensor": lambda x: torch.as_tensor(x > 0),
+    "sum_to_size": lambda x: (x > 0).sum_to_size(1),
+    "reversed": lambda x: reversed(x > 0),
+    "is_view": lambda x: (x > 0)._is_view(),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings(name, forward):
+    f, x = SPELLINGS[name], X(0.9, 1.2)
+    want = plain(f, x.detach())
+    with sll.linearize(0.01, forward=forward, on_lost="error"):
+        got = f(x)
+    assert type(got) is type(want)
+    assert torch.equal(got, want) if isinstance(want, torch.Tensor) else got == want
+    if isinstance(want, torch.Tensor):
+        assert got.shape == want.shape and got.stride() == want.stride()
+
+
+def test_rows_written_at_a_mask():
+    x, rows, row = X(5.0, 5.0, -5.0, 5.0, -5.0), torch.arange(9.0).reshape(3, 3), torch.tensor([1.0, 2.0, 3.0])
+    want = torch.zeros(5, 3)
+    want[x.detach() > 0] = row
+    for value in (row, row[None], row.expand(3, 3)):
+        with sll.linearize(0.5):
+            y = torch.zeros(5, 3)
+            y[x > 0] = value
+        assert torch.equal(y, want)
+    with sll.linearize(0.5):
+        y = torch.zeros(5, 3)
+        y[x > 0] = rows
+    assert torch.equal(y[[0, 1, 3]], rows)
+
+
+WRONG = {
+    "bool_plus_float": lambda m: m.__iadd__(1.5),
+    "int_times_float": lambda m: m.int().mul_(X(1.5)),
+    "mask_shape": lambda m: torch.zeros(3).__setitem__(m, 1.0),
+    "row_count": lambda m: torch.zeros(2).__setitem__(m, torch.zeros(7)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_raises_outside_raises_inside(name):
+    with pytest.raises((RuntimeError, IndexError)) as outside:
+        WRONG[name](torch.tensor([True, True]))
+    with pytest.raises(outside.type), sll.linearize(0.5, on_lost="ignore"):
+        WRONG[name](X(1.0, 2.0) > 0)
+
+
+def test_sparse_passes_through():
+    x = torch.eye(2).to_sparse().requires_grad_()
+    with sll.linearize(0.5):
+        assert torch.equal(torch.sign(x).to_dense(), torch.eye(2))
+
+
+def test_athrow_reaches_the_async_generator():
+    log = []
+
+    @sll.enable(eps=0.5)
+    async def stream():
+        x = X(0.0)
+        try:
+            yield 1
+        except KeyError:
+            log.append("caught")
+            yield grads(torch.sign(x), x)
+        finally:
+            log.append(grads(torch.sign(x), x))
+
+    async def main():
+        g = stream()
+        assert await g.__anext__() == 1
+        assert await g.athrow(KeyError()) == [2.0]
+        await g.aclose()
+
+    asyncio.run(main())
+    assert log == ["caught", [2.0]]
+
+
+def test_patch_inside_a_region_that_ends_first():
+    with pytest.raises(RuntimeError, match="leave that first"), sll.linearize(1.0):
+        sll.patch(0.5)
+    sll.unpatch()
+    torch.overrides._pop_mode() if torch.overrides._len_torch_function_stack() else None
+
+
+def test_strides_of_hard_results():
+    z = torch.zeros(2, 3, 4)
+    x = torch.randn(4, 3, 2).permute(2, 1, 0)
+    for f in (lambda x: z.masked_fill(x > 0, 1.0), lambda x: torch.where(x > 0, z, x)):
+        with sll.linearize(0.1, forward="hard"):
+            y = f(x.clone().requires_grad_())
+        assert y.stride() == plain(f, x).stride()
+
+
+def test_nothing_is_said_where_nothing_is_lost():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with sll.linearize(0.5):
+            m = in_band()
+            assert m.type() == "torch.BoolTensor" and torch.typename(m) == "torch.BoolTensor"
