@@ -4,16 +4,22 @@ import pytest
 import torch
 
 import sll
+from sll.region import _THREAD
 
 torch.set_num_threads(1)  # two workers share two cores
 
 
 @pytest.fixture(autouse=True)
 def no_region_survives():
-    """Every test leaves the mode stack, the default dtype and the grad mode as it found them."""
-    before = (torch.overrides._len_torch_function_stack(), torch.get_default_dtype(), torch.is_grad_enabled())
+    """Every test leaves the mode stack, our own books, the default dtype and the grad mode as it found them."""
+
+    def state():
+        modes = torch.overrides._len_torch_function_stack()
+        return modes, len(_THREAD.live), _THREAD.inner_at_work, torch.get_default_dtype(), torch.is_grad_enabled()
+
+    before = state()
     yield
-    assert before == (torch.overrides._len_torch_function_stack(), torch.get_default_dtype(), torch.is_grad_enabled())
+    assert state() == before == (0, 0, False, torch.float32, True)
 
 
 @pytest.fixture(autouse=True)

@@ -383,10 +383,13 @@ def test_athrow_reaches_the_async_generator():
 
 
 def test_patch_inside_a_region_that_ends_first():
-    with pytest.raises(RuntimeError, match="leave that first"), sll.linearize(1.0):
+    x = X(0.0)
+    with pytest.raises(RuntimeError, match="Call unpatch"), sll.linearize(1.0):
         sll.patch(0.5)
-    sll.unpatch()
-    torch.overrides._pop_mode() if torch.overrides._len_torch_function_stack() else None
+        m = x > 0
+    assert grads(torch.sign(x), x) == [0] and not vars(m)
+    with pytest.raises(RuntimeError, match="without patch"):
+        sll.unpatch()
 
 
 def test_strides_of_hard_results():

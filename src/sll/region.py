@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
 from ._options import Eps, Forward, OnLost, eps_table, one_of, op_names
@@ -61,25 +62,50 @@ class _Mode(TorchFunctionMode):
             _THREAD.inner_at_work = False
 
     def __enter__(self) -> Any:
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             _THREAD.live.append(weakref.WeakValueDictionary())
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
-        if not torch.compiler.is_compiling():
-            innermost = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
-            if innermost is not self:
-                raise RuntimeError(
-                    f"{self!r} is left before {innermost!r}, which was entered after it: leave that first"
-                )
-        super().__exit__(*exc)  # type: ignore[no-untyped-call]
-        if torch.compiler.is_compiling():
+        if is_compiling():
+            super().__exit__(*exc)  # type: ignore[no-untyped-call]
             return
+        inside = 0
+        while isinstance(mode := _innermost(), _Mode) and mode is not self:
+            mode._leave()
+            inside += 1
+        if mode is not self:
+            raise RuntimeError(f"{self!r} is left before {mode!r}, which was entered after it: leave that first")
+        self._leave()
+        _PATCHED.regions = [region for region in _PATCHED.regions if _entered(region)]
+        if inside and exc[0] is None:
+            raise RuntimeError(
+                f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() first"
+            )
+
+    def _leave(self) -> None:
+        TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
         live = _THREAD.live.pop()
         if _THREAD.live:  # still inside an outer region: its decisions may go on
             _THREAD.live[-1].update(live)
         else:
             _take_carriers(live)
+
+
+class _Patched(threading.local):
+    def __init__(self) -> None:
+        self.regions: list[linearize] = []
+
+
+_PATCHED = _Patched()
+
+
+def _innermost() -> Any:
+    return torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+
+
+def _entered(region: _Mode) -> bool:
+    return any(mode is region for mode in torch.overrides._get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def _take_carriers(live: weakref.WeakValueDictionary[int, Tensor]) -> list[tuple[weakref.ref[Tensor], Carrier]]:
@@ -192,18 +218,18 @@ class linearize(_Mode):
 
     def adopt(self, x: Tensor) -> None:
         """`x` carries something: the region takes it back at its end."""
-        if not torch.compiler.is_compiling() and _THREAD.live:
+        if not is_compiling() and _THREAD.live:
             _THREAD.live[-1][id(x)] = x
 
     def lose(self, op: str, tensors: Iterable[Tensor], why: str) -> None:
         """Count that the linearization of `tensors` ends at `op`; warn or raise if an element was in its band."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return
         tensors = list(tensors)
         self._lost.add(op, lambda: any(_in_band(x) for x in tensors), why)
 
     def count_infinite_jumps(self, func: Callable[..., Any], operands: Iterable[Any], tree: Outcomes) -> None:
-        if torch.compiler.is_compiling() or not any(_infinite(x) for x in operands):
+        if is_compiling() or not any(_infinite(x) for x in operands):
             return
         jump = tree.above.detach() - tree.below.detach()
         undecided = tree.decision.undecided() & ~jump.isfinite()
@@ -216,15 +242,26 @@ class linearize(_Mode):
     # --- the mode ---
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rule = _BY_NAME.get(func.__name__) if torch.compiler.is_compiling() else RULES.get(func)
+        compiling = is_compiling()
+        rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
             return rule(self, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
-        if not torch.compiler.is_compiling():
+        if not compiling and (_may_carry(args) or (kwargs and _may_carry(kwargs.values()))):
             lost = [x for x in _tensors(args, kwargs) if discrete_carrier(x)]
             asked = func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in lost)
             if lost and not asked and torch.is_grad_enabled():
                 self.lose(op_name(func), lost, "no rule carries a linearization through it.")
         return func(*args, **kwargs)
+
+
+def _may_carry(operands: Iterable[Any]) -> bool:
+    """A quick look, taken at every call of a function that has no rule."""
+    for x in operands:
+        if getattr(x, "_sll", None) is not None:
+            return True
+        if isinstance(x, (tuple, list)) and any(getattr(item, "_sll", None) is not None for item in x):
+            return True
+    return False
 
 
 # Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys of a dict, but it knows their
@@ -444,14 +481,6 @@ def enable(fn: Any = None, /, **options: Any) -> Any:
     return region if fn is None else region(fn)
 
 
-class _Patched(threading.local):
-    def __init__(self) -> None:
-        self.regions: list[linearize] = []
-
-
-_PATCHED = _Patched()
-
-
 def patch(eps: Eps = 1e-3, **options: Any) -> linearize:
     """Switch a region on until `unpatch`, across notebook cells. No torch attribute is replaced: it is the mode of
     `linearize`.
@@ -481,8 +510,7 @@ def unpatch() -> None:
     """
     if not _PATCHED.regions:
         raise RuntimeError("unpatch() without patch(): no region was switched on in this thread")
-    innermost = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
-    if innermost is not _PATCHED.regions[-1]:
+    if _innermost() is not _PATCHED.regions[-1]:
         raise RuntimeError(
             "unpatch() inside another torch function mode that was entered after patch(); leave that first"
         )
