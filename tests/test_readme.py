@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,12 @@ def test_operator_table_names_every_op(name):
     ]
     named = {op for cell in table for op in re.findall(r"`(\w+)`", cell)}
     assert set(sll.OPS) <= named, set(sll.OPS) - named
+
+
+def test_demo_runs(tmp_path):
+    """The demo's quick mode, from another directory: one seed, two epochs."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py"), "--quick"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sign network" in done.stdout
