@@ -304,6 +304,7 @@ SPELLINGS = {
     "as_tensor": lambda x: torch.as_tensor(x > 0),
     "sum_to_size": lambda x: (x > 0).sum_to_size(1),
     "reversed": lambda x: reversed(x > 0),
+    "cat_out": lambda x: torch.cat([x > 0, x > 5], out=torch.empty(4, dtype=torch.bool)),
     "is_view": lambda x: (x > 0)._is_view(),
 }
 
@@ -319,6 +320,14 @@ def test_spellings(name, forward):
     assert torch.equal(got, want) if isinstance(want, torch.Tensor) else got == want
     if isinstance(want, torch.Tensor):
         assert got.shape == want.shape and got.stride() == want.stride()
+
+
+def test_cat_with_out_carries():
+    x = X(0.001, 1.0)
+    with sll.linearize(0.01):
+        both = torch.cat([x > 0, x > 5], out=torch.empty(4, dtype=torch.bool))
+        y = both.float()
+    assert grads(y, x) == [50, 0]
 
 
 def test_rows_written_at_a_mask():

@@ -157,7 +157,11 @@ def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor)
 
 def concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call has an operand that carries a linearization or that autograd follows."""
-    return any(carrier(x) is not None or tracked(x) for x in (*args, *kwargs.values()))
+    for x in (*args, *kwargs.values()):
+        for item in x if isinstance(x, (tuple, list)) else (x,):
+            if carrier(item) is not None or tracked(item):
+                return True
+    return False
 
 
 def tracked(x: Any) -> bool:
