@@ -449,7 +449,7 @@ def main(quick: bool = False, path: Path = Path("out/demo.png")) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # matrices this small gain nothing from a second thread, and lose a lot on a busy machine
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed, two epochs: only to see that everything runs")
     main(parser.parse_args().quick)

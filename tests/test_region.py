@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import get_overridable_functions
@@ -112,7 +113,9 @@ def test_only_and_exclude():
         (lambda: sll.linearize("auto"), TypeError, "eps must be a positive float"),
         (lambda: sll.linearize(True), TypeError, "eps"),
         (lambda: sll.linearize(None), TypeError, "eps"),
-        (lambda: sll.linearize(torch.tensor(1.0)), TypeError, "eps"),
+        (lambda: sll.linearize(torch.tensor(1.0)), TypeError, r"call \.item\(\)"),
+        (lambda: sll.linearize(lambda x: x), TypeError, "@sll.enable"),
+        (lambda: setattr(sll.linearize(0.1), "eps", 0.2), AttributeError, "eps"),
         (lambda: sll.linearize({"round": 0.5}), ValueError, "'default'"),
         (lambda: sll.linearize({"default": 1.0, "rnd": 0.5}), ValueError, "rnd"),
         (lambda: sll.linearize({"default": 1.0, "round": -0.5}), ValueError, r"eps\['round'\]"),
@@ -137,6 +140,11 @@ def test_only_and_exclude():
 def test_bad_input_is_named(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+def test_numpy_numbers_are_numbers():
+    assert sll.linearize(np.float32(0.5)).eps_for("sign") == 0.5
+    assert sll.linearize({"default": np.float64(0.5), "sign": 1}).eps_for("sign") == 1.0
 
 
 def test_decorators_keep_the_face_of_a_function():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
 
 Eps: TypeAlias = "float | Mapping[str, float]"
 Forward: TypeAlias = Literal["linear", "hard"]
@@ -12,14 +15,23 @@ OnLost: TypeAlias = Literal["ignore", "warn", "error"]
 
 
 def positive_float(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
+        remedy = ""
+        if isinstance(value, Tensor):
+            remedy = "; call .item() on it"
+        elif callable(value):
+            remedy = "; as a decorator write @sll.enable, or @sll.linearize(eps=...)"
         raise TypeError(
             f"{name} must be a positive float (the half-width of the band, in the units of the op's input), "
-            f"got {value!r} of type {type(value).__name__}"
+            f"got {value!r} of type {type(value).__name__}{remedy}"
         )
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}; 1e-2 is a common start")
-    return float(value)
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(
+            f"{name} must be positive and finite, got {value!r}; "
+            "a start is half the standard deviation of the op's input, and 0.5 for round"
+        )
+    return number
 
 
 def eps_table(eps: Any, known: Iterable[str]) -> tuple[float, dict[str, float]]:

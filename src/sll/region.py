@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from ._options import Eps, Forward, OnLost, eps_table, one_of, op_names
 from .linearization import Carrier, Expectation, Outcomes, carrier, decisions, discrete_carrier
 from .report import CallSite, Lost, call_site
-from .rules import NO_GRADIENT_TO_LOSE, RULES, SOURCES
+from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES
 from .rules.registry import op_name
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
@@ -180,15 +180,24 @@ class linearize(_Mode):
         super().__init__()
         default, self._eps_of = eps_table(eps, SOURCES)
         self._eps = default
-        self.eps = eps
-        self.forward = one_of(forward, "forward", ("linear", "hard"))
-        self.linear = self.forward == "linear"
+        self._options = (eps, one_of(forward, "forward", ("linear", "hard")))
+        self.linear = forward == "linear"
         ops = frozenset(SOURCES) if only is None else op_names(only, "only", SOURCES)
         self._ops = ops if exclude is None else ops - op_names(exclude, "exclude", SOURCES)
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
 
     # --- public ---
+
+    @property
+    def eps(self) -> Eps:
+        """The half-width given. Read-only: another width is another region."""
+        return self._options[0]
+
+    @property
+    def forward(self) -> str:
+        """``"linear"`` or ``"hard"``. Read-only."""
+        return self._options[1]
 
     def __enter__(self) -> linearize:
         super().__enter__()
@@ -250,7 +259,9 @@ class linearize(_Mode):
             lost = [x for x in _tensors(args, kwargs) if discrete_carrier(x)]
             asked = func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in lost)
             if lost and not asked and torch.is_grad_enabled():
-                self.lose(op_name(func), lost, "no rule carries a linearization through it.")
+                self.lose(
+                    op_name(func), lost, REMEDIES.get(op_name(func), "no rule carries a linearization through it.")
+                )
         return func(*args, **kwargs)
 
 

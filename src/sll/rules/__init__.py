@@ -2,5 +2,6 @@
 
 from . import elementwise, lookups, reductions, shape, sources, unlinearized, writes  # noqa: F401 (they register)
 from .registry import LEFT_ALONE, NO_GRADIENT_TO_LOSE, RULES, SOURCES
+from .unlinearized import REMEDIES
 
-__all__ = ["LEFT_ALONE", "NO_GRADIENT_TO_LOSE", "RULES", "SOURCES"]
+__all__ = ["LEFT_ALONE", "NO_GRADIENT_TO_LOSE", "REMEDIES", "RULES", "SOURCES"]

@@ -77,7 +77,7 @@ def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[
     region.lose(
         "getitem",
         [i for i in items if discrete_carrier(i)],
-        "which elements a mask selects has no derivative; use where() or multiply.",
+        "which elements a mask selects has no derivative; use where(), or (x * mask).sum() / mask.sum().",
     )
     return move(region, func, (table, index), {})
 

@@ -46,6 +46,20 @@ left_alone(
     "quantize_per_tensor quantize_per_channel int_repr dequantize",
 )
 
+_NUMBER = (
+    "Python and NumPy numbers have no derivative. Keep the tensor (n / x.numel() has one), or read it after backward "
+    "or under torch.no_grad()."
+)
+_CHOICE = "order and choice are not linearized in a region yet; sll.argmax(x, eps=...) is a soft one-hot."
+REMEDIES = {
+    "bool": "Python's if, while and bool() see the hard value only. Use torch.where(condition, a, b).",
+    **dict.fromkeys(("item", "tolist", "numpy", "array", "int", "float", "index", "complex"), _NUMBER),
+    **dict.fromkeys(("argmax", "argmin", "sort", "argsort", "topk", "max", "min"), _CHOICE),
+    "nonzero": "positions of True elements have no derivative. Use torch.where(condition, a, b).",
+    "masked_select": "which elements a mask selects has no derivative; use (x * mask).sum() / mask.sum() and the like.",
+}
+"""Op name -> what to do instead, said in `LostGradientWarning`."""
+
 # Asking for metadata, printing, overwriting, and cutting the graph on purpose.
 _QUIET = """
     _is_view
