@@ -61,6 +61,24 @@ def test_region_inside_and_as_decorator(name):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
+def test_nested_regions():
+    torch._dynamo.reset()
+
+    def f(x):
+        with sll.linearize(0.5):
+            a = torch.sign(x)
+            with sll.linearize(0.25, exclude=["sign"]):
+                b, c = torch.round(x + 0.5), torch.sign(x)
+            with sll.hard():
+                d = torch.sign(x)
+        return a.sum() + 10 * b.sum() + 100 * c.sum() + 1000 * d.sum()
+
+    x = torch.zeros(2)
+    want = gradients(f, x)
+    assert want[1].tolist() == [22, 22]
+    torch.testing.assert_close(gradients(torch.compile(f, fullgraph=True, backend="aot_eager"), x), want)
+
+
 def test_eps_is_guarded():
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: torch.sign(x), fullgraph=True, backend="aot_eager")

@@ -177,6 +177,21 @@ def test_the_same_decision_is_recognised_after(name):
     assert not y.any() and not any(grads(y, x))
 
 
+def test_casts_of_masks():
+    x = X(-1.0, 0.001, 2.0)
+    with sll.linearize(0.01):
+        m = (x > 0).long()
+        y = m @ torch.tensor([1, 10, 100])
+        z = torch.bincount(m, minlength=2)
+    assert y.item() == 110 and z.tolist() == [1, 2]
+    with sll.linearize(0.01):
+        m = (x > 0).long()
+        y = (m @ torch.tensor([1, 10, 100])).float()
+        z = torch.bincount(m, minlength=2).float()
+    assert grads(y, x) == [0, 500, 0]
+    assert grads(z[0], x) == [0, -50, 0] and grads(z[1], x) == [0, 50, 0]
+
+
 def test_zero_is_zero():
     x = X(0.1)
     with sll.linearize(0.5):
