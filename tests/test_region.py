@@ -401,7 +401,7 @@ def test_a_thousand_regions_leak_nothing():
     assert not any(ref() is not None for ref in refs)
     assert alive_before_gc < 100  # reference counting alone frees nearly everything
     del refs
-    assert objects() == before
+    assert objects() <= before  # other tests may leave something that goes meanwhile
 
 
 def test_a_long_region_does_not_collect_dead_tensors():

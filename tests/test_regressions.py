@@ -192,6 +192,35 @@ def test_casts_of_masks():
     assert grads(z[0], x) == [0, -50, 0] and grads(z[1], x) == [0, 50, 0]
 
 
+def test_a_remainder_of_a_remainder():
+    """Four sources in a row on one decision: the box oracle."""
+
+    def f(x):
+        half = torch.round(torch.floor(x + 0.9) * 2.6)
+        return (torch.floor(x + 0.9) + half % 1.9).long().to(x.dtype)
+
+    x = torch.tensor([0.1 + 0.012], dtype=torch.float64, requires_grad=True)
+    want = (plain(f, x.detach() + 0.02) - plain(f, x.detach() - 0.02)) / 0.04
+    for forward in ("linear", "hard"):
+        with sll.linearize(0.02, forward=forward):
+            y = f(x)
+        assert want.item() != 0 and grads(y, x) == pytest.approx(want.tolist())
+
+
+def test_a_number_written_at_a_mask_keeps_its_digits():
+    with sll.linearize(0.1, forward="hard"):
+        y = torch.zeros(2, dtype=torch.float64)
+        y[X(1.0, -1.0) > 0] = 0.7
+    assert y.tolist() == [0.7, 0.0]
+
+
+def test_integer_division_by_the_outcome_not_taken():
+    x = X(0.9, 2.3)
+    with sll.linearize(0.01):
+        y = 7 // torch.round(x).int() + torch.tensor([7, 7]) % torch.round(x).int()
+    assert y.tolist() == [7, 4]
+
+
 def test_zero_is_zero():
     x = X(0.1)
     with sll.linearize(0.5):

@@ -322,32 +322,40 @@ def run_on_outcomes(
     hard: Tensor = original(func, *args, **kwargs)
     if not isinstance(hard, Tensor) or any(hard is x for x in operands):  # x.type(); x.to(x.dtype), x.contiguous() …
         return hard
-    tree = _both_sides(region, func, args, kwargs, guarded=func not in NEVER_INFINITE and not hard.dtype == torch.bool)
+    tree = _both_sides(region, func, args, kwargs)
     assert tree is not None
     return join(region, func, operands, hard, tree, conditional=conditional)
 
 
-NEVER_INFINITE: set[Any] = set()
-"""Functions that cannot turn finite operands into inf or NaN, nor a zero gradient into NaN. Filled by `rules`."""
+MAY_BE_INFINITE: set[Any] = set()
+"""Functions that can turn a finite operand into inf, NaN or an error (log), and DIVISIONS those that do for a divisor.
+Filled by `rules`."""
+DIVISIONS: set[Any] = set()
+
+
+def _guarded(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    return func in MAY_BE_INFINITE or (func in DIVISIONS and len(args) > 1 and carrier(args[1]) is not None)
 
 
 def _both_sides(
-    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], guarded: bool = False
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Outcomes | None:
     """`func` on both sides of the root decision of its operands.
 
-    With `guarded`, an operand outside its band is what it is on both sides: the side not taken (a division by zero,
-    say) is not even computed there, so it cannot send ``0 * inf`` back through the operands.
+    A function that can fail on the side not taken (a division by zero) does not see that side outside the band: there
+    both sides are the one taken, and no ``0 * inf`` comes back through the operands.
     """
     root = _root((*args, *kwargs.values()))
     if root is None:
         return None
+    guarded = _guarded(func, args)
 
     def on(side: bool, x: Any) -> Any:
         outcome = cofactor(region, x, root, side)
-        if guarded and outcome is not x:
-            return region.call(torch.where, root.undecided(), outcome, x.view_as(x))  # the view carries nothing
-        return outcome
+        if not guarded or outcome is x:
+            return outcome
+        taken = root.offset() > 0 if side else root.offset() <= 0
+        return region.call(torch.where, root.undecided() | taken, outcome, cofactor(region, x, root, not side))
 
     below, above = (
         region.call(func, *[on(side, x) for x in args], **{name: on(side, x) for name, x in kwargs.items()})

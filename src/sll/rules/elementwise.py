@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..kernels import blend
 from ..linearization import (
-    NEVER_INFINITE,
+    DIVISIONS,
+    MAY_BE_INFINITE,
     Expectation,
     Outcomes,
     carrier,
@@ -69,14 +70,14 @@ LOGIC = """
 """
 CASTS_AND_COPIES = "bool float double half bfloat16 clone contiguous cpu cuda as_tensor asarray"
 
-TAME = """
-    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ neg negative __neg__
-    positive abs absolute maximum minimum max min fmax fmin clamp clip clamp_min clamp_max where masked_fill relu
-    relu6 hardtanh sigmoid tanh sin cos square sign sgn round floor ceil trunc fix frac heaviside long int short char
-    byte to type type_as
+POLES = """
+    reciprocal __rdiv__ __rtruediv__ log log1p log2 log10 xlogy sqrt rsqrt pow __pow__ __rpow__ float_power asin acos
+    acosh atanh arcsin arccos arccosh arctanh erfinv lgamma digamma logit ndtri log_ndtr xlog1py tan
 """
-for _name in (*TAME.split(), *LOGIC.split(), *CASTS_AND_COPIES.split()):
-    NEVER_INFINITE.update(spellings(_name))
+for _name in POLES.split():
+    MAY_BE_INFINITE.update(spellings(_name))
+for _name in "div divide true_divide __truediv__ __div__ floor_divide __floordiv__ remainder __mod__ fmod".split():
+    DIVISIONS.update(spellings(_name))
 
 register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS_AND_COPIES.split())
 

@@ -78,7 +78,7 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
     if isinstance(value, Tensor):
         value = _converted(region, value, target).to(target.dtype)
     else:
-        value = torch.as_tensor(value, device=target.device).to(target.dtype)
+        value = torch.tensor(value, dtype=target.dtype, device=target.device)
     func(target.clone(), mask, value)  # raises if the shapes do not fit
     overwrite(region, target, region.call(torch.where, wide, value, before))
     return None
