@@ -19,7 +19,8 @@ NOT_SEEN_BY_DYNAMO = {"padded", "embedding"}
 SAMPLE = [
     "headline", "quantize_int8", "and_where", "floor_long_table", "mod_sign", "nested_threshold", "in_place_chain",
     "write_at_mask", "one_hot", "vote", "cumsum_masks", "rule_system", "split_stack", "shape_round_trip",
-    "floor_divide", "masked_fill_both",
+    "floor_divide", "masked_fill_both", "permuted_ints",
+    "floor_div_int",
 ]  # fmt: skip
 
 

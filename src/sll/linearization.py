@@ -320,21 +320,25 @@ def run_on_outcomes(
     if _root(operands) is None:
         return None
     hard: Tensor = original(func, *args, **kwargs)
-    if not isinstance(hard, Tensor) or any(hard is x for x in operands):  # x.type(); x.to(x.dtype), x.contiguous() …
+    if not isinstance(hard, Tensor):  # x.type()
         return hard
+    for x in operands:
+        if hard is x:  # x.to(x.dtype), x.contiguous() … (x itself: Dynamo's `hard` has lost what x carries)
+            return x
     tree = _both_sides(region, func, args, kwargs)
     assert tree is not None
     return join(region, func, operands, hard, tree, conditional=conditional)
 
 
-MAY_BE_INFINITE: set[Any] = set()
+MAY_BE_INFINITE: set[str] = set()
 """Functions that can turn a finite operand into inf, NaN or an error (log), and DIVISIONS those that do for a divisor.
-Filled by `rules`."""
-DIVISIONS: set[Any] = set()
+Names, because Dynamo does not find Python-level functions in a set. Filled by `rules`."""
+DIVISIONS: set[str] = set()
 
 
 def _guarded(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    return func in MAY_BE_INFINITE or (func in DIVISIONS and len(args) > 1 and carrier(args[1]) is not None)
+    name = func.__name__
+    return name in MAY_BE_INFINITE or (name in DIVISIONS and len(args) > 1 and carrier(args[1]) is not None)
 
 
 def _both_sides(

@@ -29,7 +29,7 @@ from ..linearization import (
     run_on_outcomes,
 )
 from .counts import through_count
-from .registry import op_name, register, spellings
+from .registry import op_name, register
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -74,10 +74,8 @@ POLES = """
     reciprocal __rdiv__ __rtruediv__ log log1p log2 log10 xlogy sqrt rsqrt pow __pow__ __rpow__ float_power asin acos
     acosh atanh arcsin arccos arccosh arctanh erfinv lgamma digamma logit ndtri log_ndtr xlog1py tan
 """
-for _name in POLES.split():
-    MAY_BE_INFINITE.update(spellings(_name))
-for _name in "div divide true_divide __truediv__ __div__ floor_divide __floordiv__ remainder __mod__ fmod".split():
-    DIVISIONS.update(spellings(_name))
+MAY_BE_INFINITE.update(POLES.split())
+DIVISIONS.update("div divide true_divide __truediv__ __div__ floor_divide __floordiv__ remainder __mod__ fmod".split())
 
 register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS_AND_COPIES.split())
 
