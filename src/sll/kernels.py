@@ -160,8 +160,8 @@ class _HardForwardJvp(_HardForward):
 def band_offset(distance: Tensor, eps: float, nan: float = -0.5) -> Tensor:
     """Where in the band: ``clamp(distance / (2 eps), -1/2, 1/2)``.
 
-    `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float or a
-    tensor of the shape of `distance`. A NaN distance gives the offset `nan` (-1/2 or 1/2) and no gradient.
+    `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float in
+    the same units. A NaN distance gives the offset `nan` (-1/2 or 1/2) and no gradient.
     """
     function = _BandOffset if torch.compiler.is_compiling() else _BandOffsetJvp
     return function.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]

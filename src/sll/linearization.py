@@ -409,8 +409,6 @@ def chain(
         return _both_sides(region, func, *_few_decisions(region, args, kwargs))
 
     operands = (*args, *kwargs.values())
-    if any(out is x for x in operands):
-        return out
     versions = [version_of(x) for x in operands]
     length = 1
     for x in operands:

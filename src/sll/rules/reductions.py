@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..kernels import hard_forward
 from ..linearization import (
     Expectation,
     attach,
@@ -103,8 +104,6 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         region.lose("bincount", [x], "the bins of a count are not known.")
         return out
     if out.is_floating_point():
-        from ..kernels import hard_forward
-
         return total.to(out.dtype) if region.linear else hard_forward(out, total)
     return attach(region, out, Expectation(total))
 
