@@ -16,20 +16,31 @@ LOSSES = {
     "item": lambda m: m.sum().item(),
     "bool": lambda m: bool(m[:2].any()),
     "tolist": lambda m: m.tolist(),
-    "nonzero": lambda m: m.nonzero(),
-    "where": lambda m: torch.where(m),
     "numpy": lambda m: m.numpy(),
-    "getitem": lambda m: torch.ones(3)[m],
-    "masked_select": lambda m: torch.masked_select(torch.ones(3), m),
+    "getitem": lambda m: torch.ones(3, 3)[m, m],
     "unique": lambda m: torch.unique(m),
     "argsort": lambda m: m.int().argsort(),
     "view": lambda m: m.view(torch.uint8),
-    "setitem": lambda m: torch.ones(9).__setitem__(m.long(), 2.0),
+    "setitem": lambda m: torch.ones(9, 9).__setitem__((m.long(), m.long()), 2.0),
     "int": lambda m: int(m.sum()),
     "float": lambda m: float(m.sum()),
     "index": lambda m: list(range(9))[m.sum()],
     "floor_divide": lambda m: m.sum() // 2,
-    "scatter": lambda m: torch.zeros(3).scatter(0, m.long(), 1.0),
+    "scatter": lambda m: torch.zeros(3).scatter(0, m.long(), 1.0, reduce="add"),
+    "argmax": lambda m: m.int().argmax(),
+    "sort": lambda m: m.int().sort(),
+    "searchsorted": lambda m: torch.searchsorted(m.int().cumsum(0), torch.ones(3, dtype=torch.int64)),
+    "bucketize": lambda m: torch.bucketize(m.sum(), torch.tensor([1, 2])),
+}
+
+
+# The number of selected elements is open in the band, and sure outside it: there nothing is lost.
+OPEN_COUNTS = {
+    "len": lambda m: len(m.nonzero()),
+    "numel": lambda m: torch.where(m)[0].numel(),
+    "unbind": lambda m: torch.ones(3)[m].unbind(),
+    "max": lambda m: torch.masked_select(torch.ones(3), m).max(),
+    "mul": lambda m: torch.ones(3)[m] * torch.ones(int(m.detach().sum())),
 }
 
 
@@ -37,13 +48,13 @@ def x_in_band():
     return torch.tensor([-1.0, 0.001, 1.0], requires_grad=True)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES | OPEN_COUNTS)
 def test_warns_once_at_the_line(name):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with sll.linearize(0.01) as region:
             for _ in range(3):
-                LOSSES[name](x_in_band() > 0)
+                (LOSSES | OPEN_COUNTS)[name](x_in_band() > 0)
     lost = [w for w in seen if issubclass(w.category, sll.LostGradientWarning)]
     assert len(lost) == 1, [str(w.message) for w in seen]
     assert lost[0].filename == __file__
@@ -52,6 +63,17 @@ def test_warns_once_at_the_line(name):
     (site, count), *_ = region.report().lost.items()
     assert (site.file, site.line) == (__file__, lost[0].lineno) and count == 3
     assert not region.report().infinite_jumps
+
+
+@pytest.mark.parametrize("name", OPEN_COUNTS)
+def test_a_sure_count_is_no_loss(name):
+    far = torch.tensor([-1.0, 0.5, 1.0], requires_grad=True)
+    with sll.linearize(0.01, on_lost="error") as region:
+        inside = OPEN_COUNTS[name](far > 0)
+    assert not region.report().lost
+    outside = OPEN_COUNTS[name](far > 0)
+    assert torch.equal(torch.as_tensor(outside[0] if isinstance(outside, tuple) else outside),
+                       torch.as_tensor(inside[0] if isinstance(inside, tuple) else inside))  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LOSSES)

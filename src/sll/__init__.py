@@ -5,7 +5,7 @@ with sll.linearize(eps=1e-2):
     loss.backward()
 """
 
-from .functional import argmax, argmin, ceil, floor, heaviside, round, sign, threshold, trunc
+from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
 from .region import Report, enable, hard, linearize, patch, unpatch
 from .report import CallSite, LostGradientError, LostGradientWarning
 from .rules import SOURCES as _SOURCES
@@ -30,9 +30,11 @@ __all__ = [
     "heaviside",
     "linearize",
     "patch",
+    "rank",
     "round",
     "sign",
     "threshold",
+    "topk_mask",
     "trunc",
     "unpatch",
 ]

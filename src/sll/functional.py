@@ -13,10 +13,24 @@ from torch import Tensor
 
 from ._options import Forward, one_of, positive_float
 from .kernels import blend, compute_dtype, hard_forward
+from .order import capped_simplex, constant, scaled, sort, traced
+from .order import rank as ranks
 from .rules import sources
 from .rules.sources import Step
 
-__all__ = ["argmax", "argmin", "ceil", "floor", "heaviside", "round", "sign", "threshold", "trunc"]
+__all__ = [
+    "argmax",
+    "argmin",
+    "ceil",
+    "floor",
+    "heaviside",
+    "rank",
+    "round",
+    "sign",
+    "threshold",
+    "topk_mask",
+    "trunc",
+]
 
 
 def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
@@ -27,6 +41,19 @@ def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
             f"x must be floating point (a discrete tensor has no derivative), got {x.dtype}; x.float() converts it"
         )
     return positive_float(eps, "eps"), one_of(forward, "forward", ("linear", "hard")) == "linear"
+
+
+def _check_dim(x: Tensor, dim: int) -> None:
+    if x.dim() == 0:
+        raise ValueError(
+            "x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one"
+        )
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an int, got {dim!r} of type {type(dim).__name__}")
+    if not -x.dim() <= dim < x.dim():
+        raise IndexError(
+            f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}"
+        )
 
 
 def _ramp(step: Step, hard: Tensor, linear: bool) -> Tensor:
@@ -178,14 +205,7 @@ def argmax(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "l
                 [0.0000, 0.0000, 1.0000]])
     """
     eps, linear = _checked(x, eps, forward)
-    if x.dim() == 0:
-        raise ValueError(
-            "x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one"
-        )
-    if not -x.dim() <= dim < x.dim():
-        raise IndexError(
-            f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}"
-        )
+    _check_dim(x, dim)
     if x.shape[dim] == 0:
         raise ValueError(f"x has no entries to choose from along dim {dim}: shape {tuple(x.shape)}")
     choice = x.detach().argmax(dim, keepdim=True)
@@ -225,3 +245,114 @@ def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tens
     soft = torch.where(chosen & finite, scores - tau, torch.zeros_like(scores)).to(hard.dtype)
     value = torch.where(finite, soft, hard)
     return value if linear else hard_forward(hard, value)
+
+
+def rank(
+    x: Tensor, dim: int = -1, eps: float = 1e-3, descending: bool = False, *, forward: Forward = "linear"
+) -> Tensor:
+    """Rank of each entry along `dim`, from 0: ``rank_i = sum over j != i of heaviside_eps(x_i - x_j)``.
+
+    Where no two entries are within `eps` this is ``torch.argsort(torch.argsort(x))``; entries in each other's band
+    share places, equal entries equally. The slope with respect to ``x_i - x_j`` is ``1 / (2 eps)`` for every pair in
+    the band. O(n log n) time and O(n) memory, forward and backward, whatever the band: inside it the ramp is linear,
+    so a sort and prefix sums do.
+
+    Args:
+        x: floating-point tensor with at least one dimension; +inf is larger than everything, NaN counts as +inf,
+            and neither gets a gradient.
+        dim: the dimension to rank along; it may be empty.
+        eps: half-width of the band, positive, in the units of `x`.
+        descending: rank 0 for the largest instead of the smallest.
+        forward: ``"linear"``, or ``"hard"`` for the integer ranks of a stable sort with the same gradient.
+
+    Returns:
+        A tensor of the shape and dtype of `x` with values in ``[0, n - 1]``. In half precision large ranks are
+        rounded: float16 holds whole numbers up to 2048, bfloat16 up to 256.
+
+    Raises:
+        TypeError, ValueError, IndexError: naming the argument that is not as described.
+
+    Example:
+        >>> import torch, sll
+        >>> sll.rank(torch.tensor([3.0, 1.0, 2.0, 2.05]), eps=0.1)
+        tensor([3.0000, 0.0000, 1.2500, 1.7500])
+        >>> sll.rank(torch.tensor([3.0, 1.0, 2.0, 2.05]), eps=0.1, descending=True, forward="hard")
+        tensor([0., 3., 2., 1.])
+    """
+    eps, linear = _checked(x, eps, forward)
+    _check_dim(x, dim)
+    rows = x.movedim(dim, -1)
+    values = torch.where(rows.isnan(), float("inf"), rows).to(compute_dtype(x.dtype))
+    soft = ranks(-values if descending else values, eps).to(x.dtype)
+    if not linear:
+        places = rows.detach().argsort(dim=-1, descending=descending, stable=True).argsort(-1)
+        soft = hard_forward(places.to(x.dtype), soft)
+    return soft.movedim(-1, dim)
+
+
+def topk_mask(x: Tensor, k: int, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+    """Soft k-hot of the `k` largest entries along `dim`: ``argmin ||m - x / eps||^2`` over ``0 <= m <= 1, sum m = k``.
+
+    This is the Euclidean projection on the capped simplex, ``clamp(x / eps - tau, 0, 1)``. It is exactly k-hot when
+    the k-th largest entry leads the next by `eps` or more; two entries that compete for the last place share it like
+    ``heaviside(x1 - x2, eps)``; for ``k = 1`` it is `argmax`.
+
+    Args:
+        x: floating-point tensor with at least one dimension.
+        k: how many to choose, from 0 to ``x.shape[dim]``.
+        dim: the dimension to choose along; it may be empty.
+        eps: how close entries have to be to share, in the units of `x`.
+        forward: ``"linear"``, or ``"hard"`` for the k-hot of `torch.topk` with the gradient of the projection.
+
+    Returns:
+        A tensor of the shape and dtype of `x` that sums to `k` along `dim`. Where the boundary lies between entries
+        that are infinite or NaN: the hard k-hot, without a gradient.
+
+    Raises:
+        TypeError, ValueError, IndexError: naming the argument that is not as described.
+
+    Source: Blondel, Fujino & Ueda, "Large-scale Multiclass SVM Training via Euclidean Projection onto the Simplex",
+    ICPR 2014; Amos, Koltun & Kolter, "The Limited Multi-Label Projection Layer", 2019 (the entropic sibling).
+
+    Example:
+        >>> import torch, sll
+        >>> sll.topk_mask(torch.tensor([1.0, 3.0, 2.0, 1.95]), k=2, eps=0.1)
+        tensor([0.0000, 1.0000, 0.7500, 0.2500])
+    """
+    eps, linear = _checked(x, eps, forward)
+    _check_dim(x, dim)
+    n = x.shape[dim]
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}")
+    if not 0 <= k <= n:
+        raise ValueError(f"k must be between 0 and the {n} entries along dim {dim}, got {k}")
+    if k in (0, n):
+        return constant(float(k > 0), x)
+    rows = x.movedim(dim, -1)
+    best, chosen = _contenders(rows.detach(), k, eps)
+    z = scaled(rows.gather(-1, best), eps)
+    decided = ~z.detach()[..., k - 1 : k].isfinite()
+    first = torch.arange(z.shape[-1], device=x.device) < k
+    soft = torch.where(decided, first.to(z.dtype), capped_simplex(z, k)).to(x.dtype)
+    zeros = torch.zeros_like(rows, requires_grad=False, memory_format=torch.contiguous_format)
+    mask = zeros.scatter(-1, best, soft)
+    if not linear:
+        mask = hard_forward(zeros.scatter(-1, chosen, 1.0), mask)
+    return mask.movedim(-1, dim)
+
+
+def _contenders(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Places of the entries that may have a share of the first `k`, sorted, largest first, and of the hard choice."""
+    if traced(rows):
+        best = rows.argsort(dim=-1, descending=True, stable=True)
+        return best, best[..., :k]
+    values, chosen = rows.topk(k, sorted=False)
+    last = values.amin(-1, keepdim=True)  # NaN if one is chosen: then nothing is near
+    near = rows >= last.to(compute_dtype(rows.dtype)) - eps
+    most = int(near.sum(-1).max()) if near.numel() else 0
+    if most <= k:
+        return chosen, chosen  # nobody else is near
+    if near.numel() == near.shape[-1]:  # one row: no need to search all of it again
+        found = near.reshape(-1).nonzero().reshape(*rows.shape[:-1], most)
+        return found.gather(-1, sort(-rows.gather(-1, found))[1]), chosen
+    return rows.topk(most).indices, chosen

@@ -4,6 +4,8 @@ A result of a discrete op is a plain tensor with one private attribute, its *car
 
 `Outcomes`      the value on either side of a decision boundary and the decision between them. An outcome is a tensor
                 that may carry a linearization of its own, so several decisions form a decision tree.
+`Choice`        one of several values, with weights: an index that an argmax or a sort chose (see `choices.py`).
+`Selection`     what a mask selected: every element that may be in it, with its weight.
 `Expectation`   an integer whose elements depend on many decisions (a count): its real-valued expected value.
 `Chain`         a float computed from discrete results by elementwise or shape ops: a promise of `Outcomes`, kept
                 only if a later discrete op asks; ordinary networks never pay for it.
@@ -75,16 +77,16 @@ class Decision:
 
     def same(self, other: Decision) -> int:
         """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
-        if self is other or _equal_keys(self.key, other.key):
+        if self is other or equal_keys(self.key, other.key):
             return 1
         a, b = self.key, other.key
         if (
             a[0] == b[0] == "boundary"
-            and _equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5]))
-            and _equal_keys(a[3:5], b[1:3])
+            and equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5]))
+            and equal_keys(a[3:5], b[1:3])
         ):
             return -1
-        if a[0] == b[0] == "placed" and _equal_keys(a[2:], b[2:]):
+        if a[0] == b[0] == "placed" and equal_keys(a[2:], b[2:]):
             return int(a[1].same(b[1]))
         return 0
 
@@ -97,9 +99,9 @@ class Decision:
         return self.offset().abs() < 0.5
 
 
-def _equal_keys(a: Any, b: Any) -> bool:
+def equal_keys(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
-        return isinstance(b, tuple) and len(a) == len(b) and all(_equal_keys(x, y) for x, y in zip(a, b))
+        return isinstance(b, tuple) and len(a) == len(b) and all(equal_keys(x, y) for x, y in zip(a, b))
     if isinstance(a, Tensor) or callable(a):
         return a is b
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):  # x > 0 and x > 0.0 are the same decision
@@ -176,23 +178,68 @@ class Expectation(_Unsaved):
         self.value = value
 
 
+class Choice(_Unsaved):
+    """Element by element one of several values: ``values[..., m]`` with weight ``weights[..., m]``.
+
+    Both broadcast to the shape of the carrying tensor with one dimension more; the weights of an element are not
+    negative and sum to 1. Equal keys (see `equal_keys`) are the same choice: their values belong together.
+    """
+
+    def __init__(self, key: tuple[Any, ...], values: Tensor, weights: Tensor) -> None:
+        self.key = key
+        self.values = values
+        self.weights = weights
+
+    def decided(self) -> Tensor:
+        """Mask of the elements that have one value only."""
+        return self.weights.detach().amax(-1) == 1
+
+    def tied(self) -> Tensor:
+        """Mask of the elements whose likeliest value is not unique: at an exact tie the hard value is shown."""
+        if self.weights.shape[-1] < 2:
+            return torch.zeros_like(self.decided())
+        best = self.weights.detach().topk(2, -1).values
+        return best[..., 0] == best[..., 1]
+
+
+class Selection(_Unsaved):
+    """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,)."""
+
+    def __init__(self, mask: Tensor, candidates: Tensor, weights: Tensor, count: int) -> None:
+        self.mask = mask
+        self.candidates = candidates
+        self.weights = weights
+        self.count = count
+
+
+class Sorted(_Unsaved):
+    """Sorted values: ``places`` numbers the elements of all rows, `n` each. Which of two elements of a row is larger is
+    known from their places, so comparing them is no decision. It is not a linearization, and `carrier` skips it.
+    """
+
+    def __init__(self, source: Tensor, n: int, places: Callable[[], Tensor]) -> None:
+        self.source = source
+        self.n = n
+        self.places = places
+
+
 class Chain(_Unsaved):
     """Outcomes of a float tensor, computed when a discrete op asks for them."""
 
-    def __init__(self, compute: Callable[[], Outcomes | None], length: int) -> None:
-        self._compute: Callable[[], Outcomes | None] | None = compute
-        self._outcomes: Outcomes | None = None
+    def __init__(self, compute: Callable[[], Outcomes | Choice | None], length: int) -> None:
+        self._compute: Callable[[], Outcomes | Choice | None] | None = compute
+        self._found: Outcomes | Choice | None = None
         self.length = length
 
-    def outcomes(self) -> Outcomes | None:
+    def resolve(self) -> Outcomes | Choice | None:
         if self._compute is not None:
             compute, self._compute = self._compute, None
-            self._outcomes = compute()
+            self._found = compute()
             self.length = 0
-        return self._outcomes
+        return self._found
 
 
-Carrier: TypeAlias = "Outcomes | Expectation | Chain"
+Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
 
 
 def carrier(x: Any) -> Carrier | None:
@@ -203,7 +250,12 @@ def carrier(x: Any) -> Carrier | None:
     if pair is None or pair[1] != version_of(x):
         return None
     found = pair[0]
-    return found if isinstance(found, _Unsaved) else None  # type: ignore[return-value]
+    return found if isinstance(found, _Unsaved) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
+
+
+def sorted_places(x: Any) -> Sorted | None:
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    return pair[0] if pair is not None and isinstance(pair[0], Sorted) and pair[1] == version_of(x) else None
 
 
 def discrete_carrier(x: Any) -> bool:
@@ -211,14 +263,28 @@ def discrete_carrier(x: Any) -> bool:
     return carrier(x) is not None and not x.is_floating_point()
 
 
-def outcomes(x: Any) -> Outcomes | None:
+def selection(x: Any) -> Selection | None:
     found = carrier(x)
-    if isinstance(found, Chain):
-        return found.outcomes()
+    return found if isinstance(found, Selection) else None
+
+
+def resolved(x: Any) -> Outcomes | Choice | Expectation | Selection | None:
+    """What `x` carries, promises kept."""
+    found = carrier(x)
+    return found.resolve() if isinstance(found, Chain) else found
+
+
+def outcomes(x: Any) -> Outcomes | None:
+    found = resolved(x)
     return found if isinstance(found, Outcomes) else None
 
 
-def attach(region: Region, x: Tensor, found: Carrier | None) -> Tensor:
+def choice(x: Any) -> Choice | None:
+    found = resolved(x)
+    return found if isinstance(found, Choice) else None
+
+
+def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
     """Make `x` carry `found` until the region ends."""
     if found is not None:
         x._sll = (found, version_of(x))  # type: ignore[attr-defined]
@@ -401,9 +467,13 @@ def chain(
 ) -> Tensor:
     """Let the float result `out` of an ordinary elementwise op promise its outcomes."""
 
-    def compute() -> Outcomes | None:
+    def compute() -> Outcomes | Choice | None:
         if any(version_of(x) != v for x, v in zip(operands, versions)):
             return None
+        chosen = _per_value(region, func, args, kwargs)
+        if chosen is not None:
+            main, values = chosen
+            return None if carrier(values) is not None else Choice(main.key, values, main.weights)
         if region.linear and len(_all_decisions(operands)) > MAX_DECISIONS:
             return None
         return _both_sides(region, func, *_few_decisions(region, args, kwargs))
@@ -417,7 +487,7 @@ def chain(
             length = max(length, found.length + 1)
     promise = Chain(compute, length)
     if length >= 32:  # bounds recursion, and the memory held by operands
-        promise.outcomes()
+        promise.resolve()
     return attach(region, out, promise)
 
 
@@ -464,6 +534,9 @@ def expect(x: Tensor) -> Tensor:
     found = carrier(x)
     if isinstance(found, Expectation):
         return found.value
+    if isinstance(found, Choice):
+        values = found.values.to(found.weights.dtype if x.dtype == torch.bool else exact_dtype(x))
+        return (values * found.weights.to(values.dtype)).sum(-1)
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
@@ -477,7 +550,7 @@ def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Ten
     """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided
     decisions of its own.
     """
-    inner = [_undecided(side) for side in (tree.below, tree.above)]
+    inner = [undecided(side) for side in (tree.below, tree.above)]
     if inner[0] is None and inner[1] is None:
         return hard
     offset = tree.decision.offset()
@@ -487,20 +560,27 @@ def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Ten
     return torch.where((offset != 0) & torch.where(offset > 0, high, low), chosen, hard)
 
 
-def _undecided(x: Tensor) -> Tensor | None:
+def undecided(x: Tensor) -> Tensor | None:
     """Mask of the elements whose value depends on a decision in its band; None if `x` carries nothing."""
     found = carrier(x)
     if isinstance(found, Expectation):
-        return found.value != x
+        return uncertain(found, x)
+    if isinstance(found, Choice):
+        return ~found.decided()
     tree = outcomes(x)
     if tree is None:
         return None
     offset = tree.decision.offset()
     mask = offset.abs() < 0.5
-    for side, inner in ((offset <= 0, _undecided(tree.below)), (offset > 0, _undecided(tree.above))):
+    for side, inner in ((offset <= 0, undecided(tree.below)), (offset > 0, undecided(tree.above))):
         if inner is not None:
             mask = mask | (side & inner)
     return mask
+
+
+def uncertain(found: Expectation, x: Tensor) -> Tensor:
+    """Mask of the elements whose expectation is not the integer that is shown, rounding of a long sum aside."""
+    return (found.value.detach() - x).abs() > 1e-6 * x.abs().clamp(min=1)
 
 
 def exact_dtype(x: Tensor) -> torch.dtype:
@@ -592,3 +672,153 @@ def through_expectation(
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
     decided = original(func, *as_float(list(args), False), **{name: as_float(x, False) for name, x in named.items()})
     return torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
+
+
+# --- choices -----------------------------------------------------------------------------------------------------
+
+MAX_VALUES = 64
+"""An integer that depends on several choices keeps their joint values up to this many; beyond it, its expectation."""
+
+
+def _per_value(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Choice, Tensor] | None:
+    """The elementwise `func` for each value of the first choice among its operands: that choice, and the results,
+    (*shape, M). They carry what else the operands carry.
+    """
+    main = next((x for x in (*args, *kwargs.values()) if choice(x) is not None), None)
+    if main is None:
+        return None
+    first = choice(main)
+    assert first is not None
+
+    def lift(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        found = choice(x)
+        if found is not None and equal_keys(found.key, first.key):
+            return found.values
+        if x.dim() == 0 and main.dim():
+            return x  # a number to type promotion, and it stays one
+        return region.call(torch.unsqueeze, x, -1)
+
+    named = {name: lift(x) for name, x in kwargs.items() if name != "memory_format"}
+    return first, region.call(func, *[lift(x) for x in args], **named)
+
+
+def run_on_choices(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The elementwise `func` of operands of which one carries a `Choice`, for each of its values; None if none does."""
+    if not any(choice(x) is not None for x in (*args, *kwargs.values())):
+        return None
+    hard = original(func, *args, **kwargs)
+    operands = (*args, *kwargs.values())
+    if not isinstance(hard, Tensor):
+        return hard
+    for x in operands:
+        if hard is x:
+            return x
+    chosen = _per_value(region, func, args, kwargs)
+    assert chosen is not None
+    found, values = chosen
+    blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
+    return settle(region, hard, found.key, values, found.weights, blended=blended)
+
+
+def settle(
+    region: Region, hard: Tensor, key: tuple[Any, ...], values: Tensor, weights: Tensor, *, blended: bool = False
+) -> Tensor:
+    """The result of a function whose `hard` value and whose `values` (*shape, M) for each choice are known.
+
+    `blended`: float operands show a mixture, and a discrete result computed from it need not be one of the values.
+    """
+    rank = hard.dim() + 1
+    if values.dim() < rank:
+        values = region.call(torch.Tensor.reshape, values, (1,) * (rank - values.dim()) + tuple(values.shape))
+    if weights.dim() < rank:
+        weights = weights.reshape((1,) * (rank - weights.dim()) + tuple(weights.shape))
+    if hard.is_complex():
+        wide = values.to(hard.dtype)
+        parts = [mix(weights, part(wide), part(hard), linear=region.linear) for part in (torch.real, torch.imag)]
+        return torch.complex(*parts)
+    if hard.is_floating_point():
+        inner = undecided(values)
+        out = mix(weights, values, hard, linear=region.linear, inner=None if inner is None else inner.any(-1))
+        return attach(region, out, None if carrier(values) is not None else Choice(key, values, weights))
+    if carrier(values) is not None:
+        return attach(region, hard, _flattened(hard, values, weights))
+    found = Choice(key, values, weights)
+    out = hard
+    if region.linear and blended:
+        full = values.expand(*hard.shape, values.shape[-1])
+        best = weights.detach().argmax(-1, keepdim=True).expand(*hard.shape, 1)
+        out = torch.where(found.decided() | found.tied(), hard, full.gather(-1, best).squeeze(-1))
+    return attach(region, out, found)
+
+
+def _flattened(hard: Tensor, values: Tensor, weights: Tensor) -> Carrier:
+    """Values that carry linearizations of their own, as one choice; too many as their expectation."""
+    if hard.dtype == torch.bool:
+        return bool_outcomes(decided_by((weights * expect(values)).sum(-1)), hard)
+    inner = distribution(values)
+    many = values.shape[-1] * (inner[0].shape[-1] if inner is not None else MAX_VALUES + 1)
+    if inner is None or many > MAX_VALUES:
+        means = expect(values)
+        return Expectation((weights.to(means.dtype) * means).sum(-1).expand(hard.shape))
+    weights = weights.unsqueeze(-1) * inner[1]
+    shape = (*hard.shape, *weights.shape[-2:])
+    weights, flat = (t.expand(shape).reshape(*hard.shape, many) for t in (weights, inner[0]))
+    return Choice(("mixed", weights), flat, weights)
+
+
+def distribution(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The values of each element, and their weights, (*shape, M) each; None if only the expectation is known."""
+    found = resolved(x)
+    if isinstance(found, Expectation):
+        return None
+    if isinstance(found, Choice):
+        shape = (*x.shape, found.weights.shape[-1])
+        return found.values.expand(shape), found.weights.expand(shape)
+    if not isinstance(found, Outcomes):
+        return x.unsqueeze(-1), torch.ones((), dtype=torch.float32, device=x.device).expand(*x.shape, 1)
+    weight = found.decision.weight().expand(x.shape).unsqueeze(-1)
+    sides = [distribution(side) for side in (found.below, found.above)]
+    filled = [side for side in sides if side is not None]
+    if len(filled) < 2:
+        return None
+    (v0, w0), (v1, w1) = ((v.expand(*x.shape, v.shape[-1]), w.expand(*x.shape, w.shape[-1])) for v, w in filled)
+    return torch.cat([v0, v1], -1), torch.cat([w0 * (1 - weight), w1 * weight], -1)
+
+
+def mix(weights: Tensor, values: Tensor, hard: Tensor, *, linear: bool, inner: Tensor | None = None) -> Tensor:
+    """``sum of weights * values`` over the last dimension in the band; `hard` where one value has all the weight, at an
+    exact tie, and where the values in question are not all finite. With ``linear=False`` the value is `hard`
+    everywhere and only the gradient is that of the sum.
+
+    `inner`: mask of elements whose values are undecided themselves: there `hard` is not what to show.
+    """
+    wide = compute_dtype(weights.dtype, hard.dtype)
+    w, v = weights.to(wide), values.to(wide)
+    many = w.shape[-1]
+    live = w.detach() > 0
+    best = w.detach().topk(min(2, many), -1)
+    infinite = (live & ~v.detach().isfinite()).any(-1)
+    alone = torch.nn.functional.one_hot(best.indices[..., 0], many).to(wide)
+    # Where something is infinite the likeliest value alone counts, and the choice has no gradient.
+    w = torch.where(infinite.unsqueeze(-1), alone, w)
+    soft = (w * torch.where(w.detach() > 0, v, torch.zeros((), dtype=wide, device=v.device))).sum(-1)
+    soft = soft.expand(hard.shape)
+    if not linear:
+        return hard_forward(hard, soft)
+    shown = (best.values[..., 0] == 1) | infinite
+    if many > 1:
+        shown = shown | (best.values[..., 0] == best.values[..., 1])
+    if inner is not None:
+        shown = shown & ~inner
+    return torch.where(shown, hard_forward(hard, soft), soft.to(hard.dtype))
+
+
+def collapse(region: Region, x: Tensor) -> Tensor:
+    """A bool that carries a choice, as one that carries the probability of True."""
+    if choice(x) is None or x.dtype != torch.bool:
+        return x
+    return attach(region, x.view_as(x), bool_outcomes(decided_by(expect(x)), x))

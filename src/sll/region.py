@@ -21,9 +21,19 @@ from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
 from ._options import Eps, Forward, OnLost, eps_table, one_of, op_names
-from .linearization import Carrier, Expectation, Outcomes, carrier, decisions, discrete_carrier
+from .linearization import (
+    Carrier,
+    Expectation,
+    Outcomes,
+    carrier,
+    choice,
+    decisions,
+    discrete_carrier,
+    selection,
+    uncertain,
+)
 from .report import CallSite, Lost, call_site
-from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES
+from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
 from .rules.registry import op_name
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
@@ -186,6 +196,7 @@ class linearize(_Mode):
         self._ops = ops if exclude is None else ops - op_names(exclude, "exclude", SOURCES)
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
+        self._selects = False
 
     # --- public ---
 
@@ -229,13 +240,18 @@ class linearize(_Mode):
         """`x` carries something: the region takes it back at its end."""
         if not is_compiling() and _THREAD.live:
             _THREAD.live[-1][id(x)] = x
+            self._selects = self._selects or selection(x) is not None
 
-    def lose(self, op: str, tensors: Iterable[Tensor], why: str) -> None:
-        """Count that the linearization of `tensors` ends at `op`; warn or raise if an element was in its band."""
+    def lose(
+        self, op: str, tensors: Iterable[Tensor], why: str, *, undecided: Callable[[], bool] | None = None
+    ) -> None:
+        """Count that the linearization of `tensors` ends at `op`; warn or raise if an element was in its band
+        (`undecided` tells, where no tensor carries it yet).
+        """
         if is_compiling():
             return
         tensors = list(tensors)
-        self._lost.add(op, lambda: any(_in_band(x) for x in tensors), why)
+        self._lost.add(op, undecided or (lambda: any(_in_band(x) for x in tensors)), why)
 
     def count_infinite_jumps(self, func: Callable[..., Any], operands: Iterable[Any], tree: Outcomes) -> None:
         if is_compiling() or not any(_infinite(x) for x in operands):
@@ -252,6 +268,10 @@ class linearize(_Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         compiling = is_compiling()
+        if self._selects and not compiling and _selected(args, kwargs) and torch.is_grad_enabled():
+            found: Any = selections.rule_for(func)
+            if found is not None:
+                return found(self, func, args, kwargs)
         rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
             return rule(self, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
@@ -263,6 +283,10 @@ class linearize(_Mode):
                     op_name(func), lost, REMEDIES.get(op_name(func), "no rule carries a linearization through it.")
                 )
         return func(*args, **kwargs)
+
+
+def _selected(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(selection(x) is not None for x in selections.flat((*args, *kwargs.values())))
 
 
 def _may_carry(operands: Iterable[Any]) -> bool:
@@ -302,7 +326,13 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
 def _in_band(x: Tensor) -> bool:
     found = carrier(x)
     if isinstance(found, Expectation):
-        return _any(found.value != x)
+        return _any(uncertain(found, x))
+    picked = selection(x)
+    if picked is not None:
+        return _any(picked.weights != 1)
+    chosen = choice(x)
+    if chosen is not None:
+        return _any(~chosen.decided())
     return any(_any(d.undecided()) for d in decisions(x))
 
 

@@ -17,19 +17,22 @@ from ..kernels import blend
 from ..linearization import (
     DIVISIONS,
     MAY_BE_INFINITE,
+    Choice,
     Expectation,
     Outcomes,
     carrier,
     chain,
+    collapse,
     discrete_carrier,
     exact_dtype,
     expect,
     join,
     original,
+    run_on_choices,
     run_on_outcomes,
 )
 from .counts import through_count
-from .registry import op_name, register
+from .registry import register, tracked
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -41,17 +44,39 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     if not carried:
         return func(*args, **kwargs)
     if not any(discrete_carrier(x) for x in carried):
+        if not region.linear and _constant_choice(operands):
+            return run_on_choices(region, func, args, kwargs)
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor) or any(out is x for x in operands):
             return out
         if out.is_floating_point():
             return chain(region, func, args, kwargs, out)
-    out = run_on_outcomes(region, func, args, kwargs)
+    out = run_on_choices(region, func, args, kwargs)
+    if out is None:
+        out = run_on_outcomes(region, func, args, kwargs)
     if out is not None:
         return out
     if any(isinstance(carrier(x), Expectation) for x in carried):
         return through_count(region, func, args, kwargs)
     return func(*args, **kwargs)
+
+
+def _constant_choice(operands: tuple[Any, ...]) -> bool:
+    """Whether the operands are choices among constants, and constants: a rank that was made a float, say.
+
+    ``forward="hard"`` then takes the difference of the function between the values, not its tangent at the hard one:
+    ``1 / rank`` falls by 1/2 from rank 1 to rank 2, whatever its slope at either.
+    """
+    chosen = 0
+    for x in operands:
+        found = carrier(x)
+        if isinstance(found, Choice):
+            if found.values.requires_grad:
+                return False
+            chosen += 1
+        elif found is not None or tracked(x):
+            return False
+    return chosen > 0
 
 
 ARITHMETIC = """
@@ -89,12 +114,11 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     )
     named.update(("self" if name == "input" else name, x) for name, x in kwargs.items())
     condition, above, below = named["condition"], named.get("self"), named.get("other")
+    floats = any(isinstance(x, float) or isinstance(x, Tensor) and x.is_floating_point() for x in (above, below))
+    if floats and isinstance(carrier(condition), Choice) and carrier(above) is None and carrier(below) is None:
+        condition = collapse(region, condition)  # only how likely it is True matters
     if above is None:
-        if discrete_carrier(condition):
-            region.lose(
-                "where", [condition], "positions of True elements have no derivative; use where(condition, a, b)."
-            )
-        return func(*args, **kwargs)
+        return region.call(torch.nonzero, condition, as_tuple=True)
     found = carrier(condition)
     simple = isinstance(found, Outcomes) and found.polarity and carrier(above) is None and carrier(below) is None
     if not simple:
@@ -114,6 +138,8 @@ def _as_outcome(x: Any, like: Tensor) -> Tensor:
 def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
+    if carrier(x) is None and x.is_floating_point():
+        mask = collapse(region, mask)
     found = carrier(mask)
     if not (isinstance(found, Outcomes) and found.polarity and carrier(x) is None and carrier(value) is None):
         return elementwise(region, func, (x, mask, value), {})
@@ -121,18 +147,6 @@ def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     low, high = (x, value)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
     return join(region, func, (x, mask, value), hard, tree)
-
-
-def extremum(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.max(a, b)`` is `maximum`; ``max(a)`` and ``max(a, dim)`` choose, and are left alone."""
-    second = args[1] if len(args) > 1 else kwargs.get("other")
-    if isinstance(second, Tensor):
-        return elementwise(region, func, args, kwargs)
-    if any(discrete_carrier(x) for x in args):
-        region.lose(
-            op_name(func), [x for x in args if discrete_carrier(x)], "which element is largest has no derivative here."
-        )
-    return func(*args, **kwargs)
 
 
 def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -165,5 +179,4 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
 
 register(where, "where", in_place=False)
 register(masked_fill, "masked_fill")
-register(extremum, "max", "min", in_place=False)
 register(masked_scatter, "masked_scatter")

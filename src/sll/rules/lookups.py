@@ -1,4 +1,5 @@
-"""Lookups with an integer that came from `round`, `floor` or a cast: ``table[idx]`` is looked up at both outcomes.
+"""Lookups with an integer that came from `round`, `floor` or a cast: ``table[idx]`` is looked up at both outcomes; with
+an index that was chosen (argmax, sort) at each of its values.
 
 An outcome beyond the end of the table is clamped to the end; the hard program would have failed there.
 Lookups with plain indices only move the elements of the table (see `shape.py`).
@@ -13,8 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..linearization import Decision, Outcomes, carrier, discrete_carrier, join, original, outcomes, placed
+from ..linearization import (
+    Choice,
+    Decision,
+    Expectation,
+    Outcomes,
+    attach,
+    bool_outcomes,
+    carrier,
+    choice,
+    constant,
+    decided_by,
+    discrete_carrier,
+    expect,
+    join,
+    mix,
+    original,
+    outcomes,
+    placed,
+    settle,
+    undecided,
+)
 from .registry import RULES, register
+from .selections import select
 from .shape import move
 
 if TYPE_CHECKING:
@@ -27,6 +49,9 @@ def lookup(region: Region, name: str, func: Func, index: Tensor, size: int, trai
     """``func(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more
     behind them.
     """
+    chosen = choice(index)
+    if chosen is not None:
+        return _look_up_choices(region, func, index, chosen, size, trailing, wrap=wrap)
     tree = outcomes(index)
     if tree is None:
         region.lose(name, [index], "an index that is a count is not looked up.")
@@ -42,6 +67,30 @@ def lookup(region: Region, name: str, func: Func, index: Tensor, size: int, trai
             sides.append(lookup(region, name, func, full, size, trailing, wrap=wrap))
     decision = _with_trailing(tree.decision, index, trailing)
     return join(region, func, (), hard, Outcomes(decision, *sides))
+
+
+def _look_up_choices(
+    region: Region, func: Func, index: Tensor, chosen: Choice, size: int, trailing: int, *, wrap: bool
+) -> Tensor:
+    hard = original(func, index)
+    values = chosen.values.expand(*index.shape, chosen.values.shape[-1]).clamp(-size if wrap else 0, size - 1)
+    found = [func(value) for value in values.unbind(-1)]
+    weights = chosen.weights.expand(values.shape)
+    if trailing:
+        weights = weights.reshape(*index.shape, *(1,) * trailing, values.shape[-1])
+    if weights.dim() != hard.dim() + 1:  # other indices broadcast with this one
+        weights = weights.reshape((1,) * (hard.dim() + 1 - weights.dim()) + tuple(weights.shape))
+    if any(carrier(x) is not None for x in found):
+        table = torch.stack([expect(x) if not x.is_floating_point() else x for x in found], -1)
+        if hard.dtype == torch.bool:
+            return attach(region, hard, bool_outcomes(decided_by((weights * table).sum(-1)), hard))
+        if not hard.is_floating_point():
+            return attach(region, hard, Expectation((weights.to(table.dtype) * table).sum(-1)))
+        unsure = [undecided(x) for x in found]
+        inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
+        return mix(weights, table, hard, linear=region.linear, inner=inner)
+    key = chosen.key if trailing == 0 and hard.shape == index.shape else ("trailing", chosen.key, trailing, hard.dim())
+    return settle(region, hard, key, torch.stack(found, -1), weights)
 
 
 def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:
@@ -63,9 +112,9 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         region.lose("getitem", [items[i] for i in linearized], "an index beside True or False is not looked up.")
         return func(table, index)
     # Lists, ranges and arrays index like tensors.
-    items = tuple(i if _plain_item(i) else torch.as_tensor(i, device=table.device) for i in items)
+    items = tuple(i if plain_item(i) else torch.as_tensor(i, device=table.device) for i in items)
     place = linearized[0]
-    size, trailing = _geometry(table, items, place)
+    size, trailing = geometry(table, items, place)
 
     def look(i: Tensor) -> Any:  # through the region: another index may be linearized, too
         return region.call(func, table, (*items[:place], i, *items[place + 1 :]))
@@ -74,15 +123,18 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
+    mask = items[0]
+    if len(items) == 1 and mask.dtype == torch.bool and not torch.compiler.is_compiling():
+        return select(region, table, mask, func(table, index))
     region.lose(
         "getitem",
         [i for i in items if discrete_carrier(i)],
-        "which elements a mask selects has no derivative; use where(), or (x * mask).sum() / mask.sum().",
+        "which elements a mask selects beside other indices has no derivative; use where(), or (x * mask).sum().",
     )
     return move(region, func, (table, index), {})
 
 
-def _geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, int]:
+def geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, int]:
     """Size of the dimension that ``items[place]`` indexes, and the number of dimensions of the result behind the
     indexed block.
     """
@@ -104,7 +156,7 @@ def _geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, i
     return table.shape[dim], sum(1 for i in behind if not isinstance(i, int))
 
 
-def _plain_item(item: Any) -> bool:
+def plain_item(item: Any) -> bool:
     return isinstance(item, (int, slice, Tensor, type(None), type(Ellipsis)))
 
 
@@ -174,7 +226,14 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     index: Any = named.get("tensor", named.get("input"))
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    classes = original(func, *args, **kwargs).shape[-1]
+    hard = original(func, *args, **kwargs)
+    classes = hard.shape[-1]
+    chosen = choice(index)
+    if chosen is not None:  # each class is in or out: one decision per class
+        values = chosen.values.expand(*index.shape, chosen.values.shape[-1])
+        share = torch.zeros(hard.shape, dtype=chosen.weights.dtype, device=hard.device)
+        share = share.scatter_add(-1, values.clamp(0, classes - 1), chosen.weights.expand(values.shape))
+        return attach(region, hard, Outcomes(decided_by(share), constant(0, hard), constant(1, hard)))
     return lookup(region, "one_hot", lambda i: func(i, classes), index, classes, 1, wrap=False)
 
 

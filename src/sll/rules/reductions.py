@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..kernels import hard_forward
 from ..linearization import (
+    Choice,
     Expectation,
+    Outcomes,
     attach,
     bool_outcomes,
     carrier,
@@ -24,7 +26,7 @@ from ..linearization import (
     exact_dtype,
     expect,
     original,
-    outcomes,
+    resolved,
     through_expectation,
 )
 from .registry import register
@@ -99,7 +101,7 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if not discrete_carrier(x):
         return func(*args, **kwargs)
     out = original(func, *args, **kwargs)
-    total = _bins(x, out.numel(), exact_dtype(x) if weights is None else weights.to(exact_dtype(x)))
+    total = bins_of(x, out.numel(), exact_dtype(x) if weights is None else weights.to(exact_dtype(x)))
     if total is None:
         region.lose("bincount", [x], "the bins of a count are not known.")
         return out
@@ -108,19 +110,23 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     return attach(region, out, Expectation(total))
 
 
-def _bins(x: Tensor, bins: int, share: Any) -> Tensor | None:
+def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     """Expected number (or weight) of the elements of `x` in each bin; an outcome beyond the last bin counts for the
     last.
     """
     if isinstance(carrier(x), Expectation):
         return None
     share = torch.ones(x.shape, dtype=share, device=x.device) if isinstance(share, torch.dtype) else share
-    tree = outcomes(x)
-    if tree is None:
+    tree = resolved(x)
+    if isinstance(tree, Choice):
+        index = tree.values.clamp(0, bins - 1).long().expand(*x.shape, tree.values.shape[-1])
+        share = (tree.weights.to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
+        return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index.flatten(), share.flatten())
+    if not isinstance(tree, Outcomes):
         index = x.clamp(0, bins - 1).long().expand(share.shape)
         return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index, share)
     weight = tree.decision.weight().to(share.dtype)
-    below, above = _bins(tree.below, bins, share * (1 - weight)), _bins(tree.above, bins, share * weight)
+    below, above = bins_of(tree.below, bins, share * (1 - weight)), bins_of(tree.above, bins, share * weight)
     return None if below is None or above is None else below + above
 
 

@@ -14,19 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels import compute_dtype
 from ..linearization import (
+    MAX_VALUES,
     Chain,
+    Choice,
     Expectation,
     Outcomes,
+    Sorted,
     attach,
     bool_outcomes,
     carrier,
     decided_by,
     discrete_carrier,
+    distribution,
     expect,
     is_constant,
     outcomes,
     placed,
+    resolved,
+    sorted_places,
     version_of,
 )
 from .registry import RULES, op_name, register, spellings
@@ -41,7 +48,12 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     x = args[0]
     found = carrier(x)
     if found is None:
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        values = sorted_places(x)
+        if values is not None and not fills and isinstance(out, Tensor) and out is not x:
+            rest = args[1:]
+            attach(region, out, Sorted(values.source, values.n, lambda: func(values.places(), *rest, **kwargs)))
+        return out
     if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
         return lost(region, func, args, kwargs, "its bits are reinterpreted.")
     out = func(*args, **kwargs)
@@ -92,10 +104,12 @@ def _moved(
         moved = apply(t)
         return torch.where(moved == apply(t + 1), -0.5, moved)
 
-    def tree() -> Outcomes | None:
-        old = found.outcomes() if isinstance(found, Chain) else found
+    def tree() -> Outcomes | Choice | None:
+        old = found.resolve() if isinstance(found, Chain) else found
         if old is None:
             return None
+        if isinstance(old, Choice):
+            return _moved_choice(old, shape, how, apply, result, in_order=func in _KEEPS_ORDER) if not fills else None
         # What a fill writes has no decision: an offset of -1/2, a weight of 0.
         decision = placed(old.decision, shape, how, apply_offset)
         if mutable:
@@ -114,7 +128,28 @@ def _moved(
 
     if isinstance(found, Expectation):
         return Expectation(apply(found.value))
+    if isinstance(found, Choice) and fills:
+        region.lose(op_name(func), [x], "an index that was chosen beside a constant has no weights.")
+        return None
     return Chain(tree, found.length + 1) if isinstance(found, Chain) else tree()
+
+
+def _moved_choice(
+    old: Choice, shape: tuple[int, ...], how: Any, apply: Callable[[Tensor], Tensor], result: Tensor, *, in_order: bool
+) -> Choice:
+    """The values and weights of each element go where the element goes."""
+    many = old.weights.shape[-1]
+    if not in_order:
+        count = torch.Size(shape).numel()
+        places = apply(torch.arange(count, device=result.device).reshape(shape)).reshape(-1)
+
+    def moved(t: Tensor) -> Tensor:
+        if t.numel() == t.shape[-1]:
+            return t.reshape((1,) * result.dim() + (t.shape[-1],))
+        flat = t.expand(*shape, many).reshape(-1, many)
+        return (flat if in_order else flat[places]).reshape(*result.shape, many)
+
+    return Choice(("placed", old.key, shape, how), moved(old.values), moved(old.weights))
 
 
 def _immutable(parameter: Any) -> bool:
@@ -124,11 +159,13 @@ def _immutable(parameter: Any) -> bool:
 
 
 def _takes_all(func: Func, args: tuple[Any, ...]) -> bool:
-    """``x[:]``, ``x[...]``"""
+    """``x[:]``, ``x[...]``, ``x[:n]`` of all n."""
     if func is not torch.Tensor.__getitem__:
         return False
     items = args[1] if isinstance(args[1], tuple) else (args[1],)
-    return all(item is Ellipsis or (isinstance(item, slice) and item == slice(None)) for item in items)
+    if any(item is Ellipsis for item in items):
+        return all(item is Ellipsis or isinstance(item, slice) and item == slice(None) for item in items)
+    return all(isinstance(item, slice) and item.indices(n) == (0, n, 1) for item, n in zip(items, args[0].shape))
 
 
 def atleast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -157,8 +194,10 @@ def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     if found is None or out is x:
         return out
 
-    def tree() -> Outcomes | None:
-        old = found.outcomes() if isinstance(found, Chain) else found
+    def tree() -> Outcomes | Choice | None:
+        old = found.resolve() if isinstance(found, Chain) else found
+        if isinstance(old, Choice):
+            return old
         return (
             Outcomes(old.decision, outcome(old.below), outcome(old.above), old.polarity)
             if isinstance(old, Outcomes)
@@ -184,6 +223,10 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
     """The carrier of ``put(tensors)``, a function that only moves the elements of several tensors into one."""
+    if any(isinstance(resolved(t), Choice) for t in tensors):
+        chosen = _regrouped_choices(put, tensors, hard)
+        if chosen is not None:
+            return chosen
     if hard.dtype != torch.bool and not hard.is_floating_point():
         deep = any(isinstance(carrier(t), Expectation) or _depth(t) > 1 for t in tensors)
         if deep:
@@ -198,15 +241,35 @@ def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequ
     )
 
 
+def _regrouped_choices(put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
+    parts = [distribution(t) for t in tensors]
+    if any(part is None for part in parts):
+        return None
+    many = max(part[0].shape[-1] for part in parts if part is not None)
+    if many > MAX_VALUES:
+        return None
+
+    def slices(which: int, dtype: torch.dtype) -> Tensor:
+        padded = [F.pad(p[which].to(dtype), (0, many - p[which].shape[-1])) for p in parts if p is not None]
+        return torch.stack([put([p[..., m] for p in padded]) for m in range(many)], -1)
+
+    weights = slices(1, compute_dtype(*(part[1].dtype for part in parts if part is not None)))
+    return Choice(("regrouped", weights), slices(0, hard.dtype), weights)
+
+
 def _depth(x: Any) -> int:
-    tree = outcomes(x)
-    return 0 if tree is None else 1 + max(_depth(tree.below), _depth(tree.above))
+    tree = resolved(x)
+    if isinstance(tree, Choice):
+        return 2
+    if not isinstance(tree, Outcomes):
+        return 0
+    return 1 + max(_depth(tree.below), _depth(tree.above))
 
 
 def _flat(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Weight, below and above of one decision per element; weight 0 and `x` itself where `x` carries nothing."""
     tree = outcomes(x)
-    if tree is not None and x.dtype == torch.bool and _depth(x) > 1:
+    if x.dtype == torch.bool and _depth(x) > 1:
         tree = bool_outcomes(decided_by(expect(x)), x)
     if tree is None or _depth(x) > 1 and x.dtype != torch.bool:
         zero = torch.zeros((), dtype=torch.float32, device=x.device)
@@ -237,11 +300,11 @@ def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     if out.is_floating_point():
         versions = [version_of(t) for t in tensors]
 
-        def tree() -> Outcomes | None:
+        def tree() -> Outcomes | Choice | None:
             if [version_of(t) for t in tensors] != versions:
                 return None
             found = regroup(region, put, tensors, out)
-            return found if isinstance(found, Outcomes) else None
+            return found if isinstance(found, (Outcomes, Choice)) else None
 
         return attach(region, out, Chain(tree, 1))
     return attach(region, out, regroup(region, put, tensors, out))

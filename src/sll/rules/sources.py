@@ -29,8 +29,10 @@ from ..linearization import (
     decided_at,
     discrete_carrier,
     original,
-    outcomes,
+    resolved,
+    run_on_choices,
     run_on_outcomes,
+    sorted_places,
     version_of,
 )
 from .counts import through_count
@@ -90,13 +92,17 @@ def _run(
     carried = [x for x in operands if carrier(x) is not None]
     wanted = region.linearizes(op)
     if carried and (wanted or any(discrete_carrier(x) for x in carried)):
-        out = run_on_outcomes(region, func, args, kwargs, conditional=True)
+        out = run_on_choices(region, func, args, kwargs)
+        if out is None:
+            out = run_on_outcomes(region, func, args, kwargs, conditional=True)
         if out is not None:
             return out
         if any(isinstance(carrier(x), Expectation) for x in carried):
             return through_count(region, func, args, kwargs)
     if not wanted or not any(tracked(x) for x in operands):
         return func(*args, **kwargs)
+    if op in _ORDERED and _known_from_places(args):
+        return original(func, *args, **kwargs)
     jump = step(region.eps_for(op), *args, **kwargs)
     if jump is None:
         return func(*args, **kwargs)
@@ -108,6 +114,19 @@ def _run(
         return attach(region, hard, Outcomes(jump.decision, below, above))
     out = blend(jump.decision.offset(), below, above, hard, linear=region.linear)
     return attach(region, out, Outcomes(jump.decision, below, above))
+
+
+_ORDERED = ("gt", "ge", "lt", "le")
+
+
+def _known_from_places(args: tuple[Any, ...]) -> bool:
+    """Whether a comparison is between sorted values of the same rows: that is no decision."""
+    if len(args) != 2:
+        return False
+    a, b = (sorted_places(x) for x in args)
+    if a is None or b is None or a.source is not b.source:
+        return False
+    return bool((a.places() // a.n == b.places() // b.n).all())
 
 
 def _outcome(value: Any, hard: Tensor) -> Tensor:
@@ -362,7 +381,7 @@ def fmod(eps: float, input: Any, other: Any) -> Step | None:
 
 def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x = args[0]
-    if not tracked(x) or not region.linearizes("cast") or outcomes(x) is not None:
+    if not tracked(x) or not region.linearizes("cast") or resolved(x) is not None:
         return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:

@@ -13,14 +13,21 @@ def left_alone(reason: str, names: str) -> None:
 
 
 left_alone(
-    "which element is chosen: order and choice are not linearized inside a region yet; sll.argmax and sll.argmin are",
-    """argmax argmin argsort sort msort topk kthvalue median nanmedian mode cummax cummin aminmax max min unique
-    unique_consecutive searchsorted bucketize histc histogram histogramdd nonzero nonzero_static argwhere
-    masked_select quantile nanquantile isin fractional_max_pool2d fractional_max_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d max_pool1d max_pool2d max_pool3d adaptive_max_pool1d_with_indices
-    adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_pool1d_with_indices max_pool2d_with_indices
-    max_pool3d_with_indices amax amin""",
+    "sorted, extreme and interpolated values are continuous: torch's own gradient is right",
+    "msort amax amin aminmax quantile nanquantile max_pool1d max_pool2d max_pool3d adaptive_max_pool1d "
+    "adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d",
 )
+left_alone(
+    "the values are continuous and keep torch's gradient; the indices, which element it was, are not linearized",
+    """cummax cummin max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+    adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices mode""",
+)
+left_alone(
+    "positions and numbers of elements: the shape of the result depends on the decision",
+    "nonzero nonzero_static argwhere unique_consecutive",
+)
+left_alone("histc is linearized; this one returns bin edges as well", "histogram histogramdd")
+left_alone("equality of floats with a set of floats has no boundary that a window average sees", "isin")
 left_alone(
     "equality of floats has no boundary that a window average sees", "eq ne __eq__ __ne__ not_equal equal allclose"
 )
@@ -50,11 +57,9 @@ _NUMBER = (
     "Python and NumPy numbers have no derivative. Keep the tensor (n / x.numel() has one), or read it after backward "
     "or under torch.no_grad()."
 )
-_CHOICE = "order and choice are not linearized in a region yet; sll.argmax(x, eps=...) is a soft one-hot."
 REMEDIES = {
     "bool": "Python's if, while and bool() see the hard value only. Use torch.where(condition, a, b).",
     **dict.fromkeys(("item", "tolist", "numpy", "array", "int", "float", "index", "complex"), _NUMBER),
-    **dict.fromkeys(("argmax", "argmin", "sort", "argsort", "topk", "max", "min"), _CHOICE),
     "nonzero": "positions of True elements have no derivative. Use torch.where(condition, a, b).",
     "masked_select": "which elements a mask selects has no derivative; use (x * mask).sum() / mask.sum() and the like.",
 }

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..linearization import attach, carrier, discrete_carrier
+from ..linearization import Choice, attach, carrier, discrete_carrier
 from .registry import RULES, overwrite, tracked
+from .scatters import at_items
 from .shape import regroup
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if any(discrete_carrier(item) for item in items):
         return _write_at_decisions(region, func, target, items, value)
     value = _converted(region, value, target)
-    if target.is_floating_point() or not (discrete_carrier(value) or discrete_carrier(target)):
+    chosen = isinstance(value, Tensor) and isinstance(carrier(value), Choice) or isinstance(carrier(target), Choice)
+    if target.is_floating_point() and not chosen or not (chosen or discrete_carrier(value) or discrete_carrier(target)):
         return func(target, index, value)  # floats: autograd follows the write, and a promise of outcomes goes stale
     # What the result carries is found before the write: the value may be a view of the target.
     before = attach(region, target.clone(), carrier(target))
@@ -60,12 +62,15 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
     mask = items[0]
     rest = target.dim() - mask.dim()
     if len(items) > 1 or mask.dtype != torch.bool or mask.shape != target.shape[: mask.dim()]:
-        region.lose(
-            "setitem",
-            [i for i in items if discrete_carrier(i)],
-            "the place of a write has no derivative here; use where().",
-        )
-        return func(target, items if len(items) > 1 else mask, value)
+        hard = target.detach().clone()
+        func(hard, items if len(items) > 1 else mask, value.detach() if isinstance(value, Tensor) else value)
+        before = attach(region, target.clone(), carrier(target))
+        value = _converted(region, value, target)
+        written = at_items(region, "setitem", hard, before, items, value, add=False)
+        if written is None:
+            return func(target, items if len(items) > 1 else mask, value)
+        overwrite(region, target, written)
+        return None
     before = attach(region, target.clone(), carrier(target))
     wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
     if isinstance(value, Tensor) and value.dim() == rest + 1:

@@ -1,0 +1,301 @@
+"""Selection by a mask: ``x[mask]``, ``masked_select(x, mask)``.
+
+How many elements there are is the hard program's: a selection has the hard shape. Elementwise functions and the
+reductions `sum`, `mean` (and losses that end in one) straight after it see the weights of the mask:
+``loss[mask].mean()`` is ``(loss * w).sum() / w.sum()``, which has a derivative with respect to what is selected. What a
+selection carries is therefore every element that may be in it, selected or in the band, with its weight.
+
+To everything else the `k`-th selected element is a choice. With ``C_p`` the expected number selected up to element
+`p`, element `p` is the `k`-th (from 0) with the weight of ``[C_{p-1}, C_p]`` in ``[k, k + 1]``. That is right as
+long as the *number* of selected elements is certain (elements of a ranking change places); where it is not, the loss is
+reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import compute_dtype, hard_forward
+from ..linearization import (
+    Expectation,
+    Selection,
+    attach,
+    carrier,
+    discrete_carrier,
+    exact_dtype,
+    expect,
+    original,
+    selection,
+    settle,
+)
+from .elementwise import ARITHMETIC, CASTS_AND_COPIES, LOGIC
+from .registry import NO_GRADIENT_TO_LOSE, op_name, register, spellings
+
+if TYPE_CHECKING:
+    from ..region import linearize as Region
+
+Func = Callable[..., Any]
+
+
+def select(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
+    """`hard` is ``x[mask]``; let it carry the elements that may be in it. The mask covers the leading dimensions."""
+    share = expect(mask).reshape(-1)
+    flat = region.call(torch.Tensor.reshape, x, (share.numel(), *x.shape[mask.dim() :]))
+    near = (share.detach() > 0).nonzero().squeeze(1)
+    candidates = region.call(torch.Tensor.__getitem__, flat, near)
+    weights = share[near]
+    return attach(region, hard, Selection(mask, candidates, weights, hard.shape[0]))
+
+
+def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``masked_select(x, mask)``: both broadcast."""
+    named = dict(zip(("input", "mask"), args), **kwargs)
+    x, mask = named["input"], named["mask"]
+    out = func(*args, **kwargs)
+    if not discrete_carrier(mask):
+        if discrete_carrier(x):
+            shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
+            full = region.call(torch.Tensor.expand, x, shape)
+            return region.call(torch.Tensor.__getitem__, full, mask.expand(shape))
+        return out
+    shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
+    full, flags = (region.call(torch.Tensor.expand, t, shape) for t in (x, mask))
+    return select(region, full, flags, out)
+
+
+def _same_selection(a: Selection, b: Selection) -> bool:
+    return a is b or a.mask is b.mask or a.weights is b.weights
+
+
+def _candidates(
+    args: tuple[Any, ...], kwargs: dict[str, Any], rank: int
+) -> tuple[Selection, list[Any], dict[str, Any]] | None:
+    """The operands with every element that may be selected; None if one cannot be extended to those."""
+    found: Selection | None = None
+    for x in (*args, *kwargs.values()):
+        own = selection(x)
+        if own is not None and found is None:
+            found = own
+    assert found is not None
+
+    def extend(x: Any) -> Any:
+        own = selection(x)
+        if own is not None:
+            return own.candidates if _same_selection(own, found) else None
+        if isinstance(x, Tensor) and x.dim() >= rank and x.shape[x.dim() - rank] != 1:
+            return None  # one row for each selected element; those in the band have none
+        return x
+
+    values = [extend(x) for x in args]
+    named = {name: extend(x) for name, x in kwargs.items()}
+    pairs = (*zip(args, values), *((kwargs[name], x) for name, x in named.items()))
+    return None if any(x is not None and new is None for x, new in pairs) else (found, values, named)
+
+
+def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An elementwise function of a selection is the selection of the function."""
+    rank = max(x.dim() for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    extended = _candidates(args, kwargs, rank)
+    if extended is None:
+        return lost(region, func, args, kwargs, "an operand has no values for the elements in the band.")
+    found, values, named = extended
+    out = region.call(func, *(plain(x) for x in args), **{name: plain(x) for name, x in kwargs.items()})
+    if not isinstance(out, Tensor):
+        return out
+    return attach(region, out, Selection(found.mask, region.call(func, *values, **named), found.weights, found.count))
+
+
+def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``sum`` and ``mean``."""
+    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
+    named = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in named.items()}
+    x, dim, keepdim = named["input"], named.get("dim"), bool(named.get("keepdim", False))
+    found = selection(x)
+    assert found is not None
+    rank = x.dim()
+    dim = (dim,) if isinstance(dim, int) else dim
+    dims = tuple(d % rank for d in dim) if dim else tuple(range(rank))
+    mean = op_name(func) == "mean"
+    if 0 not in dims:
+        out = func(plain(x), *args[1:], **kwargs)
+        inner = region.call(func, found.candidates, *args[1:], **{n: v for n, v in kwargs.items() if n != "input"})
+        return attach(region, out, Selection(found.mask, inner, found.weights, found.count))
+    hard = original(func, *args, **kwargs)
+    return total(region, hard, found, found.candidates, dims, keepdim, mean)
+
+
+def total(
+    region: Region, hard: Tensor, found: Selection, candidates: Tensor, dims: tuple[int, ...], keepdim: bool,
+    mean: bool, counted: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Weighted sum or mean of the candidates; `counted`: which of them a mean counts."""
+    dtype = compute_dtype(found.weights.dtype, hard.dtype) if hard.is_floating_point() else exact_dtype(hard)
+    weights = found.weights.to(dtype).reshape(-1, *(1,) * (candidates.dim() - 1))
+    values = (expect(candidates) if discrete_carrier(candidates) else candidates).to(dtype)
+    # A candidate that is not finite counts for nothing unless it is selected.
+    usable = values.detach().isfinite() | (weights.detach() == 1)
+    values = torch.where(usable, values, torch.zeros((), dtype=dtype, device=values.device))
+    soft = (values * weights).sum(dims, keepdim)
+    if mean:
+        share = weights if counted is None else weights * counted.to(dtype)
+        soft = soft / share.expand(values.shape).sum(dims, keepdim)
+    if not hard.is_floating_point():
+        return attach(region, hard, Expectation(soft))
+    if not region.linear:
+        return hard_forward(hard, soft)
+    decided = (found.weights.detach() == 1).all()
+    return torch.where(decided, hard_forward(hard, soft), soft.to(hard.dtype))
+
+
+def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``F.mse_loss(a[mask], b[mask])`` and the like: the loss of each element, then the reduction."""
+    reduction = kwargs.get("reduction", "mean")
+    legacy = kwargs.get("size_average") is not None or kwargs.get("reduce") is not None
+    if reduction == "none":
+        return lost(region, func, args, kwargs, "take the loss of everything, then the mask.")
+    extended = _candidates(args[:2], {n: kwargs[n] for n in ("input", "target") if n in kwargs}, 1)
+    if extended is None or legacy or kwargs.get("weight") is not None or len(args) > 2:
+        return lost(region, func, args, kwargs, 'take reduction="none", then .mean() or .sum().')
+    found, values, named = extended
+    options = {n: x for n, x in kwargs.items() if n not in named and n != "reduction"}
+    per = func(*values, **named, **options, reduction="none")
+    hard = original(func, *args, **kwargs)
+    counted = None
+    if op_name(func) in ("cross_entropy", "nll_loss"):
+        target = (*values, *named.values())[1]
+        if not target.is_floating_point():
+            counted = target != options.get("ignore_index", -100)
+    return total(region, hard, found, per, tuple(range(per.dim())), False, reduction == "mean", counted)
+
+
+def plain(x: Any) -> Any:
+    """The selection alone."""
+    return x.view_as(x) if selection(x) is not None else x
+
+
+def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> Any:
+    """A call that sees the selected elements one by one. Lost where their number is not certain."""
+    found = [picked for x in flat((*args, *kwargs.values())) if (picked := selection(x)) is not None]
+    written = op_name(func).endswith("_") or func.__name__.startswith("__i")  # what it carries goes stale
+    if written or not all(_certain(picked) for picked in found):
+        undecided = lambda: any(bool((picked.weights != 1).any()) for picked in found)
+        region.lose(op_name(func), [], why, undecided=undecided)
+        if written:
+            return func(*args, **kwargs)
+        each: Callable[[Any], Any] = plain
+    elif func in COUNTS:
+        return func(*args, **kwargs)
+    else:
+        each = lambda x: _rows(region, x)
+
+    def apply(x: Any) -> Any:
+        return type(x)(apply(item) for item in x) if type(x) in (tuple, list) else each(x)
+
+    return region.call(func, *(apply(x) for x in args), **{name: apply(x) for name, x in kwargs.items()})
+
+
+def flat(operands: Iterable[Any]) -> Iterator[Any]:
+    """The operands of a call, those in tuples and lists as well."""
+    for x in operands:
+        if type(x) in (tuple, list):
+            yield from x
+        else:
+            yield x
+
+
+def _certain(picked: Selection) -> bool:
+    """Whether the number of selected elements does not depend on an open decision."""
+    total = float(picked.weights.detach().sum(dtype=torch.float64))
+    return abs(total - picked.count) < 1e-4
+
+
+def _rows(region: Region, x: Any) -> Any:
+    """The selection, each of its elements a choice."""
+    picked = selection(x)
+    if picked is None:
+        return x
+    x = plain(x)
+    if picked.count == 0 or carrier(picked.candidates) is not None:
+        return x
+    expected = picked.weights.to(torch.float64).cumsum(0)
+    nearest = expected.detach().round()
+    whole = (expected.detach() - nearest).abs() < 1e-5  # rounding of the sum
+    expected = torch.where(whole, expected + (nearest - expected.detach()), expected)
+    before = torch.nn.functional.pad(expected[:-1], (1, 0))
+    k = torch.arange(picked.count, device=x.device, dtype=torch.float64)
+    first = torch.searchsorted(expected.detach(), k, right=True)
+    last = torch.searchsorted(before.detach().contiguous(), k + 1)
+    window = torch.arange(max(1, int((last - first).max())), device=x.device)
+    at = (first[:, None] + window).clamp(max=expected.numel() - 1)
+    inside = (first[:, None] + window) < last[:, None]
+    low = torch.maximum(before[at], k[:, None])
+    high = torch.minimum(expected[at], k[:, None] + 1)
+    weights = torch.where(inside, (high - low).clamp(min=0), 0).to(picked.weights.dtype)
+    # What is missing to one (the number is not certain) stays with the likeliest.
+    best = weights.detach().argmax(-1, keepdim=True)
+    weights = weights.scatter_add(-1, best, 1 - weights.detach().sum(-1, keepdim=True))
+    values = picked.candidates[at].movedim(1, -1)
+    weights = weights.reshape(picked.count, *(1,) * (x.dim() - 1), -1)
+    return settle(region, x, ("selected", picked.mask, picked.weights), values, weights)
+
+
+COUNTS = {torch.Tensor.numel, torch.Tensor.nelement, torch.numel, torch.Tensor.__len__}
+"""How many elements a mask selected: a number that is decided, and a Python int has no gradient."""
+
+
+def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Positions of the True elements: a selection among all positions."""
+    x = args[0] if args else kwargs["input"]
+    if not discrete_carrier(x) or x.dim() == 0 or torch.compiler.is_compiling():
+        return func(*args, **kwargs)
+    flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
+    every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())
+    hard = original(torch.nonzero, x)
+    out = select(region, every, flags, hard)
+    as_tuple = kwargs.get("as_tuple")
+    if not as_tuple:
+        return out
+    picked = selection(out)
+    assert picked is not None
+    columns = []
+    for d in range(x.dim()):
+        column = Selection(picked.mask, picked.candidates[:, d], picked.weights, picked.count)
+        columns.append(attach(region, hard[:, d].clone(), column))
+    return tuple(columns)
+
+
+def rule_for(func: Func) -> Any:
+    """The rule for a call with a selection among its operands; None for what asks about a tensor only."""
+    if func in NO_GRADIENT_TO_LOSE and func not in COUNTS:
+        return None
+    return SELECTIONS.get(func, _one_by_one)
+
+
+def _one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return lost(
+        region, func, args, kwargs,
+        "how many elements the mask selects is open, and only elementwise functions, sum and mean follow that. "
+        "Use where(mask, x, other), or (x * mask).sum() / mask.sum().",
+    )  # fmt: skip
+
+
+_LOSSES = """
+    mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits cross_entropy
+    nll_loss
+"""
+_ELEMENTWISE = f"""
+    {ARITHMETIC} {LOGIC} {CASTS_AND_COPIES}
+    gt __gt__ ge __ge__ lt __lt__ le __le__ sign round floor ceil trunc long int to
+"""
+
+SELECTIONS: dict[Any, Any] = {}
+for _names, _rule in ((_ELEMENTWISE, on_elements), ("sum mean", reduce), (_LOSSES, loss)):
+    for _name in _names.split():
+        SELECTIONS.update(dict.fromkeys(spellings(_name), _rule))
+
+register(masked, "masked_select", in_place=False)
+register(nonzero, "nonzero", "argwhere", in_place=False)

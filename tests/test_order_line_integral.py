@@ -1,0 +1,122 @@
+"""Line-integral oracle on programs that choose and order, third-party code unedited."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchmetrics.functional.classification as metrics
+import torchmetrics.functional.regression as regression
+import torchmetrics.functional.retrieval as retrieval
+
+from oracles import gauss_between, line_integral
+
+EPS = 1e-2
+CLASSES = 4
+
+
+def pair_crossings(a, b, eps):
+    """Times at which the difference of two entries of a row crosses the edges and the middle of its band."""
+    i, j = torch.triu_indices(a.shape[-1], a.shape[-1], 1)
+    start, end = (x[..., i] - x[..., j] for x in (a, b))
+    edges = torch.tensor([-eps, 0.0, eps], dtype=a.dtype)
+    return ((edges - start[..., None]) / (end - start)[..., None]).reshape(-1)
+
+
+def apart(shape, generator, eps, scale=1.0):
+    """Random entries, those of a row at least 2 eps apart from each other."""
+    rows = []
+    for _ in range(shape[0] if len(shape) > 1 else 1):
+        while True:
+            row = torch.rand(shape[-1], generator=generator, dtype=torch.float64) * scale
+            if row.sort().values.diff().min() > 2 * eps:
+                rows.append(row)
+                break
+    return torch.stack(rows).reshape(shape)
+
+
+def integral(f, a, b, eps, forward):
+    times, weights = gauss_between(pair_crossings(a, b, eps))
+    return line_integral(f, a, b, times, weights, eps, forward), float(f(b) - f(a))
+
+
+MULTICLASS = {
+    "accuracy_micro": lambda p, t: metrics.multiclass_accuracy(p, t, CLASSES, average="micro"),
+    "accuracy_macro": lambda p, t: metrics.multiclass_accuracy(p, t, CLASSES, average="macro"),
+    "accuracy_top2": lambda p, t: metrics.multiclass_accuracy(p, t, CLASSES, average="micro", top_k=2),
+    "accuracy_top2_macro": lambda p, t: metrics.multiclass_accuracy(p, t, CLASSES, average="macro", top_k=2),
+    "f1_macro": lambda p, t: metrics.multiclass_f1_score(p, t, CLASSES, average="macro"),
+    "f1_weighted": lambda p, t: metrics.multiclass_f1_score(p, t, CLASSES, average="weighted"),
+    "jaccard": lambda p, t: metrics.multiclass_jaccard_index(p, t, CLASSES),
+    "confusion_matrix_diagonal": lambda p, t: metrics.multiclass_confusion_matrix(p, t, CLASSES)[3, 3].double(),
+    "confusion_matrix_entry": lambda p, t: metrics.multiclass_confusion_matrix(p, t, CLASSES)[2, 0].double(),
+    "confusion_matrix_normalized": lambda p, t: metrics.multiclass_confusion_matrix(p, t, CLASSES, normalize="true")[
+        0, 0
+    ].double(),
+    "cohen_kappa": lambda p, t: metrics.multiclass_cohen_kappa(p, t, CLASSES),
+    "matthews": lambda p, t: metrics.multiclass_matthews_corrcoef(p, t, CLASSES),
+}
+
+
+def multiclass_case(seed, n=16):
+    g = torch.Generator().manual_seed(seed)
+    target = torch.arange(n) % CLASSES
+    a = apart((n, CLASSES), g, EPS)
+    b = apart((n, CLASSES), g, EPS) + 0.6 * torch.nn.functional.one_hot(target, CLASSES)
+    return target, a, b
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", MULTICLASS)
+def test_multiclass(name, forward):
+    target, a, b = multiclass_case(0)
+    got, want = integral(lambda p: MULTICLASS[name](p, target), a, b, EPS, forward)
+    assert abs(want) > 0.05
+    assert got == pytest.approx(want, rel=0.03)
+
+
+RANKING = {
+    "spearman": lambda p, t: regression.spearman_corrcoef(p, t),
+    "kendall": lambda p, t: regression.kendall_rank_corrcoef(p, t),
+    "kendall_a": lambda p, t: regression.kendall_rank_corrcoef(p, t, variant="a"),
+}
+RETRIEVAL = {
+    "precision": lambda p, t: retrieval.retrieval_precision(p, t, top_k=4),
+    "recall": lambda p, t: retrieval.retrieval_recall(p, t, top_k=4),
+    "hit_rate": lambda p, t: retrieval.retrieval_hit_rate(p, t, top_k=2),
+    "fall_out": lambda p, t: retrieval.retrieval_fall_out(p, t, top_k=4),
+    "r_precision": lambda p, t: retrieval.retrieval_r_precision(p, t),
+    "ndcg": lambda p, t: retrieval.retrieval_normalized_dcg(p, t),
+    "ndcg_top": lambda p, t: retrieval.retrieval_normalized_dcg(p, t, top_k=4),
+    "average_precision": lambda p, t: retrieval.retrieval_average_precision(p, t),
+    "reciprocal_rank": lambda p, t: retrieval.retrieval_reciprocal_rank(p, t),
+}
+
+
+def ranking_case(seed, n=10, eps=EPS):
+    """Scores that end up ordered like the target (float) or with the relevant documents (the largest three) first."""
+    g = torch.Generator().manual_seed(seed)
+    target = torch.rand(n, generator=g, dtype=torch.float64)
+    while True:
+        a, b = (apart((n,), g, eps, 0.9) + 0.05 for _ in range(2))
+        b = 0.3 * b + 0.7 * target
+        if b.sort().values.diff().min() > 2 * eps:
+            return target, a, b
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", RANKING)
+def test_ranking(name, forward):
+    target, a, b = ranking_case(0)
+    got, want = integral(lambda p: RANKING[name](p, target), a, b, EPS, forward)
+    assert abs(want) > 0.05
+    assert got == pytest.approx(want, rel=0.03)
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", RETRIEVAL)
+def test_retrieval(name, forward):
+    target, a, b = ranking_case(0)
+    relevant = target >= target.sort().values[-3]
+    got, want = integral(lambda p: RETRIEVAL[name](p, relevant), a, b, EPS, forward)
+    assert abs(want) > 0.05
+    assert got == pytest.approx(want, rel=0.03)
