@@ -257,3 +257,140 @@ def digitize(x):
 @program(1.0)
 def rounding_up_half(x):
     return torch.floor(x + 0.5) + torch.where(torch.frac(x.abs()) > 0.25, 1, 0)
+
+
+# Choice and order: x among fixed numbers ----------------------------------------------------------------------------
+def pool(x):
+    others = torch.tensor([-1.3, -0.2, 0.45, 1.7], dtype=x.dtype, device=x.device)
+    return torch.cat([x[:, None], others.expand(x.numel(), 4)], 1)
+
+
+def labels(x):
+    return torch.tensor([2.0, -1.0, 0.5, 7.0, 4.0], dtype=x.dtype, device=x.device)
+
+
+def rows(x):
+    return torch.arange(x.numel(), device=x.device)
+
+
+programs(
+    argmax=lambda x: pool(x).argmax(-1).to(x.dtype),
+    argmax_keepdim=lambda x: pool(x).argmax(1, keepdim=True).squeeze(1).to(x.dtype),
+    argmax_table=lambda x: labels(x)[pool(x).argmax(-1)],
+    argmin_table=lambda x: labels(x)[torch.argmin(pool(x), dim=1)],
+    max_indices=lambda x: labels(x)[pool(x).max(dim=1).indices],
+    min_indices=lambda x: labels(x)[torch.min(pool(x), 1, keepdim=True)[1]].squeeze(1),
+    argmax_equal=lambda x: (pool(x).argmax(-1) == 0).to(x.dtype),
+    argmax_not_equal=lambda x: (pool(x).argmax(-1) != 4).to(x.dtype),
+    argmax_less=lambda x: (pool(x).argmin(-1) < 1).to(x.dtype),
+    argmax_one_hot=lambda x: F.one_hot(pool(x).argmax(-1), 5).to(x.dtype) @ labels(x),
+    argmax_gather=lambda x: labels(x).expand(x.numel(), 5).gather(1, pool(x).argmax(1, keepdim=True)).squeeze(1),
+    argmax_take_along_dim=lambda x: torch.take_along_dim(
+        labels(x).expand(x.numel(), 5), pool(x).argmax(1, keepdim=True), 1
+    ).squeeze(1),
+    argmax_index_select=lambda x: labels(x).index_select(0, pool(x).argmax(1)),
+    argmax_take=lambda x: labels(x).take(pool(x).argmin(1)),
+    argmax_embedding=lambda x: F.embedding(pool(x).argmin(1), labels(x)[:, None] * labels(x)).sum(1),
+    argmax_rows=lambda x: labels(x).expand(x.numel(), 5)[rows(x), pool(x).argmax(1)],
+    argmax_arithmetic=lambda x: ((pool(x).argmax(1) * 3 + 1) % 7 - 2).abs().to(x.dtype),
+    argmax_where=lambda x: torch.where(pool(x).argmax(1) > 2, 2.0, -1.0).to(x.dtype),
+    argmax_masked_fill=lambda x: torch.ones_like(x).masked_fill(pool(x).argmin(1) == 1, 3.0),
+    argmax_where_index=lambda x: labels(x)[torch.where(x > 0.1, pool(x).argmax(1), pool(x).argmin(1))],
+    argmax_of_argmax=lambda x: labels(x)[labels(x).argsort()[pool(x).argmax(1)]],
+    argmax_twice=lambda x: ((pool(x).argmax(1) == 0) & (pool(x).argmax(1) == 4)).to(x.dtype),
+    argmax_either=lambda x: ((pool(x).argmax(1) == 0) | (pool(x).argmax(1) == 4)).to(x.dtype),
+    argmax_and_mask=lambda x: ((pool(x).argmax(1) == 0) & (x < 2.2)).to(x.dtype),
+    argmax_plus_argmin=lambda x: (pool(x).argmax(1) * 10 + pool(x).argmin(1)).to(x.dtype),
+    argmax_minus_round=lambda x: (pool(x).argmax(1) - torch.round(x).long()).to(x.dtype),
+    argmax_float_compare=lambda x: (pool(x).argmax(1).to(x.dtype) * 2 - 1 > 2.5).to(x.dtype),
+    argmax_float_round=lambda x: torch.round(labels(x)[pool(x).argmax(1)] * 0.7),
+    argmax_stack=lambda x: torch.stack([pool(x).argmax(1), pool(x).argmin(1)], 1)[:, 0].to(x.dtype),
+    argmax_cat=lambda x: labels(x)[torch.cat([pool(x).argmax(1), pool(x).argmin(1)])[: x.numel()]],
+    argmax_shape=lambda x: labels(x)[pool(x).argmax(1).reshape(-1, 1).expand(-1, 2).t().flip(0)[1]],
+    argmax_select=lambda x: labels(x)[pool(x).argmax(1)[rows(x).flip(0)].flip(0)],
+    argmax_votes=lambda x: (torch.stack([pool(x).argmax(1), pool(x).argmin(1)]) == 0).sum(0).to(x.dtype),
+    sort_places=lambda x: (pool(x).sort(1).indices == 0).to(x.dtype) @ labels(x),
+    sort_lookup=lambda x: labels(x)[pool(x).sort(1).indices] @ (labels(x) ** 2),
+    sort_gather=lambda x: labels(x).expand(x.numel(), 5).gather(1, pool(x).argsort(1, descending=True))[:, 1],
+    sort_stable=lambda x: labels(x)[torch.sort(pool(x), dim=1, stable=True)[1]][:, 2],
+    sort_transposed=lambda x: labels(x)[pool(x).t().argsort(0)][3],
+    sort_cumsum=lambda x: labels(x)[pool(x).argsort(1)].cumsum(1)[:, 1],
+    rank=lambda x: pool(x).argsort(1).argsort(1)[:, 0].to(x.dtype),
+    rank_table=lambda x: (
+        labels(x)[pool(x).argsort(-1).argsort(-1)].sum(1) + labels(x)[pool(x).argsort(-1).argsort(-1)][:, 0]
+    ),
+    rank_compare=lambda x: (pool(x).argsort(1).argsort(1) < 2).to(x.dtype) @ labels(x),
+    topk_lookup=lambda x: labels(x)[pool(x).topk(3, 1).indices].sum(1),
+    topk_smallest=lambda x: labels(x)[pool(x).topk(2, 1, largest=False)[1]] @ labels(x)[:2],
+    topk_unsorted=lambda x: labels(x)[torch.topk(pool(x), 2, dim=1, sorted=False).indices].sum(1),
+    topk_mask=lambda x: (
+        torch.zeros(x.numel(), 5, dtype=x.dtype).scatter(1, pool(x).topk(2, 1).indices, 1.0) @ labels(x)
+    ),
+    topk_contains=lambda x: (pool(x).topk(3, 1).indices == 0).any(1).to(x.dtype),
+    topk_lacks=lambda x: (pool(x).topk(3, 1).indices != 0).all(1).to(x.dtype),
+    topk_one_hot=lambda x: F.one_hot(pool(x).topk(3, 1).indices, 5).sum(1).to(x.dtype) @ labels(x),
+    kthvalue=lambda x: labels(x)[pool(x).kthvalue(2, 1).indices],
+    median=lambda x: labels(x)[pool(x).median(1).indices],
+    nanmedian=lambda x: labels(x)[pool(x).nanmedian(1, keepdim=True).indices.squeeze(1)],
+    scatter=lambda x: torch.zeros(x.numel(), 5, dtype=x.dtype).scatter(1, pool(x).argmax(1, True), 2.0) @ labels(x),
+    scatter_source=lambda x: torch.ones(x.numel(), 5, dtype=x.dtype).scatter(
+        1, pool(x).argsort(1), labels(x).expand(x.numel(), 5)
+    )[:, 0],
+    scatter_add=lambda x: torch.zeros(x.numel(), 5, dtype=x.dtype).scatter_add(
+        1, pool(x).argsort(1), labels(x).expand(x.numel(), 5)
+    )[:, 0],
+    searchsorted=lambda x: torch.searchsorted(pool(x)[0, 1:].contiguous(), x).to(x.dtype),
+    searchsorted_right=lambda x: labels(x)[torch.searchsorted(pool(x)[0, 1:].contiguous(), x, right=True)],
+    bucketize=lambda x: labels(x)[torch.bucketize(x, pool(x)[0, 1:].contiguous())],
+    bucketize_int32=lambda x: (torch.bucketize(x, pool(x)[0, 1:].contiguous(), out_int32=True) == 2).to(x.dtype),
+    bucketize_discrete=lambda x: torch.bucketize(torch.round(x).long(), torch.tensor([-1, 1])).to(x.dtype),
+)
+
+
+@program(1.0)
+def scatter_in_place(x):
+    mask = torch.zeros(x.numel(), 5, dtype=torch.bool)
+    mask.scatter_(1, pool(x).topk(2, 1).indices, True)
+    return torch.where(mask, labels(x), 0.0).sum(1)
+
+
+@program(1.0)
+def write_at_argmax(x):
+    y = torch.zeros(x.numel(), 5, dtype=x.dtype)
+    y[rows(x), pool(x).argmax(1)] = 3.0
+    return y @ labels(x)
+
+
+@program(1.0)
+def count_at_argmax(x):
+    y = torch.zeros(x.numel(), 5, dtype=torch.int32)
+    y[rows(x), pool(x).argmin(1)] = 3
+    y.index_put_((rows(x), pool(x).argmax(1)), torch.ones(x.numel(), dtype=torch.int32), accumulate=True)
+    return y.to(x.dtype) @ labels(x)
+
+
+@program(1.0)
+def rank_by_scatter(x):
+    order = pool(x).argsort(1)
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(5).expand(x.numel(), 5))
+    return labels(x)[rank][:, 0] + rank[:, 2]
+
+
+@program(1.0)
+def selection_sum(x):
+    """Per row: what a mask selects, reduced straight away."""
+    p = pool(x)
+    return torch.stack([labels(x)[row > 0.1].sum() for row in p])
+
+
+@program(1.0)
+def histogram(x):
+    return torch.stack([torch.histc(v, 4, -2.0, 2.4) for v in x]) @ labels(x)[:4]
+
+
+@program(1.0)
+def first_in_ranking(x):
+    """Position of the first of two relevant ones in the ranking, by nonzero."""
+    relevant = torch.tensor([True, False, True, False, False])[pool(x).argsort(1, descending=True)]
+    return torch.stack([row.nonzero()[0, 0] for row in relevant]).to(x.dtype)

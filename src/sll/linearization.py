@@ -195,21 +195,31 @@ class Choice(_Unsaved):
         return self.weights.detach().amax(-1) == 1
 
     def tied(self) -> Tensor:
-        """Mask of the elements whose likeliest value is not unique: at an exact tie the hard value is shown."""
-        if self.weights.shape[-1] < 2:
-            return torch.zeros_like(self.decided())
-        best = self.weights.detach().topk(2, -1).values
-        return best[..., 0] == best[..., 1]
+        return tied(self.weights)
+
+
+def tied(weights: Tensor) -> Tensor:
+    """Mask of the elements whose likeliest value is not unique: at an exact tie the hard value is shown."""
+    best = weights.detach().topk(min(2, weights.shape[-1]), -1).values
+    return (best[..., 0] == best[..., -1]) & (best[..., 0] < 1)
 
 
 class Selection(_Unsaved):
-    """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,)."""
+    """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
 
-    def __init__(self, mask: Tensor, candidates: Tensor, weights: Tensor, count: int) -> None:
+    `shown` are the weights with exact ties resolved as the hard program does.
+    """
+
+    def __init__(self, mask: Tensor, candidates: Tensor, weights: Tensor, shown: Tensor, count: int) -> None:
         self.mask = mask
         self.candidates = candidates
         self.weights = weights
+        self.shown = shown
         self.count = count
+
+    def of(self, candidates: Tensor) -> Selection:
+        """The same selection of other elements."""
+        return Selection(self.mask, candidates, self.weights, self.shown, self.count)
 
 
 class Sorted(_Unsaved):
@@ -536,7 +546,7 @@ def expect(x: Tensor) -> Tensor:
         return found.value
     if isinstance(found, Choice):
         values = found.values.to(found.weights.dtype if x.dtype == torch.bool else exact_dtype(x))
-        return (values * found.weights.to(values.dtype)).sum(-1)
+        return (values * shown_weights(found, x).to(values.dtype)).sum(-1)
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
@@ -544,6 +554,18 @@ def expect(x: Tensor) -> Tensor:
     dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
     hard = x.to(compute_dtype(*dtypes) if x.dtype == torch.bool else exact_dtype(x))
     return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), linear=True)
+
+
+def probability(x: Tensor) -> Tensor:
+    """Expected value of a bool; other than `expect` it is 1/2 at an exact tie, whatever `x` shows there."""
+    found = resolved(x)
+    if isinstance(found, Choice):
+        return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
+    if not isinstance(found, Outcomes):
+        return x.to(torch.float32)
+    weight = found.decision.weight()
+    below, above = probability(found.below), probability(found.above)
+    return torch.where(weight < 1, below * (1 - weight), 0) + torch.where(weight > 0, above * weight, 0)
 
 
 def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
@@ -789,6 +811,23 @@ def distribution(x: Tensor) -> tuple[Tensor, Tensor] | None:
     return torch.cat([v0, v1], -1), torch.cat([w0 * (1 - weight), w1 * weight], -1)
 
 
+def shown_weights(found: Choice, x: Tensor) -> Tensor:
+    """The weights of a choice; at an exact tie the value that `x` shows has all the weight (and the ramp's slope)."""
+    weights = found.weights
+    shown = (found.values == x.unsqueeze(-1)).to(weights.dtype)
+    shown = shown / shown.sum(-1, keepdim=True).clamp(min=1)
+    weights, shown = torch.broadcast_tensors(weights, shown)  # type: ignore[no-untyped-call]
+    return hard_forward(torch.where(found.tied().unsqueeze(-1), shown, weights), weights)
+
+
+def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
+    """The weight of the outcome above; at an exact tie 1 or 0, according to what `x` shows."""
+    offset = tree.decision.offset().expand(x.shape)
+    above = (x == tree.above).to(offset.dtype).expand(x.shape)
+    zero = torch.zeros((), dtype=offset.dtype, device=x.device)
+    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), linear=True)
+
+
 def mix(weights: Tensor, values: Tensor, hard: Tensor, *, linear: bool, inner: Tensor | None = None) -> Tensor:
     """``sum of weights * values`` over the last dimension in the band; `hard` where one value has all the weight, at an
     exact tie, and where the values in question are not all finite. With ``linear=False`` the value is `hard`
@@ -805,7 +844,7 @@ def mix(weights: Tensor, values: Tensor, hard: Tensor, *, linear: bool, inner: T
     alone = torch.nn.functional.one_hot(best.indices[..., 0], many).to(wide)
     # Where something is infinite the likeliest value alone counts, and the choice has no gradient.
     w = torch.where(infinite.unsqueeze(-1), alone, w)
-    soft = (w * torch.where(w.detach() > 0, v, torch.zeros((), dtype=wide, device=v.device))).sum(-1)
+    soft = (w * torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)).sum(-1)
     soft = soft.expand(hard.shape)
     if not linear:
         return hard_forward(hard, soft)

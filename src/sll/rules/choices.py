@@ -71,6 +71,16 @@ def chooses(*names: str, op: str, boundaries: str) -> Callable[[Callable[..., An
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
 
+def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
+    """`out`, a ``torch.return_types``, with what its indices carry."""
+    if not torch.compiler.is_compiling():
+        attach(region, out.indices, found)
+        return out
+    # Dynamo does not set attributes on the parts of a result.
+    indices = attach(region, out.indices.view_as(out.indices), found)
+    return getattr(torch.return_types, func.__name__)((out.values, indices))
+
+
 def _scores(x: Tensor, dim: int, eps: float, largest: bool) -> Tensor:
     """``± x / eps``, the dimension last."""
     rows = scaled(x.reshape(1) if x.dim() == 0 else x.movedim(dim, -1), eps)
@@ -84,14 +94,14 @@ def _limit(z: Tensor) -> int:
 # --- one position ------------------------------------------------------------------------------------------------
 
 
-def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: bool, op: str) -> Tensor:
-    """`hard` is the position of the largest (op "argmax") or smallest entry; let it carry sparsemax weights."""
+def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: bool, op: str) -> Choice | None:
+    """`hard` is the position of the largest (op "argmax") or smallest entry: sparsemax weights."""
     flat = dim is None
     eps = region.eps_for(op)
     z = _scores(x.reshape(-1) if flat else x, -1 if flat else dim or 0, eps, op == "argmax")
     n = z.shape[-1]
     if n < 2:
-        return hard
+        return None
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
     if traced(z):
@@ -108,14 +118,14 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     values = torch.where(finite, index, place.unsqueeze(-1))
     shape = (*hard.shape, many)
     key = ("choice", op, x, version_of(x), None if flat else (dim or 0) % max(x.dim(), 1), eps, keepdim)
-    return attach(region, hard, Choice(key, values.reshape(shape), weights.reshape(shape)))
+    return Choice(key, values.reshape(shape), weights.reshape(shape))
 
 
 def _position(op: str) -> Callable[..., Any]:
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
         hard = original(func, *args, **kwargs)
-        return _best(region, x, hard, named.get("dim"), bool(named.get("keepdim")), op)
+        return attach(region, hard, _best(region, x, hard, named.get("dim"), bool(named.get("keepdim")), op))
 
     return rule
 
@@ -136,8 +146,8 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     out = func(*args, **kwargs)
     if dim is None or not tracked(x) or not region.linearizes(op):
         return out
-    _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
-    return out
+    found = _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
+    return out if found is None else _with_indices(region, func, out, found)
 
 
 register(extremum, "max", "min", in_place=False)
@@ -186,8 +196,11 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     values, weights = _decide(order, order.elements(), order.rows, last)
     to = dim if dim >= 0 else dim - 1
     key = _key(region, "sort", x, dim, largest)
-    attach(region, indices, Ordered(key, values.movedim(-2, to), weights.movedim(-2, to), order, dim))
-    if both:
+    found = Ordered(key, values.movedim(-2, to), weights.movedim(-2, to), order, dim)
+    if not both:
+        return attach(region, indices, found)
+    out = _with_indices(region, func, out, found)
+    if not torch.compiler.is_compiling():
         shape = last.shape
         number = lambda: torch.arange(last.numel(), device=x.device).reshape(shape).movedim(-1, dim)
         attach(region, out.values, Sorted(out.values, order.n, number))
@@ -253,11 +266,10 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     values, weights = _rows(order, chosen, places)
     key = (*_key(region, "topk", x, dim, largest), k, bool(named.get("sorted", True)))
     to = dim if dim >= 0 else dim - 1
-    attach(region, out.indices, Choice(key, values.movedim(-2, to), weights.movedim(-2, to)))
-    return out
+    return _with_indices(region, func, out, Choice(key, values.movedim(-2, to), weights.movedim(-2, to)))
 
 
-def _row_of(region: Region, op: str, x: Tensor, out: Any, dim: int, place: Tensor | int) -> Any:
+def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor | int) -> Any:
     """``kthvalue``, ``median``: one place of the ascending order."""
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
@@ -270,14 +282,13 @@ def _row_of(region: Region, op: str, x: Tensor, out: Any, dim: int, place: Tenso
     values, weights = _rows(order, hard, places)
     shape = (*out.indices.shape, values.shape[-1])
     key = (*_key(region, op, x, dim, False), out.indices.shape.numel(), values)
-    attach(region, out.indices, Choice(key, values.reshape(shape), weights.reshape(shape)))
-    return out
+    return _with_indices(region, func, out, Choice(key, values.reshape(shape), weights.reshape(shape)))
 
 
 @chooses("kthvalue", op="kthvalue", boundaries="the k-th smallest changes places with a neighbour")
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
-    return _row_of(region, "kthvalue", x, func(*args, **kwargs), int(named.get("dim", -1)), int(named["k"]) - 1)
+    return _row_of(region, func, "kthvalue", x, func(*args, **kwargs), int(named.get("dim", -1)), int(named["k"]) - 1)
 
 
 @chooses("median", "nanmedian", op="median", boundaries="the median changes places with a neighbour")
@@ -286,7 +297,9 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     out = func(*args, **kwargs)
     if named.get("dim") is None:
         return out  # the value alone is continuous
-    return _row_of(region, "median", x, out, int(named["dim"]), (x.shape[named["dim"]] - 1) // 2 if x.dim() else 0)
+    return _row_of(
+        region, func, "median", x, out, int(named["dim"]), (x.shape[named["dim"]] - 1) // 2 if x.dim() else 0
+    )
 
 
 @chooses("unique", op="unique", boundaries="with `return_inverse`: neighbours in sorted order change places")
@@ -354,7 +367,6 @@ def _count_passed(
     region: Region, func: Func, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any, direct: Callable[[], Any]
 ) -> Any:
     if carrier(x) is not None and boundaries.dim() == 1 and carrier(boundaries) is None:
-        call.__name__ = func.__name__
         out = run_on_choices(region, call, (x,), {})
         out = run_on_outcomes(region, call, (x,), {}) if out is None else out
         if out is not None:

@@ -21,12 +21,15 @@ from ..linearization import (
     attach,
     bool_outcomes,
     carrier,
+    choice,
     decided_by,
     discrete_carrier,
     exact_dtype,
     expect,
     original,
     resolved,
+    shown_weight,
+    shown_weights,
     through_expectation,
 )
 from .registry import register
@@ -78,12 +81,26 @@ def _truth(
     if carrier(flags) is None:
         return out
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    product = flip(expect(flags))
-    rank = product.dim()
+    weights = flip(expect(flags))
+    rank = weights.dim()
     dims = range(rank) if dim is None else [d % max(rank, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
-    for d in sorted(dims, reverse=True) if rank else ():
-        product = product.prod(d)
-    return attach(region, out, bool_outcomes(decided_by(flip(product).reshape(out.shape)), out))
+    if choice(flags) is not None and rank:
+        weight = _all_chosen(weights, tuple(dims))
+    else:
+        weight = weights
+        for d in sorted(dims, reverse=True) if rank else ():
+            weight = weight.prod(d)
+    return attach(region, out, bool_outcomes(decided_by(flip(weight).reshape(out.shape)), out))
+
+
+def _all_chosen(weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Weight of "all of them", when a choice makes one True in exchange for another: their number is what counts, and
+    all is one more than all but one. (Places of a ranking are not independent: an element stands at one only.)
+    """
+    false = (1 - weights).sum(dims)
+    whole = false.detach().round()
+    near = (false.detach() - whole).abs() < 1e-5  # rounding of the sum
+    return (1 - torch.where(near, false + (whole - false.detach()), false)).clamp(0, 1)
 
 
 def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -120,12 +137,12 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     tree = resolved(x)
     if isinstance(tree, Choice):
         index = tree.values.clamp(0, bins - 1).long().expand(*x.shape, tree.values.shape[-1])
-        share = (tree.weights.to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
+        share = (shown_weights(tree, x).to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
         return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index.flatten(), share.flatten())
     if not isinstance(tree, Outcomes):
         index = x.clamp(0, bins - 1).long().expand(share.shape)
         return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index, share)
-    weight = tree.decision.weight().to(share.dtype)
+    weight = shown_weight(tree, x).to(share.dtype)
     below, above = bins_of(tree.below, bins, share * (1 - weight)), bins_of(tree.above, bins, share * weight)
     return None if below is None or above is None else below + above
 

@@ -185,4 +185,4 @@ def op_name(func: Callable[..., Any]) -> str:
     owner = getattr(func, "__self__", None)
     if name == "__get__" and owner is not None:
         return f".{getattr(owner, '__name__', '?')}"
-    return name.strip("_") if name.startswith("__") else name
+    return name.strip("_") if name[:2] == "__" else name

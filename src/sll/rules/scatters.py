@@ -33,6 +33,7 @@ from ..linearization import (
     original,
     settle,
     through_expectation,
+    tied,
 )
 from .choices import Ordered, positions
 from .registry import op_name, register
@@ -83,6 +84,7 @@ def write(
         joint = None
     zeros = torch.zeros(target.shape, dtype=dtype, device=hard.device)
     total, share, touched = zeros, zeros, torch.zeros_like(zeros)
+    even = tied(weights)
     for m in range(values.shape[-1]):
         at = values[..., m].contiguous()
         weight = spread(weights[..., m].to(dtype))
@@ -93,7 +95,7 @@ def write(
         total = put(total, at, weight * written)
         if not add:
             share = put(share, at, weight)
-        touched = put(touched, at, ((weight > 0) & (weight < 1)).to(dtype))
+        touched = put(touched, at, ((weight > 0) & (weight < 1) & ~spread(even)).to(dtype))
     old = _soft(target, dtype)
     if add:
         soft = old + total

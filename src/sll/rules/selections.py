@@ -29,6 +29,7 @@ from ..linearization import (
     exact_dtype,
     expect,
     original,
+    probability,
     selection,
     settle,
 )
@@ -43,12 +44,11 @@ Func = Callable[..., Any]
 
 def select(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     """`hard` is ``x[mask]``; let it carry the elements that may be in it. The mask covers the leading dimensions."""
-    share = expect(mask).reshape(-1)
+    share, shown = (weight.expand(mask.shape).reshape(-1) for weight in (probability(mask), expect(mask)))
     flat = region.call(torch.Tensor.reshape, x, (share.numel(), *x.shape[mask.dim() :]))
     near = (share.detach() > 0).nonzero().squeeze(1)
     candidates = region.call(torch.Tensor.__getitem__, flat, near)
-    weights = share[near]
-    return attach(region, hard, Selection(mask, candidates, weights, hard.shape[0]))
+    return attach(region, hard, Selection(mask, candidates, share[near], shown[near], hard.shape[0]))
 
 
 def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -106,7 +106,7 @@ def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     out = region.call(func, *(plain(x) for x in args), **{name: plain(x) for name, x in kwargs.items()})
     if not isinstance(out, Tensor):
         return out
-    return attach(region, out, Selection(found.mask, region.call(func, *values, **named), found.weights, found.count))
+    return attach(region, out, found.of(region.call(func, *values, **named)))
 
 
 def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -123,7 +123,7 @@ def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if 0 not in dims:
         out = func(plain(x), *args[1:], **kwargs)
         inner = region.call(func, found.candidates, *args[1:], **{n: v for n, v in kwargs.items() if n != "input"})
-        return attach(region, out, Selection(found.mask, inner, found.weights, found.count))
+        return attach(region, out, found.of(inner))
     hard = original(func, *args, **kwargs)
     return total(region, hard, found, found.candidates, dims, keepdim, mean)
 
@@ -134,7 +134,7 @@ def total(
 ) -> Tensor:  # fmt: skip
     """Weighted sum or mean of the candidates; `counted`: which of them a mean counts."""
     dtype = compute_dtype(found.weights.dtype, hard.dtype) if hard.is_floating_point() else exact_dtype(hard)
-    weights = found.weights.to(dtype).reshape(-1, *(1,) * (candidates.dim() - 1))
+    weights = found.shown.to(dtype).reshape(-1, *(1,) * (candidates.dim() - 1))
     values = (expect(candidates) if discrete_carrier(candidates) else candidates).to(dtype)
     # A candidate that is not finite counts for nothing unless it is selected.
     usable = values.detach().isfinite() | (weights.detach() == 1)
@@ -263,7 +263,7 @@ def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     assert picked is not None
     columns = []
     for d in range(x.dim()):
-        column = Selection(picked.mask, picked.candidates[:, d], picked.weights, picked.count)
+        column = picked.of(picked.candidates[:, d])
         columns.append(attach(region, hard[:, d].clone(), column))
     return tuple(columns)
 

@@ -139,15 +139,14 @@ def _moved_choice(
 ) -> Choice:
     """The values and weights of each element go where the element goes."""
     many = old.weights.shape[-1]
-    if not in_order:
-        count = torch.Size(shape).numel()
-        places = apply(torch.arange(count, device=result.device).reshape(shape)).reshape(-1)
+    count = torch.Size(shape).numel()
+    places = None if in_order else apply(torch.arange(count, device=result.device).reshape(shape)).reshape(-1)
 
     def moved(t: Tensor) -> Tensor:
         if t.numel() == t.shape[-1]:
             return t.reshape((1,) * result.dim() + (t.shape[-1],))
         flat = t.expand(*shape, many).reshape(-1, many)
-        return (flat if in_order else flat[places]).reshape(*result.shape, many)
+        return (flat if places is None else flat[places]).reshape(*result.shape, many)
 
     return Choice(("placed", old.key, shape, how), moved(old.values), moved(old.weights))
 
