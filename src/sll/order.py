@@ -79,24 +79,35 @@ def capped_simplex(z: Tensor, k: int) -> Tensor:
     taking_part = (z.detach() > last_in - 1) & (z.detach() < first_out + 1)
     shifted = torch.where(taking_part, z - last_in, torch.zeros_like(z))
     s = torch.where(taking_part, shifted.detach(), torch.where(place < k, 8.0, -8.0).to(z.dtype))
-    total = torch.nn.functional.pad(shifted.detach().cumsum(-1), (1, 0))
+    tau = _between_corners(s, shifted.detach(), k)
+    ones = s >= tau + 1
+    fractional = (s > tau) & ~ones & taking_part
+    many, full = fractional.sum(-1, keepdim=True), ones.sum(-1, keepdim=True)
+    tau = (torch.where(fractional, shifted, torch.zeros_like(z)).sum(-1, keepdim=True) - (k - full)) / many.clamp(min=1)
+    decided = torch.where(many > 0, ones, place < k)
+    return torch.where(fractional, (shifted - tau).clamp(0, 1), decided.to(z.dtype))
+
+
+def _between_corners(s: Tensor, inner: Tensor, k: int) -> Tensor:
+    """A number on the same linear piece of ``sum(clamp(s - tau, 0, 1))`` as the `tau` that makes it `k`, (..., 1).
+
+    The sum falls with `tau` and has its corners at `s` and ``s - 1``. `inner` is `s` with zeros where it is out of
+    reach.
+    """
+    n = s.shape[-1]
+    if n <= DENSE:
+        corners = torch.cat([s, s - 1], -1)
+        sums = (s.unsqueeze(-2) - corners.unsqueeze(-1)).clamp(0, 1).sum(-1)
+        low = torch.where(sums >= k, corners, float("-inf")).amax(-1, keepdim=True)
+        high = torch.where(sums <= k, corners, float("inf")).amin(-1, keepdim=True)
+        return (low + high) / 2
     rising = (-s).contiguous()
-
-    def counts(tau: Tensor) -> tuple[Tensor, Tensor]:
-        """How many are 1, and how many more than 0, at the threshold `tau`."""
-        return torch.searchsorted(rising, -(tau + 1), right=True), torch.searchsorted(rising, -tau)
-
-    # sum(clamp(s - tau, 0, 1)) is piecewise linear in tau with corners at s and s - 1; find the piece that holds k.
+    total = torch.nn.functional.pad(inner.cumsum(-1), (1, 0))
     corners = -sort(torch.cat([rising, rising + 1], -1))[0]
-    full, positive = counts(corners)
+    full, positive = torch.searchsorted(rising, -(corners + 1), right=True), torch.searchsorted(rising, -corners)
     sums = full + (total.gather(-1, positive) - total.gather(-1, full)) - (positive - full) * corners
     at = torch.searchsorted(sums, torch.full_like(sums[..., :1], k)).clamp(1, 2 * n - 1)
-    full, positive = counts((corners.gather(-1, at) + corners.gather(-1, at - 1)) / 2)
-    fractional = (place >= full) & (place < positive) & taking_part
-    many = fractional.sum(-1, keepdim=True)
-    tau = (torch.where(fractional, shifted, torch.zeros_like(z)).sum(-1, keepdim=True) - (k - full)) / many.clamp(min=1)
-    decided = torch.where(many > 0, place < full, place < k)
-    return torch.where(fractional, (shifted - tau).clamp(0, 1), decided.to(z.dtype))
+    return (corners.gather(-1, at) + corners.gather(-1, at - 1)) / 2
 
 
 def close(z: Tensor, limit: int, places: int | None = None) -> int:
@@ -118,6 +129,10 @@ def close(z: Tensor, limit: int, places: int | None = None) -> int:
     return limit
 
 
+DENSE = 16
+"""For rows of up to this many numbers all corners are tried at once; longer ones are sorted."""
+
+
 class Order:
     """The matrix `P` of sorted rows, its rows restricted to `reach` neighbours on either side.
 
@@ -125,9 +140,10 @@ class Order:
         z: (..., n) floating point, sorted, largest first: ``x / eps``, or ``-x / eps`` for ascending orders.
         indices: (..., n) int64, where each element comes from.
         reach: half-width of the windows. If it is at least `close`, nothing is left out.
+        places: only the first so many rows.
     """
 
-    def __init__(self, z: Tensor, indices: Tensor, reach: int) -> None:
+    def __init__(self, z: Tensor, indices: Tensor, reach: int, places: int | None = None) -> None:
         self.indices = indices
         self.reach = reach
         n = z.shape[-1]
@@ -137,6 +153,8 @@ class Order:
         padded = torch.nn.functional.pad(z, (reach, 0), value=float("inf"))
         padded = torch.nn.functional.pad(padded, (0, reach), value=float("-inf"))
         windows = padded.unfold(-1, 2 * reach, 1)  # (..., n + 1, 2 reach): around each boundary
+        if places is not None:
+            windows = windows[..., : places + 1, :]
         inside = capped_simplex(windows.nan_to_num(nan=float("-inf")), reach)
         ones, zeros = torch.ones_like(inside[..., :1]), torch.zeros_like(inside[..., :1])
         shares = torch.cat([ones, inside], -1)[..., 1:, :] - torch.cat([inside, zeros], -1)[..., :-1, :]
@@ -152,7 +170,7 @@ class Order:
 
     def elements(self) -> Tensor:
         """(..., n, 2 reach + 1): the elements (indices into `x`) that may stand at each place."""
-        around = self.neighbours()
+        around = self.neighbours()[: self.rows.shape[-2]]
         flat = around.reshape(-1).expand(*self.indices.shape[:-1], around.numel())
         return self.indices.gather(-1, flat).reshape(*self.indices.shape[:-1], *around.shape)
 

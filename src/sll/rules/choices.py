@@ -257,7 +257,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     many = n if traced(z) else min(n, max(k + 1, int((scores > last - 1).sum(-1).max())))
     indices = scores.topk(many, -1).indices
     top = z.gather(-1, indices)
-    order = Order(top, indices, close(top, _limit(top), k))
+    order = Order(top, indices, close(top, _limit(top), k), k)
     chosen = out.indices.movedim(dim, -1)
     if named.get("sorted", True):
         places = torch.arange(k, device=x.device).expand(chosen.shape)
