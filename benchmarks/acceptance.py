@@ -1,4 +1,4 @@
-"""Prints the figures behind the README's claims: ``python benchmarks/acceptance.py [headline box line hard left]``.
+"""Prints the figures behind the README's claims: ``python benchmarks/acceptance.py [part …]``.
 
 All seeds are fixed. The oracles and the programs are those of ``tests/``; here every case is measured and
 shown, none is dropped.
@@ -138,6 +138,43 @@ def line() -> None:
     console.print(table)
 
 
+def order() -> None:
+    """Third-party metrics that choose and order; three random paths each."""
+    import test_order_line_integral as cases
+
+    table = Table(
+        "torchmetrics functional, 3 random paths", "f(b) - f(a)", "linear: relative error", "hard: relative error"
+    )
+    for name, metric in {**cases.MULTICLASS, **cases.RANKING, **cases.RETRIEVAL}.items():
+        wants, errors = [], dict.fromkeys(MODES, 0.0)
+        for seed in range(3):
+            target, a, b = (cases.multiclass_case if name in cases.MULTICLASS else cases.ranking_case)(seed)
+            if name in cases.RETRIEVAL:
+                target = target >= target.sort().values[-3]
+
+            def f(p, metric=metric, target=target):
+                return metric(p, target)
+
+            want = float(f(b) - f(a))
+            wants.append(want)
+            if want == 0:
+                continue
+            for mode in MODES:
+                got, _ = cases.integral(f, a, b, cases.EPS, mode)
+                errors[mode] = max(errors[mode], abs(got - want) / abs(want))
+        table.add_row(name, " ".join(f"{w:+.3f}" for w in wants), *(f"{100 * errors[m]:.4f} %" for m in MODES))
+    console.print(table)
+    target, a, b = cases.multiclass_case(0)
+    for parts in (1, 4, 16):
+        got, want = cases.integral(
+            lambda p: cases.MULTICLASS["accuracy_micro"](p, target), a, b, cases.EPS, "linear", parts
+        )
+        error = 100 * abs(got - want) / abs(want)
+        console.print(
+            f"accuracy_micro, linear, intervals divided by {parts}: {error:.4f} % (what is left is quadrature)"
+        )
+
+
 def hard() -> None:
     """``forward="hard"`` is bit-identical, and types stay what they are."""
     generator = torch.Generator().manual_seed(0)
@@ -213,7 +250,7 @@ def left_behind() -> None:
     console.print(f"8 threads x 50 regions, each with its own eps: {len(wrong)} wrong slopes")
 
 
-PARTS = {"headline": headline, "box": box, "line": line, "hard": hard, "left": left_behind}
+PARTS = {"headline": headline, "box": box, "line": line, "order": order, "hard": hard, "left": left_behind}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -182,26 +182,27 @@ class Choice(_Unsaved):
     """Element by element one of several values: ``values[..., m]`` with weight ``weights[..., m]``.
 
     Both broadcast to the shape of the carrying tensor with one dimension more; the weights of an element are not
-    negative and sum to 1. Equal keys (see `equal_keys`) are the same choice: their values belong together.
+    negative and sum to 1. `ties`, with a last dimension of 1, are the elements decided between equals: the hard value
+    is shown there. Equal keys (see `equal_keys`) are the same choice: their values belong together.
     """
 
-    def __init__(self, key: tuple[Any, ...], values: Tensor, weights: Tensor) -> None:
+    def __init__(self, key: tuple[Any, ...], values: Tensor, weights: Tensor, ties: Tensor) -> None:
         self.key = key
         self.values = values
         self.weights = weights
+        self.ties = ties
 
     def decided(self) -> Tensor:
         """Mask of the elements that have one value only."""
         return self.weights.detach().amax(-1) == 1
 
-    def tied(self) -> Tensor:
-        return tied(self.weights)
+    def of(self, values: Tensor) -> Choice:
+        """The same choice among other values."""
+        return Choice(self.key, values, self.weights, self.ties)
 
-
-def tied(weights: Tensor) -> Tensor:
-    """Mask of the elements whose likeliest value is not unique: at an exact tie the hard value is shown."""
-    best = weights.detach().topk(min(2, weights.shape[-1]), -1).values
-    return (best[..., 0] == best[..., -1]) & (best[..., 0] < 1)
+    def map(self, key: tuple[Any, ...], move: Callable[[Tensor], Tensor]) -> Choice:
+        """The choice after its elements were moved; `move` keeps the last dimension."""
+        return Choice(key, move(self.values), move(self.weights), move(self.ties))
 
 
 class Selection(_Unsaved):
@@ -483,7 +484,7 @@ def chain(
         chosen = _per_value(region, func, args, kwargs)
         if chosen is not None:
             main, values = chosen
-            return None if carrier(values) is not None else Choice(main.key, values, main.weights)
+            return None if carrier(values) is not None else main.of(values)
         if region.linear and len(_all_decisions(operands)) > MAX_DECISIONS:
             return None
         return _both_sides(region, func, *_few_decisions(region, args, kwargs))
@@ -743,12 +744,10 @@ def run_on_choices(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     assert chosen is not None
     found, values = chosen
     blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
-    return settle(region, hard, found.key, values, found.weights, blended=blended)
+    return settle(region, hard, found, values, blended=blended)
 
 
-def settle(
-    region: Region, hard: Tensor, key: tuple[Any, ...], values: Tensor, weights: Tensor, *, blended: bool = False
-) -> Tensor:
+def settle(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False) -> Tensor:
     """The result of a function whose `hard` value and whose `values` (*shape, M) for each choice are known.
 
     `blended`: float operands show a mixture, and a discrete result computed from it need not be one of the values.
@@ -756,59 +755,62 @@ def settle(
     rank = hard.dim() + 1
     if values.dim() < rank:
         values = region.call(torch.Tensor.reshape, values, (1,) * (rank - values.dim()) + tuple(values.shape))
-    if weights.dim() < rank:
-        weights = weights.reshape((1,) * (rank - weights.dim()) + tuple(weights.shape))
+    if found.weights.dim() < rank:
+        found = found.map(found.key, lambda t: t.reshape((1,) * (rank - t.dim()) + tuple(t.shape)))
+    found = found.of(values)
     if hard.is_complex():
         wide = values.to(hard.dtype)
-        parts = [mix(weights, part(wide), part(hard), linear=region.linear) for part in (torch.real, torch.imag)]
+        parts = [mix(found.of(part(wide)), part(hard), linear=region.linear) for part in (torch.real, torch.imag)]
         return torch.complex(*parts)
     if hard.is_floating_point():
         inner = undecided(values)
-        out = mix(weights, values, hard, linear=region.linear, inner=None if inner is None else inner.any(-1))
-        return attach(region, out, None if carrier(values) is not None else Choice(key, values, weights))
+        out = mix(found, hard, linear=region.linear, inner=None if inner is None else inner.any(-1))
+        return attach(region, out, found if carrier(values) is None else None)
     if carrier(values) is not None:
-        return attach(region, hard, _flattened(hard, values, weights))
-    found = Choice(key, values, weights)
+        return attach(region, hard, _flattened(hard, found))
     out = hard
     if region.linear and blended:
         full = values.expand(*hard.shape, values.shape[-1])
-        best = weights.detach().argmax(-1, keepdim=True).expand(*hard.shape, 1)
-        out = torch.where(found.decided() | found.tied(), hard, full.gather(-1, best).squeeze(-1))
+        best = found.weights.detach().argmax(-1, keepdim=True).expand(*hard.shape, 1)
+        out = torch.where(found.decided() | found.ties.squeeze(-1), hard, full.gather(-1, best).squeeze(-1))
     return attach(region, out, found)
 
 
-def _flattened(hard: Tensor, values: Tensor, weights: Tensor) -> Carrier:
+def _flattened(hard: Tensor, found: Choice) -> Carrier:
     """Values that carry linearizations of their own, as one choice; too many as their expectation."""
+    values, weights = found.values, found.weights
     if hard.dtype == torch.bool:
         return bool_outcomes(decided_by((weights * expect(values)).sum(-1)), hard)
     inner = distribution(values)
-    many = values.shape[-1] * (inner[0].shape[-1] if inner is not None else MAX_VALUES + 1)
+    many = values.shape[-1] * (inner.weights.shape[-1] if inner is not None else MAX_VALUES + 1)
     if inner is None or many > MAX_VALUES:
         means = expect(values)
         return Expectation((weights.to(means.dtype) * means).sum(-1).expand(hard.shape))
-    weights = weights.unsqueeze(-1) * inner[1]
-    shape = (*hard.shape, *weights.shape[-2:])
-    weights, flat = (t.expand(shape).reshape(*hard.shape, many) for t in (weights, inner[0]))
-    return Choice(("mixed", weights), flat, weights)
+    joint = weights.unsqueeze(-1) * inner.weights
+    shape = (*hard.shape, *joint.shape[-2:])
+    ties = found.ties | (inner.ties.squeeze(-1) & (weights.detach() > 0)).any(-1, keepdim=True)
+    joint, flat = (t.expand(shape).reshape(*hard.shape, many) for t in (joint, inner.values))
+    return Choice(("mixed", joint), flat, joint, ties)
 
 
-def distribution(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The values of each element, and their weights, (*shape, M) each; None if only the expectation is known."""
+def distribution(x: Tensor) -> Choice | None:
+    """`x` as a choice, not broadcast; None if only the expectation is known."""
     found = resolved(x)
     if isinstance(found, Expectation):
         return None
     if isinstance(found, Choice):
-        shape = (*x.shape, found.weights.shape[-1])
-        return found.values.expand(shape), found.weights.expand(shape)
+        return found.map(found.key, lambda t: t.expand(*x.shape, t.shape[-1]))
     if not isinstance(found, Outcomes):
-        return x.unsqueeze(-1), torch.ones((), dtype=torch.float32, device=x.device).expand(*x.shape, 1)
-    weight = found.decision.weight().expand(x.shape).unsqueeze(-1)
-    sides = [distribution(side) for side in (found.below, found.above)]
-    filled = [side for side in sides if side is not None]
-    if len(filled) < 2:
+        ones = torch.ones((), dtype=torch.float32, device=x.device).expand(*x.shape, 1)
+        return Choice(("constant",), x.unsqueeze(-1), ones, ones < 1)
+    offset = found.decision.offset().expand(x.shape).unsqueeze(-1)
+    sides = [distribution(side.expand(x.shape) if is_constant(side) else side) for side in (found.below, found.above)]
+    if sides[0] is None or sides[1] is None:
         return None
-    (v0, w0), (v1, w1) = ((v.expand(*x.shape, v.shape[-1]), w.expand(*x.shape, w.shape[-1])) for v, w in filled)
-    return torch.cat([v0, v1], -1), torch.cat([w0 * (1 - weight), w1 * weight], -1)
+    low, high = (side.map(side.key, lambda t: t.expand(*x.shape, t.shape[-1])) for side in sides if side is not None)
+    weights = torch.cat([low.weights * (0.5 - offset), high.weights * (0.5 + offset)], -1)
+    ties = (offset == 0) | torch.where(offset > 0, high.ties, low.ties)
+    return Choice(("mixed", weights), torch.cat([low.values, high.values], -1), weights, ties)
 
 
 def shown_weights(found: Choice, x: Tensor) -> Tensor:
@@ -817,7 +819,7 @@ def shown_weights(found: Choice, x: Tensor) -> Tensor:
     shown = (found.values == x.unsqueeze(-1)).to(weights.dtype)
     shown = shown / shown.sum(-1, keepdim=True).clamp(min=1)
     weights, shown = torch.broadcast_tensors(weights, shown)  # type: ignore[no-untyped-call]
-    return hard_forward(torch.where(found.tied().unsqueeze(-1), shown, weights), weights)
+    return hard_forward(torch.where(found.ties, shown, weights), weights)
 
 
 def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
@@ -828,29 +830,24 @@ def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
     return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), linear=True)
 
 
-def mix(weights: Tensor, values: Tensor, hard: Tensor, *, linear: bool, inner: Tensor | None = None) -> Tensor:
+def mix(found: Choice, hard: Tensor, *, linear: bool, inner: Tensor | None = None) -> Tensor:
     """``sum of weights * values`` over the last dimension in the band; `hard` where one value has all the weight, at an
     exact tie, and where the values in question are not all finite. With ``linear=False`` the value is `hard`
     everywhere and only the gradient is that of the sum.
 
     `inner`: mask of elements whose values are undecided themselves: there `hard` is not what to show.
     """
-    wide = compute_dtype(weights.dtype, hard.dtype)
-    w, v = weights.to(wide), values.to(wide)
-    many = w.shape[-1]
-    live = w.detach() > 0
-    best = w.detach().topk(min(2, many), -1)
-    infinite = (live & ~v.detach().isfinite()).any(-1)
-    alone = torch.nn.functional.one_hot(best.indices[..., 0], many).to(wide)
+    wide = compute_dtype(found.weights.dtype, hard.dtype)
+    w, v = found.weights.to(wide), found.values.to(wide)
+    best, likeliest = w.detach().max(-1)
+    infinite = ((w.detach() > 0) & ~v.detach().isfinite()).any(-1)
     # Where something is infinite the likeliest value alone counts, and the choice has no gradient.
+    alone = torch.nn.functional.one_hot(likeliest, w.shape[-1]).to(wide)
     w = torch.where(infinite.unsqueeze(-1), alone, w)
-    soft = (w * torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)).sum(-1)
-    soft = soft.expand(hard.shape)
+    soft = (w * torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)).sum(-1).expand(hard.shape)
     if not linear:
         return hard_forward(hard, soft)
-    shown = (best.values[..., 0] == 1) | infinite
-    if many > 1:
-        shown = shown | (best.values[..., 0] == best.values[..., 1])
+    shown = (best == 1) | infinite | found.ties.squeeze(-1)
     if inner is not None:
         shown = shown & ~inner
     return torch.where(shown, hard_forward(hard, soft), soft.to(hard.dtype))

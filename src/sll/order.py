@@ -161,6 +161,9 @@ class Order:
         self.rows = shares.clamp(min=0)  # (..., n, 2 reach + 1)
         """Weights of the elements ``i - reach … i + reach`` (sorted) at place `i`."""
         self.n = n
+        equal = torch.nn.functional.pad(z.detach()[..., 1:] == z.detach()[..., :-1], (1, 1))
+        self.ties = (equal[..., 1:] | equal[..., :-1])[..., : shares.shape[-2]].unsqueeze(-1)
+        """(..., n, 1): places at which an element stands beside an equal one."""
 
     def neighbours(self) -> Tensor:
         """(..., n, 2 reach + 1): sorted places around each place, clamped to the ends (where weights are 0)."""

@@ -116,9 +116,10 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     # Without a finite best there is no distance: the hard position, decided.
     place = hard.reshape(()) if flat else hard.reshape(z.shape[:-1])
     values = torch.where(finite, index, place.unsqueeze(-1))
+    ties = top.detach()[..., 0] == top.detach()[..., 1]
     shape = (*hard.shape, many)
     key = ("choice", op, x, version_of(x), None if flat else (dim or 0) % max(x.dim(), 1), eps, keepdim)
-    return Choice(key, values.reshape(shape), weights.reshape(shape))
+    return Choice(key, values.reshape(shape), weights.reshape(shape), ties.reshape(*hard.shape, 1))
 
 
 def _position(op: str) -> Callable[..., Any]:
@@ -166,20 +167,26 @@ def _key(region: Region, op: str, x: Tensor, dim: int, largest: bool) -> tuple[A
     return ("places", x, version_of(x), dim % max(x.dim(), 1), largest, region.eps_for(op))
 
 
-def _rows(order: Order, hard: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Which elements may stand at the places (..., k), and their weights, (..., k, M). `hard`: which one does."""
-    elements = order.elements()
-    at = places.unsqueeze(-1).expand(*places.shape, elements.shape[-1])
-    values, weights = elements.gather(-2, at), order.rows.gather(-2, at)
-    return _decide(order, values, weights, hard)
+def _rows(order: Order, key: tuple[Any, ...], hard: Tensor, places: Tensor | None = None) -> Choice:
+    """Which elements may stand at the places (..., k). `hard`: which one does."""
+    parts = [order.elements(), order.rows, order.ties]
+    if places is not None:
+        parts = [t.gather(-2, places.unsqueeze(-1).expand(*places.shape, t.shape[-1])) for t in parts]
+    return _decide(order, key, hard, *parts)
 
 
-def _decide(order: Order, values: Tensor, weights: Tensor, hard: Tensor) -> tuple[Tensor, Tensor]:
+def _decide(order: Order, key: tuple[Any, ...], hard: Tensor, values: Tensor, weights: Tensor, ties: Tensor) -> Choice:
     """Rows with NaN or infinity have no distances: the hard value, no gradient."""
     finite = order.finite.all(-1)[..., None, None]
     alone = torch.zeros(weights.shape[-1], dtype=weights.dtype, device=weights.device)
     alone[order.reach] = 1
-    return torch.where(finite, values, hard.unsqueeze(-1)), torch.where(finite, weights, alone)
+    values, weights = torch.where(finite, values, hard.unsqueeze(-1)), torch.where(finite, weights, alone)
+    return Choice(key, values, weights, ties & finite)
+
+
+def _back(dim: int) -> Callable[[Tensor], Tensor]:
+    """Moves the last dimension but one to where `dim` was (there is one dimension more, at the end)."""
+    return lambda t: t.movedim(-2, dim if dim >= 0 else dim - 1)
 
 
 @chooses("sort", "argsort", op="sort", boundaries="neighbours in sorted order change places")
@@ -193,10 +200,8 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return out
     last = indices.movedim(dim, -1)
     order = _ordered(region, "sort", x, dim, largest, last)
-    values, weights = _decide(order, order.elements(), order.rows, last)
-    to = dim if dim >= 0 else dim - 1
-    key = _key(region, "sort", x, dim, largest)
-    found = Ordered(key, values.movedim(-2, to), weights.movedim(-2, to), order, dim)
+    rows = _rows(order, _key(region, "sort", x, dim, largest), last)
+    found = Ordered(rows.map(rows.key, _back(dim)), order, dim)
     if not both:
         return attach(region, indices, found)
     out = _with_indices(region, func, out, found)
@@ -210,8 +215,8 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 class Ordered(Choice):
     """A whole permutation: which element stands at each place. It can be inverted."""
 
-    def __init__(self, key: tuple[Any, ...], values: Tensor, weights: Tensor, order: Order, dim: int) -> None:
-        super().__init__(key, values, weights)
+    def __init__(self, rows: Choice, order: Order, dim: int) -> None:
+        super().__init__(rows.key, rows.values, rows.weights, rows.ties)
         self.order = order
         self.dim = dim
 
@@ -233,13 +238,10 @@ def positions(order: Order, dim: int, key: tuple[Any, ...], index: Tensor) -> Ch
     columns = order.columns()
     places = order.neighbours().expand(columns.shape)
     hard = torch.arange(order.n, device=index.device).expand(columns.shape[:-1])
-    values, weights = _decide(order, places, columns, hard)
-    # Both are known in sorted order; move them to where the elements are.
-    back = index.movedim(dim, -1).unsqueeze(-1).expand(columns.shape)
-    values = torch.zeros_like(values).scatter(-2, back, values)
-    weights = torch.zeros_like(weights).scatter(-2, back, weights)
-    to = dim if dim >= 0 else dim - 1
-    return Choice(("positions", *key), values.movedim(-2, to), weights.movedim(-2, to))
+    found = _decide(order, ("positions", *key), hard, places, columns, order.ties)
+    # All is known in sorted order; move it to where the elements are.
+    back = index.movedim(dim, -1).unsqueeze(-1)
+    return found.map(found.key, lambda t: _back(dim)(torch.zeros_like(t).scatter(-2, back.expand(t.shape), t)))
 
 
 @chooses("topk", op="topk", boundaries="neighbours in sorted order change places")
@@ -263,10 +265,9 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         places = torch.arange(k, device=x.device).expand(chosen.shape)
     else:
         places = (indices.unsqueeze(-2) == chosen.unsqueeze(-1)).to(torch.int8).argmax(-1)
-    values, weights = _rows(order, chosen, places)
     key = (*_key(region, "topk", x, dim, largest), k, bool(named.get("sorted", True)))
-    to = dim if dim >= 0 else dim - 1
-    return _with_indices(region, func, out, Choice(key, values.movedim(-2, to), weights.movedim(-2, to)))
+    rows = _rows(order, key, chosen, places)
+    return _with_indices(region, func, out, rows.map(key, _back(dim)))
 
 
 def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor | int) -> Any:
@@ -279,10 +280,9 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     order = Order(top, indices, close(top, _limit(top)))
     hard = out.indices.reshape(*z.shape[:-1], 1)
     places = torch.as_tensor(place, device=x.device).expand(z.shape[:-1]).unsqueeze(-1)
-    values, weights = _rows(order, hard, places)
-    shape = (*out.indices.shape, values.shape[-1])
-    key = (*_key(region, op, x, dim, False), out.indices.shape.numel(), values)
-    return _with_indices(region, func, out, Choice(key, values.reshape(shape), weights.reshape(shape)))
+    rows = _rows(order, (*_key(region, op, x, dim, False), place, out.indices.dim()), hard, places)
+    found = rows.map(rows.key, lambda t: t.reshape(*out.indices.shape, t.shape[-1]))
+    return _with_indices(region, func, out, found)
 
 
 @chooses("kthvalue", op="kthvalue", boundaries="the k-th smallest changes places with a neighbour")
@@ -323,8 +323,7 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         )
         return out
     found = positions(order, -1, _key(region, "unique", x, -1, False)[1:], index)
-    shape = (*x.shape, found.weights.shape[-1])
-    attach(region, out[1], Choice(found.key, found.values.reshape(shape), found.weights.reshape(shape)))
+    attach(region, out[1], found.map(found.key, lambda t: t.reshape(*x.shape, t.shape[-1])))
     return out
 
 

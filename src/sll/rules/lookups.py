@@ -45,13 +45,16 @@ if TYPE_CHECKING:
 Func = Callable[..., Any]
 
 
-def lookup(region: Region, name: str, func: Func, index: Tensor, size: int, trailing: int, *, wrap: bool = True) -> Any:
+def lookup(
+    region: Region, name: str, func: Func, index: Tensor, size: int, trailing: int, *, wrap: bool = True,
+    whole: bool = False,
+) -> Any:  # fmt: skip
     """``func(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more
-    behind them.
+    behind them. `whole`: `func` takes an index of any shape, and the index's dimensions come first in the result.
     """
     chosen = choice(index)
     if chosen is not None:
-        return _look_up_choices(region, func, index, chosen, size, trailing, wrap=wrap)
+        return _look_up_choices(region, func, index, chosen, size, trailing, wrap=wrap, whole=whole)
     tree = outcomes(index)
     if tree is None:
         region.lose(name, [index], "an index that is a count is not looked up.")
@@ -70,27 +73,39 @@ def lookup(region: Region, name: str, func: Func, index: Tensor, size: int, trai
 
 
 def _look_up_choices(
-    region: Region, func: Func, index: Tensor, chosen: Choice, size: int, trailing: int, *, wrap: bool
+    region: Region, func: Func, index: Tensor, chosen: Choice, size: int, trailing: int, *, wrap: bool, whole: bool
 ) -> Tensor:
     hard = original(func, index)
     values = chosen.values.expand(*index.shape, chosen.values.shape[-1]).clamp(-size if wrap else 0, size - 1)
-    found = [func(value) for value in values.unbind(-1)]
-    weights = chosen.weights.expand(values.shape)
-    if trailing:
-        weights = weights.reshape(*index.shape, *(1,) * trailing, values.shape[-1])
-    if weights.dim() != hard.dim() + 1:  # other indices broadcast with this one
-        weights = weights.reshape((1,) * (hard.dim() + 1 - weights.dim()) + tuple(weights.shape))
-    if any(carrier(x) is not None for x in found):
-        table = torch.stack([expect(x) if not x.is_floating_point() else x for x in found], -1)
-        if hard.dtype == torch.bool:
-            return attach(region, hard, bool_outcomes(decided_by((weights * table).sum(-1)), hard))
-        if not hard.is_floating_point():
-            return attach(region, hard, Expectation((weights.to(table.dtype) * table).sum(-1)))
-        unsure = [undecided(x) for x in found]
-        inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
-        return mix(weights, table, hard, linear=region.linear, inner=inner)
-    key = chosen.key if trailing == 0 and hard.shape == index.shape else ("trailing", chosen.key, trailing, hard.dim())
-    return settle(region, hard, key, torch.stack(found, -1), weights)
+    if whole:  # an index of any shape: all values at once
+        found = region.call(func, values)
+        if carrier(found) is None:
+            found = found.movedim(index.dim(), -1)
+            pieces = None
+        else:
+            pieces = [func(value) for value in values.unbind(-1)]
+    else:
+        pieces = [func(value) for value in values.unbind(-1)]
+        found = torch.stack(pieces, -1) if not any(carrier(x) is not None for x in pieces) else None
+
+    def aligned(t: Tensor) -> Tensor:  # other indices broadcast with this one
+        t = t.expand(*index.shape, t.shape[-1])
+        t = t.reshape(*index.shape, *(1,) * trailing, t.shape[-1])
+        return t.reshape((1,) * (hard.dim() + 1 - t.dim()) + tuple(t.shape))
+
+    same = trailing == 0 and hard.shape == index.shape
+    key = chosen.key if same else ("trailing", chosen.key, trailing, hard.dim())
+    chosen = Choice(key, values, aligned(chosen.weights), aligned(chosen.ties))
+    if pieces is None or found is not None and not any(carrier(x) is not None for x in pieces):
+        return settle(region, hard, chosen, found)
+    table = torch.stack([expect(x) if not x.is_floating_point() else x for x in pieces], -1)
+    if hard.dtype == torch.bool:
+        return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
+    if not hard.is_floating_point():
+        return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1)))
+    unsure = [undecided(x) for x in pieces]
+    inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
+    return mix(chosen.of(table), hard, linear=region.linear, inner=inner)
 
 
 def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:
@@ -119,7 +134,7 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     def look(i: Tensor) -> Any:  # through the region: another index may be linearized, too
         return region.call(func, table, (*items[:place], i, *items[place + 1 :]))
 
-    return lookup(region, "getitem", look, items[place], size, trailing)
+    return lookup(region, "getitem", look, items[place], size, trailing, whole=len(items) == 1)
 
 
 def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
@@ -200,7 +215,7 @@ def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     table, index = named["input"], named["index"]
     if not discrete_carrier(index):
         return move(region, func, (table, index), {})
-    return lookup(region, "take", lambda i: func(table, i), index, table.numel(), 0)
+    return lookup(region, "take", lambda i: func(table, i), index, table.numel(), 0, whole=True)
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -209,7 +224,16 @@ def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     index, weight, rest = named.pop("input"), named.pop("weight"), args[2:]
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    return lookup(region, "embedding", lambda i: func(i, weight, *rest, **named), index, weight.shape[0], 1, wrap=False)
+    return lookup(
+        region,
+        "embedding",
+        lambda i: func(i, weight, *rest, **named),
+        index,
+        weight.shape[0],
+        1,
+        wrap=False,
+        whole=True,
+    )
 
 
 def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -218,7 +242,16 @@ def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: d
     weight, index, rest = named.pop("weight"), named.pop("indices"), args[2:]
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    return lookup(region, "embedding", lambda i: func(weight, i, *rest, **named), index, weight.shape[0], 1, wrap=False)
+    return lookup(
+        region,
+        "embedding",
+        lambda i: func(weight, i, *rest, **named),
+        index,
+        weight.shape[0],
+        1,
+        wrap=False,
+        whole=True,
+    )
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

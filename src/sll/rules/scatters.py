@@ -33,7 +33,6 @@ from ..linearization import (
     original,
     settle,
     through_expectation,
-    tied,
 )
 from .choices import Ordered, positions
 from .registry import op_name, register
@@ -74,7 +73,7 @@ def write(
     if dist is None:
         region.lose(name, [index], "an index that is a count has no positions.")
         return None
-    values, weights = dist
+    values, weights = dist.values, dist.weights
     dtype = torch.promote_types(
         compute_dtype(weights.dtype, hard.dtype), torch.float32 if hard.is_floating_point() else exact_dtype(hard)
     )
@@ -84,7 +83,7 @@ def write(
         joint = None
     zeros = torch.zeros(target.shape, dtype=dtype, device=hard.device)
     total, share, touched = zeros, zeros, torch.zeros_like(zeros)
-    even = tied(weights)
+    even = dist.ties.expand(*index.shape, 1).squeeze(-1)
     for m in range(values.shape[-1]):
         at = values[..., m].contiguous()
         weight = spread(weights[..., m].to(dtype))
@@ -132,7 +131,7 @@ def permuted(region: Region, hard: Tensor, target: Tensor, index: Tensor, source
     rows = source.to(hard.dtype).expand(index.shape).movedim(dim, -1)
     places = at.values.movedim(dim, -2)
     values = rows.gather(-1, places.flatten(-2)).reshape(places.shape).movedim(-2, dim)
-    return settle(region, hard, at.key, values, at.weights)
+    return settle(region, hard, at, values)
 
 
 def _scatter(add: bool) -> Callable[..., Any]:

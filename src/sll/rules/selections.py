@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..kernels import compute_dtype, hard_forward
 from ..linearization import (
+    Choice,
     Expectation,
     Selection,
     attach,
@@ -240,7 +241,9 @@ def _rows(region: Region, x: Any) -> Any:
     weights = weights.scatter_add(-1, best, 1 - weights.detach().sum(-1, keepdim=True))
     values = picked.candidates[at].movedim(1, -1)
     weights = weights.reshape(picked.count, *(1,) * (x.dim() - 1), -1)
-    return settle(region, x, ("selected", picked.mask, picked.weights), values, weights)
+    # At an exact tie in the mask all of the row shows the hard elements.
+    ties = ((picked.shown != picked.weights)[at] & inside).any(-1).reshape(*weights.shape[:-1], 1)
+    return settle(region, x, Choice(("selected", picked.mask, picked.weights), values, weights, ties), values)
 
 
 COUNTS = {torch.Tensor.numel, torch.Tensor.nelement, torch.numel, torch.Tensor.__len__}

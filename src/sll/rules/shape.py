@@ -138,17 +138,16 @@ def _moved_choice(
     old: Choice, shape: tuple[int, ...], how: Any, apply: Callable[[Tensor], Tensor], result: Tensor, *, in_order: bool
 ) -> Choice:
     """The values and weights of each element go where the element goes."""
-    many = old.weights.shape[-1]
     count = torch.Size(shape).numel()
     places = None if in_order else apply(torch.arange(count, device=result.device).reshape(shape)).reshape(-1)
 
     def moved(t: Tensor) -> Tensor:
         if t.numel() == t.shape[-1]:
             return t.reshape((1,) * result.dim() + (t.shape[-1],))
-        flat = t.expand(*shape, many).reshape(-1, many)
-        return (flat if places is None else flat[places]).reshape(*result.shape, many)
+        flat = t.expand(*shape, t.shape[-1]).reshape(-1, t.shape[-1])
+        return (flat if places is None else flat[places]).reshape(*result.shape, t.shape[-1])
 
-    return Choice(("placed", old.key, shape, how), moved(old.values), moved(old.weights))
+    return old.map(("placed", old.key, shape, how), moved)
 
 
 def _immutable(parameter: Any) -> bool:
@@ -241,19 +240,22 @@ def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequ
 
 
 def _regrouped_choices(put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
-    parts = [distribution(t) for t in tensors]
-    if any(part is None for part in parts):
-        return None
-    many = max(part[0].shape[-1] for part in parts if part is not None)
-    if many > MAX_VALUES:
+    found = [distribution(t) for t in tensors]
+    parts = [part for part in found if part is not None]
+    many = max(part.weights.shape[-1] for part in parts)
+    if len(parts) < len(found) or many > MAX_VALUES:
         return None
 
-    def slices(which: int, dtype: torch.dtype) -> Tensor:
-        padded = [F.pad(p[which].to(dtype), (0, many - p[which].shape[-1])) for p in parts if p is not None]
-        return torch.stack([put([p[..., m] for p in padded]) for m in range(many)], -1)
+    def slices(pieces: list[Tensor]) -> Tensor:
+        last = max(p.shape[-1] for p in pieces)
+        padded = [F.pad(p, (0, last - p.shape[-1])) for p in pieces]
+        return torch.stack([put([p[..., m] for p in padded]) for m in range(last)], -1)
 
-    weights = slices(1, compute_dtype(*(part[1].dtype for part in parts if part is not None)))
-    return Choice(("regrouped", weights), slices(0, hard.dtype), weights)
+    dtype = compute_dtype(*(part.weights.dtype for part in parts))
+    weights = slices([part.weights.to(dtype) for part in parts])
+    values = slices([part.values.to(hard.dtype) for part in parts])
+    ties = slices([part.ties.expand(*part.weights.shape[:-1], 1) for part in parts])
+    return Choice(("regrouped", weights), values, weights, ties)
 
 
 def _depth(x: Any) -> int:

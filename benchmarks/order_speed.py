@@ -1,0 +1,137 @@
+"""Time and memory of `sll.rank` and `sll.topk_mask`, as ratios: ``python benchmarks/order_speed.py``.
+
+Everything in one run, forward + backward unless it says otherwise, medians of repeated calls with the spread (smallest
+and largest). Needs `softtorch` for the comparison with it (``pip install --no-deps --ignore-requires-python softtorch``
+and its dependencies ``pot numba torchopt``); without it those lines say so.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import sll
+
+console = Console(width=120)
+
+
+def milliseconds(calls, repeats=9):
+    """Median, smallest and largest time of each call, taken in turns so that all see the same machine."""
+    for call in calls.values():
+        call()
+    times = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: (statistics.median(t), min(t), max(t)) for name, t in times.items()}
+
+
+def both_ways(f, x, g):
+    return lambda: torch.autograd.grad(f(x), x, g)
+
+
+def show(title, base, figures):
+    table = Table("", "median ms", "smallest … largest", f"ratio to {base}", title=title)
+    for name, (median, low, high) in figures.items():
+        table.add_row(name, f"{median:.2f}", f"{low:.2f} … {high:.2f}", f"{median / figures[base][0]:.2f}")
+    console.print(table)
+
+
+def inputs(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, generator=generator).requires_grad_(), torch.randn(n, generator=generator)
+
+
+def dense_rank(x, eps):
+    """The definition, O(n^2)."""
+    return sll.heaviside(x[:, None] - x, eps).sum(1) - 0.5
+
+
+def exactness() -> None:
+    worst = [0.0, 0.0]
+    generator = torch.Generator().manual_seed(0)
+    for n in (1, 2, 50, 1000):
+        for eps in (1e-6, 1e-3, 0.137, 3.37, 100.0):
+            for decimals in (1, 12):  # with ties, without
+                x = torch.round(torch.randn(n, generator=generator, dtype=torch.float64), decimals=decimals)
+                x.requires_grad_()
+                g = torch.randn(n, generator=generator, dtype=torch.float64)
+                fast, dense = sll.rank(x, eps=eps), dense_rank(x, eps)
+                slopes = [torch.autograd.grad(y, x, g)[0] * eps for y in (fast, dense)]
+                worst[0] = max(worst[0], float((fast - dense).detach().abs().max()))
+                worst[1] = max(worst[1], float((slopes[0] - slopes[1]).abs().max()))
+    console.print(f"rank against the dense formula, float64: values {worst[0]:.1e}, gradients x eps {worst[1]:.1e}")
+
+
+def million() -> None:
+    x, g = inputs(1_000_000)
+    calls = {"argsort(argsort(x)), forward only": lambda: x.detach().argsort().argsort()}
+    for eps in (1e-6, 1e-3, 1.0):
+        calls[f"rank, eps {eps:g}"] = both_ways(lambda x, eps=eps: sll.rank(x, eps=eps), x, g)
+    show("rank, n = 1e6", next(iter(calls)), milliseconds(calls))
+
+    calls = {"topk(x, 1000), forward only": lambda: x.detach().topk(1000)}
+    for eps in (1e-6, 1e-3, 1e-2, 1.0):
+        near = int((x.detach() > x.detach().topk(1000).values[-1] - eps).sum()) - 1000
+        calls[f"topk_mask, eps {eps:g} ({near} in the band)"] = both_ways(
+            lambda x, eps=eps: sll.topk_mask(x, 1000, eps=eps), x, g
+        )
+    show("topk_mask, n = 1e6, k = 1000", next(iter(calls)), milliseconds(calls))
+
+
+def against_softtorch() -> None:
+    try:
+        import softtorch
+    except ImportError:
+        console.print("softtorch is not installed: no comparison")
+        return
+    x, g = inputs(4096)
+    calls = {"sll.rank": both_ways(lambda x: sll.rank(x, eps=0.1), x, g)}
+    for method in ("softsort", "fast_soft_sort"):
+        calls[f"softtorch.rank, {method}"] = both_ways(
+            lambda x, method=method: softtorch.rank(x, method=method, softness=0.1), x, g
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        show("rank, n = 4096", "sll.rank", milliseconds(calls))
+
+
+def memory() -> None:
+    """Largest resident size of a process of its own, beyond what it had before the call (Linux)."""
+    n = 10_000_000
+    code = (
+        f"import resource, torch, sll; torch.set_num_threads(1); x = torch.randn({n}).requires_grad_();"
+        f"g = torch.ones({n}); sll.rank(x[:100]).sum().backward(); sll.topk_mask(x[:100], 5).sum().backward();"
+        "x.detach()[:100].argsort();"
+        "before = int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize();"
+        "y = CALL; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)"
+    )
+    calls = {
+        "argsort(argsort(x))": "x.detach().argsort().argsort()",
+        "rank, forward + backward": "torch.autograd.grad(sll.rank(x, eps=1e-3), x, g)",
+        "rank, everything in the band": "torch.autograd.grad(sll.rank(x, eps=100.0), x, g)",
+        "topk_mask, k = 1000": "torch.autograd.grad(sll.topk_mask(x, 1000, eps=1e-3), x, g)",
+    }
+    table = Table("n = 1e7, float32", "peak beyond the input, MB", "bytes per element")
+    for name, call in calls.items():
+        command = [sys.executable, "-c", code.replace("CALL", call)]
+        size = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        table.add_row(name, f"{size / 2**20:.0f}", f"{size / n:.0f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    exactness()
+    million()
+    against_softtorch()
+    memory()
