@@ -123,6 +123,81 @@ def test_special_values():
     assert g.isfinite().all()
 
 
+LARGE = {
+    "outlier": ([1.0, 1.0, torch.finfo(torch.float32).min], 0.1, [1.5, 1.5, 0.0]),
+    "far outlier": ([-1e30, 1.0, 1.0005], 1e-3, [0, 1.25, 1.75]),
+    "outside the band by an ulp": ([10000.0, 10000.0009765625], 5e-4, [0.0, 1.0]),
+    "large": ([20000.0, 20000.001953125], 1e-3, [0.0, 1.0]),
+    "infinite neighbours": ([float("inf"), 1.0, 1.0, -float("inf")], 1e38, [3, 1.5, 1.5, 0]),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_rank_of_large_numbers(name):
+    values, eps, want = LARGE[name]
+    torch.testing.assert_close(sll.rank(torch.tensor(values), eps=eps), torch.tensor(want), rtol=0, atol=2e-2)
+
+
+def test_rank_far_from_zero():
+    x = torch.rand(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1e9
+    torch.testing.assert_close(sll.rank(x), dense_rank(x, 1e-3), rtol=0, atol=1e-9)
+
+
+def test_shares_far_from_zero():
+    """Ties and shares of large numbers: distances are taken before they are divided by eps."""
+    for x in (torch.full((40,), 20000.0), torch.full((40,), 1e36), torch.full((40,), 1e14, dtype=torch.float64)):
+        torch.testing.assert_close(sll.topk_mask(x, 1), torch.full_like(x, 1 / 40))
+    x = torch.tensor([999.9995727539062, 999.999267578125, 999.997802734375, 999.99951171875, 999.9993286132812])
+    torch.testing.assert_close(sll.topk_mask(x, 1), sll.argmax(x))
+    y = torch.tensor([20000.0, 20000.0, 19997.0], requires_grad=True)
+    for pick in (lambda y: torch.topk(y, 1).indices, lambda y: y.argmax(), lambda y: y.argsort(descending=True)[0]):
+        with sll.linearize(1e-3):
+            out = torch.tensor([1.0, 2.0, 7.0])[pick(y)].sum()
+        (g,) = torch.autograd.grad(out, y)
+        assert g.abs().tolist() == pytest.approx([500, 500, 0])
+
+
+def test_what_is_not_finite_stays_in_its_band():
+    x = torch.tensor([0.0, 1.0, 1.05, 2.0, 2.05], requires_grad=True)
+    (g,) = torch.autograd.grad(sll.rank(x, eps=0.1).sqrt().sum(), x)
+    assert g.isfinite().all() and g[1:].all()
+    (g,) = torch.autograd.grad(sll.rank(x, eps=0.1), x, torch.tensor([float("inf"), 1, 2, float("nan"), 3]))
+    assert g[0] == 0 and g[3:].isnan().all()
+    torch.testing.assert_close(g[1:3], torch.tensor([-5.0, 5.0]))
+
+
+def test_topk_mask_where_there_is_no_distance():
+    """NaN and infinity at the boundary: torch's choice, whatever else is in the batch."""
+    inf, nan = float("inf"), float("nan")
+    for row, k in (([nan, 1.0, 0.9999], 2), ([1.0, -inf, -inf, -inf], 2), ([inf, 1, inf, inf, -1.5, 2.5], 1)):
+        x = torch.tensor(row)
+        got = sll.topk_mask(x, k)
+        torch.testing.assert_close(sll.topk_mask(torch.stack([x, torch.ones_like(x)]), k)[0], got)
+        torch.testing.assert_close(vmap(lambda v, k=k: sll.topk_mask(v, k))(x[None])[0], got)
+        hard = torch.zeros_like(x).scatter(0, x.topk(k).indices, 1)
+        assert torch.equal(vmap(lambda v, k=k: sll.topk_mask(v, k, forward="hard"))(x[None])[0], hard)
+        assert x.isnan().any() or torch.equal(got, hard)
+    torch.testing.assert_close(
+        sll.topk_mask(torch.tensor([nan, 1.0, 0.9999]), 2)[1:], torch.tensor([0.55, 0.45]), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo")
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_compiles(forward):
+    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    for f in (
+        lambda x: sll.rank(x, 0, 0.3, forward=forward),
+        lambda x: sll.topk_mask(x, 3, 1, 0.3, forward=forward),
+        lambda x: sll.argmax(x, 1, 0.3, forward=forward),
+    ):
+        torch._dynamo.reset()
+        y, z = torch.compile(f, fullgraph=True, backend="aot_eager")(x), f(x)
+        torch.testing.assert_close(y, z)
+        g = torch.arange(21.0, dtype=torch.float64).reshape(3, 7)
+        torch.testing.assert_close(torch.autograd.grad(y, x, g), torch.autograd.grad(z, x, g))
+
+
 def test_shapes_at_the_edge():
     x = torch.zeros(0, 3, requires_grad=True)
     assert sll.rank(x).shape == sll.rank(x, 0).shape == sll.topk_mask(x, 2).shape == (0, 3)
@@ -140,8 +215,11 @@ def test_shapes_at_the_edge():
         (lambda: sll.rank(torch.tensor(1.0)), ValueError, "at least one dimension"),
         (lambda: sll.rank(torch.arange(3)), TypeError, "floating point"),
         (lambda: sll.rank(torch.ones(3), 1), IndexError, "dim must be between -1 and 0"),
-        (lambda: sll.rank(torch.ones(3), 0.5), TypeError, "dim must be an int, got 0.5"),
+        (lambda: sll.rank(torch.ones(3), 0.5), TypeError, "dim must be one int, got 0.5"),
         (lambda: sll.rank(torch.ones(3), eps=0), ValueError, "eps must be positive"),
+        (lambda: sll.rank(torch.ones(3), eps=1e-46), ValueError, "eps must be a normal number in"),
+        (lambda: sll.rank(torch.ones(3), descending="no"), TypeError, "descending must be True or False"),
+        (lambda: sll.rank(torch.ones(3) * 1j), TypeError, "x must be real"),
         (lambda: sll.rank([1.0]), TypeError, "x must be a tensor"),
         (lambda: sll.rank(torch.ones(3), forward="soft"), ValueError, "forward must be one of"),
         (lambda: sll.topk_mask(torch.ones(3), 4), ValueError, "k must be between 0 and the 3 entries"),
@@ -160,7 +238,7 @@ def test_errors_name_the_argument(call, error, says):
 
 def matrix(z):
     """(n, n): weight of sorted element j at place i, from the windows."""
-    order = Order(z, torch.arange(z.shape[-1]).expand(z.shape), close(z, z.shape[-1]))
+    order = Order(z, torch.arange(z.shape[-1]).expand(z.shape), 1.0, close(z, 1.0, z.shape[-1]))
     size = (*z.shape, z.shape[-1])
     by_rows = torch.zeros(size, dtype=z.dtype).scatter_add(-1, order.elements(), order.rows)
     columns = torch.zeros(size, dtype=z.dtype).scatter_add(
@@ -221,5 +299,5 @@ def test_wide_rows_stay_small():
 def test_capped_simplex_at_its_ends():
     z = torch.tensor([[3.0, 2.0, 1.0]], requires_grad=True)
     for k in (0, 3):
-        m = capped_simplex(z, k)
+        m = capped_simplex(z, k, 0.1)
         assert m.tolist() == [[k / 3] * 3] and not torch.autograd.grad(m.sum(), z)[0].any()

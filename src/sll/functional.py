@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._options import Forward, one_of, positive_float
 from .kernels import blend, compute_dtype, hard_forward
-from .order import capped_simplex, constant, scaled, sort, traced
+from .order import constant, first_k
 from .order import rank as ranks
 from .rules import sources
 from .rules.sources import Step
@@ -36,11 +36,19 @@ __all__ = [
 def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {x!r} of type {type(x).__name__}; torch.as_tensor(x) makes one")
+    if x.is_complex():
+        raise TypeError(f"x must be real (complex numbers have no order), got {x.dtype}; take x.real or x.abs()")
     if not x.is_floating_point():
         raise TypeError(
             f"x must be floating point (a discrete tensor has no derivative), got {x.dtype}; x.float() converts it"
         )
-    return positive_float(eps, "eps"), one_of(forward, "forward", ("linear", "hard")) == "linear"
+    eps = positive_float(eps, "eps")
+    limits = torch.finfo(compute_dtype(x.dtype))
+    if not limits.tiny <= eps <= limits.max:
+        raise ValueError(
+            f"eps must be a normal number in {limits.dtype}, in which bands of {x.dtype} are computed, got {eps}"
+        )
+    return eps, one_of(forward, "forward", ("linear", "hard")) == "linear"
 
 
 def _check_dim(x: Tensor, dim: int) -> None:
@@ -48,8 +56,10 @@ def _check_dim(x: Tensor, dim: int) -> None:
         raise ValueError(
             "x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one"
         )
-    if isinstance(dim, bool) or not isinstance(dim, int):
-        raise TypeError(f"dim must be an int, got {dim!r} of type {type(dim).__name__}")
+    if isinstance(dim, bool) or not hasattr(dim, "__index__"):
+        raise TypeError(
+            f"dim must be one int, got {dim!r} of type {type(dim).__name__}; x.reshape(-1) makes it one row"
+        )
     if not -x.dim() <= dim < x.dim():
         raise IndexError(
             f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}"
@@ -242,7 +252,7 @@ def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tens
     tau = (torch.where(chosen, scores, torch.zeros_like(scores)).sum(dim, keepdim=True) - 1) / chosen.sum(
         dim, keepdim=True
     )
-    soft = torch.where(chosen & finite, scores - tau, torch.zeros_like(scores)).to(hard.dtype)
+    soft = torch.where(chosen & finite, (scores - tau).clamp(min=0), torch.zeros_like(scores)).to(hard.dtype)
     value = torch.where(finite, soft, hard)
     return value if linear else hard_forward(hard, value)
 
@@ -267,7 +277,8 @@ def rank(
 
     Returns:
         A tensor of the shape and dtype of `x` with values in ``[0, n - 1]``. In half precision large ranks are
-        rounded: float16 holds whole numbers up to 2048, bfloat16 up to 256.
+        rounded (float16 holds whole numbers up to 2048, bfloat16 up to 256), and in float16 beyond 65504 they are inf;
+        ``sll.rank(x.float())`` keeps them.
 
     Raises:
         TypeError, ValueError, IndexError: naming the argument that is not as described.
@@ -281,6 +292,8 @@ def rank(
     """
     eps, linear = _checked(x, eps, forward)
     _check_dim(x, dim)
+    if not isinstance(descending, bool):
+        raise TypeError(f"descending must be True or False, got {descending!r} of type {type(descending).__name__}")
     rows = x.movedim(dim, -1)
     values = torch.where(rows.isnan(), float("inf"), rows).to(compute_dtype(x.dtype))
     soft = ranks(-values if descending else values, eps).to(x.dtype)
@@ -322,37 +335,15 @@ def topk_mask(x: Tensor, k: int, dim: int = -1, eps: float = 1e-3, *, forward: F
     eps, linear = _checked(x, eps, forward)
     _check_dim(x, dim)
     n = x.shape[dim]
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}")
+    if isinstance(k, bool) or not hasattr(k, "__index__") or isinstance(k, Tensor):
+        raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}; int(k) makes it one")
+    k = int(k)
     if not 0 <= k <= n:
         raise ValueError(f"k must be between 0 and the {n} entries along dim {dim}, got {k}")
     if k in (0, n):
         return constant(float(k > 0), x)
     rows = x.movedim(dim, -1)
-    best, chosen = _contenders(rows.detach(), k, eps)
-    z = scaled(rows.gather(-1, best), eps)
-    decided = ~z.detach()[..., k - 1 : k].isfinite()
-    first = torch.arange(z.shape[-1], device=x.device) < k
-    soft = torch.where(decided, first.to(z.dtype), capped_simplex(z, k)).to(x.dtype)
-    zeros = torch.zeros_like(rows, requires_grad=False, memory_format=torch.contiguous_format)
-    mask = zeros.scatter(-1, best, soft)
+    mask, chosen = first_k(rows, k, eps)
     if not linear:
-        mask = hard_forward(zeros.scatter(-1, chosen, 1.0), mask)
+        mask = hard_forward(torch.zeros_like(mask).scatter(-1, chosen, 1.0), mask)
     return mask.movedim(-1, dim)
-
-
-def _contenders(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Places of the entries that may have a share of the first `k`, sorted, largest first, and of the hard choice."""
-    if traced(rows):
-        best = rows.argsort(dim=-1, descending=True, stable=True)
-        return best, best[..., :k]
-    values, chosen = rows.topk(k, sorted=False)
-    last = values.amin(-1, keepdim=True)  # NaN if one is chosen: then nothing is near
-    near = rows >= last.to(compute_dtype(rows.dtype)) - eps
-    most = int(near.sum(-1).max()) if near.numel() else 0
-    if most <= k:
-        return chosen, chosen  # nobody else is near
-    if near.numel() == near.shape[-1]:  # one row: no need to search all of it again
-        found = near.reshape(-1).nonzero().reshape(*rows.shape[:-1], most)
-        return found.gather(-1, sort(-rows.gather(-1, found))[1]), chosen
-    return rows.topk(most).indices, chosen

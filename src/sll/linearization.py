@@ -208,30 +208,80 @@ class Choice(_Unsaved):
 class Selection(_Unsaved):
     """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
 
-    `shown` are the weights with exact ties resolved as the hard program does.
+    `shown` are the weights with exact ties resolved as the hard program does, `near` the candidates' positions among
+    all elements of the mask. `decision` is what the mask carries: equal decisions make the same selection.
     """
 
-    def __init__(self, mask: Tensor, candidates: Tensor, weights: Tensor, shown: Tensor, count: int) -> None:
+    def __init__(
+        self, mask: Tensor, candidates: Tensor, weights: Tensor, shown: Tensor, near: Tensor, count: int
+    ) -> None:
         self.mask = mask
+        self.version = version_of(mask)
+        self.decision = outcomes(mask)
         self.candidates = candidates
         self.weights = weights
         self.shown = shown
+        self.near = near
         self.count = count
 
     def of(self, candidates: Tensor) -> Selection:
         """The same selection of other elements."""
-        return Selection(self.mask, candidates, self.weights, self.shown, self.count)
+        found = Selection(self.mask, candidates, self.weights, self.shown, self.near, self.count)
+        found.version, found.decision = self.version, self.decision
+        return found
+
+    def made_by(self, mask: Tensor) -> bool:
+        """Whether `mask` selects the same elements."""
+        if mask is self.mask and version_of(mask) == self.version:
+            return True
+        own, other = self.decision, outcomes(mask)
+        return _same_mask(own, other) and mask.shape == self.mask.shape
+
+    def same(self, other: Selection) -> bool:
+        if self.weights is other.weights or self.mask is other.mask and self.version == other.version:
+            return True
+        return _same_mask(self.decision, other.decision) and self.mask.shape == other.mask.shape
+
+
+def _same_mask(a: Outcomes | None, b: Outcomes | None) -> bool:
+    if a is None or b is None or not a.polarity or not b.polarity:
+        return False
+    return a.decision.same(b.decision) * a.polarity * b.polarity == 1
 
 
 class Sorted(_Unsaved):
-    """Sorted values: ``places`` numbers the elements of all rows, `n` each. Which of two elements of a row is larger is
-    known from their places, so comparing them is no decision. It is not a linearization, and `carrier` skips it.
+    """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
+
+    Which of two values of a row is larger is then known, and comparing them is no decision; comparing `source` with one
+    of them asks which elements are among the first so many. It is not a linearization, and `carrier` skips it.
+
+    `dim`: the sorted dimension of `source`, None if that was flattened. `places`: numbers of the places in all rows,
+    `n` each, where the largest (or smallest) stands first.
     """
 
-    def __init__(self, source: Tensor, n: int, places: Callable[[], Tensor]) -> None:
+    def __init__(self, source: Tensor, dim: int | None, largest: bool, places: Callable[[], Tensor]) -> None:
         self.source = source
-        self.n = n
+        self.version = version_of(source)
+        self.dim = dim
+        self.n = source.numel() if dim is None else source.shape[dim]
+        self.largest = largest
         self.places = places
+
+    def moved(self, places: Callable[[], Tensor]) -> Sorted:
+        found = Sorted(self.source, self.dim, self.largest, places)
+        found.version = self.version
+        return found
+
+    def found_in(self, x: Any) -> bool:
+        """Whether `x` is the source, or another view of the same numbers."""
+        if not isinstance(x, Tensor) or self.version != version_of(x) or version_of(self.source) != self.version:
+            return False
+        if x is self.source:
+            return True
+        if torch._C._functorch.is_functorch_wrapped_tensor(x) or x.layout != torch.strided or x.device.type == "meta":
+            return False
+        a, b = x, self.source
+        return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
 
 
 class Chain(_Unsaved):
@@ -842,7 +892,7 @@ def mix(found: Choice, hard: Tensor, *, linear: bool, inner: Tensor | None = Non
     best, likeliest = w.detach().max(-1)
     infinite = ((w.detach() > 0) & ~v.detach().isfinite()).any(-1)
     # Where something is infinite the likeliest value alone counts, and the choice has no gradient.
-    alone = torch.nn.functional.one_hot(likeliest, w.shape[-1]).to(wide)
+    alone = (torch.arange(w.shape[-1], device=w.device) == likeliest.unsqueeze(-1)).to(wide)
     w = torch.where(infinite.unsqueeze(-1), alone, w)
     soft = (w * torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)).sum(-1).expand(hard.shape)
     if not linear:

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import compute_dtype
+from .kernels import compute_dtype, hard_forward
 
-__all__ = ["Order", "capped_simplex", "close", "constant", "rank", "scaled", "sort", "traced"]
+__all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "sort", "traced"]
 
 
 def traced(x: Tensor) -> bool:
@@ -59,33 +59,35 @@ def constant(value: float, x: Tensor) -> Tensor:
     return torch.where(torch.zeros((), dtype=torch.bool, device=x.device), x, value)
 
 
-def capped_simplex(z: Tensor, k: int) -> Tensor:
-    """Projection of the rows of `z` on ``{0 <= m <= 1, sum m = k}``.
+def capped_simplex(x: Tensor, k: int, eps: float) -> Tensor:
+    """Projection of the rows of ``x / eps`` on ``{0 <= m <= 1, sum m = k}``.
 
     Args:
-        z: (..., n) floating point, each row sorted, largest first. Infinite entries are in or out.
+        x: (..., n) floating point, each row sorted, largest first. Infinite entries are in or out.
         k: from 0 to n.
+        eps: half-width of the band.
 
     Returns:
-        (..., n), sorted like `z`; differentiable as often as one likes (it is piecewise linear).
+        (..., n), sorted like `x`; differentiable as often as one likes (it is piecewise linear).
     """
-    n = z.shape[-1]
-    place = torch.arange(n, device=z.device)
+    n = x.shape[-1]
+    place = torch.arange(n, device=x.device)
     if k <= 0 or k >= n:
-        return constant(float(k > 0), z)
-    last_in = z.detach()[..., k - 1 : k]
-    first_out = z.detach()[..., k : k + 1]
-    # Only elements less than 1 from the boundary can be fractional; seen from there all numbers are small.
-    taking_part = (z.detach() > last_in - 1) & (z.detach() < first_out + 1)
-    shifted = torch.where(taking_part, z - last_in, torch.zeros_like(z))
-    s = torch.where(taking_part, shifted.detach(), torch.where(place < k, 8.0, -8.0).to(z.dtype))
+        return constant(float(k > 0), x)
+    # Only elements less than eps from the boundary can be fractional. Seen from there all numbers are small: subtract
+    # before dividing, or large numbers lose the digits that count.
+    fixed = x.detach()
+    last_in, first_out = fixed[..., k - 1 : k], fixed[..., k : k + 1]
+    taking_part = (fixed - last_in > -eps) & (fixed - first_out < eps)
+    shifted = torch.where(taking_part, x - last_in, 0) / eps
+    s = torch.where(taking_part, shifted.detach(), torch.where(place < k, 8.0, -8.0).to(x.dtype))
     tau = _between_corners(s, shifted.detach(), k)
     ones = s >= tau + 1
     fractional = (s > tau) & ~ones & taking_part
     many, full = fractional.sum(-1, keepdim=True), ones.sum(-1, keepdim=True)
-    tau = (torch.where(fractional, shifted, torch.zeros_like(z)).sum(-1, keepdim=True) - (k - full)) / many.clamp(min=1)
+    tau = (torch.where(fractional, shifted, 0).sum(-1, keepdim=True) - (k - full)) / many.clamp(min=1)
     decided = torch.where(many > 0, ones, place < k)
-    return torch.where(fractional, (shifted - tau).clamp(0, 1), decided.to(z.dtype))
+    return torch.where(fractional, (shifted - tau).clamp(0, 1), decided.to(x.dtype))
 
 
 def _between_corners(s: Tensor, inner: Tensor, k: int) -> Tensor:
@@ -110,23 +112,52 @@ def _between_corners(s: Tensor, inner: Tensor, k: int) -> Tensor:
     return (corners.gather(-1, at) + corners.gather(-1, at - 1)) / 2
 
 
-def close(z: Tensor, limit: int, places: int | None = None) -> int:
-    """How many places apart elements less than 1 apart can be in the sorted rows of `z`; at least 1, at most `limit`.
+def close(x: Tensor, eps: float, limit: int, places: int | None = None) -> int:
+    """How many places apart elements less than `eps` apart can be in sorted rows; at least 1, at most `limit`.
 
     `places`: look at the first so many only. Reads a number from the device.
     """
-    n = z.shape[-1]
+    n = x.shape[-1]
     limit = max(1, min(limit, n - 1))
-    if traced(z):
+    if traced(x):
         return min(limit, 8)
-    falling = z.detach()
+    falling = x.detach()
     width = 1
     while width < limit:  # doubling, so that narrow bands, the usual case, cost one comparison
         head = falling[..., : n - width] if places is None else falling[..., : min(n - width, places)]
-        if not bool((head - falling[..., width : width + head.shape[-1]] < 1).any()):
+        if not bool((head - falling[..., width : width + head.shape[-1]] < eps).any()):
             return width
         width *= 2
     return limit
+
+
+def first_k(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Projection of unsorted rows, ``0 < k < n``, and the places of the hard choice, (..., k); see `sll.topk_mask`."""
+    best, chosen = _contenders(rows.detach(), k, eps)
+    near = rows.gather(-1, best).to(compute_dtype(rows.dtype))
+    soft = capped_simplex(torch.where(near.isnan(), float("inf"), near), k, eps).to(rows.dtype)
+    zeros = torch.zeros_like(rows, requires_grad=False, memory_format=torch.contiguous_format)
+    mask = zeros.scatter(-1, best, soft)
+    decided = ~near.detach()[..., k - 1 : k].isfinite()
+    if traced(rows) or bool(decided.any()):
+        mask = torch.where(decided, hard_forward(zeros.scatter(-1, chosen, 1.0), mask), mask)
+    return mask, chosen
+
+
+def _contenders(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Places of the entries that may have a share of the first `k`, sorted, largest first, and of the hard choice."""
+    if traced(rows):
+        return rows.argsort(dim=-1, descending=True, stable=True), rows.topk(k).indices
+    values, chosen = rows.topk(k, sorted=False)
+    last = torch.where(values.isnan(), float("inf"), values).amin(-1, keepdim=True).to(compute_dtype(rows.dtype))
+    near = (rows >= last) | (last - rows <= eps) | rows.isnan()
+    most = int(near.sum(-1).max()) if near.numel() else 0
+    if most <= k:
+        return chosen, chosen  # nobody else is near
+    if near.numel() == near.shape[-1]:  # one row: no need to search all of it again
+        found = near.reshape(-1).nonzero().reshape(*rows.shape[:-1], most)
+        return found.gather(-1, sort(-rows.gather(-1, found))[1]), chosen
+    return rows.topk(most).indices, chosen
 
 
 DENSE = 16
@@ -137,31 +168,28 @@ class Order:
     """The matrix `P` of sorted rows, its rows restricted to `reach` neighbours on either side.
 
     Args:
-        z: (..., n) floating point, sorted, largest first: ``x / eps``, or ``-x / eps`` for ascending orders.
+        x: (..., n) floating point, sorted, largest first (for ascending orders, the negative); no NaN.
         indices: (..., n) int64, where each element comes from.
+        eps: half-width of the band.
         reach: half-width of the windows. If it is at least `close`, nothing is left out.
         places: only the first so many rows.
     """
 
-    def __init__(self, z: Tensor, indices: Tensor, reach: int, places: int | None = None) -> None:
+    def __init__(self, x: Tensor, indices: Tensor, eps: float, reach: int, places: int | None = None) -> None:
         self.indices = indices
         self.reach = reach
-        n = z.shape[-1]
-        # Without NaN and infinity: those places are decided.
-        finite = z.detach().isfinite()
-        self.finite = finite
-        padded = torch.nn.functional.pad(z, (reach, 0), value=float("inf"))
+        self.n = x.shape[-1]
+        padded = torch.nn.functional.pad(x, (reach, 0), value=float("inf"))
         padded = torch.nn.functional.pad(padded, (0, reach), value=float("-inf"))
         windows = padded.unfold(-1, 2 * reach, 1)  # (..., n + 1, 2 reach): around each boundary
         if places is not None:
             windows = windows[..., : places + 1, :]
-        inside = capped_simplex(windows.nan_to_num(nan=float("-inf")), reach)
+        inside = capped_simplex(windows, reach, eps)
         ones, zeros = torch.ones_like(inside[..., :1]), torch.zeros_like(inside[..., :1])
         shares = torch.cat([ones, inside], -1)[..., 1:, :] - torch.cat([inside, zeros], -1)[..., :-1, :]
         self.rows = shares.clamp(min=0)  # (..., n, 2 reach + 1)
         """Weights of the elements ``i - reach … i + reach`` (sorted) at place `i`."""
-        self.n = n
-        equal = torch.nn.functional.pad(z.detach()[..., 1:] == z.detach()[..., :-1], (1, 1))
+        equal = torch.nn.functional.pad(x.detach()[..., 1:] == x.detach()[..., :-1], (1, 1))
         self.ties = (equal[..., 1:] | equal[..., :-1])[..., : shares.shape[-2]].unsqueeze(-1)
         """(..., n, 1): places at which an element stands beside an equal one."""
 
@@ -189,55 +217,69 @@ class Order:
 # --- ranks -------------------------------------------------------------------------------------------------------
 
 
+def _bands(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """For sorted rows: the first element in the band of each, the first behind it, and positions in units of `eps`.
+
+    A *chain* is a run of elements with gaps of at most `eps`; bands do not reach beyond it. Positions count from the
+    start of the chain, so that neither the size of the numbers nor an outlier costs digits.
+    """
+    wide = torch.float32 if ordered.device.type == "mps" else torch.float64
+    finite = ordered.isfinite()
+    values = torch.where(finite, ordered, 0).to(wide)
+    new = (values[..., 1:] - values[..., :-1]) > eps
+    # Infinite elements form chains of equals.
+    new = new | ((ordered[..., 1:] != ordered[..., :-1]) & ~(finite[..., 1:] & finite[..., :-1]))
+    starts = torch.nn.functional.pad(new, (1, 0), value=True)
+    place = torch.arange(ordered.shape[-1], device=ordered.device).expand(ordered.shape)
+    first = torch.where(starts, place, 0).cummax(-1).values
+    u = (values - values.gather(-1, first)) / eps
+    # On a common axis, chains 2 apart: here one search finds all bands.
+    ends = torch.nn.functional.pad(torch.where(new, u[..., :-1] + 2, 0).cumsum(-1), (1, 0))
+    axis = (u + ends).contiguous()
+    lo = torch.minimum(torch.searchsorted(axis, axis - 1), place)
+    # hi follows from lo, so that bands are symmetric to the last bit.
+    one = torch.ones((), dtype=lo.dtype, device=lo.device)
+    hi = torch.zeros_like(lo).scatter_add_(-1, lo, one.expand_as(lo)).cumsum(-1)
+    return lo, hi, u
+
+
 class _Rank(torch.autograd.Function):
     """Ranks of the rows of `x`: (values, order, lo, hi)."""
 
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ordered, order = sort(x)
-        n = x.shape[-1]
-        # lo: the first element in the band of each. hi follows from it, so that bands are symmetric to the last bit.
-        lo = torch.searchsorted(ordered, ordered - eps).clamp_(max=n - 1) if n else order.clone()
-        one = torch.ones((), dtype=lo.dtype, device=x.device)
-        ends = torch.zeros_like(order).scatter_add_(-1, lo, one.expand_as(lo))
-        hi = ends.cumsum(-1)
-        # Sums over bands as differences of prefix sums, of numbers split into a multiple of eps and a rest: both are
-        # small or whole, so that the differences keep their digits however long the row.
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
-        u = torch.where(ordered.isfinite(), ordered, 0).to(wide) / eps
+        if x.shape[-1] == 0:
+            return x.clone(), order, order, order
+        lo, hi, u = _bands(ordered, eps)
+        many = hi - lo
+        # Sums over bands are differences of prefix sums; of a whole number and a rest, each keeps its digits.
         whole = u.floor()
         rest = u - whole
-        many = hi - lo
         sums = [torch.nn.functional.pad(part.cumsum(-1), (1, 0)) for part in (whole, rest)]
         band = [s.gather(-1, hi) - s.gather(-1, lo) for s in sums]
         above = (whole * many - band[0]) + (rest * many - band[1])  # sum of (x_i - x_j) / eps over the band
         ranks = lo + ((many - 1) + above) * 0.5
-        ranks = torch.where(many > 1, ranks, lo.to(wide))
-        out = torch.empty_like(ranks).scatter_(-1, order, ranks)
-        return out.to(x.dtype), order, lo, hi
+        ranks = torch.where(many > 1, ranks, lo.to(ranks.dtype))
+        return torch.empty_like(ranks).scatter_(-1, order, ranks).to(x.dtype), order, lo, hi
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, eps = inputs
         _, order, lo, hi = output
         ctx.mark_non_differentiable(order, lo, hi)
-        ctx.set_materialize_grads(False)
         finite = x.detach().isfinite()
         ctx.save_for_backward(order, lo, hi, finite)
         ctx.save_for_forward(order, lo, hi, finite)
         ctx.eps = eps
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, *_: Any) -> Any:
-        return None if g is None else _Differences.apply(g, *ctx.saved_tensors, ctx.eps), None  # type: ignore[no-untyped-call]
-
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
-        return _Differences.apply(t, *ctx.saved_tensors, ctx.eps), None, None, None  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
+        return _differences(g, *ctx.saved_tensors, ctx.eps), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, eps: float) -> Any:
-        return _Rank.apply(x.movedim(in_dims[0], 0), eps), (0, 0, 0, 0)  # type: ignore[no-untyped-call]
+        return _RankJvp.apply(x.movedim(in_dims[0], 0), eps), (0, 0, 0, 0)  # type: ignore[no-untyped-call]
 
 
 class _Differences(torch.autograd.Function):
@@ -246,11 +288,16 @@ class _Differences(torch.autograd.Function):
     @staticmethod
     def forward(g: Tensor, order: Tensor, lo: Tensor, hi: Tensor, finite: Tensor, eps: float) -> Tensor:
         wide = torch.float32 if g.device.type == "mps" else torch.float64
-        ordered = torch.where(finite, g, 0).gather(-1, order).to(wide)
-        total = torch.nn.functional.pad(ordered.cumsum(-1), (1, 0))
         many = hi - lo
+        ordered = torch.where(finite, g, 0).gather(-1, order).to(wide)
+        ordered = torch.where(many > 1, ordered, 0)
+        # What is not finite stays in its bands: it is counted apart.
+        usable = ordered.isfinite()
+        parts = (torch.where(usable, ordered, 0), (~usable).long())
+        total, bad = (torch.nn.functional.pad(part.cumsum(-1), (1, 0)) for part in parts)
         differences = (ordered * many - (total.gather(-1, hi) - total.gather(-1, lo))) * (0.5 / eps)
-        differences = torch.where(many > 1, differences, 0)
+        spoilt = bad.gather(-1, hi) > bad.gather(-1, lo)
+        differences = torch.where(spoilt, float("nan"), torch.where(many > 1, differences, 0))
         out = torch.empty_like(differences).scatter_(-1, order, differences)
         return torch.where(finite, out, 0).to(g.dtype)
 
@@ -263,26 +310,38 @@ class _Differences(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return _Differences.apply(g, *ctx.saved_tensors, ctx.eps), None, None, None, None, None  # type: ignore[no-untyped-call]
-
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
-        return _Differences.apply(t, *ctx.saved_tensors, ctx.eps)  # type: ignore[no-untyped-call]
+        return _differences(g, *ctx.saved_tensors, ctx.eps), None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *operands: Any) -> Any:
         *tensors, eps = operands
         size = info.batch_size
         front = [t.expand(size, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims)]
-        return _Differences.apply(*front, eps), 0  # type: ignore[no-untyped-call]
+        return _DifferencesJvp.apply(*front, eps), 0  # type: ignore[no-untyped-call]
+
+
+# As in `kernels`: Dynamo refuses a Function with a `jvp`, so compiled code gets the classes above.
+
+
+class _RankJvp(_Rank):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
+        return _differences(t, *ctx.saved_tensors, ctx.eps), None, None, None
+
+
+class _DifferencesJvp(_Differences):
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
+        return _differences(t, *ctx.saved_tensors, ctx.eps)
+
+
+def _differences(*operands: Any) -> Tensor:
+    function = _Differences if torch.compiler.is_compiling() else _DifferencesJvp
+    return function.apply(*operands)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def rank(x: Tensor, eps: float) -> Tensor:
     """Ranks of the rows of `x`, ascending, from 0; see the module's docstring. No NaN."""
-    ranks: Tensor = _Rank.apply(x, eps)[0]  # type: ignore[no-untyped-call]
+    function = _Rank if torch.compiler.is_compiling() else _RankJvp
+    ranks: Tensor = function.apply(x, eps)[0]  # type: ignore[no-untyped-call]
     return ranks
-
-
-def scaled(x: Tensor, eps: float) -> Tensor:
-    """``x / eps`` in the dtype in which bands are computed."""
-    return x.to(compute_dtype(x.dtype)) / eps

@@ -26,9 +26,10 @@ from ..linearization import (
     resolved,
     run_on_choices,
     run_on_outcomes,
+    sorted_places,
     version_of,
 )
-from ..order import Order, capped_simplex, close, scaled, traced
+from ..order import Order, capped_simplex, close, traced
 from .elementwise import elementwise
 from .reductions import bins_of
 from .registry import SOURCES, op_name, register, tracked
@@ -81,9 +82,10 @@ def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
     return getattr(torch.return_types, func.__name__)((out.values, indices))
 
 
-def _scores(x: Tensor, dim: int, eps: float, largest: bool) -> Tensor:
-    """``± x / eps``, the dimension last."""
-    rows = scaled(x.reshape(1) if x.dim() == 0 else x.movedim(dim, -1), eps)
+def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:
+    """``± x`` in the dtype of distances, the dimension last. NaN is the largest number, as in `torch.sort`."""
+    rows = (x.reshape(1) if x.dim() == 0 else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
+    rows = torch.where(rows.isnan(), float("inf"), rows)
     return rows if largest else -rows
 
 
@@ -98,7 +100,7 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     """`hard` is the position of the largest (op "argmax") or smallest entry: sparsemax weights."""
     flat = dim is None
     eps = region.eps_for(op)
-    z = _scores(x.reshape(-1) if flat else x, -1 if flat else dim or 0, eps, op == "argmax")
+    z = _scores(x.reshape(-1) if flat else x, -1 if flat else dim or 0, op == "argmax")
     n = z.shape[-1]
     if n < 2:
         return None
@@ -107,12 +109,14 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     if traced(z):
         many = min(n, 8)
     else:
-        most = int((scores > best - 1).sum(-1).max()) if scores.numel() else 1
+        most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
         many = min(n, max(2, min(most, 2 * _limit(z[..., 0]))))
     index = scores.topk(many, -1).indices
-    finite = best.isfinite()
-    top = torch.where(finite, z.gather(-1, index), torch.arange(0, -many, -1, device=z.device).to(z.dtype))
-    weights = capped_simplex(top, 1)
+    nan = (x.reshape(-1) if flat else x if x.dim() == 0 else x.movedim(dim or 0, -1)).isnan().any(-1, keepdim=True)
+    finite = best.isfinite() & ~nan
+    apart = torch.arange(0, -many, -1, device=z.device) * (2 * eps)
+    top = torch.where(finite, z.gather(-1, index), apart.to(z.dtype))
+    weights = capped_simplex(top, 1, eps)
     # Without a finite best there is no distance: the hard position, decided.
     place = hard.reshape(()) if flat else hard.reshape(z.shape[:-1])
     values = torch.where(finite, index, place.unsqueeze(-1))
@@ -145,13 +149,31 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         region.lose(op_name(func), [x], _DISCRETE)
     op = "arg" + op_name(func)
     out = func(*args, **kwargs)
-    if dim is None or not tracked(x) or not region.linearizes(op):
+    if not tracked(x) or not region.linearizes(op):
         return out
+    if dim is None:
+        return _mark(region, out, x, None, op == "argmax", 0)
     found = _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
-    return out if found is None else _with_indices(region, func, out, found)
+    out = out if found is None else _with_indices(region, func, out, found)
+    return _mark(region, out, x, dim, op == "argmax", 0)
+
+
+def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``amax``, ``amin``: continuous. The value is remembered as the first in order."""
+    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
+    x, dim = named["input"], named.get("dim")
+    out = func(*args, **kwargs)
+    if isinstance(dim, (tuple, list)):
+        if 1 < len(dim) < x.dim():
+            return out
+        dim = dim[0] if len(dim) == 1 else None
+    if not tracked(x):
+        return out
+    return _mark(region, out, x, dim, op_name(func) == "amax", 0)
 
 
 register(extremum, "max", "min", in_place=False)
+register(best_value, "amax", "amin", in_place=False)
 
 
 # --- orders ------------------------------------------------------------------------------------------------------
@@ -159,8 +181,8 @@ register(extremum, "max", "min", in_place=False)
 
 def _ordered(region: Region, op: str, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
     """The order whose sorted positions along the last dimension are `indices`."""
-    z = _scores(x, dim, region.eps_for(op), largest).gather(-1, indices)
-    return Order(z, indices, close(z, _limit(z)))
+    z, eps = _scores(x, dim, largest).gather(-1, indices), region.eps_for(op)
+    return Order(z, indices, eps, close(z, eps, _limit(z)))
 
 
 def _key(region: Region, op: str, x: Tensor, dim: int, largest: bool) -> tuple[Any, ...]:
@@ -176,12 +198,10 @@ def _rows(order: Order, key: tuple[Any, ...], hard: Tensor, places: Tensor | Non
 
 
 def _decide(order: Order, key: tuple[Any, ...], hard: Tensor, values: Tensor, weights: Tensor, ties: Tensor) -> Choice:
-    """Rows with NaN or infinity have no distances: the hard value, no gradient."""
-    finite = order.finite.all(-1)[..., None, None]
-    alone = torch.zeros(weights.shape[-1], dtype=weights.dtype, device=weights.device)
-    alone[order.reach] = 1
-    values, weights = torch.where(finite, values, hard.unsqueeze(-1)), torch.where(finite, weights, alone)
-    return Choice(key, values, weights, ties & finite)
+    """Among equals that have no distance (infinite ones) it may be another than we sorted there."""
+    middle = torch.arange(weights.shape[-1], device=weights.device) == order.reach
+    values = torch.where((weights.detach() == 1) & middle, hard.unsqueeze(-1), values)
+    return Choice(key, values, weights, ties)
 
 
 def _back(dim: int) -> Callable[[Tensor], Tensor]:
@@ -205,10 +225,26 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if not both:
         return attach(region, indices, found)
     out = _with_indices(region, func, out, found)
-    if not torch.compiler.is_compiling():
-        shape = last.shape
-        number = lambda: torch.arange(last.numel(), device=x.device).reshape(shape).movedim(-1, dim)
-        attach(region, out.values, Sorted(out.values, order.n, number))
+    return _mark(region, out, x, dim, largest)
+
+
+def _mark(region: Region, out: Any, x: Tensor, dim: int | None, largest: bool, place: int | None = None) -> Any:
+    """`out` (or its values) are found in `x`: all of a row in order, the first few, or the one at `place`."""
+    values: Tensor = out if isinstance(out, Tensor) else out.values
+    if torch.compiler.is_compiling() or carrier(values) is not None or x.numel() == 0:
+        return out
+
+    def places() -> Tensor:
+        if dim is None or x.dim() == 0:
+            return torch.full(values.shape, place or 0, device=x.device)
+        rows = x.numel() // x.shape[dim]
+        if place is not None:
+            return (torch.arange(rows, device=x.device) * x.shape[dim] + place).reshape(values.shape)
+        shape = values.movedim(dim, -1).shape
+        number = torch.arange(rows, device=x.device)[:, None] * x.shape[dim] + torch.arange(shape[-1], device=x.device)
+        return number.reshape(shape).movedim(-1, dim)
+
+    attach(region, values, Sorted(x, None if x.dim() == 0 else dim, largest, places))
     return out
 
 
@@ -225,12 +261,14 @@ def inverse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """``argsort(argsort(x))``: the place of each element. None if `x` is not a permutation that a sort made."""
     found = resolved(x)
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
-    if not isinstance(found, Ordered) or func.__name__ != "argsort" or named.get("descending"):
+    if not isinstance(found, Ordered) or int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
         return None
-    if int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
-        return None
-    out = original(func, *args, **kwargs)
-    return attach(region, out, positions(found.order, found.dim, found.key[1:], x))
+    at = positions(found.order, found.dim, found.key[1:], x)
+    if named.get("descending"):  # the same, last element first
+        at = at.map(("flipped", at.key), lambda t: t.flip(found.dim % x.dim()))
+    if func.__name__ == "argsort":
+        return attach(region, original(func, *args, **kwargs), at)
+    return _with_indices(region, func, original(func, *args, **kwargs), at)
 
 
 def positions(order: Order, dim: int, key: tuple[Any, ...], index: Tensor) -> Choice:
@@ -251,15 +289,15 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     if x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    z = _scores(x, dim, region.eps_for("topk"), largest)
+    z, eps = _scores(x, dim, largest), region.eps_for("topk")
     scores = z.detach()
     n = z.shape[-1]
     # The first k, sorted, and whatever comes close to the last of them.
     last = scores.topk(k, -1).values.amin(-1, keepdim=True)
-    many = n if traced(z) else min(n, max(k + 1, int((scores > last - 1).sum(-1).max())))
+    many = n if traced(z) else min(n, max(k + 1, int((last - scores < eps).sum(-1).max())))
     indices = scores.topk(many, -1).indices
     top = z.gather(-1, indices)
-    order = Order(top, indices, close(top, _limit(top), k), k)
+    order = Order(top, indices, eps, close(top, eps, _limit(top), k), k)
     chosen = out.indices.movedim(dim, -1)
     if named.get("sorted", True):
         places = torch.arange(k, device=x.device).expand(chosen.shape)
@@ -267,20 +305,22 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         places = (indices.unsqueeze(-2) == chosen.unsqueeze(-1)).to(torch.int8).argmax(-1)
     key = (*_key(region, "topk", x, dim, largest), k, bool(named.get("sorted", True)))
     rows = _rows(order, key, chosen, places)
-    return _with_indices(region, func, out, rows.map(key, _back(dim)))
+    out = _with_indices(region, func, out, rows.map(key, _back(dim)))
+    return _mark(region, out, x, dim, largest) if named.get("sorted", True) else out
 
 
-def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor | int) -> Any:
-    """``kthvalue``, ``median``: one place of the ascending order."""
+def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:
+    """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    z = _scores(x, dim, region.eps_for(op), False)
+    z, eps = _scores(x, dim, False), region.eps_for(op)
     indices = z.detach().argsort(dim=-1, descending=True, stable=True)
     top = z.gather(-1, indices)
-    order = Order(top, indices, close(top, _limit(top)))
+    order = Order(top, indices, eps, close(top, eps, _limit(top)))
     hard = out.indices.reshape(*z.shape[:-1], 1)
-    places = torch.as_tensor(place, device=x.device).expand(z.shape[:-1]).unsqueeze(-1)
-    rows = _rows(order, (*_key(region, op, x, dim, False), place, out.indices.dim()), hard, places)
+    places = place.expand(z.shape[:-1]).unsqueeze(-1)
+    key = (*_key(region, op, x, dim, False), func.__name__, out.indices.dim(), places)
+    rows = _rows(order, key, hard, places)
     found = rows.map(rows.key, lambda t: t.reshape(*out.indices.shape, t.shape[-1]))
     return _with_indices(region, func, out, found)
 
@@ -288,18 +328,28 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
 @chooses("kthvalue", op="kthvalue", boundaries="the k-th smallest changes places with a neighbour")
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
-    return _row_of(region, func, "kthvalue", x, func(*args, **kwargs), int(named.get("dim", -1)), int(named["k"]) - 1)
+    dim, place = int(named.get("dim", -1)), int(named["k"]) - 1
+    out = _row_of(region, func, "kthvalue", x, func(*args, **kwargs), dim, torch.tensor(place, device=x.device))
+    return _mark(region, out, x, dim, False, place)
 
 
 @chooses("median", "nanmedian", op="median", boundaries="the median changes places with a neighbour")
 def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
     out = func(*args, **kwargs)
-    if named.get("dim") is None:
-        return out  # the value alone is continuous
-    return _row_of(
-        region, func, "median", x, out, int(named["dim"]), (x.shape[named["dim"]] - 1) // 2 if x.dim() else 0
-    )
+    nan = bool(x.detach().isnan().any()) if not traced(x) else True
+    if named.get("dim") is None:  # the value alone is continuous
+        return out if nan else _mark(region, out, x, None, False, (x.numel() - 1) // 2)
+    dim = int(named["dim"])
+    if x.dim() == 0 or x.numel() == 0:
+        return out
+    n = x.shape[dim]
+    valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
+    place = ((valid - 1) // 2).clamp(min=0)
+    if func.__name__ == "median":  # NaN if there is one: the last in order
+        place = torch.where(valid < n, n - 1, place)
+    out = _row_of(region, func, "median", x, out, dim, place)
+    return out if nan else _mark(region, out, x, dim, False, (n - 1) // 2)
 
 
 @chooses("unique", op="unique", boundaries="with `return_inverse`: neighbours in sorted order change places")
@@ -314,7 +364,7 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     flat = x.reshape(-1)
     index = flat.detach().argsort()
     order = _ordered(region, "unique", flat, -1, False, index)
-    if out[0].numel() < x.numel() or not bool(order.finite.all()):
+    if out[0].numel() < x.numel() or bool(flat.detach().isnan().any()):
         region.lose(
             "unique",
             [],
@@ -370,6 +420,14 @@ def _count_passed(
         out = run_on_outcomes(region, call, (x,), {}) if out is None else out
         if out is not None:
             return out
+    ranks = sorted_places(boundaries)
+    if ranks is not None and ranks.found_in(x) and not ranks.largest and boundaries.shape == x.shape and x.dim() == 1:
+        index = x.detach().argsort()  # among its own values: a rank
+        order = _ordered(region, "searchsorted", x, -1, False, index)
+        hard = original(call, x)
+        found = positions(order, -1, _key(region, "searchsorted", x, -1, False)[1:], index)
+        after = (hard - index.argsort()).clamp(0, 1).amax() if hard.numel() else 0  # side="right" counts itself
+        return attach(region, hard, found.of((found.values + after).to(hard.dtype)))
     lost = [t for t in (boundaries, x) if discrete_carrier(t)]
     if lost:
         region.lose(op_name(func), lost, "the boundaries that a count passes are not known.")

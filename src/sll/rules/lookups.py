@@ -119,6 +119,9 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     table, index = args
     items = index if isinstance(index, tuple) else (index,)
     linearized = [i for i, item in enumerate(items) if discrete_carrier(item)]
+    bounds = [b for i in items if isinstance(i, slice) for b in (i.start, i.stop, i.step) if discrete_carrier(b)]
+    if bounds:
+        region.lose("getitem", bounds, "where a slice starts and ends has no derivative; use an index or a mask.")
     if not linearized:
         return move(region, func, args, kwargs)
     if any(items[i].dtype in (torch.bool, torch.uint8) for i in linearized):
@@ -188,7 +191,11 @@ def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     table, dim, index = named["input"], named["dim"], named["index"]
     if not discrete_carrier(index):
         return move(region, func, (table, dim, index), {})
-    dim %= max(table.dim(), 1)
+    if not -table.dim() <= dim < table.dim():
+        if table.dim() == 0:
+            region.lose("index_select", [index], "a single number has no positions.")
+        return func(table, dim, index.detach() if table.dim() == 0 else index)
+    dim %= table.dim()
     size, trailing = _size(table, dim), max(table.dim() - dim - 1, 0)
     return lookup(region, "index_select", lambda i: func(table, dim, i), index, size, trailing, wrap=False)
 
@@ -206,7 +213,9 @@ def take_along_dim(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
     table, index, dim = named["input"], named["indices"], named.get("dim")
     if not discrete_carrier(index):
         return move(region, func, (table, index, dim), {})
-    size = table.numel() if dim is None else _size(table, dim)
+    if dim is None:  # both are flattened
+        index, table, dim = region.call(torch.Tensor.reshape, index, (-1,)), table.reshape(-1), 0
+    size = _size(table, dim)
     return lookup(region, "take_along_dim", lambda i: func(table, i, dim), index, size, 0, wrap=False)
 
 
@@ -224,6 +233,10 @@ def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     index, weight, rest = named.pop("input"), named.pop("weight"), args[2:]
     if not discrete_carrier(index):
         return func(*args, **kwargs)
+    if named.get("max_norm") is not None or (rest[1:] and rest[1] is not None):
+        # It rescales the rows it looks up, in place: once, and those of the hard program.
+        original(func, index, weight, *rest, **named)
+        rest, named = rest[:1], {n: v for n, v in named.items() if n not in ("max_norm", "norm_type")}
     return lookup(
         region,
         "embedding",
@@ -270,7 +283,21 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return lookup(region, "one_hot", lambda i: func(i, classes), index, classes, 1, wrap=False)
 
 
+def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``unravel_index(index, shape)``: quotients and remainders."""
+    named = dict(zip(("indices", "shape"), args), **kwargs)
+    index, shape = named["indices"], named["shape"]
+    if not discrete_carrier(index) or isinstance(shape, Tensor):
+        return func(*args, **kwargs)
+    found = []
+    for size in reversed((shape,) if isinstance(shape, int) else tuple(shape)):
+        found.append(region.call(torch.remainder, index, size))
+        index = region.call(torch.floor_divide, index, size)
+    return tuple(reversed(found))
+
+
 RULES[torch.Tensor.__getitem__] = getitem
+register(unravel_index, "unravel_index", in_place=False)
 register(index_select, "index_select", in_place=False)
 register(gather, "gather", in_place=False)
 register(take_along_dim, "take_along_dim", in_place=False)

@@ -62,10 +62,12 @@ def write(
     source: Any,
     put: Put,
     spread: Callable[[Tensor], Tensor],
+    size: int,
     *,
     add: bool,
 ) -> Tensor | None:
-    """What `hard` carries, or with which gradient: `source` written at a decided `index` into `target`.
+    """What `hard` carries, or with which gradient: `source` written at a decided `index` into `target`, along a
+    dimension of `size`. An outcome beyond the end of that writes nothing.
 
     `spread` brings a tensor of the shape of the index to the shape of what is written.
     """
@@ -86,7 +88,9 @@ def write(
     even = dist.ties.expand(*index.shape, 1).squeeze(-1)
     for m in range(values.shape[-1]):
         at = values[..., m].contiguous()
-        weight = spread(weights[..., m].to(dtype))
+        weight = torch.where((at >= -size) & (at < size), weights[..., m].to(dtype), 0)
+        at = torch.where(at < 0, at + size, at).clamp(0, size - 1)
+        weight = spread(weight)
         if joint is not None:  # written and where it is written depend on the same choice
             written = spread(joint.values.expand(*index.shape, values.shape[-1])[..., m].to(dtype))
         else:
@@ -142,6 +146,8 @@ def _scatter(add: bool) -> Callable[..., Any]:
         if not isinstance(index, Tensor) or not any(carrier(x) is not None for x in (target, index, source)):
             return func(*args, **kwargs)
         assert isinstance(target, Tensor) and isinstance(dim, int)
+        if not -max(target.dim(), 1) <= dim < max(target.dim(), 1):
+            return func(*args, **kwargs)  # raises
         dim %= max(target.dim(), 1)
         if named.get("reduce") is not None:
             carried: list[Tensor] = [t for t in (target, index, source) if discrete_carrier(t)]  # type: ignore[misc]
@@ -150,6 +156,8 @@ def _scatter(add: bool) -> Callable[..., Any]:
         if not discrete_carrier(index):
             return _plain_index(region, func, args, kwargs, target, dim, index, source, add)
         hard = original(func, *args, **kwargs)
+        if hard.numel() == 0 or index.numel() == 0 or target.dim() == 0:
+            return func(*args, **kwargs)
         if not add:
             found = permuted(region, hard, target, index, source, dim)
             if found is not None:
@@ -160,7 +168,7 @@ def _scatter(add: bool) -> Callable[..., Any]:
         def put(into: Tensor, at: Tensor, written: Tensor) -> Tensor:
             return into.scatter_add(dim, at.long(), written.expand(at.shape))
 
-        out = write(region, op_name(func), hard, target, index, source, put, lambda t: t, add=add)
+        out = write(region, op_name(func), hard, target, index, source, put, lambda t: t, target.shape[dim], add=add)
         return func(*args, **kwargs) if out is None else out
 
     return rule
@@ -188,6 +196,8 @@ def index_add(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     alpha = named.get("alpha", 1)
     if not any(carrier(x) is not None for x in (target, index, source)):
         return func(*args, **kwargs)
+    if not -max(target.dim(), 1) <= dim < max(target.dim(), 1):
+        return func(*args, **kwargs)  # raises
     dim %= max(target.dim(), 1)
     if not discrete_carrier(index):
         if not any(discrete_carrier(x) for x in (target, source)):
@@ -205,6 +215,8 @@ def index_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     source = named["value"] if "value" in named else named["source"]
     if not any(carrier(x) is not None for x in (target, index, source)):
         return func(*args, **kwargs)
+    if not -max(target.dim(), 1) <= dim < max(target.dim(), 1):
+        return func(*args, **kwargs)  # raises
     dim %= max(target.dim(), 1)
     if not discrete_carrier(index):
         if not any(discrete_carrier(x) for x in (target, source)):
@@ -224,16 +236,18 @@ def _along(
 ) -> Any:  # fmt: skip
     """A 1-dimensional index along `dim`: slices of the target."""
     hard = original(func, *args, **kwargs)
+    if hard.numel() == 0 or index.numel() == 0 or target.dim() == 0:
+        return func(*args, **kwargs)
     behind = target.dim() - dim - 1
 
     def spread(t: Tensor) -> Tensor:
-        return t.reshape(-1, *(1,) * behind)
+        return t.reshape((-1, *(1,) * behind))
 
     def put(into: Tensor, at: Tensor, written: Tensor) -> Tensor:
         shape = (*into.shape[:dim], at.numel(), *into.shape[dim + 1 :])
         return into.index_add(dim, at.reshape(-1).long(), written.expand(shape))
 
-    out = write(region, op_name(func), hard, target, index, source, put, spread, add=add)
+    out = write(region, op_name(func), hard, target, index, source, put, spread, target.shape[dim], add=add)
     return func(*args, **kwargs) if out is None else out
 
 
@@ -280,11 +294,11 @@ def at_items(
         if found is not None:
             return found
     items = tuple(i if plain_item(i) else torch.as_tensor(i, device=target.device) for i in items)
-    _, trailing = geometry(target, items, place)
+    size, trailing = geometry(target, items, place)
     shape = target[items].shape
 
     def spread(t: Tensor) -> Tensor:
-        return t.reshape(*index.shape, *(1,) * trailing).expand(shape)
+        return t.reshape((*index.shape, *(1,) * trailing)).expand(shape)
 
     def put(into: Tensor, at: Tensor, written: Tensor) -> Tensor:
         # Positions, because index_put does not take slices.
@@ -292,7 +306,7 @@ def at_items(
         where = number[(*items[:place], at.long(), *items[place + 1 :])].reshape(-1)
         return into.reshape(-1).index_add(0, where, written.expand(shape).reshape(-1)).reshape(into.shape)
 
-    return write(region, name, hard, target, index, source, put, spread, add=add)
+    return write(region, name, hard, target, index, source, put, spread, size, add=add)
 
 
 register(_scatter(False), "scatter")

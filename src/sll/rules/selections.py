@@ -49,7 +49,7 @@ def select(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     flat = region.call(torch.Tensor.reshape, x, (share.numel(), *x.shape[mask.dim() :]))
     near = (share.detach() > 0).nonzero().squeeze(1)
     candidates = region.call(torch.Tensor.__getitem__, flat, near)
-    return attach(region, hard, Selection(mask, candidates, share[near], shown[near], hard.shape[0]))
+    return attach(region, hard, Selection(mask, candidates, share[near], shown[near], near, hard.shape[0]))
 
 
 def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -68,10 +68,6 @@ def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     return select(region, full, flags, out)
 
 
-def _same_selection(a: Selection, b: Selection) -> bool:
-    return a is b or a.mask is b.mask or a.weights is b.weights
-
-
 def _candidates(
     args: tuple[Any, ...], kwargs: dict[str, Any], rank: int
 ) -> tuple[Selection, list[Any], dict[str, Any]] | None:
@@ -86,7 +82,7 @@ def _candidates(
     def extend(x: Any) -> Any:
         own = selection(x)
         if own is not None:
-            return own.candidates if _same_selection(own, found) else None
+            return own.candidates if own.same(found) else None
         if isinstance(x, Tensor) and x.dim() >= rank and x.shape[x.dim() - rank] != 1:
             return None  # one row for each selected element; those in the band have none
         return x
@@ -129,6 +125,17 @@ def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     return total(region, hard, found, found.candidates, dims, keepdim, mean)
 
 
+def moved(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``squeeze``, ``unsqueeze``, ``reshape`` that keep the dimension of the selected elements first."""
+    x = args[0]
+    found = selection(x)
+    shape = func(plain(x), *args[1:], **kwargs).shape
+    if found is None or not shape or shape[0] != x.shape[0] or x.shape[0] == 0:
+        return one_by_one(region, func, args, kwargs)
+    candidates = found.candidates.reshape(found.candidates.shape[0], *shape[1:])
+    return attach(region, func(plain(x), *args[1:], **kwargs), found.of(candidates))
+
+
 def total(
     region: Region, hard: Tensor, found: Selection, candidates: Tensor, dims: tuple[int, ...], keepdim: bool,
     mean: bool, counted: Tensor | None = None,
@@ -143,7 +150,8 @@ def total(
     soft = (values * weights).sum(dims, keepdim)
     if mean:
         share = weights if counted is None else weights * counted.to(dtype)
-        soft = soft / share.expand(values.shape).sum(dims, keepdim)
+        many = share.expand(values.shape).sum(dims, keepdim)
+        soft = soft / torch.where(many == 0, 1, many)  # an empty selection: NaN, and no gradient
     if not hard.is_floating_point():
         return attach(region, hard, Expectation(soft))
     if not region.linear:
@@ -246,6 +254,37 @@ def _rows(region: Region, x: Any) -> Any:
     return settle(region, x, Choice(("selected", picked.mask, picked.weights), values, weights, ties), values)
 
 
+def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Indexing a selection, or with one."""
+    table, index = args
+    own = selection(table)
+    items = index if isinstance(index, tuple) else (index,)
+    picked = [selection(item) for item in items]
+    if own is not None and len(items) == 1 and picked[0] is not None and index.dtype == torch.bool:
+        if own.same(picked[0]):  # x[mask][other]: both decide
+            flags = picked[0].candidates
+            weights, shown = own.weights * probability(flags), own.shown * expect(flags)
+            out = func(plain(table), plain(index))
+            keep = (weights.detach() > 0).nonzero().squeeze(1)
+            candidates = region.call(torch.Tensor.__getitem__, own.candidates, keep)
+            found = Selection(index, candidates, weights[keep], shown[keep], own.near[keep], out.shape[0])
+            found.decision = None
+            return attach(region, out, found)
+    elif own is not None and isinstance(items[0], slice) and items[0] == slice(None) and not any(picked):
+        if not any(isinstance(item, Tensor) for item in items):  # further dimensions
+            return attach(region, func(plain(table), index), own.of(func(own.candidates, index)))
+    elif own is None and all(found is not None and not item.is_floating_point() for found, item in zip(picked, items)):
+        first = picked[0]
+        assert first is not None
+        if all(
+            found is not None and found.same(first) and item.dtype != torch.bool for found, item in zip(picked, items)
+        ):
+            out = func(table, tuple(plain(item) for item in items))  # table[mask.nonzero(as_tuple=True)]
+            looked_up = region.call(func, table, tuple(found.candidates for found in picked if found is not None))
+            return attach(region, out, first.of(looked_up))
+    return one_by_one(region, func, args, kwargs)
+
+
 COUNTS = {torch.Tensor.numel, torch.Tensor.nelement, torch.numel, torch.Tensor.__len__}
 """How many elements a mask selected: a number that is decided, and a Python int has no gradient."""
 
@@ -275,10 +314,10 @@ def rule_for(func: Func) -> Any:
     """The rule for a call with a selection among its operands; None for what asks about a tensor only."""
     if func in NO_GRADIENT_TO_LOSE and func not in COUNTS:
         return None
-    return SELECTIONS.get(func, _one_by_one)
+    return SELECTIONS.get(func, one_by_one)
 
 
-def _one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return lost(
         region, func, args, kwargs,
         "how many elements the mask selects is open, and only elementwise functions, sum and mean follow that. "
@@ -296,7 +335,10 @@ _ELEMENTWISE = f"""
 """
 
 SELECTIONS: dict[Any, Any] = {}
-for _names, _rule in ((_ELEMENTWISE, on_elements), ("sum mean", reduce), (_LOSSES, loss)):
+for _names, _rule in (
+    (_ELEMENTWISE, on_elements), ("sum mean", reduce), (_LOSSES, loss), ("__getitem__", indexed),
+    ("unsqueeze squeeze reshape view", moved),
+):  # fmt: skip
     for _name in _names.split():
         SELECTIONS.update(dict.fromkeys(spellings(_name), _rule))
 

@@ -21,7 +21,6 @@ from ..linearization import (
     Choice,
     Expectation,
     Outcomes,
-    Sorted,
     attach,
     bool_outcomes,
     carrier,
@@ -47,12 +46,15 @@ Func = Callable[..., Any]
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], *, fills: bool = False) -> Any:
     x = args[0]
     found = carrier(x)
+    bounds = [p for a in (*args[1:], *kwargs.values()) for p in (a if isinstance(a, (list, tuple)) else (a,))]
+    if any(discrete_carrier(p) for p in bounds) and func is not torch.Tensor.__getitem__:
+        region.lose(op_name(func), [p for p in bounds if discrete_carrier(p)], "sizes and offsets have no derivative.")
     if found is None:
         out = func(*args, **kwargs)
         values = sorted_places(x)
         if values is not None and not fills and isinstance(out, Tensor) and out is not x:
             rest = args[1:]
-            attach(region, out, Sorted(values.source, values.n, lambda: func(values.places(), *rest, **kwargs)))
+            attach(region, out, values.moved(lambda: func(values.places(), *rest, **kwargs)))
         return out
     if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
         return lost(region, func, args, kwargs, "its bits are reinterpreted.")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..linearization import Choice, attach, carrier, discrete_carrier
+from ..linearization import Choice, attach, carrier, discrete_carrier, selection
 from .registry import RULES, overwrite, tracked
 from .scatters import at_items
+from .selections import SELECTIONS, one_by_one
 from .shape import regroup
 
 if TYPE_CHECKING:
@@ -60,19 +61,26 @@ def _converted(region: Region, value: Any, target: Tensor) -> Any:
 
 def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple[Any, ...], value: Any) -> Any:
     mask = items[0]
-    rest = target.dim() - mask.dim()
     if len(items) > 1 or mask.dtype != torch.bool or mask.shape != target.shape[: mask.dim()]:
+        index = items if len(items) > 1 else mask
         hard = target.detach().clone()
-        func(hard, items if len(items) > 1 else mask, value.detach() if isinstance(value, Tensor) else value)
+        func(hard, index, value.detach() if isinstance(value, Tensor) else value)
         before = attach(region, target.clone(), carrier(target))
         value = _converted(region, value, target)
         written = at_items(region, "setitem", hard, before, items, value, add=False)
         if written is None:
-            return func(target, items if len(items) > 1 else mask, value)
+            return func(target, index, value)
         overwrite(region, target, written)
         return None
+    rest = target.dim() - mask.dim()
     before = attach(region, target.clone(), carrier(target))
     wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
+    chosen = selection(value)
+    if chosen is not None and chosen.made_by(mask):  # y[mask] = x[mask] * 2: where(mask, x * 2, y)
+        full = target.clone().reshape((mask.numel(), *target.shape[mask.dim() :]))
+        full[chosen.near] = chosen.candidates.to(target.dtype)
+        overwrite(region, target, region.call(torch.where, wide, full.reshape(target.shape), before))
+        return None
     if isinstance(value, Tensor) and value.dim() == rest + 1:
         if value.shape[0] != 1:  # one row for each True element, in order
             full = region.call(torch.Tensor.expand, wide, target.shape)
@@ -97,5 +105,15 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     return overwrite(region, target, region.call(torch.Tensor.expand, converted, target.shape))
 
 
+def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``y[mask] = f(x[mask])``: the mask makes the same selection again."""
+    target, index, value = args
+    found = selection(value)
+    if found is not None and isinstance(index, Tensor) and discrete_carrier(index) and found.made_by(index):
+        return _write_at_decisions(region, func, target, (index,), value)
+    return one_by_one(region, func, args, kwargs)
+
+
 RULES[torch.Tensor.__setitem__] = setitem
+SELECTIONS[torch.Tensor.__setitem__] = write_selection
 RULES[torch.Tensor.copy_] = copy_

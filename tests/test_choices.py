@@ -1,0 +1,231 @@
+"""Programs that choose, order and select inside a region: what users write, one case for each thing that went wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import grad, vmap
+
+import sll
+from oracles import plain
+from test_hard_forward import same_bits
+from test_order_line_integral import integral
+
+V = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+EPS = 0.01
+START = torch.tensor([0.50, 0.53, 0.0], dtype=torch.float64)  # on the way to END element 0 overtakes element 1
+END = torch.tensor([0.56, 0.53, 0.0], dtype=torch.float64)
+
+
+def one_hot(i):
+    return F.one_hot(i, 3).double()
+
+
+OVERTAKES = {
+    "argmax": lambda x: V[x.argmax()],
+    "max": lambda x: V[x.max(0).indices],
+    "topk": lambda x: V[x.topk(2).indices] @ V[:2],
+    "sort": lambda x: V[x.sort(descending=True).indices] @ V,
+    "kthvalue": lambda x: V[x.kthvalue(2).indices],
+    "median": lambda x: V[x.median(0).indices],
+    "beside -inf": lambda x: V[x.masked_fill(torch.tensor([False, False, True]), -torch.inf).argsort()] @ V,
+    "nanmedian beside nan": lambda x: V[torch.cat([x, x.new_tensor([torch.nan])]).nanmedian(0).indices.clamp(max=2)],
+    "rank": lambda x: (x.argsort().argsort() * V).sum(),
+    "rank descending": lambda x: (x.argsort(descending=True).argsort(descending=True) * V).sum(),
+    "rank by sort": lambda x: (x.sort().indices.sort().indices * V).sum(),
+    "rank by scatter": lambda x: (torch.zeros(3).long().scatter(0, x.argsort(), torch.arange(3)) * V).sum(),
+    "rank by searchsorted": lambda x: (torch.searchsorted(x.sort().values, x) * V).sum(),
+    "rank by searchsorted right": lambda x: (torch.searchsorted(x.sort().values, x, right=True) * V).sum(),
+    "rank by unique": lambda x: (x.unique(return_inverse=True)[1] * V).sum(),
+    "rank by comparison": lambda x: ((x[:, None] > x).sum(1) * V).sum(),
+    "winner": lambda x: ((x >= x.max()) * V).sum(),
+    "winner by amax": lambda x: ((x >= x.amax(0, keepdim=True)) * V).sum(),
+    "losers": lambda x: ((x < x.max(0, keepdim=True).values) * V).sum(),
+    "k winners": lambda x: ((x >= x.topk(1).values[-1]) * V).sum(),
+    "k winners turned round": lambda x: ((x.topk(1).values <= x) * V).sum(),
+    "all but the last": lambda x: ((x > x.kthvalue(2).values) * V).sum(),
+    "at most the median": lambda x: ((x <= x.median()) * V).sum(),
+    "above the sorted": lambda x: ((x > x.sort().values[1]) * V).sum(),
+    "above the sorted descending": lambda x: ((x > x.sort(descending=True).values[1:2]) * V).sum(),
+    "weight of the winner": lambda x: torch.where(x >= x.max(), V, -V).sum(),
+    "write at": lambda x: torch.zeros(3).double().index_put((x.argmax(),), V[2]) @ V,
+    "unravel": lambda x: (torch.unravel_index(x.argmax(), (3, 1))[0] * V).sum(),
+    "batched winner": lambda x: ((x[None] >= x[None].amax(1, keepdim=True)) * V).sum(),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", OVERTAKES)
+def test_one_overtakes_the_other(name, forward):
+    """Line integral over the band in which two elements change places; nothing is lost."""
+    with sll.linearize(EPS, on_lost="error"):
+        OVERTAKES[name](START.clone().requires_grad_())
+    got, want = integral(OVERTAKES[name], START, END, EPS, forward)
+    assert want != 0
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+SELECTIONS = {
+    "sum": lambda x: x[x > 0.53].sum(),
+    "mean": lambda x: (x[x > 0.53] * 3).mean(),
+    "masked_select": lambda x: (x * V).masked_select(x > 0.53).sum(),
+    "rows": lambda x: (V[:, None] * V)[x > 0.53].mean(1).sum(),
+    "columns": lambda x: (V[:, None] * V)[x > 0.53][:, 1:].sum(),
+    "loss": lambda x: F.mse_loss(x[x > 0.53], V[x > 0.53], reduction="sum"),
+    "mean loss": lambda x: F.l1_loss(x[x > 0.53], V[x > 0.53]),
+    "cross entropy": lambda x: F.cross_entropy((V[:, None] / 50 * V)[x > 0.53], torch.tensor([0, 1, 2])[x > 0.53]),
+    "difference": lambda x: (x[x > 0.53] - V[0.53 < x]).abs().sum(),
+    "chain": lambda x: (lambda a: a[a > 0.2])((x * 1)[x < 0.53]).sum(),
+    "nonzero": lambda x: V[(x > 0.53).nonzero(as_tuple=True)].sum(),
+    "nonzero column": lambda x: V[(x > 0.53).nonzero()[:, 0]].sum(),
+    "squeezed": lambda x: V[(x > 0.53).nonzero().squeeze(1)].mean(),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_selections(name, forward):
+    """An element comes into the selection; another is in it all the time."""
+    start, end = START + torch.tensor([0, 0.2, 0.0]), END + torch.tensor([0, 0.2, 0.0])
+    if name == "chain":
+        start, end = (x - torch.tensor([0, 0.4, 0.0]) for x in (start, end))
+    f = SELECTIONS[name]
+    with sll.linearize(EPS, on_lost="error"):
+        f(torch.tensor([0.531, 0.73, 0.0], dtype=torch.float64, requires_grad=True))
+    from oracles import band_crossings, gauss_between, line_integral
+
+    times, weights = gauss_between(band_crossings(start, end + 1e-9, 0.53, EPS))
+    got, want = line_integral(f, start, end, times, weights, EPS, forward), float(f(end) - f(start))
+    assert want != 0
+    assert got == pytest.approx(want, rel=0.03)
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_writing_a_selection_back(forward):
+    x = torch.tensor([0.5, 0.531, 0.9], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(EPS, forward=forward, on_lost="error"):
+        mask = x > 0.53
+        y = x * 1
+        y[mask] = x[mask] * 2
+        z = torch.where(mask, x * 2, x)
+    got, want = (torch.autograd.grad(t @ V, x, retain_graph=True)[0] for t in (y, z))
+    assert want[1] > 100
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(y, z)
+
+
+def ones_at(index):
+    def write(x):
+        y = torch.zeros(3, 3, dtype=x.dtype)
+        y[index(x)] = 1.0
+        return y
+
+    return write
+
+
+SAME_BITS = {
+    "0-dim": lambda x: ones_at(lambda x: x.argmax())(x),
+    "after a number": ones_at(lambda x: (0, x.argmax())),
+    "after a slice": ones_at(lambda x: (slice(None), x.argmax())),
+    "after ...": ones_at(lambda x: (..., x.argmin())),
+    "after None": ones_at(lambda x: (None, x.argmin())),
+    "beside a list": ones_at(lambda x: ([0, 1], x.topk(2).indices)),
+    "beside a range": ones_at(lambda x: (range(2), x.topk(2).indices)),
+    "mask after a number": ones_at(lambda x: (0, x > 0.5)),
+    "mask after a slice": ones_at(lambda x: (slice(None), x > 0.5)),
+    "beyond the end": lambda x: torch.zeros(3).index_fill(0, (x * 2.4).round().long(), 1.0),
+    "negative": lambda x: torch.zeros(3).index_fill(0, -1 - (x * 2.4).round().long(), 1.0),
+    "scatter at the end": lambda x: torch.zeros(3).scatter_add(0, (x * 2.4).round().long(), torch.ones(3)),
+    "add": lambda x: torch.zeros(3).index_add(0, x.argsort(), torch.ones(3), alpha=2),
+    "copy": lambda x: torch.zeros(3, 2).index_copy(0, x.argsort(), torch.rand(3, 2, generator=torch.manual_seed(0))),
+    "take_along_dim flat": lambda x: torch.take_along_dim(x[None], x[None].argsort(1)),
+    "take_along_dim argmax": lambda x: torch.take_along_dim(x[None], x[None].argmax(1, keepdim=True)),
+    "0-dim table": lambda x: x.sum().index_select(0, x.argsort()[:1] * 0),
+    "empty scatter": lambda x: torch.zeros(3, 0).scatter(0, x.argsort()[:, None][:, :0], 1.0),
+    "max norm": lambda x: F.embedding(x.argmax(0, keepdim=True), torch.full((3, 2), 5.0), max_norm=1.0),
+    "kept": lambda x: x[x > 0.5],
+    "values": lambda x: tuple(x.topk(2)),
+    "no winner": lambda x: ((x > x.max()), (x >= x.min())),
+    "median": lambda x: tuple(x.median(0)),
+    "histogram": lambda x: torch.histc(x, 5),
+    "sorted search": lambda x: torch.searchsorted(x.sort().values, x, out_int32=True),
+    "compared with another": lambda x: (x >= (x * 2).max(), x[None] >= x.topk(2).values[:, None]),
+    "unravel": lambda x: torch.unravel_index(x.argsort(), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.05, 10.0])
+@pytest.mark.parametrize("name", SAME_BITS)
+def test_hard_forward_is_the_plain_program(name, eps):
+    f = SAME_BITS[name]
+    for values in ([0.5, 0.52, 0.0], [0.5, 0.5, 0.5], [0.9, 0.1, 0.3], [0.2, 0.7, 0.7]):
+        x = torch.tensor(values)
+        want = plain(f, x)
+        with sll.linearize(eps, forward="hard", on_lost="ignore"):
+            got = f(x.clone().requires_grad_())
+        assert same_bits(got, want), (values, got, want)
+
+
+def test_embedding_rescales_what_the_hard_program_looks_up():
+    table = torch.full((3, 2), 5.0)
+    with sll.linearize(0.1, forward="hard"):
+        x = torch.tensor([0.5, 0.52, 0.0], requires_grad=True)
+        F.embedding(x.argmax(0, keepdim=True), table, max_norm=1.0)
+    assert (table[[0, 2]] == 5).all() and (table[1] < 5).all()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: V.gather(0, x.argmax(0, keepdim=True)).sum(),
+        lambda x: (V[x.argsort()] * V).sum(),
+        lambda x: (x.topk(2).indices == 1).any() * x.sum(),
+        lambda x: ((x >= x.max()) * V).sum(),
+        lambda x: (x.argsort().argsort() * V).sum(),
+    ],
+)
+def test_vmap_of_grad(f):
+    x = torch.stack([START, torch.tensor([0.525, 0.53, 0.0], dtype=torch.float64)])
+    with sll.linearize(EPS):
+        rows = torch.stack([grad(f)(row) for row in x])
+        torch.testing.assert_close(vmap(grad(f))(x), rows)
+    assert rows[1].any()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, i: V[:i], lambda x, i: V[i:], lambda x, i: V.narrow(0, i, 1), lambda x, i: V.roll(i),
+        lambda x, i: V.select(0, i), lambda x, i: torch.isin(i, torch.tensor([1])), lambda x, i: V.split([i, 3 - i]),
+    ],
+)  # fmt: skip
+def test_bounds_and_offsets_are_reported(f):
+    x = torch.tensor([0.525, 0.53, 0.0], requires_grad=True)
+    with sll.linearize(EPS) as region, pytest.warns(sll.LostGradientWarning):
+        f(x, x.argmax())
+    assert sum(region.report().lost.values()) >= 1
+
+
+def test_types_and_what_is_left():
+    x = torch.randn(4, 5, requires_grad=True)
+    with sll.linearize(0.5):
+        results = [x.sort(1), x.topk(2, 1), x.max(1), x.min(0), x.kthvalue(2, 1), x.median(1)]
+        others = [x.argmax(1), x.argsort(0), x[x > 0], (x > 0).nonzero(), x >= x.amax(1, keepdim=True), x.amax(1)]
+        assert all(hasattr(t, "_sll") for t in others)
+    for result, f in zip(results, ("sort", "topk", "max", "min", "kthvalue", "median")):
+        assert type(result) is getattr(torch.return_types, f)
+        assert type(result.indices) is torch.Tensor and result.indices.dtype == torch.int64
+        others.extend(result)
+    assert not any(vars(t) for t in others)
+
+
+def test_switched_off():
+    x = torch.tensor([0.525, 0.53, 0.0], requires_grad=True)
+    with sll.linearize(EPS, exclude=("argmax", "sort", "topk", "searchsorted")):
+        for index in (x.argmax(), x.argsort(), x.topk(2).indices, torch.bucketize(x, torch.tensor([0.53]))):
+            assert not vars(index)
+    with sll.linearize(EPS), torch.no_grad():
+        assert not vars(x.argmax()) and not vars(x.sort().values)
+    with sll.linearize({"default": EPS, "argmax": 1.0}):
+        assert vars(x.argmax())["_sll"][0].weights.max() < 0.6
