@@ -138,10 +138,14 @@ def train(make, seed, rate, region, steps):
 
 def configurations(task):
     """Method -> six (description, program, learning rate, region)."""
-    base, rewritten, widths, options = {
-        "prototypes": (Prototypes, SoftVotes, (0.3, 1.0, 3.0), (0.3, 1.0, 3.0)),
-        "vector quantization": (Autoencoder, StraightThrough, (0.3, 1.0, 3.0), (0.1, 0.25, 1.0)),
-    }[task]
+    base, rewritten, options, widths = {
+        "prototypes": (
+            Prototypes, SoftVotes, (0.3, 1.0, 3.0), {"linear": (0.3, 1.0, 3.0), "hard": (0.3, 1.0, 3.0)},
+        ),
+        "vector quantization": (
+            Autoencoder, StraightThrough, (0.1, 0.25, 1.0), {"linear": (0.03, 0.1, 0.3), "hard": (0.3, 1.0, 3.0)},
+        ),
+    }[task]  # fmt: skip
     rates = (3e-3, 1e-2)
     methods = {
         "plain hard": [(f"lr {r:g}", base, r, None) for r in (1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 3e-2)],
@@ -152,7 +156,7 @@ def configurations(task):
     for forward in ("linear", "hard"):
         methods[f"sll, {forward}"] = [
             (f"lr {r:g}, eps {w:g}", base, r, lambda w=w, forward=forward: sll.linearize(w, forward=forward))
-            for r, w in itertools.product(rates, widths)
+            for r, w in itertools.product(rates, widths[forward])
         ]
     return base, methods
 

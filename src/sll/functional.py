@@ -295,8 +295,8 @@ def rank(
     if not isinstance(descending, bool):
         raise TypeError(f"descending must be True or False, got {descending!r} of type {type(descending).__name__}")
     rows = x.movedim(dim, -1)
-    values = torch.where(rows.isnan(), float("inf"), rows).to(compute_dtype(x.dtype))
-    soft = ranks(-values if descending else values, eps).to(x.dtype)
+    soft = ranks(rows.to(compute_dtype(x.dtype)), eps)
+    soft = (x.shape[dim] - 1 - soft if descending else soft).to(x.dtype)
     if not linear:
         places = rows.detach().argsort(dim=-1, descending=descending, stable=True).argsort(-1)
         soft = hard_forward(places.to(x.dtype), soft)

@@ -22,6 +22,7 @@ Differentiable Sorting and Ranking", ICML 2020 (projections for orders).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,22 +35,23 @@ __all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "s
 
 def traced(x: Tensor) -> bool:
     """Whether sizes must not depend on the data: while compiling, under vmap, or without data."""
-    return (
-        torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x) or x.device.type == "meta"
-    )
+    if torch.compiler.is_compiling() or x.device.type == "meta":
+        return True
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
 
 
 def sort(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``x.sort(-1)`` for numbers that are not NaN.
+    """``x.sort(-1)``; NaN is the largest number.
 
     On the CPU torch has a radix sort for integers, ten times as fast as its sort of floats, if there is one row. The
     bits of a float, read as an integer, sort like the float, the other way round if it is negative.
     """
     integer = {torch.float32: torch.int32, torch.float64: torch.int64}.get(x.dtype)
-    if integer is None or x.device.type != "cpu" or x.numel() != x.shape[-1] or traced(x):
+    if integer is None or x.device.type != "cpu" or x.numel() != x.shape[-1] or x.numel() < 2**15 or traced(x):
         ordered, order = x.sort(-1)
         return ordered, order
-    bits = x.contiguous().view(integer)
+    bits = torch.where(x.isnan(), float("nan"), x).contiguous().view(integer)  # NaN without a sign
     order = torch.where(bits < 0, bits ^ torch.iinfo(integer).max, bits).sort(-1).indices
     return x.gather(-1, order), order
 
@@ -217,6 +219,11 @@ class Order:
 # --- ranks -------------------------------------------------------------------------------------------------------
 
 
+def _finite(x: Tensor) -> bool:
+    """Whether all numbers are known to be finite; where looking is not allowed, or would wait for the device, no."""
+    return x.device.type == "cpu" and not traced(x) and math.isfinite(x.detach().sum().item())
+
+
 def _bands(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """For sorted rows: the first element in the band of each, the first behind it, and positions in units of `eps`.
 
@@ -224,54 +231,58 @@ def _bands(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     start of the chain, so that neither the size of the numbers nor an outlier costs digits.
     """
     wide = torch.float32 if ordered.device.type == "mps" else torch.float64
-    finite = ordered.isfinite()
-    values = torch.where(finite, ordered, 0).to(wide)
-    new = (values[..., 1:] - values[..., :-1]) > eps
-    # Infinite elements form chains of equals.
-    new = new | ((ordered[..., 1:] != ordered[..., :-1]) & ~(finite[..., 1:] & finite[..., :-1]))
-    starts = torch.nn.functional.pad(new, (1, 0), value=True)
-    place = torch.arange(ordered.shape[-1], device=ordered.device).expand(ordered.shape)
-    first = torch.where(starts, place, 0).cummax(-1).values
+    most = torch.finfo(wide).max
+    values = ordered.to(wide).nan_to_num(most, most, -most)  # infinite numbers, and NaN, are chains of equals
+    new = values.diff() > eps
+    place = torch.arange(ordered.shape[-1], device=ordered.device)
+    first = torch.nn.functional.pad(torch.where(new, place[1:], 0), (1, 0)).cummax(-1).values
     u = (values - values.gather(-1, first)) / eps
     # On a common axis, chains 2 apart: here one search finds all bands.
-    ends = torch.nn.functional.pad(torch.where(new, u[..., :-1] + 2, 0).cumsum(-1), (1, 0))
-    axis = (u + ends).contiguous()
-    lo = torch.minimum(torch.searchsorted(axis, axis - 1), place)
+    axis = u + torch.nn.functional.pad(torch.where(new, u[..., :-1] + 2, 0).cumsum(-1), (1, 0))
+    axis = axis.contiguous()
+    lo = torch.searchsorted(axis, axis - 1)
     # hi follows from lo, so that bands are symmetric to the last bit.
     one = torch.ones((), dtype=lo.dtype, device=lo.device)
     hi = torch.zeros_like(lo).scatter_add_(-1, lo, one.expand_as(lo)).cumsum(-1)
     return lo, hi, u
 
 
+def _over_bands(parts: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+    """Sums over the bands: differences of prefix sums. `parts` may have one dimension more in front."""
+    total = torch.nn.functional.pad(parts.cumsum(-1), (1, 0))
+    return total.gather(-1, hi.expand(parts.shape)) - total.gather(-1, lo.expand(parts.shape))
+
+
 class _Rank(torch.autograd.Function):
-    """Ranks of the rows of `x`: (values, order, lo, hi)."""
+    """Ranks of the rows of `x`, and for backward: order, lo, hi."""
 
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ordered, order = sort(x)
         if x.shape[-1] == 0:
-            return x.clone(), order, order, order
+            return x.clone(), order, order.clone(), order.clone()
         lo, hi, u = _bands(ordered, eps)
         many = hi - lo
-        # Sums over bands are differences of prefix sums; of a whole number and a rest, each keeps its digits.
+        # A whole number and a rest: both keep their digits in long sums.
         whole = u.floor()
-        rest = u - whole
-        sums = [torch.nn.functional.pad(part.cumsum(-1), (1, 0)) for part in (whole, rest)]
-        band = [s.gather(-1, hi) - s.gather(-1, lo) for s in sums]
-        above = (whole * many - band[0]) + (rest * many - band[1])  # sum of (x_i - x_j) / eps over the band
+        parts = torch.stack([whole, u - whole])
+        above = (parts * many - _over_bands(parts, lo, hi)).sum(0)  # sum of (x_i - x_j) / eps over the band
         ranks = lo + ((many - 1) + above) * 0.5
-        ranks = torch.where(many > 1, ranks, lo.to(ranks.dtype))
-        return torch.empty_like(ranks).scatter_(-1, order, ranks).to(x.dtype), order, lo, hi
+        out = torch.empty_like(ranks).scatter_(-1, order, ranks).to(x.dtype)
+        if not _finite(ordered[..., 0]) or not _finite(ordered[..., -1]):
+            # Infinite numbers have no gradient: bands of their own.
+            place = torch.arange(x.shape[-1], device=x.device)
+            finite = ordered.isfinite()
+            lo, hi = torch.where(finite, lo, place), torch.where(finite, hi, place + 1)
+        return out, order, lo, hi
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, eps = inputs
         _, order, lo, hi = output
         ctx.mark_non_differentiable(order, lo, hi)
-        finite = x.detach().isfinite()
-        ctx.save_for_backward(order, lo, hi, finite)
-        ctx.save_for_forward(order, lo, hi, finite)
-        ctx.eps = eps
+        ctx.save_for_backward(order, lo, hi)
+        ctx.save_for_forward(order, lo, hi)
+        ctx.eps = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
@@ -286,20 +297,20 @@ class _Differences(torch.autograd.Function):
     """``g_i -> sum over the band of i of (g_i - g_j) / (2 eps)``: the Jacobian of the ranks, symmetric and constant."""
 
     @staticmethod
-    def forward(g: Tensor, order: Tensor, lo: Tensor, hi: Tensor, finite: Tensor, eps: float) -> Tensor:
+    def forward(g: Tensor, order: Tensor, lo: Tensor, hi: Tensor, eps: float) -> Tensor:
+        if g.shape[-1] == 0:
+            return g.clone()
         wide = torch.float32 if g.device.type == "mps" else torch.float64
         many = hi - lo
-        ordered = torch.where(finite, g, 0).gather(-1, order).to(wide)
-        ordered = torch.where(many > 1, ordered, 0)
-        # What is not finite stays in its bands: it is counted apart.
-        usable = ordered.isfinite()
-        parts = (torch.where(usable, ordered, 0), (~usable).long())
-        total, bad = (torch.nn.functional.pad(part.cumsum(-1), (1, 0)) for part in parts)
-        differences = (ordered * many - (total.gather(-1, hi) - total.gather(-1, lo))) * (0.5 / eps)
-        spoilt = bad.gather(-1, hi) > bad.gather(-1, lo)
-        differences = torch.where(spoilt, float("nan"), torch.where(many > 1, differences, 0))
-        out = torch.empty_like(differences).scatter_(-1, order, differences)
-        return torch.where(finite, out, 0).to(g.dtype)
+        ordered = torch.where(many > 1, g.gather(-1, order).to(wide), 0)
+        differences = ordered * many - _over_bands(ordered, lo, hi)
+        if not _finite(ordered):
+            # What is not finite stays in its bands: it is counted apart.
+            usable = ordered.isfinite()
+            differences = ordered * many - _over_bands(torch.where(usable, ordered, 0), lo, hi)
+            differences = torch.where(_over_bands((~usable).long(), lo, hi) > 0, float("nan"), differences)
+        differences = differences * (0.5 / eps)
+        return torch.empty_like(differences).scatter_(-1, order, differences).to(g.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -310,7 +321,7 @@ class _Differences(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return _differences(g, *ctx.saved_tensors, ctx.eps), None, None, None, None, None
+        return _differences(g, *ctx.saved_tensors, ctx.eps), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *operands: Any) -> Any:
@@ -336,12 +347,14 @@ class _DifferencesJvp(_Differences):
 
 
 def _differences(*operands: Any) -> Tensor:
+    if not torch.is_grad_enabled() and not traced(operands[0]) and torch.autograd.forward_ad._current_level < 0:
+        return _Differences.forward(*operands)
     function = _Differences if torch.compiler.is_compiling() else _DifferencesJvp
     return function.apply(*operands)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def rank(x: Tensor, eps: float) -> Tensor:
-    """Ranks of the rows of `x`, ascending, from 0; see the module's docstring. No NaN."""
+    """Ranks of the rows of `x`, ascending, from 0; see the module's docstring."""
     function = _Rank if torch.compiler.is_compiling() else _RankJvp
     ranks: Tensor = function.apply(x, eps)[0]  # type: ignore[no-untyped-call]
     return ranks
