@@ -158,7 +158,8 @@ def _contenders(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
         return chosen, chosen  # nobody else is near
     if near.numel() == near.shape[-1]:  # one row: no need to search all of it again
         found = near.reshape(-1).nonzero().reshape(*rows.shape[:-1], most)
-        return found.gather(-1, sort(-rows.gather(-1, found))[1]), chosen
+        values = rows.gather(-1, found)
+        return found.gather(-1, sort(-torch.where(values.isnan(), float("inf"), values))[1]), chosen
     return rows.topk(most).indices, chosen
 
 
