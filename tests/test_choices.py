@@ -51,6 +51,12 @@ OVERTAKES = {
     "weight of the winner": lambda x: torch.where(x >= x.max(), V, -V).sum(),
     "write at": lambda x: torch.zeros(3).double().index_put((x.argmax(),), V[2]) @ V,
     "unravel": lambda x: (torch.unravel_index(x.argmax(), (3, 1))[0] * V).sum(),
+    "winners by the smallest of the best": lambda x: ((x >= x.topk(2).values.min()) * V.flip(0)).sum() + x.argmax(),
+    "winner, cloned": lambda x: ((x >= x.topk(1).values[-1:].clone().expand(3)) * V).sum(),
+    "winner, split": lambda x: ((x >= x.topk(2).values.split(1)[0]) * V).sum(),
+    "winner of a view": lambda x: ((x.view(1, -1) >= x.view(1, -1).flatten().max()) * V).sum(),
+    "rank by searchsorted, batched": lambda x: (torch.searchsorted(x[None].sort(1).values, x[None]) * V).sum(),
+    "rank by searchsorted, sorter": lambda x: (torch.searchsorted(x, x, sorter=x.argsort()) * V).sum(),
     "batched winner": lambda x: ((x[None] >= x[None].amax(1, keepdim=True)) * V).sum(),
 }
 
@@ -79,6 +85,8 @@ SELECTIONS = {
     "chain": lambda x: (lambda a: a[a > 0.2])((x * 1)[x < 0.53]).sum(),
     "nonzero": lambda x: V[(x > 0.53).nonzero(as_tuple=True)].sum(),
     "nonzero column": lambda x: V[(x > 0.53).nonzero()[:, 0]].sum(),
+    "logarithm": lambda x: (x[x > 0.53] - 0.53).log().exp().sum() * 0 + x[x > 0.53].log().sum(),
+    "not": lambda x: V[~(x > 0.53)].sum() - x[~(x > 0.53)].sum(),
     "squeezed": lambda x: V[(x > 0.53).nonzero().squeeze(1)].mean(),
 }
 
@@ -115,6 +123,39 @@ def test_writing_a_selection_back(forward):
     torch.testing.assert_close(y, z)
 
 
+UNSEEN = {
+    "log": (lambda x: x[x > 0].log().sum(), [0.5, 0.0, 2.0], [2.0, 0.0, 0.5]),
+    "sqrt": (lambda x: x[x > 0].sqrt().sum(), [0.25, -0.05, 1.0], [1.0, 0.0, 0.5]),
+    "divide": (lambda x: (1 / x[x > 0]).sum(), [0.5, 0.0, 1.0], [-4.0, 0.0, -1.0]),
+    "mean": (lambda x: torch.masked_select(x, x > 0).log().mean(), [0.5, -0.01, 1.0], None),
+    "write": (lambda x: (lambda y, m: y.masked_scatter(m, x[m].log()))(x * 0, x > 0).sum(), [0.5, 0.0, 2.0], None),
+    "probability": (lambda x: F.binary_cross_entropy(x[x > 0], x.new_ones(3)[x > 0]), [0.5, -0.05, 0.9], None),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_a_mask_keeps_away_is_not_seen(name, forward):
+    """An element in the band that is not selected: its infinity reaches neither value nor gradient."""
+    f, values, want = UNSEEN[name]
+    x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward=forward, on_lost="ignore"):
+        y = f(x)
+    (g,) = torch.autograd.grad(y, x)
+    assert y.isfinite() and g.isfinite().all(), g
+    if want is not None:
+        torch.testing.assert_close(g, torch.tensor(want, dtype=torch.float64))
+
+
+def test_a_detached_alias_is_not_the_source():
+    x = torch.tensor([0.5, 0.55, 0.0], dtype=torch.float64, requires_grad=True)
+    for alias in (x.detach(), x.data, x.detach().clone()):
+        with sll.linearize(0.1):
+            y = (alias >= x.max()).double() @ V
+            z = (alias >= x.max() + 0).double() @ V
+        torch.testing.assert_close(*(torch.autograd.grad(t, x)[0] for t in (y, z)))
+
+
 def ones_at(index):
     def write(x):
         y = torch.zeros(3, 3, dtype=x.dtype)
@@ -124,7 +165,17 @@ def ones_at(index):
     return write
 
 
+def one_or(x, other):
+    return torch.where(x.detach() > 0.5, 1, other)
+
+
 SAME_BITS = {
+    "labels out of range": lambda x: F.cross_entropy(
+        torch.eye(3)[x > 0.5], torch.where(x.detach() > 0.5, 1, -1)[x > 0.5]
+    ),
+    "index out of range": lambda x: torch.ones(2)[torch.tensor([1, 99, 99])[x > 0.5].clamp(max=99) * 0],
+    "division by zero": lambda x: 7 // torch.where(x.detach() > 0.5, 1, 0)[x > 0.5],
+    "probabilities": lambda x: F.binary_cross_entropy((x * 2 - 1)[x > 0.5].clamp(max=1), torch.ones(3)[x > 0.5]),
     "0-dim": lambda x: ones_at(lambda x: x.argmax())(x),
     "after a number": ones_at(lambda x: (0, x.argmax())),
     "after a slice": ones_at(lambda x: (slice(None), x.argmax())),
@@ -196,7 +247,7 @@ def test_vmap_of_grad(f):
 @pytest.mark.parametrize(
     "f",
     [
-        lambda x, i: V[:i], lambda x, i: V[i:], lambda x, i: V.narrow(0, i, 1), lambda x, i: V.roll(i),
+        lambda x, i: V[:i], lambda x, i: V[i:], lambda x, i: V.narrow(0, i, 1),
         lambda x, i: V.select(0, i), lambda x, i: torch.isin(i, torch.tensor([1])), lambda x, i: V.split([i, 3 - i]),
     ],
 )  # fmt: skip

@@ -208,12 +208,20 @@ class Choice(_Unsaved):
 class Selection(_Unsaved):
     """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
 
-    `shown` are the weights with exact ties resolved as the hard program does, `near` the candidates' positions among
-    all elements of the mask. `decision` is what the mask carries: equal decisions make the same selection.
+    `shown` are the weights with exact ties resolved as the hard program does, `taken` which candidates are selected,
+    `near` their positions among all elements of the mask. `decision` is what the mask carries: equal decisions make
+    the same selection.
     """
 
     def __init__(
-        self, mask: Tensor, candidates: Tensor, weights: Tensor, shown: Tensor, near: Tensor, count: int
+        self,
+        mask: Tensor,
+        candidates: Tensor,
+        weights: Tensor,
+        shown: Tensor,
+        taken: Tensor,
+        near: Tensor,
+        count: int,
     ) -> None:
         self.mask = mask
         self.version = version_of(mask)
@@ -221,12 +229,13 @@ class Selection(_Unsaved):
         self.candidates = candidates
         self.weights = weights
         self.shown = shown
+        self.taken = taken
         self.near = near
         self.count = count
 
     def of(self, candidates: Tensor) -> Selection:
         """The same selection of other elements."""
-        found = Selection(self.mask, candidates, self.weights, self.shown, self.near, self.count)
+        found = Selection(self.mask, candidates, self.weights, self.shown, self.taken, self.near, self.count)
         found.version, found.decision = self.version, self.decision
         return found
 
@@ -273,15 +282,22 @@ class Sorted(_Unsaved):
         return found
 
     def found_in(self, x: Any) -> bool:
-        """Whether `x` is the source, or another view of the same numbers."""
-        if not isinstance(x, Tensor) or self.version != version_of(x) or version_of(self.source) != self.version:
-            return False
-        if x is self.source:
-            return True
-        if torch._C._functorch.is_functorch_wrapped_tensor(x) or x.layout != torch.strided or x.device.type == "meta":
-            return False
+        """Whether `x` is the source, or another differentiable view of the same numbers."""
         a, b = x, self.source
-        return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
+        if not isinstance(a, Tensor) or self.version != version_of(a) or version_of(b) != self.version:
+            return False
+        if a is b:
+            return True
+        if torch._C._functorch.is_functorch_wrapped_tensor(a) or a.layout != torch.strided or a.device.type == "meta":
+            return False
+        related = a._base is b or b._base is a or a._base is not None and a._base is b._base
+        if not related or a.requires_grad != b.requires_grad or a._base is not None and a.grad_fn is None:
+            return False
+        if a.data_ptr() != b.data_ptr() or a.dtype != b.dtype:
+            return False
+        if self.dim is None or b.dim() == 1:  # all numbers, in whatever shape
+            return a.numel() == b.numel() and a.is_contiguous() and b.is_contiguous()
+        return a.shape == b.shape and a.stride() == b.stride()
 
 
 class Chain(_Unsaved):
@@ -454,6 +470,9 @@ def run_on_outcomes(
             return x
     tree = _both_sides(region, func, args, kwargs)
     assert tree is not None
+    if func.__name__ in ("__invert__", "bitwise_not", "logical_not", "clone", "contiguous"):
+        own = outcomes(args[0]) if args else None
+        tree.polarity = own.polarity * (1 if func.__name__ in ("clone", "contiguous") else -1) if own is not None else 0
     return join(region, func, operands, hard, tree, conditional=conditional)
 
 

@@ -21,6 +21,7 @@ from ..linearization import (
     carrier,
     decided_at,
     discrete_carrier,
+    equal_keys,
     exact_dtype,
     original,
     resolved,
@@ -152,10 +153,19 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if not tracked(x) or not region.linearizes(op):
         return out
     if dim is None:
-        return _mark(region, out, x, None, op == "argmax", 0)
+        return _extreme(region, out, x, op == "argmax")
     found = _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
     out = out if found is None else _with_indices(region, func, out, found)
     return _mark(region, out, x, dim, op == "argmax", 0)
+
+
+def _extreme(region: Region, out: Tensor, x: Tensor, largest: bool) -> Any:
+    """The largest or smallest of all; of sorted values, ``x.topk(k).values.min()``, the first or last of those."""
+    values = sorted_places(x)
+    if values is None or x.dim() != 1:
+        return _mark(region, out, x, None, largest, 0)
+    first = values.largest == largest
+    return attach(region, out, values.moved(lambda: values.places().amin() if first else values.places().amax()))
 
 
 def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -169,6 +179,8 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
         dim = dim[0] if len(dim) == 1 else None
     if not tracked(x):
         return out
+    if dim is None or x.dim() == 1 and out.dim() == 0:
+        return _extreme(region, out, x, op_name(func) == "amax")
     return _mark(region, out, x, dim, op_name(func) == "amax", 0)
 
 
@@ -412,22 +424,34 @@ def _passed(region: Region, func: Func, call: Callable[[Any], Tensor], boundarie
     return attach(region, hard, Outcomes(decided_at(offset), below.to(hard.dtype), above.to(hard.dtype)))
 
 
+def _own_ranks(boundaries: Tensor, x: Any) -> bool:
+    """Whether the boundaries are the sorted rows of `x` itself."""
+    found = sorted_places(boundaries)
+    if found is None or found.largest or not found.found_in(x) or boundaries.shape != x.shape or not x.numel():
+        return False
+    return x.dim() > 0 and found.dim is not None and found.dim % x.dim() == x.dim() - 1
+
+
 def _count_passed(
-    region: Region, func: Func, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any, direct: Callable[[], Any]
+    region: Region,
+    func: Func,
+    call: Callable[[Any], Tensor],
+    boundaries: Tensor,
+    x: Any,
+    right: bool,
+    direct: Callable[[], Any],
 ) -> Any:
     if carrier(x) is not None and boundaries.dim() == 1 and carrier(boundaries) is None:
         out = run_on_choices(region, call, (x,), {})
         out = run_on_outcomes(region, call, (x,), {}) if out is None else out
         if out is not None:
             return out
-    ranks = sorted_places(boundaries)
-    if ranks is not None and ranks.found_in(x) and not ranks.largest and boundaries.shape == x.shape and x.dim() == 1:
+    if _own_ranks(boundaries, x) and region.linearizes("searchsorted"):
         index = x.detach().argsort()  # among its own values: a rank
         order = _ordered(region, "searchsorted", x, -1, False, index)
         hard = original(call, x)
         found = positions(order, -1, _key(region, "searchsorted", x, -1, False)[1:], index)
-        after = (hard - index.argsort()).clamp(0, 1).amax() if hard.numel() else 0  # side="right" counts itself
-        return attach(region, hard, found.of((found.values + after).to(hard.dtype)))
+        return attach(region, hard, found.of((found.values + right).to(hard.dtype)))
     lost = [t for t in (boundaries, x) if discrete_carrier(t)]
     if lost:
         region.lose(op_name(func), lost, "the boundaries that a count passes are not known.")
@@ -441,14 +465,20 @@ def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     table, x = named.pop("sorted_sequence"), named.pop("input", named.pop("self", None))
     sorter = named.get("sorter")
     boundaries = table if sorter is None else table.gather(-1, sorter)
-    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x, lambda: func(*args, **kwargs))
+    chosen = resolved(sorter)
+    if isinstance(chosen, Ordered) and equal_keys(chosen.key, _key(region, "sort", table, -1, False)):
+        _mark(region, boundaries, table, -1, False)  # table.gather(-1, table.argsort())
+    right = bool(named.get("right")) or named.get("side") == "right"
+    direct = lambda: func(*args, **kwargs)
+    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x, right, direct)
 
 
 def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "boundaries"), args), **kwargs)
     x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
+    right = bool(named.get("right"))
     return _count_passed(
-        region, func, lambda v: func(v, boundaries, **named), boundaries, x, lambda: func(*args, **kwargs)
+        region, func, lambda v: func(v, boundaries, **named), boundaries, x, right, lambda: func(*args, **kwargs)
     )
 
 

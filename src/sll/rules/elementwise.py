@@ -93,7 +93,7 @@ LOGIC = """
     __xor__ __rand__ __ror__ __rxor__ __invert__ bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
     __rlshift__ __rrshift__ eq ne not_equal __eq__ __ne__ isnan isinf isfinite isposinf isneginf isreal
 """
-CASTS_AND_COPIES = "bool float double half bfloat16 clone contiguous cpu cuda as_tensor asarray"
+CASTS = "bool float double half bfloat16 cpu cuda as_tensor asarray"  # clone and contiguous are in `shape.py`
 
 POLES = """
     reciprocal __rdiv__ __rtruediv__ log log1p log2 log10 xlogy sqrt rsqrt pow __pow__ __rpow__ float_power asin acos
@@ -102,7 +102,7 @@ POLES = """
 MAY_BE_INFINITE.update(POLES.split())
 DIVISIONS.update("div divide true_divide __truediv__ __div__ floor_divide __floordiv__ remainder __mod__ fmod".split())
 
-register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS_AND_COPIES.split())
+register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS.split())
 
 
 def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,7 @@ from ..linearization import (
     selection,
     settle,
 )
-from .elementwise import ARITHMETIC, CASTS_AND_COPIES, LOGIC
+from .elementwise import ARITHMETIC, CASTS, LOGIC
 from .registry import NO_GRADIENT_TO_LOSE, op_name, register, spellings
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def select(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     flat = region.call(torch.Tensor.reshape, x, (share.numel(), *x.shape[mask.dim() :]))
     near = (share.detach() > 0).nonzero().squeeze(1)
     candidates = region.call(torch.Tensor.__getitem__, flat, near)
-    return attach(region, hard, Selection(mask, candidates, share[near], shown[near], near, hard.shape[0]))
+    taken = mask.expand(mask.shape).reshape(-1)[near]
+    return attach(region, hard, Selection(mask, candidates, share[near], shown[near], taken, near, hard.shape[0]))
 
 
 def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -103,7 +104,41 @@ def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     out = region.call(func, *(plain(x) for x in args), **{name: plain(x) for name, x in kwargs.items()})
     if not isinstance(out, Tensor):
         return out
-    return attach(region, out, found.of(region.call(func, *values, **named)))
+    candidates = on_candidates(region, func, values, named, found)
+    if candidates is None:
+        return lost(region, func, args, kwargs, "it fails for an element in the band that is not selected.")
+    return attach(region, out, found.of(candidates))
+
+
+def on_candidates(
+    region: Region, func: Func, values: Sequence[Any], named: dict[str, Any], found: Selection
+) -> Tensor | None:
+    """`func` of all candidates. Those that are not selected may be just what the mask keeps away from it: where the
+    result is not finite they count for nothing (NaN), and `func` does not see them, so that no ``0 * inf`` comes back.
+    None if `func` raises for them.
+    """
+    many = found.taken.shape[0]
+
+    def run(hidden: Tensor | None) -> Tensor:
+        def hide(x: Any) -> Any:
+            if hidden is None or not isinstance(x, Tensor) or x.dim() == 0 or x.shape[0] != many:
+                return x
+            return region.call(torch.where, hidden.reshape(-1, *(1,) * (x.dim() - 1)), torch.ones_like(x), x)
+
+        out: Tensor = region.call(func, *(hide(x) for x in values), **{name: hide(x) for name, x in named.items()})
+        return out
+
+    try:
+        out = run(None)
+    except (RuntimeError, IndexError, ZeroDivisionError):
+        return None
+    if not out.is_floating_point() or not out.dim() or out.shape[0] != many:
+        return out
+    finite = out.detach().isfinite().reshape(many, -1).all(1)
+    hidden = ~found.taken & (~finite | (found.shown.detach() == 0))
+    if not bool(hidden.any()):
+        return out
+    return torch.where(hidden.reshape(-1, *(1,) * (out.dim() - 1)), torch.nan, run(hidden))
 
 
 def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -171,13 +206,18 @@ def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return lost(region, func, args, kwargs, 'take reduction="none", then .mean() or .sum().')
     found, values, named = extended
     options = {n: x for n, x in kwargs.items() if n not in named and n != "reduction"}
-    per = func(*values, **named, **options, reduction="none")
-    hard = original(func, *args, **kwargs)
     counted = None
     if op_name(func) in ("cross_entropy", "nll_loss"):
-        target = (*values, *named.values())[1]
-        if not target.is_floating_point():
-            counted = target != options.get("ignore_index", -100)
+        scores, target = (*values, *named.values())
+        if not target.is_floating_point():  # an element that is not selected may have any label
+            ignored = target == options.get("ignore_index", -100)
+            taken = found.taken.reshape(-1, *(1,) * (target.dim() - 1))
+            target = torch.where(taken | ignored, target, target.clamp(0, scores.shape[1] - 1))
+            values, named, counted = [scores, target], {}, ~ignored
+    hard = original(func, *args, **kwargs)
+    per = on_candidates(region, lambda *a, **k: func(*a, **k, **options, reduction="none"), values, named, found)
+    if per is None:
+        return lost(region, func, args, kwargs, "it fails for an element in the band that is not selected.")
     return total(region, hard, found, per, tuple(range(per.dim())), False, reduction == "mean", counted)
 
 
@@ -267,7 +307,8 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
             out = func(plain(table), plain(index))
             keep = (weights.detach() > 0).nonzero().squeeze(1)
             candidates = region.call(torch.Tensor.__getitem__, own.candidates, keep)
-            found = Selection(index, candidates, weights[keep], shown[keep], own.near[keep], out.shape[0])
+            taken = (own.taken & flags)[keep]
+            found = Selection(index, candidates, weights[keep], shown[keep], taken, own.near[keep], out.shape[0])
             found.decision = None
             return attach(region, out, found)
     elif own is not None and isinstance(items[0], slice) and items[0] == slice(None) and not any(picked):
@@ -280,8 +321,10 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
             found is not None and found.same(first) and item.dtype != torch.bool for found, item in zip(picked, items)
         ):
             out = func(table, tuple(plain(item) for item in items))  # table[mask.nonzero(as_tuple=True)]
-            looked_up = region.call(func, table, tuple(found.candidates for found in picked if found is not None))
-            return attach(region, out, first.of(looked_up))
+            at = [found.candidates for found in picked if found is not None]
+            # What is not selected may be out of range.
+            at = [torch.where(first.taken, i, i.clamp(-size, size - 1)) for i, size in zip(at, table.shape)]
+            return attach(region, out, first.of(region.call(func, table, tuple(at))))
     return one_by_one(region, func, args, kwargs)
 
 
@@ -330,7 +373,7 @@ _LOSSES = """
     nll_loss
 """
 _ELEMENTWISE = f"""
-    {ARITHMETIC} {LOGIC} {CASTS_AND_COPIES}
+    {ARITHMETIC} {LOGIC} {CASTS} clone contiguous
     gt __gt__ ge __ge__ lt __lt__ le __le__ sign round floor ceil trunc long int to
 """
 

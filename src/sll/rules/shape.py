@@ -21,6 +21,7 @@ from ..linearization import (
     Choice,
     Expectation,
     Outcomes,
+    Sorted,
     attach,
     bool_outcomes,
     carrier,
@@ -35,6 +36,7 @@ from ..linearization import (
     sorted_places,
     version_of,
 )
+from .elementwise import elementwise
 from .registry import RULES, op_name, register, spellings
 
 if TYPE_CHECKING:
@@ -52,9 +54,12 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if found is None:
         out = func(*args, **kwargs)
         values = sorted_places(x)
-        if values is not None and not fills and isinstance(out, Tensor) and out is not x:
-            rest = args[1:]
-            attach(region, out, values.moved(lambda: func(values.places(), *rest, **kwargs)))
+        if values is None or fills or out is x:
+            return out
+        rest = args[1:]
+        for i, part in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
+            which = i if isinstance(out, (tuple, list)) else None
+            attach(region, part, values.moved(_places_of(values, func, rest, kwargs, which)))
         return out
     if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
         return lost(region, func, args, kwargs, "its bits are reinterpreted.")
@@ -136,6 +141,26 @@ def _moved(
     return Chain(tree, found.length + 1) if isinstance(found, Chain) else tree()
 
 
+def _places_of(
+    values: Sorted, func: Func, rest: tuple[Any, ...], kwargs: dict[str, Any], which: int | None
+) -> Callable[[], Tensor]:
+    def places() -> Tensor:
+        moved = func(values.places(), *rest, **kwargs)
+        found: Tensor = moved if which is None else moved[which]
+        return found
+
+    return places
+
+
+def copied(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``clone``, ``contiguous``."""
+    values = sorted_places(args[0])
+    if values is None:
+        return elementwise(region, func, args, kwargs)
+    out = func(*args, **kwargs)
+    return out if out is args[0] else attach(region, out, values.moved(values.places))
+
+
 def _moved_choice(
     old: Choice, shape: tuple[int, ...], how: Any, apply: Callable[[Tensor], Tensor], result: Tensor, *, in_order: bool
 ) -> Choice:
@@ -191,6 +216,9 @@ def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     x = args[0]
     found = carrier(x)
     out = func(*args, **kwargs)
+    values = sorted_places(x)
+    if values is not None and out is not x:
+        return attach(region, out, values.moved(lambda: func(values.places(), *args[1:], **kwargs)))
     if found is None or out is x:
         return out
 
@@ -339,6 +367,7 @@ JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stac
 register(move, *MOVES.split(), in_place=False)
 register(atleast, "atleast_1d", "atleast_2d", "atleast_3d", in_place=False)
 register(in_place_move, "unsqueeze_", "squeeze_", "t_", "transpose_", "swapaxes_", "swapdims_", in_place=False)
+register(copied, "clone", "contiguous", in_place=False)
 register(broadcast, "expand", "expand_as", "broadcast_to", in_place=False)
 register(fill, *FILLS.split())
 RULES[F.unfold] = fill

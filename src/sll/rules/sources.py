@@ -146,7 +146,8 @@ def _compared_with_sorted(region: Region, op: str, func: Callable[..., Any], arg
     if threshold.numel() == 0 or torch.broadcast_shapes(x.shape, threshold.shape) != x.shape:  # type: ignore[no-untyped-call]
         return None
     full = value.places().expand(x.shape)
-    rows = full.reshape(1, -1) if value.dim is None else full.movedim(value.dim, -1).reshape(-1, value.n)
+    dim = None if value.source.dim() == 1 else value.dim
+    rows = full.reshape(1, -1) if dim is None else full.movedim(dim, -1).reshape(-1, value.n)
     place = int(rows[0, 0]) % value.n
     if not bool((rows == torch.arange(rows.shape[0], device=rows.device)[:, None] * value.n + place).all()):
         return None
@@ -163,7 +164,7 @@ def _compared_with_sorted(region: Region, op: str, func: Callable[..., Any], arg
 
 def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: float) -> Tensor:
     """Offsets of being among the first `k`: the weights of `sll.topk_mask`, minus 1/2."""
-    dim = value.dim
+    dim = None if value.source.dim() == 1 else value.dim
     rows = (x.reshape(-1) if dim is None else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
     rows = torch.where(rows.isnan(), float("inf"), rows)
     rows = rows if value.largest else -rows

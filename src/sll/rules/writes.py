@@ -77,6 +77,7 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
     wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
     chosen = selection(value)
     if chosen is not None and chosen.made_by(mask):  # y[mask] = x[mask] * 2: where(mask, x * 2, y)
+        func(target.clone(), mask, value)  # raises if it does not fit
         full = target.clone().reshape((mask.numel(), *target.shape[mask.dim() :]))
         full[chosen.near] = chosen.candidates.to(target.dtype)
         overwrite(region, target, region.call(torch.where, wide, full.reshape(target.shape), before))
