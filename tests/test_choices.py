@@ -170,11 +170,9 @@ def one_or(x, other):
 
 
 SAME_BITS = {
-    "labels out of range": lambda x: F.cross_entropy(
-        torch.eye(3)[x > 0.5], torch.where(x.detach() > 0.5, 1, -1)[x > 0.5]
-    ),
-    "index out of range": lambda x: torch.ones(2)[torch.tensor([1, 99, 99])[x > 0.5].clamp(max=99) * 0],
-    "division by zero": lambda x: 7 // torch.where(x.detach() > 0.5, 1, 0)[x > 0.5],
+    "labels out of range": lambda x: F.cross_entropy(torch.eye(3)[x > 0.5], one_or(x, -1)[x > 0.5]),
+    "index out of range": lambda x: torch.ones(2)[one_or(x, 99)[x > 0.5]],
+    "division by zero": lambda x: 7 // one_or(x, 0)[x > 0.5],
     "probabilities": lambda x: F.binary_cross_entropy((x * 2 - 1)[x > 0.5].clamp(max=1), torch.ones(3)[x > 0.5]),
     "0-dim": lambda x: ones_at(lambda x: x.argmax())(x),
     "after a number": ones_at(lambda x: (0, x.argmax())),
@@ -280,3 +278,31 @@ def test_switched_off():
         assert not vars(x.argmax()) and not vars(x.sort().values)
     with sll.linearize({"default": EPS, "argmax": 1.0}):
         assert vars(x.argmax())["_sll"][0].weights.max() < 0.6
+
+
+def vector_quantization(x):
+    codebook = torch.linspace(-1, 1, 24).reshape(8, 3)
+    index = torch.cdist(x, codebook).argmin(-1)
+    return index, codebook[index], F.one_hot(index, 8), F.embedding(index, codebook), torch.bincount(index, minlength=8)
+
+
+def nearest_vote(x):
+    nearest = torch.cdist(x, torch.linspace(-1, 1, 30).reshape(10, 3)).topk(3, largest=False)
+    votes = F.one_hot((torch.arange(10) % 4)[nearest.indices], 4).sum(1)
+    return nearest.values, nearest.indices, votes, votes.argmax(1), votes / 3
+
+
+def sparse_activation(x):
+    kept = torch.zeros_like(x).scatter(1, x.abs().topk(1, 1).indices, 1.0)
+    size = x.abs()
+    return x * kept, x * (size >= size.topk(2, 1).values[:, -1:]), x[size > size.median(1, keepdim=True).values]
+
+
+@pytest.mark.parametrize("program", [vector_quantization, nearest_vote, sparse_activation])
+@pytest.mark.parametrize("eps", [0.01, 1.0])
+def test_hard_forward_of_programs(program, eps):
+    x = torch.round(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), decimals=1)
+    want = plain(program, x)
+    with sll.linearize(eps, forward="hard", on_lost="ignore"):
+        got = program(x.clone().requires_grad_())
+    assert same_bits(got, want)

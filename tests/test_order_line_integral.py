@@ -8,6 +8,7 @@ import torchmetrics.functional.classification as metrics
 import torchmetrics.functional.regression as regression
 import torchmetrics.functional.retrieval as retrieval
 
+import sll
 from oracles import gauss_between, line_integral
 
 EPS = 1e-2
@@ -127,3 +128,19 @@ def test_retrieval(name, forward):
     got, want = integral(lambda p: RETRIEVAL[name](p, relevant), a, b, EPS, forward)
     assert abs(want) > 0.05
     assert got == pytest.approx(want, rel=0.03)
+
+
+@pytest.mark.parametrize("name", {**MULTICLASS, **RANKING, **RETRIEVAL})
+def test_hard_forward_is_bit_identical(name):
+    """Third-party code at points where many decisions are in their band, with ties."""
+    metric = {**MULTICLASS, **RANKING, **RETRIEVAL}[name]
+    for seed in range(8):
+        target, a, _ = (multiclass_case if name in MULTICLASS else ranking_case)(seed)
+        if name in RETRIEVAL:
+            target = target >= target.sort().values[-3]
+        x = torch.round(a, decimals=1 if seed % 2 else 2)
+        want = metric(x, target)
+        with sll.linearize(0.1, forward="hard", on_lost="ignore"):
+            got = metric(x.clone().requires_grad_(), target)
+        assert type(got) is type(want) and got.dtype == want.dtype
+        assert torch.equal(got.nan_to_num(7), want.nan_to_num(7)), (got, want)
