@@ -76,6 +76,11 @@ def capped_simplex(x: Tensor, k: int, eps: float) -> Tensor:
     place = torch.arange(n, device=x.device)
     if k <= 0 or k >= n:
         return constant(float(k > 0), x)
+    if n == 2:  # the usual band of an order: a pair
+        apart = x[..., 0] - x[..., 1]
+        near = apart.detach() < eps
+        share = torch.where(near, 0.5 + torch.where(near, apart, 0) / (2 * eps), 1)
+        return torch.stack([share, 1 - share], -1)
     # Only elements less than eps from the boundary can be fractional. Seen from there all numbers are small: subtract
     # before dividing, or large numbers lose the digits that count.
     fixed = x.detach()

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 Func = Callable[..., Any]
 
-MAX_ELEMENTS = 2**22
-"""An order keeps as many candidates per place as its band holds, up to this many in all (and at least 2 x 8 + 1)."""
+MAX_ELEMENTS = 2**21
+"""An order keeps as many neighbours on either side of a place as its band holds, up to this many in all."""
 
 
 def chooses(*names: str, op: str, boundaries: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -91,7 +91,7 @@ def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:
 
 
 def _limit(z: Tensor) -> int:
-    return max(8, MAX_ELEMENTS // max(z.numel(), 1))
+    return max(1, MAX_ELEMENTS // max(z.numel(), 1))
 
 
 # --- one position ------------------------------------------------------------------------------------------------
