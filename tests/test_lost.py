@@ -36,6 +36,8 @@ LOSSES = {
 
 # The number of selected elements is open in the band, and sure outside it: there nothing is lost.
 OPEN_COUNTS = {
+    "shape": lambda m: torch.ones(3)[m].shape[0],
+    "size": lambda m: torch.ones(3)[m].size(0),
     "len": lambda m: len(m.nonzero()),
     "numel": lambda m: torch.where(m)[0].numel(),
     "unbind": lambda m: torch.ones(3)[m].unbind(),

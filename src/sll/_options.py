@@ -48,12 +48,33 @@ def eps_table(eps: Any, known: Iterable[str]) -> tuple[float, dict[str, float]]:
     return table.pop("default"), table
 
 
+_BELONGS_TO = {
+    "argsort": "sort",
+    "max": "argmax",
+    "min": "argmin",
+    "nanmedian": "median",
+    "bucketize": "searchsorted",
+    "greater": "gt",
+    "less": "lt",
+    "greater_equal": "ge",
+    "less_equal": "le",
+    "long": "cast",
+    "int": "cast",
+    "sgn": "sign",
+    "fix": "trunc",
+}
+"""Functions that share a rule, and with it a name, with another."""
+
+
 def op_names(names: Any, argument: str, known: Iterable[str]) -> frozenset[str]:
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f'{argument} must be a collection of op names such as ("round", "gt"), got {names!r}')
     chosen: frozenset[str] = frozenset(names)
     unknown = sorted(str(n) for n in chosen.difference(known))
     if unknown:
+        for name in unknown:
+            if name in _BELONGS_TO:
+                raise ValueError(f"{argument} names {name}, which goes by the name of {_BELONGS_TO[name]!r} there")
         raise ValueError(
             f"{argument} names no op that is linearized: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
         )

@@ -57,9 +57,8 @@ def _check_dim(x: Tensor, dim: int) -> None:
             "x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one"
         )
     if isinstance(dim, bool) or not hasattr(dim, "__index__"):
-        raise TypeError(
-            f"dim must be one int, got {dim!r} of type {type(dim).__name__}; x.reshape(-1) makes it one row"
-        )
+        remedy = f"did you mean eps={dim!r}?" if isinstance(dim, float) else "x.reshape(-1) makes it one row"
+        raise TypeError(f"dim must be one int, got {dim!r} of type {type(dim).__name__}; {remedy}")
     if not -x.dim() <= dim < x.dim():
         raise IndexError(
             f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}"
@@ -195,7 +194,9 @@ def argmax(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "l
     """Soft one-hot of the largest entry: ``sparsemax(x / eps)`` along `dim`.
 
     This is the Euclidean projection of ``x / eps`` on the probability simplex: exactly one-hot when the best entry
-    leads by `eps` or more, and for two entries ``heaviside(x1 - x2, eps)``. Equal entries share.
+    leads by `eps` or more, and for two entries ``heaviside(x1 - x2, eps)``. Equal entries share. Unlike `torch.argmax`
+    it returns weights, not an index, and chooses along the last dimension if none is named: ``(sll.argmax(x) *
+    values).sum(-1)`` is the lookup.
 
     Args:
         x: floating-point tensor with at least one dimension.
@@ -308,7 +309,7 @@ def topk_mask(x: Tensor, k: int, dim: int = -1, eps: float = 1e-3, *, forward: F
 
     This is the Euclidean projection on the capped simplex, ``clamp(x / eps - tau, 0, 1)``. It is exactly k-hot when
     the k-th largest entry leads the next by `eps` or more; two entries that compete for the last place share it like
-    ``heaviside(x1 - x2, eps)``; for ``k = 1`` it is `argmax`.
+    ``heaviside(x1 - x2, eps)``; for ``k = 1`` it is `argmax`. For the smallest: ``topk_mask(-x, k)``.
 
     Args:
         x: floating-point tensor with at least one dimension.

@@ -157,7 +157,7 @@ def _contenders(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
         return rows.argsort(dim=-1, descending=True, stable=True), rows.topk(k).indices
     values, chosen = rows.topk(k, sorted=False)
     last = torch.where(values.isnan(), float("inf"), values).amin(-1, keepdim=True).to(compute_dtype(rows.dtype))
-    near = (rows >= last) | (last - rows <= eps) | rows.isnan()
+    near = rows.lt(last - eps).logical_not_()  # and NaN, which stands first
     most = int(near.sum(-1).max()) if near.numel() else 0
     if most <= k:
         return chosen, chosen  # nobody else is near

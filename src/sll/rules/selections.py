@@ -328,7 +328,14 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return one_by_one(region, func, args, kwargs)
 
 
-COUNTS = {torch.Tensor.numel, torch.Tensor.nelement, torch.numel, torch.Tensor.__len__}
+COUNTS = {
+    torch.Tensor.numel,
+    torch.Tensor.nelement,
+    torch.numel,
+    torch.Tensor.__len__,
+    torch.Tensor.size,
+    torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
+}
 """How many elements a mask selected: a number that is decided, and a Python int has no gradient."""
 
 
@@ -361,6 +368,11 @@ def rule_for(func: Func) -> Any:
 
 
 def one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func in COUNTS:
+        return lost(
+            region, func, args, kwargs,
+            "how many elements the mask selects is open, and a Python number has no derivative. Use mask.sum().",
+        )  # fmt: skip
     return lost(
         region, func, args, kwargs,
         "how many elements the mask selects is open, and only elementwise functions, sum and mean follow that. "
