@@ -112,6 +112,38 @@ def against_softtorch() -> None:
         show("rank, n = 4096", "sll.rank", milliseconds(calls))
 
 
+def in_region() -> None:
+    """What a call costs in a region, indices unused, and a pairwise metric with its backward pass."""
+    from torchmetrics.functional.regression import kendall_rank_corrcoef
+
+    x, _ = inputs(1_000_000)
+    scores = torch.randn(1024, 1000, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    p, t = inputs(300)
+    calls = {"argmax, 1024 x 1000": lambda: scores.argmax(1), "max, 1024 x 1000": lambda: scores.max(1),
+             "topk, 100 of 1e6": lambda: x.topk(100), "sort, 1e6": lambda: x.sort()}  # fmt: skip
+    table = Table("", "outside, ms", "in a region, eps 1e-3, ms", "ratio")
+    for name, call in calls.items():
+        outside = milliseconds({name: call}, 5)[name][0]
+        with sll.linearize(1e-3):
+            inside = milliseconds({name: call}, 5)[name][0]
+        table.add_row(name, f"{outside:.2f}", f"{inside:.2f}", f"{inside / outside:.1f}")
+
+    def kendall():
+        with sll.linearize(1e-2):
+            tau = kendall_rank_corrcoef(p, t)
+        torch.autograd.grad(tau, p)
+
+    outside = milliseconds({"": lambda: kendall_rank_corrcoef(p.detach(), t)}, 3)[""][0]
+    inside = milliseconds({"": kendall}, 3)[""][0]
+    table.add_row(
+        "torchmetrics Kendall, n = 300, eps 1e-2, with backward",
+        f"{outside:.1f}",
+        f"{inside:.0f}",
+        f"{inside / outside:.0f}",
+    )
+    console.print(table)
+
+
 def memory() -> None:
     """Largest resident size of a process of its own, beyond what it had before the call (Linux)."""
     n = 10_000_000
@@ -141,4 +173,5 @@ if __name__ == "__main__":
     exactness()
     million()
     against_softtorch()
+    in_region()
     memory()
