@@ -94,6 +94,36 @@ def _limit(z: Tensor) -> int:
     return max(1, MAX_ELEMENTS // max(z.numel(), 1))
 
 
+class _Later:
+    """A choice that is worked out when somebody asks: most indices are never asked for."""
+
+    def __init__(
+        self, region: Region, op: str, key: tuple[Any, ...], x: Tensor, hard: Tensor, make: Callable[[], Choice]
+    ):
+        self.key = key
+        self._recipe: Any = (region, op, x, version_of(x), hard, make)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("values", "weights", "ties", "order") or "_recipe" not in self.__dict__:
+            raise AttributeError(name)
+        region, op, x, version, hard, make = self.__dict__.pop("_recipe")
+        if version_of(x) == version:
+            with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
+                made = make()
+            for part in ("values", "weights", "ties", "order"):
+                if part in vars(made):
+                    setattr(self, part, vars(made)[part])
+        else:
+            region.lose(op, [], "its input was modified in place before the index was used.", undecided=lambda: True)
+            self.values, self.weights = hard.unsqueeze(-1), torch.ones((*hard.shape, 1), device=hard.device)
+            self.ties = self.weights < 1
+        return self.__dict__[name]
+
+
+class LaterChoice(_Later, Choice):
+    pass
+
+
 # --- one position ------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +135,16 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     n = z.shape[-1]
     if n < 2:
         return None
+    key = ("choice", op, x, version_of(x), None if flat else (dim or 0) % max(x.dim(), 1), eps, keepdim)
+    if traced(z):
+        return _weigh_best(key, x, z, hard, flat, dim, eps)
+    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, z, hard, flat, dim, eps))
+
+
+def _weigh_best(
+    key: tuple[Any, ...], x: Tensor, z: Tensor, hard: Tensor, flat: bool, dim: int | None, eps: float
+) -> Choice:
+    n = z.shape[-1]
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
     if traced(z):
@@ -123,7 +163,6 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     values = torch.where(finite, index, place.unsqueeze(-1))
     ties = top.detach()[..., 0] == top.detach()[..., 1]
     shape = (*hard.shape, many)
-    key = ("choice", op, x, version_of(x), None if flat else (dim or 0) % max(x.dim(), 1), eps, keepdim)
     return Choice(key, values.reshape(shape), weights.reshape(shape), ties.reshape(*hard.shape, 1))
 
 
@@ -231,13 +270,23 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
     last = indices.movedim(dim, -1)
-    order = _ordered(region, "sort", x, dim, largest, last)
-    rows = _rows(order, _key(region, "sort", x, dim, largest), last)
-    found = Ordered(rows.map(rows.key, _back(dim)), order, dim)
+    key = _key(region, "sort", x, dim, largest)
+    found: Ordered
+    if traced(x):
+        found = _weigh_order(region, key, x, dim, largest, last)
+    else:
+        found = LaterOrdered(region, "sort", key, x, indices, lambda: _weigh_order(region, key, x, dim, largest, last))
+        found.dim = dim
     if not both:
         return attach(region, indices, found)
     out = _with_indices(region, func, out, found)
     return _mark(region, out, x, dim, largest)
+
+
+def _weigh_order(region: Region, key: tuple[Any, ...], x: Tensor, dim: int, largest: bool, last: Tensor) -> Ordered:
+    order = _ordered(region, "sort", x, dim, largest, last)
+    rows = _rows(order, key, last)
+    return Ordered(rows.map(rows.key, _back(dim)), order, dim)
 
 
 def _mark(region: Region, out: Any, x: Tensor, dim: int | None, largest: bool, place: int | None = None) -> Any:
@@ -268,12 +317,23 @@ class Ordered(Choice):
         self.order = order
         self.dim = dim
 
+    def known(self) -> bool:
+        """Whether the order is known; not if its input was modified before anybody asked."""
+        return True
+
+
+class LaterOrdered(_Later, Ordered):
+    def known(self) -> bool:
+        return self.values is not None and "order" in vars(self)
+
 
 def inverse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     """``argsort(argsort(x))``: the place of each element. None if `x` is not a permutation that a sort made."""
     found = resolved(x)
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
     if not isinstance(found, Ordered) or int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
+        return None
+    if not found.known():
         return None
     at = positions(found.order, found.dim, found.key[1:], x)
     if named.get("descending"):  # the same, last element first
@@ -301,6 +361,19 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     if x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
+    key = (*_key(region, "topk", x, dim, largest), k, bool(named.get("sorted", True)))
+    first = (region, key, x, k, dim, largest, out.indices, bool(named.get("sorted", True)))
+    if traced(x):
+        return _with_indices(region, func, out, _weigh_first(*first))
+    out = _with_indices(
+        region, func, out, LaterChoice(region, "topk", key, x, out.indices, lambda: _weigh_first(*first))
+    )
+    return _mark(region, out, x, dim, largest) if named.get("sorted", True) else out
+
+
+def _weigh_first(
+    region: Region, key: tuple[Any, ...], x: Tensor, k: int, dim: int, largest: bool, hard: Tensor, in_order: bool
+) -> Choice:
     z, eps = _scores(x, dim, largest), region.eps_for("topk")
     scores = z.detach()
     n = z.shape[-1]
@@ -310,15 +383,13 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     indices = scores.topk(many, -1).indices
     top = z.gather(-1, indices)
     order = Order(top, indices, eps, close(top, eps, _limit(top), k), k)
-    chosen = out.indices.movedim(dim, -1)
-    if named.get("sorted", True):
+    chosen = hard.movedim(dim, -1)
+    if in_order:
         places = torch.arange(k, device=x.device).expand(chosen.shape)
     else:
         places = (indices.unsqueeze(-2) == chosen.unsqueeze(-1)).to(torch.int8).argmax(-1)
-    key = (*_key(region, "topk", x, dim, largest), k, bool(named.get("sorted", True)))
     rows = _rows(order, key, chosen, places)
-    out = _with_indices(region, func, out, rows.map(key, _back(dim)))
-    return _mark(region, out, x, dim, largest) if named.get("sorted", True) else out
+    return rows.map(key, _back(dim))
 
 
 def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:

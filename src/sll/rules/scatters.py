@@ -131,6 +131,8 @@ def permuted(region: Region, hard: Tensor, target: Tensor, index: Tensor, source
         return None
     if not isinstance(source, Tensor) or carrier(source) is not None:
         return None
+    if not found.known():
+        return None
     at = positions(found.order, found.dim, found.key[1:], index)
     rows = source.to(hard.dtype).expand(index.shape).movedim(dim, -1)
     places = at.values.movedim(dim, -2)
