@@ -145,16 +145,10 @@ def order() -> None:
     table = Table(
         "torchmetrics functional, 3 random paths", "f(b) - f(a)", "linear: relative error", "hard: relative error"
     )
-    for name, metric in {**cases.MULTICLASS, **cases.RANKING, **cases.RETRIEVAL}.items():
+    for name in cases.METRICS:
         wants, errors = [], dict.fromkeys(MODES, 0.0)
         for seed in range(3):
-            target, a, b = (cases.multiclass_case if name in cases.MULTICLASS else cases.ranking_case)(seed)
-            if name in cases.RETRIEVAL:
-                target = target >= target.sort().values[-3]
-
-            def f(p, metric=metric, target=target):
-                return metric(p, target)
-
+            f, a, b = cases.case(name, seed)
             want = float(f(b) - f(a))
             wants.append(want)
             if want == 0:
@@ -164,11 +158,9 @@ def order() -> None:
                 errors[mode] = max(errors[mode], abs(got - want) / abs(want))
         table.add_row(name, " ".join(f"{w:+.3f}" for w in wants), *(f"{100 * errors[m]:.4f} %" for m in MODES))
     console.print(table)
-    target, a, b = cases.multiclass_case(0)
+    f, a, b = cases.case("accuracy_micro", 0)
     for parts in (1, 4, 16):
-        got, want = cases.integral(
-            lambda p: cases.MULTICLASS["accuracy_micro"](p, target), a, b, cases.EPS, "linear", parts
-        )
+        got, want = cases.integral(f, a, b, cases.EPS, "linear", parts)
         error = 100 * abs(got - want) / abs(want)
         console.print(
             f"accuracy_micro, linear, intervals divided by {parts}: {error:.4f} % (what is left is quadrature)"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.func import grad, vmap
 
 import sll
-from oracles import plain
+from oracles import band_crossings, gauss_between, line_integral, plain
 from test_hard_forward import same_bits
 from test_order_line_integral import integral
 
@@ -101,8 +101,6 @@ def test_selections(name, forward):
     f = SELECTIONS[name]
     with sll.linearize(EPS, on_lost="error"):
         f(torch.tensor([0.531, 0.73, 0.0], dtype=torch.float64, requires_grad=True))
-    from oracles import band_crossings, gauss_between, line_integral
-
     times, weights = gauss_between(band_crossings(start, end + 1e-9, 0.53, EPS))
     got, want = line_integral(f, start, end, times, weights, EPS, forward), float(f(end) - f(start))
     assert want != 0

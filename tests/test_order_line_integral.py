@@ -73,15 +73,6 @@ def multiclass_case(seed, n=16):
     return target, a, b
 
 
-@pytest.mark.parametrize("forward", ["linear", "hard"])
-@pytest.mark.parametrize("name", MULTICLASS)
-def test_multiclass(name, forward):
-    target, a, b = multiclass_case(0)
-    got, want = integral(lambda p: MULTICLASS[name](p, target), a, b, EPS, forward)
-    assert abs(want) > 0.05
-    assert got == pytest.approx(want, rel=0.03)
-
-
 RANKING = {
     "spearman": lambda p, t: regression.spearman_corrcoef(p, t),
     "kendall": lambda p, t: regression.kendall_rank_corrcoef(p, t),
@@ -111,36 +102,34 @@ def ranking_case(seed, n=10, eps=EPS):
             return target, a, b
 
 
+METRICS = {**MULTICLASS, **RANKING, **RETRIEVAL}
+
+
+def case(name, seed):
+    """A metric as a function of the scores, and both ends of a path."""
+    target, a, b = (multiclass_case if name in MULTICLASS else ranking_case)(seed)
+    if name in RETRIEVAL:
+        target = target >= target.sort().values[-3]
+    return lambda p: METRICS[name](p, target), a, b
+
+
 @pytest.mark.parametrize("forward", ["linear", "hard"])
-@pytest.mark.parametrize("name", RANKING)
-def test_ranking(name, forward):
-    target, a, b = ranking_case(0)
-    got, want = integral(lambda p: RANKING[name](p, target), a, b, EPS, forward)
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics(name, forward):
+    f, a, b = case(name, 0)
+    got, want = integral(f, a, b, EPS, forward)
     assert abs(want) > 0.05
     assert got == pytest.approx(want, rel=0.03)
 
 
-@pytest.mark.parametrize("forward", ["linear", "hard"])
-@pytest.mark.parametrize("name", RETRIEVAL)
-def test_retrieval(name, forward):
-    target, a, b = ranking_case(0)
-    relevant = target >= target.sort().values[-3]
-    got, want = integral(lambda p: RETRIEVAL[name](p, relevant), a, b, EPS, forward)
-    assert abs(want) > 0.05
-    assert got == pytest.approx(want, rel=0.03)
-
-
-@pytest.mark.parametrize("name", {**MULTICLASS, **RANKING, **RETRIEVAL})
+@pytest.mark.parametrize("name", METRICS)
 def test_hard_forward_is_bit_identical(name):
     """Third-party code at points where many decisions are in their band, with ties."""
-    metric = {**MULTICLASS, **RANKING, **RETRIEVAL}[name]
     for seed in range(8):
-        target, a, _ = (multiclass_case if name in MULTICLASS else ranking_case)(seed)
-        if name in RETRIEVAL:
-            target = target >= target.sort().values[-3]
+        f, a, _ = case(name, seed)
         x = torch.round(a, decimals=1 if seed % 2 else 2)
-        want = metric(x, target)
+        want = f(x)
         with sll.linearize(0.1, forward="hard", on_lost="ignore"):
-            got = metric(x.clone().requires_grad_(), target)
+            got = f(x.clone().requires_grad_())
         assert type(got) is type(want) and got.dtype == want.dtype
         assert torch.equal(got.nan_to_num(7), want.nan_to_num(7)), (got, want)

@@ -470,11 +470,15 @@ def run_on_outcomes(
             return x
     tree = _both_sides(region, func, args, kwargs)
     assert tree is not None
-    if func.__name__ in ("__invert__", "bitwise_not", "logical_not", "clone", "contiguous"):
-        own = outcomes(args[0]) if args else None
-        tree.polarity = own.polarity * (1 if func.__name__ in ("clone", "contiguous") else -1) if own is not None else 0
+    sign = _POLARITY.get(func.__name__)
+    own = outcomes(args[0]) if sign is not None and args else None
+    if sign is not None and own is not None:
+        tree.polarity = sign * own.polarity
     return join(region, func, operands, hard, tree, conditional=conditional)
 
+
+_POLARITY = {"clone": 1, "contiguous": 1, "__invert__": -1, "bitwise_not": -1, "logical_not": -1}
+"""Functions of a bool after which (False, True) is (False, True) again, or turned round."""
 
 MAY_BE_INFINITE: set[str] = set()
 """Functions that can turn a finite operand into inf, NaN or an error (log), and DIVISIONS those that do for a divisor.

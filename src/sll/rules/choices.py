@@ -104,20 +104,21 @@ class _Later:
         self._recipe: Any = (region, op, x, version_of(x), hard, make)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("values", "weights", "ties", "order") or "_recipe" not in self.__dict__:
+        if name not in _WORKED_OUT or "_recipe" not in self.__dict__:
             raise AttributeError(name)
         region, op, x, version, hard, make = self.__dict__.pop("_recipe")
         if version_of(x) == version:
             with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
                 made = make()
-            for part in ("values", "weights", "ties", "order"):
-                if part in vars(made):
-                    setattr(self, part, vars(made)[part])
+            vars(self).update((part, x) for part, x in vars(made).items() if part in _WORKED_OUT)
         else:
             region.lose(op, [], "its input was modified in place before the index was used.", undecided=lambda: True)
-            self.values, self.weights = hard.unsqueeze(-1), torch.ones((*hard.shape, 1), device=hard.device)
-            self.ties = self.weights < 1
+            ones = torch.ones((*hard.shape, 1), device=hard.device)
+            vars(self).update(values=hard.unsqueeze(-1), weights=ones, ties=ones < 1)
         return self.__dict__[name]
+
+
+_WORKED_OUT = ("values", "weights", "ties", "order")
 
 
 class LaterChoice(_Later, Choice):
@@ -129,21 +130,20 @@ class LaterChoice(_Later, Choice):
 
 def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: bool, op: str) -> Choice | None:
     """`hard` is the position of the largest (op "argmax") or smallest entry: sparsemax weights."""
-    flat = dim is None
-    eps = region.eps_for(op)
-    z = _scores(x.reshape(-1) if flat else x, -1 if flat else dim or 0, op == "argmax")
-    n = z.shape[-1]
+    n = x.numel() if dim is None or x.dim() == 0 else x.shape[dim]
     if n < 2:
         return None
-    key = ("choice", op, x, version_of(x), None if flat else (dim or 0) % max(x.dim(), 1), eps, keepdim)
-    if traced(z):
-        return _weigh_best(key, x, z, hard, flat, dim, eps)
-    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, z, hard, flat, dim, eps))
+    eps = region.eps_for(op)
+    key = ("choice", op, x, version_of(x), None if dim is None else dim % x.dim(), eps, keepdim)
+    largest = op == "argmax"
+    if traced(x):
+        return _weigh_best(key, x, hard, dim, largest, eps)
+    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps))
 
 
-def _weigh_best(
-    key: tuple[Any, ...], x: Tensor, z: Tensor, hard: Tensor, flat: bool, dim: int | None, eps: float
-) -> Choice:
+def _weigh_best(key: tuple[Any, ...], x: Tensor, hard: Tensor, dim: int | None, largest: bool, eps: float) -> Choice:
+    rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
+    z = _scores(rows, -1, largest)
     n = z.shape[-1]
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
@@ -153,13 +153,12 @@ def _weigh_best(
         most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
         many = min(n, max(2, min(most, 2 * _limit(z[..., 0]))))
     index = scores.topk(many, -1).indices
-    nan = (x.reshape(-1) if flat else x if x.dim() == 0 else x.movedim(dim or 0, -1)).isnan().any(-1, keepdim=True)
-    finite = best.isfinite() & ~nan
+    finite = best.isfinite() & ~rows.isnan().any(-1, keepdim=True)
     apart = torch.arange(0, -many, -1, device=z.device) * (2 * eps)
     top = torch.where(finite, z.gather(-1, index), apart.to(z.dtype))
     weights = capped_simplex(top, 1, eps)
     # Without a finite best there is no distance: the hard position, decided.
-    place = hard.reshape(()) if flat else hard.reshape(z.shape[:-1])
+    place = hard.reshape(z.shape[:-1])
     values = torch.where(finite, index, place.unsqueeze(-1))
     ties = top.detach()[..., 0] == top.detach()[..., 1]
     shape = (*hard.shape, many)
@@ -361,14 +360,15 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     if x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    key = (*_key(region, "topk", x, dim, largest), k, bool(named.get("sorted", True)))
-    first = (region, key, x, k, dim, largest, out.indices, bool(named.get("sorted", True)))
+    in_order = bool(named.get("sorted", True))
+    key = (*_key(region, "topk", x, dim, largest), k, in_order)
+    first = (region, key, x, k, dim, largest, out.indices, in_order)
     if traced(x):
         return _with_indices(region, func, out, _weigh_first(*first))
     out = _with_indices(
         region, func, out, LaterChoice(region, "topk", key, x, out.indices, lambda: _weigh_first(*first))
     )
-    return _mark(region, out, x, dim, largest) if named.get("sorted", True) else out
+    return _mark(region, out, x, dim, largest) if in_order else out
 
 
 def _weigh_first(
@@ -446,16 +446,19 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         return out
     flat = x.reshape(-1)
     index = flat.detach().argsort()
-    order = _ordered(region, "unique", flat, -1, False, index)
+
+    def work_out() -> Order:
+        return _ordered(region, "unique", flat, -1, False, index)
+
     if out[0].numel() < x.numel() or bool(flat.detach().isnan().any()):
         region.lose(
             "unique",
             [],
             "some of the numbers are equal, and equal numbers have no places of their own; use sll.rank.",
-            undecided=lambda: bool((order.rows.amax(-1) < 1).any()),
+            undecided=lambda: bool((work_out().rows.amax(-1) < 1).any()),
         )
         return out
-    found = positions(order, -1, _key(region, "unique", x, -1, False)[1:], index)
+    found = positions(work_out(), -1, _key(region, "unique", x, -1, False)[1:], index)
     attach(region, out[1], found.map(found.key, lambda t: t.reshape(*x.shape, t.shape[-1])))
     return out
 
@@ -463,7 +466,7 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 # --- boundaries passed -------------------------------------------------------------------------------------------
 
 
-def _passed(region: Region, func: Func, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
+def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
     """``call(x)`` counts the sorted `boundaries` that `x` has passed; the decision is at the nearest."""
     hard: Tensor = original(call, x)
     many = boundaries.shape[-1]
@@ -528,7 +531,7 @@ def _count_passed(
         region.lose(op_name(func), lost, "the boundaries that a count passes are not known.")
     if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
         return direct()
-    return _passed(region, func, call, boundaries, x)
+    return _passed(region, call, boundaries, x)
 
 
 def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -570,7 +573,7 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         low, high = low - 1, high + 1
     flat = x.reshape(-1)
     edges = torch.linspace(low, high, bins + 1, dtype=compute_dtype(x.dtype), device=x.device)
-    place = _passed(region, func, lambda v: torch.searchsorted(edges, v.to(edges.dtype), right=True), edges, flat)
+    place = _passed(region, lambda v: torch.searchsorted(edges, v.to(edges.dtype), right=True), edges, flat)
     if whole:
         place = region.call(torch.clamp, place, 1, bins)
     total = bins_of(place, bins + 2, exact_dtype(place))

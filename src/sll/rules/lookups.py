@@ -77,16 +77,12 @@ def _look_up_choices(
 ) -> Tensor:
     hard = original(func, index)
     values = chosen.values.expand(*index.shape, chosen.values.shape[-1]).clamp(-size if wrap else 0, size - 1)
-    if whole:  # an index of any shape: all values at once
-        found = region.call(func, values)
-        if carrier(found) is None:
-            found = found.movedim(index.dim(), -1)
-            pieces = None
-        else:
-            pieces = [func(value) for value in values.unbind(-1)]
+    found = region.call(func, values) if whole else None  # an index of any shape: all values at once
+    if found is not None and carrier(found) is None:
+        found = found.movedim(index.dim(), -1)
     else:
         pieces = [func(value) for value in values.unbind(-1)]
-        found = torch.stack(pieces, -1) if not any(carrier(x) is not None for x in pieces) else None
+        found = None if any(carrier(x) is not None for x in pieces) else torch.stack(pieces, -1)
 
     def aligned(t: Tensor) -> Tensor:  # other indices broadcast with this one
         t = t.expand(*index.shape, t.shape[-1])
@@ -96,7 +92,7 @@ def _look_up_choices(
     same = trailing == 0 and hard.shape == index.shape
     key = chosen.key if same else ("trailing", chosen.key, trailing, hard.dim())
     chosen = Choice(key, values, aligned(chosen.weights), aligned(chosen.ties))
-    if pieces is None or found is not None and not any(carrier(x) is not None for x in pieces):
+    if found is not None:
         return settle(region, hard, chosen, found)
     table = torch.stack([expect(x) if not x.is_floating_point() else x for x in pieces], -1)
     if hard.dtype == torch.bool:
@@ -237,16 +233,7 @@ def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
         # It rescales the rows it looks up, in place: once, and those of the hard program.
         original(func, index, weight, *rest, **named)
         rest, named = rest[:1], {n: v for n, v in named.items() if n not in ("max_norm", "norm_type")}
-    return lookup(
-        region,
-        "embedding",
-        lambda i: func(i, weight, *rest, **named),
-        index,
-        weight.shape[0],
-        1,
-        wrap=False,
-        whole=True,
-    )
+    return _embedded(region, lambda i: func(i, weight, *rest, **named), index, weight)
 
 
 def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -255,16 +242,11 @@ def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: d
     weight, index, rest = named.pop("weight"), named.pop("indices"), args[2:]
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    return lookup(
-        region,
-        "embedding",
-        lambda i: func(weight, i, *rest, **named),
-        index,
-        weight.shape[0],
-        1,
-        wrap=False,
-        whole=True,
-    )
+    return _embedded(region, lambda i: func(weight, i, *rest, **named), index, weight)
+
+
+def _embedded(region: Region, look: Func, index: Tensor, weight: Tensor) -> Any:
+    return lookup(region, "embedding", look, index, weight.shape[0], 1, wrap=False, whole=True)
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -84,7 +84,7 @@ def write(
     if joint is not None and not (own is not None and equal_keys(joint.key, own.key)):
         joint = None
     zeros = torch.zeros(target.shape, dtype=dtype, device=hard.device)
-    total, share, touched = zeros, zeros, torch.zeros_like(zeros)
+    total = share = touched = zeros
     even = dist.ties.expand(*index.shape, 1).squeeze(-1)
     for m in range(values.shape[-1]):
         at = values[..., m].contiguous()
@@ -140,6 +140,12 @@ def permuted(region: Region, hard: Tensor, target: Tensor, index: Tensor, source
     return settle(region, hard, at, values)
 
 
+def _dimension(target: Tensor, dim: int) -> int | None:
+    """`dim` counted from the front; None if `target` has no such dimension."""
+    many = max(target.dim(), 1)
+    return dim % many if -many <= dim < many else None
+
+
 def _scatter(add: bool) -> Callable[..., Any]:
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = dict(zip(("input", "dim", "index", "src"), args), **kwargs)
@@ -148,9 +154,9 @@ def _scatter(add: bool) -> Callable[..., Any]:
         if not isinstance(index, Tensor) or not any(carrier(x) is not None for x in (target, index, source)):
             return func(*args, **kwargs)
         assert isinstance(target, Tensor) and isinstance(dim, int)
-        if not -max(target.dim(), 1) <= dim < max(target.dim(), 1):
+        dim = _dimension(target, dim)
+        if dim is None:
             return func(*args, **kwargs)  # raises
-        dim %= max(target.dim(), 1)
         if named.get("reduce") is not None:
             carried: list[Tensor] = [t for t in (target, index, source) if discrete_carrier(t)]  # type: ignore[misc]
             region.lose(op_name(func), carried, "scatter with reduce= passes nothing on; use scatter_add.")
@@ -198,9 +204,9 @@ def index_add(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     alpha = named.get("alpha", 1)
     if not any(carrier(x) is not None for x in (target, index, source)):
         return func(*args, **kwargs)
-    if not -max(target.dim(), 1) <= dim < max(target.dim(), 1):
+    dim = _dimension(target, dim)
+    if dim is None:
         return func(*args, **kwargs)  # raises
-    dim %= max(target.dim(), 1)
     if not discrete_carrier(index):
         if not any(discrete_carrier(x) for x in (target, source)):
             return func(*args, **kwargs)
@@ -217,9 +223,9 @@ def index_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     source = named["value"] if "value" in named else named["source"]
     if not any(carrier(x) is not None for x in (target, index, source)):
         return func(*args, **kwargs)
-    if not -max(target.dim(), 1) <= dim < max(target.dim(), 1):
+    dim = _dimension(target, dim)
+    if dim is None:
         return func(*args, **kwargs)  # raises
-    dim %= max(target.dim(), 1)
     if not discrete_carrier(index):
         if not any(discrete_carrier(x) for x in (target, source)):
             return func(*args, **kwargs)

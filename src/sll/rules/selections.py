@@ -49,7 +49,7 @@ def select(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     flat = region.call(torch.Tensor.reshape, x, (share.numel(), *x.shape[mask.dim() :]))
     near = (share.detach() > 0).nonzero().squeeze(1)
     candidates = region.call(torch.Tensor.__getitem__, flat, near)
-    taken = mask.expand(mask.shape).reshape(-1)[near]
+    taken = mask.reshape(-1)[near]
     return attach(region, hard, Selection(mask, candidates, share[near], shown[near], taken, near, hard.shape[0]))
 
 
@@ -284,7 +284,7 @@ def _rows(region: Region, x: Any) -> Any:
     low = torch.maximum(before[at], k[:, None])
     high = torch.minimum(expected[at], k[:, None] + 1)
     weights = torch.where(inside, (high - low).clamp(min=0), 0).to(picked.weights.dtype)
-    # What is missing to one (the number is not certain) stays with the likeliest.
+    # What rounding left missing to one goes to the likeliest.
     best = weights.detach().argmax(-1, keepdim=True)
     weights = weights.scatter_add(-1, best, 1 - weights.detach().sum(-1, keepdim=True))
     values = picked.candidates[at].movedim(1, -1)

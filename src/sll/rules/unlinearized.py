@@ -60,8 +60,6 @@ _NUMBER = (
 REMEDIES = {
     "bool": "Python's if, while and bool() see the hard value only. Use torch.where(condition, a, b).",
     **dict.fromkeys(("item", "tolist", "numpy", "array", "int", "float", "index", "complex"), _NUMBER),
-    "nonzero": "positions of True elements have no derivative. Use torch.where(condition, a, b).",
-    "masked_select": "which elements a mask selects has no derivative; use (x * mask).sum() / mask.sum() and the like.",
 }
 """Op name -> what to do instead, said in `LostGradientWarning`."""
 
