@@ -110,7 +110,7 @@ def test_only_and_exclude():
         (lambda: sll.linearize(-1.0), ValueError, "got -1.0"),
         (lambda: sll.linearize(float("nan")), ValueError, "eps"),
         (lambda: sll.linearize(float("inf")), ValueError, "eps"),
-        (lambda: sll.linearize("auto"), TypeError, "eps must be a positive float"),
+        (lambda: sll.linearize("wide"), ValueError, '"auto", or a policy'),
         (lambda: sll.linearize(True), TypeError, "eps"),
         (lambda: sll.linearize(None), TypeError, "eps"),
         (lambda: sll.linearize(torch.tensor(1.0)), TypeError, r"call \.item\(\)"),

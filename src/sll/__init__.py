@@ -6,8 +6,9 @@ with sll.linearize(eps=1e-2):
 """
 
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
+from .policy import Anneal, Call, Coverage, Policy
 from .region import Report, enable, hard, linearize, patch, unpatch
-from .report import CallSite, LostGradientError, LostGradientWarning
+from .report import CallSite, EpsUsed, LostGradientError, LostGradientWarning
 from .rules import SOURCES as _SOURCES
 
 OPS: tuple[str, ...] = tuple(sorted(_SOURCES))
@@ -17,9 +18,14 @@ __version__ = "1.0.0.dev0"
 
 __all__ = [
     "OPS",
+    "Anneal",
+    "Call",
     "CallSite",
+    "Coverage",
+    "EpsUsed",
     "LostGradientError",
     "LostGradientWarning",
+    "Policy",
     "Report",
     "argmax",
     "argmin",

@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-Eps: TypeAlias = "float | Mapping[str, float]"
 Forward: TypeAlias = Literal["linear", "hard"]
 OnLost: TypeAlias = Literal["ignore", "warn", "error"]
 
 
-def positive_float(value: Any, name: str) -> float:
+HALF_WIDTH = "the half-width of the band, in the units of the op's input"
+
+
+def positive_float(value: Any, name: str, what: str = HALF_WIDTH, remedy: str = "") -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        remedy = ""
         if isinstance(value, Tensor):
             remedy = "; call .item() on it"
         elif callable(value):
             remedy = "; as a decorator write @sll.enable, or @sll.linearize(eps=...)"
         raise TypeError(
-            f"{name} must be a positive float (the half-width of the band, in the units of the op's input), "
-            f"got {value!r} of type {type(value).__name__}{remedy}"
+            f"{name} must be a positive float ({what}), got {value!r} of type {type(value).__name__}{remedy}"
         )
     number = float(value)
     if not (math.isfinite(number) and number > 0):
-        raise ValueError(
-            f"{name} must be positive and finite, got {value!r}; "
-            "a start is half the standard deviation of the op's input, and 0.5 for round"
-        )
+        start = '; "auto" finds a width for each call' if what is HALF_WIDTH else ""
+        raise ValueError(f"{name} must be positive and finite, got {value!r}{start}")
     return number
-
-
-def eps_table(eps: Any, known: Iterable[str]) -> tuple[float, dict[str, float]]:
-    """The default half-width and the exceptions per op."""
-    if not isinstance(eps, Mapping):
-        return positive_float(eps, "eps"), {}
-    table: dict[str, float] = {}
-    for op, value in eps.items():
-        if op != "default":
-            op_names([op], "eps", known)
-        table[op] = positive_float(value, f"eps[{op!r}]")
-    if "default" not in table:
-        raise ValueError(f"eps needs a 'default' entry beside {sorted(table)}, for the ops that are not named")
-    return table.pop("default"), table
 
 
 _BELONGS_TO = {

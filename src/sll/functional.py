@@ -1,6 +1,7 @@
 """The explicit functions: the ramp as a function of its own, no region needed, no state touched.
 
-They always apply the formula, with or without autograd. `eps` is the half-width of the band in the units of `x`;
+They always apply the formula, with or without autograd. `eps` is the half-width of the band in the units of `x`, or
+``"auto"`` or another policy that finds it (see `sll.linearize`);
 outside the band the value is torch's, bit for bit. With ``forward="hard"`` the value is the hard one everywhere and
 only the gradient is the ramp's. All take float16, bfloat16, float32 and float64 tensors of any shape, work under
 ``torch.func``, and can be differentiated twice.
@@ -11,10 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._options import Forward, one_of, positive_float
+from ._options import Forward, one_of
 from .kernels import blend, compute_dtype, hard_forward
 from .order import constant, first_k
 from .order import rank as ranks
+from .policy import OneEps, Width, checked, from_last, kind_of, leads, pairs, scaled
 from .rules import sources
 from .rules.sources import Step
 
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 
-def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
+def _checked(x: Tensor, eps: OneEps, forward: str, op: str) -> tuple[float | Width, bool]:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {x!r} of type {type(x).__name__}; torch.as_tensor(x) makes one")
     if x.is_complex():
@@ -42,13 +44,16 @@ def _checked(x: Tensor, eps: float, forward: str) -> tuple[float, bool]:
         raise TypeError(
             f"x must be floating point (a discrete tensor has no derivative), got {x.dtype}; x.float() converts it"
         )
-    eps = positive_float(eps, "eps")
+    linear = one_of(forward, "forward", ("linear", "hard")) == "linear"
+    width = checked(eps)
+    if not isinstance(width, float):
+        return Width(width, kind_of(op)), linear
     limits = torch.finfo(compute_dtype(x.dtype))
-    if not limits.tiny <= eps <= limits.max:
+    if not limits.tiny <= width <= limits.max:
         raise ValueError(
-            f"eps must be a normal number in {limits.dtype}, in which bands of {x.dtype} are computed, got {eps}"
+            f"eps must be a normal number in {limits.dtype}, in which bands of {x.dtype} are computed, got {width}"
         )
-    return eps, one_of(forward, "forward", ("linear", "hard")) == "linear"
+    return width, linear
 
 
 def _check_dim(x: Tensor, dim: int) -> None:
@@ -70,7 +75,7 @@ def _ramp(step: Step, hard: Tensor, linear: bool) -> Tensor:
     return blend(step.decision.offset(), below, above, hard, linear=linear)
 
 
-def heaviside(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Unit step: 0 below zero, 1 above, ``1/2 + x / (2 eps)`` for ``|x| <= eps``; slope ``1 / (2 eps)``.
 
     It is the Euclidean projection ``argmin_{0 <= y <= 1} (y - (1/2 + x / (2 eps)))**2``. The value at 0 is 1/2.
@@ -91,11 +96,11 @@ def heaviside(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> T
         >>> sll.heaviside(torch.tensor([-1.0, 0.0, 0.05, 1.0]), eps=0.1)
         tensor([0.0000, 0.5000, 0.7500, 1.0000])
     """
-    eps, linear = _checked(x, eps, forward)
-    return _ramp(sources.heaviside(eps, x, None), torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
+    width, linear = _checked(x, eps, forward, "heaviside")
+    return _ramp(sources.heaviside(width, x, None), torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
 
 
-def sign(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Sign: ``x / eps`` for ``|x| <= eps``, ±1 outside; slope ``1 / eps``. Arguments as for `heaviside`.
 
     Example:
@@ -103,11 +108,11 @@ def sign(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor
         >>> sll.sign(torch.tensor([-1.0, 0.0, 0.05, 1.0]), eps=0.1)
         tensor([-1.0000,  0.0000,  0.5000,  1.0000])
     """
-    eps, linear = _checked(x, eps, forward)
-    return _ramp(sources.sign(eps, x), torch.sign(x.detach()), linear)
+    width, linear = _checked(x, eps, forward, "sign")
+    return _ramp(sources.sign(width, x), torch.sign(x.detach()), linear)
 
 
-def round(x: Tensor, eps: float = 1e-3, *, decimals: int = 0, forward: Forward = "linear") -> Tensor:
+def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward = "linear") -> Tensor:
     """Round to `decimals` places: a ramp around every ``(n + 1/2) s`` with ``s = 10**-decimals``; slope ``s / (2
     eps)``.
 
@@ -119,11 +124,11 @@ def round(x: Tensor, eps: float = 1e-3, *, decimals: int = 0, forward: Forward =
         >>> sll.round(torch.tensor([0.2, 0.5, 0.55, 2.5]), eps=0.1)
         tensor([0.0000, 0.0000, 0.7500, 2.0000])
     """
-    eps, linear = _checked(x, eps, forward)
-    return _ramp(sources.round(eps, x, decimals=decimals), torch.round(x.detach(), decimals=decimals), linear)
+    width, linear = _checked(x, eps, forward, "round")
+    return _ramp(sources.round(width, x, decimals=decimals), torch.round(x.detach(), decimals=decimals), linear)
 
 
-def floor(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Floor: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
     `heaviside`.
 
@@ -132,11 +137,11 @@ def floor(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tenso
         >>> sll.floor(torch.tensor([0.5, 0.95, 1.0, 1.05]), eps=0.1)
         tensor([0.0000, 0.2500, 1.0000, 0.7500])
     """
-    eps, linear = _checked(x, eps, forward)
-    return _ramp(sources.floor(eps, x), torch.floor(x.detach()), linear)
+    width, linear = _checked(x, eps, forward, "floor")
+    return _ramp(sources.floor(width, x), torch.floor(x.detach()), linear)
 
 
-def ceil(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Ceiling: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
     `heaviside`.
 
@@ -145,11 +150,11 @@ def ceil(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor
         >>> sll.ceil(torch.tensor([0.5, 0.95, 1.0, 1.05]), eps=0.1)
         tensor([1.0000, 1.2500, 1.0000, 1.7500])
     """
-    eps, linear = _checked(x, eps, forward)
-    return _ramp(sources.ceil(eps, x), torch.ceil(x.detach()), linear)
+    width, linear = _checked(x, eps, forward, "ceil")
+    return _ramp(sources.ceil(width, x), torch.ceil(x.detach()), linear)
 
 
-def trunc(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Truncation: a ramp around every integer but 0, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments
     as for `heaviside`.
 
@@ -158,11 +163,11 @@ def trunc(x: Tensor, eps: float = 1e-3, *, forward: Forward = "linear") -> Tenso
         >>> sll.trunc(torch.tensor([-1.05, -0.5, 0.0, 1.05]), eps=0.1)
         tensor([-0.7500, -0.0000,  0.0000,  0.7500])
     """
-    eps, linear = _checked(x, eps, forward)
-    return _ramp(sources.trunc(eps, x), torch.trunc(x.detach()), linear)
+    width, linear = _checked(x, eps, forward, "trunc")
+    return _ramp(sources.trunc(width, x), torch.trunc(x.detach()), linear)
 
 
-def threshold(x: Tensor, threshold: float | Tensor = 0.0, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def threshold(x: Tensor, threshold: float | Tensor = 0.0, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """1 where ``x > threshold``, else 0, with the ramp of `heaviside` around `threshold`.
 
     Args:
@@ -181,16 +186,16 @@ def threshold(x: Tensor, threshold: float | Tensor = 0.0, eps: float = 1e-3, *, 
         >>> t.grad
         tensor(-5.)
     """
-    eps, linear = _checked(x, eps, forward)
+    width, linear = _checked(x, eps, forward, "gt")
     if not isinstance(threshold, (int, float, Tensor)) or isinstance(threshold, bool):
         raise TypeError(f"threshold must be a number or a tensor, got {threshold!r} of type {type(threshold).__name__}")
-    step = sources.gt(eps, x, threshold)
+    step = sources.gt(width, x, threshold)
     assert step is not None
     hard = (x.detach() > threshold).to(x.dtype)
     return _ramp(Step(step.decision, 0.0, 1.0), hard, linear)
 
 
-def argmax(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Soft one-hot of the largest entry: ``sparsemax(x / eps)`` along `dim`.
 
     This is the Euclidean projection of ``x / eps`` on the probability simplex: exactly one-hot when the best entry
@@ -215,16 +220,19 @@ def argmax(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "l
         tensor([[0.0000, 0.7500, 0.2500],
                 [0.0000, 0.0000, 1.0000]])
     """
-    eps, linear = _checked(x, eps, forward)
+    width, linear = _checked(x, eps, forward, "argmax")
     _check_dim(x, dim)
     if x.shape[dim] == 0:
         raise ValueError(f"x has no entries to choose from along dim {dim}: shape {tuple(x.shape)}")
     choice = x.detach().argmax(dim, keepdim=True)
     hard = torch.zeros_like(x, requires_grad=False).scatter(dim, choice, 1.0)
-    return _choose(x.to(compute_dtype(x.dtype)), hard, dim, eps, linear)
+    scores = x.to(compute_dtype(x.dtype))
+    if isinstance(width, Width):
+        scores, width = scaled(scores, width.at(lambda: leads(scores.detach().movedim(dim, -1))))
+    return _choose(scores, hard, dim, width, linear)
 
 
-def argmin(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def argmin(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Soft one-hot of the smallest entry: ``sparsemax(-x / eps)``. Arguments as for `argmax`.
 
     Example:
@@ -232,7 +240,7 @@ def argmin(x: Tensor, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "l
         >>> sll.argmin(torch.tensor([1.0, 1.05, 2.0]), eps=0.1)
         tensor([0.7500, 0.2500, 0.0000])
     """
-    _checked(x, eps, forward)
+    _checked(x, eps, forward, "argmin")
     return argmax(-x, dim, eps, forward=forward)
 
 
@@ -259,7 +267,7 @@ def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tens
 
 
 def rank(
-    x: Tensor, dim: int = -1, eps: float = 1e-3, descending: bool = False, *, forward: Forward = "linear"
+    x: Tensor, dim: int = -1, eps: OneEps = 1e-3, descending: bool = False, *, forward: Forward = "linear"
 ) -> Tensor:
     """Rank of each entry along `dim`, from 0: ``rank_i = sum over j != i of heaviside_eps(x_i - x_j)``.
 
@@ -291,12 +299,15 @@ def rank(
         >>> sll.rank(torch.tensor([3.0, 1.0, 2.0, 2.05]), eps=0.1, descending=True, forward="hard")
         tensor([0., 3., 2., 1.])
     """
-    eps, linear = _checked(x, eps, forward)
+    width, linear = _checked(x, eps, forward, "sort")
     _check_dim(x, dim)
     if not isinstance(descending, bool):
         raise TypeError(f"descending must be True or False, got {descending!r} of type {type(descending).__name__}")
     rows = x.movedim(dim, -1)
-    soft = ranks(rows.to(compute_dtype(x.dtype)), eps)
+    scores = rows.to(compute_dtype(x.dtype))
+    if isinstance(width, Width):
+        scores, width = scaled(scores, width.at(lambda: pairs(scores)))
+    soft = ranks(scores, width)
     soft = (x.shape[dim] - 1 - soft if descending else soft).to(x.dtype)
     if not linear:
         places = rows.detach().argsort(dim=-1, descending=descending, stable=True).argsort(-1)
@@ -304,7 +315,7 @@ def rank(
     return soft.movedim(-1, dim)
 
 
-def topk_mask(x: Tensor, k: int, dim: int = -1, eps: float = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def topk_mask(x: Tensor, k: int, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
     """Soft k-hot of the `k` largest entries along `dim`: ``argmin ||m - x / eps||^2`` over ``0 <= m <= 1, sum m = k``.
 
     This is the Euclidean projection on the capped simplex, ``clamp(x / eps - tau, 0, 1)``. It is exactly k-hot when
@@ -333,7 +344,7 @@ def topk_mask(x: Tensor, k: int, dim: int = -1, eps: float = 1e-3, *, forward: F
         >>> sll.topk_mask(torch.tensor([1.0, 3.0, 2.0, 1.95]), k=2, eps=0.1)
         tensor([0.0000, 1.0000, 0.7500, 0.2500])
     """
-    eps, linear = _checked(x, eps, forward)
+    width, linear = _checked(x, eps, forward, "topk")
     _check_dim(x, dim)
     n = x.shape[dim]
     if isinstance(k, bool) or not hasattr(k, "__index__") or isinstance(k, Tensor):
@@ -344,7 +355,12 @@ def topk_mask(x: Tensor, k: int, dim: int = -1, eps: float = 1e-3, *, forward: F
     if k in (0, n):
         return constant(float(k > 0), x)
     rows = x.movedim(dim, -1)
-    mask, chosen = first_k(rows, k, eps)
+    if isinstance(width, Width):
+        scores = rows.to(compute_dtype(x.dtype))
+        half = width.at(lambda: from_last(scores, k))
+        rows, width = (rows, half) if isinstance(half, float) else scaled(scores, half)
+    mask, chosen = first_k(rows, k, width)
+    mask = mask.to(x.dtype)
     if not linear:
         mask = hard_forward(torch.zeros_like(mask).scatter(-1, chosen, 1.0), mask)
     return mask.movedim(-1, dim)

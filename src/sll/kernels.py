@@ -157,12 +157,15 @@ class _HardForwardJvp(_HardForward):
         return tangent
 
 
-def band_offset(distance: Tensor, eps: float, nan: float = -0.5) -> Tensor:
+def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Tensor:
     """Where in the band: ``clamp(distance / (2 eps), -1/2, 1/2)``.
 
     `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float in
-    the same units. A NaN distance gives the offset `nan` (-1/2 or 1/2) and no gradient.
+    the same units, or a 0-dim tensor that is not to be read (see `policy`). A NaN distance gives the offset `nan`
+    (-1/2 or 1/2) and no gradient.
     """
+    if isinstance(eps, Tensor):
+        distance, eps = distance * (0.5 / eps).to(distance.dtype), 0.5
     function = _BandOffset if torch.compiler.is_compiling() else _BandOffsetJvp
     return function.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .kernels import band_offset, blend, compute_dtype, hard_forward
+from .policy import Width, half_width
 
 if TYPE_CHECKING:
     from .region import linearize as Region
@@ -106,17 +107,19 @@ def equal_keys(a: Any, b: Any) -> bool:
         return a is b
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):  # x > 0 and x > 0.0 are the same decision
         return a == b
+    if isinstance(a, Width):
+        return isinstance(b, Width) and a.same(b)
     return isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))) and type(a) is type(b) and bool(a == b)
 
 
-def boundary(x: Any, threshold: Any, eps: float, distance: Tensor, nan: float = -0.5) -> Decision:
+def boundary(x: Any, threshold: Any, eps: float | Width, distance: Tensor, nan: float = -0.5) -> Decision:
     """The decision ``x`` above ``threshold``; recognised when the program compares the same two operands again.
 
     The distance is computed by the caller right away, because either operand may be modified in place before anybody
     asks for the offset.
     """
     key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
-    return Decision(key, lambda: band_offset(distance, eps, nan))
+    return Decision(key, lambda: band_offset(distance, half_width(eps, distance), nan))
 
 
 def decided_by(weight: Tensor) -> Decision:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
-from ._options import Eps, Forward, OnLost, eps_table, one_of, op_names
+from ._options import Forward, OnLost, one_of, op_names
 from .linearization import (
     Carrier,
     Expectation,
@@ -32,7 +32,8 @@ from .linearization import (
     selection,
     uncertain,
 )
-from .report import CallSite, Lost, call_site
+from .policy import Eps, Width, kind_of, widths
+from .report import CallSite, EpsUsed, Lost, Widths, call_site
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
 from .rules.registry import op_name
 
@@ -135,6 +136,8 @@ class Report(NamedTuple):
     """A linearized bool or integer reached a function through which its gradient cannot follow."""
     infinite_jumps: dict[CallSite, int]
     """Elements in the band whose two outcomes do not differ by a finite amount: hard value, no gradient."""
+    eps: dict[CallSite, EpsUsed]
+    """The half-widths that a policy chose (nothing is noted of a fixed eps, nor while compiling)."""
 
 
 class linearize(_Mode):
@@ -154,8 +157,9 @@ class linearize(_Mode):
     threads.
 
     Args:
-        eps: half-width of the band, a positive float in the units of the op's input; or a mapping from op name to
-            float with a ``"default"`` entry, e.g. ``{"default": 0.1, "round": 0.5}``.
+        eps: half-width of the band, a positive float in the units of the op's input; or ``"auto"``, which finds one
+            for each call; or a policy (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to
+            one of these with a ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
         forward: ``"linear"`` (values follow the ramp inside the band) or ``"hard"`` (every value is the original
             program's, bit for bit; only gradients change).
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names.
@@ -188,14 +192,14 @@ class linearize(_Mode):
         on_lost: OnLost = "warn",
     ) -> None:
         super().__init__()
-        default, self._eps_of = eps_table(eps, SOURCES)
-        self._eps = default
+        self._eps, self._eps_of = widths(eps, SOURCES)
         self._options = (eps, one_of(forward, "forward", ("linear", "hard")))
         self.linear = forward == "linear"
         ops = frozenset(SOURCES) if only is None else op_names(only, "only", SOURCES)
         self._ops = ops if exclude is None else ops - op_names(exclude, "exclude", SOURCES)
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
+        self._widths = Widths()
         self._selects = False
 
     # --- public ---
@@ -221,13 +225,19 @@ class linearize(_Mode):
         return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r})"
 
     def report(self) -> Report:
-        """What was lost so far, per call site."""
-        return Report(dict(self._lost.calls), dict(self._infinite))
+        """What was lost so far, and what eps a policy chose, per call site."""
+        return Report(dict(self._lost.calls), dict(self._infinite), self._widths.summary())
 
     # --- what rules ask ---
 
-    def eps_for(self, op: str) -> float:
-        return self._eps_of.get(op, self._eps)
+    def eps_for(self, op: str) -> float | Width:
+        eps = self._eps_of.get(op, self._eps)
+        if isinstance(eps, float):
+            return eps
+        if is_compiling():
+            return Width(eps, kind_of(op))
+        site = call_site(op)
+        return Width(eps, kind_of(op), lambda half: self._widths.add(site, half))
 
     def linearizes(self, op: str) -> bool:
         return op in self._ops

@@ -6,11 +6,13 @@ import os
 import sys
 import warnings
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-__all__ = ["CallSite", "LostGradientError", "LostGradientWarning", "call_site"]
+__all__ = ["CallSite", "EpsUsed", "LostGradientError", "LostGradientWarning", "call_site"]
 
 
 class LostGradientWarning(UserWarning):
@@ -42,6 +44,43 @@ def call_site(op: str) -> CallSite:
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_OURS, _TORCH)):
         frame = frame.f_back
     return CallSite(frame.f_code.co_filename, frame.f_lineno, op)
+
+
+class EpsUsed(NamedTuple):
+    """The half-widths that a policy chose at one call site."""
+
+    calls: int
+    smallest: float
+    largest: float
+
+
+class Widths:
+    """Collects half-widths per call site. Those on another device are compared there, and read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._used: dict[CallSite, tuple[int, Any, Any]] = {}
+
+    def add(self, site: CallSite, half: float | Tensor) -> None:
+        low = high = half
+        if isinstance(half, Tensor):
+            while torch._C._functorch.is_functorch_wrapped_tensor(half):  # inside vmap: all of the batch
+                half = torch._C._functorch.get_unwrapped(half)
+            if half.device.type == "meta":
+                return
+            low, high = half.amin(), half.amax()
+        calls, lowest, highest = self._used.get(site, (0, low, high))
+        self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
+
+    def summary(self) -> dict[CallSite, EpsUsed]:
+        return {site: EpsUsed(calls, float(low), float(high)) for site, (calls, low, high) in self._used.items()}
+
+
+def _first(a: Any, b: Any, order: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """The smaller or the larger."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        at = a.device if isinstance(a, Tensor) else b.device
+        return order(torch.as_tensor(a, device=at), torch.as_tensor(b, device=at))
+    return min(a, b) if order is torch.minimum else max(a, b)
 
 
 class Lost:

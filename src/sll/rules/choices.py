@@ -31,6 +31,7 @@ from ..linearization import (
     version_of,
 )
 from ..order import Order, capped_simplex, close, traced
+from ..policy import Width, from_last, half_width, leads, pairs, scaled
 from .elementwise import elementwise
 from .reductions import bins_of
 from .registry import SOURCES, op_name, register, tracked
@@ -90,6 +91,11 @@ def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:
     return rows if largest else -rows
 
 
+def _in_units(z: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+    """The scores and the half-width; `distances` is what a policy is shown of the scores."""
+    return scaled(z, eps.at(lambda: distances(z))) if isinstance(eps, Width) else (z, eps)
+
+
 def _limit(z: Tensor) -> int:
     return max(1, MAX_ELEMENTS // max(z.numel(), 1))
 
@@ -141,9 +147,11 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps))
 
 
-def _weigh_best(key: tuple[Any, ...], x: Tensor, hard: Tensor, dim: int | None, largest: bool, eps: float) -> Choice:
+def _weigh_best(
+    key: tuple[Any, ...], x: Tensor, hard: Tensor, dim: int | None, largest: bool, width: float | Width
+) -> Choice:
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
-    z = _scores(rows, -1, largest)
+    z, eps = _in_units(_scores(rows, -1, largest), width, leads)
     n = z.shape[-1]
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
@@ -231,7 +239,7 @@ register(best_value, "amax", "amin", in_place=False)
 
 def _ordered(region: Region, op: str, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
     """The order whose sorted positions along the last dimension are `indices`."""
-    z, eps = _scores(x, dim, largest).gather(-1, indices), region.eps_for(op)
+    z, eps = _in_units(_scores(x, dim, largest).gather(-1, indices), region.eps_for(op), pairs)
     return Order(z, indices, eps, close(z, eps, _limit(z)))
 
 
@@ -374,7 +382,8 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _weigh_first(
     region: Region, key: tuple[Any, ...], x: Tensor, k: int, dim: int, largest: bool, hard: Tensor, in_order: bool
 ) -> Choice:
-    z, eps = _scores(x, dim, largest), region.eps_for("topk")
+    z = _scores(x, dim, largest)
+    z, eps = _in_units(z, region.eps_for("topk"), lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z))
     scores = z.detach()
     n = z.shape[-1]
     # The first k, sorted, and whatever comes close to the last of them.
@@ -396,7 +405,7 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    z, eps = _scores(x, dim, False), region.eps_for(op)
+    z, eps = _in_units(_scores(x, dim, False), region.eps_for(op), pairs)
     indices = z.detach().argsort(dim=-1, descending=True, stable=True)
     top = z.gather(-1, indices)
     order = Order(top, indices, eps, close(top, eps, _limit(top)))
@@ -493,8 +502,9 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
         torch.where(below > 0, target - edge(below - 1), float("inf")),
         torch.where(above < many, edge(above) - target, float("inf")),
     )
-    half = (gaps * 0.5).clamp(max=region.eps_for("searchsorted"))
-    offset = band_offset((value - target) / (2 * half), 0.5, 0.5)
+    distance = value - target
+    half = (gaps * 0.5).clamp(max=half_width(region.eps_for("searchsorted"), distance))
+    offset = band_offset(distance / (2 * half), 0.5, 0.5)
     return attach(region, hard, Outcomes(decided_at(offset), below.to(hard.dtype), above.to(hard.dtype)))
 
 

@@ -25,6 +25,7 @@ from ..linearization import (
     original,
     through_expectation,
 )
+from ..policy import half_width
 from .registry import op_name, spellings, tracked
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
             return hard
         # A threshold that moves continuously: an ordinary comparison, with the expectation for the count.
         eps = region.eps_for("gt" if sign > 0 else "lt")
-        return attach(region, hard, bool_outcomes(decided_at(band_offset(soft_a - soft_b, eps)), hard, sign))
+        gap = soft_a - soft_b
+        return attach(region, hard, bool_outcomes(decided_at(band_offset(gap, half_width(eps, gap))), hard, sign))
     if name in _EQUALITIES:
         whole = (
             (soft_a == soft_a.floor())

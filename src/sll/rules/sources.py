@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -38,12 +38,15 @@ from ..linearization import (
 )
 from ..order import constant as every
 from ..order import first_k
+from ..policy import Width, half_width, sample, scaled
 from .counts import through_count
 from .elementwise import elementwise
 from .registry import RULES, SOURCES, concerns, register, tracked
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
+
+    Eps: TypeAlias = float | Width
 
 
 class Step(NamedTuple):
@@ -59,8 +62,8 @@ class Step(NamedTuple):
 def source(*names: str, boundaries: str, reflected: str | None = None) -> Callable[[Callable[..., Step | None]], Any]:
     """Register a discrete function; `names[0]` is the name that ``eps=``, ``only=`` and ``exclude=`` use.
 
-    The decorated function is called with the half-width and the arguments of the torch call; returning None runs the
-    original.
+    The decorated function is called with the half-width (a float, or the `Width` that works it out from distances)
+    and the arguments of the torch call; returning None runs the original.
     """
     op = names[0]
 
@@ -162,12 +165,15 @@ def _compared_with_sorted(region: Region, op: str, func: Callable[..., Any], arg
     return attach(region, hard, bool_outcomes(decided_at(offset), hard, 1 if among_first else -1))
 
 
-def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: float) -> Tensor:
+def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: Eps) -> Tensor:
     """Offsets of being among the first `k`: the weights of `sll.topk_mask`, minus 1/2."""
     dim = None if value.source.dim() == 1 else value.dim
     rows = (x.reshape(-1) if dim is None else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
     rows = torch.where(rows.isnan(), float("inf"), rows)
     rows = rows if value.largest else -rows
+    if isinstance(eps, Width):
+        far = (x - threshold).abs().detach()
+        rows, eps = scaled(rows, eps.at(lambda: sample(far)))
     weights = first_k(rows, k, eps)[0] if 0 < k < value.n else every(float(k > 0), rows)
     offset = (weights.reshape(x.shape) if dim is None else weights.movedim(-1, dim)) - 0.5
     # Equals of the threshold show what they show.
@@ -209,56 +215,56 @@ def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
     return compute_dtype(*dtypes)
 
 
-def boundary_at(x: Any, threshold: Any, eps: float, nan: float = -0.5) -> Decision:
+def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision:
     """`x` above `threshold`; either may be a number, either may require grad."""
     a, b = _wide(x, threshold)
     return boundary(x, threshold, eps, a - b, nan)
 
 
-def at_integers(x: Tensor, eps: float, shift: float = 0.0) -> tuple[Decision, Tensor]:
+def at_integers(x: Tensor, eps: Eps, shift: float = 0.0) -> tuple[Decision, Tensor]:
     """The decision at the nearest ``n + shift``, and that ``n``."""
-    eps = min(eps, 0.5)
+    eps = eps if isinstance(eps, Width) else min(eps, 0.5)
     (wide,) = _wide(x)
     nearest = wide.detach().round() if shift == 0.0 else wide.detach().floor()
     distance = (wide - nearest) - shift  # in this order it is exact for large numbers
-    decision = Decision(("integers", x, version_of(x), shift, eps), lambda: band_offset(distance, eps))
-    return decision, nearest
+    key = ("integers", x, version_of(x), shift, eps)
+    return Decision(key, lambda: band_offset(distance, half_width(eps, distance, 0.5))), nearest
 
 
 # --- comparisons -------------------------------------------------------------------------------------------------
 
 
 @source("gt", "__gt__", "greater", boundaries="`input == other`")
-def gt(eps: float, input: Any, other: Any) -> Step | None:
+def gt(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps), below=False, above=True)
 
 
 @source("ge", "__ge__", "greater_equal", boundaries="`input == other`")
-def ge(eps: float, input: Any, other: Any) -> Step | None:
+def ge(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps), below=False, above=True)
 
 
 @source("lt", "__lt__", "less", boundaries="`input == other`")
-def lt(eps: float, input: Any, other: Any) -> Step | None:
+def lt(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps, nan=0.5), below=True, above=False)
 
 
 @source("le", "__le__", "less_equal", boundaries="`input == other`")
-def le(eps: float, input: Any, other: Any) -> Step | None:
+def le(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps, nan=0.5), below=True, above=False)
 
 
 @source("isclose", boundaries="`|input - other| == atol + rtol * |other|`")
 def isclose(
-    eps: float, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+    eps: Eps, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Step | None:
     a, b = _wide(input, other)
     distance = atol + rtol * b.abs() - (a - b).abs()
-    return Step(decided_at(band_offset(distance, eps)), below=False, above=True)
+    return Step(decided_at(band_offset(distance, half_width(eps, distance))), below=False, above=True)
 
 
 @source("signbit", boundaries="`0`")
-def signbit(eps: float, input: Tensor) -> Step | None:
+def signbit(eps: Eps, input: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps, nan=0.5), below=True, above=False)
 
 
@@ -266,22 +272,22 @@ def signbit(eps: float, input: Tensor) -> Step | None:
 
 
 @source("sign", "sgn", boundaries="`0`")
-def sign(eps: float, input: Tensor) -> Step | None:
+def sign(eps: Eps, input: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps), below=-1.0, above=1.0)
 
 
 @source("angle", boundaries="`0`")
-def angle(eps: float, input: Tensor) -> Step | None:
+def angle(eps: Eps, input: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps), below=math.pi, above=0.0)
 
 
 @source("heaviside", boundaries="`0`")
-def heaviside(eps: float, input: Tensor, values: Tensor) -> Step | None:
+def heaviside(eps: Eps, input: Tensor, values: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps), below=0.0, above=1.0)
 
 
 @source("copysign", boundaries="`other == 0`")
-def copysign(eps: float, input: Any, other: Any) -> Step | None:
+def copysign(eps: Eps, input: Any, other: Any) -> Step | None:
     if not tracked(other):
         return None  # continuous in input: torch's own gradient is right
     size = abs(_wide(input, other)[0])
@@ -289,13 +295,14 @@ def copysign(eps: float, input: Any, other: Any) -> Step | None:
 
 
 @source("hardshrink", boundaries="`|input| == lambd`")
-def hardshrink(eps: float, input: Tensor, lambd: float = 0.5) -> Step | None:
+def hardshrink(eps: Eps, input: Tensor, lambd: float = 0.5) -> Step | None:
     (x,) = _wide(input)
-    return Step(decided_at(band_offset(x.abs() - lambd, eps)), below=0.0, above=x)
+    distance = x.abs() - lambd
+    return Step(decided_at(band_offset(distance, half_width(eps, distance))), below=0.0, above=x)
 
 
 @source("threshold", boundaries="`input == threshold`")
-def threshold(eps: float, input: Tensor, threshold: float, value: float, inplace: bool = False) -> Step | None:
+def threshold(eps: Eps, input: Tensor, threshold: float, value: float, inplace: bool = False) -> Step | None:
     (x,) = _wide(input)
     return Step(boundary_at(input, threshold, eps), below=value, above=x)
 
@@ -304,7 +311,7 @@ def threshold(eps: float, input: Tensor, threshold: float, value: float, inplace
 
 
 @source("round", boundaries="`n + 1/2`, with `decimals=k` `(n + 1/2) * 10**-k`")
-def round(eps: float, input: Tensor, *, decimals: int = 0) -> Step | None:
+def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     if decimals == 0:
         decision, lower = at_integers(input, eps, 0.5)
         return Step(decision, lower, lower + 1)
@@ -315,20 +322,21 @@ def round(eps: float, input: Tensor, *, decimals: int = 0) -> Step | None:
         return n / ten if decimals > 0 else n * ten
 
     lower = (x.detach() * ten if decimals > 0 else x.detach() / ten).floor()
-    width = min(eps, 0.5 * 10.0**-decimals)
+    limit = 0.5 * 10.0**-decimals
     distance = x - units(lower + 0.5)
-    decision = Decision(("decimals", input, version_of(input), decimals, width), lambda: band_offset(distance, width))
+    key = ("decimals", input, version_of(input), decimals, eps if isinstance(eps, Width) else min(eps, limit))
+    decision = Decision(key, lambda: band_offset(distance, half_width(eps, distance, limit)))
     return Step(decision, units(lower), units(lower + 1))
 
 
 @source("floor", boundaries="integers")
-def floor(eps: float, input: Tensor) -> Step | None:
+def floor(eps: Eps, input: Tensor) -> Step | None:
     decision, n = at_integers(input, eps)
     return Step(decision, n - 1, n)
 
 
 @source("ceil", boundaries="integers")
-def ceil(eps: float, input: Tensor) -> Step | None:
+def ceil(eps: Eps, input: Tensor) -> Step | None:
     decision, n = at_integers(input, eps)
     return Step(decision, n, n + 1)
 
@@ -339,13 +347,13 @@ def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @source("trunc", "fix", boundaries="integers but 0")
-def trunc(eps: float, input: Tensor) -> Step | None:
+def trunc(eps: Eps, input: Tensor) -> Step | None:
     decision, n = at_integers(input, eps)
     return Step(decision, *_toward_zero(n))
 
 
 @source("frac", boundaries="integers but 0")
-def frac(eps: float, input: Tensor) -> Step | None:
+def frac(eps: Eps, input: Tensor) -> Step | None:
     decision, n = at_integers(input, eps)
     (x,) = _wide(input)
     below, above = _toward_zero(n)
@@ -364,7 +372,7 @@ class _Multiple(NamedTuple):
     """``dividend - quotient * divisor``"""
 
 
-def _at_multiples(eps: float, dividend: Any, divisor: Any) -> _Multiple | None:
+def _at_multiples(eps: Eps, dividend: Any, divisor: Any) -> _Multiple | None:
     """The decision at the nearest multiple, in the dividend's units, rising with the quotient."""
     if isinstance(divisor, (int, float)) and divisor == 0:
         return None
@@ -380,11 +388,15 @@ def _at_multiples(eps: float, dividend: Any, divisor: Any) -> _Multiple | None:
         return torch.where(valid, x - quotient * m, nothing)
 
     if by_tensor:  # the half-width min(eps, |m|/2) moves with m, and has a derivative
-        half = torch.where(valid, (m.abs() * 0.5).clamp(max=eps), 1.0)
-        width, distance = 0.5, remainder(n) * m.detach().sign() / (2 * half)
+        rest, limit = remainder(n), m.abs() * 0.5
+        # A policy is asked in units of the divisor.
+        widest = half_width(eps, rest / m.abs(), 0.5) * m.detach().abs() if isinstance(eps, Width) else eps
+        half = torch.where(valid, limit.clamp(max=widest), 1.0)
+        width: float | Tensor = 0.5
+        distance = rest * m.detach().sign() / (2 * half)
     else:
-        width = min(eps, abs(m) / 2)
         distance = remainder(n) if m > 0 else -remainder(n)
+        width = half_width(eps, distance, abs(m) / 2)
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
     return _Multiple(Decision(key, lambda: band_offset(distance, width)), n, remainder)
 
@@ -395,13 +407,13 @@ def _at_multiples(eps: float, dividend: Any, divisor: Any) -> _Multiple | None:
     boundaries="multiples of the divisor, in the dividend's units",
     reflected="__rfloordiv__",
 )
-def floor_divide(eps: float, input: Any, other: Any) -> Step | None:
+def floor_divide(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other)
     return at and Step(at.decision, at.n - 1, at.n)
 
 
 @source("div", "divide", boundaries="with `rounding_mode=`: multiples of the divisor")
-def div(eps: float, input: Any, other: Any, *, rounding_mode: str | None = None) -> Step | None:
+def div(eps: Eps, input: Any, other: Any, *, rounding_mode: str | None = None) -> Step | None:
     at = _at_multiples(eps, input, other)
     if at is None or rounding_mode == "floor":
         return at and Step(at.decision, at.n - 1, at.n)
@@ -409,13 +421,13 @@ def div(eps: float, input: Any, other: Any, *, rounding_mode: str | None = None)
 
 
 @source("remainder", "__mod__", boundaries="multiples of the divisor, in the dividend's units", reflected="__rmod__")
-def remainder(eps: float, input: Any, other: Any) -> Step | None:
+def remainder(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other)
     return at and Step(at.decision, at.remainder(at.n - 1), at.remainder(at.n))
 
 
 @source("fmod", boundaries="multiples of the divisor but 0, in the dividend's units")
-def fmod(eps: float, input: Any, other: Any) -> Step | None:
+def fmod(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other)
     if at is None:
         return None

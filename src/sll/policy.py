@@ -1,0 +1,433 @@
+"""How wide the band is: everything that ``eps=`` accepts beside a float.
+
+A *policy* is asked at each call of a discrete op, and answers with a half-width in the units of that op's input. What
+it sees is a `Call`: the kind of decision, half the distance to the next boundary, and a sorted sample of the distances
+between the inputs and their nearest boundaries. ``"auto"`` and `Coverage` turn that into the width which holds a
+given share of the inputs; `Anneal` changes with time.
+
+What suits which kind of decision was found by experiment; `docs/choosing-eps.md` has the figures.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ._options import HALF_WIDTH, op_names, positive_float
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "Width", "half_width", "scaled", "widths"]
+
+Kind: TypeAlias = Literal["comparison", "step", "remainder", "choice", "subset", "order"]
+
+SAMPLE = 1024
+"""Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
+
+_CHOICES = frozenset(("argmax", "argmin"))
+_ORDERS = frozenset(("sort", "kthvalue", "median", "unique"))
+_REMAINDERS = frozenset(("frac", "remainder", "fmod"))
+_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast", "floor_divide", "div", "searchsorted", "histc"))
+
+
+def kind_of(op: str) -> Kind:
+    """The kind of decision that the op makes, by its name in `sll.OPS`."""
+    if op in _CHOICES:
+        return "choice"
+    if op == "topk":
+        return "subset"
+    if op in _ORDERS:
+        return "order"
+    if op in _REMAINDERS:
+        return "remainder"
+    return "step" if op in _STEPS else "comparison"
+
+
+# --- the protocol ------------------------------------------------------------------------------------------------
+
+
+class Call:
+    """One call of a discrete op, as an eps policy sees it.
+
+    Attributes:
+        kind: ``"comparison"`` (``x > t``, sign, heaviside …), ``"step"`` (round, floor, casts …), ``"remainder"``
+            (``%``, fmod, frac), ``"choice"`` (argmax, argmin), ``"subset"`` (topk) or ``"order"`` (sort,
+            rank, median …).
+        limit: half the distance between neighbouring boundaries, beyond which no band reaches; `inf` if there is one
+            boundary only.
+    """
+
+    __slots__ = ("_distances", "_make", "kind", "limit")
+
+    def __init__(self, kind: Kind, limit: float, make: Callable[[], Tensor]) -> None:
+        self.kind = kind
+        self.limit = limit
+        self._make = make
+        self._distances: Tensor | None = None
+
+    @property
+    def distances(self) -> Tensor:
+        """1-dim, sorted, float32 or float64, without gradient: a sample (at most 1024) of the distances to the nearest
+        boundary. Exact ties and what is not finite have no distance and stand at the end, as `inf`.
+
+        For ``"choice"`` it is how far the best entry of a row leads the next, for ``"subset"`` how far entries are from
+        the middle between the last one taken and the first one left, for ``"order"`` how far two entries of a row are
+        apart.
+        """
+        if self._distances is None:
+            d = self._make().abs()
+            self._distances = torch.where((d > 0) & d.isfinite(), d, math.inf).sort().values
+        return self._distances
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Any object with this method can be an ``eps``.
+
+    It has to answer alike as long as nothing is changed: one decision may be asked for twice. Return a positive float
+    or a 0-dim tensor; wider than ``call.limit`` means the whole step. While compiling, and on other devices than the
+    CPU, compute with tensors: ``float(tensor)`` would wait for the device.
+
+    Example:
+        >>> import torch, sll
+        >>> class Spread:
+        ...     "Half the mean distance."
+        ...     def half_width(self, call):
+        ...         d = call.distances
+        ...         return 0.5 * d[d.isfinite()].mean()
+        >>> x = torch.tensor([-3.0, -1.0, 1.0, 3.0], requires_grad=True)
+        >>> with sll.linearize(Spread()):
+        ...     torch.sign(x).sum().backward()
+        >>> x.grad
+        tensor([0., 1., 1., 0.])
+    """
+
+    def half_width(self, call: Call, /) -> float | Tensor: ...
+
+
+def _quantile(distances: Tensor, share: float | Tensor) -> Tensor:
+    """The smallest width that holds `share` of the finite distances; 1 if there are none.
+
+    Without reading a number from the device: how many are finite is data.
+    """
+    if distances.shape[0] == 0:
+        return distances.new_ones(())
+    many = distances.isfinite().sum()
+    at = ((many * share).ceil().long() - 1).clamp(min=0)
+    found = distances.gather(0, at.reshape(1)).squeeze(0)
+    # A little wider, so that rounding does not push the last element out of the band.
+    return torch.where(many > 0, found * (1 + 4e-7), 1.0)
+
+
+class Coverage:
+    """The band that holds a given share of the inputs, for each call anew.
+
+    The share is that of the inputs which are not exactly on a boundary, estimated from at most 1024 of them. Where
+    steps leave no room (``round`` has none beyond half a step) the whole step is the band.
+
+    Args:
+        share: above 0, up to 1.
+
+    Raises:
+        TypeError, ValueError: if `share` is not as described.
+
+    Example:
+        >>> import torch, sll
+        >>> x = torch.tensor([-3.0, -1.0, 0.5, 2.0], requires_grad=True)
+        >>> with sll.linearize(sll.Coverage(0.5)):
+        ...     torch.sign(x).sum().backward()
+        >>> x.grad
+        tensor([0.0000, 1.0000, 1.0000, 0.0000])
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = positive_float(share, "share", "the share of the inputs that the band holds")
+        if self.share > 1:
+            raise ValueError(f"share must be at most 1 (all inputs), got {share!r}")
+
+    def half_width(self, call: Call, /) -> float | Tensor:
+        return _quantile(call.distances, self.share)
+
+    def __repr__(self) -> str:
+        return f"sll.Coverage({self.share:g})"
+
+
+class Auto:
+    """What ``eps="auto"`` stands for: a width for each call, by the kind of its decision.
+
+    *Comparisons*: the band holds `COMPARISONS` of the inputs. *Steps*: the whole step, so that backward a quantizer is
+    the straight-through estimator. *Remainders*: half of it, because over a whole period a sawtooth has no slope.
+    *Choices*: in `CHOICES` of the rows the best two share. *Orders*: `ORDERS` of the pairs of a row share.
+    """
+
+    COMPARISONS = 0.5
+    CHOICES = 0.9
+    ORDERS = 0.3
+
+    def half_width(self, call: Call, /) -> float | Tensor:
+        if call.kind == "step" and call.limit < math.inf:
+            return call.limit
+        if call.kind == "remainder" and call.limit < math.inf:
+            return call.limit / 2
+        share = {"choice": self.CHOICES, "order": self.ORDERS}.get(call.kind, self.COMPARISONS)
+        return _quantile(call.distances, share)
+
+    def __repr__(self) -> str:
+        return '"auto"'
+
+
+AUTO = Auto()
+
+
+class Anneal:
+    """A width that changes while you train: wide bands find the way, narrow ones fit what is deployed.
+
+    Call `step` once per optimizer step (or epoch); after `steps` of them the width stays at `end`.
+
+    Args:
+        start, end: half-widths, positive floats in the units of the ops' inputs; or two `Coverage`, whose share is
+            then annealed.
+        steps: how many calls of `step` lead from `start` to `end`; a positive integer.
+        kind: ``"geometric"`` (equal factors), ``"linear"`` or ``"cosine"`` (slow at both ends).
+
+    Raises:
+        TypeError, ValueError: naming the argument that is not as described.
+
+    Example:
+        >>> import sll
+        >>> eps = sll.Anneal(1.0, 0.01, steps=2)
+        >>> region = sll.linearize(eps)
+        >>> for _ in range(3):
+        ...     print(round(eps.value, 4))
+        ...     eps.step()
+        1.0
+        0.1
+        0.01
+    """
+
+    def __init__(
+        self,
+        start: float | Coverage,
+        end: float | Coverage,
+        steps: int,
+        kind: Literal["geometric", "linear", "cosine"] = "geometric",
+    ) -> None:
+        if isinstance(start, Coverage) != isinstance(end, Coverage):
+            raise TypeError(f"start and end must both be floats or both be sll.Coverage, got {start!r} and {end!r}")
+        self._of_share = isinstance(start, Coverage)
+        self.start = start.share if isinstance(start, Coverage) else positive_float(start, "start")
+        self.end = end.share if isinstance(end, Coverage) else positive_float(end, "end")
+        if isinstance(steps, bool) or not isinstance(steps, int):
+            raise TypeError(f"steps must be an integer (calls of step()), got {steps!r} of type {type(steps).__name__}")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if kind not in ("geometric", "linear", "cosine"):
+            raise ValueError(f"kind must be one of 'geometric', 'linear', 'cosine', got {kind!r}")
+        self.steps = steps
+        self.kind = kind
+        self._done = 0
+        # A tensor, so that compiled code gets it as an input and is not compiled again at each step.
+        self._now = torch.tensor(self.value, dtype=torch.float64, device="cpu")
+
+    @property
+    def value(self) -> float:
+        """The half-width, or the share, of now."""
+        t = min(self._done / self.steps, 1.0)
+        if t == 1.0:
+            return self.end
+        if self.kind == "geometric":
+            return float(self.start * (self.end / self.start) ** t)
+        if self.kind == "cosine":
+            t = (1 - math.cos(math.pi * t)) / 2
+        return self.start + t * (self.end - self.start)
+
+    def step(self) -> None:
+        """One step further."""
+        self._done += 1
+        self._now.fill_(self.value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on from here: the number of steps done."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises KeyError or TypeError if `state` is something else."""
+        if "done" not in state:
+            raise KeyError(f"state must be what Anneal.state_dict() returned, with an entry 'done'; got {dict(state)}")
+        done = state["done"]
+        if isinstance(done, bool) or not isinstance(done, int) or done < 0:
+            raise TypeError(f"state['done'] must be a number of steps, got {done!r}")
+        self._done = done
+        self._now.fill_(self.value)
+
+    def half_width(self, call: Call, /) -> float | Tensor:
+        if self._of_share:
+            return _quantile(call.distances, self._now)
+        return self._now if torch.compiler.is_compiling() else self.value
+
+    def __repr__(self) -> str:
+        what = "sll.Coverage({:g})" if self._of_share else "{:g}"
+        start, end = what.format(self.start), what.format(self.end)
+        return f"sll.Anneal({start}, {end}, steps={self.steps}, kind={self.kind!r})"
+
+
+_TINY = 1e-30
+"""No band is narrower: its slope has to be a float32."""
+
+
+# --- what users pass ---------------------------------------------------------------------------------------------
+
+OneEps: TypeAlias = "float | Literal['auto'] | Policy"
+Eps: TypeAlias = "OneEps | Mapping[str, OneEps]"
+
+
+def checked(eps: Any, name: str = "eps") -> float | Policy:
+    """A half-width or a policy."""
+    if isinstance(eps, str):
+        if eps != "auto":
+            raise ValueError(f'{name} must be a positive float, "auto", or a policy such as sll.Coverage, got {eps!r}')
+        return AUTO
+    if isinstance(eps, type) and hasattr(eps, "half_width"):
+        raise TypeError(f"{name} must be a policy, got the class {eps.__name__}; make one: {eps.__name__}(…)")
+    if isinstance(eps, Policy):
+        return eps
+    return positive_float(eps, name, HALF_WIDTH, '; "auto" and objects with a method half_width(call) are policies')
+
+
+def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, float | Policy]]:
+    """The default and the exceptions per op."""
+    if not isinstance(eps, Mapping):
+        return checked(eps), {}
+    table: dict[str, float | Policy] = {}
+    for op, value in eps.items():
+        if op != "default":
+            op_names([op], "eps", known)
+        table[op] = checked(value, f"eps[{op!r}]")
+    if "default" not in table:
+        raise ValueError(f"eps needs a 'default' entry beside {sorted(table)}, for the ops that are not named")
+    return table.pop("default"), table
+
+
+# --- asking a policy ---------------------------------------------------------------------------------------------
+
+
+class Width:
+    """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
+
+    `record` is told the half-width once it is known.
+    """
+
+    def __init__(self, policy: Policy, kind: Kind, record: Callable[[float | Tensor], None] | None = None) -> None:
+        self.policy = policy
+        self.kind: Kind = kind
+        self.record = record
+
+    def same(self, other: Width) -> bool:
+        """Whether both give the same answer to the same distances."""
+        return self.policy is other.policy and self.kind == other.kind
+
+    def at(self, make: Callable[[], Tensor], limit: float = math.inf) -> float | Tensor:
+        """The half-width for a call whose distances (any sample of them) `make` computes, at most `limit`."""
+        found = self.policy.half_width(Call(self.kind, limit, make))
+        if isinstance(found, Tensor):
+            found = found.detach()
+            if found.dim():
+                raise ValueError(f"{self.policy!r}.half_width must return one number, got shape {tuple(found.shape)}")
+            if _readable(found):
+                found = float(found)
+        if isinstance(found, Tensor):
+            found = found.clamp(min=_TINY, max=limit)
+        else:
+            if not torch.compiler.is_compiling() and not found > 0:
+                raise ValueError(f"{self.policy!r}.half_width must return a positive half-width, got {found!r}")
+            found = max(_TINY, min(found, limit))
+        if self.record is not None:
+            self.record(found)
+        return found
+
+
+def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) -> float | Tensor:
+    """The half-width of the bands around boundaries at these distances."""
+    if isinstance(eps, Width):
+        return eps.at(lambda: sample(distance), limit)
+    return min(eps, limit)
+
+
+def scaled(z: Tensor, eps: float | Tensor) -> tuple[Tensor, float]:
+    """`z` and `eps` in units in which `eps` is a number: what is computed with both depends on ``z / eps`` only."""
+    return (z / eps, 1.0) if isinstance(eps, Tensor) else (z, eps)
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether reading a number costs nothing."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+# --- samples -----------------------------------------------------------------------------------------------------
+
+
+def _spread(many: int, of: int, device: torch.device) -> Tensor:
+    """`many` places among `of`, evenly spread, never in step with the rows of an array: multiples of the golden ratio,
+    sorted.
+    """
+    golden = (torch.arange(many, dtype=torch.float64, device=device) * 0.6180339887498949).frac()
+    return (golden.sort().values * of).long()
+
+
+_spread_once = functools.lru_cache(maxsize=256)(_spread)
+
+
+def places(many: int, of: int, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _spread(many, of, device)
+    return _spread_once(many, of, device)
+
+
+def sample(x: Tensor) -> Tensor:
+    """At most `SAMPLE` of the elements."""
+    flat = x.detach().reshape(-1)
+    n = flat.shape[0]
+    return flat if n <= SAMPLE else flat[places(SAMPLE, n, x.device)]
+
+
+def sample_rows(x: Tensor, many: int = SAMPLE) -> Tensor:
+    """At most `many` of the rows, (…, n) -> (r, n)."""
+    rows = x.detach().reshape(-1, x.shape[-1])
+    return rows if rows.shape[0] <= many else rows[places(many, rows.shape[0], x.device)]
+
+
+def from_last(z: Tensor, k: int) -> Tensor:
+    """How far entries are from the middle between the k-th largest of their row and the next: those of a subset."""
+    rows = sample_rows(z, max(1, 16 * SAMPLE // z.shape[-1]))
+    best = rows.topk(k + 1, -1).values
+    return sample(rows - (best[:, k - 1 : k] + best[:, k:]) / 2)
+
+
+def leads(z: Tensor) -> Tensor:
+    """How far the largest entry of each row leads the next: the distances of a choice."""
+    rows = sample_rows(z)
+    if rows.shape[-1] < 2:
+        return rows.new_zeros(1)
+    best = rows.topk(2, -1).values
+    return best[:, 0] - best[:, 1]
+
+
+def pairs(z: Tensor) -> Tensor:
+    """How far two entries of a row are apart, for pairs spread over all rows: the distances of an order."""
+    n = z.shape[-1]
+    if n < 2:
+        return z.new_zeros(1)
+    rows = sample_rows(z, 128)
+    per_row = max(1, min(n * (n - 1) // 2, SAMPLE // max(rows.shape[0], 1)))
+    k = torch.arange(per_row, device=z.device)
+    first = (k * 0.6180339887498949 * n).long() % n
+    apart = 1 + (k * 0.7548776662466927 * (n - 1)).long() % (n - 1)
+    return (rows[:, first] - rows[:, (first + apart) % n]).reshape(-1)

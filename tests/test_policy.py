@@ -1,0 +1,381 @@
+"""Policies: what ``eps=`` accepts beside a float.
+
+The oracle: a policy's region is the region of the fixed half-width that the report names, to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import grad, vmap
+
+import sll
+from programs import PROGRAMS
+from sll.policy import SAMPLE, Call, Width, from_last, leads, pairs, sample
+
+X = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64)
+POLICIES: dict[str, Any] = {
+    "auto": lambda: "auto",
+    "coverage": lambda: sll.Coverage(0.3),
+    "anneal": lambda: sll.Anneal(0.4, 0.1, 10),
+    "anneal a share": lambda: sll.Anneal(sll.Coverage(0.9), sll.Coverage(0.1), 10),
+}
+
+
+def gradients(f, x0):
+    x = x0.clone().requires_grad_()
+    y = f(x)
+    return y.detach(), torch.autograd.grad(y.sum(), x)[0]
+
+
+def only_eps(region):
+    """The one half-width that the region's report names."""
+    (used,) = region.report().eps.values()
+    assert used.smallest == used.largest
+    return used.smallest
+
+
+ONE_DECISION = {
+    "sign": torch.sign,
+    "gt": lambda x: (x > 0.3).double() * x,
+    "lt": lambda x: torch.where(x < -0.2, x, 2 * x),
+    "heaviside": lambda x: torch.heaviside(x, x.new_tensor(0.5)),
+    "threshold": lambda x: torch.nn.functional.threshold(x, 0.1, 0.0),
+    "hardshrink": torch.nn.functional.hardshrink,
+    "isclose": lambda x: torch.isclose(x, torch.zeros_like(x), atol=0.5).double(),
+    "round": torch.round,
+    "round decimals": lambda x: torch.round(x, decimals=1),
+    "floor": torch.floor,
+    "trunc": torch.trunc,
+    "frac": torch.frac,
+    "cast": lambda x: x.long() * 1.0,
+    "remainder": lambda x: x % 0.7,
+    "floor_divide": lambda x: x // 0.7,
+    "remainder of tensors": lambda x: x % torch.full_like(x, 0.7),
+    "bucketize": lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.5]).double()) * 1.0,
+    "argmax": lambda x: (x.argmax() == torch.arange(97)) * x,
+    "max": lambda x: (x.reshape(1, -1).max(1).indices == torch.arange(97)) * x,
+    "topk": lambda x: torch.zeros(97).double().scatter(0, x.topk(5).indices, 1.0) * x,
+    "sort": lambda x: x.sin().argsort() * x,
+    "median": lambda x: (x.median(0).indices == torch.arange(97)) * x,
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ONE_DECISION)
+def test_is_the_region_of_the_width_it_reports(name, policy, forward):
+    f = ONE_DECISION[name]
+    region = sll.linearize(POLICIES[policy](), forward=forward)
+    with region:
+        got = gradients(f, X)
+    if name == "remainder of tensors":  # the policy is asked in units of the divisor
+        with sll.linearize(only_eps(region) * 0.7, forward=forward):
+            want = gradients(f, X)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+        return
+    with sll.linearize(only_eps(region), forward=forward):
+        want = gradients(f, X)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    assert got[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["headline", "quantize_int8", "and_where", "vote", "mod_sign", "one_hot"])
+def test_forward_hard_is_the_plain_program(name, policy):
+    f = PROGRAMS[name]
+    with sll.linearize(POLICIES[policy](), forward="hard"):
+        got = f(X.clone().requires_grad_())
+    assert torch.equal(got.detach(), f(X))
+
+
+@given(
+    n=st.integers(1, 5000),
+    share=st.floats(0.01, 1.0),
+    scale=st.floats(-20, 20),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 10),
+)
+@settings(max_examples=60, deadline=None)
+def test_coverage_holds_the_share(n, share, scale, dtype, seed):
+    x = (torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 10**scale).requires_grad_()
+    with sll.linearize(sll.Coverage(share)):
+        (g,) = torch.autograd.grad(torch.sign(x).sum(), x)
+    held = (g != 0).double().mean().item()
+    # Exactly the smallest number of elements that is at least the share; of a sample, within five standard errors.
+    error = 0 if n <= SAMPLE else 5 * math.sqrt(share * (1 - share) / SAMPLE) + 2 / SAMPLE
+    assert math.ceil(share * n - 1e-6) / n - error <= held <= math.ceil(share * n) / n + error
+
+
+@pytest.mark.parametrize("columns", [2, 3, 10, 30, 64, 128])
+def test_the_sample_is_not_in_step_with_the_columns(columns):
+    """One column in `columns` is near its boundary, all others are far; every sample has to see it."""
+    x = torch.full((100_000 // columns, columns), 100.0)
+    x[:, 0] = 1.0
+    near = (sample(x) == 1).float().mean().item()
+    assert near == pytest.approx(1 / columns, abs=3 / math.sqrt(SAMPLE * columns))
+
+
+SHAPES = {
+    "one element": torch.tensor([0.3]),
+    "0-dim": torch.tensor(-0.3),
+    "empty": torch.zeros(0, 3),
+    "zeros": torch.zeros(5),
+    "constant": torch.full((5,), 2.0),
+    "ties and one other": torch.tensor([0.0, 0.0, 1.5]),
+    "nan": torch.tensor([math.nan, math.nan]),
+    "nan, inf and others": torch.tensor([math.nan, math.inf, -math.inf, 0.5, -2.0]),
+    "half": torch.tensor([0.1, -3.0, 60000.0]).half(),
+    "bfloat16": torch.tensor([0.1, -3.0, 1e30]).bfloat16(),
+    "tiny": torch.tensor([1e-42, -1e-42]),
+    "huge": torch.tensor([1e38, -3e38]),
+    "strided": torch.linspace(-1, 1, 40).reshape(5, 8)[::2, ::3],
+    "expanded": torch.tensor([[0.5], [-1.0]]).expand(2, 4),
+}
+OPS = {
+    "sign": torch.sign,
+    "gt": lambda x: (x > 2.0).to(x.dtype),
+    "round": torch.round,
+    "remainder": lambda x: x % 1.5,
+    "argmax": lambda x: x if x.numel() == 0 else (x.argmax(-1, keepdim=True) == 0) * x.detach(),
+    "sort": lambda x: x if x.dim() == 0 else x.argsort(-1) * 1.0 * x.detach(),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whatever_the_input(shape, op, policy):
+    x = SHAPES[shape].clone().requires_grad_()
+    with sll.linearize(POLICIES[policy](), forward="hard"):
+        y = OPS[op](x)
+        if y.requires_grad:
+            y.nansum().backward()
+    torch.testing.assert_close(y.detach(), OPS[op](SHAPES[shape].clone()), equal_nan=True, rtol=0, atol=0)
+    if x.grad is not None:
+        assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_single_decision_gets_a_gradient(policy):
+    """One element, or equal ones, are never out of reach of a share."""
+    if policy == "anneal":
+        pytest.skip("half-widths, not shares")
+    for x0 in (torch.tensor(-7.0), torch.tensor([3.0]), torch.full((4,), 2.5), torch.zeros(3)):
+        with sll.linearize(POLICIES[policy]()):
+            assert (gradients(torch.sign, x0)[1] != 0).all()
+
+
+def test_one_decision_asked_for_twice_is_one_decision():
+    for policy in POLICIES.values():
+        x = torch.linspace(-1, 1, 9).requires_grad_()
+        with sll.linearize(policy()):
+            m, n = x > 0, x <= 0
+            assert not torch.equal((m & m).float(), (m & n).float())
+            assert (m & n).float().eq(0).all()
+            assert (m | n).float().eq(1).all()
+            assert torch.equal((torch.sign(x) * torch.sign(x).detach().sign()).detach() > -2, torch.ones(9) > 0)
+
+
+def test_the_same_gradient_again():
+    x = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    state = torch.random.get_rng_state()
+    with sll.linearize("auto"):
+        first = gradients(torch.sign, x)
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(torch.sign, x)))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_auto_is_the_straight_through_estimator_for_rounding():
+    x = torch.linspace(-3, 3, 50)
+    with sll.linearize("auto", forward="hard"):
+        y, g = gradients(lambda x: torch.round(x / 0.3) * 0.3, x)
+    assert torch.equal(y, torch.round(x / 0.3) * 0.3)
+    torch.testing.assert_close(g, torch.ones(50))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("f", ["sign", "gt", "round", "remainder", "argmax"])
+def test_vmap_is_a_loop(f, policy):
+    ops = {
+        "sign": torch.sign,
+        "gt": lambda x: (x > 0.3) * x,
+        "round": torch.round,
+        "remainder": lambda x: x % 0.7,
+        "argmax": lambda x: (x.argmax() == torch.arange(6)) * torch.arange(6.0),
+    }
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    region = sll.linearize(POLICIES[policy]())
+    with region:
+        g = grad(lambda v: (ops[f](v) * torch.arange(1, 7)).sum())
+        torch.testing.assert_close(vmap(g)(x), torch.stack([g(v) for v in x]))
+    assert all(used.smallest <= used.largest < math.inf for used in region.report().eps.values())
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["headline", "quantize_int8", "and_where", "mod_sign", "one_hot", "vote"])
+def test_compiled(name, policy, forward):
+    torch._dynamo.reset()
+    f = PROGRAMS[name]
+    compiled = torch.compile(lambda x: f(x), fullgraph=True, backend="aot_eager")
+    with sll.linearize(POLICIES[policy](), forward=forward):
+        for x in (X, torch.linspace(-2.1, 2.4, 2500, dtype=torch.float64)):
+            torch.testing.assert_close(gradients(compiled, x), gradients(f, x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
+def test_annealing_does_not_compile_again():
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda x: torch.sign(x), fullgraph=True, backend=counter)
+    eps = sll.Anneal(2.0, 0.1, 20)
+    for _ in range(20):
+        with sll.linearize(eps):
+            torch.testing.assert_close(gradients(compiled, X), gradients(torch.sign, X))
+        eps.step()
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_explicit_functions_take_policies(policy):
+    x = torch.linspace(-2.4, 2.4, 15)
+    eps = POLICIES[policy]()
+    for f in (
+        sll.heaviside, sll.sign, sll.round, sll.floor, sll.ceil, sll.trunc, sll.threshold, sll.argmax, sll.argmin,
+        sll.rank, lambda x, **k: sll.topk_mask(x, 3, **k),
+    ):  # fmt: skip
+        y, g = gradients(lambda x, f=f: f(x, eps=eps) * torch.arange(15.0), x)
+        assert y.shape == x.shape and y.dtype == x.dtype and g.abs().sum() > 0 and g.isfinite().all()
+    assert torch.equal(sll.sign(x, eps), sll.sign(x, _asked(eps, "comparison", x)))
+    assert torch.equal(sll.argmax(x, eps=eps), sll.argmax(x, eps=_asked(eps, "choice", leads(x))))
+    assert torch.equal(sll.rank(x, eps=eps), sll.rank(x, eps=_asked(eps, "order", pairs(x))))
+    assert torch.equal(sll.topk_mask(x, 3, eps=eps), sll.topk_mask(x, 3, eps=_asked(eps, "subset", from_last(x, 3))))
+
+
+def _asked(eps, kind, distances):
+    return float(Width(sll.policy.checked(eps), kind).at(lambda: distances))
+
+
+def test_mappings_may_hold_policies():
+    x = torch.tensor([-2.0, 0.25, 1.0]).requires_grad_()
+    region = sll.linearize({"default": "auto", "sign": 4.0, "round": sll.Coverage(1.0)})
+    with region:
+        (g,) = torch.autograd.grad(torch.sign(x).sum(), x)
+        torch.round(x)
+        mask = x > 3.0
+    assert mask.dtype == torch.bool
+    assert g.tolist() == [0.25] * 3
+    assert {site.op for site in region.report().eps} == {"round"}  # a fixed one is not noted, nor a mask nobody reads
+
+
+def test_report_counts_calls_at_their_lines():
+    x = torch.randn(20).requires_grad_()
+    region = sll.linearize("auto")
+    with region:
+        for k in range(3):
+            mask = x > k
+            mask.float()
+            torch.round(x)
+    used = {site.op: use for site, use in region.report().eps.items()}
+    assert used["gt"].calls == used["round"].calls == 3
+    assert used["gt"].smallest < used["gt"].largest
+    lines = {site.op: site.line for site in region.report().eps}
+    assert lines["round"] == lines["gt"] + 2  # where the comparison is, not where its mask is used
+
+
+# --- the policies themselves -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["geometric", "linear", "cosine"])
+def test_anneal(kind):
+    eps = sll.Anneal(1.0, 0.01, 4, kind)
+    values = []
+    for _ in range(7):
+        values.append(eps.value)
+        eps.step()
+    assert values[0] == 1.0 and values[4:] == [0.01] * 3
+    assert values[:5] == sorted(values[:5], reverse=True)
+    middle = {"geometric": 0.1, "linear": 0.505, "cosine": 0.505}[kind]
+    assert values[2] == pytest.approx(middle)
+    quarter = {"geometric": 1 / math.sqrt(10), "linear": 0.7525, "cosine": 0.505 + 0.495 * math.sqrt(0.5)}[kind]
+    assert values[1] == pytest.approx(quarter)
+
+
+def test_anneal_goes_on_from_its_state():
+    one, other = sll.Anneal(1.0, 0.01, 4), sll.Anneal(1.0, 0.01, 4)
+    one.step()
+    one.step()
+    other.load_state_dict(one.state_dict())
+    assert other.value == one.value == pytest.approx(0.1)
+    with sll.linearize(other):
+        assert gradients(torch.sign, torch.zeros(1))[1].item() == pytest.approx(10)
+
+
+def test_anneal_rises_as_well():
+    eps = sll.Anneal(sll.Coverage(0.1), sll.Coverage(1.0), 1)
+    eps.step()
+    with sll.linearize(eps):
+        assert (gradients(torch.sign, X)[1] != 0).all()
+
+
+def test_a_policy_of_ones_own():
+    seen: list[tuple[str, float, int]] = []
+
+    class Mine:
+        def half_width(self, call: Call, /):
+            seen.append((call.kind, call.limit, len(call.distances)))
+            return torch.tensor(0.25)
+
+    assert isinstance(Mine(), sll.Policy)
+    x = torch.tensor([-0.2, 0.1, 0.4]).requires_grad_()
+    with sll.linearize(Mine()):
+        (g,) = torch.autograd.grad(torch.sign(x).sum(), x)
+        torch.round(x), torch.round(x, decimals=1), x % 3
+        (x.argmax() == 0).float(), x.argsort() * x.detach(), (x.topk(1).indices * 1.0)
+    assert g.tolist() == [4.0, 4.0, 0.0]
+    assert [s[0] for s in seen] == ["comparison", "step", "step", "remainder", "choice", "order", "subset"]
+    assert [s[1] for s in seen] == [math.inf, 0.5, 0.05, 1.5, math.inf, math.inf, math.inf]
+
+
+class _Returns:
+    def __init__(self, value):
+        self.value = value
+
+    def half_width(self, call):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: sll.Coverage(0), ValueError, "share must be positive"),
+        (lambda: sll.Coverage(1.5), ValueError, "share must be at most 1"),
+        (lambda: sll.Coverage("0.5"), TypeError, "share must be a positive float"),
+        (lambda: sll.Anneal(1.0, sll.Coverage(0.5), 3), TypeError, "both"),
+        (lambda: sll.Anneal(-1.0, 0.5, 3), ValueError, "start"),
+        (lambda: sll.Anneal(1.0, 0.0, 3), ValueError, "end"),
+        (lambda: sll.Anneal(1.0, 0.5, 0), ValueError, "steps must be at least 1"),
+        (lambda: sll.Anneal(1.0, 0.5, 2.5), TypeError, "steps must be an integer"),
+        (lambda: sll.Anneal(1.0, 0.5, 3, "exponential"), ValueError, "kind must be one of"),
+        (lambda: sll.Anneal(1.0, 0.5, 3).load_state_dict({}), KeyError, "state_dict"),
+        (lambda: sll.Anneal(1.0, 0.5, 3).load_state_dict({"done": "2"}), TypeError, "number of steps"),
+        (lambda: sll.linearize(sll.Coverage), TypeError, "the class Coverage; make one"),
+        (lambda: sll.linearize("Auto"), ValueError, "'Auto'"),
+        (lambda: sll.linearize({"default": "auto", "round": "wide"}), ValueError, r"eps\['round'\]"),
+        (lambda: sll.linearize(object()), TypeError, "half_width"),
+        (lambda: sll.sign(torch.ones(2), "wide"), ValueError, "eps"),
+        (lambda: sll.sign(torch.ones(2), _Returns(0.0)), ValueError, "positive half-width, got 0.0"),
+        (lambda: sll.sign(torch.ones(2), _Returns(math.nan)), ValueError, "got nan"),
+        (lambda: sll.sign(torch.ones(2), _Returns(torch.ones(2))), ValueError, r"one number, got shape \(2,\)"),
+    ],
+)
+def test_bad_input_is_named(make, error, says):
+    with pytest.raises(error, match=says):
+        make()
