@@ -191,6 +191,23 @@ def test_the_same_gradient_again():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("scale", [1e-4, 0.3, 1.0, 1e4])
+def test_auto_is_the_unit_window_within_reason(scale):
+    """``|d| <= 1``, but no fewer than 2 % and no more than 75 % of the inputs."""
+    x = torch.linspace(-scale, scale, 1000)
+    with sll.linearize("auto"):
+        (_, g) = gradients(torch.sign, x)
+    held, slope = (g != 0).float().mean().item(), g.max().item()
+    if scale <= 1:
+        assert held == pytest.approx(0.75, abs=2e-3)
+    else:
+        assert held == pytest.approx(0.02, abs=2e-3)
+    assert slope == pytest.approx(1 / (held * scale), rel=0.1)
+    y = torch.tensor([-3.0, -2.0, -0.9, 0.5, 2.0, 4.0])
+    with sll.linearize("auto"):
+        assert gradients(torch.sign, y)[1].tolist() == [0, 0, 1, 1, 0, 0]
+
+
 def test_auto_is_the_straight_through_estimator_for_rounding():
     x = torch.linspace(-3, 3, 50)
     with sll.linearize("auto", forward="hard"):
@@ -277,7 +294,7 @@ def test_mappings_may_hold_policies():
 
 def test_report_counts_calls_at_their_lines():
     x = torch.randn(20).requires_grad_()
-    region = sll.linearize("auto")
+    region = sll.linearize(sll.Coverage(0.5))
     with region:
         for k in range(3):
             mask = x > k

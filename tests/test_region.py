@@ -119,7 +119,11 @@ def test_only_and_exclude():
         (lambda: sll.linearize({"round": 0.5}), ValueError, "'default'"),
         (lambda: sll.linearize({"default": 1.0, "rnd": 0.5}), ValueError, "rnd"),
         (lambda: sll.linearize({"default": 1.0, "round": -0.5}), ValueError, r"eps\['round'\]"),
-        (lambda: sll.linearize(forward="soft"), ValueError, "forward must be one of 'linear', 'hard', got 'soft'"),
+        (
+            lambda: sll.linearize(forward="soft"),
+            ValueError,
+            "forward must be one of 'linear', 'hard', 'straight-through', got 'soft'",
+        ),
         (lambda: sll.linearize(on_lost="print"), ValueError, "on_lost"),
         (lambda: sll.linearize(only="round"), TypeError, "only"),
         (lambda: sll.linearize(exclude=["argmux"]), ValueError, "argmux"),

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 Forward: TypeAlias = Literal["linear", "hard"]
+RegionForward: TypeAlias = Literal["linear", "hard", "straight-through"]
 OnLost: TypeAlias = Literal["ignore", "warn", "error"]
 
 

@@ -72,7 +72,7 @@ def _check_dim(x: Tensor, dim: int) -> None:
 
 def _ramp(step: Step, hard: Tensor, linear: bool) -> Tensor:
     below, above = (torch.as_tensor(v, dtype=hard.dtype, device=hard.device) for v in (step.below, step.above))
-    return blend(step.decision.offset(), below, above, hard, linear=linear)
+    return blend(step.decision.offset(), below, above, hard, "linear" if linear else "hard")
 
 
 def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:

@@ -67,8 +67,8 @@ class _Blend(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, linear: bool) -> Tensor:
-        if not linear:
+    def forward(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str) -> Tensor:
+        if forward != "linear":
             return hard.clone()
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
@@ -78,7 +78,7 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        offset, below, above, hard, _ = inputs
+        offset, below, above, hard, ctx.mode = inputs
         ctx.save_for_backward(offset, below, above, hard)
         ctx.save_for_forward(offset, below, above, hard)
 
@@ -89,8 +89,8 @@ class _Blend(torch.autograd.Function):
         difference = above.to(wide) - below.to(wide)
         finite = difference.isfinite()
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-        taken = torch.where(offset == 0, hard == above, offset > 0)
-        share = torch.where(finite, offset + 0.5, taken.to(offset.dtype))
+        taken = torch.where(offset == 0, hard == above, offset > 0).to(offset.dtype)
+        share = taken if ctx.mode == "straight-through" else torch.where(finite, offset + 0.5, taken)
         return share, torch.where(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
@@ -170,16 +170,17 @@ def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Ten
     return function.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear: bool) -> Tensor:
+def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str) -> Tensor:
     """One value from two outcomes: ``(below + above) / 2 + offset (above - below)`` in the band, `hard` elsewhere.
 
-    With ``linear=False`` the value is `hard` everywhere; the gradient is the same in both cases.
+    With `forward` other than ``"linear"`` the value is `hard` everywhere. The gradient of the offset is the same in all
+    modes. The outcomes share theirs by weight; with ``"straight-through"`` the one that is shown gets all of it.
     `offset`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
     """
     if hard.is_complex():
         parts = [
-            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, linear=linear),
-            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, linear=linear),
+            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, forward),
+            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, forward),
         ]
         return torch.complex(*parts)
     # Expanding here lets autograd sum the gradients of broadcast operands.
@@ -187,7 +188,7 @@ def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, *, linear:
     function = _Blend if torch.compiler.is_compiling() else _BlendJvp
     return function.apply(  # type: ignore[no-any-return, no-untyped-call]
         offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
-        hard.detach(), linear,
+        hard.detach(), forward,
     )  # fmt: skip
 
 

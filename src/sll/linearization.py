@@ -78,16 +78,16 @@ class Decision:
 
     def same(self, other: Decision) -> int:
         """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
-        if self is other or equal_keys(self.key, other.key):
-            return 1
         a, b = self.key, other.key
-        if (
-            a[0] == b[0] == "boundary"
-            and equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5]))
-            and equal_keys(a[3:5], b[1:3])
-        ):
+        if self is other:
+            return 1
+        if a[0] != b[0]:  # the kind, a string
+            return 0
+        if equal_keys(a, b):
+            return 1
+        if a[0] == "boundary" and equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and equal_keys(a[3:5], b[1:3]):
             return -1
-        if a[0] == b[0] == "placed" and equal_keys(a[2:], b[2:]):
+        if a[0] == "placed" and equal_keys(a[2:], b[2:]):
             return int(a[1].same(b[1]))
         return 0
 
@@ -102,7 +102,12 @@ class Decision:
 
 def equal_keys(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
-        return isinstance(b, tuple) and len(a) == len(b) and all(equal_keys(x, y) for x, y in zip(a, b))
+        if not isinstance(b, tuple) or len(a) != len(b):
+            return False
+        for x, y in zip(a, b):  # noqa: SIM110 (asked thousands of times where decisions feed back: no generators)
+            if not equal_keys(x, y):
+                return False
+        return True
     if isinstance(a, Tensor) or callable(a):
         return a is b
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):  # x > 0 and x > 0.0 are the same decision
@@ -434,7 +439,7 @@ def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     hard = torch.where(offset > 0, tree.above, tree.below)
     if like.is_floating_point():
         hard, offset = torch.broadcast_tensors(hard, offset)  # type: ignore[no-untyped-call]
-        return attach(region, blend(offset, tree.below, tree.above, hard, linear=region.linear), tree)
+        return attach(region, blend(offset, tree.below, tree.above, hard, region.mode), tree)
     return attach(region, hard, tree)
 
 
@@ -527,11 +532,11 @@ def join(
     """The result of a function whose `hard` value and whose `tree` of outcomes are known."""
     below, above = tree.below, tree.above
     if hard.is_complex():
-        return blend(tree.decision.offset(), below, above, hard, linear=region.linear)
+        return blend(tree.decision.offset(), below, above, hard, region.mode)
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
         shown = _selected(tree, below, above, hard) if region.linear else hard
-        out = blend(tree.decision.offset(), below, above, shown, linear=region.linear)
+        out = blend(tree.decision.offset(), below, above, shown, region.mode)
     else:
         out = hard
         if region.linear and any(
@@ -630,7 +635,7 @@ def expect(x: Tensor) -> Tensor:
     below, above = expect(tree.below), expect(tree.above)
     dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
     hard = x.to(compute_dtype(*dtypes) if x.dtype == torch.bool else exact_dtype(x))
-    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), linear=True)
+    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), "linear")
 
 
 def probability(x: Tensor) -> Tensor:
@@ -693,8 +698,16 @@ class _Merged(Decision):
     def __init__(self, offset: Tensor, parts: list[tuple[Tensor, Decision]]) -> None:
         super().__init__(("merged", offset), lambda: offset)
         self.parts = parts
+        # Merged decisions are merged again, step after step: without a memory the search walks every path. The
+        # decisions are kept with their answers, so that no id is used twice.
+        self._found: dict[int, tuple[Decision, tuple[Tensor, int] | None]] = {}
 
     def covers(self, other: Decision) -> tuple[Tensor, int] | None:
+        if id(other) not in self._found:
+            self._found[id(other)] = (other, self._search(other))
+        return self._found[id(other)][1]
+
+    def _search(self, other: Decision) -> tuple[Tensor, int] | None:
         for mask, part in self.parts:
             sign = part.same(other)
             if sign:
@@ -736,11 +749,13 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
         below, above = below & ~both, above | both
         merged = torch.where(both, expect(x) - 0.5, merged)
         undecided = undecided & ~both
-    parts = [
-        (undecided, tree.decision),
-        *((~undecided & ~side & mask, d) for mask, d in p0),
-        *((~undecided & side & mask, d) for mask, d in p1),
-    ]
+    masks: dict[int, tuple[Tensor, Decision]] = {id(tree.decision): (undecided, tree.decision)}
+    for here, inner_parts in ((~undecided & ~side, p0), (~undecided & side, p1)):
+        for mask, decision in inner_parts:  # both sides may know the same decision
+            mask = here & mask
+            before = masks.get(id(decision))
+            masks[id(decision)] = (mask if before is None else before[0] | mask, decision)
+    parts = list(masks.values())
     return Outcomes(_Merged(merged, parts), below, above), parts
 
 
@@ -836,11 +851,11 @@ def settle(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blend
     found = found.of(values)
     if hard.is_complex():
         wide = values.to(hard.dtype)
-        parts = [mix(found.of(part(wide)), part(hard), linear=region.linear) for part in (torch.real, torch.imag)]
+        parts = [mix(found.of(part(wide)), part(hard), region.mode) for part in (torch.real, torch.imag)]
         return torch.complex(*parts)
     if hard.is_floating_point():
         inner = undecided(values)
-        out = mix(found, hard, linear=region.linear, inner=None if inner is None else inner.any(-1))
+        out = mix(found, hard, region.mode, inner=None if inner is None else inner.any(-1))
         return attach(region, out, found if carrier(values) is None else None)
     if carrier(values) is not None:
         return attach(region, hard, _flattened(hard, found))
@@ -903,13 +918,14 @@ def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
     offset = tree.decision.offset().expand(x.shape)
     above = (x == tree.above).to(offset.dtype).expand(x.shape)
     zero = torch.zeros((), dtype=offset.dtype, device=x.device)
-    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), linear=True)
+    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), "linear")
 
 
-def mix(found: Choice, hard: Tensor, *, linear: bool, inner: Tensor | None = None) -> Tensor:
+def mix(found: Choice, hard: Tensor, forward: str, inner: Tensor | None = None) -> Tensor:
     """``sum of weights * values`` over the last dimension in the band; `hard` where one value has all the weight, at an
-    exact tie, and where the values in question are not all finite. With ``linear=False`` the value is `hard`
-    everywhere and only the gradient is that of the sum.
+    exact tie, and where the values in question are not all finite. With `forward` other than ``"linear"`` the value
+    is `hard` everywhere and only the gradient is that of the sum; with ``"straight-through"`` the gradient of the
+    values goes to the one that is shown.
 
     `inner`: mask of elements whose values are undecided themselves: there `hard` is not what to show.
     """
@@ -920,8 +936,13 @@ def mix(found: Choice, hard: Tensor, *, linear: bool, inner: Tensor | None = Non
     # Where something is infinite the likeliest value alone counts, and the choice has no gradient.
     alone = (torch.arange(w.shape[-1], device=w.device) == likeliest.unsqueeze(-1)).to(wide)
     w = torch.where(infinite.unsqueeze(-1), alone, w)
-    soft = (w * torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)).sum(-1).expand(hard.shape)
-    if not linear:
+    v = torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)
+    if forward == "straight-through":
+        shown = v.detach() == hard.detach().unsqueeze(-1)
+        shown = torch.where(shown.any(-1, keepdim=True), shown / shown.sum(-1, keepdim=True).clamp(min=1), alone)
+        return hard_forward(hard, (w * v.detach() + shown * v).sum(-1).expand(hard.shape))
+    soft = (w * v).sum(-1).expand(hard.shape)
+    if forward == "hard":
         return hard_forward(hard, soft)
     shown = (best == 1) | infinite | found.ties.squeeze(-1)
     if inner is not None:

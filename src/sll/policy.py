@@ -161,22 +161,26 @@ class Coverage:
 class Auto:
     """What ``eps="auto"`` stands for: a width for each call, by the kind of its decision.
 
-    *Comparisons*: the band holds `COMPARISONS` of the inputs. *Steps*: the whole step, so that backward a quantizer is
-    the straight-through estimator. *Remainders*: half of it, because over a whole period a sawtooth has no slope.
-    *Choices*: in `CHOICES` of the rows the best two share. *Orders*: `ORDERS` of the pairs of a row share.
+    *Comparisons, subsets, orders*: `WINDOW`, the classic window ``|d| <= 1`` of clipped straight-through estimators,
+    as long as it holds no fewer than `LEAST` and no more than `MOST` of the inputs. A window that always held the same
+    share would follow the scores as they grow, and never let a decision be made for good.
+    *Steps*: the whole step, so that backward a quantizer is the straight-through estimator. *Remainders*: half of it,
+    because over a whole period a sawtooth has no slope.
+    *Choices*: `CHOICES` times the longest lead, so that (nearly) all candidates share.
     """
 
-    COMPARISONS = 0.5
-    CHOICES = 0.9
-    ORDERS = 0.3
+    WINDOW = 1.0
+    LEAST = 0.02
+    MOST = 0.75
+    CHOICES = 16.0
 
     def half_width(self, call: Call, /) -> float | Tensor:
-        if call.kind == "step" and call.limit < math.inf:
-            return call.limit
-        if call.kind == "remainder" and call.limit < math.inf:
-            return call.limit / 2
-        share = {"choice": self.CHOICES, "order": self.ORDERS}.get(call.kind, self.COMPARISONS)
-        return _quantile(call.distances, share)
+        if call.limit < math.inf and call.kind in ("step", "remainder"):
+            return call.limit / 2 if call.kind == "remainder" else call.limit
+        if call.kind == "choice":
+            return self.CHOICES * _quantile(call.distances, 1.0)
+        least, most = (_quantile(call.distances, share) for share in (self.LEAST, self.MOST))
+        return torch.full_like(least, self.WINDOW).clamp(least, most)
 
     def __repr__(self) -> str:
         return '"auto"'

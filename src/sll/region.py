@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
-from ._options import Forward, OnLost, one_of, op_names
+from ._options import OnLost, RegionForward, one_of, op_names
 from .linearization import (
     Carrier,
     Expectation,
@@ -32,7 +32,7 @@ from .linearization import (
     selection,
     uncertain,
 )
-from .policy import Eps, Width, kind_of, widths
+from .policy import AUTO, Eps, Width, kind_of, widths
 from .report import CallSite, EpsUsed, Lost, Widths, call_site
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
 from .rules.registry import op_name
@@ -160,8 +160,11 @@ class linearize(_Mode):
         eps: half-width of the band, a positive float in the units of the op's input; or ``"auto"``, which finds one
             for each call; or a policy (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to
             one of these with a ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
-        forward: ``"linear"`` (values follow the ramp inside the band) or ``"hard"`` (every value is the original
-            program's, bit for bit; only gradients change).
+        forward: ``"linear"`` (values follow the ramp inside the band), ``"hard"`` (every value is the original
+            program's, bit for bit; only gradients change, to those of ``"linear"``) or ``"straight-through"`` (values
+            as with ``"hard"``; of ``where(m, a, b)`` or ``table[index]`` what the program takes gets the gradient, as
+            it does without a region, and what it leaves gets none; decisions have the same slopes). The default is
+            ``"linear"``, with ``eps="auto"`` ``"straight-through"``.
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names.
         exclude: names of ops not to linearize.
         on_lost: what to do when a decision inside its band reaches a function that cannot pass a gradient on:
@@ -186,15 +189,18 @@ class linearize(_Mode):
         self,
         eps: Eps = 1e-3,
         *,
-        forward: Forward = "linear",
+        forward: RegionForward | None = None,
         only: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
         on_lost: OnLost = "warn",
     ) -> None:
         super().__init__()
         self._eps, self._eps_of = widths(eps, SOURCES)
-        self._options = (eps, one_of(forward, "forward", ("linear", "hard")))
+        if forward is None:
+            forward = "straight-through" if self._eps is AUTO else "linear"
+        self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
+        self._given = eps
         ops = frozenset(SOURCES) if only is None else op_names(only, "only", SOURCES)
         self._ops = ops if exclude is None else ops - op_names(exclude, "exclude", SOURCES)
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
@@ -207,12 +213,12 @@ class linearize(_Mode):
     @property
     def eps(self) -> Eps:
         """The half-width given. Read-only: another width is another region."""
-        return self._options[0]
+        return self._given
 
     @property
     def forward(self) -> str:
-        """``"linear"`` or ``"hard"``. Read-only."""
-        return self._options[1]
+        """``"linear"``, ``"hard"`` or ``"straight-through"``. Read-only."""
+        return self.mode
 
     def __enter__(self) -> linearize:
         super().__enter__()
@@ -508,7 +514,7 @@ def enable(
     /,
     *,
     eps: Eps = ...,
-    forward: Forward = ...,
+    forward: RegionForward | None = ...,
     only: Iterable[str] | None = ...,
     exclude: Iterable[str] | None = ...,
     on_lost: OnLost = ...,

@@ -142,13 +142,25 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     eps = region.eps_for(op)
     key = ("choice", op, x, version_of(x), None if dim is None else dim % x.dim(), eps, keepdim)
     largest = op == "argmax"
+    # Policies may let everybody share. Where no value shows it, those with less than 3 % may be left out.
+    most = CONTENDERS if isinstance(eps, Width) and not region.linear else n
     if traced(x):
-        return _weigh_best(key, x, hard, dim, largest, eps)
-    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps))
+        return _weigh_best(key, x, hard, dim, largest, eps, most)
+    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps, most))
+
+
+CONTENDERS = 32
+"""How many entries may share a choice whose width a policy found: a lookup costs that many rows of its table."""
 
 
 def _weigh_best(
-    key: tuple[Any, ...], x: Tensor, hard: Tensor, dim: int | None, largest: bool, width: float | Width
+    key: tuple[Any, ...],
+    x: Tensor,
+    hard: Tensor,
+    dim: int | None,
+    largest: bool,
+    width: float | Width,
+    limit: int,
 ) -> Choice:
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
     z, eps = _in_units(_scores(rows, -1, largest), width, leads)
@@ -159,7 +171,7 @@ def _weigh_best(
         many = min(n, 8)
     else:
         most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
-        many = min(n, max(2, min(most, 2 * _limit(z[..., 0]))))
+        many = min(n, limit, max(2, min(most, 2 * _limit(z[..., 0]))))
     index = scores.topk(many, -1).indices
     finite = best.isfinite() & ~rows.isnan().any(-1, keepdim=True)
     apart = torch.arange(0, -many, -1, device=z.device) * (2 * eps)

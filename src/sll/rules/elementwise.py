@@ -173,7 +173,7 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     first = position.detach().floor()
     near, far = flat[first.long()], flat[(first + 1).clamp(max=last).long()]
     shown = flat[(flags.cumsum(0) - flags.long()).clamp(0, last)]
-    taken = blend((position - first - 0.5).to(share.dtype), near, far, shown, linear=region.linear)
+    taken = blend((position - first - 0.5).to(share.dtype), near, far, shown, region.mode)
     return region.call(torch.where, mask, taken.reshape(hard.shape), x)
 
 

@@ -101,7 +101,7 @@ def _look_up_choices(
         return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1)))
     unsure = [undecided(x) for x in pieces]
     inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
-    return mix(chosen.of(table), hard, linear=region.linear, inner=inner)
+    return mix(chosen.of(table), hard, region.mode, inner=inner)
 
 
 def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:

@@ -120,7 +120,7 @@ def _run(
     below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
     if not hard.is_floating_point():
         return attach(region, hard, Outcomes(jump.decision, below, above))
-    out = blend(jump.decision.offset(), below, above, hard, linear=region.linear)
+    out = blend(jump.decision.offset(), below, above, hard, region.mode)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
 

@@ -1,0 +1,160 @@
+"""``forward="straight-through"``: values of the plain program; what it takes gets the gradient it gets without a
+region, and decisions have their slopes on top.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import sll
+from programs import PROGRAMS
+from test_hard_forward import same_bits
+
+EPS = 0.2
+
+
+def region(forward="straight-through", eps=EPS):
+    return sll.linearize(eps, forward=forward, on_lost="ignore")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_values_are_the_plain_programs(name, dtype):
+    f = PROGRAMS[name]
+    x = torch.linspace(-2.4, 2.4, 97, dtype=dtype)
+    with region():
+        got = f(x.clone().requires_grad_())
+    assert same_bits(got, f(x))
+
+
+WHERE = {
+    "where": lambda m, a, b: torch.where(m, a, b),
+    "masked_fill": lambda m, a, b: a.masked_fill(~m, 0.0) + b.masked_fill(m, 0.0),
+    "products": lambda m, a, b: m.to(a.dtype) * a + (~m).to(a.dtype) * b,
+    "product with a bool": lambda m, a, b: m * a + ~m * b,
+}
+
+
+@pytest.mark.parametrize("name", WHERE)
+def test_branches_have_the_plain_gradient_and_the_boundary_has_the_slope(name):
+    x = torch.tensor([-1.0, -0.1, 0.05, 0.15, 1.0], dtype=torch.float64, requires_grad=True)
+    a, b = (torch.linspace(v, v + 2, 5, dtype=torch.float64).requires_grad_() for v in (1.0, -3.0))
+    up = torch.arange(1.0, 6.0, dtype=torch.float64)
+    want = torch.autograd.grad((WHERE[name](x > 0, a, b) * up).sum(), (a, b))
+    with region():
+        got = torch.autograd.grad((WHERE[name](x > 0, a, b) * up).sum(), (a, b, x))
+    assert all(torch.equal(u, v) for u, v in zip(got, want))
+    inside = x.detach().abs() <= EPS
+    torch.testing.assert_close(got[2], torch.where(inside, up * (a - b).detach() / (2 * EPS), 0.0))
+
+
+def test_hard_shares_where_straight_through_does_not():
+    x, a = torch.tensor([0.1], requires_grad=True), torch.tensor([3.0], requires_grad=True)
+    share = {}
+    for forward in ("hard", "straight-through"):
+        with region(forward):
+            share[forward] = torch.autograd.grad(torch.where(x > 0, a, 0.0).sum(), a)[0].item()
+    assert share == {"hard": pytest.approx(0.75), "straight-through": 1.0}
+
+
+LOOKUPS = {
+    "index": lambda table, i: table[i],
+    "embedding": lambda table, i: F.embedding(i, table),
+    "index_select": lambda table, i: table.index_select(0, i),
+    "one_hot": lambda table, i: F.one_hot(i, table.shape[0]).to(table.dtype) @ table,
+    "gather": lambda table, i: table.gather(0, i.unsqueeze(1).expand(-1, table.shape[1])),
+}
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_lookups_train_the_row_they_take(name):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    words = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    table = torch.randn(6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    scores = (-torch.cdist(z, words)).requires_grad_()
+    up = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+
+    def program(scores):
+        return (LOOKUPS[name](table, scores.argmax(1)) * up).sum()
+
+    (want,) = torch.autograd.grad(program(scores), table)
+    gradients = {}
+    for forward in ("hard", "straight-through"):
+        with region(forward, 3.0):
+            gradients[forward] = torch.autograd.grad(program(scores), (table, scores))
+    torch.testing.assert_close(gradients["straight-through"][0], want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients["straight-through"][1], gradients["hard"][1], rtol=1e-12, atol=1e-12)
+    assert gradients["hard"][1].abs().sum() > 0
+    if name != "one_hot":  # a product with floats has the values' gradient in every mode with hard values
+        assert not torch.allclose(gradients["hard"][0], want)
+
+
+def test_decided_choices_equal_the_plain_gradient():
+    table = torch.randn(5, 3, requires_grad=True)
+    scores = torch.eye(5).mul(10.0).requires_grad_()
+    with region():
+        table[scores.argmax(1)].square().sum().backward()
+    torch.testing.assert_close(table.grad, 2 * table.detach())
+    assert scores.grad is None or scores.grad.eq(0).all()
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
+@pytest.mark.parametrize("name", ["and_where", "masked_fill_both", "rule_system", "one_hot", "floor_long_table"])
+def test_compiled(name):
+    torch._dynamo.reset()
+    f = PROGRAMS[name]
+    compiled = torch.compile(lambda x: f(x), fullgraph=True, backend="aot_eager")
+    x = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64, requires_grad=True)
+    with region():
+        a, b = compiled(x), f(x)
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        torch.testing.assert_close(
+            torch.autograd.grad(a.sum(), x), torch.autograd.grad(b.sum(), x), rtol=1e-9, atol=1e-9
+        )
+
+
+def test_transforms_and_second_derivatives():
+    a = torch.tensor([2.0, 3.0], dtype=torch.float64)
+    x = torch.tensor([0.1, -0.05], dtype=torch.float64)
+
+    def f(x, a):
+        return torch.where(x > 0, a**2, -a).sum()
+
+    with region():
+        gx, ga = torch.func.grad(f, (0, 1))(x, a)
+        _, tangent = torch.func.jvp(f, (x, a), (torch.ones(2).double(), torch.ones(2).double()))
+        curvature = torch.func.hessian(f, 1)(x, a)
+    torch.testing.assert_close(ga, torch.tensor([4.0, -1.0]).double())
+    torch.testing.assert_close(gx, (a**2 + a) / (2 * EPS))
+    torch.testing.assert_close(tangent, (gx + ga).sum())
+    torch.testing.assert_close(curvature, torch.diag(torch.tensor([2.0, 0.0])).double())
+
+
+def test_is_the_default_of_auto_only():
+    assert sll.linearize("auto").forward == "straight-through"
+    assert sll.linearize("auto", forward="linear").forward == "linear"
+    assert sll.linearize(0.1).forward == sll.linearize(sll.Coverage(0.5)).forward == "linear"
+    assert sll.linearize({"default": "auto", "round": 0.5}).forward == "straight-through"
+    assert sll.linearize({"default": 0.1, "round": "auto"}).forward == "linear"
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_feedback_costs_as_many_steps_as_it_has(forward):
+    """A hysteresis decides on what it decided before; 24 steps once took hours, 12 took eight seconds."""
+    low = torch.tensor(2.0, requires_grad=True)
+    noise = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    with region(forward, 0.3):
+        x, on, cost = torch.full((16,), 2.0), torch.zeros(16, dtype=torch.bool), torch.zeros(16)
+        for kick in noise:
+            on = (on | (x < low)) & ~(x > low + 2)
+            x = x + 0.1 * (kick - x) + 0.8 * on
+            cost = cost + on
+        cost.mean().backward()
+    assert low.grad.isfinite() and low.grad != 0
+    assert time.perf_counter() - start < 30
