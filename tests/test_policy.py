@@ -396,3 +396,81 @@ class _Returns:
 def test_bad_input_is_named(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+# --- what attackers found --------------------------------------------------------------------------------------------
+
+
+def test_faked_tensors_leave_nothing_behind():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for n in (5003, 777):
+        with FakeTensorMode(), sll.linearize("auto"):
+            torch.sign(torch.randn(n, requires_grad=True)).sum().backward()
+        with sll.linearize("auto"):
+            torch.sign(torch.randn(n, requires_grad=True)).sum().backward()
+        with FakeTensorMode(), sll.linearize("auto"):
+            torch.sign(torch.randn(n, requires_grad=True)).sum().backward()
+
+
+@pytest.mark.parametrize("mode", ["fake", "symbolic", "real"])
+def test_traced_by_make_fx(mode):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    f = lambda x: sll.sign(x, "auto")
+    torch.testing.assert_close(make_fx(f, tracing_mode=mode)(x)(x), f(x))
+
+
+def test_report_of_nested_transforms():
+    x = torch.randn(50)
+    region = sll.linearize("auto")
+    with region:
+        for _ in range(2):
+            torch.func.hessian(lambda x: (torch.sign(x) * x).sum())(x)
+            torch.func.jvp(torch.sign, (x,), (x,))
+            vmap(grad(lambda v: torch.sign(v)))(x)
+    for used in region.report().eps.values():
+        assert 0 < used.smallest <= used.largest < 10
+
+
+def test_one_padded_row_does_not_take_the_gradient_of_all():
+    scores = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    pad = torch.zeros(8, 5, dtype=torch.bool)
+    pad[7, 1:] = True
+    table = torch.arange(5.0)
+    norms = []
+    for mask in (pad, torch.zeros_like(pad)):
+        for value in (-1e9, torch.finfo(torch.float32).min, -math.inf):
+            s = scores.clone().requires_grad_()
+            with sll.linearize("auto"):
+                table[s.masked_fill(mask, value).argmax(1)].sum().backward()
+            norms.append(s.grad[:7].abs().mean().item())
+    assert min(norms) > 0.5 * max(norms) > 0
+
+
+def test_orders_are_reported_where_they_are_made():
+    x = torch.randn(20).requires_grad_()
+    region = sll.linearize("auto")
+    with region:
+        chosen = x.topk(3).indices
+        order = x.argsort()
+        (chosen * 1.0).sum() + (order * x.detach()).sum()
+    lines = {site.op: site.line for site in region.report().eps}
+    assert lines["sort"] == lines["topk"] + 1
+
+
+@pytest.mark.parametrize("n", [10, 30, 50, 700, 1000])
+def test_shares_are_exact(n):
+    x = torch.arange(1.0, n + 1).requires_grad_()
+    for percent in range(1, 101):
+        with sll.linearize(sll.Coverage(percent / 100)):
+            (g,) = torch.autograd.grad(torch.sign(x).sum(), x)
+        assert (g != 0).sum() == -(-percent * n // 100), percent
+
+
+@pytest.mark.parametrize("answer", [None, True, "wide"])
+def test_answers_that_are_no_widths(answer):
+    x = torch.randn(5, requires_grad=True)
+    with sll.linearize(_Returns(answer)), pytest.raises(ValueError, match="half_width must return a positive"):
+        torch.sign(x)

@@ -4,6 +4,7 @@ region, and decisions have their slopes on top.
 
 from __future__ import annotations
 
+import gc
 import time
 
 import pytest
@@ -158,3 +159,96 @@ def test_feedback_costs_as_many_steps_as_it_has(forward):
         cost.mean().backward()
     assert low.grad.isfinite() and low.grad != 0
     assert time.perf_counter() - start < 30
+
+
+TAKEN = {
+    "one-hot mask": lambda s, a, b: torch.where(F.one_hot(s.argmax(1), 4).bool(), a, b),
+    "index is a label": lambda s, a, b: torch.where(s.argmax(1)[:, None] == torch.arange(4), a, b),
+    "index below": lambda s, a, b: torch.where((s.argmax(1) < 2)[:, None], a, b),
+    "ranks below": lambda s, a, b: torch.where(s.argsort(1).argsort(1) < 2, a, b),
+    "masked_fill by index": lambda s, a, b: a.masked_fill(s.argmax(1)[:, None] == 1, 0.0) + b,
+    "threshold of the row": lambda s, a, b: torch.where(s >= s.topk(2, 1).values[:, -1:], a, b),
+    "a count": lambda s, a, b: torch.where((s > 0.5).sum(0) > 3, a, b),
+    "all": lambda s, a, b: torch.where((s > 0.2).all(0), a, b),
+    "any": lambda s, a, b: torch.where((s > 0.9).any(1, keepdim=True), a, b),
+    "five decisions": lambda s, a, b: torch.where(
+        (s > 0.1) & (s.flip(0) > 0.05) & (s.flip(1) > 0.1) & (s.roll(1, 0) > 0) & (s.roll(1, 1) > 0), a, b
+    ),
+    "table of bools": lambda s, a, b: torch.where(torch.tensor([True, False, True, False])[s.argmax(1)][:, None], a, b),
+    "count of bools as index": lambda s, a, b: torch.stack([a, b])[(s > 0.5).long(), torch.arange(6)[:, None], 0],
+    "a decision on a decision": lambda s, a, b: torch.where(torch.where(s > 0.5, s, s - 0.3) > 0.45, a, b),
+    "shapes": lambda s, a, b: torch.where((s > 0.5).T.reshape(4, 6).T.flip(1), a, b),
+}
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.4, "auto"])
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("name", TAKEN)
+def test_who_is_taken_does_not_depend_on_who_is_likely(name, equal, eps):
+    """Index masks are rarely likely, and equal branches (a table of zeros) cannot tell by their values."""
+    generator = torch.Generator().manual_seed(1)
+    s = torch.rand(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    a, b = ((torch.zeros if equal else torch.rand)(6, 4, dtype=torch.float64).requires_grad_() for _ in range(2))
+    up = torch.rand(6, 4, generator=generator, dtype=torch.float64)
+    want = torch.autograd.grad((TAKEN[name](s, a, b) * up).sum(), (a, b), allow_unused=True)
+    with region(eps=eps):
+        got = torch.autograd.grad((TAKEN[name](s, a, b) * up).sum(), (a, b), allow_unused=True)
+    for u, v in zip(got, want):
+        torch.testing.assert_close(u, v, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", [torch.round, torch.floor, torch.ceil, torch.trunc])
+def test_ties_take_what_they_show(op):
+    """Whole and half numbers lie on boundaries, and are common."""
+    x = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0], requires_grad=True)
+    table = torch.zeros(5, requires_grad=True)
+    for lookup in (lambda: table[op(x).long()], lambda: F.one_hot(op(x).long(), 5).float() @ table):
+        (want,) = torch.autograd.grad(lookup().sum(), table)
+        with region():
+            (got,) = torch.autograd.grad(lookup().sum(), table)
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_rows_of_zeros(name):
+    scores = torch.tensor([[1.0, 1.1, 1.05]], requires_grad=True)
+    table = torch.zeros(3, 2, requires_grad=True)
+    with sll.linearize("auto"):
+        LOOKUPS[name](table, scores.argmax(1)).sum().backward()
+    assert table.grad.tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+def test_more_equals_than_contenders():
+    scores, table = torch.zeros(1, 100, requires_grad=True), torch.arange(1.0, 101).requires_grad_()
+    with sll.linearize("auto"):
+        y = table[scores.argmax(1)]
+        y.sum().backward()
+    assert y.item() == 1 and table.grad.nonzero().flatten().tolist() == [0]
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_feedback_keeps_nothing_alive(forward):
+    """Without the cyclic garbage collector, which knows nothing of GPU memory."""
+
+    def alive():
+        return sum(type(x) is torch.Tensor and x.shape == (1013,) for x in gc.get_objects())
+
+    def run():
+        low = torch.tensor(2.0, requires_grad=True)
+        with region(forward, 0.3):
+            x, on = torch.full((1013,), 2.0), torch.zeros(1013, dtype=torch.bool)
+            for step in range(4):
+                on = (on | (x < low)) & ~(x > low + 2)
+                x = x + 0.1 * (step - x) + 0.8 * on
+            x.mean().backward()
+
+    run()
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for _ in range(5):
+            run()
+        assert alive() <= before + 2
+    finally:
+        gc.enable()

@@ -67,7 +67,9 @@ class _Blend(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str) -> Tensor:
+    def forward(
+        offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None
+    ) -> Tensor:
         if forward != "linear":
             return hard.clone()
         wide = compute_dtype(offset.dtype, hard.dtype)
@@ -78,19 +80,23 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        offset, below, above, hard, ctx.mode = inputs
-        ctx.save_for_backward(offset, below, above, hard)
-        ctx.save_for_forward(offset, below, above, hard)
+        *saved, ctx.mode, taken = inputs
+        ctx.save_for_backward(*saved, taken)
+        ctx.save_for_forward(*saved, taken)
 
     @staticmethod
     def _parts(ctx: Any) -> tuple[Tensor, Tensor]:
-        offset, below, above, hard = ctx.saved_tensors
+        offset, below, above, hard, taken = ctx.saved_tensors
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         finite = difference.isfinite()
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-        taken = torch.where(offset == 0, hard == above, offset > 0).to(offset.dtype)
-        share = taken if ctx.mode == "straight-through" else torch.where(finite, offset + 0.5, taken)
+        if taken is not None:
+            share = taken.to(offset.dtype)
+        else:
+            share = torch.where(offset == 0, hard == above, offset > 0).to(offset.dtype)
+            if ctx.mode != "straight-through":
+                share = torch.where(finite, offset + 0.5, share)
         return share, torch.where(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
@@ -104,7 +110,7 @@ class _Blend(torch.autograd.Function):
             g_below = torch.where(share < 1, (g * (1 - share)).to(g.dtype), zero)
         if ctx.needs_input_grad[2]:
             g_above = torch.where(share > 0, (g * share).to(g.dtype), zero)
-        return g_offset, g_below, g_above, None, None
+        return g_offset, g_below, g_above, None, None, None
 
 
 class _HardForward(torch.autograd.Function):
@@ -170,17 +176,20 @@ def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Ten
     return function.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str) -> Tensor:
+def blend(
+    offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None = None
+) -> Tensor:
     """One value from two outcomes: ``(below + above) / 2 + offset (above - below)`` in the band, `hard` elsewhere.
 
     With `forward` other than ``"linear"`` the value is `hard` everywhere. The gradient of the offset is the same in all
-    modes. The outcomes share theirs by weight; with ``"straight-through"`` the one that is shown gets all of it.
+    modes. The outcomes share theirs by weight; with ``"straight-through"`` the one that the program took gets it all:
+    the one above where the mask `taken` is True (by default, what the offset says).
     `offset`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
     """
     if hard.is_complex():
         parts = [
-            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, forward),
-            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, forward),
+            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, forward, taken),
+            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, forward, taken),
         ]
         return torch.complex(*parts)
     # Expanding here lets autograd sum the gradients of broadcast operands.
@@ -188,7 +197,7 @@ def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: s
     function = _Blend if torch.compiler.is_compiling() else _BlendJvp
     return function.apply(  # type: ignore[no-any-return, no-untyped-call]
         offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
-        hard.detach(), forward,
+        hard.detach(), forward, None if taken is None else taken.expand(shape),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ The functions below are the whole algebra: `cofactor` (a tensor as it would be o
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -65,6 +66,8 @@ class Decision:
         self.key = key
         self._thunk: Callable[[], Tensor] | None = offset
         self._offset: Tensor | None = None
+        self.side: Callable[[], Tensor | None] | None = None
+        """Where known, the mask of the elements at which the hard program is above."""
 
     def offset(self) -> Tensor:
         if self._offset is None:
@@ -75,6 +78,13 @@ class Decision:
 
     def weight(self) -> Tensor:
         return self.offset() + 0.5
+
+    def taken(self) -> Tensor:
+        """Mask of the elements at which the hard program is above. The offset alone does not tell: where it is a
+        probability, the program may well have taken the less likely side.
+        """
+        side = None if self.side is None else self.side()
+        return self.offset() > 0 if side is None else side
 
     def same(self, other: Decision) -> int:
         """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
@@ -141,7 +151,27 @@ def placed(
     decision: Decision, shape: Sequence[int], how: tuple[Any, ...], move: Callable[[Tensor], Tensor]
 ) -> Decision:
     """`decision` after its tensor of shape `shape` went through the shape op `move`, identified by `how`."""
-    return Decision(("placed", decision, tuple(shape), how), lambda: move(decision.offset().expand(shape)))
+    moved = Decision(("placed", decision, tuple(shape), how), lambda: move(decision.offset().expand(shape)))
+    moved.side = lambda: move(torch.where(decision.taken(), 0.5, -0.5).expand(shape)) > 0
+    return moved
+
+
+def shows(x: Tensor, above: Any) -> Callable[[], Tensor | None]:
+    """Where `x` is `above`, unless it is modified in place before anybody asks."""
+    alias, version = x.detach(), version_of(x)  # an alias, because `x` will hold on to the decision
+    return lambda: alias == above if version_of(alias) == version else None
+
+
+def tells(decision: Decision, x: Tensor, above: Tensor) -> Decision:
+    """`decision`, which was made for `x`: the offset says on which side it is, and at an exact tie `x` does."""
+    shown = shows(x, above)
+
+    def side() -> Tensor:
+        offset, at_tie = decision.offset(), shown()
+        return offset > 0 if at_tie is None else torch.where(offset == 0, at_tie, offset > 0)
+
+    decision.side = side
+    return decision
 
 
 def version_of(x: Any) -> int:
@@ -388,7 +418,10 @@ def is_constant(outcome: Tensor) -> bool:
 
 def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1) -> Outcomes:
     """False below and True above (`polarity` 1), or the other way round (-1)."""
-    return Outcomes(decision, constant(polarity < 0, hard), constant(polarity > 0, hard), polarity)
+    above = constant(polarity > 0, hard)
+    if decision.side is None:
+        decision.side = shows(hard, above)
+    return Outcomes(decision, constant(polarity < 0, hard), above, polarity)
 
 
 # --- the algebra -------------------------------------------------------------------------------------------------
@@ -435,12 +468,16 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
 
 def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     """A tensor of the shape of `like` that has these outcomes."""
-    offset = tree.decision.offset()
-    hard = torch.where(offset > 0, tree.above, tree.below)
+    offset, taken = tree.decision.offset(), tree.decision.taken()
+    hard = torch.where(taken, tree.above, tree.below)
     if like.is_floating_point():
         hard, offset = torch.broadcast_tensors(hard, offset)  # type: ignore[no-untyped-call]
-        return attach(region, blend(offset, tree.below, tree.above, hard, region.mode), tree)
+        return attach(region, blend(offset, tree.below, tree.above, hard, region.mode, _taken(region, tree)), tree)
     return attach(region, hard, tree)
+
+
+def _taken(region: Region, tree: Outcomes) -> Tensor | None:
+    return tree.decision.taken() if region.mode == "straight-through" else None
 
 
 def _root(operands: Sequence[Any]) -> Decision | None:
@@ -532,11 +569,11 @@ def join(
     """The result of a function whose `hard` value and whose `tree` of outcomes are known."""
     below, above = tree.below, tree.above
     if hard.is_complex():
-        return blend(tree.decision.offset(), below, above, hard, region.mode)
+        return blend(tree.decision.offset(), below, above, hard, region.mode, _taken(region, tree))
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
         shown = _selected(tree, below, above, hard) if region.linear else hard
-        out = blend(tree.decision.offset(), below, above, shown, region.mode)
+        out = blend(tree.decision.offset(), below, above, shown, region.mode, _taken(region, tree))
     else:
         out = hard
         if region.linear and any(
@@ -698,14 +735,17 @@ class _Merged(Decision):
     def __init__(self, offset: Tensor, parts: list[tuple[Tensor, Decision]]) -> None:
         super().__init__(("merged", offset), lambda: offset)
         self.parts = parts
-        # Merged decisions are merged again, step after step: without a memory the search walks every path. The
-        # decisions are kept with their answers, so that no id is used twice.
-        self._found: dict[int, tuple[Decision, tuple[Tensor, int] | None]] = {}
+        # Merged decisions are merged again, step after step: without a memory the search walks every path. It holds
+        # on to no decision, because decisions hold on to each other, and cycles would keep tensors alive.
+        self._found: dict[int, tuple[weakref.ref[Decision], tuple[Tensor, int] | None]] = {}
 
     def covers(self, other: Decision) -> tuple[Tensor, int] | None:
-        if id(other) not in self._found:
-            self._found[id(other)] = (other, self._search(other))
-        return self._found[id(other)][1]
+        if torch.compiler.is_compiling():
+            return self._search(other)
+        known = self._found.get(id(other))
+        if known is None or known[0]() is not other:
+            known = self._found[id(other)] = (weakref.ref(other), self._search(other))
+        return known[1]
 
     def _search(self, other: Decision) -> tuple[Tensor, int] | None:
         for mask, part in self.parts:
@@ -756,7 +796,9 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
             before = masks.get(id(decision))
             masks[id(decision)] = (mask if before is None else before[0] | mask, decision)
     parts = list(masks.values())
-    return Outcomes(_Merged(merged, parts), below, above), parts
+    decision = _Merged(merged, parts)
+    decision.side = shows(x, above)
+    return Outcomes(decision, below, above), parts
 
 
 def through_expectation(
@@ -838,10 +880,13 @@ def run_on_choices(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     return settle(region, hard, found, values, blended=blended)
 
 
-def settle(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False) -> Tensor:
+def settle(
+    region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False, taken: Tensor | None = None
+) -> Tensor:
     """The result of a function whose `hard` value and whose `values` (*shape, M) for each choice are known.
 
     `blended`: float operands show a mixture, and a discrete result computed from it need not be one of the values.
+    `taken`: mask (*shape, M) of the value that the hard program takes, for `mix`.
     """
     rank = hard.dim() + 1
     if values.dim() < rank:
@@ -855,7 +900,7 @@ def settle(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blend
         return torch.complex(*parts)
     if hard.is_floating_point():
         inner = undecided(values)
-        out = mix(found, hard, region.mode, inner=None if inner is None else inner.any(-1))
+        out = mix(found, hard, region.mode, inner=None if inner is None else inner.any(-1), taken=taken)
         return attach(region, out, found if carrier(values) is None else None)
     if carrier(values) is not None:
         return attach(region, hard, _flattened(hard, found))
@@ -921,11 +966,11 @@ def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
     return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), "linear")
 
 
-def mix(found: Choice, hard: Tensor, forward: str, inner: Tensor | None = None) -> Tensor:
+def mix(found: Choice, hard: Tensor, forward: str, inner: Tensor | None = None, taken: Tensor | None = None) -> Tensor:
     """``sum of weights * values`` over the last dimension in the band; `hard` where one value has all the weight, at an
     exact tie, and where the values in question are not all finite. With `forward` other than ``"linear"`` the value
     is `hard` everywhere and only the gradient is that of the sum; with ``"straight-through"`` the gradient of the
-    values goes to the one that is shown.
+    values goes to the one that the program takes (`taken`; by default those that are equal to `hard`).
 
     `inner`: mask of elements whose values are undecided themselves: there `hard` is not what to show.
     """
@@ -938,7 +983,7 @@ def mix(found: Choice, hard: Tensor, forward: str, inner: Tensor | None = None) 
     w = torch.where(infinite.unsqueeze(-1), alone, w)
     v = torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)
     if forward == "straight-through":
-        shown = v.detach() == hard.detach().unsqueeze(-1)
+        shown = v.detach() == hard.detach().unsqueeze(-1) if taken is None else taken
         shown = torch.where(shown.any(-1, keepdim=True), shown / shown.sum(-1, keepdim=True).clamp(min=1), alone)
         return hard_forward(hard, (w * v.detach() + shown * v).sum(-1).expand(hard.shape))
     soft = (w * v).sum(-1).expand(hard.shape)

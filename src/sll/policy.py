@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -119,7 +120,7 @@ def _quantile(distances: Tensor, share: float | Tensor) -> Tensor:
     if distances.shape[0] == 0:
         return distances.new_ones(())
     many = distances.isfinite().sum()
-    at = ((many * share).ceil().long() - 1).clamp(min=0)
+    at = ((many.double() * share - 1e-6).ceil().long() - 1).clamp(min=0)
     found = distances.gather(0, at.reshape(1)).squeeze(0)
     # A little wider, so that rounding does not push the last element out of the band.
     return torch.where(many > 0, found * (1 + 4e-7), 1.0)
@@ -166,19 +167,19 @@ class Auto:
     share would follow the scores as they grow, and never let a decision be made for good.
     *Steps*: the whole step, so that backward a quantizer is the straight-through estimator. *Remainders*: half of it,
     because over a whole period a sawtooth has no slope.
-    *Choices*: `CHOICES` times the longest lead, so that (nearly) all candidates share.
+    *Choices*: `CHOICES` times the median lead, so that (nearly) all candidates share.
     """
 
     WINDOW = 1.0
     LEAST = 0.02
     MOST = 0.75
-    CHOICES = 16.0
+    CHOICES = 64.0
 
     def half_width(self, call: Call, /) -> float | Tensor:
         if call.limit < math.inf and call.kind in ("step", "remainder"):
             return call.limit / 2 if call.kind == "remainder" else call.limit
         if call.kind == "choice":
-            return self.CHOICES * _quantile(call.distances, 1.0)
+            return self.CHOICES * _quantile(call.distances, 0.5)
         least, most = (_quantile(call.distances, share) for share in (self.LEAST, self.MOST))
         return torch.full_like(least, self.WINDOW).clamp(least, most)
 
@@ -348,7 +349,9 @@ class Width:
         if isinstance(found, Tensor):
             found = found.clamp(min=_TINY, max=limit)
         else:
-            if not torch.compiler.is_compiling() and not found > 0:
+            if not torch.compiler.is_compiling() and (
+                isinstance(found, bool) or not isinstance(found, Real) or not found > 0
+            ):
                 raise ValueError(f"{self.policy!r}.half_width must return a positive half-width, got {found!r}")
             found = max(_TINY, min(found, limit))
         if self.record is not None:
@@ -370,9 +373,14 @@ def scaled(z: Tensor, eps: float | Tensor) -> tuple[Tensor, float]:
 
 def _readable(x: Tensor) -> bool:
     """Whether reading a number costs nothing."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or _dispatched():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def _dispatched() -> bool:
+    """Whether somebody traces or fakes tensors: then nothing is read, and nothing made now may be kept."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 # --- samples -----------------------------------------------------------------------------------------------------
@@ -390,7 +398,7 @@ _spread_once = functools.lru_cache(maxsize=256)(_spread)
 
 
 def places(many: int, of: int, device: torch.device) -> Tensor:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or type(of) is not int or _dispatched():
         return _spread(many, of, device)
     return _spread_once(many, of, device)
 

@@ -7,10 +7,12 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 __all__ = ["CallSite", "EpsUsed", "LostGradientError", "LostGradientWarning", "call_site"]
 
@@ -65,11 +67,13 @@ class Widths:
         if isinstance(half, Tensor):
             while torch._C._functorch.is_functorch_wrapped_tensor(half):  # inside vmap: all of the batch
                 half = torch._C._functorch.get_unwrapped(half)
-            if half.device.type == "meta":
-                return
-            low, high = half.amin(), half.amax()
+            if half.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
+                return  # there is no number
+            with temporarily_clear_interpreter_stack():  # or the result would belong to the transform, and end with it
+                low, high = half.amin(), half.amax()
         calls, lowest, highest = self._used.get(site, (0, low, high))
-        self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
+        with temporarily_clear_interpreter_stack() if isinstance(half, Tensor) else nullcontext():
+            self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
 
     def summary(self) -> dict[CallSite, EpsUsed]:
         return {site: EpsUsed(calls, float(low), float(high)) for site, (calls, low, high) in self._used.items()}

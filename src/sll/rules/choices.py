@@ -28,6 +28,7 @@ from ..linearization import (
     run_on_choices,
     run_on_outcomes,
     sorted_places,
+    tells,
     version_of,
 )
 from ..order import Order, capped_simplex, close, traced
@@ -173,13 +174,16 @@ def _weigh_best(
         most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
         many = min(n, limit, max(2, min(most, 2 * _limit(z[..., 0]))))
     index = scores.topk(many, -1).indices
+    place = hard.reshape(z.shape[:-1]).unsqueeze(-1)
+    if many < n:  # of more equal entries than are looked at, torch may take another
+        last = torch.where((index == place).any(-1, keepdim=True), index[..., -1:], place)
+        index = torch.cat([index[..., :-1], last], -1)
     finite = best.isfinite() & ~rows.isnan().any(-1, keepdim=True)
     apart = torch.arange(0, -many, -1, device=z.device) * (2 * eps)
     top = torch.where(finite, z.gather(-1, index), apart.to(z.dtype))
     weights = capped_simplex(top, 1, eps)
     # Without a finite best there is no distance: the hard position, decided.
-    place = hard.reshape(z.shape[:-1])
-    values = torch.where(finite, index, place.unsqueeze(-1))
+    values = torch.where(finite, index, place)
     ties = top.detach()[..., 0] == top.detach()[..., 1]
     shape = (*hard.shape, many)
     return Choice(key, values.reshape(shape), weights.reshape(shape), ties.reshape(*hard.shape, 1))
@@ -249,9 +253,9 @@ register(best_value, "amax", "amin", in_place=False)
 # --- orders ------------------------------------------------------------------------------------------------------
 
 
-def _ordered(region: Region, op: str, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
+def _ordered(width: float | Width, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
     """The order whose sorted positions along the last dimension are `indices`."""
-    z, eps = _in_units(_scores(x, dim, largest).gather(-1, indices), region.eps_for(op), pairs)
+    z, eps = _in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs)
     return Order(z, indices, eps, close(z, eps, _limit(z)))
 
 
@@ -303,7 +307,7 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _weigh_order(region: Region, key: tuple[Any, ...], x: Tensor, dim: int, largest: bool, last: Tensor) -> Ordered:
-    order = _ordered(region, "sort", x, dim, largest, last)
+    order = _ordered(key[-1], x, dim, largest, last)
     rows = _rows(order, key, last)
     return Ordered(rows.map(rows.key, _back(dim)), order, dim)
 
@@ -395,7 +399,7 @@ def _weigh_first(
     region: Region, key: tuple[Any, ...], x: Tensor, k: int, dim: int, largest: bool, hard: Tensor, in_order: bool
 ) -> Choice:
     z = _scores(x, dim, largest)
-    z, eps = _in_units(z, region.eps_for("topk"), lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z))
+    z, eps = _in_units(z, key[-3], lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z))
     scores = z.detach()
     n = z.shape[-1]
     # The first k, sorted, and whatever comes close to the last of them.
@@ -469,7 +473,7 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     index = flat.detach().argsort()
 
     def work_out() -> Order:
-        return _ordered(region, "unique", flat, -1, False, index)
+        return _ordered(region.eps_for("unique"), flat, -1, False, index)
 
     if out[0].numel() < x.numel() or bool(flat.detach().isnan().any()):
         region.lose(
@@ -517,7 +521,8 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     distance = value - target
     half = (gaps * 0.5).clamp(max=half_width(region.eps_for("searchsorted"), distance))
     offset = band_offset(distance / (2 * half), 0.5, 0.5)
-    return attach(region, hard, Outcomes(decided_at(offset), below.to(hard.dtype), above.to(hard.dtype)))
+    decision = tells(decided_at(offset), hard, above)
+    return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
 
 
 def _own_ranks(boundaries: Tensor, x: Any) -> bool:
@@ -544,7 +549,7 @@ def _count_passed(
             return out
     if _own_ranks(boundaries, x) and region.linearizes("searchsorted"):
         index = x.detach().argsort()  # among its own values: a rank
-        order = _ordered(region, "searchsorted", x, -1, False, index)
+        order = _ordered(region.eps_for("searchsorted"), x, -1, False, index)
         hard = original(call, x)
         found = positions(order, -1, _key(region, "searchsorted", x, -1, False)[1:], index)
         return attach(region, hard, found.of((found.values + right).to(hard.dtype)))

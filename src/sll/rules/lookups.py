@@ -33,6 +33,7 @@ from ..linearization import (
     outcomes,
     placed,
     settle,
+    shows,
     undecided,
 )
 from .registry import RULES, register
@@ -91,9 +92,10 @@ def _look_up_choices(
 
     same = trailing == 0 and hard.shape == index.shape
     key = chosen.key if same else ("trailing", chosen.key, trailing, hard.dim())
+    taken = aligned(values == index.clamp(-size if wrap else 0, size - 1).unsqueeze(-1))
     chosen = Choice(key, values, aligned(chosen.weights), aligned(chosen.ties))
     if found is not None:
-        return settle(region, hard, chosen, found)
+        return settle(region, hard, chosen, found, taken=taken)
     table = torch.stack([expect(x) if not x.is_floating_point() else x for x in pieces], -1)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
@@ -101,7 +103,7 @@ def _look_up_choices(
         return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1)))
     unsure = [undecided(x) for x in pieces]
     inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
-    return mix(chosen.of(table), hard, region.mode, inner=inner)
+    return mix(chosen.of(table), hard, region.mode, inner=inner, taken=taken)
 
 
 def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:
@@ -261,7 +263,9 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         values = chosen.values.expand(*index.shape, chosen.values.shape[-1])
         share = torch.zeros(hard.shape, dtype=chosen.weights.dtype, device=hard.device)
         share = share.scatter_add(-1, values.clamp(0, classes - 1), chosen.weights.expand(values.shape))
-        return attach(region, hard, Outcomes(decided_by(share), constant(0, hard), constant(1, hard)))
+        decision = decided_by(share)
+        decision.side = shows(hard, 1)
+        return attach(region, hard, Outcomes(decision, constant(0, hard), constant(1, hard)))
     return lookup(region, "one_hot", lambda i: func(i, classes), index, classes, 1, wrap=False)
 
 

@@ -34,6 +34,7 @@ from ..linearization import (
     run_on_choices,
     run_on_outcomes,
     sorted_places,
+    tells,
     version_of,
 )
 from ..order import constant as every
@@ -118,6 +119,8 @@ def _run(
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1))
     below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
+    if region.mode == "straight-through":
+        tells(jump.decision, hard, above)
     if not hard.is_floating_point():
         return attach(region, hard, Outcomes(jump.decision, below, above))
     out = blend(jump.decision.offset(), below, above, hard, region.mode)
@@ -448,8 +451,10 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     decision, n = at_integers(x, region.eps_for("cast"))
     if out.device != x.device:
         decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
-    below, above = _toward_zero(n)
-    return attach(region, out, Outcomes(decision, below.to(out.dtype), above.to(out.dtype)))
+    below, above = (side.to(out.dtype) for side in _toward_zero(n))
+    if region.mode == "straight-through":
+        tells(decision, out, above)
+    return attach(region, out, Outcomes(decision, below, above))
 
 
 SOURCES["cast"] = "integers but 0 (`.long()`, `.int()`, `.to(torch.int8)` …)"

@@ -1,0 +1,48 @@
+"""The programs that `benchmarks/evidence` compares are the same programs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = str(Path(__file__).parent.parent / "benchmarks" / "evidence")
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    yield
+    for name in ("tasks", "rewritten", "methods", "run", "report"):
+        sys.modules.pop(name, None)
+
+
+def test_rewritten_programs_are_the_plain_ones(evidence):
+    import rewritten
+
+    differences = rewritten.check()
+    assert len(differences) == 8
+    assert max(differences.values()) <= 1e-6, differences
+
+
+def test_one_job_of_every_kind(evidence):
+    import methods
+    import run
+
+    jobs = [
+        run.Job("f1", methods.AUTO, None, 1e-2, 0, quick=True),
+        run.Job("f1", "clipped straight-through", 1.0, 1e-2, 0, quick=True),
+        run.Job("controller", "Nelder-Mead", None, 0.3, 0, quick=True),
+    ]
+    for job in jobs:
+        result = run.train(job)
+        assert "error" not in result, result
+        assert result["validation"] == result["validation"] and result["seconds"] > 0
+
+
+def test_a_failing_method_is_a_result(evidence):
+    import run
+
+    result = run.train(run.Job("f1", "sll(eps=-1.0)", None, 1e-2, 0, quick=True))
+    assert "eps must be positive" in result["error"]
