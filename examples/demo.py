@@ -42,9 +42,17 @@ PLAIN = "plain hard"
 STE = "straight-through"
 LINEAR = "sll, linear"
 HARD = "sll, hard"
+AUTO = "sll, auto"
 SMOOTH = "cross-entropy"
 
-WHAT_IS_REWRITTEN = {PLAIN: "nothing", STE: "nets and F1", LINEAR: "nothing", HARD: "nothing", SMOOTH: "the loss"}
+WHAT_IS_REWRITTEN = {
+    PLAIN: "nothing",
+    STE: "nets and F1",
+    LINEAR: "nothing",
+    HARD: "nothing",
+    AUTO: "nothing",
+    SMOOTH: "the loss",
+}
 
 # Colours of Okabe and Ito, which the colour-blind can tell apart. The thick line shows where two methods coincide.
 STYLES: dict[str, dict[str, Any]] = {
@@ -52,6 +60,7 @@ STYLES: dict[str, dict[str, Any]] = {
     STE: {"color": "#E69F00", "linestyle": "-", "linewidth": 4},
     LINEAR: {"color": "#009E73", "linestyle": "-", "linewidth": 1.5},
     HARD: {"color": "#0072B2", "linestyle": "--", "linewidth": 1.5},
+    AUTO: {"color": "#D55E00", "linestyle": "-", "linewidth": 1.5},
     SMOOTH: {"color": "#CC79A7", "linestyle": "-.", "linewidth": 1.5},
 }
 
@@ -247,6 +256,7 @@ class Task:
             STE: Method(self.by_hand, nullcontext()),
             LINEAR: Method(self.program, sll.linearize(self.eps, forward="linear")),
             HARD: Method(self.program, sll.linearize(self.eps, forward="hard")),
+            AUTO: Method(self.program, sll.linearize("auto")),
         }
         return found if self.for_scale is None else {**found, SMOOTH: Method(self.for_scale, nullcontext())}
 
@@ -428,7 +438,8 @@ def draw(tasks: list[Task], results: Results, path: Path) -> None:
 
 
 READING = """\
-Both sll rows train the unedited programs; "linear" and "hard" say which values training sees inside the band. "hard" \
+All sll rows train the unedited programs; "linear" and "hard" say which values training sees inside the band, whose \
+width was tuned; "auto" finds a width by itself, at the learning rate that was tuned for the others. "hard" \
 has the gradient of the straight-through estimator of that width: these two rows differ by rounding, and in what \
 somebody had to write. "cross-entropy" is a smooth stand-in for F1, for scale."""
 

@@ -270,14 +270,33 @@ def test_explicit_functions_take_policies(policy):
     ):  # fmt: skip
         y, g = gradients(lambda x, f=f: f(x, eps=eps) * torch.arange(15.0), x)
         assert y.shape == x.shape and y.dtype == x.dtype and g.abs().sum() > 0 and g.isfinite().all()
-    assert torch.equal(sll.sign(x, eps), sll.sign(x, _asked(eps, "comparison", x)))
-    assert torch.equal(sll.argmax(x, eps=eps), sll.argmax(x, eps=_asked(eps, "choice", leads(x))))
-    assert torch.equal(sll.rank(x, eps=eps), sll.rank(x, eps=_asked(eps, "order", pairs(x))))
-    assert torch.equal(sll.topk_mask(x, 3, eps=eps), sll.topk_mask(x, 3, eps=_asked(eps, "subset", from_last(x, 3))))
+    forward = "hard" if eps == "auto" else "linear"
+    assert sll.sign(x, eps).eq(sll.sign(x, eps, forward=forward)).all()
+    assert torch.equal(sll.sign(x, eps, forward="linear"), sll.sign(x, _asked(eps, "comparison", x)))
+    assert torch.equal(sll.argmax(x, eps=eps, forward="linear"), sll.argmax(x, eps=_asked(eps, "choice", leads(x))))
+    assert torch.equal(sll.rank(x, eps=eps, forward="linear"), sll.rank(x, eps=_asked(eps, "order", pairs(x))))
+    assert torch.equal(
+        sll.topk_mask(x, 3, eps=eps, forward="linear"), sll.topk_mask(x, 3, eps=_asked(eps, "subset", from_last(x, 3)))
+    )
 
 
 def _asked(eps, kind, distances):
     return float(Width(sll.policy.checked(eps), kind).at(lambda: distances))
+
+
+def test_auto_rounds_wherever_it_is_written():
+    """The band of a step is the whole step, where a ramp is the identity: hard values are the default."""
+    x = torch.tensor([0.2, 0.4, 0.9, 1.3], requires_grad=True)
+    assert torch.equal(sll.round(x, eps="auto"), torch.round(x))
+    torch.testing.assert_close(sll.round(x, eps="auto", forward="linear"), x)
+    assert not torch.equal(sll.round(x, eps=0.3), torch.round(x))
+    with sll.linearize({"default": 0.1, "round": "auto"}):
+        assert torch.equal(torch.round(x), torch.round(x.detach()))
+
+
+def test_policies_are_not_asked_about_nothing():
+    with sll.linearize(_Returns(math.nan)):
+        assert torch.sign(torch.empty(0, requires_grad=True)).shape == (0,)
 
 
 def test_mappings_may_hold_policies():
@@ -382,13 +401,19 @@ class _Returns:
         (lambda: sll.Anneal(1.0, 0.5, 2.5), TypeError, "steps must be an integer"),
         (lambda: sll.Anneal(1.0, 0.5, 3, "exponential"), ValueError, "kind must be one of"),
         (lambda: sll.Anneal(1.0, 0.5, 3).load_state_dict({}), KeyError, "state_dict"),
-        (lambda: sll.Anneal(1.0, 0.5, 3).load_state_dict({"done": "2"}), TypeError, "number of steps"),
+        (lambda: sll.Anneal(1.0, 0.5, 3).load_state_dict({"done": "2"}), ValueError, "number of steps"),
+        (lambda: sll.Anneal(sll.Coverage, sll.Coverage, 3), TypeError, "start must be a float or a policy"),
+        (lambda: sll.sign(torch.ones(2), _Returns(math.inf)), ValueError, "finite unless call.limit is, got inf"),
         (lambda: sll.linearize(sll.Coverage), TypeError, "the class Coverage; make one"),
         (lambda: sll.linearize("Auto"), ValueError, "'Auto'"),
         (lambda: sll.linearize({"default": "auto", "round": "wide"}), ValueError, r"eps\['round'\]"),
         (lambda: sll.linearize(object()), TypeError, "half_width"),
         (lambda: sll.sign(torch.ones(2), "wide"), ValueError, "eps"),
-        (lambda: sll.sign(torch.ones(2), _Returns(0.0)), ValueError, "positive half-width, got 0.0"),
+        (
+            lambda: sll.sign(torch.ones(2), _Returns(0.0)),
+            ValueError,
+            "a positive half-width, .* got 0.0 for a comparison",
+        ),
         (lambda: sll.sign(torch.ones(2), _Returns(math.nan)), ValueError, "got nan"),
         (lambda: sll.sign(torch.ones(2), _Returns(torch.ones(2))), ValueError, r"one number, got shape \(2,\)"),
     ],

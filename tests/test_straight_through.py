@@ -141,7 +141,7 @@ def test_is_the_default_of_auto_only():
     assert sll.linearize("auto", forward="linear").forward == "linear"
     assert sll.linearize(0.1).forward == sll.linearize(sll.Coverage(0.5)).forward == "linear"
     assert sll.linearize({"default": "auto", "round": 0.5}).forward == "straight-through"
-    assert sll.linearize({"default": 0.1, "round": "auto"}).forward == "linear"
+    assert sll.linearize({"default": 0.1, "round": "auto"}).forward == "straight-through"
 
 
 @pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])

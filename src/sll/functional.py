@@ -3,8 +3,9 @@
 They always apply the formula, with or without autograd. `eps` is the half-width of the band in the units of `x`, or
 ``"auto"`` or another policy that finds it (see `sll.linearize`);
 outside the band the value is torch's, bit for bit. With ``forward="hard"`` the value is the hard one everywhere and
-only the gradient is the ramp's. All take float16, bfloat16, float32 and float64 tensors of any shape, work under
-``torch.func``, and can be differentiated twice.
+only the gradient is the ramp's; that is the default with ``eps="auto"``, whose band is a whole step for `round`, where
+the ramp would be the identity. Otherwise the default is ``"linear"``. All take float16, bfloat16, float32 and float64
+tensors of any shape, work under ``torch.func``, and can be differentiated twice.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ._options import Forward, one_of
 from .kernels import blend, compute_dtype, hard_forward
 from .order import constant, first_k
 from .order import rank as ranks
-from .policy import OneEps, Width, checked, from_last, kind_of, leads, pairs, scaled
+from .policy import AUTO, OneEps, Width, checked, from_last, kind_of, leads, pairs, scaled
 from .rules import sources
 from .rules.sources import Step
 
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-def _checked(x: Tensor, eps: OneEps, forward: str, op: str) -> tuple[float | Width, bool]:
+def _checked(x: Tensor, eps: OneEps, forward: str | None, op: str) -> tuple[float | Width, bool]:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {x!r} of type {type(x).__name__}; torch.as_tensor(x) makes one")
     if x.is_complex():
@@ -44,8 +45,10 @@ def _checked(x: Tensor, eps: OneEps, forward: str, op: str) -> tuple[float | Wid
         raise TypeError(
             f"x must be floating point (a discrete tensor has no derivative), got {x.dtype}; x.float() converts it"
         )
-    linear = one_of(forward, "forward", ("linear", "hard")) == "linear"
     width = checked(eps)
+    if forward is None:
+        forward = "hard" if width is AUTO else "linear"
+    linear = one_of(forward, "forward", ("linear", "hard")) == "linear"
     if not isinstance(width, float):
         return Width(width, kind_of(op)), linear
     limits = torch.finfo(compute_dtype(x.dtype))
@@ -75,7 +78,7 @@ def _ramp(step: Step, hard: Tensor, linear: bool) -> Tensor:
     return blend(step.decision.offset(), below, above, hard, "linear" if linear else "hard")
 
 
-def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Unit step: 0 below zero, 1 above, ``1/2 + x / (2 eps)`` for ``|x| <= eps``; slope ``1 / (2 eps)``.
 
     It is the Euclidean projection ``argmin_{0 <= y <= 1} (y - (1/2 + x / (2 eps)))**2``. The value at 0 is 1/2.
@@ -100,7 +103,7 @@ def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> 
     return _ramp(sources.heaviside(width, x, None), torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
 
 
-def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Sign: ``x / eps`` for ``|x| <= eps``, ±1 outside; slope ``1 / eps``. Arguments as for `heaviside`.
 
     Example:
@@ -112,7 +115,7 @@ def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tenso
     return _ramp(sources.sign(width, x), torch.sign(x.detach()), linear)
 
 
-def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward = "linear") -> Tensor:
+def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward | None = None) -> Tensor:
     """Round to `decimals` places: a ramp around every ``(n + 1/2) s`` with ``s = 10**-decimals``; slope ``s / (2
     eps)``.
 
@@ -128,7 +131,7 @@ def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward 
     return _ramp(sources.round(width, x, decimals=decimals), torch.round(x.detach(), decimals=decimals), linear)
 
 
-def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Floor: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
     `heaviside`.
 
@@ -141,7 +144,7 @@ def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tens
     return _ramp(sources.floor(width, x), torch.floor(x.detach()), linear)
 
 
-def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Ceiling: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
     `heaviside`.
 
@@ -154,7 +157,7 @@ def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tenso
     return _ramp(sources.ceil(width, x), torch.ceil(x.detach()), linear)
 
 
-def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Truncation: a ramp around every integer but 0, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments
     as for `heaviside`.
 
@@ -167,7 +170,9 @@ def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tens
     return _ramp(sources.trunc(width, x), torch.trunc(x.detach()), linear)
 
 
-def threshold(x: Tensor, threshold: float | Tensor = 0.0, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def threshold(
+    x: Tensor, threshold: float | Tensor = 0.0, eps: OneEps = 1e-3, *, forward: Forward | None = None
+) -> Tensor:
     """1 where ``x > threshold``, else 0, with the ramp of `heaviside` around `threshold`.
 
     Args:
@@ -195,7 +200,7 @@ def threshold(x: Tensor, threshold: float | Tensor = 0.0, eps: OneEps = 1e-3, *,
     return _ramp(Step(step.decision, 0.0, 1.0), hard, linear)
 
 
-def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Soft one-hot of the largest entry: ``sparsemax(x / eps)`` along `dim`.
 
     This is the Euclidean projection of ``x / eps`` on the probability simplex: exactly one-hot when the best entry
@@ -232,7 +237,7 @@ def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward = "
     return _choose(scores, hard, dim, width, linear)
 
 
-def argmin(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def argmin(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Soft one-hot of the smallest entry: ``sparsemax(-x / eps)``. Arguments as for `argmax`.
 
     Example:
@@ -267,7 +272,7 @@ def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tens
 
 
 def rank(
-    x: Tensor, dim: int = -1, eps: OneEps = 1e-3, descending: bool = False, *, forward: Forward = "linear"
+    x: Tensor, dim: int = -1, eps: OneEps = 1e-3, descending: bool = False, *, forward: Forward | None = None
 ) -> Tensor:
     """Rank of each entry along `dim`, from 0: ``rank_i = sum over j != i of heaviside_eps(x_i - x_j)``.
 
@@ -315,7 +320,7 @@ def rank(
     return soft.movedim(-1, dim)
 
 
-def topk_mask(x: Tensor, k: int, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward = "linear") -> Tensor:
+def topk_mask(x: Tensor, k: int, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Soft k-hot of the `k` largest entries along `dim`: ``argmin ||m - x / eps||^2`` over ``0 <= m <= 1, sum m = k``.
 
     This is the Euclidean projection on the capped simplex, ``clamp(x / eps - tau, 0, 1)``. It is exactly k-hot when

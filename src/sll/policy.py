@@ -92,7 +92,8 @@ class Policy(Protocol):
     """Any object with this method can be an ``eps``.
 
     It has to answer alike as long as nothing is changed: one decision may be asked for twice. Return a positive float
-    or a 0-dim tensor; wider than ``call.limit`` means the whole step. While compiling, and on other devices than the
+    or a 0-dim tensor; wider than ``call.limit`` means the whole step. Distances of `inf` are ties and what is not
+    finite: leave them out. While compiling, and on other devices than the
     CPU, compute with tensors: ``float(tensor)`` would wait for the device.
 
     Example:
@@ -193,7 +194,8 @@ AUTO = Auto()
 class Anneal:
     """A width that changes while you train: wide bands find the way, narrow ones fit what is deployed.
 
-    Call `step` once per optimizer step (or epoch); after `steps` of them the width stays at `end`.
+    Make it once, before the loop, and call `step` once per optimizer step (or epoch); after `steps` of them the width
+    stays at `end`.
 
     Args:
         start, end: half-widths, positive floats in the units of the ops' inputs; or two `Coverage`, whose share is
@@ -223,6 +225,9 @@ class Anneal:
         steps: int,
         kind: Literal["geometric", "linear", "cosine"] = "geometric",
     ) -> None:
+        for name, value in (("start", start), ("end", end)):
+            if isinstance(value, (str, type)):
+                raise TypeError(f"{name} must be a float or a policy such as sll.Coverage(0.5), got {value!r}")
         if isinstance(start, Coverage) != isinstance(end, Coverage):
             raise TypeError(f"start and end must both be floats or both be sll.Coverage, got {start!r} and {end!r}")
         self._of_share = isinstance(start, Coverage)
@@ -242,7 +247,7 @@ class Anneal:
 
     @property
     def value(self) -> float:
-        """The half-width, or the share, of now."""
+        """The half-width of now; of two `Coverage`, the share."""
         t = min(self._done / self.steps, 1.0)
         if t == 1.0:
             return self.end
@@ -262,12 +267,12 @@ class Anneal:
         return {"done": self._done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Raises KeyError or TypeError if `state` is something else."""
+        """Go on where `state_dict` was taken. Raises KeyError or ValueError if `state` is something else."""
         if "done" not in state:
             raise KeyError(f"state must be what Anneal.state_dict() returned, with an entry 'done'; got {dict(state)}")
         done = state["done"]
         if isinstance(done, bool) or not isinstance(done, int) or done < 0:
-            raise TypeError(f"state['done'] must be a number of steps, got {done!r}")
+            raise ValueError(f"state['done'] must be a number of steps, got {done!r}")
         self._done = done
         self._now.fill_(self.value)
 
@@ -279,7 +284,7 @@ class Anneal:
     def __repr__(self) -> str:
         what = "sll.Coverage({:g})" if self._of_share else "{:g}"
         start, end = what.format(self.start), what.format(self.end)
-        return f"sll.Anneal({start}, {end}, steps={self.steps}, kind={self.kind!r})"
+        return f"sll.Anneal({start}, {end}, steps={self.steps}, kind={self.kind!r}) after {self._done} steps"
 
 
 _TINY = 1e-30
@@ -343,16 +348,22 @@ class Width:
         if isinstance(found, Tensor):
             found = found.detach()
             if found.dim():
-                raise ValueError(f"{self.policy!r}.half_width must return one number, got shape {tuple(found.shape)}")
+                raise ValueError(
+                    f"{type(self.policy).__name__}.half_width must return one number, got shape {tuple(found.shape)} "
+                    f"for a {self.kind}"
+                )
             if _readable(found):
                 found = float(found)
         if isinstance(found, Tensor):
             found = found.clamp(min=_TINY, max=limit)
         else:
             if not torch.compiler.is_compiling() and (
-                isinstance(found, bool) or not isinstance(found, Real) or not found > 0
+                isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
             ):
-                raise ValueError(f"{self.policy!r}.half_width must return a positive half-width, got {found!r}")
+                raise ValueError(
+                    f"{type(self.policy).__name__}.half_width must return a positive half-width, finite unless "
+                    f"call.limit is, got {found!r} for a {self.kind}"
+                )
             found = max(_TINY, min(found, limit))
         if self.record is not None:
             self.record(found)
@@ -362,7 +373,7 @@ class Width:
 def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) -> float | Tensor:
     """The half-width of the bands around boundaries at these distances."""
     if isinstance(eps, Width):
-        return eps.at(lambda: sample(distance), limit)
+        return eps.at(lambda: sample(distance), limit) if distance.numel() else min(1.0, limit)
     return min(eps, limit)
 
 

@@ -12,7 +12,7 @@ import math
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import torch
@@ -137,7 +137,9 @@ class Report(NamedTuple):
     infinite_jumps: dict[CallSite, int]
     """Elements in the band whose two outcomes do not differ by a finite amount: hard value, no gradient."""
     eps: dict[CallSite, EpsUsed]
-    """The half-widths that a policy chose (nothing is noted of a fixed eps, nor while compiling)."""
+    """The half-widths that a policy chose, for results that were used. A fixed eps is not noted, nor what is
+    compiled.
+    """
 
 
 class linearize(_Mode):
@@ -157,14 +159,15 @@ class linearize(_Mode):
     threads.
 
     Args:
-        eps: half-width of the band, a positive float in the units of the op's input; or ``"auto"``, which finds one
-            for each call; or a policy (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to
-            one of these with a ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
+        eps: half-width of the band, a positive float in the units of the op's input (the default is for looking at
+            gradients; to train, start with ``"auto"``); or ``"auto"``, which finds one for each call; or a policy
+            (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to one of these with a
+            ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
         forward: ``"linear"`` (values follow the ramp inside the band), ``"hard"`` (every value is the original
             program's, bit for bit; only gradients change, to those of ``"linear"``) or ``"straight-through"`` (values
             as with ``"hard"``; of ``where(m, a, b)`` or ``table[index]`` what the program takes gets the gradient, as
             it does without a region, and what it leaves gets none; decisions have the same slopes). The default is
-            ``"linear"``, with ``eps="auto"`` ``"straight-through"``.
+            ``"linear"``; where ``"auto"`` occurs in `eps`, ``"straight-through"``.
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names.
         exclude: names of ops not to linearize.
         on_lost: what to do when a decision inside its band reaches a function that cannot pass a gradient on:
@@ -197,10 +200,11 @@ class linearize(_Mode):
         super().__init__()
         self._eps, self._eps_of = widths(eps, SOURCES)
         if forward is None:
-            forward = "straight-through" if self._eps is AUTO else "linear"
+            auto = self._eps is AUTO or AUTO in self._eps_of.values()
+            forward = "straight-through" if auto else "linear"
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
-        self._given = eps
+        self._given = dict(eps) if isinstance(eps, Mapping) else eps
         ops = frozenset(SOURCES) if only is None else op_names(only, "only", SOURCES)
         self._ops = ops if exclude is None else ops - op_names(exclude, "exclude", SOURCES)
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
