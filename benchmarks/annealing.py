@@ -26,6 +26,7 @@ import sll
 
 sys.path.insert(0, str(Path(__file__).parent / "evidence"))
 from tasks import TASKS, Task
+from training import epochs
 
 SEEDS = (0, 1, 2, 3, 4)
 RATES = {"sign": 1e-2, "vq": 1e-2, "topk": 3e-2}
@@ -45,24 +46,12 @@ class Run(NamedTuple):
 
 
 def train(task: Task, make: Callable[[int], Any], seed: int) -> Run:
-    torch.manual_seed(seed)
-    model, data = task.program.model(), task.data()
-    per_epoch = -(-len(data.train.y) // task.batch)
-    eps = make(task.epochs * per_epoch)
+    data = task.data()
+    eps = make(task.epochs * -(-len(data.train.y) // task.batch))
     region = sll.linearize(eps, forward="linear")
-    optimizer = torch.optim.Adam(model.parameters(), RATES[task.name])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, task.epochs)
     run = Run([], [])
-    for _ in range(task.epochs):
-        for rows in torch.randperm(len(data.train.y)).split(task.batch):
-            with region:
-                loss = task.program.loss(model, data.train.rows(rows))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if isinstance(eps, sll.Anneal):
-                eps.step()
-        schedule.step()
+    after_step = eps.step if isinstance(eps, sll.Anneal) else lambda: None
+    for model in epochs(task, region, RATES[task.name], seed, after_step):
         with region:
             output = task.program.output(model, data.validation)
         run.in_region.append(task.measure(output.detach(), data.validation))

@@ -25,6 +25,7 @@ from sll.policy import Auto
 
 sys.path.insert(0, str(Path(__file__).parent / "evidence"))
 from tasks import TASKS
+from training import epochs
 
 SEEDS = (100, 101)
 ORDER = ("sign", "quantized", "f1", "vq")
@@ -61,21 +62,9 @@ VARIANTS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
 
 def train(name: str, eps: Any, forward: Any, lr: float, seed: int) -> float:
     task = TASKS[name]
-    torch.manual_seed(seed)
-    model, data = task.program.model(), task.data()
-    region = sll.linearize(eps, forward=forward)
-    optimizer = torch.optim.Adam(model.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, task.epochs)
-    for _ in range(task.epochs):
-        for rows in torch.randperm(len(data.train.y)).split(task.batch):
-            with region:
-                loss = task.program.loss(model, data.train.rows(rows))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        schedule.step()
+    *_, model = epochs(task, sll.linearize(eps, forward=forward), lr, seed)
     with torch.no_grad():
-        return task.shown(task.score(model, data.validation))
+        return task.shown(task.score(model, task.data().validation))
 
 
 def best(name: str, scores: dict[float, list[float]]) -> str:

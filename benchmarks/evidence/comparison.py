@@ -75,11 +75,7 @@ def grid_share(name: str, results: run.Results) -> float:
         for method in methods.METHODS.values():
             if not method.applies(task) or method.search is not None:
                 continue
-            pairs: dict[tuple[object, float], list[float]] = {}
-            for job in run.tuning_jobs(task, method, quick=False):
-                score = results[job].get("validation", -math.inf)
-                pairs.setdefault((job.config, job.lr), []).append(-math.inf if math.isnan(score) else score)
-            scores[method.name] = [statistics.mean(found) for found in pairs.values()]
+            scores[method.name] = list(run.tuning_scores(task, method, results, quick=False).values())
         best = {method: max(found) for method, found in scores.items()}
         top, bottom = max(best.values()), min(v for v in best.values() if v > -math.inf)
         if name in scores:

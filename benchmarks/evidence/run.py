@@ -248,16 +248,21 @@ def tuning_jobs(task: str, method: Method, quick: bool) -> list[Job]:
     return [Job(task, method.name, config, lr, seed, quick) for config in configs for lr in lrs for seed in seeds]
 
 
+def tuning_scores(task: str, method: Method, results: Results, quick: bool) -> dict[tuple[Config, float], float]:
+    """Of each pair of configuration and learning rate the mean of the tuning seeds, -inf if one failed."""
+    pairs: dict[tuple[Config, float], list[float]] = {}
+    for job in tuning_jobs(task, method, quick):
+        score = results[job].get("validation", -math.inf)
+        pairs.setdefault((job.config, job.lr), []).append(-math.inf if math.isnan(score) else score)
+    return {pair: statistics.mean(found) for pair, found in pairs.items()}
+
+
 def choose(method: Method, names: Sequence[str], results: Results, quick: bool) -> Choice:
     """By the tuning seeds. A pair that failed loses to all others."""
     scores: dict[str, dict[Config, dict[float, float]]] = {}
     for name in names:
-        pairs: dict[tuple[Config, float], list[float]] = {}
-        for job in tuning_jobs(name, method, quick):
-            score = results[job].get("validation", -math.inf)
-            pairs.setdefault((job.config, job.lr), []).append(-math.inf if math.isnan(score) else score)
-        for (config, lr), found in pairs.items():
-            scores.setdefault(name, {}).setdefault(config, {})[lr] = statistics.mean(found)
+        for (config, lr), score in tuning_scores(name, method, results, quick).items():
+            scores.setdefault(name, {}).setdefault(config, {})[lr] = score
     configs = list(next(iter(scores.values())))
     ranks = [rankdata([-max(by_lr.values()) for by_lr in scores[name].values()]) for name in names]
     mean = [statistics.mean(rank[i] for rank in ranks) for i in range(len(configs))]

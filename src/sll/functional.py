@@ -17,7 +17,7 @@ from ._options import Forward, one_of
 from .kernels import blend, compute_dtype, hard_forward
 from .order import constant, first_k
 from .order import rank as ranks
-from .policy import AUTO, OneEps, Width, checked, from_last, kind_of, leads, pairs, scaled
+from .policy import AUTO, OneEps, Width, checked, from_last, in_units, kind_of, leads, pairs
 from .rules import sources
 from .rules.sources import Step
 
@@ -231,10 +231,8 @@ def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | N
         raise ValueError(f"x has no entries to choose from along dim {dim}: shape {tuple(x.shape)}")
     choice = x.detach().argmax(dim, keepdim=True)
     hard = torch.zeros_like(x, requires_grad=False).scatter(dim, choice, 1.0)
-    scores = x.to(compute_dtype(x.dtype))
-    if isinstance(width, Width):
-        scores, width = scaled(scores, width.at(lambda: leads(scores.detach().movedim(dim, -1))))
-    return _choose(scores, hard, dim, width, linear)
+    scores, half = in_units(x.to(compute_dtype(x.dtype)), width, lambda z: leads(z.movedim(dim, -1)))
+    return _choose(scores, hard, dim, half, linear)
 
 
 def argmin(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
@@ -309,10 +307,7 @@ def rank(
     if not isinstance(descending, bool):
         raise TypeError(f"descending must be True or False, got {descending!r} of type {type(descending).__name__}")
     rows = x.movedim(dim, -1)
-    scores = rows.to(compute_dtype(x.dtype))
-    if isinstance(width, Width):
-        scores, width = scaled(scores, width.at(lambda: pairs(scores)))
-    soft = ranks(scores, width)
+    soft = ranks(*in_units(rows.to(compute_dtype(x.dtype)), width, pairs))
     soft = (x.shape[dim] - 1 - soft if descending else soft).to(x.dtype)
     if not linear:
         places = rows.detach().argsort(dim=-1, descending=descending, stable=True).argsort(-1)
@@ -361,10 +356,9 @@ def topk_mask(x: Tensor, k: int, dim: int = -1, eps: OneEps = 1e-3, *, forward: 
         return constant(float(k > 0), x)
     rows = x.movedim(dim, -1)
     if isinstance(width, Width):
-        scores = rows.to(compute_dtype(x.dtype))
-        half = width.at(lambda: from_last(scores, k))
-        rows, width = (rows, half) if isinstance(half, float) else scaled(scores, half)
-    mask, chosen = first_k(rows, k, width)
+        rows = rows.to(compute_dtype(x.dtype))
+    rows, half = in_units(rows, width, lambda z: from_last(z, k))
+    mask, chosen = first_k(rows, k, half)
     mask = mask.to(x.dtype)
     if not linear:
         mask = hard_forward(torch.zeros_like(mask).scatter(-1, chosen, 1.0), mask)

@@ -14,17 +14,14 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ._options import HALF_WIDTH, op_names, positive_float
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "Width", "half_width", "scaled", "widths"]
+__all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "Width", "half_width", "in_units", "widths"]
 
 Kind: TypeAlias = Literal["comparison", "step", "remainder", "choice", "subset", "order"]
 
@@ -287,10 +284,6 @@ class Anneal:
         return f"sll.Anneal({start}, {end}, steps={self.steps}, kind={self.kind!r}) after {self._done} steps"
 
 
-_TINY = 1e-30
-"""No band is narrower: its slope has to be a float32."""
-
-
 # --- what users pass ---------------------------------------------------------------------------------------------
 
 OneEps: TypeAlias = "float | Literal['auto'] | Policy"
@@ -325,6 +318,9 @@ def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, fl
 
 
 # --- asking a policy ---------------------------------------------------------------------------------------------
+
+_TINY = 1e-30
+"""No band is narrower: its slope has to be a float32."""
 
 
 class Width:
@@ -377,9 +373,14 @@ def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) ->
     return min(eps, limit)
 
 
-def scaled(z: Tensor, eps: float | Tensor) -> tuple[Tensor, float]:
-    """`z` and `eps` in units in which `eps` is a number: what is computed with both depends on ``z / eps`` only."""
-    return (z / eps, 1.0) if isinstance(eps, Tensor) else (z, eps)
+def in_units(z: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+    """Scores and half-width, in units in which the width is a number: what is computed with both depends on ``z / eps``
+    only. `distances` is what a policy is shown of the scores.
+    """
+    if not isinstance(eps, Width):
+        return z, eps
+    half = eps.at(lambda: distances(z))
+    return (z / half, 1.0) if isinstance(half, Tensor) else (z, half)
 
 
 def _readable(x: Tensor) -> bool:

@@ -32,7 +32,7 @@ from ..linearization import (
     version_of,
 )
 from ..order import Order, capped_simplex, close, traced
-from ..policy import Width, from_last, half_width, leads, pairs, scaled
+from ..policy import Width, from_last, half_width, in_units, leads, pairs
 from .elementwise import elementwise
 from .reductions import bins_of
 from .registry import SOURCES, op_name, register, tracked
@@ -90,11 +90,6 @@ def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:
     rows = (x.reshape(1) if x.dim() == 0 else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
     rows = torch.where(rows.isnan(), float("inf"), rows)
     return rows if largest else -rows
-
-
-def _in_units(z: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
-    """The scores and the half-width; `distances` is what a policy is shown of the scores."""
-    return scaled(z, eps.at(lambda: distances(z))) if isinstance(eps, Width) else (z, eps)
 
 
 def _limit(z: Tensor) -> int:
@@ -164,7 +159,7 @@ def _weigh_best(
     limit: int,
 ) -> Choice:
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
-    z, eps = _in_units(_scores(rows, -1, largest), width, leads)
+    z, eps = in_units(_scores(rows, -1, largest), width, leads)
     n = z.shape[-1]
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
@@ -255,12 +250,12 @@ register(best_value, "amax", "amin", in_place=False)
 
 def _ordered(width: float | Width, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
     """The order whose sorted positions along the last dimension are `indices`."""
-    z, eps = _in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs)
+    z, eps = in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs)
     return Order(z, indices, eps, close(z, eps, _limit(z)))
 
 
-def _key(region: Region, op: str, x: Tensor, dim: int, largest: bool) -> tuple[Any, ...]:
-    return ("places", x, version_of(x), dim % max(x.dim(), 1), largest, region.eps_for(op))
+def _key(width: float | Width, x: Tensor, dim: int, largest: bool) -> tuple[Any, ...]:
+    return ("places", x, version_of(x), dim % max(x.dim(), 1), largest, width)
 
 
 def _rows(order: Order, key: tuple[Any, ...], hard: Tensor, places: Tensor | None = None) -> Choice:
@@ -293,12 +288,13 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
     last = indices.movedim(dim, -1)
-    key = _key(region, "sort", x, dim, largest)
+    width = region.eps_for("sort")
+    key = _key(width, x, dim, largest)
     found: Ordered
     if traced(x):
-        found = _weigh_order(region, key, x, dim, largest, last)
+        found = _weigh_order(width, key, x, dim, largest, last)
     else:
-        found = LaterOrdered(region, "sort", key, x, indices, lambda: _weigh_order(region, key, x, dim, largest, last))
+        found = LaterOrdered(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last))
         found.dim = dim
     if not both:
         return attach(region, indices, found)
@@ -306,8 +302,10 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return _mark(region, out, x, dim, largest)
 
 
-def _weigh_order(region: Region, key: tuple[Any, ...], x: Tensor, dim: int, largest: bool, last: Tensor) -> Ordered:
-    order = _ordered(key[-1], x, dim, largest, last)
+def _weigh_order(
+    width: float | Width, key: tuple[Any, ...], x: Tensor, dim: int, largest: bool, last: Tensor
+) -> Ordered:
+    order = _ordered(width, x, dim, largest, last)
     rows = _rows(order, key, last)
     return Ordered(rows.map(rows.key, _back(dim)), order, dim)
 
@@ -385,8 +383,9 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
     in_order = bool(named.get("sorted", True))
-    key = (*_key(region, "topk", x, dim, largest), k, in_order)
-    first = (region, key, x, k, dim, largest, out.indices, in_order)
+    width = region.eps_for("topk")
+    key = (*_key(width, x, dim, largest), k, in_order)
+    first = (width, key, x, k, dim, largest, out.indices, in_order)
     if traced(x):
         return _with_indices(region, func, out, _weigh_first(*first))
     out = _with_indices(
@@ -396,10 +395,10 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _weigh_first(
-    region: Region, key: tuple[Any, ...], x: Tensor, k: int, dim: int, largest: bool, hard: Tensor, in_order: bool
+    width: float | Width, key: tuple[Any, ...], x: Tensor, k: int, dim: int, largest: bool, hard: Tensor, in_order: bool
 ) -> Choice:
     z = _scores(x, dim, largest)
-    z, eps = _in_units(z, key[-3], lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z))
+    z, eps = in_units(z, width, lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z))
     scores = z.detach()
     n = z.shape[-1]
     # The first k, sorted, and whatever comes close to the last of them.
@@ -421,13 +420,14 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    z, eps = _in_units(_scores(x, dim, False), region.eps_for(op), pairs)
+    width = region.eps_for(op)
+    z, eps = in_units(_scores(x, dim, False), width, pairs)
     indices = z.detach().argsort(dim=-1, descending=True, stable=True)
     top = z.gather(-1, indices)
     order = Order(top, indices, eps, close(top, eps, _limit(top)))
     hard = out.indices.reshape(*z.shape[:-1], 1)
     places = place.expand(z.shape[:-1]).unsqueeze(-1)
-    key = (*_key(region, op, x, dim, False), func.__name__, out.indices.dim(), places)
+    key = (*_key(width, x, dim, False), func.__name__, out.indices.dim(), places)
     rows = _rows(order, key, hard, places)
     found = rows.map(rows.key, lambda t: t.reshape(*out.indices.shape, t.shape[-1]))
     return _with_indices(region, func, out, found)
@@ -472,8 +472,10 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     flat = x.reshape(-1)
     index = flat.detach().argsort()
 
+    width = region.eps_for("unique")
+
     def work_out() -> Order:
-        return _ordered(region.eps_for("unique"), flat, -1, False, index)
+        return _ordered(width, flat, -1, False, index)
 
     if out[0].numel() < x.numel() or bool(flat.detach().isnan().any()):
         region.lose(
@@ -483,7 +485,7 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
             undecided=lambda: bool((work_out().rows.amax(-1) < 1).any()),
         )
         return out
-    found = positions(work_out(), -1, _key(region, "unique", x, -1, False)[1:], index)
+    found = positions(work_out(), -1, _key(width, x, -1, False)[1:], index)
     attach(region, out[1], found.map(found.key, lambda t: t.reshape(*x.shape, t.shape[-1])))
     return out
 
@@ -549,9 +551,10 @@ def _count_passed(
             return out
     if _own_ranks(boundaries, x) and region.linearizes("searchsorted"):
         index = x.detach().argsort()  # among its own values: a rank
-        order = _ordered(region.eps_for("searchsorted"), x, -1, False, index)
+        width = region.eps_for("searchsorted")
+        order = _ordered(width, x, -1, False, index)
         hard = original(call, x)
-        found = positions(order, -1, _key(region, "searchsorted", x, -1, False)[1:], index)
+        found = positions(order, -1, _key(width, x, -1, False)[1:], index)
         return attach(region, hard, found.of((found.values + right).to(hard.dtype)))
     lost = [t for t in (boundaries, x) if discrete_carrier(t)]
     if lost:
@@ -567,7 +570,7 @@ def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     sorter = named.get("sorter")
     boundaries = table if sorter is None else table.gather(-1, sorter)
     chosen = resolved(sorter)
-    if isinstance(chosen, Ordered) and equal_keys(chosen.key, _key(region, "sort", table, -1, False)):
+    if isinstance(chosen, Ordered) and equal_keys(chosen.key, _key(region.eps_for("sort"), table, -1, False)):
         _mark(region, boundaries, table, -1, False)  # table.gather(-1, table.argsort())
     right = bool(named.get("right")) or named.get("side") == "right"
     direct = lambda: func(*args, **kwargs)

@@ -39,7 +39,7 @@ from ..linearization import (
 )
 from ..order import constant as every
 from ..order import first_k
-from ..policy import Width, half_width, sample, scaled
+from ..policy import Width, half_width, in_units, sample
 from .counts import through_count
 from .elementwise import elementwise
 from .registry import RULES, SOURCES, concerns, register, tracked
@@ -174,9 +174,7 @@ def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: Eps
     rows = (x.reshape(-1) if dim is None else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
     rows = torch.where(rows.isnan(), float("inf"), rows)
     rows = rows if value.largest else -rows
-    if isinstance(eps, Width):
-        far = (x - threshold).abs().detach()
-        rows, eps = scaled(rows, eps.at(lambda: sample(far)))
+    rows, eps = in_units(rows, eps, lambda _: sample(x - threshold))
     weights = first_k(rows, k, eps)[0] if 0 < k < value.n else every(float(k > 0), rows)
     offset = (weights.reshape(x.shape) if dim is None else weights.movedim(-1, dim)) - 0.5
     # Equals of the threshold show what they show.
