@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import compatibility
 import sll
 from sll.region import _THREAD
 
@@ -15,7 +18,7 @@ def no_region_survives():
 
     def state():
         modes = torch.overrides._len_torch_function_stack()
-        return modes, len(_THREAD.live), _THREAD.inner_at_work, torch.get_default_dtype(), torch.is_grad_enabled()
+        return modes, len(_THREAD.entered), _THREAD.inner_at_work, torch.get_default_dtype(), torch.is_grad_enabled()
 
     before = state()
     yield
@@ -28,3 +31,61 @@ def a_lost_gradient_is_an_error(recwarn):
     yield
     lost = [str(w.message) for w in recwarn.list if issubclass(w.category, sll.LostGradientWarning)]
     assert not lost, lost
+
+
+# --- docs/compatibility.md -----------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser):
+    parser.addoption("--compatibility", metavar="FILE", help="write the rows of the tests that passed into FILE")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "compatibility(area, what, verdict, note): a row of docs/compatibility.md")
+
+
+@pytest.fixture(autouse=True)
+def rows_of_the_table(request, record_property):
+    for entry in compatibility.rows_of(request.node):
+        record_property("compatibility", entry)
+
+
+def _test(nodeid: str) -> str:
+    return nodeid.split("[")[0].removeprefix("tests/")
+
+
+class _Table:
+    """Collects what passed, from all workers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: list[tuple[compatibility.Row, str]] = []
+        self.failed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report):
+        test = _test(report.nodeid)
+        if report.failed:
+            self.failed.add(test)
+        elif report.when == "call" and report.passed:
+            rows = (compatibility.Row(*value) for name, value in report.user_properties if name == "compatibility")
+            self.found.extend((entry, test) for entry in rows)
+
+    def pytest_sessionfinish(self):
+        rows = [(entry, test) for entry, test in self.found if test not in self.failed]
+        self.path.write_text(compatibility.replaced(self.path.read_text(), compatibility.table(rows)))
+
+
+def pytest_sessionstart(session):
+    path = session.config.getoption("--compatibility")
+    if path and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(_Table(Path(path)))
+
+
+@pytest.fixture
+def collected_rows(request):
+    """Rows and tests of the whole suite; skips if only a part of it was collected."""
+    items = request.session.items
+    files = {Path(str(item.path)).name for item in items}
+    if not {path.name for path in Path(__file__).parent.glob("test_*.py")} <= files or request.config.option.keyword:
+        pytest.skip("only a part of the suite was collected")
+    return [(entry, _test(item.nodeid)) for item in items for entry in compatibility.rows_of(item)]

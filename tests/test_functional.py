@@ -145,4 +145,4 @@ def test_no_state_is_touched():
     with sll.linearize(0.5):
         y = sll.sign(x, 0.25)
         assert torch.autograd.grad(y.sum(), x)[0].tolist() == [4, 4]
-    assert not vars(y) and not _THREAD.live
+    assert not vars(y) and not _THREAD.entered

@@ -416,7 +416,7 @@ def test_a_long_region_does_not_collect_dead_tensors():
         for _ in range(200):
             _ = (x > 0).float()
         gc.collect()
-        assert len(_THREAD.live[-1]) < 10
+        assert len(_THREAD.entered[-1].live) < 10
 
 
 def test_threads_do_not_see_each_other():

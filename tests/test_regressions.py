@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 import sll
 from oracles import band_crossings, gauss_between, line_integral, plain
@@ -61,14 +60,6 @@ def test_complex_results_keep_autograd():
         assert out.requires_grad and out.dtype == a.dtype
     assert torch.autograd.grad(y.imag.sum(), x, retain_graph=True)[0].tolist() == [-5.0, 0.0]
     torch.testing.assert_close(y.imag, torch.tensor([0.75 + 0.25 * 2, 4.0]))
-
-
-def test_checkpoint_of_a_decorated_function_in_a_region():
-    x = X(0.2, 3.0)
-    f = sll.enable(eps=0.25)(lambda x: torch.sign(x).sum())
-    with sll.linearize(0.5):
-        checkpoint(f, x, use_reentrant=True).backward()
-    assert x.grad.tolist() == [4, 0]
 
 
 def test_vmap_inside_and_outside_of_grad():

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .checkpoint import saved_as_then, saving
 from .kernels import band_offset, blend, compute_dtype, hard_forward
 from .policy import Width, half_width
 
@@ -66,13 +67,14 @@ class Decision:
         self.key = key
         self._thunk: Callable[[], Tensor] | None = offset
         self._offset: Tensor | None = None
+        self._saving = saving()
         self.side: Callable[[], Tensor | None] | None = None
         """Where known, the mask of the elements at which the hard program is above."""
 
     def offset(self) -> Tensor:
         if self._offset is None:
             assert self._thunk is not None
-            self._offset = self._thunk()
+            self._offset = saved_as_then(self._saving, self._thunk)
             self._thunk = None  # frees what the thunk holds on to
         return self._offset
 
@@ -344,12 +346,13 @@ class Chain(_Unsaved):
     def __init__(self, compute: Callable[[], Outcomes | Choice | None], length: int) -> None:
         self._compute: Callable[[], Outcomes | Choice | None] | None = compute
         self._found: Outcomes | Choice | None = None
+        self._saving = saving()
         self.length = length
 
     def resolve(self) -> Outcomes | Choice | None:
         if self._compute is not None:
             compute, self._compute = self._compute, None
-            self._found = compute()
+            self._found = saved_as_then(self._saving, compute)
             self.length = 0
         return self._found
 

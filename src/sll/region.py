@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
+from . import checkpoint
 from ._options import OnLost, RegionForward, one_of, op_names
 from .linearization import (
     Carrier,
@@ -35,21 +36,35 @@ from .linearization import (
 from .policy import AUTO, Eps, Width, kind_of, widths
 from .report import CallSite, EpsUsed, Lost, Widths, call_site
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
-from .rules.registry import op_name
+from .rules.registry import DISCRETE, op_name
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
+class _Entered:
+    """An entered region or hard block."""
+
+    def __init__(self, mode: _Mode, in_reentrant: bool) -> None:
+        self.mode = mode
+        self.live: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+        """The tensors that carry something."""
+        self.in_reentrant = in_reentrant
+        """Entered by a function that `torch.utils.checkpoint` runs without gradients, and that will enter it again."""
+
+
 class _Thread(threading.local):
-    """The regions that this thread has entered."""
+    """What this thread has entered."""
 
     def __init__(self) -> None:
         self.inner_at_work = False
         """An inner region is handling a call: the regions around it let everything pass."""
-        self.live: list[weakref.WeakValueDictionary[int, Tensor]] = []
-        """Per entered region, innermost last, the tensors that carry something."""
+        self.entered: list[_Entered] = []
+        """Innermost last. (torch hides a mode while it handles a call.)"""
+
+    def regions(self) -> list[_Mode]:
+        return [entered.mode for entered in self.entered]
 
 
 _THREAD = _Thread()
@@ -74,7 +89,10 @@ class _Mode(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         if not is_compiling():
-            _THREAD.live.append(weakref.WeakValueDictionary())
+            recording = torch.is_grad_enabled()
+            if recording and _THREAD.entered and checkpoint.hooked():
+                checkpoint.note(_THREAD.regions(), ())
+            _THREAD.entered.append(_Entered(self, not recording and checkpoint.in_reentrant()))
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
@@ -96,9 +114,9 @@ class _Mode(TorchFunctionMode):
 
     def _leave(self) -> None:
         TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
-        live = _THREAD.live.pop()
-        if _THREAD.live:  # still inside an outer region: its decisions may go on
-            _THREAD.live[-1].update(live)
+        live = _THREAD.entered.pop().live
+        if _THREAD.entered:  # still inside an outer region: its decisions may go on
+            _THREAD.entered[-1].live.update(live)
         else:
             _take_carriers(live)
 
@@ -258,8 +276,8 @@ class linearize(_Mode):
 
     def adopt(self, x: Tensor) -> None:
         """`x` carries something: the region takes it back at its end."""
-        if not is_compiling() and _THREAD.live:
-            _THREAD.live[-1][id(x)] = x
+        if not is_compiling() and _THREAD.entered:
+            _THREAD.entered[-1].live[id(x)] = x
             self._selects = self._selects or selection(x) is not None
 
     def lose(
@@ -294,7 +312,14 @@ class linearize(_Mode):
                 return found(self, func, args, kwargs)
         rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
-            return rule(self, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
+            if torch.is_grad_enabled():
+                if not compiling and checkpoint.hooked():
+                    checkpoint.note(_THREAD.regions(), (*args, *kwargs.values()))
+                return rule(self, func, args, kwargs)
+            out = func(*args, **kwargs)
+            if not compiling and (func in DISCRETE or _may_carry(args)):
+                self._refuse_reentrant(func, args, out)
+            return out
         if not compiling and (_may_carry(args) or (kwargs and _may_carry(kwargs.values()))):
             lost = [x for x in _tensors(args, kwargs) if discrete_carrier(x)]
             asked = func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in lost)
@@ -303,6 +328,27 @@ class linearize(_Mode):
                     op_name(func), lost, REMEDIES.get(op_name(func), "no rule carries a linearization through it.")
                 )
         return func(*args, **kwargs)
+
+    def _refuse_reentrant(self, func: Callable[..., Any], args: tuple[Any, ...], out: Any) -> None:
+        """A decision under `torch.no_grad` is the plain one. Not so in the first run of a reentrant checkpoint: there
+        the region has no gradients, and the second run has no region.
+        """
+        decides = func in DISCRETE and any(x.is_floating_point() for x in _tensors(args, {})) and _decides(func, out)
+        if not decides and not any(discrete_carrier(x) for x in _tensors(args, {})):
+            return
+        if not checkpoint.in_reentrant() or (_THREAD.entered[-1].in_reentrant and not self.linear):
+            return  # (a region entered by the function itself is entered again)
+        raise RuntimeError(
+            f"{op_name(func)} in a function that torch.utils.checkpoint(use_reentrant=True) runs: its second run would "
+            "not be in this region, or its first one could not show the values of the ramp. Pass use_reentrant=False"
+        )
+
+
+def _decides(func: Callable[..., Any], out: Any) -> bool:
+    """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float or a mere maximum."""
+    if func.__name__ in ("to", "type", "type_as", "max", "min", "true_divide", "divide", "div"):
+        return not isinstance(out, Tensor) or not out.is_floating_point()
+    return True
 
 
 def _selected(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -473,7 +519,7 @@ class _Suspended:
                 self.region.adopt(tensor)
 
     def __exit__(self, *exc: Any) -> None:
-        live = _THREAD.live[-1]
+        live = _THREAD.entered[-1].live
         self._carried = [
             (weakref.ref(t), found) for t in list(live.values()) if (found := t.__dict__.get("_sll")) is not None
         ]

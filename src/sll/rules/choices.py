@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checkpoint import saved_as_then, saving
 from ..kernels import band_offset, compute_dtype, hard_forward
 from ..linearization import (
     Choice,
@@ -66,7 +67,7 @@ def chooses(*names: str, op: str, boundaries: str) -> Callable[[Callable[..., An
             return rule(region, func, args, kwargs, x)
 
         SOURCES[op] = boundaries
-        register(handler, *names, in_place=False)
+        register(handler, *names, in_place=False, source=True)
         return rule
 
     return decorate
@@ -103,15 +104,15 @@ class _Later:
         self, region: Region, op: str, key: tuple[Any, ...], x: Tensor, hard: Tensor, make: Callable[[], Choice]
     ):
         self.key = key
-        self._recipe: Any = (region, op, x, version_of(x), hard, make)
+        self._recipe: Any = (region, op, x, version_of(x), hard, make, saving())
 
     def __getattr__(self, name: str) -> Any:
         if name not in _WORKED_OUT or "_recipe" not in self.__dict__:
             raise AttributeError(name)
-        region, op, x, version, hard, make = self.__dict__.pop("_recipe")
+        region, op, x, version, hard, make, then = self.__dict__.pop("_recipe")
         if version_of(x) == version:
             with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
-                made = make()
+                made = saved_as_then(then, make)
             vars(self).update((part, x) for part, x in vars(made).items() if part in _WORKED_OUT)
         else:
             region.lose(op, [], "its input was modified in place before the index was used.", undecided=lambda: True)
@@ -241,7 +242,7 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     return _mark(region, out, x, dim, op_name(func) == "amax", 0)
 
 
-register(extremum, "max", "min", in_place=False)
+register(extremum, "max", "min", in_place=False, source=True)
 register(best_value, "amax", "amin", in_place=False)
 
 
@@ -587,8 +588,8 @@ def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
 
 
 SOURCES["searchsorted"] = "each boundary, half-width at most half the distance to the next"
-register(searchsorted, "searchsorted", in_place=False)
-register(bucketize, "bucketize", in_place=False)
+register(searchsorted, "searchsorted", in_place=False, source=True)
+register(bucketize, "bucketize", in_place=False, source=True)
 
 
 @chooses("histc", op="histc", boundaries="the edges of the bins")

@@ -36,6 +36,8 @@ Rule: TypeAlias = "Callable[[Region, Callable[..., Any], tuple[Any, ...], dict[s
 RULES: dict[Any, Rule] = {}
 SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
+DISCRETE: set[Any] = set()
+"""The functions that make decisions, in all their spellings."""
 NO_GRADIENT_TO_LOSE: set[Any] = set()
 """Functions that ask about a tensor or overwrite it: no linearization is lost there."""
 LEFT_ALONE: dict[str, str] = {}
@@ -58,6 +60,8 @@ def register(rule: Rule, *names: str, in_place: bool = True, source: bool = Fals
     """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``."""
     for name in names:
         functions = spellings(name)
+        if source:
+            DISCRETE.update(functions)
         for func in functions:
             RULES[func] = _spelled_out(rule, source)
         if not in_place or not functions:
@@ -67,6 +71,8 @@ def register(rule: Rule, *names: str, in_place: bool = True, source: bool = Fals
         for written in (f"{name}_", f"__i{bare}__"):
             for func in spellings(written):
                 RULES[func] = _in_place(twin)
+                if source:
+                    DISCRETE.add(func)
 
 
 def _spelled_out(rule: Rule, source: bool) -> Rule:

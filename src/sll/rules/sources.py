@@ -456,4 +456,4 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
 
 
 SOURCES["cast"] = "integers but 0 (`.long()`, `.int()`, `.to(torch.int8)` …)"
-register(_cast, "long", "int", "short", "char", "byte", "to", "type", "type_as", in_place=False)
+register(_cast, "long", "int", "short", "char", "byte", "to", "type", "type_as", in_place=False, source=True)

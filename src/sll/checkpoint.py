@@ -1,0 +1,142 @@
+"""Activation checkpointing in a region: what is computed again is computed in the same regions.
+
+`torch.utils.checkpoint` runs a function once more during backward. It does not bring torch function modes back
+(pytorch issue 147995), and it calls nothing that a mode sees. So the region looks for it: at the first call in a
+checkpointed function that has a rule (or where that function enters a region of its own) it walks up the Python
+stack, finds the call of `torch.utils.checkpoint`, and has the regions entered whenever the function runs again.
+
+The second run has to save what the first one saved, tensor by tensor; torch checks that and raises `CheckpointError`.
+So a tensor from outside brings back what it carried (`Again.carried`), and what is worked out late is saved as if it
+had been worked out where it was made (`saved_as_then`).
+
+The reentrant variant runs the function without gradients first, and then on copies of its arguments. Nothing that is
+carried crosses that, in or out, and it cannot be seen whether something should have: a region refuses it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from types import FrameType
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch.utils import checkpoint as torch_checkpoint
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["Saving", "hooked", "in_reentrant", "note", "saved_as_then", "saving"]
+
+T = TypeVar("T")
+Region: TypeAlias = "AbstractContextManager[Any]"
+Saving: TypeAlias = "tuple[Callable[[Any], Any], Callable[[Any], Any]] | None"
+"""What has a hand in what autograd saves: the innermost `torch.autograd.graph.saved_tensors_hooks`."""
+
+_CHECKPOINT = inspect.unwrap(torch_checkpoint.checkpoint).__code__
+_REENTRANT = torch_checkpoint.CheckpointFunction.forward.__code__
+_autograd = torch._C._autograd
+_TOP: Callable[[bool], Saving] | None = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
+
+
+def saving() -> Saving:
+    return None if _TOP is None or torch.compiler.is_compiling() else _TOP(True)
+
+
+def hooked() -> bool:
+    """A quick look: whether this may be inside a checkpoint. (Older torch does not tell.)"""
+    return _TOP is None or _TOP(True) is not None
+
+
+# --- run again -----------------------------------------------------------------------------------------------------
+
+
+class Again:
+    """A checkpointed function, which enters `regions` whenever it is run again."""
+
+    def __init__(self, function: Callable[..., Any], regions: Sequence[Region]) -> None:
+        self.function = function
+        self.regions = tuple(regions)
+        self.carried: Any = WeakIdKeyDictionary()
+        """Tensors that the first run used, and what they carried."""
+
+    def __call__(self, *args: Any) -> Any:
+        with ExitStack() as stack:
+            for region in self.regions:
+                entered = stack.enter_context(region)
+            for tensor, found in list(self.carried.items()):
+                if "_sll" not in tensor.__dict__:
+                    tensor._sll = found
+                    entered.adopt(tensor)
+            return self.function(*args)
+
+
+_AROUND: weakref.WeakKeyDictionary[Callable[[Any], Any], list[Again]] = weakref.WeakKeyDictionary()
+"""The checkpoints that were found around what a hook saves."""
+
+
+def note(regions: Sequence[Region], operands: Iterable[Any]) -> None:
+    """Let every checkpoint around this call enter `regions` when it is run again (unless it was told before), with
+    `operands` carrying what they carry now.
+    """
+    top = saving()
+    around = _AROUND.get(top[0]) if top is not None else None
+    if around is None:
+        around = []
+        for frame in _running():
+            if not isinstance(frame.recompute_fn, Again):
+                frame.recompute_fn = Again(frame.recompute_fn, regions)
+            around.append(frame.recompute_fn)
+        if top is not None and top[0].__qualname__.startswith("_checkpoint_hook."):  # others may be entered again
+            _AROUND[top[0]] = around
+    if around:
+        for x in operands:
+            found = getattr(x, "_sll", None)
+            if found is not None:
+                for again in around:
+                    again.carried[x] = found
+
+
+def _running() -> Iterator[Any]:
+    """What torch keeps of the checkpoints around this call, innermost first."""
+    for frame in _python_frames():
+        if frame.f_code is _CHECKPOINT:
+            generator = frame.f_locals.get("gen")
+            running = None if generator is None else generator.gi_frame
+            if running is not None and "new_frame" in running.f_locals:
+                yield running.f_locals["new_frame"]
+
+
+def in_reentrant() -> bool:
+    """Whether this is the first run of a function in the reentrant variant."""
+    return any(frame.f_code is _REENTRANT for frame in _python_frames())
+
+
+def _python_frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+# --- worked out late -----------------------------------------------------------------------------------------------
+
+
+def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
+    """``compute()``, with autograd saving what it would have saved `then`: outside the checkpoints entered since, and
+    outside all if the one of then is over.
+    """
+    now = saving()
+    if now is None:
+        return compute()
+    inner = []
+    while now is not None and (then is None or now[0] is not then[0]):
+        inner.append(now)
+        _autograd._pop_saved_tensors_default_hooks()
+        now = saving()
+    try:
+        return compute()
+    finally:
+        for pack, unpack in reversed(inner):
+            _autograd._push_saved_tensors_default_hooks(pack, unpack)
