@@ -18,11 +18,11 @@ def no_region_survives():
 
     def state():
         modes = torch.overrides._len_torch_function_stack()
-        return modes, len(_THREAD.entered), _THREAD.inner_at_work, torch.get_default_dtype(), torch.is_grad_enabled()
+        return modes, len(_THREAD.entered), _THREAD.at_work, torch.get_default_dtype(), torch.is_grad_enabled()
 
     before = state()
     yield
-    assert state() == before == (0, 0, False, torch.float32, True)
+    assert state() == before == (0, 0, None, torch.float32, True)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def rows_of_the_table(request, record_property):
     for entry in compatibility.rows_of(request.node):
-        record_property("compatibility", entry)
+        record_property("compatibility", list(entry))
 
 
 def _test(nodeid: str) -> str:

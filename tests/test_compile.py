@@ -1,27 +1,40 @@
-"""Rules are traceable: programs compile with ``fullgraph=True`` and agree with eager in value and gradient.
+"""Regions under `torch.compile`: the values and gradients of eager mode, or an error, or a graph break.
 
-Smoke level: the programs below, the region outside and inside the compiled function. What does not compile is listed.
+A sample of the programs; `benchmarks/compile_programs.py` compiles all of them, with inductor.
 """
 
 from __future__ import annotations
 
+import copy
+import io
+import shutil
+import warnings
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import sll
+from compatibility import row
 from programs import PROGRAMS
 
 pytestmark = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
 
-# F.pad and F.embedding never reach a torch function mode under Dynamo, so a discrete operand loses its linearization
-# there.
-NOT_SEEN_BY_DYNAMO = {"padded", "embedding"}
+AREA = "torch.compile"
+BACKEND = "aot_eager"
 SAMPLE = [
     "headline", "quantize_int8", "and_where", "floor_long_table", "mod_sign", "nested_threshold", "in_place_chain",
     "write_at_mask", "one_hot", "vote", "cumsum_masks", "rule_system", "split_stack", "shape_round_trip",
-    "floor_divide", "masked_fill_both", "permuted_ints",
-    "floor_div_int",
+    "floor_divide", "masked_fill_both", "permuted_ints", "embedding", "argmax_embedding", "argmax_table", "sort_lookup",
+    "floor_div_int", "topk_mask", "rank_table", "searchsorted",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
 
 
 def gradients(f, x0):
@@ -30,22 +43,28 @@ def gradients(f, x0):
     return y.detach(), torch.autograd.grad(y.sum(), x)[0]
 
 
+def line(n=97):
+    return torch.linspace(-2.4, 2.4, n, dtype=torch.float64)
+
+
+def equal(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@row(AREA, "region around the call of a compiled function, `fullgraph=True`", "works")
 @pytest.mark.parametrize("forward", ["linear", "hard"])
 @pytest.mark.parametrize("name", SAMPLE)
 def test_region_outside(name, forward):
-    torch._dynamo.reset()
     f = PROGRAMS[name]
-    x = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64)
-    compiled = torch.compile(lambda x: f(x), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda x: f(x), fullgraph=True, backend=BACKEND)
     with sll.linearize(0.1, forward=forward):
-        torch.testing.assert_close(gradients(compiled, x), gradients(f, x), rtol=1e-9, atol=1e-9)
+        equal(gradients(compiled, line()), gradients(f, line()))
 
 
+@row(AREA, "region inside the compiled function, made there or before, and as its decorator, `fullgraph=True`", "works")
 @pytest.mark.parametrize("name", ["headline", "quantize_int8", "and_where", "floor_long_table"])
 def test_region_inside_and_as_decorator(name):
-    torch._dynamo.reset()
     f = PROGRAMS[name]
-    x = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64)
     region = sll.linearize(0.1)
 
     def inside(x):
@@ -56,15 +75,12 @@ def test_region_inside_and_as_decorator(name):
         with region:
             return f(x)
 
-    want = gradients(inside, x)
+    want = gradients(inside, line())
     for g in (inside, prebuilt, sll.enable(eps=0.1)(f)):
-        got = gradients(torch.compile(g, fullgraph=True, backend="aot_eager"), x)
-        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+        equal(gradients(torch.compile(g, fullgraph=True, backend=BACKEND), line()), want)
 
 
 def test_nested_regions():
-    torch._dynamo.reset()
-
     def f(x):
         with sll.linearize(0.5):
             a = torch.sign(x)
@@ -77,12 +93,12 @@ def test_nested_regions():
     x = torch.zeros(2)
     want = gradients(f, x)
     assert want[1].tolist() == [22, 22]
-    torch.testing.assert_close(gradients(torch.compile(f, fullgraph=True, backend="aot_eager"), x), want)
+    torch.testing.assert_close(gradients(torch.compile(f, fullgraph=True, backend=BACKEND), x), want)
 
 
+@row(AREA, "another `eps`, or none: compiled again, never stale (`sll.Anneal`: an input, not compiled again)", "works")
 def test_eps_is_guarded():
-    torch._dynamo.reset()
-    compiled = torch.compile(lambda x: torch.sign(x), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda x: torch.sign(x), fullgraph=True, backend=BACKEND)
     x = torch.zeros(3)
     slopes = []
     for eps in (0.5, 0.25, 0.5, 0.125):
@@ -91,3 +107,204 @@ def test_eps_is_guarded():
     assert slopes == [2, 4, 2, 8]
     y = x.clone().requires_grad_()
     assert not torch.autograd.grad(compiled(y).sum(), y)[0].any()
+
+
+@row(AREA, "`dynamic=True`, and other sizes", "works")
+@pytest.mark.parametrize("name", ["headline", "and_where", "one_hot", "argmax_table", "topk_mask"])
+def test_dynamic(name):
+    f = PROGRAMS[name]
+    compiled = torch.compile(lambda x: f(x), fullgraph=True, dynamic=True, backend=BACKEND)
+    with sll.linearize(0.1):
+        for n in (97, 31, 64):
+            equal(gradients(compiled, line(n)), gradients(f, line(n)))
+
+
+@row(AREA, "inductor, default mode", "works")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor():
+    names = ["headline", "quantize_int8", "and_where", "one_hot", "argmax_table"]
+    f = lambda x: torch.stack([PROGRAMS[name](x) for name in names])
+    with sll.linearize(0.1):
+        got = gradients(torch.compile(f, fullgraph=True), line())
+        torch.testing.assert_close(got, gradients(f, line()), rtol=1e-6, atol=1e-6)
+
+
+@row(AREA, '`mode="max-autotune-no-cudagraphs"`', "works")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_max_autotune():
+    f = lambda x: torch.where(torch.round(x * 2) > 1, torch.sign(x) * x, x)
+    with sll.linearize(0.1):
+        got = gradients(torch.compile(f, fullgraph=True, mode="max-autotune-no-cudagraphs"), line())
+        torch.testing.assert_close(got, gradients(f, line()), rtol=1e-6, atol=1e-6)
+
+
+# --- what does not fit into a graph --------------------------------------------------------------------------------
+
+
+def table(x, rows=3):
+    return torch.arange(float(x.shape[0]) * rows, dtype=x.dtype).view(x.shape[0], rows)
+
+
+FOLLOWED_IN_EAGER_MODE = {
+    "sum of x[mask]": lambda x: (x * x)[x * 1.5 > 0.1].sum() * 2,
+    "nonzero": lambda x: x.flatten()[(x > 0.1).flatten().nonzero().squeeze(1)].sum(),
+    "k-th value as threshold": lambda x: ((x > x.kthvalue(2, 1, keepdim=True).values).double() * x * x).sum(),
+    "topk as threshold": lambda x: ((x >= x.topk(2, 1).values[:, -1:]).double() * x * x).sum(),
+    "maximum as threshold": lambda x: ((x >= x.amax(1, keepdim=True)).double() * x * x).sum(),
+    "sorted neighbours": lambda x: (lambda s: (s[:, :-1] > s[:, 1:]).double().sum() + s.sum())(x.sort(1).values),
+    "a number": lambda x: x.sum() * int((x > 0).sum()),
+    "a branch": lambda x: x.sum() * 2 if bool((x > 0).any()) else x.sum(),
+    "written through a view": lambda x: (lambda m: (m[0].logical_not_(), (m.double() * x).sum())[1])(x > 0.1),
+}
+IN_THE_GRAPH = {
+    "maximum": lambda x: ((x - x.max(1, keepdim=True).values).exp() * torch.sign(x)).sum(),
+    "equal to the maximum": lambda x: ((x == x.max(1, keepdim=True).values).double() * x * x).sum(),
+    "sorted values": lambda x: (torch.round(x.sort(1).values * 3) * torch.arange(4.0, dtype=x.dtype)).sum(),
+    "ranks": lambda x: (x.argsort(1).argsort(1).double() * table(x, 4)).sum(),
+    "embedding": lambda x: F.embedding((x > 0.1).long(), table(x)).sum(),
+    "chunks": lambda x: sum((c.double() * i).sum() for i, c in enumerate((x > 0.1).chunk(2, 1), 1)),
+    "torch.embedding": lambda x: torch.embedding(table(x), (x > 0.1).long()).sum(),
+}
+
+
+def block():
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4).flip(1)
+    return x * torch.tensor([[1.0], [0.3], [2.0]], dtype=torch.float64)
+
+
+def compiled_three_ways(f, region, **options):
+    def inside(x):
+        with region:
+            return f(x)
+
+    compiled = torch.compile(f, backend=BACKEND, **options)
+
+    def outside(x):
+        with region:
+            return compiled(x)
+
+    yield inside, torch.compile(inside, backend=BACKEND, **options)
+    yield inside, outside
+    yield inside, torch.compile(region(f), backend=BACKEND, **options)
+
+
+@row(
+    AREA,
+    "what needs data: `x[mask]`, `nonzero`, thresholds found by sorting, `.item()`, `if`",
+    "works",
+    "with a graph break; `fullgraph=True` refuses it, with a message that names the call",
+)
+@pytest.mark.parametrize("name", FOLLOWED_IN_EAGER_MODE)
+def test_graph_breaks(name):
+    f = FOLLOWED_IN_EAGER_MODE[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sll.LostGradientWarning)  # those of eager mode, which test_lost.py counts
+        for eager, compiled in compiled_three_ways(f, sll.linearize(0.3)):
+            torch._dynamo.reset()
+            equal(gradients(compiled, block()), gradients(eager, block()))
+    for _, compiled in compiled_three_ways(f, sll.linearize(0.3), fullgraph=True):
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="sll: the gradient of a decision may end at"):
+            gradients(compiled, block())
+
+
+@pytest.mark.parametrize("name", IN_THE_GRAPH)
+def test_no_graph_breaks(name):
+    for eager, compiled in compiled_three_ways(IN_THE_GRAPH[name], sll.linearize(0.3), fullgraph=True):
+        torch._dynamo.reset()
+        equal(gradients(compiled, block()), gradients(eager, block()))
+
+
+def test_a_loss_that_is_intended_stays_in_the_graph():
+    f = lambda x: x.sum() * (x > 0).sum().clone().detach() + (x * x)[x > 0.1].sum()
+    eager, compiled = next(compiled_three_ways(f, sll.linearize(0.3, on_lost="ignore"), fullgraph=True))
+    assert gradients(compiled, block())[0].isfinite()
+
+
+@row(AREA, "graph breaks of the user's own in a region", "works")
+@pytest.mark.parametrize("where", range(3))
+def test_graph_breaks_of_the_users_own(where):
+    def f(x):
+        y = torch.round(x * 1.5)
+        mask = y > 0.1
+        torch._dynamo.graph_break()
+        z = torch.where(mask, x * x, x)
+        torch._dynamo.graph_break()
+        return z.sum() * 2
+
+    eager, compiled = list(compiled_three_ways(f, sll.linearize(0.3)))[where]
+    for _ in range(2):
+        equal(gradients(compiled, block()), gradients(eager, block()))
+
+
+@row(
+    AREA,
+    "`F.pad` of a bool or integer decision",
+    "does not work",
+    "no torch function mode sees it under Dynamo: the gradient is the plain program's, **silently**. "
+    "Pad a float (`mask.float()`), or use `torch.cat`",
+)
+def test_padding_of_decisions_is_not_seen():
+    f = lambda x: (F.pad((x > 0.1).int(), (1, 1)).double().sum(0) ** 2).sum()
+    eager, compiled = next(compiled_three_ways(f, sll.linearize(0.3)))
+    assert gradients(eager, block())[1].any()
+    x = block().requires_grad_()
+    assert not compiled(x).requires_grad  # if this fails, Dynamo has learned it: correct the table
+    g = lambda x: (F.pad((x > 0.1).double(), (1, 1)).sum(0) ** 2).sum()
+    eager, compiled = next(compiled_three_ways(g, sll.linearize(0.3)))
+    equal(gradients(compiled, block()), gradients(eager, block()))
+
+
+@row(AREA, "decisions that a compiled function returns", "works", "they end with the region, like others")
+def test_what_compiled_functions_return_ends_with_the_region():
+    region = sll.linearize(0.5)
+    x = torch.linspace(-1, 1, 9).requires_grad_()
+    compiled = torch.compile(lambda x: x > 0, fullgraph=True, backend=BACKEND)
+    grad = lambda m: torch.autograd.grad(torch.where(m, x * x, x).sum(), x)[0]
+    with region:
+        want, got = grad(x > 0), grad(compiled(x))
+        mask = compiled(x)
+    torch.testing.assert_close(got, want)
+    with sll.linearize(0.5):
+        hard = grad(mask)
+    torch.testing.assert_close(hard, torch.where(x > 0, 2 * x, 1.0).detach())
+    buffer = io.BytesIO()
+    torch.save(mask, buffer)
+    assert b"sll" not in buffer.getvalue().replace(b"_sll", b"")
+    assert copy.deepcopy(mask).equal(mask)
+
+
+@row(AREA, "`torch.utils.checkpoint` in a compiled function in a region", "works")
+def test_checkpoint():
+    def f(x):
+        return checkpoint(lambda x: torch.where(torch.round(x * 2) > 1, torch.sign(x) * x, x), x, use_reentrant=False)
+
+    for eager, compiled in compiled_three_ways(f, sll.linearize(0.3)):
+        torch._dynamo.reset()
+        equal(gradients(compiled, block()), gradients(eager, block()))
+
+
+@row(AREA, "a compiled `nn.Module` trained in a region, parameters updated in place", "works")
+def test_training():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.last(torch.sign(self.first(x)))
+
+    torch.manual_seed(0)
+    x, net = torch.randn(32, 4), Net()
+    twin = copy.deepcopy(net)
+    compiled = torch.compile(twin, backend=BACKEND)
+    for model, parameters in ((net, net.parameters()), (compiled, twin.parameters())):
+        optimizer = torch.optim.SGD(parameters, 0.1)
+        for _ in range(4):
+            optimizer.zero_grad()
+            with sll.linearize("auto"):
+                model(x).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(net.parameters(), twin.parameters()):
+        torch.testing.assert_close(a, b)
+    assert net.state_dict().keys() == twin.state_dict().keys()

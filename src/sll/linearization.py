@@ -161,7 +161,7 @@ def placed(
 def shows(x: Tensor, above: Any) -> Callable[[], Tensor | None]:
     """Where `x` is `above`, unless it is modified in place before anybody asks."""
     alias, version = x.detach(), version_of(x)  # an alias, because `x` will hold on to the decision
-    return lambda: alias == above if version_of(alias) == version else None
+    return lambda: alias == above if unchanged(alias, version) else None
 
 
 def tells(decision: Decision, x: Tensor, above: Tensor) -> Decision:
@@ -176,13 +176,22 @@ def tells(decision: Decision, x: Tensor, above: Tensor) -> Decision:
     return decision
 
 
+_UNKNOWN = -1
+
+
 def version_of(x: Any) -> int:
     """Counts the writes into a tensor. While compiling there is no counter: there the in-place rules alone keep
     carriers fresh.
     """
-    if not isinstance(x, Tensor) or torch.compiler.is_compiling():
+    if not isinstance(x, Tensor):
         return 0
-    return x._version
+    return _UNKNOWN if torch.compiler.is_compiling() else x._version
+
+
+def unchanged(x: Any, version: int) -> bool:
+    """Whether `x` is as it was at `version`, as far as that is known."""
+    now = version_of(x)
+    return now in (version, _UNKNOWN) or version == _UNKNOWN
 
 
 # --- carriers ----------------------------------------------------------------------------------------------------
@@ -192,6 +201,9 @@ class _Unsaved:
     """Not saved with its tensor. The region keeps it out of pickles and copies; where it cannot (another thread),
     what is saved is an empty dict, which any process can read and which says nothing.
     """
+
+    within: Region | None = None
+    """Made by compiled code, whose region does not take it back: it ends with that region all the same."""
 
     def __reduce__(self) -> Any:
         return OrderedDict, ()
@@ -281,7 +293,7 @@ class Selection(_Unsaved):
 
     def made_by(self, mask: Tensor) -> bool:
         """Whether `mask` selects the same elements."""
-        if mask is self.mask and version_of(mask) == self.version:
+        if mask is self.mask and unchanged(mask, self.version):
             return True
         own, other = self.decision, outcomes(mask)
         return _same_mask(own, other) and mask.shape == self.mask.shape
@@ -324,7 +336,7 @@ class Sorted(_Unsaved):
     def found_in(self, x: Any) -> bool:
         """Whether `x` is the source, or another differentiable view of the same numbers."""
         a, b = x, self.source
-        if not isinstance(a, Tensor) or self.version != version_of(a) or version_of(b) != self.version:
+        if not isinstance(a, Tensor) or not unchanged(a, self.version) or not unchanged(b, self.version):
             return False
         if a is b:
             return True
@@ -365,15 +377,19 @@ def carrier(x: Any) -> Carrier | None:
     if not isinstance(x, Tensor):
         return None
     pair = getattr(x, "_sll", None)
-    if pair is None or pair[1] != version_of(x):
+    if pair is None or not unchanged(x, pair[1]):
         return None
     found = pair[0]
-    return found if isinstance(found, _Unsaved) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
+    if not isinstance(found, _Unsaved) or isinstance(found, Sorted):
+        return None
+    if found.within is not None and not torch.compiler.is_compiling() and not found.within.entered():
+        return None
+    return found  # type: ignore[return-value]
 
 
 def sorted_places(x: Any) -> Sorted | None:
     pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    return pair[0] if pair is not None and isinstance(pair[0], Sorted) and pair[1] == version_of(x) else None
+    return pair[0] if pair is not None and isinstance(pair[0], Sorted) and unchanged(x, pair[1]) else None
 
 
 def discrete_carrier(x: Any) -> bool:
@@ -406,7 +422,8 @@ def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
     """Make `x` carry `found` until the region ends."""
     if found is not None:
         x._sll = (found, version_of(x))  # type: ignore[attr-defined]
-        region.adopt(x)
+        if not region.adopt(x):
+            found.within = region
     return x
 
 
@@ -600,7 +617,7 @@ def chain(
     """Let the float result `out` of an ordinary elementwise op promise its outcomes."""
 
     def compute() -> Outcomes | Choice | None:
-        if any(version_of(x) != v for x, v in zip(operands, versions)):
+        if not all(unchanged(x, v) for x, v in zip(operands, versions)):
             return None
         chosen = _per_value(region, func, args, kwargs)
         if chosen is not None:

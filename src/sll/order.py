@@ -126,8 +126,8 @@ def close(x: Tensor, eps: float, limit: int, places: int | None = None) -> int:
     """
     n = x.shape[-1]
     limit = max(1, min(limit, n - 1))
-    if traced(x):
-        return min(limit, 8)
+    if traced(x):  # how many they are is data
+        return limit
     falling = x.detach()
     width = 1
     while width < limit:  # doubling, so that narrow bands, the usual case, cost one comparison

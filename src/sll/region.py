@@ -58,8 +58,8 @@ class _Thread(threading.local):
     """What this thread has entered."""
 
     def __init__(self) -> None:
-        self.inner_at_work = False
-        """An inner region is handling a call: the regions around it let everything pass."""
+        self.at_work: _Mode | None = None
+        """The region that is handling a call: those around it let everything pass."""
         self.entered: list[_Entered] = []
         """Innermost last. (torch hides a mode while it handles a call.)"""
 
@@ -77,15 +77,15 @@ class _Mode(TorchFunctionMode):
         raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _THREAD.inner_at_work:
+        if _THREAD.at_work is not None:
             return func(*args, **(kwargs or {}))
         if func in _OUTSIDE_THE_RULES:
             return _OUTSIDE_THE_RULES[func](self, func, args, kwargs or {})
-        _THREAD.inner_at_work = True
+        _THREAD.at_work = self
         try:
             return self.dispatch(func, args, kwargs or {})
         finally:
-            _THREAD.inner_at_work = False
+            _THREAD.at_work = None
 
     def __enter__(self) -> Any:
         if not is_compiling():
@@ -96,9 +96,9 @@ class _Mode(TorchFunctionMode):
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
-        if is_compiling():
+        if is_compiling() or not any(entered.mode is self for entered in _THREAD.entered):
             super().__exit__(*exc)  # type: ignore[no-untyped-call]
-            return
+            return  # (entered by compiled code)
         inside = 0
         while isinstance(mode := _innermost(), _Mode) and mode is not self:
             mode._leave()
@@ -119,6 +119,17 @@ class _Mode(TorchFunctionMode):
             _THREAD.entered[-1].live.update(live)
         else:
             _take_carriers(live)
+
+
+def _not_compiled_on_their_own() -> None:
+    """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
+    function of its own, in which `is_compiling` is true. Traced as a part of the user's function they still are.
+    """
+    dynamo = torch._C._dynamo.eval_frame
+    if hasattr(dynamo, "set_code_exec_strategy"):
+        skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
+        for method in (_Mode.__torch_function__, _Mode.__enter__, _Mode.__exit__, linearize.__enter__):
+            dynamo.set_code_exec_strategy(method.__code__, skip)
 
 
 class _Patched(threading.local):
@@ -267,6 +278,12 @@ class linearize(_Mode):
         site = call_site(op)
         return Width(eps, kind_of(op), lambda half: self._widths.add(site, half))
 
+    def entered(self) -> bool:
+        """In this thread."""
+        if self is _THREAD.at_work or any(entered.mode is self for entered in _THREAD.entered):
+            return True
+        return _entered(self)
+
     def linearizes(self, op: str) -> bool:
         return op in self._ops
 
@@ -274,11 +291,15 @@ class linearize(_Mode):
         """Run `func` as if the program had called it in the region."""
         return self.dispatch(func, args, kwargs)
 
-    def adopt(self, x: Tensor) -> None:
-        """`x` carries something: the region takes it back at its end."""
-        if not is_compiling() and _THREAD.entered:
-            _THREAD.entered[-1].live[id(x)] = x
-            self._selects = self._selects or selection(x) is not None
+    def adopt(self, x: Tensor) -> bool:
+        """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
+        if is_compiling():
+            return False
+        self._selects = self._selects or selection(x) is not None
+        if not _THREAD.entered:  # entered by compiled code, and left there
+            return False
+        _THREAD.entered[-1].live[id(x)] = x
+        return True
 
     def lose(
         self, op: str, tensors: Iterable[Tensor], why: str, *, undecided: Callable[[], bool] | None = None
@@ -287,6 +308,8 @@ class linearize(_Mode):
         (`undecided` tells, where no tensor carries it yet).
         """
         if is_compiling():
+            if self._lost.on_lost != "ignore":  # eager mode knows more, and says what there is to say
+                torch._dynamo.graph_break(msg=f"sll: the gradient of a decision may end at {op}: {why}")
             return
         tensors = list(tensors)
         self._lost.add(op, undecided or (lambda: any(_in_band(x) for x in tensors)), why)
@@ -310,6 +333,8 @@ class linearize(_Mode):
             found: Any = selections.rule_for(func)
             if found is not None:
                 return found(self, func, args, kwargs)
+        if compiling and _selected(args, kwargs) and torch.is_grad_enabled():
+            self.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
         rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
             if torch.is_grad_enabled():
@@ -320,9 +345,10 @@ class linearize(_Mode):
             if not compiling and (func in DISCRETE or _may_carry(args)):
                 self._refuse_reentrant(func, args, out)
             return out
-        if not compiling and (_may_carry(args) or (kwargs and _may_carry(kwargs.values()))):
+        if _may_carry(args) or (kwargs and _may_carry(kwargs.values())):
             lost = [x for x in _tensors(args, kwargs) if discrete_carrier(x)]
-            asked = func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in lost)
+            silent = func.__name__ in _ASKS_BY_NAME if compiling else func in NO_GRADIENT_TO_LOSE
+            asked = silent and all(x is args[0] for x in lost)
             if lost and not asked and torch.is_grad_enabled():
                 self.lose(
                     op_name(func), lost, REMEDIES.get(op_name(func), "no rule carries a linearization through it.")
@@ -358,9 +384,10 @@ def _selected(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 def _may_carry(operands: Iterable[Any]) -> bool:
     """A quick look, taken at every call of a function that has no rule."""
     for x in operands:
-        if getattr(x, "_sll", None) is not None:
-            return True
-        if isinstance(x, (tuple, list)) and any(getattr(item, "_sll", None) is not None for item in x):
+        if isinstance(x, (tuple, list)):
+            if any(isinstance(item, Tensor) and getattr(item, "_sll", None) is not None for item in x):
+                return True
+        elif isinstance(x, Tensor) and getattr(x, "_sll", None) is not None:
             return True
     return False
 
@@ -368,6 +395,7 @@ def _may_carry(operands: Iterable[Any]) -> bool:
 # Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys of a dict, but it knows their
 # names.
 _BY_NAME = {func.__name__: rule for func, rule in RULES.items() if func.__name__ != "__get__"}
+_ASKS_BY_NAME = {func.__name__ for func in NO_GRADIENT_TO_LOSE}
 
 
 def _infinite(x: Any) -> bool:
@@ -447,6 +475,9 @@ class hard(_Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
+
+
+_not_compiled_on_their_own()
 
 
 # --- decorators --------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from ..linearization import (
     run_on_outcomes,
     sorted_places,
     tells,
+    unchanged,
     version_of,
 )
 from ..order import Order, capped_simplex, close, traced
@@ -81,9 +82,9 @@ def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
     if not torch.compiler.is_compiling():
         attach(region, out.indices, found)
         return out
-    # Dynamo does not set attributes on the parts of a result.
+    # Dynamo does not set attributes on the parts of a result, but on views of them.
     indices = attach(region, out.indices.view_as(out.indices), found)
-    return getattr(torch.return_types, func.__name__)((out.values, indices))
+    return getattr(torch.return_types, func.__name__)((out.values.view_as(out.values), indices))
 
 
 def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:
@@ -110,7 +111,7 @@ class _Later:
         if name not in _WORKED_OUT or "_recipe" not in self.__dict__:
             raise AttributeError(name)
         region, op, x, version, hard, make, then = self.__dict__.pop("_recipe")
-        if version_of(x) == version:
+        if unchanged(x, version):
             with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
                 made = saved_as_then(then, make)
             vars(self).update((part, x) for part, x in vars(made).items() if part in _WORKED_OUT)
@@ -147,7 +148,8 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
 
 
 CONTENDERS = 32
-"""How many entries may share a choice whose width a policy found: a lookup costs that many rows of its table."""
+"""How many entries may share a choice whose width a policy found, or whose number is not known while tracing: a lookup
+costs that many rows of its table."""
 
 
 def _weigh_best(
@@ -165,7 +167,7 @@ def _weigh_best(
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
     if traced(z):
-        many = min(n, 8)
+        many = min(n, limit, CONTENDERS)
     else:
         most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
         many = min(n, limit, max(2, min(most, 2 * _limit(z[..., 0]))))
@@ -314,7 +316,7 @@ def _weigh_order(
 def _mark(region: Region, out: Any, x: Tensor, dim: int | None, largest: bool, place: int | None = None) -> Any:
     """`out` (or its values) are found in `x`: all of a row in order, the first few, or the one at `place`."""
     values: Tensor = out if isinstance(out, Tensor) else out.values
-    if torch.compiler.is_compiling() or carrier(values) is not None or x.numel() == 0:
+    if carrier(values) is not None or x.numel() == 0:
         return out
 
     def places() -> Tensor:
@@ -388,10 +390,10 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     key = (*_key(width, x, dim, largest), k, in_order)
     first = (width, key, x, k, dim, largest, out.indices, in_order)
     if traced(x):
-        return _with_indices(region, func, out, _weigh_first(*first))
-    out = _with_indices(
-        region, func, out, LaterChoice(region, "topk", key, x, out.indices, lambda: _weigh_first(*first))
-    )
+        found = _weigh_first(*first)
+    else:
+        found = LaterChoice(region, "topk", key, x, out.indices, lambda: _weigh_first(*first))
+    out = _with_indices(region, func, out, found)
     return _mark(region, out, x, dim, largest) if in_order else out
 
 

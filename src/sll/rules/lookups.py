@@ -142,6 +142,8 @@ def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[
     mask = items[0]
     if len(items) == 1 and mask.dtype == torch.bool and not torch.compiler.is_compiling():
         return select(region, table, mask, func(table, index))
+    if torch.compiler.is_compiling():
+        region.lose("getitem", (), "what a mask selects is not followed in compiled code.")
     region.lose(
         "getitem",
         [i for i in items if discrete_carrier(i)],
@@ -226,28 +228,23 @@ def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``F.embedding(input, weight, …)``"""
+    """``F.embedding(input, weight, …)``, and ``torch.embedding(weight, indices, …)``: Dynamo knows both by one name."""
     named = dict(zip(("input", "weight"), args[:2]), **kwargs)
-    index, weight, rest = named.pop("input"), named.pop("weight"), args[2:]
+    rest = args[2:]
+    swapped = "indices" in named or named["input"].is_floating_point()
+    if swapped:
+        named = dict(zip(("weight", "indices"), args[:2]), **kwargs)
+    index, weight = named.pop("indices" if swapped else "input"), named.pop("weight")
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    if named.get("max_norm") is not None or (rest[1:] and rest[1] is not None):
-        # It rescales the rows it looks up, in place: once, and those of the hard program.
-        original(func, index, weight, *rest, **named)
-        rest, named = rest[:1], {n: v for n, v in named.items() if n not in ("max_norm", "norm_type")}
-    return _embedded(region, lambda i: func(i, weight, *rest, **named), index, weight)
-
-
-def torch_embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.embedding(weight, indices, …)``: the same with the operands in the other order."""
-    named = dict(zip(("weight", "indices"), args[:2]), **kwargs)
-    weight, index, rest = named.pop("weight"), named.pop("indices"), args[2:]
-    if not discrete_carrier(index):
-        return func(*args, **kwargs)
-    return _embedded(region, lambda i: func(weight, i, *rest, **named), index, weight)
-
-
-def _embedded(region: Region, look: Func, index: Tensor, weight: Tensor) -> Any:
+    if swapped:
+        look = lambda i: func(weight, i, *rest, **named)
+    else:
+        if named.get("max_norm") is not None or (rest[1:] and rest[1] is not None):
+            # It rescales the rows it looks up, in place: once, and those of the hard program.
+            original(func, index, weight, *rest, **named)
+            rest, named = rest[:1], {n: v for n, v in named.items() if n not in ("max_norm", "norm_type")}
+        look = lambda i: func(i, weight, *rest, **named)
     return lookup(region, "embedding", look, index, weight.shape[0], 1, wrap=False, whole=True)
 
 
@@ -289,5 +286,5 @@ register(gather, "gather", in_place=False)
 register(take_along_dim, "take_along_dim", in_place=False)
 register(take, "take", in_place=False)
 RULES[F.embedding] = embedding
-RULES[torch.embedding] = torch_embedding
+RULES[torch.embedding] = embedding
 register(one_hot, "one_hot", in_place=False)

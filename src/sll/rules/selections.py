@@ -342,7 +342,10 @@ COUNTS = {
 def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Positions of the True elements: a selection among all positions."""
     x = args[0] if args else kwargs["input"]
-    if not discrete_carrier(x) or x.dim() == 0 or torch.compiler.is_compiling():
+    if not discrete_carrier(x) or x.dim() == 0:
+        return func(*args, **kwargs)
+    if torch.compiler.is_compiling():
+        region.lose(op_name(func), (), "where a mask is True is not followed in compiled code.")
         return func(*args, **kwargs)
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())

@@ -34,6 +34,7 @@ from ..linearization import (
     placed,
     resolved,
     sorted_places,
+    unchanged,
     version_of,
 )
 from .elementwise import elementwise
@@ -332,7 +333,7 @@ def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
         versions = [version_of(t) for t in tensors]
 
         def tree() -> Outcomes | Choice | None:
-            if [version_of(t) for t in tensors] != versions:
+            if not all(unchanged(t, v) for t, v in zip(tensors, versions)):
                 return None
             found = regroup(region, put, tensors, out)
             return found if isinstance(found, (Outcomes, Choice)) else None

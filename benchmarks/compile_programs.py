@@ -1,0 +1,105 @@
+"""Every program of the oracle suite, compiled: values and gradients against eager mode.
+
+    python benchmarks/compile_programs.py                                   # inductor, forward="linear"
+    python benchmarks/compile_programs.py --forward hard --backend aot_eager
+    python benchmarks/compile_programs.py --mode max-autotune-no-cudagraphs --every 10
+
+``fullgraph=True``, several programs in one compiled function (that saves time); programs that are refused as a full
+graph are compiled with graph breaks, each on its own. Prints the largest difference, absolute or relative to eager.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+import sll
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from programs import PROGRAMS
+
+EPS = 0.1
+KNOWN = {"padded"}
+"""`F.pad` reaches no torch function mode under Dynamo: the gradient is the plain one (docs/compatibility.md)."""
+
+
+def results(functions: Sequence[Callable[[Tensor], Tensor]], run: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
+    found = []
+    x = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64).requires_grad_()
+    for y in run(functions, x):
+        (g,) = torch.autograd.grad(y.sum(), x, retain_graph=True) if y.requires_grad else (torch.zeros_like(x),)
+        found += [y.detach(), g]
+    return found
+
+
+def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return max(float(((p - q).abs() / q.abs().clamp(min=1)).max()) for p, q in zip(a, b))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", default="inductor")
+    parser.add_argument("--mode", default=None)
+    parser.add_argument("--forward", default="linear", choices=("linear", "hard", "straight-through"))
+    parser.add_argument("--every", type=int, default=1, help="take each so-many-th program")
+    parser.add_argument("--dynamic", action="store_true", help="compile for all sizes")
+    parser.add_argument("--together", type=int, default=12, help="programs in one compiled function")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    console = Console()
+
+    def run(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> list[Tensor]:
+        with sll.linearize(EPS, forward=options.forward):
+            return [f(x) for f in functions]
+
+    def compiled(fullgraph: bool) -> Callable[..., Sequence[Tensor]]:
+        torch._dynamo.reset()
+        return torch.compile(run, fullgraph=fullgraph, **how)
+
+    how = {"backend": options.backend, "mode": options.mode, "dynamic": options.dynamic or None}
+    start = time.perf_counter()
+    names = list(PROGRAMS)[:: options.every]
+    groups = [names[i : i + options.together] for i in range(0, len(names), options.together)]
+    worst: dict[str, float] = {}
+    broken: list[str] = []
+    failed: dict[str, str] = {}
+    for group in track(groups, "compiling"):
+        try:
+            want = results([PROGRAMS[name] for name in group], run)
+            got = results([PROGRAMS[name] for name in group], compiled(True))
+            for i, name in enumerate(group):
+                worst[name] = difference(got[2 * i : 2 * i + 2], want[2 * i : 2 * i + 2])
+        except Exception:  # which one was it?
+            for name in group:
+                want = results([PROGRAMS[name]], run)
+                try:
+                    worst[name] = difference(results([PROGRAMS[name]], compiled(True)), want)
+                except torch._dynamo.exc.Unsupported:
+                    broken.append(name)
+                    worst[name] = difference(results([PROGRAMS[name]], compiled(False)), want)
+                except Exception as error:
+                    failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+
+    equal = [name for name, d in worst.items() if d <= 1e-6]
+    console.print(f"backend={options.backend}, mode={options.mode}, dynamic={options.dynamic}, {options.forward}")
+    largest = max((worst[name] for name in equal), default=0.0)
+    console.print(f"{len(equal)} of {len(names)} agree with eager mode to 1e-6; largest difference {largest:.1e}")
+    console.print(f"refused with fullgraph=True, equal with graph breaks: {', '.join(broken) or 'none'}")
+    console.print(f"different: {', '.join(f'{n} ({worst[n]:.1g})' for n in worst if n not in equal) or 'none'}")
+    for name, error in failed.items():
+        console.print(f"fails: {name}: {error}", markup=False)
+    console.print(f"{time.perf_counter() - start:.0f} s")
+    raise SystemExit(bool(failed or set(worst) - set(equal) - KNOWN))
+
+
+if __name__ == "__main__":
+    main()

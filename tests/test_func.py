@@ -1,0 +1,188 @@
+"""`torch.func`, forward mode and higher derivatives, on every program of the oracle suite: as `torch.autograd.grad`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+
+import sll
+from compatibility import row
+from programs import PROGRAMS
+
+EPS = 0.1
+FUNC, HIGHER = "torch.func, forward mode", "higher order"
+
+# Under vmap these raise without a region, too: sizes that are data, and writes of batched values into plain buffers.
+NOT_BATCHABLE = {
+    "write_at_mask", "selection_sum", "first_in_ranking", "write_at_argmax", "count_at_argmax",
+    "write_masks_into_buffer", "out_argument", "scatter_in_place", "one_hot", "one_hot_sum", "argmax_one_hot",
+    "topk_one_hot",
+}  # fmt: skip
+# Two decisions that do not know of each other in one band: a product of two ramps, which has a mixed derivative.
+PRODUCTS = {"argmax_twice", "argmax_either"}
+
+
+def points():
+    anywhere = torch.linspace(-2.4, 2.4, 7, dtype=torch.float64) * 1.013 + 0.0031
+    return torch.cat([anywhere, torch.tensor([0.02, 0.32, 0.52, -0.48, 1.03], dtype=torch.float64)])
+
+
+def programs(f):
+    return pytest.mark.parametrize("forward", ["linear", "hard"])(pytest.mark.parametrize("name", PROGRAMS)(f))
+
+
+class Case:
+    """A program in a region: as a function that enters it, and its gradient by autograd."""
+
+    def __init__(self, name, forward):
+        self.f = PROGRAMS[name]
+        self.forward = forward
+        self.x = points()
+        x = self.x.clone().requires_grad_()
+        y = self(x)
+        self.want = torch.autograd.grad(y.sum(), x)[0] if y.requires_grad else torch.zeros_like(self.x)
+
+    def region(self):
+        return sll.linearize(EPS, forward=self.forward, on_lost="ignore")
+
+    def __call__(self, x):
+        with self.region():
+            return self.f(x)
+
+    def equal(self, got):
+        torch.testing.assert_close(got.detach(), self.want, rtol=1e-9, atol=1e-9)
+
+
+@row(FUNC, "`grad`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `linearize`; region inside or around", "works")
+@programs
+def test_transforms(name, forward):
+    case = Case(name, forward)
+    x, ones = case.x, torch.ones_like(case.x)
+    case.equal(grad(lambda x: case(x).sum())(x))
+    with case.region():
+        case.equal(grad(lambda x: case.f(x).sum())(x))
+    case.equal(vjp(case, x)[1](ones)[0])
+    case.equal(jvp(case, (x,), (ones,))[1])
+    case.equal(jacrev(case)(x).diagonal())
+    case.equal(jacfwd(case)(x).diagonal())
+
+
+@row(FUNC, "forward-mode AD (`torch.autograd.forward_ad`)", "works")
+@programs
+def test_forward_mode(name, forward):
+    case = Case(name, forward)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(case(forward_ad.make_dual(case.x, torch.ones_like(case.x)))).tangent
+    case.equal(torch.zeros_like(case.x) if tangent is None else tangent)
+
+
+@row(
+    FUNC,
+    "`vmap`, `vmap(grad)`; region inside or around",
+    "works",
+    "what raises under `vmap` without a region still does",
+)
+@programs
+def test_vmap(name, forward):
+    case = Case(name, forward)
+    if name in NOT_BATCHABLE:
+        with pytest.raises(RuntimeError):
+            vmap(grad(lambda x: case.f(x[None]).sum()))(case.x)
+        return
+    case.equal(vmap(grad(lambda x: case(x[None]).sum()))(case.x))
+    with case.region():
+        case.equal(vmap(grad(lambda x: case.f(x[None]).sum()))(case.x))
+
+
+@row(HIGHER, "double backward, `create_graph=True`, `hessian`", "works", "no curvature in the band of one decision")
+@programs
+def test_no_curvature(name, forward):
+    case = Case(name, forward)
+    x = case.x.clone().requires_grad_()
+    y = case(x)
+    if not y.requires_grad:
+        return
+    (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    case.equal(g)
+    second = torch.autograd.grad(g.sum(), x, allow_unused=True)[0] if g.requires_grad else None
+    matrix = hessian(lambda x: case(x).sum())(case.x)
+    if name not in PRODUCTS:
+        assert second is None or not second.any()
+        assert not matrix.any()
+    elif second is not None:
+        torch.testing.assert_close(matrix.diagonal(), second)
+
+
+def test_products_of_decisions_have_mixed_derivatives():
+    f = lambda x: ((x[0] > 0) & (x[1] > 0)).double()
+    x = torch.tensor([0.1, -0.2], dtype=torch.float64)
+    with sll.linearize(0.5):
+        assert hessian(f)(x).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+@row(HIGHER, "gradient penalties: the gradient of a gradient's norm", "works")
+def test_gradient_penalty():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    x = torch.randn(16, 4, dtype=torch.float64, requires_grad=True)
+
+    def penalty():
+        with sll.linearize(0.7):
+            y = torch.round(net(x) * 3)
+            (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            return g.square().sum(1).mean()
+
+    found = torch.autograd.grad(penalty(), list(net.parameters()), allow_unused=True)
+    for p, g in zip(net.parameters(), found):
+        for i in range(min(p.numel(), 3)):
+            flat, h = p.data.view(-1), 1e-6
+            before = flat[i].item()
+            ends = []
+            for step in (h, -h):
+                flat[i] = before + step
+                ends.append(penalty().item())
+            flat[i] = before
+            want = (ends[0] - ends[1]) / (2 * h)
+            assert (0.0 if g is None else g.view(-1)[i].item()) == pytest.approx(want, abs=1e-4)
+
+
+@row(FUNC, "`functional_call`, per-sample gradients, ensembles (`stack_module_state`)", "works")
+def test_per_sample_gradients_and_ensembles():
+    class Sign(nn.Module):
+        def forward(self, x):
+            return torch.sign(x)
+
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Linear(4, 8), Sign(), nn.Linear(8, 1)).double() for _ in range(3)]
+    x = torch.randn(5, 4, dtype=torch.float64)
+
+    def loss(params, x):
+        with sll.linearize(0.4):
+            return functional_call(nets[0], params, (x,)).square().sum()
+
+    params = dict(nets[0].named_parameters())
+    each = vmap(grad(loss), (None, 0))({name: p.detach() for name, p in params.items()}, x)
+    for i, row_ in enumerate(x):
+        want = torch.autograd.grad(loss(params, row_), list(params.values()))
+        torch.testing.assert_close([g[i] for g in each.values()], list(want))
+
+    stacked, _ = torch.func.stack_module_state(nets)
+    all_of_them = vmap(grad_and_value(loss), (0, None))({name: p.detach() for name, p in stacked.items()}, x)[0]
+    for i, net in enumerate(nets):
+        own = dict(net.named_parameters())
+        want = torch.autograd.grad(loss(own, x), list(own.values()))
+        torch.testing.assert_close([g[i] for g in all_of_them.values()], list(want))
+
+
+def test_func_linearize():
+    x = points()
+    with sll.linearize(EPS):
+        value, tangent_of = linearize(lambda x: torch.round(x * 2), x)
+    case_x = x.clone().requires_grad_()
+    with sll.linearize(EPS):
+        y = torch.round(case_x * 2)
+    torch.testing.assert_close(value, y.detach())
+    torch.testing.assert_close(tangent_of(torch.ones_like(x)), torch.autograd.grad(y.sum(), case_x)[0])
