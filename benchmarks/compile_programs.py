@@ -32,12 +32,18 @@ KNOWN = {"padded"}
 """`F.pad` reaches no torch function mode under Dynamo: the gradient is the plain one (docs/compatibility.md)."""
 
 
-def results(functions: Sequence[Callable[[Tensor], Tensor]], run: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
+Program = Callable[[Tensor], Tensor]
+
+
+def results(functions: Sequence[Program], run: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
+    """Value and gradient of each; each has an input of its own, so that one backward pass tells them apart."""
+    inputs = [torch.linspace(-2.4, 2.4, 97, dtype=torch.float64).requires_grad_() for _ in functions]
+    outputs = run(functions, inputs)
+    total = torch.stack([y.sum() for y in outputs]).sum()
+    gradients = torch.autograd.grad(total, inputs, allow_unused=True) if total.requires_grad else [None] * len(inputs)
     found = []
-    x = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64).requires_grad_()
-    for y in run(functions, x):
-        (g,) = torch.autograd.grad(y.sum(), x, retain_graph=True) if y.requires_grad else (torch.zeros_like(x),)
-        found += [y.detach(), g]
+    for x, y, g in zip(inputs, outputs, gradients):
+        found += [y.detach(), torch.zeros_like(x) if g is None else g]
     return found
 
 
@@ -57,9 +63,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     console = Console()
 
-    def run(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> list[Tensor]:
+    def run(functions: Sequence[Program], inputs: Sequence[Tensor]) -> list[Tensor]:
         with sll.linearize(EPS, forward=options.forward):
-            return [f(x) for f in functions]
+            return [f(x) for f, x in zip(functions, inputs)]
 
     def compiled(fullgraph: bool) -> Callable[..., Sequence[Tensor]]:
         torch._dynamo.reset()

@@ -96,9 +96,10 @@ class _Mode(TorchFunctionMode):
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
-        if is_compiling() or not any(entered.mode is self for entered in _THREAD.entered):
+        known = not is_compiling() and any(entered.mode is self for entered in _THREAD.entered)
+        if is_compiling() or (not known and _innermost() is self):  # entered by compiled code
             super().__exit__(*exc)  # type: ignore[no-untyped-call]
-            return  # (entered by compiled code)
+            return
         inside = 0
         while isinstance(mode := _innermost(), _Mode) and mode is not self:
             mode._leave()

@@ -1,0 +1,133 @@
+"""Two gloo processes: the training of one process with the joined batch, whatever share of which rank is in a band."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+import sll
+from compatibility import row
+
+AREA = "distributed"
+STEPS = 8
+pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="no gloo")
+
+
+class Net(nn.Module):
+    """`never` is used on rows that are beyond a threshold only: on one rank there may be none."""
+
+    def __init__(self, checkpointed=False):
+        super().__init__()
+        self.first, self.never, self.last = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(16, 2)
+        self.checkpointed = checkpointed
+
+    def block(self, x):
+        z = self.first(x)
+        return torch.where(x[:, :1] + 0.1 * z[:, :1] > 1.0, torch.round(self.never(x)), torch.sign(z))
+
+    def forward(self, x):
+        h = checkpoint(self.block, x, use_reentrant=False) if self.checkpointed else self.block(x)
+        return self.last(h)
+
+
+def data():
+    """The first half far from every boundary, the second near: uneven coverage."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(32, 4, generator=g)
+    x[:16] = x[:16].sign() * (3 + x[:16].abs())
+    x[:16, 0] = -5  # never taken there
+    return x, torch.randn(32, 2, generator=g)
+
+
+def train(model, parameters, rows, region):
+    """Losses and gradients of each step, with SGD: the mean over ranks of equal size is the mean of the batch."""
+    x, y = (t[rows] for t in data())
+    optimizer = torch.optim.SGD(parameters, 0.1)
+    losses = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        with region:
+            loss = (model(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+KINDS = ["ddp", "ddp, region inside forward", "ddp, find_unused_parameters", "ddp, checkpointed", "fsdp2"]
+
+
+def prepared(kind):
+    torch.manual_seed(0)
+    net = Net(checkpointed="checkpointed" in kind)
+    region = sll.linearize(0.3)
+    if "inside" in kind:
+        net.forward = region(net.forward)
+        region = sll.hard()
+    return net, region
+
+
+def worker(rank, path, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    try:
+        for kind in KINDS:
+            net, region = prepared(kind)
+            if kind == "fsdp2":
+                from torch.distributed.device_mesh import init_device_mesh
+                from torch.distributed.fsdp import fully_shard
+
+                mesh = init_device_mesh("cpu", (2,))
+                for part in (net.first, net.never, net.last, net):
+                    fully_shard(part, mesh=mesh)
+                model = net
+            else:
+                model = DistributedDataParallel(net, find_unused_parameters="find" in kind)
+            losses = train(model, model.parameters(), slice(16 * rank, 16 * rank + 16), region)
+            dist.all_reduce(losses)
+            trained = {
+                name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
+                for name, p in net.named_parameters()
+            }
+            if rank == 0:
+                results[kind] = (losses / 2, trained)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gloo") / "store"
+    with mp.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        mp.spawn(worker, (str(path), results), nprocs=2)
+        return dict(results)
+
+
+@row(AREA, "`DistributedDataParallel`, FSDP2 (`fully_shard`), two gloo processes, uneven band coverage", "works")
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_one_process_with_the_joined_batch(kind, of_two_processes):
+    losses, trained = of_two_processes[kind]
+    net, region = prepared(kind)
+    untrained = copy.deepcopy(net.state_dict())
+    want = train(net, net.parameters(), slice(None), region)
+    torch.testing.assert_close(losses, want, rtol=1e-5, atol=1e-6)
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(trained[name], p.detach(), rtol=1e-5, atol=1e-6)
+        assert not torch.equal(untrained[name], p), name
+
+
+def test_the_ranks_are_uneven():
+    """What the fixture promises: the first rank has nothing in its bands at the start, the second has."""
+    net, _ = prepared("ddp")
+    x, _ = data()
+    shares = [(net.first(part).abs() < 0.3).float().mean().item() for part in (x[:16], x[16:])]
+    reached = x[:, 0] + 0.1 * net.first(x)[:, 0] > 1.0 - 0.3
+    assert shares[1] > 1.5 * shares[0] and not reached[:16].any() and reached[16:].any()

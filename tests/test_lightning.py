@@ -1,0 +1,86 @@
+"""Lightning: a module and a trainer that never heard of regions, and what Lightning does to them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import sll
+from compatibility import row
+
+lightning = pytest.importorskip("lightning")
+AREA = "training loops"
+
+
+class Module(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.last(torch.sign(self.first(x)))
+
+    def training_step(self, batch, _):
+        x, y = batch
+        return nn.functional.cross_entropy(self(x), y)
+
+    validation_step = training_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def data():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 4, generator=g)
+    return x, (x[:, 0] > 0).long()
+
+
+def trainer(**options):
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    return lightning.Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **options,
+    )  # fmt: skip
+
+
+def by_hand(region, dtype=None):
+    torch.manual_seed(0)
+    net = Module()
+    optimizer = net.configure_optimizers()
+    for _ in range(2):
+        for x, y in zip(*(t.split(16) for t in data())):
+            optimizer.zero_grad()
+            with region, torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+                nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    return [p.detach() for p in net.parameters()]
+
+
+@row(AREA, "Lightning: `trainer.fit` in a region, or a decorated `training_step`; AMP, accumulation", "works")
+@pytest.mark.parametrize("precision", [None, "bf16-mixed"])
+@pytest.mark.parametrize("decorated", [False, True])
+def test_fit(precision, decorated):
+    region = sll.linearize(0.5)
+    torch.manual_seed(0)
+    net = Module()
+    before = net.first.weight.detach().clone()
+    if decorated:
+        net.training_step = region(net.training_step)
+    loader = DataLoader(TensorDataset(*data()), batch_size=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the number of workers
+        run = trainer(precision=precision)
+        if decorated:
+            run.fit(net, loader, loader)
+        else:
+            with region:
+                run.fit(net, loader, loader)
+    want = by_hand(region, torch.bfloat16 if precision else None)
+    torch.testing.assert_close([p.detach() for p in net.parameters()], want)
+    assert not torch.equal(before, net.first.weight)
