@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
 
 def train(task: Task, make: Callable[[int], Any], seed: int) -> Run:
-    data = task.data()
+    data = task.data(0)
     eps = make(task.epochs * -(-len(data.train.y) // task.batch))
     region = sll.linearize(eps, forward="linear")
     run = Run([], [])

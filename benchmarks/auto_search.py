@@ -64,7 +64,7 @@ def train(name: str, eps: Any, forward: Any, lr: float, seed: int) -> float:
     task = TASKS[name]
     *_, model = epochs(task, sll.linearize(eps, forward=forward), lr, seed)
     with torch.no_grad():
-        return task.shown(task.score(model, task.data().validation))
+        return task.shown(task.score(model, task.data(0).validation))
 
 
 def best(name: str, scores: dict[float, list[float]]) -> str:

@@ -114,15 +114,24 @@ class Summary:
         gaps = self.cells[method].get(task)
         return statistics.mean(gaps.gaps) if gaps is not None and gaps.gaps else None
 
+    def best_other(self, task: str) -> Cell | None:
+        """Of all methods but `AUTO`."""
+        others = [row[task] for name, row in self.cells.items() if name != AUTO and task in row]
+        return max(others, key=lambda c: c.mean) if others and task in self.cells.get(AUTO, {}) else None
+
     def auto_keeps_up(self, task: str) -> bool | None:
         """Whether `AUTO` is at most one standard deviation (of the best other method) behind that method."""
-        if task not in self.cells.get(AUTO, {}):
-            return None
-        others = [row[task] for name, row in self.cells.items() if name != AUTO and task in row]
-        if not others:
-            return None
-        best = max(others, key=lambda c: c.mean)
-        return self.cells[AUTO][task].mean >= best.mean - best.std
+        best = self.best_other(task)
+        return None if best is None else self.cells[AUTO][task].mean >= best.mean - best.std
+
+    def lead_of_auto(self, task: str) -> str:
+        """Over the best other method, seed by seed (they share their data): mean ± standard error."""
+        best = self.best_other(task)
+        if best is None or not best.scores or not self.cells[AUTO][task].scores:
+            return "–"
+        leads = [a - b for a, b in zip(self.cells[AUTO][task].scores, best.scores)]
+        error = statistics.stdev(leads) / math.sqrt(len(leads)) if len(leads) > 1 else math.nan
+        return f"{statistics.mean(leads):+.1f} ± {error:.1f}"
 
 
 def summarise(finals: Finals) -> Summary:
@@ -135,7 +144,8 @@ READING = """\
 Scores of the deployed plain program on the test split, mean ± standard deviation over the seeds. **Bold**: the best. \
 Rank: mean over the tasks a method applies to, among the methods that apply there; searches without derivatives have \
 none. Diverged: share of runs that met a non-finite number, or ended no better than they began. Time: of a training \
-run relative to plain hard training, geometric mean over the tasks. Within one std: of the best other method."""
+run relative to plain hard training, geometric mean over the tasks. Within one std: of the best other method. Lead: \
+over the best other method, positive is better, mean of the differences per seed ± their standard error."""
 
 
 def show_cell(summary: Summary, method: str, task: str) -> str:
@@ -178,6 +188,7 @@ def score_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
         kept = {True: "yes", False: "no", None: "–"}
         answers = [kept[summary.auto_keeps_up(task)] for task in summary.tasks]
         rows.append([f"{AUTO} within one std", "", *answers, "", "", ""])
+        rows.append([f"lead of {AUTO}, seed by seed", "", *map(summary.lead_of_auto, summary.tasks), "", "", ""])
     return header, rows
 
 

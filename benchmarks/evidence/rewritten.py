@@ -212,7 +212,7 @@ def check(seeds: int = 3) -> dict[str, float]:
             by_hand = program(name, HARD)
             other = by_hand.model()
             other.load_state_dict(plain.state_dict())
-            batch = task.data().train.rows(torch.randperm(len(task.data().train.y))[: task.batch])
+            batch = task.data(0).train.rows(torch.randperm(len(task.data(0).train.y))[: task.batch])
             with torch.no_grad():
                 for ours, theirs in ((by_hand.output, task.program.output), (by_hand.loss, task.program.loss)):
                     a, b = ours(other, batch), theirs(plain, batch)

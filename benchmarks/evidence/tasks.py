@@ -35,15 +35,15 @@ class Splits(NamedTuple):
     test: Data
 
 
-def split(data: Data, shares: tuple[float, float, float] = (0.6, 0.2, 0.2), stratify: bool = True) -> Splits:
-    """Always the same split; seeds vary initial weights and the order of batches only."""
+def split(data: Data, seed: int, shares: tuple[float, float, float] = (0.6, 0.2, 0.2), stratify: bool = True) -> Splits:
+    """One split per seed: a single small test split would decide which of two equal methods looks better."""
     _, validation, test = shares
     label = data.y if stratify else None
     train, rest = train_test_split(
-        torch.arange(len(data.y)), test_size=validation + test, random_state=0, stratify=label
+        torch.arange(len(data.y)), test_size=validation + test, random_state=seed, stratify=label
     )
     label = data.y[rest] if stratify else None
-    middle, last = train_test_split(rest, test_size=test / (validation + test), random_state=0, stratify=label)
+    middle, last = train_test_split(rest, test_size=test / (validation + test), random_state=seed, stratify=label)
     return Splits(data.rows(train), data.rows(middle), data.rows(last))
 
 
@@ -53,10 +53,10 @@ def standardised(splits: Splits) -> Splits:
 
 
 @cache
-def digits() -> Splits:
+def digits(seed: int) -> Splits:
     """1797 images of 8 x 8 pixels."""
     bunch = load_digits()
-    return split(Data(torch.tensor(bunch.data / 16, dtype=torch.float32), torch.tensor(bunch.target)))
+    return split(Data(torch.tensor(bunch.data / 16, dtype=torch.float32), torch.tensor(bunch.target)), seed)
 
 
 Model = Callable[[], nn.Module]
@@ -77,7 +77,8 @@ class Task:
     name: str
     title: str
     score_name: str
-    data: Callable[[], Splits]
+    data: Callable[[int], Splits]
+    """Of a seed."""
     program: Program
     measure: Callable[[Tensor, Data], float]
     """Score of an output, higher is better."""
@@ -233,13 +234,13 @@ def f1_loss(model: nn.Module, data: Data) -> Tensor:
 
 
 @cache
-def tumours() -> Splits:
+def tumours(seed: int) -> Splits:
     """The 357 benign tumours of the breast-cancer data and 48 malignant ones: 12 %."""
     bunch = load_breast_cancer()
     y = torch.tensor(1 - bunch.target)
     keep = torch.cat([(y == 0).nonzero().flatten(), (y == 1).nonzero().flatten()[:48]])
     data = Data(torch.tensor(bunch.data, dtype=torch.float32), y).rows(keep)
-    return standardised(split(data, (0.5, 0.25, 0.25)))
+    return standardised(split(data, seed, (0.5, 0.25, 0.25)))
 
 
 # --- 6. a rank correlation itself ---
@@ -262,11 +263,11 @@ def spearman_loss(model: nn.Module, data: Data) -> Tensor:
 
 
 @cache
-def diabetes() -> Splits:
+def diabetes(seed: int) -> Splits:
     """442 patients, 10 features, the progress of their illness after a year."""
     bunch = load_diabetes(scaled=False)
     x, y = torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(bunch.target, dtype=torch.float32)
-    return standardised(split(Data(x, y), stratify=False))
+    return standardised(split(Data(x, y), seed, stratify=False))
 
 
 # --- 7. a thermostat in a simulator ---
@@ -317,9 +318,9 @@ def mean_cost(model: nn.Module, data: Data) -> Tensor:
 
 
 @cache
-def days() -> Splits:
+def days(seed: int) -> Splits:
     """Days of winter, each with a house: 16 to train, 32 to validate, 64 to test."""
-    noise = torch.Generator().manual_seed(0)
+    noise = torch.Generator().manual_seed(seed)
     count = 16 + 32 + 64
     hour = torch.arange(24.0)
     mean = -12 + 4 * torch.randn(count, 1, generator=noise)

@@ -20,7 +20,7 @@ def epochs(
 ) -> Iterator[nn.Module]:
     """The model after each epoch: Adam, and a cosine decay per epoch."""
     torch.manual_seed(seed)
-    model, data = task.program.model(), task.data()
+    model, data = task.program.model(), task.data(0)
     optimizer = torch.optim.Adam(model.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, task.epochs)
     for _ in range(task.epochs):
