@@ -62,7 +62,7 @@ def by_hand(region, dtype=None):
     return [p.detach() for p in net.parameters()]
 
 
-@row(AREA, "Lightning: `trainer.fit` in a region, or a decorated `training_step`; AMP, accumulation", "works")
+@row(AREA, "Lightning: `trainer.fit` in a region, or a decorated `training_step`; full and mixed precision", "works")
 @pytest.mark.parametrize("precision", [None, "bf16-mixed"])
 @pytest.mark.parametrize("decorated", [False, True])
 def test_fit(precision, decorated):
