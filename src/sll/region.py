@@ -73,6 +73,8 @@ _THREAD = _Thread()
 class _Mode(TorchFunctionMode):
     """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
 
+    _selects = False
+
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
 
@@ -112,6 +114,16 @@ class _Mode(TorchFunctionMode):
             raise RuntimeError(
                 f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() first"
             )
+
+    def adopt(self, x: Tensor) -> bool:
+        """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
+        if is_compiling():
+            return False
+        self._selects = self._selects or selection(x) is not None
+        if not _THREAD.entered:  # entered by compiled code, and left there
+            return False
+        _THREAD.entered[-1].live[id(x)] = x
+        return True
 
     def _leave(self) -> None:
         TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
@@ -240,7 +252,6 @@ class linearize(_Mode):
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
         self._widths = Widths()
-        self._selects = False
 
     # --- public ---
 
@@ -291,16 +302,6 @@ class linearize(_Mode):
     def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run `func` as if the program had called it in the region."""
         return self.dispatch(func, args, kwargs)
-
-    def adopt(self, x: Tensor) -> bool:
-        """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
-        if is_compiling():
-            return False
-        self._selects = self._selects or selection(x) is not None
-        if not _THREAD.entered:  # entered by compiled code, and left there
-            return False
-        _THREAD.entered[-1].live[id(x)] = x
-        return True
 
     def lose(
         self, op: str, tensors: Iterable[Tensor], why: str, *, undecided: Callable[[], bool] | None = None
