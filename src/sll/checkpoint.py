@@ -24,7 +24,9 @@ from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils import checkpoint as torch_checkpoint
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = ["Saving", "hooked", "in_reentrant", "note", "saved_as_then", "saving"]
@@ -36,6 +38,7 @@ Saving: TypeAlias = "tuple[Callable[[Any], Any], Callable[[Any], Any]] | None"
 
 _CHECKPOINT = inspect.unwrap(torch_checkpoint.checkpoint).__code__
 _REENTRANT = torch_checkpoint.CheckpointFunction.forward.__code__
+_SELECTIVE = (torch_checkpoint._CachingTorchDispatchMode, torch_checkpoint._CachedTorchDispatchMode)
 _autograd = torch._C._autograd
 _TOP: Callable[[bool], Saving] | None = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 
@@ -55,20 +58,29 @@ def hooked() -> bool:
 class Again:
     """A checkpointed function, which enters `regions` whenever it is run again."""
 
-    def __init__(self, function: Callable[..., Any], regions: Sequence[Region]) -> None:
+    def __init__(self, function: Callable[..., Any], regions: Sequence[Region], args: Sequence[Any]) -> None:
         self.function = function
         self.regions = tuple(regions)
+        self.of_args = [getattr(x, "_sll", None) if isinstance(x, Tensor) else None for x in args]
+        """What the arguments of the first run carried. Those of the second may be other objects."""
         self.carried: Any = WeakIdKeyDictionary()
-        """Tensors that the first run used, and what they carried."""
+        """Other tensors that the first run used, and what they carried."""
+        policies = [policy for region in regions if hasattr(region, "policies") for policy in region.policies()]
+        self.states = [(policy, policy.state_dict()) for policy in policies if hasattr(policy, "state_dict")]
+        """Of policies that change with time, such as `Anneal`."""
 
     def __call__(self, *args: Any) -> Any:
         with ExitStack() as stack:
+            for policy, then in self.states:
+                stack.callback(policy.load_state_dict, policy.state_dict())
+                policy.load_state_dict(then)
             for region in self.regions:
                 entered = stack.enter_context(region)
-            for tensor, found in list(self.carried.items()):
-                if "_sll" not in tensor.__dict__:
-                    tensor._sll = found
-                    entered.adopt(tensor)
+            own = zip(args[len(args) - len(self.of_args) :], self.of_args)  # (torch 2.6 has one argument more)
+            for x, found in (*own, *self.carried.items()):
+                if found is not None and "_sll" not in x.__dict__:
+                    x._sll = (found[0], x._version)
+                    entered.adopt(x)
             return self.function(*args)
 
 
@@ -84,28 +96,28 @@ def note(regions: Sequence[Region], operands: Iterable[Any]) -> None:
     around = _AROUND.get(top[0]) if top is not None else None
     if around is None:
         around = []
-        for frame in _running():
+        for frame, args in _running():
             if not isinstance(frame.recompute_fn, Again):
-                frame.recompute_fn = Again(frame.recompute_fn, regions)
+                frame.recompute_fn = Again(frame.recompute_fn, regions, args)
             around.append(frame.recompute_fn)
         if top is not None and top[0].__qualname__.startswith("_checkpoint_hook."):  # others may be entered again
             _AROUND[top[0]] = around
     if around:
         for x in operands:
-            found = getattr(x, "_sll", None)
+            found = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
             if found is not None:
                 for again in around:
                     again.carried[x] = found
 
 
-def _running() -> Iterator[Any]:
-    """What torch keeps of the checkpoints around this call, innermost first."""
+def _running() -> Iterator[tuple[Any, Sequence[Any]]]:
+    """What torch keeps of the checkpoints around this call, innermost first, and the arguments of their functions."""
     for frame in _python_frames():
         if frame.f_code is _CHECKPOINT:
             generator = frame.f_locals.get("gen")
             running = None if generator is None else generator.gi_frame
             if running is not None and "new_frame" in running.f_locals:
-                yield running.f_locals["new_frame"]
+                yield running.f_locals["new_frame"], frame.f_locals["args"]
 
 
 def in_reentrant() -> bool:
@@ -128,8 +140,13 @@ def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
     outside all if the one of then is over.
     """
     now = saving()
-    if now is None:
+    if now is None or then is not None and now[0] is then[0]:
         return compute()
+    if any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
+        raise RuntimeError(
+            "torch.utils.checkpoint with a context_fn (selective checkpointing): a decision that was made outside of "
+            "the checkpointed function is used inside. Make it inside, or checkpoint without context_fn"
+        )
     inner = []
     while now is not None and (then is None or now[0] is not then[0]):
         inner.append(now)

@@ -64,7 +64,9 @@ class _Thread(threading.local):
         """Innermost last. (torch hides a mode while it handles a call.)"""
 
     def regions(self) -> list[_Mode]:
-        return [entered.mode for entered in self.entered]
+        """All that are on; at least the one that is handling a call, which compiled code may have entered."""
+        found = [entered.mode for entered in self.entered]
+        return found if self.at_work is None or found else [self.at_work]
 
 
 _THREAD = _Thread()
@@ -290,6 +292,9 @@ class linearize(_Mode):
         site = call_site(op)
         return Width(eps, kind_of(op), lambda half: self._widths.add(site, half))
 
+    def policies(self) -> list[Any]:
+        return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
+
     def entered(self) -> bool:
         """In this thread."""
         if self is _THREAD.at_work or any(entered.mode is self for entered in _THREAD.entered):
@@ -311,7 +316,10 @@ class linearize(_Mode):
         """
         if is_compiling():
             if self._lost.on_lost != "ignore":  # eager mode knows more, and says what there is to say
-                torch._dynamo.graph_break(msg=f"sll: the gradient of a decision may end at {op}: {why}")
+                torch._dynamo.graph_break(
+                    msg=f"sll: the gradient of a decision may end at {op}: {why} Without fullgraph=True eager mode "
+                    'does this call; on_lost="ignore" leaves it in the graph, without that gradient.'
+                )
             return
         tensors = list(tensors)
         self._lost.add(op, undecided or (lambda: any(_in_band(x) for x in tensors)), why)
@@ -331,17 +339,20 @@ class linearize(_Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         compiling = is_compiling()
+        if not compiling and checkpoint.hooked() and torch.is_grad_enabled() and (func in RULES or self._selects):
+            checkpoint.note(_THREAD.regions(), (*args, *kwargs.values()))
         if self._selects and not compiling and _selected(args, kwargs) and torch.is_grad_enabled():
             found: Any = selections.rule_for(func)
             if found is not None:
                 return found(self, func, args, kwargs)
+        if compiling and func.__name__ not in _TAKES_A_FUNCTION and any(_is_function(x) for x in args):
+            # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
+            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}")
         if compiling and _selected(args, kwargs) and torch.is_grad_enabled():
             self.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
         rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
             if torch.is_grad_enabled():
-                if not compiling and checkpoint.hooked():
-                    checkpoint.note(_THREAD.regions(), (*args, *kwargs.values()))
                 return rule(self, func, args, kwargs)
             out = func(*args, **kwargs)
             if not compiling and (func in DISCRETE or _may_carry(args)):
@@ -362,14 +373,29 @@ class linearize(_Mode):
         the region has no gradients, and the second run has no region.
         """
         decides = func in DISCRETE and any(x.is_floating_point() for x in _tensors(args, {})) and _decides(func, out)
-        if not decides and not any(discrete_carrier(x) for x in _tensors(args, {})):
+        if not decides and not any(discrete_carrier(x) or selection(x) is not None for x in _tensors(args, {})):
             return
-        if not checkpoint.in_reentrant() or (_THREAD.entered[-1].in_reentrant and not self.linear):
+        own = bool(_THREAD.entered) and _THREAD.entered[-1].in_reentrant
+        if not checkpoint.in_reentrant() or (own and not self.linear):
             return  # (a region entered by the function itself is entered again)
+        site = call_site(op_name(func))
+        if own:
+            raise RuntimeError(
+                f"{site}: torch.utils.checkpoint(use_reentrant=True) runs this first without gradients, where "
+                'forward="linear" cannot show the values of the ramp; take forward="hard", or use_reentrant=False'
+            )
         raise RuntimeError(
-            f"{op_name(func)} in a function that torch.utils.checkpoint(use_reentrant=True) runs: its second run would "
-            "not be in this region, or its first one could not show the values of the ramp. Pass use_reentrant=False"
+            f"{site}: torch.utils.checkpoint(use_reentrant=True) runs this again outside of the region; pass "
+            'use_reentrant=False, or decorate the checkpointed function with @sll.enable(..., forward="hard")'
         )
+
+
+_TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
+"""And calls it later."""
+
+
+def _is_function(x: Any) -> bool:
+    return callable(x) and not isinstance(x, (Tensor, type))
 
 
 def _decides(func: Callable[..., Any], out: Any) -> bool:

@@ -448,7 +448,7 @@ def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
     out = func(*args, **kwargs)
-    nan = bool(x.detach().isnan().any()) if not traced(x) else True
+    nan = bool(x.detach().isnan().any()) if not traced(x) else False
     if named.get("dim") is None:  # the value alone is continuous
         return out if nan else _mark(region, out, x, None, False, (x.numel() - 1) // 2)
     dim = int(named["dim"])
