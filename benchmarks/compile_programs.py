@@ -37,9 +37,7 @@ Program = Callable[[Tensor], Tensor]
 
 def results(functions: Sequence[Program], run: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
     """Value and gradient of each; each has an input of its own, so that one backward pass tells them apart."""
-    points = (
-        torch.linspace(-2.4, 2.4, 97, dtype=torch.float64) + 0.0031
-    )  # on no edge: rounding decides there
+    points = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64) + 0.0031  # on no edge: rounding decides there
     inputs = [points.clone().requires_grad_() for _ in functions]
     outputs = run(functions, inputs)
     total = torch.stack([y.sum() for y in outputs]).sum()
