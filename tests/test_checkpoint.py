@@ -172,6 +172,36 @@ def test_policies(case, eps):
     torch.testing.assert_close(train(case, again, region), train(case, once, region), rtol=1e-12, atol=1e-12)
 
 
+def test_what_is_stale_stays_stale():
+    def gradient(ck):
+        x, w = (t.clone().requires_grad_() for t in _inputs())
+        with sll.linearize(0.5, forward="hard", on_lost="ignore"):
+            i = (x * 2).round().long()
+            with torch.no_grad():
+                i.clamp_(-3, 3).add_(3)
+            y = ck(lambda i: w[i].sum(), i)
+        return torch.autograd.grad(y, w)[0]
+
+    torch.testing.assert_close(gradient(again), gradient(once))
+
+
+@row(
+    "activation checkpointing",
+    "`checkpoint(compiled_function, …)` in a region",
+    "refused",
+    "`CheckpointError` if the compiled function is all there is. Compile the function that calls `checkpoint`",
+)
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
+def test_checkpoint_of_a_compiled_function():
+    torch._dynamo.reset()
+    x = torch.linspace(-1, 1, 9).requires_grad_()
+    compiled = torch.compile(lambda x: (torch.sign(x) * x * x).sum(), backend="aot_eager")
+    with sll.linearize(0.3):
+        y = again(compiled, x)
+    with pytest.raises(CheckpointError):
+        y.backward()
+
+
 def test_annealing_between_forward_and_backward():
     eps = sll.Anneal(1.0, 0.1, steps=1)
     x = torch.tensor([0.3, 0.05], requires_grad=True)

@@ -329,6 +329,34 @@ def test_checkpoint():
             gradients(compiled, block())
 
 
+TRANSFORMS = {
+    "grad": lambda f, x: torch.func.grad(lambda r: f(r).sum())(x),
+    "vmap": lambda f, x: torch.func.vmap(f)(x),
+    "vjp": lambda f, x: torch.func.vjp(f, x)[1](torch.ones_like(x))[0],
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+    "vmap of grad": lambda f, x: torch.func.vmap(torch.func.grad(lambda r: f(r).sum()))(x),
+}
+
+
+@row(
+    AREA,
+    "`torch.func` transforms called in compiled code in a region",
+    "works",
+    "with a graph break; `fullgraph=True` is refused. `vmap(compiled)` and the like: no break",
+)
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_in_compiled_code(name):
+    f = lambda x: TRANSFORMS[name](lambda r: torch.where(torch.round(r * 2) > 0.5, r * r, torch.sign(r)) * r, x).sum()
+    for eager, compiled in compiled_three_ways(f, sll.linearize(0.3)):
+        torch._dynamo.reset()
+        want = gradients(eager, block())
+        assert not torch.equal(want[1], gradients(f, block())[1])
+        equal(gradients(compiled, block()), want)
+    _, compiled = next(compiled_three_ways(f, sll.linearize(0.3), fullgraph=True))
+    with pytest.raises(Exception, match="sll: compiled code does not take a region into torch.func"):
+        gradients(compiled, block())
+
+
 @row(
     AREA, "`torch.cond` and other functions that take functions", "refused", "an error of Dynamo that names the region"
 )

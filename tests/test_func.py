@@ -177,6 +177,37 @@ def test_per_sample_gradients_and_ensembles():
         torch.testing.assert_close([g[i] for g in all_of_them.values()], list(want))
 
 
+@row(
+    FUNC,
+    "a mask or an index that goes into `vmap` as an argument",
+    "works",
+    "as a hard one: its decision is lost, and reported. Close over it, or pass a float",
+)
+def test_decisions_into_vmap_are_reported():
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64).requires_grad_()
+    with sll.linearize(0.3, on_lost="error"):
+        mask, v = (x > 0).view(2, 4), x.view(2, 4)
+        for f in (lambda m, v: m.double() * v, lambda m, v: torch.where(m, v, -v), lambda m, v: (m & m).sum() * v):
+            with pytest.raises(sll.LostGradientError, match="made outside of vmap"):
+                vmap(f)(mask, v)
+        closed = vmap(lambda v: (mask[0].double() * v).sum())(v)
+        floats = vmap(lambda m, v: (m * v).sum())(mask.double(), v)
+    assert closed.requires_grad and floats.requires_grad
+
+
+@row(
+    FUNC,
+    "a mask or an index that `vmap` returns",
+    "does not work",
+    "it comes out as a plain tensor: its decision ends there, **silently**. Return a float",
+)
+def test_decisions_out_of_vmap_end_there():
+    x = torch.linspace(-1, 1, 8).requires_grad_()
+    with sll.linearize(0.3):
+        assert not vmap(lambda r: r > 0)(x).float().requires_grad  # if this fails, correct the table
+        assert vmap(lambda r: (r > 0).float())(x).requires_grad
+
+
 def test_func_linearize():
     x = points()
     with sll.linearize(EPS):

@@ -61,7 +61,7 @@ class Again:
     def __init__(self, function: Callable[..., Any], regions: Sequence[Region], args: Sequence[Any]) -> None:
         self.function = function
         self.regions = tuple(regions)
-        self.of_args = [getattr(x, "_sll", None) if isinstance(x, Tensor) else None for x in args]
+        self.of_args = [_carried(x) for x in args]
         """What the arguments of the first run carried. Those of the second may be other objects."""
         self.carried: Any = WeakIdKeyDictionary()
         """Other tensors that the first run used, and what they carried."""
@@ -84,6 +84,12 @@ class Again:
             return self.function(*args)
 
 
+def _carried(x: Any) -> Any:
+    """What `x` carries, unless a write has made it stale."""
+    found = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    return found if found is not None and found[1] in (x._version, -1) else None
+
+
 _AROUND: weakref.WeakKeyDictionary[Callable[[Any], Any], list[Again]] = weakref.WeakKeyDictionary()
 """The checkpoints that were found around what a hook saves."""
 
@@ -104,7 +110,7 @@ def note(regions: Sequence[Region], operands: Iterable[Any]) -> None:
             _AROUND[top[0]] = around
     if around:
         for x in operands:
-            found = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+            found = _carried(x)
             if found is not None:
                 for again in around:
                     again.carried[x] = found

@@ -348,6 +348,12 @@ class linearize(_Mode):
         if compiling and func.__name__ not in _TAKES_A_FUNCTION and any(_is_function(x) for x in args):
             # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
             torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}")
+        transformed = torch._C._are_functorch_transforms_active()
+        if transformed and torch.is_grad_enabled():
+            if compiling and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
+                torch._dynamo.graph_break(msg="sll: compiled code does not take a region into torch.func transforms")
+            if not compiling and (outside := _decided_outside_of_vmap(args, kwargs)):
+                self.lose(op_name(func), outside, "it was made outside of vmap; make it inside, or pass a float.")
         if compiling and _selected(args, kwargs) and torch.is_grad_enabled():
             self.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
         rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
@@ -390,6 +396,19 @@ class linearize(_Mode):
         )
 
 
+def _decided_outside_of_vmap(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Discrete operands that carry something which their batched selves do not."""
+    functorch = torch._C._functorch
+    found = []
+    for x in _tensors(args, kwargs):
+        if not x.is_floating_point() and carrier(x) is None and functorch.is_batchedtensor(x):
+            while functorch.is_functorch_wrapped_tensor(x):
+                x = functorch.get_unwrapped(x)
+            if discrete_carrier(x):
+                found.append(x)
+    return found
+
+
 _TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
 """And calls it later."""
 
@@ -423,6 +442,7 @@ def _may_carry(operands: Iterable[Any]) -> bool:
 # Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys of a dict, but it knows their
 # names.
 _BY_NAME = {func.__name__: rule for func, rule in RULES.items() if func.__name__ != "__get__"}
+_DECIDES_BY_NAME = {func.__name__ for func in DISCRETE}
 _ASKS_BY_NAME = {func.__name__ for func in NO_GRADIENT_TO_LOSE}
 
 
