@@ -89,10 +89,11 @@ def main() -> None:
             for name in group:
                 want = results([PROGRAMS[name]], run)
                 try:
-                    worst[name] = difference(results([PROGRAMS[name]], compiled(True)), want)
-                except torch._dynamo.exc.Unsupported:
-                    broken.append(name)
-                    worst[name] = difference(results([PROGRAMS[name]], compiled(False)), want)
+                    try:
+                        worst[name] = difference(results([PROGRAMS[name]], compiled(True)), want)
+                    except torch._dynamo.exc.Unsupported:
+                        worst[name] = difference(results([PROGRAMS[name]], compiled(False)), want)
+                        broken.append(name)
                 except Exception as error:
                     failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
 
