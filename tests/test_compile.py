@@ -189,6 +189,16 @@ def compiled_three_ways(f, region, **options):
     yield inside, torch.compile(region(f), backend=BACKEND, **options)
 
 
+def agrees_with_eager(f, decides=True, **options):
+    """All three ways; if it `decides`, the gradient is another than the plain program's."""
+    for eager, compiled in compiled_three_ways(f, sll.linearize(0.3), **options):
+        torch._dynamo.reset()
+        want = gradients(eager, block())
+        if decides:
+            assert not torch.equal(want[1], gradients(lambda x: f(x) + 0 * x.sum(), block())[1])
+        equal(gradients(compiled, block()), want)
+
+
 @row(
     AREA,
     "what needs data: `x[mask]`, `nonzero`, thresholds found by sorting, `.item()`, `if`",
@@ -200,12 +210,8 @@ def test_graph_breaks(name):
     f = FOLLOWED_IN_EAGER_MODE[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sll.LostGradientWarning)  # those of eager mode, which test_lost.py counts
-        for eager, compiled in compiled_three_ways(f, sll.linearize(0.3)):
-            torch._dynamo.reset()
-            want = gradients(eager, block())
-            if name not in ("a number", "a branch", "sorted neighbours"):  # which have no gradient to keep
-                assert not torch.equal(want[1], gradients(lambda x: f(x) + 0 * x.sum(), block())[1])
-            equal(gradients(compiled, block()), want)
+        # Three of them have no gradient to keep.
+        agrees_with_eager(f, decides=name not in ("a number", "a branch", "sorted neighbours"))
     _, compiled = next(compiled_three_ways(f, sll.linearize(0.3), fullgraph=True))
     with pytest.raises(torch._dynamo.exc.Unsupported, match="sll: the gradient of a decision may end at"):
         gradients(compiled, block())
@@ -213,12 +219,7 @@ def test_graph_breaks(name):
 
 @pytest.mark.parametrize("name", IN_THE_GRAPH)
 def test_no_graph_breaks(name):
-    for eager, compiled in compiled_three_ways(IN_THE_GRAPH[name], sll.linearize(0.3), fullgraph=True):
-        torch._dynamo.reset()
-        want = gradients(eager, block())
-        if name != "equal to the maximum":  # which is no decision
-            assert not torch.equal(want[1], gradients(lambda x: IN_THE_GRAPH[name](x) + 0 * x.sum(), block())[1])
-        equal(gradients(compiled, block()), want)
+    agrees_with_eager(IN_THE_GRAPH[name], decides=name != "equal to the maximum", fullgraph=True)
 
 
 def test_a_loss_that_is_intended_stays_in_the_graph():
@@ -313,11 +314,7 @@ def test_checkpoint():
             lambda x: torch.where(torch.round(x * 2) > 0.5, x * x, torch.sign(x)), x, use_reentrant=reentrant
         )
 
-    for eager, compiled in compiled_three_ways(f, sll.linearize(0.3)):
-        torch._dynamo.reset()
-        want = gradients(eager, block())
-        assert not torch.equal(want[1], gradients(f, block())[1])
-        equal(gradients(compiled, block()), want)
+    agrees_with_eager(f)
     _, compiled = next(compiled_three_ways(f, sll.linearize(0.3), fullgraph=True))
     with pytest.raises(
         torch._dynamo.exc.Unsupported, match="sll: compiled code does not take a region into .*checkpoint"
@@ -347,11 +344,7 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_in_compiled_code(name):
     f = lambda x: TRANSFORMS[name](lambda r: torch.where(torch.round(r * 2) > 0.5, r * r, torch.sign(r)) * r, x).sum()
-    for eager, compiled in compiled_three_ways(f, sll.linearize(0.3)):
-        torch._dynamo.reset()
-        want = gradients(eager, block())
-        assert not torch.equal(want[1], gradients(f, block())[1])
-        equal(gradients(compiled, block()), want)
+    agrees_with_eager(f)
     _, compiled = next(compiled_three_ways(f, sll.linearize(0.3), fullgraph=True))
     with pytest.raises(Exception, match="sll: compiled code does not take a region into torch.func"):
         gradients(compiled, block())

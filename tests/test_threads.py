@@ -99,20 +99,14 @@ def test_one_region_object_in_several_threads():
 
 @row(AREA, "asyncio: decorated coroutines keep their region to themselves", "works")
 def test_tasks():
-    @sll.enable(eps=0.5)
-    async def inside():
-        found = []
-        for _ in range(5):
-            found.append(slope())
-            await asyncio.sleep(0)
-        return found
-
     async def outside():
         found = []
         for _ in range(5):
             found.append(slope())
             await asyncio.sleep(0)
         return found
+
+    inside = sll.enable(eps=0.5)(outside)
 
     async def main():
         return await asyncio.gather(inside(), outside(), inside(), outside())

@@ -19,9 +19,9 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from types import FrameType
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,10 +29,12 @@ from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
 
+if TYPE_CHECKING:
+    from .region import _Mode as Region
+
 __all__ = ["Saving", "hooked", "in_reentrant", "note", "saved_as_then", "saving"]
 
 T = TypeVar("T")
-Region: TypeAlias = "AbstractContextManager[Any]"
 Saving: TypeAlias = "tuple[Callable[[Any], Any], Callable[[Any], Any]] | None"
 """What has a hand in what autograd saves: the innermost `torch.autograd.graph.saved_tensors_hooks`."""
 
@@ -65,7 +67,7 @@ class Again:
         """What the arguments of the first run carried. Those of the second may be other objects."""
         self.carried: Any = WeakIdKeyDictionary()
         """Other tensors that the first run used, and what they carried."""
-        policies = [policy for region in regions if hasattr(region, "policies") for policy in region.policies()]
+        policies: list[Any] = [policy for region in regions for policy in region.policies()]
         self.states = [(policy, policy.state_dict()) for policy in policies if hasattr(policy, "state_dict")]
         """Of policies that change with time, such as `Anneal`."""
 
@@ -94,8 +96,8 @@ _AROUND: weakref.WeakKeyDictionary[Callable[[Any], Any], list[Again]] = weakref.
 """The checkpoints that were found around what a hook saves."""
 
 
-def note(regions: Sequence[Region], operands: Iterable[Any]) -> None:
-    """Let every checkpoint around this call enter `regions` when it is run again (unless it was told before), with
+def note(regions: Callable[[], Sequence[Region]], operands: Iterable[Any]) -> None:
+    """Let every checkpoint around this call enter ``regions()`` when it is run again (unless it was told before), with
     `operands` carrying what they carry now.
     """
     top = saving()
@@ -104,7 +106,7 @@ def note(regions: Sequence[Region], operands: Iterable[Any]) -> None:
         around = []
         for frame, args in _running():
             if not isinstance(frame.recompute_fn, Again):
-                frame.recompute_fn = Again(frame.recompute_fn, regions, args)
+                frame.recompute_fn = Again(frame.recompute_fn, regions(), args)
             around.append(frame.recompute_fn)
         if top is not None and top[0].__qualname__.startswith("_checkpoint_hook."):  # others may be entered again
             _AROUND[top[0]] = around

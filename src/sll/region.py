@@ -33,7 +33,7 @@ from .linearization import (
     selection,
     uncertain,
 )
-from .policy import AUTO, Eps, Width, kind_of, widths
+from .policy import AUTO, Eps, Policy, Width, kind_of, widths
 from .report import CallSite, EpsUsed, Lost, Widths, call_site
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
 from .rules.registry import DISCRETE, op_name
@@ -95,7 +95,7 @@ class _Mode(TorchFunctionMode):
         if not is_compiling():
             recording = torch.is_grad_enabled()
             if recording and _THREAD.entered and checkpoint.hooked():
-                checkpoint.note(_THREAD.regions(), ())
+                checkpoint.note(_THREAD.regions, ())
             _THREAD.entered.append(_Entered(self, not recording and checkpoint.in_reentrant()))
         return super().__enter__()  # type: ignore[no-untyped-call]
 
@@ -116,6 +116,10 @@ class _Mode(TorchFunctionMode):
             raise RuntimeError(
                 f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() first"
             )
+
+    def policies(self) -> list[Policy]:
+        """What chooses its widths."""
+        return []
 
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
@@ -292,14 +296,12 @@ class linearize(_Mode):
         site = call_site(op)
         return Width(eps, kind_of(op), lambda half: self._widths.add(site, half))
 
-    def policies(self) -> list[Any]:
+    def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
 
     def entered(self) -> bool:
         """In this thread."""
-        if self is _THREAD.at_work or any(entered.mode is self for entered in _THREAD.entered):
-            return True
-        return _entered(self)
+        return self is _THREAD.at_work or _entered(self)
 
     def linearizes(self, op: str) -> bool:
         return op in self._ops
@@ -338,27 +340,21 @@ class linearize(_Mode):
     # --- the mode ---
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        compiling = is_compiling()
-        if not compiling and checkpoint.hooked() and torch.is_grad_enabled() and (func in RULES or self._selects):
-            checkpoint.note(_THREAD.regions(), (*args, *kwargs.values()))
-        if self._selects and not compiling and _selected(args, kwargs) and torch.is_grad_enabled():
-            found: Any = selections.rule_for(func)
-            if found is not None:
-                return found(self, func, args, kwargs)
-        if compiling and func.__name__ not in _TAKES_A_FUNCTION and any(_is_function(x) for x in args):
-            # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
-            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}")
-        transformed = torch._C._are_functorch_transforms_active()
-        if transformed and torch.is_grad_enabled():
-            if compiling and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
-                torch._dynamo.graph_break(msg="sll: compiled code does not take a region into torch.func transforms")
-            if not compiling and (outside := _decided_outside_of_vmap(args, kwargs)):
+        compiling, recording = is_compiling(), torch.is_grad_enabled()
+        if compiling:
+            self._break_the_graph(func, args, kwargs)
+        elif recording:
+            if checkpoint.hooked() and (func in RULES or self._selects):
+                checkpoint.note(_THREAD.regions, (*args, *kwargs.values()))
+            if self._selects and _selected(args, kwargs):
+                found: Any = selections.rule_for(func)
+                if found is not None:
+                    return found(self, func, args, kwargs)
+            if torch._C._are_functorch_transforms_active() and (outside := _decided_outside_of_vmap(args, kwargs)):
                 self.lose(op_name(func), outside, "it was made outside of vmap; make it inside, or pass a float.")
-        if compiling and _selected(args, kwargs) and torch.is_grad_enabled():
-            self.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
         rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
-            if torch.is_grad_enabled():
+            if recording:
                 return rule(self, func, args, kwargs)
             out = func(*args, **kwargs)
             if not compiling and (func in DISCRETE or _may_carry(args)):
@@ -368,18 +364,32 @@ class linearize(_Mode):
             lost = [x for x in _tensors(args, kwargs) if discrete_carrier(x)]
             silent = func.__name__ in _ASKS_BY_NAME if compiling else func in NO_GRADIENT_TO_LOSE
             asked = silent and all(x is args[0] for x in lost)
-            if lost and not asked and torch.is_grad_enabled():
+            if lost and not asked and recording:
                 self.lose(
                     op_name(func), lost, REMEDIES.get(op_name(func), "no rule carries a linearization through it.")
                 )
         return func(*args, **kwargs)
 
+    def _break_the_graph(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is."""
+        if func.__name__ not in _TAKES_A_FUNCTION and any(_is_function(x) for x in args):
+            # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
+            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}")
+        if not torch.is_grad_enabled():
+            return
+        transformed = torch._C._are_functorch_transforms_active()
+        if transformed and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
+            torch._dynamo.graph_break(msg="sll: compiled code does not take a region into torch.func transforms")
+        if _selected(args, kwargs):
+            self.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
+
     def _refuse_reentrant(self, func: Callable[..., Any], args: tuple[Any, ...], out: Any) -> None:
         """A decision under `torch.no_grad` is the plain one. Not so in the first run of a reentrant checkpoint: there
         the region has no gradients, and the second run has no region.
         """
-        decides = func in DISCRETE and any(x.is_floating_point() for x in _tensors(args, {})) and _decides(func, out)
-        if not decides and not any(discrete_carrier(x) or selection(x) is not None for x in _tensors(args, {})):
+        tensors = _tensors(args, {})
+        decides = func in DISCRETE and any(x.is_floating_point() for x in tensors) and _decides(func, out)
+        if not decides and not any(discrete_carrier(x) or selection(x) is not None for x in tensors):
             return
         own = bool(_THREAD.entered) and _THREAD.entered[-1].in_reentrant
         if not checkpoint.in_reentrant() or (own and not self.linear):

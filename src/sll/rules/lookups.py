@@ -140,15 +140,13 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
     mask = items[0]
-    if len(items) == 1 and mask.dtype == torch.bool and not torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if len(items) == 1 and mask.dtype == torch.bool and not compiling:
         return select(region, table, mask, func(table, index))
-    if torch.compiler.is_compiling():
-        region.lose("getitem", (), "what a mask selects is not followed in compiled code.")
-    region.lose(
-        "getitem",
-        [i for i in items if discrete_carrier(i)],
-        "which elements a mask selects beside other indices has no derivative; use where(), or (x * mask).sum().",
-    )
+    why = "which elements a mask selects beside other indices has no derivative; use where(), or (x * mask).sum()."
+    if compiling:
+        why = "what a mask selects is not followed in compiled code."
+    region.lose("getitem", [i for i in items if discrete_carrier(i)], why)
     return move(region, func, (table, index), {})
 
 
