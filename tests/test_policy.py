@@ -404,7 +404,7 @@ class _Returns:
         (lambda: sll.Anneal(1.0, 0.5, 3, "exponential"), ValueError, "kind must be one of"),
         (lambda: sll.Anneal(1.0, 0.5, 3).load_state_dict({}), KeyError, "state_dict"),
         (lambda: sll.Anneal(1.0, 0.5, 3).load_state_dict({"done": "2"}), ValueError, "number of steps"),
-        (lambda: sll.Anneal(sll.Coverage, sll.Coverage, 3), TypeError, "start must be a float or a policy"),
+        (lambda: sll.Anneal(sll.Coverage, sll.Coverage, 3), TypeError, "start must be a float or a share"),
         (lambda: sll.sign(torch.ones(2), _Returns(math.inf)), ValueError, "finite unless call.limit is, got inf"),
         (lambda: sll.linearize(sll.Coverage), TypeError, "the class Coverage; make one"),
         (lambda: sll.linearize("Auto"), ValueError, "'Auto'"),

@@ -5,10 +5,12 @@ with sll.linearize(eps=1e-2):
     loss.backward()
 """
 
+from . import plot
+from .explain import Explanation, InputGradient, explain
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
 from .policy import Anneal, Call, Coverage, Policy
-from .region import Report, enable, hard, linearize, patch, unpatch
-from .report import CallSite, EpsUsed, LostGradientError, LostGradientWarning
+from .region import enable, hard, linearize, patch, unpatch
+from .report import CallSite, EpsUsed, LostGradientError, LostGradientWarning, Report, Row
 from .rules import SOURCES as _SOURCES
 
 OPS: tuple[str, ...] = tuple(sorted(_SOURCES))
@@ -23,19 +25,24 @@ __all__ = [
     "CallSite",
     "Coverage",
     "EpsUsed",
+    "Explanation",
+    "InputGradient",
     "LostGradientError",
     "LostGradientWarning",
     "Policy",
     "Report",
+    "Row",
     "argmax",
     "argmin",
     "ceil",
     "enable",
+    "explain",
     "floor",
     "hard",
     "heaviside",
     "linearize",
     "patch",
+    "plot",
     "rank",
     "round",
     "sign",

@@ -17,15 +17,32 @@ OnLost: TypeAlias = Literal["ignore", "warn", "error"]
 HALF_WIDTH = "the half-width of the band, in the units of the op's input"
 
 
+def shown(value: Any) -> str:
+    """How a message shows a value and its type: in one short line, a tensor by its shape."""
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 80 else text[:77] + '...'} of type {kind}"
+
+
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """The end of a message: what is spelled alike, if anything is."""
+    import difflib
+
+    alike = difflib.get_close_matches(str(value), list(known), 1)
+    return f"; did you mean {alike[0]!r}?" if alike else ""
+
+
 def positive_float(value: Any, name: str, what: str = HALF_WIDTH, remedy: str = "") -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         if isinstance(value, Tensor):
-            remedy = "; call .item() on it"
+            remedy = "; call .item() on it" if value.numel() == 1 else "; one number for all elements: .mean().item()?"
         elif callable(value):
             remedy = "; as a decorator write @sll.enable, or @sll.linearize(eps=...)"
-        raise TypeError(
-            f"{name} must be a positive float ({what}), got {value!r} of type {type(value).__name__}{remedy}"
-        )
+        raise TypeError(f"{name} must be a positive float ({what}), got {shown(value)}{remedy}")
     number = float(value)
     if not (math.isfinite(number) and number > 0):
         start = '; "auto" finds a width for each call' if what is HALF_WIDTH else ""
@@ -53,20 +70,36 @@ _BELONGS_TO = {
 
 def op_names(names: Any, argument: str, known: Iterable[str]) -> frozenset[str]:
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f'{argument} must be a collection of op names such as ("round", "gt"), got {names!r}')
-    chosen: frozenset[str] = frozenset(names)
-    unknown = sorted(str(n) for n in chosen.difference(known))
+        remedy = f"; write [{names!r}]" if isinstance(names, str) else ""
+        raise TypeError(
+            f'{argument} must be a collection of op names such as ("round", "gt"), got {shown(names)}{remedy}'
+        )
+    chosen = list(names)
+    for name in chosen:
+        if not isinstance(name, str):
+            own = getattr(name, "__name__", None)
+            raise TypeError(
+                f"{argument} must hold names (str) of ops, got {shown(name)}{f'; write {own!r}' if own else ''}"
+            )
+    unknown = sorted(set(chosen).difference(known))
     if unknown:
         for name in unknown:
             if name in _BELONGS_TO:
-                raise ValueError(f"{argument} names {name}, which goes by the name of {_BELONGS_TO[name]!r} there")
+                raise ValueError(
+                    f"{argument}= names {name!r}, which is linearized under the name of another op; "
+                    f"write {_BELONGS_TO[name]!r}"
+                )
         raise ValueError(
-            f"{argument} names no op that is linearized: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            f"{argument}= names no op that is linearized: {', '.join(map(repr, unknown))}"
+            f"{did_you_mean(unknown[0], known)} (sll.OPS lists all: {', '.join(sorted(known))})"
         )
-    return chosen
+    return frozenset(chosen)
 
 
-def one_of(value: Any, argument: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return str(value)
+def one_of(value: Any, argument: str, allowed: tuple[str, ...], remedy: str = "") -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
+            f"{remedy or did_you_mean(value, allowed)}"
+        )
+    return value

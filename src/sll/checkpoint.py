@@ -29,6 +29,8 @@ from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .report import call_site
+
 if TYPE_CHECKING:
     from .region import _Mode as Region
 
@@ -151,9 +153,11 @@ def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
     if now is None or then is not None and now[0] is then[0]:
         return compute()
     if any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
+        site = call_site("checkpoint")
         raise RuntimeError(
-            "torch.utils.checkpoint with a context_fn (selective checkpointing): a decision that was made outside of "
-            "the checkpointed function is used inside. Make it inside, or checkpoint without context_fn"
+            f"{site.file}:{site.line}: torch.utils.checkpoint with a context_fn (selective checkpointing): a decision "
+            "that was made outside of the checkpointed function is used inside. Make it inside, or checkpoint without "
+            "context_fn"
         )
     inner = []
     while now is not None and (then is None or now[0] is not then[0]):

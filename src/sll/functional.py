@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._options import Forward, one_of
+from ._options import Forward, one_of, shown
 from .kernels import blend, compute_dtype, hard_forward
 from .order import constant, first_k
 from .order import rank as ranks
@@ -38,7 +38,7 @@ __all__ = [
 
 def _checked(x: Tensor, eps: OneEps, forward: str | None, op: str) -> tuple[float | Width, bool]:
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor, got {x!r} of type {type(x).__name__}; torch.as_tensor(x) makes one")
+        raise TypeError(f"x must be a tensor, got {shown(x)}; torch.as_tensor(x) makes one")
     if x.is_complex():
         raise TypeError(f"x must be real (complex numbers have no order), got {x.dtype}; take x.real or x.abs()")
     if not x.is_floating_point():
@@ -48,13 +48,15 @@ def _checked(x: Tensor, eps: OneEps, forward: str | None, op: str) -> tuple[floa
     width = checked(eps)
     if forward is None:
         forward = "hard" if width is AUTO else "linear"
-    linear = one_of(forward, "forward", ("linear", "hard")) == "linear"
+    same = '; "hard" is the same here: there is nothing to leave out' if forward == "straight-through" else ""
+    linear = one_of(forward, "forward", ("linear", "hard"), same) == "linear"
     if not isinstance(width, float):
         return Width(width, kind_of(op)), linear
     limits = torch.finfo(compute_dtype(x.dtype))
     if not limits.tiny <= width <= limits.max:
         raise ValueError(
-            f"eps must be a normal number in {limits.dtype}, in which bands of {x.dtype} are computed, got {width}"
+            f"eps must be a normal number in {limits.dtype}, in which bands of {x.dtype} are computed, got {width}; "
+            f"take one between {limits.tiny:.1e} and {limits.max:.1e}"
         )
     return width, linear
 
@@ -64,12 +66,13 @@ def _check_dim(x: Tensor, dim: int) -> None:
         raise ValueError(
             "x must have at least one dimension to choose along, got a 0-dim tensor; x.reshape(1) gives it one"
         )
-    if isinstance(dim, bool) or not hasattr(dim, "__index__"):
+    if isinstance(dim, bool) or not hasattr(dim, "__index__") or (isinstance(dim, Tensor) and dim.dim() > 0):
         remedy = f"did you mean eps={dim!r}?" if isinstance(dim, float) else "x.reshape(-1) makes it one row"
-        raise TypeError(f"dim must be one int, got {dim!r} of type {type(dim).__name__}; {remedy}")
+        raise TypeError(f"dim must be one int, got {shown(dim)}; {remedy}")
     if not -x.dim() <= dim < x.dim():
         raise IndexError(
-            f"dim must be between {-x.dim()} and {x.dim() - 1} for a tensor of shape {tuple(x.shape)}, got {dim}"
+            f"dim must be between {-x.dim()} and {x.dim() - 1} for x of shape {tuple(x.shape)}, got {dim}; "
+            "dim=-1 is the last"
         )
 
 
@@ -193,7 +196,10 @@ def threshold(
     """
     width, linear = _checked(x, eps, forward, "gt")
     if not isinstance(threshold, (int, float, Tensor)) or isinstance(threshold, bool):
-        raise TypeError(f"threshold must be a number or a tensor, got {threshold!r} of type {type(threshold).__name__}")
+        raise TypeError(
+            f"threshold must be a number or a tensor that broadcasts with x, got {shown(threshold)}; "
+            "float(threshold) or torch.as_tensor(threshold) makes one"
+        )
     step = sources.gt(width, x, threshold)
     assert step is not None
     hard = (x.detach() > threshold).to(x.dtype)
@@ -228,7 +234,10 @@ def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | N
     width, linear = _checked(x, eps, forward, "argmax")
     _check_dim(x, dim)
     if x.shape[dim] == 0:
-        raise ValueError(f"x has no entries to choose from along dim {dim}: shape {tuple(x.shape)}")
+        raise ValueError(
+            f"x must have entries to choose from along dim {dim}, got shape {tuple(x.shape)}, which has no entries "
+            "there; choose along another dim, or skip what is empty (if x.shape[dim]: ...)"
+        )
     choice = x.detach().argmax(dim, keepdim=True)
     hard = torch.zeros_like(x, requires_grad=False).scatter(dim, choice, 1.0)
     scores, half = in_units(x.to(compute_dtype(x.dtype)), width, lambda z: leads(z.movedim(dim, -1)))
@@ -305,7 +314,9 @@ def rank(
     width, linear = _checked(x, eps, forward, "sort")
     _check_dim(x, dim)
     if not isinstance(descending, bool):
-        raise TypeError(f"descending must be True or False, got {descending!r} of type {type(descending).__name__}")
+        raise TypeError(
+            f"descending must be True or False, got {shown(descending)}; True gives rank 0 to the largest entry"
+        )
     rows = x.movedim(dim, -1)
     soft = ranks(*in_units(rows.to(compute_dtype(x.dtype)), width, pairs))
     soft = (x.shape[dim] - 1 - soft if descending else soft).to(x.dtype)
@@ -348,10 +359,11 @@ def topk_mask(x: Tensor, k: int, dim: int = -1, eps: OneEps = 1e-3, *, forward: 
     _check_dim(x, dim)
     n = x.shape[dim]
     if isinstance(k, bool) or not hasattr(k, "__index__") or isinstance(k, Tensor):
-        raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}; int(k) makes it one")
+        raise TypeError(f"k must be an int, got {shown(k)}; int(k) makes it one")
     k = int(k)
     if not 0 <= k <= n:
-        raise ValueError(f"k must be between 0 and the {n} entries along dim {dim}, got {k}")
+        remedy = f"k=min(k, {n}) takes all there are" if k > n else "k counts the entries to choose"
+        raise ValueError(f"k must be between 0 and the {n} entries along dim {dim}, got {k}; {remedy}")
     if k in (0, n):
         return constant(float(k > 0), x)
     rows = x.movedim(dim, -1)

@@ -20,6 +20,7 @@ The functions below are the whole algebra: `cofactor` (a tensor as it would be o
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from torch import Tensor
 from .checkpoint import saved_as_then, saving
 from .kernels import band_offset, blend, compute_dtype, hard_forward
 from .policy import Width, half_width
+from .trace import watch_of
 
 if TYPE_CHECKING:
     from .region import linearize as Region
@@ -136,7 +138,17 @@ def boundary(x: Any, threshold: Any, eps: float | Width, distance: Tensor, nan: 
     asks for the offset.
     """
     key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
-    return Decision(key, lambda: band_offset(distance, half_width(eps, distance), nan))
+    return Decision(key, lambda: offset_at(distance, eps, nan=nan))
+
+
+def offset_at(distance: Tensor, eps: float | Width, limit: float = math.inf, nan: float = -0.5) -> Tensor:
+    """Where in a band of half-width `eps`, at most `limit`; see `band_offset`."""
+    half = half_width(eps, distance, limit)
+    offset = band_offset(distance, half, nan)
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.offset(distance, offset, half, limit)
+    return offset
 
 
 def decided_by(weight: Tensor) -> Decision:

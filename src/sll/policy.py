@@ -19,7 +19,9 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from ._options import HALF_WIDTH, op_names, positive_float
+from ._options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
+from .report import call_site
+from .trace import Watch, watch_of
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "Width", "half_width", "in_units", "widths"]
 
@@ -148,7 +150,8 @@ class Coverage:
     def __init__(self, share: float) -> None:
         self.share = positive_float(share, "share", "the share of the inputs that the band holds")
         if self.share > 1:
-            raise ValueError(f"share must be at most 1 (all inputs), got {share!r}")
+            percent = f"; for {share:g} % write {share / 100:g}" if share > 2 and share <= 100 else ""
+            raise ValueError(f"share must be at most 1 (all inputs), got {share!r}{percent}")
 
     def half_width(self, call: Call, /) -> float | Tensor:
         return _quantile(call.distances, self.share)
@@ -195,8 +198,9 @@ class Anneal:
     stays at `end`.
 
     Args:
-        start, end: half-widths, positive floats in the units of the ops' inputs; or two `Coverage`, whose share is
+        start: the first half-width, a positive float in the units of the ops' inputs; or a `Coverage`, whose share is
             then annealed.
+        end: the last one, a float or a `Coverage` as `start` is.
         steps: how many calls of `step` lead from `start` to `end`; a positive integer.
         kind: ``"geometric"`` (equal factors), ``"linear"`` or ``"cosine"`` (slow at both ends).
 
@@ -224,18 +228,24 @@ class Anneal:
     ) -> None:
         for name, value in (("start", start), ("end", end)):
             if isinstance(value, (str, type)):
-                raise TypeError(f"{name} must be a float or a policy such as sll.Coverage(0.5), got {value!r}")
+                raise TypeError(f"{name} must be a float or a share such as sll.Coverage(0.5), got {shown(value)}")
         if isinstance(start, Coverage) != isinstance(end, Coverage):
-            raise TypeError(f"start and end must both be floats or both be sll.Coverage, got {start!r} and {end!r}")
+            raise TypeError(
+                f"start and end must both be floats or both be sll.Coverage, got {start!r} and {end!r}; "
+                "a width and a share have nothing between them"
+            )
         self._of_share = isinstance(start, Coverage)
         self.start = start.share if isinstance(start, Coverage) else positive_float(start, "start")
         self.end = end.share if isinstance(end, Coverage) else positive_float(end, "end")
         if isinstance(steps, bool) or not isinstance(steps, int):
-            raise TypeError(f"steps must be an integer (calls of step()), got {steps!r} of type {type(steps).__name__}")
+            raise TypeError(f"steps must be an integer (calls of step()), got {shown(steps)}; int(steps) makes it one")
         if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+            raise ValueError(f"steps must be at least 1, got {steps}; for a width that stays pass eps={self.end!r}")
         if kind not in ("geometric", "linear", "cosine"):
-            raise ValueError(f"kind must be one of 'geometric', 'linear', 'cosine', got {kind!r}")
+            raise ValueError(
+                f"kind must be one of 'geometric', 'linear', 'cosine', got {kind!r}"
+                f"{did_you_mean(kind, ('geometric', 'linear', 'cosine')) or '; equal factors are geometric'}"
+            )
         self.steps = steps
         self.kind = kind
         self._done = 0
@@ -266,10 +276,16 @@ class Anneal:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises KeyError or ValueError if `state` is something else."""
         if "done" not in state:
-            raise KeyError(f"state must be what Anneal.state_dict() returned, with an entry 'done'; got {dict(state)}")
+            raise KeyError(
+                "state must be what Anneal.state_dict() returned, with an entry 'done', got one with the entries "
+                f"{list(state)}; is it the state of something else, or of all, such as a checkpoint?"
+            )
         done = state["done"]
         if isinstance(done, bool) or not isinstance(done, int) or done < 0:
-            raise ValueError(f"state['done'] must be a number of steps, got {done!r}")
+            raise ValueError(
+                f"state['done'] must be a number of steps (int, at least 0), got {shown(done)}; "
+                "pass what Anneal.state_dict() returned"
+            )
         self._done = done
         self._now.fill_(self.value)
 
@@ -294,13 +310,24 @@ def checked(eps: Any, name: str = "eps") -> float | Policy:
     """A half-width or a policy."""
     if isinstance(eps, str):
         if eps != "auto":
-            raise ValueError(f'{name} must be a positive float, "auto", or a policy such as sll.Coverage, got {eps!r}')
+            remedy = f"; float({eps!r}) makes it one" if _is_number(eps) else did_you_mean(eps.lower(), ("auto",))
+            raise ValueError(
+                f'{name} must be a positive float, "auto", or a policy such as sll.Coverage, got {eps!r}{remedy}'
+            )
         return AUTO
     if isinstance(eps, type) and hasattr(eps, "half_width"):
-        raise TypeError(f"{name} must be a policy, got the class {eps.__name__}; make one: {eps.__name__}(…)")
+        raise TypeError(f"{name} must be a policy, got the class {eps.__name__}; make one: {eps.__name__}(...)")
     if isinstance(eps, Policy):
         return eps
     return positive_float(eps, name, HALF_WIDTH, '; "auto" and objects with a method half_width(call) are policies')
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, float | Policy]]:
@@ -313,7 +340,10 @@ def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, fl
             op_names([op], "eps", known)
         table[op] = checked(value, f"eps[{op!r}]")
     if "default" not in table:
-        raise ValueError(f"eps needs a 'default' entry beside {sorted(table)}, for the ops that are not named")
+        raise ValueError(
+            f"eps must have a 'default' entry beside {sorted(table)}, for the ops that are not named; "
+            'write {"default": "auto", ...}'
+        )
     return table.pop("default"), table
 
 
@@ -326,13 +356,20 @@ _TINY = 1e-30
 class Width:
     """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
 
-    `record` is told the half-width once it is known.
+    `record` is told the half-width once it is known; `watch` is the trace's, see `trace`.
     """
 
-    def __init__(self, policy: Policy, kind: Kind, record: Callable[[float | Tensor], None] | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        kind: Kind,
+        record: Callable[[float | Tensor], None] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self.policy = policy
         self.kind: Kind = kind
         self.record = record
+        self.watch = watch
 
     def same(self, other: Width) -> bool:
         """Whether both give the same answer to the same distances."""
@@ -345,8 +382,8 @@ class Width:
             found = found.detach()
             if found.dim():
                 raise ValueError(
-                    f"{type(self.policy).__name__}.half_width must return one number, got shape {tuple(found.shape)} "
-                    f"for a {self.kind}"
+                    f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return one number, got "
+                    f"shape {tuple(found.shape)} for a {self.kind}; reduce it, for example with .median()"
                 )
             if _readable(found):
                 found = float(found)
@@ -357,8 +394,9 @@ class Width:
                 isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
             ):
                 raise ValueError(
-                    f"{type(self.policy).__name__}.half_width must return a positive half-width, finite unless "
-                    f"call.limit is, got {found!r} for a {self.kind}"
+                    f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return a positive "
+                    f"half-width, finite unless call.limit is, got {found!r} for a {self.kind}; distances of inf are "
+                    "ties, and there may be none that are finite: leave them out, and return 1.0 then"
                 )
             found = max(_TINY, min(found, limit))
         if self.record is not None:
@@ -377,9 +415,10 @@ def in_units(z: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor
     """Scores and half-width, in units in which the width is a number: what is computed with both depends on ``z / eps``
     only. `distances` is what a policy is shown of the scores.
     """
-    if not isinstance(eps, Width):
-        return z, eps
-    half = eps.at(lambda: distances(z))
+    half = eps.at(lambda: distances(z)) if isinstance(eps, Width) else eps
+    watch = watch_of(eps)
+    if watch is not None:
+        z = watch.scores(z, distances(z), half)
     return (z / half, 1.0) if isinstance(half, Tensor) else (z, half)
 
 

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -21,22 +21,27 @@ from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
 from . import checkpoint
-from ._options import OnLost, RegionForward, one_of, op_names
+from ._options import OnLost, RegionForward, one_of, op_names, shown
 from .linearization import (
     Carrier,
+    Choice,
     Expectation,
     Outcomes,
+    Selection,
     carrier,
     choice,
     decisions,
     discrete_carrier,
+    resolved,
     selection,
     uncertain,
+    undecided,
 )
 from .policy import AUTO, Eps, Policy, Width, kind_of, widths
-from .report import CallSite, EpsUsed, Lost, Widths, call_site
+from .report import CallSite, Lost, Report, Widths, call_site
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
-from .rules.registry import DISCRETE, op_name
+from .rules.registry import DISCRETE, LEFT_ALONE, op_name, tracked
+from .trace import Trace, Watch, Watched
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
 
@@ -76,6 +81,7 @@ class _Mode(TorchFunctionMode):
     """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
 
     _selects = False
+    trace: Trace | None = None
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -87,9 +93,13 @@ class _Mode(TorchFunctionMode):
             return _OUTSIDE_THE_RULES[func](self, func, args, kwargs or {})
         _THREAD.at_work = self
         try:
-            return self.dispatch(func, args, kwargs or {})
+            handle = self.dispatch if self.trace is None else self._traced
+            return handle(func, args, kwargs or {})
         finally:
             _THREAD.at_work = None
+
+    def _traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
 
     def __enter__(self) -> Any:
         if not is_compiling():
@@ -109,12 +119,16 @@ class _Mode(TorchFunctionMode):
             mode._leave()
             inside += 1
         if mode is not self:
-            raise RuntimeError(f"{self!r} is left before {mode!r}, which was entered after it: leave that first")
+            raise RuntimeError(
+                f"{self!r} is left before {mode!r}, which was entered after it: leave that first. In a generator or a "
+                "coroutine a with block stays on while it is suspended; decorate it with @sll.enable(...) instead"
+            )
         self._leave()
         _PATCHED.regions = [region for region in _PATCHED.regions if _entered(region)]
         if inside and exc[0] is None:
             raise RuntimeError(
-                f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() first"
+                f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() before the "
+                "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
 
     def policies(self) -> list[Policy]:
@@ -177,19 +191,6 @@ def _take_carriers(live: weakref.WeakValueDictionary[int, Tensor]) -> list[tuple
     return taken
 
 
-class Report(NamedTuple):
-    """What happened in a region: calls per call site."""
-
-    lost: dict[CallSite, int]
-    """A linearized bool or integer reached a function through which its gradient cannot follow."""
-    infinite_jumps: dict[CallSite, int]
-    """Elements in the band whose two outcomes do not differ by a finite amount: hard value, no gradient."""
-    eps: dict[CallSite, EpsUsed]
-    """The half-widths that a policy chose, for results that were used. A fixed eps is not noted, nor what is
-    compiled.
-    """
-
-
 class linearize(_Mode):
     """A region in which discrete PyTorch operations have a derivative.
 
@@ -221,6 +222,8 @@ class linearize(_Mode):
         on_lost: what to do when a decision inside its band reaches a function that cannot pass a gradient on:
             ``"warn"`` once per call site with `LostGradientWarning`, ``"error"`` (`LostGradientError`) or
             ``"ignore"``.
+        trace: note for each call site what became of its decisions, for `report`. To find out, not to train: it
+            reads numbers from the device, works out masks that nobody asks for, and breaks the graph of compiled code.
 
     Raises:
         TypeError, ValueError: naming the argument that is not as described.
@@ -244,6 +247,7 @@ class linearize(_Mode):
         only: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
         on_lost: OnLost = "warn",
+        trace: bool = False,
     ) -> None:
         super().__init__()
         self._eps, self._eps_of = widths(eps, SOURCES)
@@ -258,6 +262,9 @@ class linearize(_Mode):
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
         self._widths = Widths()
+        if not isinstance(trace, bool):
+            raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
+        self.trace = Trace() if trace else None
 
     # --- public ---
 
@@ -272,6 +279,10 @@ class linearize(_Mode):
         return self.mode
 
     def __enter__(self) -> linearize:
+        if not is_compiling():
+            for around in _THREAD.entered:
+                if around.mode.trace is not None:
+                    around.mode.trace.has_inner = True
         super().__enter__()
         return self
 
@@ -282,19 +293,38 @@ class linearize(_Mode):
         return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r})"
 
     def report(self) -> Report:
-        """What was lost so far, and what eps a policy chose, per call site."""
-        return Report(dict(self._lost.calls), dict(self._infinite), self._widths.summary())
+        """What was lost so far, and what eps a policy chose, per call site; with ``trace=True`` what became of every
+        decision. It holds what was run until now: ask again after backward.
+
+        Example:
+            >>> import torch, sll
+            >>> x = torch.tensor([-1.0, 0.05, 1.0], requires_grad=True)
+            >>> with sll.linearize(eps=0.1, trace=True) as region:
+            ...     torch.sign(x).sum().backward()
+            >>> (row,) = region.report().rows
+            >>> row.site.op, row.elements, row.in_band, row.verdict
+            ('sign', 3, 1, 'gets gradients')
+        """
+        rows = () if self.trace is None else self.trace.rows()
+        return Report(
+            dict(self._lost.calls), dict(self._infinite), self._widths.summary(), rows, self.trace is not None
+        )
 
     # --- what rules ask ---
 
     def eps_for(self, op: str) -> float | Width:
         eps = self._eps_of.get(op, self._eps)
-        if isinstance(eps, float):
+        if isinstance(eps, float) and self.trace is None:
             return eps
         if is_compiling():
-            return Width(eps, kind_of(op))
+            return eps if isinstance(eps, float) else Width(eps, kind_of(op))
         site = call_site(op)
-        return Width(eps, kind_of(op), lambda half: self._widths.add(site, half))
+        watch = None if self.trace is None else self.trace.watch(site)
+        if isinstance(eps, float):
+            eps = Watched(eps)
+            eps.watch = cast(Watch, watch)
+            return eps
+        return Width(eps, kind_of(op), lambda half: self._widths.add(site, half), watch)
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
@@ -319,11 +349,15 @@ class linearize(_Mode):
         if is_compiling():
             if self._lost.on_lost != "ignore":  # eager mode knows more, and says what there is to say
                 torch._dynamo.graph_break(
-                    msg=f"sll: the gradient of a decision may end at {op}: {why} Without fullgraph=True eager mode "
-                    'does this call; on_lost="ignore" leaves it in the graph, without that gradient.'
+                    msg=f"sll: the gradient of a decision may end at {op}: {why} {_EAGER} "
+                    'With on_lost="ignore" it stays in the graph, without that gradient.'
                 )
             return
         tensors = list(tensors)
+        if self.trace is not None:
+            origins = [t for x in tensors for t in _differentiable(x)]
+            elements = sum(x.numel() for x in tensors)
+            self.trace.lose(call_site(op), origins, elements, sum(map(_undecided, tensors)), why)
         self._lost.add(op, undecided or (lambda: any(_in_band(x) for x in tensors)), why)
 
     def count_infinite_jumps(self, func: Callable[..., Any], operands: Iterable[Any], tree: Outcomes) -> None:
@@ -365,21 +399,53 @@ class linearize(_Mode):
             silent = func.__name__ in _ASKS_BY_NAME if compiling else func in NO_GRADIENT_TO_LOSE
             asked = silent and all(x is args[0] for x in lost)
             if lost and not asked and recording:
-                self.lose(
-                    op_name(func), lost, REMEDIES.get(op_name(func), "no rule carries a linearization through it.")
-                )
+                self.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
         return func(*args, **kwargs)
+
+    def _traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`dispatch`, noted by the trace."""
+        trace = self.trace
+        if trace is None or is_compiling() or not torch.is_grad_enabled():
+            return self.dispatch(func, args, kwargs)
+        trace.begin()
+        operands = _tensors(args, kwargs)
+        # Asked beforehand, because the function may be in place.
+        followed, recorded = any(carrier(x) is not None for x in operands), any(map(tracked, operands))
+        size = max((x.numel() for x in operands), default=0)
+        out = self.dispatch(func, args, kwargs)
+        name = op_name(func)
+        if func in _CUTS:
+            if recorded:
+                trace.note(call_site(name), "cut", size, _CUTS[func])
+        elif func in DISCRETE:
+            if trace.decided() or not _decides(func, out) or not any(x.is_floating_point() for x in operands):
+                return out
+            if followed:
+                trace.note(call_site(name), "follows", size)
+            elif not recorded:
+                trace.note(call_site(name), "hard", size, "its input does not require grad")
+            elif isinstance(out, Tensor) and out.dtype == torch.bool and name in ("bool", "to", "type", "type_as"):
+                trace.note(call_site(name), "hard", size, "x != 0 has no boundary that a window average sees")
+            else:
+                trace.note(call_site(name), "hard", size, "left out by only= or exclude=, or nothing to decide")
+        elif recorded and not followed and name in LEFT_ALONE and name not in _GUARDS and not _has_float(out):
+            trace.note(call_site(name), "hard", size, LEFT_ALONE[name])
+        return out
 
     def _break_the_graph(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is."""
         if func.__name__ not in _TAKES_A_FUNCTION and any(_is_function(x) for x in args):
             # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
-            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}")
+            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}. {_EAGER}")
         if not torch.is_grad_enabled():
             return
+        if self.trace is not None and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
+            torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {_EAGER}")
         transformed = torch._C._are_functorch_transforms_active()
         if transformed and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
-            torch._dynamo.graph_break(msg="sll: compiled code does not take a region into torch.func transforms")
+            torch._dynamo.graph_break(
+                msg=f"sll: compiled code does not take a region into torch.func transforms. {_EAGER}"
+            )
         if _selected(args, kwargs):
             self.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
 
@@ -419,6 +485,8 @@ def _decided_outside_of_vmap(args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
     return found
 
 
+_EAGER = "Without fullgraph=True eager mode does this call."
+_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 _TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
 """And calls it later."""
 
@@ -488,6 +556,46 @@ def _in_band(x: Tensor) -> bool:
     return any(_any(d.undecided()) for d in decisions(x))
 
 
+def _undecided(x: Tensor) -> int:
+    """How many elements are in their band."""
+    picked = selection(x)
+    mask = picked.weights != 1 if picked is not None else undecided(x)
+    if mask is None:
+        return 0
+    while torch._C._functorch.is_functorch_wrapped_tensor(mask):
+        mask = torch._C._functorch.get_unwrapped(mask)
+    return int(mask.sum()) if mask.numel() != 1 else int(mask) * x.numel()
+
+
+def _differentiable(x: Tensor) -> list[Tensor]:
+    """What the gradient of a discrete `x` would flow to."""
+    found = resolved(x)
+    if isinstance(found, Expectation):
+        return [found.value]
+    if isinstance(found, (Choice, Selection)):
+        return [found.weights]
+    return [d.offset() for d in decisions(x)]
+
+
+def _has_float(out: Any) -> bool:
+    parts = out if isinstance(out, (tuple, list)) else (out,)
+    return any(isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in parts)
+
+
+_GUARDS = {"isnan", "isinf", "isfinite", "isposinf", "isneginf", "isreal", "equal", "allclose"}
+"""These ask whether all is well, and decide nothing."""
+
+_CUTS: dict[Any, str] = {
+    **dict.fromkeys((torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__), "detached"),  # type: ignore[attr-defined]
+    **{
+        func: REMEDIES[name.strip("_")]
+        for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__array__")
+        for func in (getattr(torch.Tensor, name),)
+    },
+}
+"""How a program leaves autograd, with or without a region."""
+
+
 def _any(mask: Tensor) -> bool:
     while torch._C._functorch.is_functorch_wrapped_tensor(mask):  # inside vmap: any of the batch
         mask = torch._C._functorch.get_unwrapped(mask)
@@ -546,7 +654,12 @@ def _decorate(region: linearize, fn: Any) -> Any:
         return type(fn)(_decorate(region, fn.__func__))
     if inspect.isclass(fn) or not callable(fn):
         raise TypeError(
-            f"linearize() decorates functions and methods, got {fn!r}; decorate a method of it, such as forward"
+            f"linearize() decorates functions and methods, got {shown(fn)}; "
+            + (
+                "decorate a method of it, such as forward"
+                if inspect.isclass(fn)
+                else "to run code in a region write `with sll.linearize(...):`"
+            )
         )
     if inspect.isasyncgenfunction(fn):
 
@@ -657,6 +770,7 @@ def enable(
     only: Iterable[str] | None = ...,
     exclude: Iterable[str] | None = ...,
     on_lost: OnLost = ...,
+    trace: bool = ...,
 ) -> Callable[[Fn], Fn]: ...
 def enable(fn: Any = None, /, **options: Any) -> Any:
     """Decorator: the function runs in a region. ``@sll.enable``, ``@sll.enable(eps=0.1)``; options as for `linearize`.
@@ -705,9 +819,10 @@ def unpatch() -> None:
     inside a region that was entered after `patch`.
     """
     if not _PATCHED.regions:
-        raise RuntimeError("unpatch() without patch(): no region was switched on in this thread")
-    if _innermost() is not _PATCHED.regions[-1]:
         raise RuntimeError(
-            "unpatch() inside another torch function mode that was entered after patch(); leave that first"
+            "unpatch() without patch(): no region was switched on in this thread, or it is off already; "
+            "call sll.patch() first"
         )
+    if _innermost() is not _PATCHED.regions[-1]:
+        raise RuntimeError(f"unpatch() inside {_innermost()!r}, which was entered after patch(); leave that first")
     _PATCHED.regions.pop().__exit__(None, None, None)

@@ -35,6 +35,7 @@ from ..linearization import (
 )
 from ..order import Order, capped_simplex, close, traced
 from ..policy import Width, from_last, half_width, in_units, leads, pairs
+from ..trace import watch_of
 from .elementwise import elementwise
 from .reductions import bins_of
 from .registry import SOURCES, op_name, register, tracked
@@ -74,6 +75,9 @@ def chooses(*names: str, op: str, boundaries: str) -> Callable[[Callable[..., An
     return decorate
 
 
+_STALE = (
+    "its input was modified in place before the index was used. Use the index first, or write y = y + 1, not y += 1."
+)
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
 
@@ -92,6 +96,11 @@ def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:
     rows = (x.reshape(1) if x.dim() == 0 else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
     rows = torch.where(rows.isnan(), float("inf"), rows)
     return rows if largest else -rows
+
+
+def _watched(width: float | Width, weights: Tensor) -> Tensor:
+    watch = watch_of(width)
+    return weights if watch is None else watch.weights(weights)
 
 
 def _limit(z: Tensor) -> int:
@@ -116,7 +125,12 @@ class _Later:
                 made = saved_as_then(then, make)
             vars(self).update((part, x) for part, x in vars(made).items() if part in _WORKED_OUT)
         else:
-            region.lose(op, [], "its input was modified in place before the index was used.", undecided=lambda: True)
+            region.lose(
+                op,
+                [],
+                _STALE,
+                undecided=lambda: True,
+            )
             ones = torch.ones((*hard.shape, 1), device=hard.device)
             vars(self).update(values=hard.unsqueeze(-1), weights=ones, ties=ones < 1)
         return self.__dict__[name]
@@ -179,7 +193,7 @@ def _weigh_best(
     finite = best.isfinite() & ~rows.isnan().any(-1, keepdim=True)
     apart = torch.arange(0, -many, -1, device=z.device) * (2 * eps)
     top = torch.where(finite, z.gather(-1, index), apart.to(z.dtype))
-    weights = capped_simplex(top, 1, eps)
+    weights = _watched(width, capped_simplex(top, 1, eps))
     # Without a finite best there is no distance: the hard position, decided.
     values = torch.where(finite, index, place)
     ties = top.detach()[..., 0] == top.detach()[..., 1]
@@ -254,7 +268,9 @@ register(best_value, "amax", "amin", in_place=False)
 def _ordered(width: float | Width, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
     """The order whose sorted positions along the last dimension are `indices`."""
     z, eps = in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs)
-    return Order(z, indices, eps, close(z, eps, _limit(z)))
+    order = Order(z, indices, eps, close(z, eps, _limit(z)))
+    _watched(width, order.rows)
+    return order
 
 
 def _key(width: float | Width, x: Tensor, dim: int, largest: bool) -> tuple[Any, ...]:
@@ -410,6 +426,7 @@ def _weigh_first(
     indices = scores.topk(many, -1).indices
     top = z.gather(-1, indices)
     order = Order(top, indices, eps, close(top, eps, _limit(top), k), k)
+    _watched(width, order.rows)
     chosen = hard.movedim(dim, -1)
     if in_order:
         places = torch.arange(k, device=x.device).expand(chosen.shape)
@@ -428,6 +445,7 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     indices = z.detach().argsort(dim=-1, descending=True, stable=True)
     top = z.gather(-1, indices)
     order = Order(top, indices, eps, close(top, eps, _limit(top)))
+    _watched(width, order.rows)
     hard = out.indices.reshape(*z.shape[:-1], 1)
     places = place.expand(z.shape[:-1]).unsqueeze(-1)
     key = (*_key(width, x, dim, False), func.__name__, out.indices.dim(), places)
@@ -525,8 +543,12 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
         torch.where(above < many, edge(above) - target, float("inf")),
     )
     distance = value - target
-    half = (gaps * 0.5).clamp(max=half_width(region.eps_for("searchsorted"), distance))
+    width = region.eps_for("searchsorted")
+    half = (gaps * 0.5).clamp(max=half_width(width, distance))
     offset = band_offset(distance / (2 * half), 0.5, 0.5)
+    watch = watch_of(width)
+    if watch is not None:
+        watch.offset(distance, offset, half, gaps * 0.5)
     decision = tells(decided_at(offset), hard, above)
     return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
 
@@ -562,7 +584,11 @@ def _count_passed(
         return attach(region, hard, found.of((found.values + right).to(hard.dtype)))
     lost = [t for t in (boundaries, x) if discrete_carrier(t)]
     if lost:
-        region.lose(op_name(func), lost, "the boundaries that a count passes are not known.")
+        region.lose(
+            op_name(func),
+            lost,
+            "the boundaries that a count passes are not known. Use (x.unsqueeze(-1) > boundaries).sum(-1).",
+        )
     if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
         return direct()
     return _passed(region, call, boundaries, x)

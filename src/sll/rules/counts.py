@@ -22,10 +22,10 @@ from ..linearization import (
     decided_at,
     discrete_carrier,
     expect,
+    offset_at,
     original,
     through_expectation,
 )
-from ..policy import half_width
 from .registry import op_name, spellings, tracked
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...
     region.lose(
         op_name(func),
         [x for x in operands if discrete_carrier(x)],
-        "of a count only arithmetic and comparisons are known.",
+        "of a count only arithmetic and comparisons are known. Go on with count.float().",
     )
     return func(*args, **kwargs)
 
@@ -85,7 +85,7 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         # A threshold that moves continuously: an ordinary comparison, with the expectation for the count.
         eps = region.eps_for("gt" if sign > 0 else "lt")
         gap = soft_a - soft_b
-        return attach(region, hard, bool_outcomes(decided_at(band_offset(gap, half_width(eps, gap))), hard, sign))
+        return attach(region, hard, bool_outcomes(decided_at(offset_at(gap, eps)), hard, sign))
     if name in _EQUALITIES:
         whole = (
             (soft_a == soft_a.floor())

@@ -163,7 +163,11 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     if source.numel() == 0:
         return hard
     if not hard.is_floating_point():
-        region.lose("masked_scatter", [mask], "only a float source has a derivative here.")
+        region.lose(
+            "masked_scatter",
+            [mask],
+            "only a float source has a derivative here. Scatter floats, and convert afterwards.",
+        )
         return hard
     flat = source.reshape(-1)
     last = flat.numel() - 1

@@ -58,7 +58,9 @@ def lookup(
         return _look_up_choices(region, func, index, chosen, size, trailing, wrap=wrap, whole=whole)
     tree = outcomes(index)
     if tree is None:
-        region.lose(name, [index], "an index that is a count is not looked up.")
+        region.lose(
+            name, [index], "an index that is a count is not looked up. Use (table * (count == torch.arange(n))).sum()."
+        )
         return func(index.detach())  # carries nothing
     hard = original(func, index)
     sides = []
@@ -119,13 +121,21 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     linearized = [i for i, item in enumerate(items) if discrete_carrier(item)]
     bounds = [b for i in items if isinstance(i, slice) for b in (i.start, i.stop, i.step) if discrete_carrier(b)]
     if bounds:
-        region.lose("getitem", bounds, "where a slice starts and ends has no derivative; use an index or a mask.")
+        region.lose(
+            "getitem",
+            bounds,
+            "where a slice starts and ends has no derivative. Use a mask of positions such as torch.arange(n) < k.",
+        )
     if not linearized:
         return move(region, func, args, kwargs)
     if any(items[i].dtype in (torch.bool, torch.uint8) for i in linearized):
         return _masked(region, func, table, index, items)
     if any(isinstance(item, bool) for item in items):
-        region.lose("getitem", [items[i] for i in linearized], "an index beside True or False is not looked up.")
+        region.lose(
+            "getitem",
+            [items[i] for i in linearized],
+            "an index beside True or False is not looked up. Use unsqueeze() in the place of True.",
+        )
         return func(table, index)
     # Lists, ranges and arrays index like tensors.
     items = tuple(i if plain_item(i) else torch.as_tensor(i, device=table.device) for i in items)
@@ -191,7 +201,7 @@ def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
         return move(region, func, (table, dim, index), {})
     if not -table.dim() <= dim < table.dim():
         if table.dim() == 0:
-            region.lose("index_select", [index], "a single number has no positions.")
+            region.lose("index_select", [index], "a single number has no positions. Give it a dimension: x.reshape(1).")
         return func(table, dim, index.detach() if table.dim() == 0 else index)
     dim %= table.dim()
     size, trailing = _size(table, dim), max(table.dim() - dim - 1, 0)

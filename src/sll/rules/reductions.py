@@ -120,7 +120,9 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     out = original(func, *args, **kwargs)
     total = bins_of(x, out.numel(), exact_dtype(x) if weights is None else weights.to(exact_dtype(x)))
     if total is None:
-        region.lose("bincount", [x], "the bins of a count are not known.")
+        region.lose(
+            "bincount", [x], "the bins of a count are not known. Use (x.unsqueeze(-1) == torch.arange(bins)).sum(0)."
+        )
         return out
     if out.is_floating_point():
         return total.to(out.dtype) if region.linear else hard_forward(out, total)

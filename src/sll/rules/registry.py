@@ -56,15 +56,17 @@ def spellings(name: str) -> list[Any]:
     return found
 
 
-def register(rule: Rule, *names: str, in_place: bool = True, source: bool = False) -> None:
-    """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``."""
+def register(rule: Rule, *names: str | Callable[..., Any], in_place: bool = True, source: bool = False) -> None:
+    """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``; a function
+    in the place of a name, such as ``torch.ops.mine.kernel.default``, stands for itself.
+    """
     for name in names:
-        functions = spellings(name)
+        functions = spellings(name) if isinstance(name, str) else [name]
         if source:
             DISCRETE.update(functions)
         for func in functions:
             RULES[func] = _spelled_out(rule, source)
-        if not in_place or not functions:
+        if not in_place or not functions or not isinstance(name, str):
             continue
         twin = getattr(torch.Tensor, name, functions[0])
         bare = name.strip("_")

@@ -73,7 +73,11 @@ def write(
     """
     dist = distribution(index)
     if dist is None:
-        region.lose(name, [index], "an index that is a count has no positions.")
+        region.lose(
+            name,
+            [index],
+            "an index that is a count has no positions. Use x.unsqueeze(-1) == torch.arange(n) as weights.",
+        )
         return None
     values, weights = dist.values, dist.weights
     dtype = torch.promote_types(
@@ -292,7 +296,10 @@ def at_items(
     masks = [items[i] for i in decided if items[i].dtype in (torch.bool, torch.uint8)]
     if len(decided) > 1 or masks or any(isinstance(item, bool) for item in items):
         region.lose(
-            name, [items[i] for i in decided], "only one index of a write can be decided, and a mask only by itself."
+            name,
+            [items[i] for i in decided],
+            "only one index of a write can be decided, and a mask only by itself. Use torch.where, or write at one "
+            "index of the flattened tensor.",
         )
         return None
     place = decided[0]

@@ -99,14 +99,14 @@ def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     rank = max(x.dim() for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
     extended = _candidates(args, kwargs, rank)
     if extended is None:
-        return lost(region, func, args, kwargs, "an operand has no values for the elements in the band.")
+        return lost(region, func, args, kwargs, _NO_VALUES)
     found, values, named = extended
     out = region.call(func, *(plain(x) for x in args), **{name: plain(x) for name, x in kwargs.items()})
     if not isinstance(out, Tensor):
         return out
     candidates = on_candidates(region, func, values, named, found)
     if candidates is None:
-        return lost(region, func, args, kwargs, "it fails for an element in the band that is not selected.")
+        return lost(region, func, args, kwargs, _FAILS)
     return attach(region, out, found.of(candidates))
 
 
@@ -200,10 +200,10 @@ def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     reduction = kwargs.get("reduction", "mean")
     legacy = kwargs.get("size_average") is not None or kwargs.get("reduce") is not None
     if reduction == "none":
-        return lost(region, func, args, kwargs, "take the loss of everything, then the mask.")
+        return lost(region, func, args, kwargs, "how many elements the mask selects is open. " + _EVERYTHING)
     extended = _candidates(args[:2], {n: kwargs[n] for n in ("input", "target") if n in kwargs}, 1)
     if extended is None or legacy or kwargs.get("weight") is not None or len(args) > 2:
-        return lost(region, func, args, kwargs, 'take reduction="none", then .mean() or .sum().')
+        return lost(region, func, args, kwargs, "with these arguments it is not followed. " + _EVERYTHING)
     found, values, named = extended
     options = {n: x for n, x in kwargs.items() if n not in named and n != "reduction"}
     counted = None
@@ -217,8 +217,16 @@ def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     hard = original(func, *args, **kwargs)
     per = on_candidates(region, lambda *a, **k: func(*a, **k, **options, reduction="none"), values, named, found)
     if per is None:
-        return lost(region, func, args, kwargs, "it fails for an element in the band that is not selected.")
+        return lost(region, func, args, kwargs, _FAILS)
     return total(region, hard, found, per, tuple(range(per.dim())), False, reduction == "mean", counted)
+
+
+_NO_VALUES = "an operand has no values for the elements in the band. Select it with the same mask."
+_EVERYTHING = 'Take the loss of everything, then the mask: loss(a, b, reduction="none")[mask].mean().'
+_FAILS = (
+    "it fails for an element in the band that is not selected. Give it a value that it takes, "
+    "torch.where(mask, x, value)[mask], and select all operands with the same mask."
+)
 
 
 def plain(x: Any) -> Any:

@@ -51,7 +51,11 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     found = carrier(x)
     bounds = [p for a in (*args[1:], *kwargs.values()) for p in (a if isinstance(a, (list, tuple)) else (a,))]
     if any(discrete_carrier(p) for p in bounds) and func is not torch.Tensor.__getitem__:
-        region.lose(op_name(func), [p for p in bounds if discrete_carrier(p)], "sizes and offsets have no derivative.")
+        region.lose(
+            op_name(func),
+            [p for p in bounds if discrete_carrier(p)],
+            "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k.",
+        )
     if found is None:
         out = func(*args, **kwargs)
         values = sorted_places(x)
@@ -63,7 +67,9 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
             attach(region, part, values.moved(_places_of(values, func, rest, kwargs, which)))
         return out
     if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
-        return lost(region, func, args, kwargs, "its bits are reinterpreted.")
+        return lost(
+            region, func, args, kwargs, "its bits are reinterpreted. Use .to(dtype), which converts the number."
+        )
     out = func(*args, **kwargs)
     if isinstance(out, Tensor) and out.shape == x.shape and (func in _KEEPS_ORDER or _takes_all(func, args)):
         return attach(region, out, found)  # the same elements in the same places: the same decisions
@@ -137,7 +143,13 @@ def _moved(
     if isinstance(found, Expectation):
         return Expectation(apply(found.value))
     if isinstance(found, Choice) and fills:
-        region.lose(op_name(func), [x], "an index that was chosen beside a constant has no weights.")
+        if x.is_floating_point():  # its gradient goes on, only its outcomes end here
+            return None
+        region.lose(
+            op_name(func),
+            [x],
+            "an index that was chosen has no weights beside a constant. Look up first, and pad what was found.",
+        )
         return None
     return Chain(tree, found.length + 1) if isinstance(found, Chain) else tree()
 

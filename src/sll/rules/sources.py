@@ -29,6 +29,7 @@ from ..linearization import (
     constant,
     decided_at,
     discrete_carrier,
+    offset_at,
     original,
     resolved,
     run_on_choices,
@@ -40,6 +41,7 @@ from ..linearization import (
 from ..order import constant as every
 from ..order import first_k
 from ..policy import Width, half_width, in_units, sample
+from ..trace import watch_of
 from .counts import through_count
 from .elementwise import elementwise
 from .registry import RULES, SOURCES, concerns, register, tracked
@@ -60,20 +62,22 @@ class Step(NamedTuple):
     above: Any
 
 
-def source(*names: str, boundaries: str, reflected: str | None = None) -> Callable[[Callable[..., Step | None]], Any]:
-    """Register a discrete function; `names[0]` is the name that ``eps=``, ``only=`` and ``exclude=`` use.
+def source(
+    op: str, *names: str | Callable[..., Any], boundaries: str, reflected: str | None = None
+) -> Callable[[Callable[..., Step | None]], Any]:
+    """Register a discrete function, under the name `op` that ``eps=``, ``only=`` and ``exclude=`` use and under others;
+    a function that is not torch's own, such as ``torch.ops.mine.kernel.default``, stands for itself.
 
     The decorated function is called with the half-width (a float, or the `Width` that works it out from distances)
     and the arguments of the torch call; returning None runs the original.
     """
-    op = names[0]
 
     def decorate(step: Callable[..., Step | None]) -> Callable[..., Step | None]:
         def rule(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _run(region, op, step, func, args, kwargs)
 
         SOURCES[op] = boundaries
-        register(rule, *names, source=True)
+        register(rule, op, *names, source=True)
         if reflected is not None:
             RULES[getattr(torch.Tensor, reflected)] = lambda region, func, args, kwargs: (
                 rule(region, getattr(torch, op), args[::-1], kwargs)
@@ -115,6 +119,8 @@ def _run(
     jump = step(region.eps_for(op), *args, **kwargs)
     if jump is None:
         return func(*args, **kwargs)
+    if region.trace is not None:
+        jump.decision.offset()  # watched, also if nobody asks for it
     hard = original(func, *args, **kwargs)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1))
@@ -178,8 +184,11 @@ def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: Eps
     rows = (x.reshape(-1) if dim is None else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
     rows = torch.where(rows.isnan(), float("inf"), rows)
     rows = rows if value.largest else -rows
-    rows, eps = in_units(rows, eps, lambda _: sample(x - threshold))
-    weights = first_k(rows, k, eps)[0] if 0 < k < value.n else every(float(k > 0), rows)
+    rows, half = in_units(rows, eps, lambda _: sample(x - threshold))
+    weights = first_k(rows, k, half)[0] if 0 < k < value.n else every(float(k > 0), rows)
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.weights(weights, each=True)
     offset = (weights.reshape(x.shape) if dim is None else weights.movedim(-1, dim)) - 0.5
     # Equals of the threshold show what they show.
     equal = x == threshold
@@ -228,12 +237,11 @@ def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision
 
 def at_integers(x: Tensor, eps: Eps, shift: float = 0.0) -> tuple[Decision, Tensor]:
     """The decision at the nearest ``n + shift``, and that ``n``."""
-    eps = eps if isinstance(eps, Width) else min(eps, 0.5)
     (wide,) = _wide(x)
     nearest = wide.detach().round() if shift == 0.0 else wide.detach().floor()
     distance = (wide - nearest) - shift  # in this order it is exact for large numbers
-    key = ("integers", x, version_of(x), shift, eps)
-    return Decision(key, lambda: band_offset(distance, half_width(eps, distance, 0.5))), nearest
+    key = ("integers", x, version_of(x), shift, eps if isinstance(eps, Width) else min(eps, 0.5))
+    return Decision(key, lambda: offset_at(distance, eps, 0.5)), nearest
 
 
 # --- comparisons -------------------------------------------------------------------------------------------------
@@ -265,7 +273,7 @@ def isclose(
 ) -> Step | None:
     a, b = _wide(input, other)
     distance = atol + rtol * b.abs() - (a - b).abs()
-    return Step(decided_at(band_offset(distance, half_width(eps, distance))), below=False, above=True)
+    return Step(decided_at(offset_at(distance, eps)), below=False, above=True)
 
 
 @source("signbit", boundaries="`0`")
@@ -303,7 +311,7 @@ def copysign(eps: Eps, input: Any, other: Any) -> Step | None:
 def hardshrink(eps: Eps, input: Tensor, lambd: float = 0.5) -> Step | None:
     (x,) = _wide(input)
     distance = x.abs() - lambd
-    return Step(decided_at(band_offset(distance, half_width(eps, distance))), below=0.0, above=x)
+    return Step(decided_at(offset_at(distance, eps)), below=0.0, above=x)
 
 
 @source("threshold", boundaries="`input == threshold`")
@@ -330,7 +338,7 @@ def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     limit = 0.5 * 10.0**-decimals
     distance = x - units(lower + 0.5)
     key = ("decimals", input, version_of(input), decimals, eps if isinstance(eps, Width) else min(eps, limit))
-    decision = Decision(key, lambda: band_offset(distance, half_width(eps, distance, limit)))
+    decision = Decision(key, lambda: offset_at(distance, eps, limit))
     return Step(decision, units(lower), units(lower + 1))
 
 
@@ -397,13 +405,22 @@ def _at_multiples(eps: Eps, dividend: Any, divisor: Any) -> _Multiple | None:
         # A policy is asked in units of the divisor.
         widest = half_width(eps, rest / m.abs(), 0.5) * m.detach().abs() if isinstance(eps, Width) else eps
         half = torch.where(valid, limit.clamp(max=widest), 1.0)
-        width: float | Tensor = 0.5
-        distance = rest * m.detach().sign() / (2 * half)
+        distance = rest * m.detach().sign()
+
+        def offset() -> Tensor:
+            found = band_offset(distance / (2 * half), 0.5)
+            watch = watch_of(eps)
+            if watch is not None:
+                watch.offset(distance, found, half, limit)
+            return found
     else:
         distance = remainder(n) if m > 0 else -remainder(n)
-        width = half_width(eps, distance, abs(m) / 2)
+
+        def offset() -> Tensor:
+            return offset_at(distance, eps, abs(m) / 2)
+
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
-    return _Multiple(Decision(key, lambda: band_offset(distance, width)), n, remainder)
+    return _Multiple(Decision(key, offset), n, remainder)
 
 
 @source(
@@ -451,6 +468,8 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
         return out  # x.bool() asks x != 0, whose window average is zero
     decision, n = at_integers(x, region.eps_for("cast"))
+    if region.trace is not None:
+        decision.offset()
     if out.device != x.device:
         decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
     below, above = (side.to(out.dtype) for side in _toward_zero(n))

@@ -1,0 +1,280 @@
+"""Following a program on request: ``linearize(..., trace=True)``.
+
+A traced region gives every decision a `Watch`. It rides on the half-width, because whoever makes a decision asks for
+one: a fixed width is then a `Watched`, a float like any other, and a policy's `Width` has it as an attribute. Without
+tracing there is nothing to ride on, and nothing is paid.
+
+A watch notes how far the inputs are from their boundaries and how many are in the band, and hooks the two tensors
+between which the slope of the band is: the offset, where gradients arrive, and the distance, to which they are passed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+from .report import CallSite, Row
+
+__all__ = ["Trace", "Watch", "Watched", "watch_of"]
+
+KEPT = 4096
+"""Distances remembered per call site."""
+
+
+class Watched(float):
+    """A fixed half-width, and who is told what is done with it."""
+
+    watch: Watch
+
+
+def watch_of(eps: Any) -> Watch | None:
+    return None if type(eps) is float else getattr(eps, "watch", None)
+
+
+class _Site:
+    """What is known of one call site."""
+
+    def __init__(self, site: CallSite, kind: str) -> None:
+        self.site = site
+        self.kind = kind
+        self.calls = 0
+        self.first_call = self.last_call = -1
+        self.elements = 0
+        self.in_band = 0
+        self.eps: tuple[float, float] | None = None
+        self.distance: tuple[float, float] | None = None
+        self.nearest = math.inf
+        self.sample: list[Tensor] = []
+        self.limit = 0.0
+        self.arrived: float | None = None
+        self.passed: float | None = None
+        self.lost: dict[CallSite, None] = {}
+        self.why = ""
+
+    def row(self) -> Row:
+        reach = None
+        if self.sample and math.isfinite(self.nearest):
+            known = torch.cat(self.sample)
+            tenth, half = (float(known.quantile(share)) for share in (0.1, 0.5))
+            reach = (self.nearest, max(tenth, self.nearest), max(half, self.nearest))
+        return Row(
+            site=self.site,
+            kind=self.kind,
+            calls=self.calls,
+            elements=self.elements,
+            in_band=self.in_band,
+            eps=self.eps,
+            distance=self.distance,
+            reach=reach,
+            limit=self.limit or math.inf,
+            grad_out=None if self.arrived is None else math.sqrt(self.arrived),
+            grad_in=None if self.passed is None else math.sqrt(self.passed),
+            lost=tuple(self.lost),
+            why=self.why,
+        )
+
+
+class Trace:
+    """The call sites of a region."""
+
+    has_inner = False
+    """Whether other regions were entered inside the traced one: they decide there."""
+
+    def __init__(self) -> None:
+        self._sites: dict[tuple[CallSite, str], _Site] = {}
+        self.lock = threading.RLock()
+        self._numbers = itertools.count()
+        self._thread = threading.local()
+
+    def __reduce__(self) -> Any:
+        return Trace, ()  # a copy of a region starts a trace of its own
+
+    def begin(self) -> None:
+        """The program calls a torch function. (What rules call on its behalf is not another call.)"""
+        self._thread.call = next(self._numbers)
+        self._thread.decided = False
+
+    def decided(self) -> bool:
+        """Whether the call made a decision."""
+        return bool(self._thread.decided)
+
+    def watch(self, site: CallSite) -> Watch:
+        self._thread.decided = True
+        return Watch(self, site, self._call())
+
+    def _call(self) -> int:
+        return getattr(self._thread, "call", -1)
+
+    def at(self, site: CallSite, kind: str, call: int) -> _Site:
+        with self.lock:
+            found = self._sites.setdefault((site, kind), _Site(site, kind))
+            if found.last_call != call:
+                found.first_call = call if found.calls == 0 else min(call, found.first_call)
+                found.last_call = call
+                found.calls += 1
+            return found
+
+    def note(self, site: CallSite, kind: str, elements: int, why: str = "") -> _Site:
+        with self.lock:
+            found = self.at(site, kind, self._call())
+            found.elements += elements
+            found.why = why
+        return found
+
+    def lose(self, site: CallSite, origins: Iterable[Tensor], elements: int, in_band: int, why: str) -> None:
+        found = self.note(site, "lost", elements, why)
+        with self.lock:
+            found.in_band += in_band
+            found.lost.update(dict.fromkeys(_decided_at(origins)))
+
+    def rows(self) -> tuple[Row, ...]:
+        """In the order in which the program came by. Where a call of one line decides and another passes earlier
+        decisions on, the line decides.
+        """
+        with self.lock:
+            sites = sorted(self._sites.values(), key=lambda found: found.first_call)  # choices are worked out late
+        decides = {found.site for found in sites if found.kind == "decides"}
+        return tuple(found.row() for found in sites if found.kind != "follows" or found.site not in decides)
+
+
+class Watch:
+    """What one call of a discrete op tells its trace."""
+
+    def __init__(self, trace: Trace, site: CallSite, call: int) -> None:
+        self._trace = trace
+        self._site = site
+        self._call = call
+
+    def _row(self) -> _Site:
+        return self._trace.at(self._site, "decides", self._call)
+
+    def offset(self, distance: Tensor, offset: Tensor, half: float | Tensor, limit: float | Tensor) -> None:
+        """A decision for each element: their signed distances, offsets, half-width, and the widest there can be."""
+        row = self._row()
+        d = _plain(distance)
+        if d is not None:
+            within = _plain(half) if isinstance(half, Tensor) else half
+            inside = int((d.abs() <= cast(Any, within)).sum())
+            with self._trace.lock:
+                row.elements += d.numel()
+                row.in_band += inside
+                _widths(row, half, limit)
+                _distances(row, d)
+        self._hook(distance, row, "passed")
+        self._arrives(row, offset)
+
+    def scores(self, z: Tensor, distances: Tensor, half: float | Tensor) -> Tensor:
+        """Scores among which something is chosen, and how far the decisions are from changing. Returns the scores to
+        go on with.
+        """
+        row = self._row()
+        d = _plain(distances)
+        if d is not None:
+            with self._trace.lock:
+                _widths(row, half, math.inf)
+                _distances(row, d)
+        if z.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(z):
+            z = z.view_as(z)  # or the hook would see what else the program does with its tensor
+        self._hook(z, row, "passed")
+        return z
+
+    def weights(self, weights: Tensor, each: bool = False) -> Tensor:
+        """What came of the scores: weights of contenders, the last dimension, or of each element by itself."""
+        row = self._row()
+        w = _plain(weights)
+        if w is not None:
+            undecided = (w > 0) & (w < 1) if each else w.amax(-1) < 1
+            many = int(undecided.sum())
+            with self._trace.lock:
+                row.elements += undecided.numel()
+                row.in_band += many
+        self._arrives(row, weights)
+        return weights
+
+    def _arrives(self, row: _Site, x: Tensor) -> None:
+        self._hook(x, row, "arrived")
+        if x.grad_fn is not None:
+            cast(Any, x.grad_fn).metadata[_MADE_AT] = self._site
+
+    def _hook(self, x: Tensor, row: _Site, what: str) -> None:
+        """Adds the squared norms of the gradients of `x` up."""
+        if not x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return
+        lock = self._trace.lock
+
+        def hook(g: Tensor) -> None:
+            if torch._C._functorch.is_functorch_wrapped_tensor(g):
+                return
+            square = float(torch.linalg.vector_norm(g.detach().float())) ** 2
+            with lock:
+                setattr(row, what, (getattr(row, what) or 0.0) + square)
+
+        x.register_hook(hook)  # type: ignore[no-untyped-call]
+
+
+_MADE_AT = "sll: decision made at"
+
+
+def _decided_at(tensors: Iterable[Tensor]) -> list[CallSite]:
+    """The call sites of the decisions from which these were computed."""
+    found: list[CallSite] = []
+    todo = [x.grad_fn for x in tensors if x.grad_fn is not None]
+    seen = set(todo)
+    while todo and len(seen) < 10_000:
+        node = todo.pop()
+        site = cast(Any, node).metadata.get(_MADE_AT)
+        if site is not None:
+            found.append(site)
+            continue
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                todo.append(below)
+    return found
+
+
+def _plain(x: Tensor) -> Tensor | None:
+    """The numbers, of the whole batch inside vmap; None where there are none to read."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
+        return None
+    with temporarily_clear_interpreter_stack():
+        return x.detach()
+
+
+def _widths(row: _Site, half: float | Tensor, limit: float | Tensor) -> None:
+    low = high = half
+    if isinstance(half, Tensor):
+        plain = _plain(half)
+        if plain is None or not plain.numel():
+            return
+        low, high = float(plain.min()), float(plain.max())
+    low, high = float(low), float(high)
+    row.eps = (low, high) if row.eps is None else (min(row.eps[0], low), max(row.eps[1], high))
+    if isinstance(limit, Tensor):
+        widest = _plain(limit)
+        limit = float(widest.max()) if widest is not None and widest.numel() else math.inf
+    row.limit = max(row.limit, limit)
+
+
+def _distances(row: _Site, d: Tensor) -> None:
+    d = d[d.isfinite()]
+    if not d.numel():
+        return
+    low, high = float(d.min()), float(d.max())
+    row.distance = (low, high) if row.distance is None else (min(row.distance[0], low), max(row.distance[1], high))
+    size = d.abs()
+    size = size[size > 0]
+    if not size.numel():
+        return
+    row.nearest = min(row.nearest, float(size.min()))
+    known = torch.cat([*row.sample, size[:: max(1, size.numel() // 1024)].float().cpu()])
+    row.sample = [known[:: math.ceil(known.numel() / KEPT)]]

@@ -1,0 +1,544 @@
+"""Reports and explanations: what they say is true, and asking changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import html
+import io
+import json
+import math
+import sys
+import threading
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import grad, vmap
+from torch.utils.checkpoint import checkpoint
+
+import sll
+from oracles import region_gradient
+from programs import PROGRAMS
+
+HERE = __file__
+
+
+def line_of(text: str) -> int:
+    """The first line of this file that has the text (which is written so that it is not this call)."""
+    with open(HERE) as file:
+        return next(i for i, line in enumerate(file, 1) if text in line and "line_of" not in line)
+
+
+def traced(f, x, eps, **options):
+    x = x.detach().clone().requires_grad_()
+    options = {"on_lost": "ignore", **options}
+    with sll.linearize(eps, trace=True, **options) as region:
+        y = f(x)
+        if y.requires_grad:
+            y.sum().backward()
+    return y.detach(), x.grad, region.report()
+
+
+def decides(report):
+    return [row for row in report.rows if row.kind == "decides"]
+
+
+# --- tracing changes nothing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [0.07, "auto"], ids=str)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_values_and_gradients_are_those_of_an_untraced_region(name, eps):
+    f = PROGRAMS[name]
+    x = torch.linspace(-2, 2, 61, dtype=torch.float64) + 0.003
+    for forward in ("linear", "hard"):
+        value, gradient, report = traced(f, x, eps, forward=forward)
+        want_value, want_gradient = region_gradient(f, x, eps, forward)
+        assert torch.equal(value, want_value)
+        assert torch.equal(torch.zeros_like(x) if gradient is None else gradient, want_gradient)
+        assert report.rows and json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_an_untraced_region_has_nothing_to_carry():
+    region = sll.linearize(0.1)
+    assert region.trace is None and type(region.eps_for("sign")) is float
+    with region:
+        torch.sign(torch.ones(1, requires_grad=True))
+    assert region.report().rows == () and not region.report().traced
+
+
+def test_a_trace_keeps_no_tensor_alive():
+    region = sll.linearize(0.1, trace=True)
+    x = torch.randn(100, requires_grad=True)
+    with region:
+        y = (torch.sign(x) + x.sort().indices).sum()
+        y.backward()
+    seen = weakref.ref(x), weakref.ref(y)
+    del x, y
+    gc.collect()
+    assert [ref() for ref in seen] == [None, None] and len(region.report().rows) == 2
+
+
+# --- what the rows say is true -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.floats(-4, 4).map(lambda v: round(v, 3)), min_size=1, max_size=30),
+    st.sampled_from([0.01, 0.1, 0.3, 2.0]),
+    st.sampled_from(["sign", "round", "gt", "floor_divide", "remainder"]),
+)
+def test_counts_distances_and_norms(values, eps, name):
+    f = {
+        "sign": torch.sign,
+        "round": torch.round,
+        "gt": lambda x: (x > 0.5).double(),
+        "floor_divide": lambda x: x // torch.tensor(0.7, dtype=x.dtype),
+        "remainder": lambda x: x % 0.7 - x,
+    }[name]
+    x = torch.tensor(values, dtype=torch.float64)
+    distance = {
+        "sign": x,
+        "round": x - x.floor() - 0.5,
+        "gt": x - 0.5,
+        "floor_divide": x - (x / 0.7).round() * 0.7,
+        "remainder": x - (x / 0.7).round() * 0.7,
+    }[name]
+    limit = {"sign": math.inf, "gt": math.inf, "round": 0.5}.get(name, 0.35)
+    _, gradient, report = traced(f, x, eps)
+    (row,) = decides(report)
+    half = min(eps, limit)
+    assert row.site.op == name and row.calls == 1 and row.elements == len(values)
+    # (an element within rounding of the edge may be on either side)
+    certain = ((distance.abs() - half).abs() > 1e-9).all()
+    if certain:
+        assert row.in_band == int((distance.abs() < half).sum())
+        jump = {"sign": 2.0, "remainder": -0.7}.get(name, 1.0)
+        inside = (distance.abs() < half).double()
+        assert row.grad_in == pytest.approx(float((inside * jump / (2 * half)).norm()), rel=1e-5)
+        assert row.grad_out == pytest.approx(abs(jump) * math.sqrt(len(values)), rel=1e-5)
+        assert gradient.norm() == pytest.approx(row.grad_in, rel=1e-5)
+    assert row.eps == pytest.approx((half, half)) and row.limit == pytest.approx(limit)
+    assert row.distance == pytest.approx((float(distance.min()), float(distance.max())), abs=1e-9)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.floats(0.001, 8), min_size=3, max_size=200, unique=True), st.integers(0, 2))
+def test_reach_is_wide_enough_and_not_much_wider(values, which):
+    x = torch.tensor(values, dtype=torch.float64)
+    (row,) = decides(traced(torch.sign, x, 1e-9)[2])
+    assert row.in_band == 0 and row.status == "out of reach"
+    wanted = row.reach[which]
+    (reached,) = decides(traced(torch.sign, x, wanted * (1 + 1e-6))[2])
+    (short,) = decides(traced(torch.sign, x, wanted * 0.9999)[2])
+    least = [1, len(values) / 10, len(values) / 2][which]
+    assert reached.in_band >= math.floor(least) and (short.in_band == 0 or which > 0)
+    assert short.in_band <= math.ceil(least) + 1
+
+
+def test_the_widths_it_names_are_rounded_up():
+    x = torch.tensor([0.12345, 0.777], dtype=torch.float64)
+    (row,) = decides(traced(torch.sign, x, 1e-3)[2])
+    assert "eps=0.13 reaches the nearest" in row.verdict
+    assert decides(traced(torch.sign, x, 0.13)[2])[0].in_band == 1
+
+
+@pytest.mark.parametrize(
+    "f, elements, in_band",
+    [
+        (lambda x: torch.arange(4.0, dtype=x.dtype)[x.argmax(1)].sum(), 2, 1),
+        (lambda x: torch.arange(4.0, dtype=x.dtype)[x.max(1).indices].sum(), 2, 1),
+        (lambda x: x.detach().gather(1, x.topk(2, 1).indices)[:, 0].sum(), 4, 2),
+        (lambda x: x.detach().gather(1, x.sort(1).indices).square().cumsum(1).sum(), 8, 2),
+        (lambda x: (x >= x.topk(2).values[:, -1:]).double().cumsum(1).sum(), 8, 0),
+        (lambda x: torch.bucketize(x, torch.tensor([0.96, 4.02], dtype=x.dtype)).double().sum(), 8, 4),
+    ],
+    ids=["argmax", "max", "topk", "sort", "top_k_by_threshold", "bucketize"],
+)
+def test_choices_and_orders(f, elements, in_band):
+    # One row with a near tie of the best, one without any.
+    x = torch.tensor([[1.0, 2.0, 4.0, 3.95], [0.0, 3.0, 1.0, 2.0]], dtype=torch.float64)
+    _, gradient, report = traced(f, x, 0.1)
+    (row,) = decides(report)
+    assert (row.elements, row.in_band) == (elements, in_band)
+    if in_band:
+        assert row.status == "gets gradients" and row.grad_in == pytest.approx(float(gradient.norm()), rel=1e-5)
+    else:
+        assert row.status == "out of reach" and not gradient.any()
+
+
+def test_gradients_of_the_same_tensor_on_other_ways_are_not_counted():
+    x = torch.tensor([[1.0, 1.05]], requires_grad=True)
+    with sll.linearize(0.1, trace=True) as region:
+        (torch.tensor([0.0, 1.0])[x.argmax(1)] + 1000 * x.sum()).backward()
+    (row,) = region.report().rows
+    assert row.grad_in < 100 < float(x.grad.norm())
+
+
+def test_rows_stand_in_the_order_of_the_program():
+    def program(x):
+        best = x.argmax()  # weights are worked out below
+        y = torch.round(x)
+        return y.sum() + torch.arange(5.0)[best]
+
+    report = traced(program, torch.linspace(0, 1, 5), 0.4)[2]
+    assert [row.site.op for row in report.rows] == ["argmax", "round"]
+    assert report.rows[0].site.line == line_of("weights are worked out below")
+
+
+def test_a_decision_that_decides_again_and_one_that_is_not_linearized():
+    def program(x):
+        y = torch.round(10 * torch.sign(x))
+        return y + torch.floor(x.detach()) + torch.ceil(x) + (x == 0) + (torch.arange(3) > 1)
+
+    report = traced(program, torch.linspace(-1, 1, 3), 0.1, exclude=["ceil"])[2]
+    kinds = {row.site.op: (row.kind, row.why) for row in report.rows}
+    assert kinds["sign"][0] == "decides" and kinds["round"][0] == "follows"
+    assert kinds["floor"] == ("hard", "its input does not require grad")
+    assert kinds["ceil"][0] == "hard" and "exclude" in kinds["ceil"][1]
+    assert kinds["eq"][0] == "hard" and "window average" in kinds["eq"][1]
+    assert kinds["detach"][0] == "cut"
+    assert "gt" not in kinds  # of integers: nothing to linearize
+
+
+def test_lost_rows_name_the_decision_and_the_consumer():
+    def program(x):
+        near = x > 0.0
+        far = x > 100.0
+        count = (near & (x < 3)).sum()
+        if count > 2:
+            x = x * 2
+        level = torch.round(x).long()
+        return x.sum() * count.item() + len(far.numpy()) * level.tolist()[0]
+
+    report = traced(program, torch.tensor([0.01, 1.0, 2.5]), 0.1)[2]
+    lost = {row.site.op: row for row in report.rows if row.kind == "lost"}
+    assert set(lost) == {"bool", "item", "numpy", "tolist"}
+    lines = {op: {(site.line, site.op) for site in row.lost} for op, row in lost.items()}
+    masks = {(line_of("near = x > 0.0"), "gt"), (line_of("count = (near"), "lt")}
+    assert lines["bool"] == lines["item"] == masks
+    assert lines["tolist"] == {(line_of("level = torch.round"), "round")}
+    assert lines["numpy"] == {(line_of("far = x > 100.0"), "gt")}
+    assert lost["item"].status == "LOST here" and "x.numel()" in lost["item"].verdict
+    assert lost["numpy"].status == "would be lost" and lost["numpy"].in_band == 0
+    assert set(report.lost) == {row.site for row in lost.values()}
+
+
+def test_no_gradient_arrives_where_the_result_is_not_used():
+    def program(x):
+        torch.sign(x)
+        return (torch.round(x) * 0).sum() + x.sum()
+
+    sign, rounded = traced(program, torch.tensor([0.01, 0.49]), 0.1)[2].rows
+    assert sign.grad_out is None and sign.status == "no gradient arrives"
+    assert rounded.grad_out == 0 and rounded.status == "no gradient arrives"
+
+
+def test_gradients_that_arrive_outside_the_band_only_are_out_of_reach():
+    x = torch.tensor([0.01, 5.0])
+    (row,) = traced(lambda x: (torch.sign(x) * torch.tensor([0.0, 1.0])).sum(), x, 0.1)[2].rows
+    assert row.in_band == 1 and row.grad_out and row.grad_in == 0
+    assert row.status == "out of reach" and "for others" in row.verdict
+
+
+def test_calls_add_up_and_backward_later_is_seen():
+    x = torch.tensor([0.01, 1.0], requires_grad=True)
+    region = sll.linearize(0.1, trace=True)
+    for _ in range(3):
+        with region:
+            y = torch.sign(x)
+    assert region.report().rows[0].grad_in is None
+    y.sum().backward()
+    (row,) = region.report().rows
+    assert (row.calls, row.elements, row.in_band) == (3, 6, 3) and row.grad_in == pytest.approx(10)
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.inf, -math.inf], [0.0, 0.0]], ids=["empty", "special", "ties"])
+def test_nothing_to_measure(values):
+    (row,) = traced(torch.sign, torch.tensor(values), 0.1)[2].rows
+    assert row.elements == len(values) and row.reach is None
+    assert json.dumps(row.to_dict(), allow_nan=False) and row.verdict
+    assert row.in_band == (2 if values == [0.0, 0.0] else 0)
+
+
+def test_a_scalar_tensor_and_half_precision():
+    assert traced(torch.sign, torch.tensor(0.01), 0.1)[2].rows[0].in_band == 1
+    assert traced(torch.sign, torch.tensor([0.01, 1], dtype=torch.bfloat16), 0.1)[2].rows[0].grad_in == pytest.approx(
+        10
+    )
+
+
+# --- beside the rest of torch ------------------------------------------------------------------------------------
+
+
+def test_vmap_and_grad():
+    x = torch.tensor([[0.01, 1.0], [2.0, 0.02]])
+    with sll.linearize(0.1, trace=True) as region:
+        got = vmap(grad(lambda v: torch.sign(v).sum()))(x)
+    (row,) = region.report().rows
+    assert got.tolist() == [[pytest.approx(10), 0], [0, pytest.approx(10)]]
+    assert (row.elements, row.in_band) == (4, 2) and row.grad_in is None
+
+
+def test_double_backward():
+    x = torch.tensor([0.01], requires_grad=True)
+    with sll.linearize(0.1, trace=True) as region:
+        (g,) = torch.autograd.grad((torch.sign(x) * x).sum(), x, create_graph=True)
+    g.sum().backward()
+    assert region.report().rows[0].grad_in > 0
+
+
+def test_checkpoint():
+    x = torch.tensor([0.01, 1.0], requires_grad=True)
+    with sll.linearize(0.1, trace=True) as region:
+        checkpoint(torch.sign, x, use_reentrant=False).sum().backward()
+    assert x.grad.tolist() == [pytest.approx(10), 0]
+    assert region.report().rows[0].grad_in == pytest.approx(10)
+
+
+def test_threads_share_a_traced_region():
+    region = sll.linearize(0.1, trace=True)
+
+    def work():
+        x = torch.tensor([0.01, 1.0], requires_grad=True)
+        for _ in range(20):
+            with region:
+                torch.sign(x).sum().backward()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    (row,) = region.report().rows
+    assert (row.calls, row.elements, row.in_band) == (80, 160, 80)
+
+
+def test_nested_regions_trace_what_they_decide():
+    x = torch.tensor([0.01], requires_grad=True)
+    with sll.linearize(0.1, trace=True) as outer:
+        torch.sign(x)
+        with sll.linearize(0.1, trace=True) as inner:
+            torch.round(x)
+        with sll.hard():
+            torch.floor(x)
+    assert [r.report().rows[0].site.op for r in (outer, inner)] == ["sign", "round"]
+    assert len(outer.report().rows) == len(inner.report().rows) == 1
+
+
+def test_no_grad_is_the_deployed_program():
+    with sll.linearize(0.1, trace=True) as region, torch.no_grad():
+        torch.sign(torch.ones(2, requires_grad=True))
+    assert region.report().rows == ()
+
+
+def test_compiled_code_is_watched_in_eager_mode():
+    def program(x):
+        return torch.where(torch.round(2 * x) > 1, torch.sign(x) * x, x) * 2
+
+    x = torch.linspace(-1, 1, 9, requires_grad=True)
+    with sll.linearize(0.25, trace=True) as region:
+        (got,) = torch.autograd.grad(torch.compile(program, backend="aot_eager")(x).sum(), x)
+    with sll.linearize(0.25, trace=True) as eager:
+        (want,) = torch.autograd.grad(program(x).sum(), x)
+    assert torch.equal(got, want) and want.any()
+    assert [row.to_dict() for row in region.report().rows] == [row.to_dict() for row in eager.report().rows]
+    with sll.linearize(0.25, trace=True), pytest.raises(Exception, match="trace=True"):
+        torch.compile(lambda x: torch.sign(x) * 2, backend="aot_eager", fullgraph=True)(x + 0)
+
+
+# --- shown -------------------------------------------------------------------------------------------------------
+
+
+def example():
+    def program(x):
+        mask = (x > 0) & (x < 50)
+        return torch.where(mask, torch.round(x) + 1, 0.0).sum() + mask.sum().item()
+
+    return traced(program, torch.tensor([0.01, 1.3, -2.0]), 0.1)[2]
+
+
+def test_text_with_and_without_rich(monkeypatch):
+    report = example()
+    rich = str(report)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    plain = str(report)
+    for text in (rich, plain):
+        assert "3 call sites decide; gradients pass 1" in text
+        for part in ("test_report.py:", "33.3 %", "LOST here", "out of reach", "Python and NumPy numbers"):
+            assert part in text, part
+        assert "\x1b" not in text
+    assert rich != plain
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 140])
+def test_a_narrow_terminal_shows_fewer_columns_whole(width):
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width)
+    console.print(example())
+    table = console.file.getvalue().split("\n\n")[0]
+    head = table.split("line ")[1].splitlines()[0]
+    assert "…" not in table.replace(" … ", "") and "gets gradients" in table and "item" in table
+    assert ("distance" in head) == (width == 140) and "passed on" in head
+
+
+def test_a_copy_of_a_traced_region_starts_anew():
+    region = sll.linearize(0.1, trace=True)
+    with region:
+        torch.sign(torch.zeros(1, requires_grad=True))
+    again = copy.deepcopy(region)
+    assert again.report().rows == () and again.report().traced and len(region.report().rows) == 1
+
+
+def test_html_is_escaped_and_has_every_row():
+    report = example()
+    page = report._repr_html_()
+    assert page.count("<tr>") == len(report.rows) + 1
+    site = sll.CallSite("<script>.py", 1, "a&b")
+    odd = sll.Report({site: 1}, {}, {}, (sll.Row(site, "lost", 1, 1, why="<b>"),), True)
+    assert "<script>" not in odd._repr_html_() and html.escape("<script>.py") in odd._repr_html_()
+
+
+def test_to_pandas():
+    frame = example().to_pandas()
+    assert list(frame["op"]) == ["gt", "lt", "round", "item"] and frame["in_band"].tolist()[0] == 1
+    with sll.linearize(0.1, trace=True) as region:
+        pass
+    assert len(region.report().to_pandas()) == 0
+    with pytest.raises(ValueError, match="trace=True"):
+        sll.linearize().report().to_pandas()
+
+
+def test_without_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        example().to_pandas()
+
+
+def test_plot_draws_every_row():
+    figure = example().plot()
+    assert figure.axes
+    with pytest.raises(ValueError, match="trace=True"):
+        sll.linearize().report().plot()
+
+
+def test_an_untraced_report_reads_well():
+    x = torch.tensor([0.01], requires_grad=True)
+    with sll.linearize("auto", on_lost="ignore") as region:
+        (torch.sign(x) * (x > 0).sum().item()).sum().backward()
+    text = str(region.report())
+    assert "trace=True" in text and "gradients end" in text and "sign" in text
+
+
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_trace_is_a_bool(value):
+    with pytest.raises(TypeError, match="trace must be True or False"):
+        sll.linearize(trace=value)
+
+
+# --- explain -----------------------------------------------------------------------------------------------------
+
+
+def reachable(x):
+    return torch.where(x > 0.5, torch.round(4 * x), 0.0)
+
+
+def test_explain_compares_both_runs():
+    x = torch.tensor([0.1, 0.42, 0.51])
+    found = sll.explain(reachable, x, eps=0.02)
+    (of_x,) = found.inputs
+    assert (of_x.name, of_x.shape, of_x.hard) == ("x", (3,), 0.0) and of_x.linearized == pytest.approx(50)
+    text = str(found)
+    assert "eps=0.1 reaches the nearest" in text and 'eps="auto"' in text and "Out of reach" in text
+    assert not x.requires_grad and x.grad is None
+    assert json.dumps(found.to_dict(), allow_nan=False) and "<pre>" in found._repr_html_()
+
+
+def test_the_width_it_recommends_works():
+    x = torch.tensor([0.1, 0.42, 0.51])
+    found = sll.explain(reachable, x, eps=1e-3)
+    (advice,) = [line for line in found.advice() if "name one" in line]
+    eps = eval(advice.split("eps=")[-1].rstrip("."))
+    assert all(row.in_band for row in sll.explain(reachable, x, eps=eps).report.rows)
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.norm, self.b = torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.b(torch.nn.functional.dropout(torch.sign(self.norm(self.a(x)))))
+
+
+def test_explain_a_module_leaves_it_as_it_was():
+    net, x = Net(), torch.randn(16, 4)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.a.weight.grad = torch.ones(8, 4)
+    state = torch.get_rng_state()
+    found = sll.explain(net, x, eps=0.5)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(net.a.weight.grad, torch.ones(8, 4)) and net.b.weight.grad is None
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    of = {x.name: x for x in found.inputs}
+    assert set(of) == {name for name, _ in net.named_parameters()}
+    assert of["a.weight"].hard == 0 < of["a.weight"].linearized
+    # Both runs drop the same activations.
+    assert of["b.bias"].hard == pytest.approx(of["b.bias"].linearized) and of["b.weight"].hard > 0
+
+
+def test_explain_finds_what_a_function_refers_to():
+    net, scale, x = Net(), torch.ones(1, requires_grad=True), torch.randn(16, 4)
+    found = sll.explain(lambda: (net(x) * scale).sum(), eps=0.5)
+    assert {"scale", "net.a.weight"} <= {i.name for i in found.inputs}
+    bound = sll.explain(net.forward, x, eps=0.5)
+    assert "a.weight" in {i.name for i in bound.inputs}
+
+
+def test_explain_takes_what_comes():
+    y = torch.tensor([0.3, 0.4], requires_grad=True)
+
+    def own_backward(x):
+        (torch.sign(x).sum() + 0 * x.sum()).backward()
+
+    (of_x,) = sll.explain(own_backward, y, eps=0.5).inputs
+    assert of_x.hard == 0 and of_x.linearized == pytest.approx(2 * math.sqrt(2)) and y.grad is None
+
+    (of_mask,) = sll.explain(lambda x: x > 0.2, y, eps=0.5).inputs
+    assert of_mask.hard is None and of_mask.linearized == pytest.approx(math.sqrt(2))
+
+    refused = sll.explain(lambda x: x // 0.3, y, eps=0.1)
+    assert "derivative for" in refused.refused and refused.inputs[0].linearized > 0 and "PyTorch raises" in str(refused)
+
+    nested = sll.explain(lambda data, *, k: {"out": [torch.sign(data["a"][0]) * k]}, {"a": [y]}, k=2.0, eps=0.5)
+    assert nested.inputs[0].name == "data['a'][0]" and nested.inputs[0].linearized == pytest.approx(4 * math.sqrt(2))
+
+    smooth = sll.explain(lambda x: x**2, y)
+    assert smooth.report.rows == () and "No discrete function" in str(smooth)
+
+    lost = sll.explain(lambda x: x.sum() * 0 + (x > 0.32).sum().item(), y, eps=0.1)
+    assert "Lost" in str(lost) and 'on_lost="error"' in str(lost)
+
+
+def test_explain_says_that_a_region_inside_decides():
+    inside = sll.enable(eps=0.5)(torch.sign)
+    found = sll.explain(lambda x: inside(x), torch.tensor([0.1]))
+    assert found.inner and "region of its own" in str(found)
+    assert not sll.explain(torch.sign, torch.tensor([0.1])).inner
+
+
+def test_explain_passes_on_what_the_program_raises():
+    with pytest.raises(ZeroDivisionError):
+        sll.explain(lambda x: 1 / 0, torch.ones(1))
+    with pytest.raises(RuntimeError, match="size"):
+        sll.explain(lambda x: x + torch.ones(3), torch.ones(2))
+    with pytest.raises(TypeError, match="fn must be the program"):
+        sll.explain(torch.ones(1))
+    with pytest.raises(ValueError, match="eps"):
+        sll.explain(torch.sign, torch.ones(1), eps=-1)
