@@ -7,15 +7,20 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test evidence lint types check clean
+.PHONY: demo test docs evidence lint types check clean
 
 demo: $(READY)
 	@echo "== demo: training discrete networks on real data (about a minute)"
-	$(PY) examples/demo.py
+	$(PY) -m sll demo
 
 test: $(READY)
 	@echo "== test: the whole suite (a few minutes on 2 cores)"
 	$(PY) -m pytest -n 2 --dist loadfile
+
+docs: $(READY)
+	@echo "== docs: the documentation, strictly, into site/"
+	$(PY) tools/pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 evidence: $(READY)
 	$(PY) -m pip install --quiet -c constraints.txt -e ".[evidence]"
@@ -38,4 +43,4 @@ $(READY): pyproject.toml constraints.txt tools/install.sh
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out site

@@ -55,7 +55,7 @@ def test_operator_table_names_every_op(name):
 def test_demo_runs(tmp_path):
     """The demo's quick mode, from another directory: one seed, two epochs."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "demo.py"), "--quick"], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-m", "sll", "demo", "--quick"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "sign network" in done.stdout

@@ -1,16 +1,18 @@
 """Train three discrete programs on real data: as they are, rewritten by hand, and as they are inside ``sll``.
 
-    python examples/demo.py            # about half a minute on two cores; nothing is downloaded
-    python examples/demo.py --quick    # a few seconds: one seed, two epochs
+    sll demo            # about half a minute on two cores; nothing is downloaded
+    sll demo --quick    # a few seconds: one seed, two epochs
 
 The programs are a network with sign activations and one with 2-bit weights and activations, both on scikit-learn's
 handwritten digits, and a linear classifier of the breast-cancer data that maximises torchmetrics' F1 score itself.
 All scores are those of the deployed program: hard decisions, outside any region, without gradients.
+
+Needs scikit-learn, torchmetrics, matplotlib and rich: ``pip install "sll-core[demo]"``.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,16 +24,20 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure  # without pyplot: draws with Agg, and needs no display
-from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
-from rich.table import Table
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_f1_score
 
 import sll
+
+try:
+    from matplotlib.figure import Figure  # without pyplot: draws with Agg, and needs no display
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+    from rich.table import Table
+    from sklearn.datasets import load_breast_cancer, load_digits  # type: ignore[import-untyped]
+    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+    from torchmetrics.functional.classification import binary_f1_score
+except ImportError as error:
+    raise ImportError(f'the demo needs {error.name}: pip install "sll-core[demo]"', name=error.name) from error
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Score = Callable[[Tensor, Tensor], float]
@@ -80,7 +86,8 @@ class SignNet(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         x = torch.sign(self.first(pixels))
         x = torch.sign(self.second(x))
-        return self.last(x)
+        logits: Tensor = self.last(x)
+        return logits
 
 
 class TwoBitLinear(nn.Linear):
@@ -105,7 +112,8 @@ class TwoBitNet(nn.Module):
         x = torch.round(torch.clamp(3 * pixels, 0, 3))
         x = torch.round(torch.clamp(self.first(x), 0, 3))
         x = torch.round(torch.clamp(self.second(x), 0, 3))
-        return self.last(x)
+        logits: Tensor = self.last(x)
+        return logits
 
 
 class Classifier(nn.Linear):
@@ -143,7 +151,8 @@ class SignNetSTE(SignNet):
     def forward(self, pixels: Tensor) -> Tensor:
         x = sign_ste(self.first(pixels))
         x = sign_ste(self.second(x))
-        return self.last(x)
+        logits: Tensor = self.last(x)
+        return logits
 
 
 class TwoBitLinearSTE(TwoBitLinear):
@@ -164,7 +173,8 @@ class TwoBitNetSTE(TwoBitNet):
         x = round_ste(torch.clamp(3 * pixels, 0, 3))
         x = round_ste(torch.clamp(self.first(x), 0, 3))
         x = round_ste(torch.clamp(self.second(x), 0, 3))
-        return self.last(x)
+        logits: Tensor = self.last(x)
+        return logits
 
 
 def f1_loss_ste(scores: Tensor, target: Tensor) -> Tensor:
@@ -360,12 +370,12 @@ def train(task: Task, method: Method, seed: int, epochs: int, tick: Callable[[],
 
     validation = []
     for _ in range(epochs):
-        for batch in torch.randperm(len(y)).split(task.batch):
+        for batch in torch.split(torch.randperm(len(y)), task.batch):
             with method.region:
                 loss = method.program.loss(model(x[batch]), y[batch])
             optimizer.zero_grad()
             if loss.requires_grad:  # the plain F1 score does not: there is no path from it to the weights
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
         validation.append(score_of(task.data.validation))
@@ -377,9 +387,10 @@ Results = dict[str, dict[str, list[Run]]]
 """Task name, then method name, then one run per seed."""
 
 
-def run_all(tasks: list[Task], seeds: Sequence[int], quick: bool, console: Console) -> Results:
+def run_all(tasks: list[Task], seeds: Sequence[int], quick: bool) -> Results:
     results: Results = {task.name: {name: [] for name in task.methods()} for task in tasks}
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:  # stdout is for the results
         bar = progress.add_task("training", total=len(seeds) * sum(len(methods) for methods in results.values()))
         for task in tasks:
             epochs = 2 if quick else task.epochs
@@ -418,7 +429,7 @@ def draw(tasks: list[Task], results: Results, path: Path) -> None:
     """Validation curves of the deployed programs: mean over the seeds, and a band from the worst to the best."""
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     figure.suptitle("Scores of the deployed programs during training (line: mean over seeds, band: worst to best)")
-    panels = figure.subplots(1, len(tasks))
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     for panel, task in zip(panels, tasks):
         for name, runs in results[task.name].items():
             curves = torch.tensor([run.validation for run in runs])
@@ -444,23 +455,46 @@ has the gradient of the straight-through estimator of that width: these two rows
 somebody had to write. "cross-entropy" is a smooth stand-in for F1, for scale."""
 
 
-def main(quick: bool = False, path: Path = Path("out/demo.png")) -> None:
+def reason_for_eps(task: Task) -> str:
+    return task.eps_reason.format(share=share_in_band(task)) if task.decided else task.eps_reason
+
+
+def to_dict(tasks: list[Task], results: Results) -> list[dict[str, Any]]:
+    """What `sll demo --json` prints under ``"tasks"``: scores in percent, one per seed, and per epoch for curves."""
+    return [
+        {
+            "name": task.name,
+            "score": task.score_name,
+            "eps": task.eps,
+            "eps_reason": reason_for_eps(task),
+            "methods": [
+                {
+                    "name": name,
+                    "rewritten": WHAT_IS_REWRITTEN[name],
+                    "test": [run.test for run in runs],
+                    "validation": [run.validation for run in runs],
+                }
+                for name, runs in results[task.name].items()
+            ],
+        }
+        for task in tasks
+    ]
+
+
+def main(quick: bool = False, path: Path = Path("out/demo.png"), as_json: bool = False) -> None:
     """Train, print the table, draw the curves to `path`. `quick` only shows that it runs: one seed, two epochs."""
     start = time.perf_counter()
+    seeds, tasks = SEEDS[:1] if quick else SEEDS, make_tasks()
+    results = run_all(tasks, seeds, quick)
+    draw(tasks, results, path)
+    seconds = time.perf_counter() - start
+    if as_json:
+        found = {"seeds": seeds, "quick": quick, "tasks": to_dict(tasks, results)}
+        print(json.dumps({**found, "figure": str(path), "seconds": seconds}, indent=2))
+        return
     console = Console(highlight=False)
-    tasks = make_tasks()
-    results = run_all(tasks, SEEDS[:1] if quick else SEEDS, quick, console)
     show_table(tasks, results, console)
     console.print(READING)
     for task in tasks:
-        reason = task.eps_reason.format(share=share_in_band(task)) if task.decided else task.eps_reason
-        console.print(f"[bold]{task.name}[/bold]: eps = {task.eps}, {reason}")
-    draw(tasks, results, path)
-    console.print(f"Curves on the validation split: [bold]{path}[/bold] ({time.perf_counter() - start:.0f} s in all)")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)  # matrices this small gain nothing from a second thread, and lose a lot on a busy machine
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, two epochs: only to see that everything runs")
-    main(parser.parse_args().quick)
+        console.print(f"[bold]{task.name}[/bold]: eps = {task.eps}, {reason_for_eps(task)}")
+    console.print(f"Curves on the validation split: [bold]{path}[/bold] ({seconds:.0f} s in all)", soft_wrap=True)

@@ -1,0 +1,21 @@
+"""``sll`` and ``python -m sll``: starts the command line of `sll.cli`, or says what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    try:
+        from .cli import app
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("rich", "typer"):
+            raise
+        print(f'error: the command line needs {missing}: pip install "sll-core[cli]"', file=sys.stderr)
+        raise SystemExit(1) from None
+    app(prog_name="sll")
+
+
+if __name__ == "__main__":
+    main()
