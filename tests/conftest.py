@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import compatibility
+import errors
 import sll
 from sll.region import _THREAD
 
@@ -38,6 +39,7 @@ def a_lost_gradient_is_an_error(recwarn):
 
 def pytest_addoption(parser):
     parser.addoption("--compatibility", metavar="FILE", help="write the rows of the tests that passed into FILE")
+    parser.addoption("--errors", metavar="FILE", help="write all errors and warnings into FILE, before the tests")
 
 
 def pytest_configure(config):
@@ -79,6 +81,9 @@ def pytest_sessionstart(session):
     path = session.config.getoption("--compatibility")
     if path and not hasattr(session.config, "workerinput"):
         session.config.pluginmanager.register(_Table(Path(path)))
+    path = session.config.getoption("--errors")
+    if path and not hasattr(session.config, "workerinput"):
+        Path(path).write_text(errors.page(), encoding="utf-8")
 
 
 @pytest.fixture

@@ -302,7 +302,7 @@ class linearize(_Mode):
             >>> with sll.linearize(eps=0.1, trace=True) as region:
             ...     torch.sign(x).sum().backward()
             >>> (row,) = region.report().rows
-            >>> row.site.op, row.elements, row.in_band, row.verdict
+            >>> row.site.op, row.elements, row.in_band, row.status
             ('sign', 3, 1, 'gets gradients')
         """
         rows = () if self.trace is None else self.trace.rows()

@@ -34,6 +34,7 @@ from ..linearization import (
     selection,
     settle,
 )
+from ..report import LostGradientError
 from .elementwise import ARITHMETIC, CASTS, LOGIC
 from .registry import NO_GRADIENT_TO_LOSE, op_name, register, spellings
 
@@ -238,8 +239,8 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     """A call that sees the selected elements one by one. Lost where their number is not certain."""
     found = [picked for x in flat((*args, *kwargs.values())) if (picked := selection(x)) is not None]
     written = op_name(func).endswith("_") or func.__name__.startswith("__i")  # what it carries goes stale
+    undecided = lambda: any(bool((picked.weights != 1).any()) for picked in found)
     if written or not all(_certain(picked) for picked in found):
-        undecided = lambda: any(bool((picked.weights != 1).any()) for picked in found)
         region.lose(op_name(func), [], why, undecided=undecided)
         if written:
             return func(*args, **kwargs)
@@ -252,7 +253,16 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     def apply(x: Any) -> Any:
         return type(x)(apply(item) for item in x) if type(x) in (tuple, list) else each(x)
 
-    return region.call(func, *(apply(x) for x in args), **{name: apply(x) for name, x in kwargs.items()})
+    try:
+        return region.call(func, *(apply(x) for x in args), **{name: apply(x) for name, x in kwargs.items()})
+    except LostGradientError:
+        raise
+    except (RuntimeError, IndexError, ZeroDivisionError):
+        if each is plain:
+            raise
+        out = func(*args, **kwargs)  # it is not the program that fails, but an element that it does not select
+        region.lose(op_name(func), [], _FAILS, undecided=undecided)
+        return out
 
 
 def flat(operands: Iterable[Any]) -> Iterator[Any]:

@@ -1,0 +1,1611 @@
+"""Cases of `docs/errors.md`: every error and warning of the library, the program that triggers it, and what to write
+instead.
+
+    python -m pytest tests/test_errors.py --errors docs/errors.md
+
+writes the page anew; the suite checks that it is up to date, that the programs to write instead work, and that no
+``raise``, no warning and no lost gradient of `src/sll` is without a case.
+
+To add a case, write it into `CASES`. Programs run as ``your_code.py``, with `torch`, `F`, `sll` and `x` at hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import linecache
+import re
+import sys
+import textwrap
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+import sll
+
+SOURCE = Path(sll.__file__).parent
+ELSEWHERE = {"__main__.py", "cli.py", "demo.py", "plot.py"}
+"""What they say is tested with them."""
+
+ARGUMENTS = "Arguments of a region"
+LOST = "Lost gradients: masks and counts"
+INDICES = "Lost gradients: indices, positions and writes"
+SELECTED = "Lost gradients: the elements that a mask selects"
+THREADS = "Regions, generators and tasks"
+TORCH = "torch.compile, torch.func and checkpoints"
+POLICIES = "Policies"
+FUNCTIONS = "Explicit functions"
+REPORTS = "Reports"
+ITS_OWN = "What PyTorch says"
+
+GROUPS = {
+    ARGUMENTS: "",
+    LOST: 'These are warnings with `on_lost="warn"`, the default, and errors with `on_lost="error"`. They are said '
+    "once for each line of your code, and only if an element really is in its band: outside of it there is no gradient "
+    "to lose. `region.report().lost` counts all calls.",
+    INDICES: "",
+    SELECTED: "`x[mask]` keeps its derivative through elementwise functions, `sum` and `mean`. For everything else the "
+    "question is how many elements there are, and in the band that is open.",
+    THREADS: "",
+    TORCH: "With `fullgraph=True` Dynamo raises, and wraps the message in a page of its own: only the part about the "
+    "region is shown here. Without `fullgraph=True` there is no error.",
+    POLICIES: "",
+    FUNCTIONS: "",
+    REPORTS: "",
+    ITS_OWN: "These messages are PyTorch's own; a region is what brings them about.",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    group: str
+    title: str
+    """In the words of who meets it."""
+    code: str
+    says: str
+    """What it means and what to do."""
+    instead: str = ""
+    """Runs without a word. Where it calls ``backward()``, `x` gets a gradient."""
+    missing: str = ""
+    """A package that is not installed."""
+    compiles: bool = False
+
+
+class Outcome(NamedTuple):
+    said: str
+    """As Python shows it."""
+    through: frozenset[tuple[str, int]]
+    """The lines of the library that were at work: file and line."""
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+YOURS = "your_code.py"
+X = (-1.0, 0.04, 0.05, 2.0)
+
+
+@functools.cache
+def outcome(case: Case) -> Outcome:
+    """What a case has to say. AssertionError if nothing."""
+    found = _run(case.code, case.missing, case.compiles)[0]
+    assert found, f"{case.title!r} says nothing"
+    assert len(found) == 1, [each.said for each in found]
+    return found[0]
+
+
+def run_instead(case: Case) -> tuple[list[Outcome], torch.Tensor | None]:
+    """What the mended program says (nothing, one hopes), and the gradient of `x`."""
+    found, x = _run(case.instead, case.missing, case.compiles)
+    return found, x.grad
+
+
+def _run(code: str, missing: str, compiles: bool) -> tuple[list[Outcome], torch.Tensor]:
+    x = torch.tensor(X, requires_grad=True)
+    names: dict[str, Any] = {"__name__": "__main__", "torch": torch, "F": F, "sll": sll, "x": x}
+    linecache.cache[YOURS] = (len(code), None, code.splitlines(keepends=True), YOURS)
+    found: list[Outcome] = []
+
+    def show(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+        frames = [frame for frame in _outwards(sys._getframe(1)) if frame.f_code.co_filename != warnings.__file__]
+        if _ours(frames[0].f_code.co_filename):
+            said = f"{Path(filename).name}:{lineno}: {category.__name__}: {message}"
+            found.append(Outcome(_steady(said), _lines((f.f_code.co_filename, f.f_lineno) for f in frames)))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always")
+        stack.enter_context(mock.patch.object(warnings, "showwarning", show))
+        if missing:
+            stack.enter_context(mock.patch.dict(sys.modules, {missing: None}))
+        stack.callback(_leave_everything)
+        if compiles:
+            torch._dynamo.reset()
+            stack.callback(torch._dynamo.reset)
+        try:
+            exec(compile(textwrap.dedent(code), YOURS, "exec"), names)
+        except Exception as error:
+            places = [(f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)]
+            places += [(f.filename, f.lineno or 0) for f in getattr(error, "real_stack", None) or ()]
+            found.append(Outcome(_steady(f"{type(error).__name__}: {_first_part(error)}"), _lines(places)))
+    return found, x
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _leave_everything() -> None:
+    for mode in reversed(torch.overrides._get_current_function_mode_stack()):
+        mode.__exit__(None, None, None)
+    while sll.region._PATCHED.regions:
+        sll.region._PATCHED.regions.pop()
+
+
+def _ours(filename: str) -> bool:
+    return Path(filename).is_relative_to(SOURCE)
+
+
+def _lines(places: Iterator[tuple[str, int]] | list[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+    return frozenset((str(Path(file).relative_to(SOURCE)), line) for file, line in places if _ours(file))
+
+
+def _first_part(error: Exception) -> str:
+    """What PyTorch adds is a page of its own, and another one in the next version."""
+    said = str(error)
+    if isinstance(error, torch.utils.checkpoint.CheckpointError):
+        said = said.splitlines()[0]
+    if type(error).__module__.startswith("torch._dynamo"):
+        ours = re.search(r"sll: [^\n`]*", said)
+        said = ours[0].strip() if ours else said.splitlines()[0]
+    return said
+
+
+def _steady(said: str) -> str:
+    said = re.sub(r"0x[0-9a-f]{6,}", "0x...", said)
+    assert str(SOURCE.parent) not in said, said
+    return said
+
+
+# --- what there is to say --------------------------------------------------------------------------------------------
+
+
+class Site(NamedTuple):
+    """A place in the source that says something."""
+
+    file: str
+    first: int
+    last: int
+    source: str
+
+    def hit(self, by: Outcome) -> bool:
+        return any(file == self.file and self.first <= line <= self.last for file, line in by.through)
+
+    def __str__(self) -> str:
+        return f"src/sll/{self.file}:{self.first}: {self.source}"
+
+
+SAYING = {"warn", "warn_explicit", "graph_break", "lose", "lost"}
+"""Functions that say something (`lose` and `lost` give the reason for which a gradient ends)."""
+
+
+@functools.cache
+def sites() -> list[Site]:
+    return [
+        site
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.name not in ELSEWHERE
+        for site in sites_of(path.read_text(encoding="utf-8"), str(path.relative_to(SOURCE)))
+    ]
+
+
+def sites_of(text: str, file: str) -> list[Site]:
+    """Raises and calls of `SAYING`. Not: what is raised again, abstract methods, the protocol of ``__getattr__``."""
+    lines = text.splitlines()
+    found: list[Site] = []
+
+    def visit(node: ast.AST, function: str) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            function = node.name
+        named = ""
+        if isinstance(node, ast.Raise) and node.exc is not None and not isinstance(node.exc, ast.Name):
+            named = _name(node.exc)
+            if named == "AttributeError" and function == "__getattr__":
+                named = ""
+        elif isinstance(node, ast.Call) and _name(node) in SAYING:
+            named = _name(node)
+            if {named, function} <= {"lose", "lost"}:  # passes a reason on
+                named = ""
+        if named:
+            assert isinstance(node, (ast.Raise, ast.Call)) and node.end_lineno is not None
+            source = " ".join(line.strip() for line in lines[node.lineno - 1 : node.end_lineno])
+            found.append(Site(file, node.lineno, node.end_lineno, source))
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(text), "")
+    return found
+
+
+def _name(node: ast.AST) -> str:
+    """What is called, or raised."""
+    called = node.func if isinstance(node, ast.Call) else node
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "?")
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+HEAD = f"""\
+# Errors and warnings
+
+Every error and every warning of `sll` (the command line, the demo and the plots aside), with a program that triggers
+it, what it means, and what to write instead. The page is written by
+`python -m pytest tests/test_errors.py --errors docs/errors.md`, which runs all programs on it; the suite fails where it
+is not up to date, and where something the library can say is missing here.
+
+The programs start with
+
+```python
+import torch
+import torch.nn.functional as F
+import sll
+
+x = torch.tensor({list(X)}, requires_grad=True)
+```
+
+so with `eps=0.1` two of the four elements are inside the band around 0. Messages are wrapped to fit the page.
+"""
+
+
+def page() -> str:
+    parts = [HEAD, contents()]
+    for group, about in GROUPS.items():
+        parts.append(f"## {group}\n" + (f"\n{about}\n" if about else ""))
+        parts.extend(section(case) for case in CASES if case.group == group)
+    return "\n".join(parts)
+
+
+def contents() -> str:
+    lines = []
+    for group in GROUPS:
+        titles = [case.title for case in CASES if case.group == group]
+        lines += [f"- [{group}](#{anchor(group)})", *(f"    - [{t}](#{anchor(t)})" for t in titles)]
+    return "\n".join(lines) + "\n"
+
+
+def anchor(title: str) -> str:
+    """As GitHub and MkDocs make them."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def section(case: Case) -> str:
+    said = "\n".join(
+        textwrap.fill(line, 110, break_long_words=False, break_on_hyphens=False)
+        for line in outcome(case).said.splitlines()
+    )
+    parts = [f"### {case.title}", f"```python\n{case.code.strip()}\n```", f"```text\n{said}\n```", case.says]
+    if case.instead:
+        parts.append(f"Instead:\n\n```python\n{case.instead.strip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def sections(text: str) -> dict[str, str]:
+    """Those of a page, by title."""
+    found = {}
+    for part in re.split(r"^(?=### )", text, flags=re.MULTILINE)[1:]:
+        part = re.split(r"^## ", part, flags=re.MULTILINE)[0]
+        found[part.splitlines()[0].removeprefix("### ")] = part.rstrip() + "\n"
+    return found
+
+
+# --- the cases -------------------------------------------------------------------------------------------------------
+
+CASES: list[Case] = [
+    # --- arguments of a region ---
+    Case(
+        ARGUMENTS,
+        "The width is zero or negative",
+        "region = sll.linearize(eps=0)",
+        'A band needs a width. If you do not know which, `"auto"` finds one for each call; to see the plain '
+        "program, leave the region away or use `sll.hard()`.",
+        'region = sll.linearize("auto")',
+    ),
+    Case(
+        ARGUMENTS,
+        "The width is a tensor",
+        "region = sll.linearize(eps=x.detach().std())",
+        "The width is a number, or a policy that is asked at each call. It has no gradient of its own.",
+        "region = sll.linearize(eps=x.detach().std().item())",
+    ),
+    Case(
+        ARGUMENTS,
+        "`sll.linearize` without parentheses as a decorator",
+        """
+@sll.linearize
+def program(x):
+    return torch.sign(x)
+""",
+        "Without parentheses the function is taken for the width. `@sll.enable` takes both forms.",
+        """
+@sll.enable
+def program(x):
+    return torch.sign(x)
+""",
+    ),
+    Case(
+        ARGUMENTS,
+        "The width is a string from a configuration file",
+        'region = sll.linearize(eps="0.1")',
+        'The only string that is a width is `"auto"`.',
+        'region = sll.linearize(eps=float("0.1"))',
+    ),
+    Case(
+        ARGUMENTS,
+        "A policy's class in the place of a policy",
+        "region = sll.linearize(sll.Coverage)",
+        "A policy is an object: `sll.Coverage(0.5)` holds half of the inputs in the band.",
+        "region = sll.linearize(sll.Coverage(0.5))",
+    ),
+    Case(
+        ARGUMENTS,
+        "Widths for some ops, and none for the others",
+        'region = sll.linearize({"round": 0.5})',
+        "A mapping says what holds for the ops that it does not name. If they are not to be linearized at all, "
+        "name those that are with `only=`.",
+        'region = sll.linearize({"default": "auto", "round": 0.5})',
+    ),
+    Case(
+        ARGUMENTS,
+        "An op that does not exist",
+        'region = sll.linearize(exclude=["argmux"])',
+        "`only=`, `exclude=` and the keys of `eps=` take the names in `sll.OPS`.",
+        'region = sll.linearize(exclude=["argmax"])',
+    ),
+    Case(
+        ARGUMENTS,
+        "An op that goes by another name",
+        'region = sll.linearize(only=["argsort"])',
+        "Functions that share their decision boundaries share a name: the table in the README has them all.",
+        'region = sll.linearize(only=["sort"])',
+    ),
+    Case(
+        ARGUMENTS,
+        "One op name in the place of a collection",
+        'region = sll.linearize(only="round")',
+        "A string is a collection of letters, so it is refused rather than read as one.",
+        'region = sll.linearize(only=["round"])',
+    ),
+    Case(
+        ARGUMENTS,
+        "A function in the place of an op name",
+        "region = sll.linearize(only=[torch.round])",
+        "Ops go by name, because one name stands for all spellings: `torch.round`, `x.round()`, `x.round_()`.",
+        'region = sll.linearize(only=["round"])',
+    ),
+    Case(
+        ARGUMENTS,
+        "A forward mode or an `on_lost` that does not exist",
+        'region = sll.linearize(0.1, forward="straight_through")',
+        "The same check holds for `on_lost=`.",
+        'region = sll.linearize(0.1, forward="straight-through")',
+    ),
+    Case(
+        ARGUMENTS,
+        "`trace=` a file",
+        'region = sll.linearize(0.1, trace="trace.txt")',
+        "Tracing is on or off. What it found is in `region.report()`, after backward.",
+        """
+with sll.linearize(0.1, trace=True) as region:
+    torch.sign(x).sum().backward()
+text = str(region.report())
+""",
+    ),
+    # --- lost: masks and counts ---
+    Case(
+        LOST,
+        "A mask reached `.item()`",
+        """
+with sll.linearize(eps=0.1):
+    accuracy = (x > 0).sum().item() / len(x)
+""",
+        "A Python number has no derivative. Keep the tensor. If the number is for a log only, compute it under "
+        "`torch.no_grad()` or after the region.",
+        """
+with sll.linearize(eps=0.1):
+    accuracy = (x > 0).sum() / len(x)
+    accuracy.backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A decision reached `if`",
+        """
+with sll.linearize(eps=0.1):
+    if x.mean() > 0.25:
+        y = 2 * x
+""",
+        "Python takes one branch and never computes the other, so there is nothing to have a slope between.",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.where(x.mean() > 0.25, 2 * x, x)
+    y.sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "The same as an error",
+        """
+with sll.linearize(eps=0.1, on_lost="error"):
+    hits = (x > 0).tolist()
+""",
+        'With `on_lost="error"` the traceback and the message lead to the line where the gradient ends: the way '
+        "to find it in code that is not yours.",
+        """
+with sll.linearize(eps=0.1, on_lost="ignore") as region:
+    hits = (x > 0).tolist()
+lost = region.report().lost  # the lines, all the same
+""",
+    ),
+    Case(
+        LOST,
+        "A function without a rule",
+        """
+with sll.linearize(eps=0.1):
+    odd = torch.isin(torch.round(x + 0.5).long(), torch.tensor([1, 3, 5]))
+""",
+        "The README lists the functions that carry decisions on: `==` does, for one. Float functions of "
+        "`.float()` always do.",
+        """
+with sll.linearize(eps=0.1):
+    odd = (torch.round(x + 0.5).long().unsqueeze(-1) == torch.tensor([1, 3, 5])).any(-1)
+    odd.sum().float().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "Floor division, and other integer functions of a count",
+        """
+with sll.linearize(eps=0.5):
+    pairs = (x > 0).sum() // 2
+""",
+        "A count is known by its expectation. It can be added, multiplied and compared; what else is to be done "
+        "with it is done to a float.",
+        """
+with sll.linearize(eps=0.5):
+    pairs = torch.floor((x > 0).sum().float() / 2)
+    pairs.backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A count among boundaries",
+        """
+with sll.linearize(eps=0.1):
+    grade = torch.bucketize((x > 0).sum(), torch.tensor([1, 2, 3]))
+""",
+        "Of a float, `bucketize` and `searchsorted` have a derivative; of a count, comparisons have one.",
+        """
+with sll.linearize(eps=0.1):
+    grade = ((x > 0).sum().unsqueeze(-1) > torch.tensor([1, 2, 3])).sum(-1)
+    grade.float().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "`bincount` of counts",
+        """
+with sll.linearize(eps=0.1):
+    histogram = torch.bincount((x > 0).cumsum(0))
+""",
+        "`bincount` follows integers that are decided (casts, `argmax`), not counts, of which only the "
+        "expectation is known.",
+        """
+with sll.linearize(eps=0.1):
+    histogram = ((x > 0).cumsum(0).unsqueeze(-1) == torch.arange(4)).sum(0)
+    histogram[1].float().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "The largest of decided integers",
+        """
+with sll.linearize(eps=0.1):
+    level = torch.round(x[:3] + 0.5).long().max()
+""",
+        "Which of several integers is largest is decided a second time, and no window average sees that. Take the "
+        "largest of the floats, then decide.",
+        """
+with sll.linearize(eps=0.1):
+    level = torch.round(x[:3] + 0.5).max()
+    level.backward()
+""",
+    ),
+    Case(
+        LOST,
+        "`argmax` of decided integers",
+        """
+with sll.linearize(eps=0.1):
+    first = (x > 0).int().argmax()
+""",
+        "As above: choose among floats. The first element that a mask selects is one that no selected one precedes.",
+        """
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    first = mask & (mask.cumsum(0) == 1)  # a one-hot of the first True
+    (first * torch.arange(4.0)).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "The bits of a mask",
+        """
+with sll.linearize(eps=0.1):
+    flags = (x > 0).view(torch.uint8)
+""",
+        "`view(dtype)` reads memory as something else; `to(dtype)` converts, and has a derivative.",
+        """
+with sll.linearize(eps=0.1):
+    flags = (x > 0).to(torch.uint8)
+    flags.sum().float().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A decided mask goes into `vmap` as an argument",
+        """
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    y = torch.func.vmap(lambda m, v: torch.where(m, v, 0.0))(mask, x)
+""",
+        "`vmap` hands its function new tensors, which carry nothing. Close over the mask, make it inside, or pass "
+        "a float.",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.func.vmap(lambda v: torch.where(v > 0, v, 0.0))(x)
+    y.sum().backward()
+""",
+    ),
+    # --- lost: indices ---
+    Case(
+        INDICES,
+        "A count is used as an index",
+        """
+table = torch.tensor([0.0, 1.0, 4.0, 9.0, 16.0])
+with sll.linearize(eps=0.1):
+    value = table[(x > 0).sum()]
+""",
+        "An index needs positions and their weights. A count is known by its expectation; where it equals a "
+        "number, though, has a derivative.",
+        """
+table = torch.tensor([0.0, 1.0, 4.0, 9.0, 16.0])
+with sll.linearize(eps=0.1):
+    value = (table * ((x > 0).sum() == torch.arange(5))).sum()
+    value.backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "Values are added up at counts",
+        """
+with sll.linearize(eps=0.1):
+    total = torch.zeros(5).index_add(0, (x > 0).cumsum(0), torch.ones(4))
+""",
+        "As above, with the equality as weights.",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).cumsum(0).unsqueeze(-1) == torch.arange(5)
+    total = (places * torch.ones(4, 1)).sum(0)
+    total[1].backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A slice ends at a count",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    head = values[: (x > 0).sum()].sum()
+""",
+        "How long a slice is, is a Python number. A mask of positions has a derivative.",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    head = (values * (torch.arange(4) < (x > 0).sum())).sum()
+    head.backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A decision is used as an offset",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    pair = values.narrow(0, torch.round(x[1] + 0.5).long(), 2)
+""",
+        "As above: sizes and offsets are Python numbers.",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    start = torch.round(x[1] + 0.5).long()
+    pair = values[start + torch.arange(2)]
+    pair.sum().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A mask beside another index",
+        """
+table = torch.rand(4, 3)
+with sll.linearize(eps=0.1):
+    column = table[x > 0, 0]
+""",
+        "A mask is followed by itself: take the other index first.",
+        """
+table = torch.ones(4, 3)
+with sll.linearize(eps=0.1):
+    column = table[:, 0][x > 0]
+    column.sum().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "An index beside `True`",
+        """
+table = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    row = table[True, torch.round(x[1] + 0.5).long()]
+""",
+        "`True` as an index adds a dimension; `unsqueeze` does the same.",
+        """
+table = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    row = table[torch.round(x[1] + 0.5).long()].unsqueeze(0)
+    row.sum().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A chosen index is padded",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    order = F.pad(x.argsort(), (1, 0))
+    sorted_values = values[order]
+""",
+        "The weights of an index belong to the positions it was chosen from; a constant beside it has none.",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1):
+    sorted_values = F.pad(values[x.argsort()], (1, 0))
+    sorted_values[2].backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "An index into a single number",
+        """
+value = torch.tensor(5.0)
+with sll.linearize(eps=0.1):
+    y = value.index_select(0, (x[1:2] < 0).long())
+""",
+        "A 0-dim tensor has one entry, so there is nothing that the index decides.",
+        """
+value = torch.tensor([5.0, 6.0])
+with sll.linearize(eps=0.1):
+    y = value.index_select(0, (x[1:2] < 0).long())
+    y.sum().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "The input is modified between choosing and using the index",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=5.0):
+    scores = x * 2
+    best = scores.argmax()
+    scores += 1
+    value = values[best]
+""",
+        "The weights of an index are worked out when it is used, from what it was chosen from, and that has changed.",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=5.0):
+    scores = x * 2
+    best = scores.argmax()
+    scores = scores + 1
+    value = values[best]
+    value.backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "`unique` of numbers that are equal",
+        """
+with sll.linearize(eps=0.1):
+    values, places = torch.cat([x, x]).unique(return_inverse=True)
+""",
+        "The place of a number among distinct numbers is its rank. Equal numbers share one place, and no window "
+        "average sees whether two numbers are equal. `sll.rank` counts all that are smaller, and equals share.",
+        """
+places = sll.rank(torch.cat([x, x]), eps=0.1)
+places[1].backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A write at two decided indices",
+        """
+board = torch.zeros(3, 3)
+with sll.linearize(eps=0.1):
+    row, column = (x[1:3] > 0).long()
+    board[row, column] = 1.0
+""",
+        "A write knows one decided index. Two become one in a tensor that is flat, or a pair of masks.",
+        """
+board = torch.zeros(3, 3)
+with sll.linearize(eps=0.1):
+    row, column = (x[1:3] > 0).long()
+    here = (row == torch.arange(3))[:, None] & (column == torch.arange(3))
+    board = torch.where(here, 1.0, board)
+    board[1, 1].backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "`scatter` with `reduce=`",
+        """
+with sll.linearize(eps=0.1):
+    total = torch.zeros(3).scatter(0, (x > 0).long(), 1.0, reduce="add")
+""",
+        "PyTorch's `scatter` with `reduce=` has no derivative with respect to what is scattered either.",
+        """
+with sll.linearize(eps=0.1):
+    total = torch.zeros(3).scatter_add(0, (x > 0).long(), torch.ones(4))
+    total[1].backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A write into a view that is not contiguous",
+        """
+seen = torch.zeros(1, 2, 3, 4, dtype=torch.bool).to(memory_format=torch.channels_last)
+with sll.linearize(eps=0.1):
+    first = seen[0, 0, 0]
+    first |= x > 0
+""",
+        "A view of integers or bools passes decisions on to the whole if the whole lies in memory in order. A "
+        "write through the tensor itself always does.",
+        """
+seen = torch.zeros(1, 2, 3, 4, dtype=torch.bool).to(memory_format=torch.channels_last)
+with sll.linearize(eps=0.1):
+    seen[0, 0, 0] = seen[0, 0, 0] | (x > 0)
+    seen.sum().float().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "`masked_scatter` of integers",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.zeros(4, dtype=torch.long).masked_scatter(x > 0, torch.arange(4))
+""",
+        "An element that the mask takes or leaves shifts everything behind it, which needs values between the "
+        "integers.",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.zeros(4).masked_scatter(x > 0, torch.arange(4.0))
+    y[3].backward()
+""",
+    ),
+    # --- lost: selections ---
+    Case(
+        SELECTED,
+        "`len(x[mask])`",
+        """
+with sll.linearize(eps=0.1):
+    chosen = x[x > 0]
+    mean = chosen.sum() / len(chosen)
+""",
+        "The number of selected elements is a Python number. `mask.sum()` is the same with a derivative.",
+        """
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    mean = x[mask].sum() / mask.sum()
+    mean.backward()
+""",
+    ),
+    Case(
+        SELECTED,
+        "`x[mask].max()` and `x[mask].std()`",
+        """
+with sll.linearize(eps=0.1):
+    smallest = x[x > 0].min()
+""",
+        "Functions of all selected elements together, other than `sum` and `mean`, need to know which they are.",
+        """
+with sll.linearize(eps=0.1):
+    smallest = torch.where(x > 0, x, 100.0).min()
+    smallest.backward()
+""",
+    ),
+    Case(
+        SELECTED,
+        "`x[mask]` meets a tensor that was selected otherwise",
+        """
+weights = torch.tensor([0.5, 0.3, 0.2])
+with sll.linearize(eps=0.1):
+    y = (x[x > 0] * weights).sum()
+""",
+        "There are three weights, and none for the element that would be selected on the other side of its "
+        "boundary. Weights for all elements, selected with the same mask, have one.",
+        """
+weights = torch.tensor([0.1, 0.5, 0.3, 0.2])
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    y = (x[mask] * weights[mask]).sum()
+    y.backward()
+""",
+    ),
+    Case(
+        SELECTED,
+        "`x[mask]` meets a row of as many numbers",
+        """
+weights = torch.tensor([[0.5, 0.3]])
+with sll.linearize(eps=0.1):
+    y = (x[x > 0.047] * weights).sum()
+""",
+        "As above. A dimension of size 1 in front hides it until the function is tried on all elements that may "
+        "be selected.",
+        """
+weights = torch.tensor([0.1, 0.2, 0.5, 0.3])
+with sll.linearize(eps=0.1):
+    mask = x > 0.047
+    y = (x[mask] * weights[mask]).sum()
+    y.backward()
+""",
+    ),
+    Case(
+        SELECTED,
+        "The mask protects a loss from what it does not take",
+        """
+with sll.linearize(eps=0.1):
+    p = x - 0.047
+    valid = (p > 0) & (p < 1)
+    loss = F.binary_cross_entropy(p[valid], torch.ones(4)[valid])
+""",
+        "An element in the band that is not selected would be on the other side of its boundary, so the loss is "
+        "tried on it as well. Here it is no probability.",
+        """
+with sll.linearize(eps=0.1):
+    p = x - 0.047
+    valid = (p > 0) & (p < 1)
+    loss = F.binary_cross_entropy(p.clamp(0.001, 0.999)[valid], torch.ones(4)[valid])
+    loss.backward()
+""",
+    ),
+    Case(
+        SELECTED,
+        'A loss of selected elements with `reduction="none"`',
+        """
+target = torch.ones(4)
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    worst = F.mse_loss(x[mask], target[mask], reduction="none")
+""",
+        "Losses that end in a mean or a sum are followed. One loss for each selected element is as long as the "
+        "selection.",
+        """
+target = torch.ones(4)
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    each = F.mse_loss(x, target, reduction="none")[mask]
+    each.mean().backward()
+""",
+    ),
+    Case(
+        SELECTED,
+        "A loss of selected elements with weights",
+        """
+target = torch.ones(4)
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    loss = F.binary_cross_entropy_with_logits(x[mask], target[mask], weight=torch.ones(4)[mask])
+""",
+        "With `weight=`, or with the old `size_average=` and `reduce=`, take the loss of everything, then the mask.",
+        """
+target = torch.ones(4)
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    each = F.binary_cross_entropy_with_logits(x, target, weight=torch.ones(4), reduction="none")
+    each[mask].mean().backward()
+""",
+    ),
+    # --- regions, generators and tasks ---
+    Case(
+        THREADS,
+        "The width in the place of the function",
+        """
+@sll.enable(0.1)
+def program(x):
+    return torch.sign(x)
+""",
+        "The only positional argument of `enable` is the function.",
+        """
+@sll.enable(eps=0.1)
+def program(x):
+    return torch.sign(x)
+""",
+    ),
+    Case(
+        THREADS,
+        "A region decorates a class",
+        """
+@sll.linearize(eps=0.1)
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return torch.sign(x)
+""",
+        "Which of its methods is to run in the region? Decorate that.",
+        """
+class Net(torch.nn.Module):
+    @sll.linearize(eps=0.1)
+    def forward(self, x):
+        return torch.sign(x)
+""",
+    ),
+    Case(
+        THREADS,
+        "A region is called with a tensor",
+        "y = sll.linearize(eps=0.1)(x)",
+        "A region is a context manager and a decorator. For one function of one tensor there are `sll.sign(x)`, "
+        "`sll.round(x)` and so on.",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.sign(x)
+""",
+    ),
+    Case(
+        THREADS,
+        "`unpatch` without `patch`",
+        "sll.unpatch()",
+        "`patch` switches a region on for the thread that calls it; `unpatch` switches it off, once.",
+        """
+sll.patch(eps=0.1)
+sll.unpatch()
+""",
+    ),
+    Case(
+        THREADS,
+        "`unpatch` inside another region",
+        """
+sll.patch(eps=0.1)
+with sll.linearize(eps=0.5):
+    sll.unpatch()
+""",
+        "Regions end in the reverse order of their beginning.",
+        """
+sll.patch(eps=0.1)
+with sll.linearize(eps=0.5):
+    pass
+sll.unpatch()
+""",
+    ),
+    Case(
+        THREADS,
+        "`patch` inside a region that ends first",
+        """
+with sll.linearize(eps=0.5):
+    sll.patch(eps=0.1)
+""",
+        "What was patched is off when the region around it ends. Two asyncio tasks with a `with` block around an "
+        "`await` get this message too: a block does not see that its task is suspended.",
+        """
+import asyncio
+
+@sll.enable(eps=0.1)
+async def step():
+    await asyncio.sleep(0)
+
+asyncio.run(step())
+""",
+    ),
+    Case(
+        THREADS,
+        "A generator suspends a region",
+        """
+def batches():
+    with sll.linearize(eps=0.1):
+        yield x
+
+steps = batches()
+next(steps)
+with torch.device("cpu"):
+    next(steps, None)
+""",
+        "The region is entered when the generator starts and left inside a block (here `with torch.device`) that "
+        "was entered in the meantime. A decorated generator leaves its region at every `yield`.",
+        """
+@sll.enable(eps=0.1)
+def batches():
+    yield x
+
+steps = batches()
+next(steps)
+with torch.device("cpu"):
+    next(steps, None)
+""",
+    ),
+    # --- torch.compile, torch.func, checkpoints ---
+    Case(
+        TORCH,
+        "`checkpoint` with `use_reentrant=True` in a region",
+        """
+from torch.utils.checkpoint import checkpoint
+
+with sll.linearize(eps=0.1):
+    y = checkpoint(torch.sign, x, use_reentrant=True)
+""",
+        "The reentrant variant runs the function first without gradients, and again during backward, when the "
+        "region is over.",
+        """
+from torch.utils.checkpoint import checkpoint
+
+with sll.linearize(eps=0.1):
+    y = checkpoint(torch.sign, x, use_reentrant=False)
+y.sum().backward()
+""",
+    ),
+    Case(
+        TORCH,
+        "`checkpoint` with `use_reentrant=True` of a decorated function",
+        """
+from torch.utils.checkpoint import checkpoint
+
+@sll.enable(eps=0.1)
+def block(x):
+    return torch.sign(x)
+
+y = checkpoint(block, x, use_reentrant=True)
+""",
+        "The function enters its region both times, but the first time without gradients, and there a region "
+        "shows the plain program: values of the ramp would be missing.",
+        """
+from torch.utils.checkpoint import checkpoint
+
+@sll.enable(eps=0.1, forward="hard")
+def block(x):
+    return torch.sign(x)
+
+y = checkpoint(block, x, use_reentrant=True)
+y.sum().backward()
+""",
+    ),
+    Case(
+        TORCH,
+        "Selective checkpointing of a decision from outside",
+        """
+from functools import partial
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+selective = partial(create_selective_checkpoint_contexts, [torch.ops.aten.mul.Tensor])
+
+def block(mask, x):
+    return torch.where(mask, x * x, x)
+
+with sll.linearize(eps=0.1):
+    y = checkpoint(block, x > 0, x, use_reentrant=False, context_fn=selective)
+""",
+        "Selective checkpointing keeps results by counting operations. The weights of a decision from outside "
+        "would be worked out among them, the first time only.",
+        """
+from functools import partial
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+selective = partial(create_selective_checkpoint_contexts, [torch.ops.aten.mul.Tensor])
+
+def block(x):
+    return torch.where(x > 0, x * x, x)
+
+with sll.linearize(eps=0.1):
+    y = checkpoint(block, x, use_reentrant=False, context_fn=selective)
+y.sum().backward()
+""",
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and a mask selects elements",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return x[x > 0].sum()
+
+with sll.linearize(eps=0.1):
+    y = program(x)
+""",
+        "What needs data (`x[mask]`, `nonzero`, `.item()`) is done by eager mode, which `fullgraph=True` forbids.",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return (x * (x > 0)).sum()
+
+with sll.linearize(eps=0.1):
+    y = program(x)
+y.backward()
+""",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and the positions of a mask",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return (x > 0).nonzero().float().mean()
+
+with sll.linearize(eps=0.1):
+    y = program(x)
+""",
+        "As above. In a graph, `(mask * torch.arange(len(mask))).sum() / mask.sum()` says the same.",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and what a mask selected comes from outside",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(chosen):
+    return (chosen * chosen).sum()
+
+with sll.linearize(eps=0.1):
+    y = program(x[x > 0])
+""",
+        "The compiled function gets a tensor that is as long as the selection. Pass the mask, or compile without "
+        "`fullgraph=True`.",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and a threshold found by sorting",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return (x >= x.topk(2).values[-1]).float().sum()
+
+with sll.linearize(eps=0.1):
+    y = program(x)
+""",
+        "`x >= x.topk(k).values[-1]` asks which are the first `k`, and eager mode sees that. In a graph say so: "
+        "`sll.topk_mask`.",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and `torch.utils.checkpoint` or `torch.cond` in a region",
+        """
+from torch.utils.checkpoint import checkpoint
+
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return checkpoint(torch.sign, x, use_reentrant=False)
+
+with sll.linearize(eps=0.1):
+    y = program(x)
+""",
+        "Dynamo traces functions that are given to functions without the region. Without `fullgraph=True` the "
+        "graph breaks there.",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and `torch.func` in a region",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return torch.func.grad(lambda v: torch.sign(v).sum())(x)
+
+with sll.linearize(eps=0.1):
+    g = program(x)
+""",
+        "As above. `torch.func.grad(compiled)`, a transform of a compiled function, needs no break.",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and `trace=True`",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return torch.sign(x).sum()
+
+with sll.linearize(eps=0.1, trace=True):
+    y = program(x)
+""",
+        "Tracing reads numbers at every decision. Trace the program before it is compiled.",
+        """
+def program(x):
+    return torch.sign(x).sum()
+
+with sll.linearize(eps=0.1, trace=True):
+    y = program(x)
+y.backward()
+""",
+        compiles=True,
+    ),
+    # --- policies ---
+    Case(
+        POLICIES,
+        "A share in percent",
+        "region = sll.linearize(sll.Coverage(50))",
+        "`Coverage` takes the share of the inputs that the band holds, above 0 and up to 1.",
+        "region = sll.linearize(sll.Coverage(0.5))",
+    ),
+    Case(
+        POLICIES,
+        'Annealing from `"auto"`',
+        'eps = sll.Anneal("auto", 0.01, steps=1000)',
+        "Between a policy and a number there is nothing. Anneal a width, or the share of a `sll.Coverage`.",
+        "eps = sll.Anneal(1.0, 0.01, steps=1000)",
+    ),
+    Case(
+        POLICIES,
+        "Annealing from a share to a width",
+        "eps = sll.Anneal(sll.Coverage(0.5), 0.01, steps=1000)",
+        "Anneal from a width to a width, or from a share to a share.",
+        "eps = sll.Anneal(sll.Coverage(0.5), sll.Coverage(0.01), steps=1000)",
+    ),
+    Case(
+        POLICIES,
+        "A number of steps that is not whole",
+        "eps = sll.Anneal(1.0, 0.01, steps=1e3)",
+        "`steps` counts the calls of `eps.step()`.",
+        "eps = sll.Anneal(1.0, 0.01, steps=1000)",
+    ),
+    Case(
+        POLICIES,
+        "No steps",
+        "eps = sll.Anneal(1.0, 0.01, steps=0)",
+        "Annealing takes at least one call of `eps.step()`.",
+        "eps = sll.Anneal(1.0, 0.01, steps=1)",
+    ),
+    Case(
+        POLICIES,
+        "A kind of annealing that does not exist",
+        'eps = sll.Anneal(1.0, 0.01, steps=1000, kind="exponential")',
+        'Equal factors, which others call exponential, are `"geometric"` here.',
+        'eps = sll.Anneal(1.0, 0.01, steps=1000, kind="geometric")',
+    ),
+    Case(
+        POLICIES,
+        "The state of something else",
+        """
+eps = sll.Anneal(1.0, 0.01, steps=1000)
+eps.load_state_dict({"epoch": 3, "eps": {"done": 300}})
+""",
+        "Load the part of the checkpoint that `eps.state_dict()` returned.",
+        """
+eps = sll.Anneal(1.0, 0.01, steps=1000)
+eps.load_state_dict({"epoch": 3, "eps": {"done": 300}}["eps"])
+""",
+    ),
+    Case(
+        POLICIES,
+        "A state that was edited",
+        """
+eps = sll.Anneal(1.0, 0.01, steps=1000)
+eps.load_state_dict({"done": 0.3})
+""",
+        '`"done"` is the number of steps done, not their share.',
+        """
+eps = sll.Anneal(1.0, 0.01, steps=1000)
+eps.load_state_dict({"done": 300})
+""",
+    ),
+    Case(
+        POLICIES,
+        "A policy returns one width for each input",
+        """
+class Spread:
+    def half_width(self, call):
+        return 2 * call.distances
+
+with sll.linearize(Spread()):
+    torch.sign(x).sum().backward()
+""",
+        "A call has one half-width. `call.distances` is a sorted sample of the distances to choose it by.",
+        """
+class Spread:
+    def half_width(self, call):
+        return 2 * call.distances.median()
+
+with sll.linearize(Spread()):
+    torch.sign(x).sum().backward()
+""",
+    ),
+    Case(
+        POLICIES,
+        "A policy returns infinity, NaN or zero",
+        """
+class Widest:
+    def half_width(self, call):
+        return call.distances.max()
+
+with sll.linearize(Widest()):
+    torch.sign(x * torch.tensor([1, 0, 1, 1])).sum().backward()
+""",
+        "Inputs exactly on a boundary, and those that are not finite, stand at the end of `call.distances` as `inf`.",
+        """
+class Widest:
+    def half_width(self, call):
+        d = call.distances[call.distances.isfinite()]
+        return d.max() if len(d) else 1.0
+
+with sll.linearize(Widest()):
+    torch.sign(x * torch.tensor([1, 0, 1, 1])).sum().backward()
+""",
+    ),
+    # --- explicit functions ---
+    Case(
+        FUNCTIONS,
+        "A number in the place of a tensor",
+        "y = sll.sign(0.5)",
+        "The explicit functions take tensors, as torch's do.",
+        "y = sll.sign(torch.tensor(0.5))",
+    ),
+    Case(
+        FUNCTIONS,
+        "Integers",
+        "y = sll.round(torch.tensor([1, 2]))",
+        "Integers cannot be near a boundary by less than one, and have no gradient.",
+        "y = sll.round(torch.tensor([1, 2]).float())",
+    ),
+    Case(
+        FUNCTIONS,
+        "Complex numbers",
+        "y = sll.sign(torch.tensor([1j]))",
+        "A decision needs an order.",
+        "y = sll.sign(torch.tensor([1j]).abs())",
+    ),
+    Case(
+        FUNCTIONS,
+        '`forward="straight-through"`',
+        'y = sll.sign(x, eps=0.1, forward="straight-through")',
+        "The third mode of a region says what a `where` or a lookup does with its gradient. A function by itself "
+        'is the same with `"hard"`.',
+        """
+y = sll.sign(x, eps=0.1, forward="hard")
+y.sum().backward()
+""",
+    ),
+    Case(
+        FUNCTIONS,
+        "A width too small for the dtype",
+        "y = sll.sign(x, eps=1e-40)",
+        "`1 / eps` has to be a number in the dtype in which the band is computed: float32, or float64 for float64 "
+        "inputs.",
+        "y = sll.sign(x.double(), eps=1e-40)",
+    ),
+    Case(
+        FUNCTIONS,
+        "A threshold that is no number",
+        'y = sll.threshold(x, "0.5")',
+        "A threshold may be a number or a tensor, and a tensor may require grad.",
+        "y = sll.threshold(x, 0.5)",
+    ),
+    Case(
+        FUNCTIONS,
+        "The width in the place of the dimension",
+        "y = sll.argmax(x, 0.1)",
+        "`argmax`, `argmin`, `rank` and `topk_mask` take the dimension before `eps`: pass `eps` by name.",
+        """
+y = sll.argmax(x, eps=0.1)
+""",
+    ),
+    Case(
+        FUNCTIONS,
+        "A dimension that does not exist",
+        "y = sll.argmax(x, dim=1)",
+        "As in torch, dimensions count from 0, or from the end with -1.",
+        "y = sll.argmax(x, dim=0)",
+    ),
+    Case(
+        FUNCTIONS,
+        "A choice among the entries of a 0-dim tensor",
+        "y = sll.argmax(x.mean())",
+        "A single number has nothing to choose from. Perhaps a reduction went too far.",
+        "y = sll.argmax(x.mean().reshape(1))",
+    ),
+    Case(
+        FUNCTIONS,
+        "A choice among nothing",
+        "y = sll.argmax(torch.zeros(3, 0))",
+        "There is no largest of no entries; torch raises an `IndexError` there.",
+        "y = sll.argmax(torch.zeros(3, 0), dim=0)",
+    ),
+    Case(
+        FUNCTIONS,
+        "A direction that is no bool",
+        'y = sll.rank(x, descending="yes")',
+        "`descending` comes after `eps`: pass it by name.",
+        "y = sll.rank(x, descending=True)",
+    ),
+    Case(
+        FUNCTIONS,
+        "A `k` that is not whole",
+        "y = sll.topk_mask(x, k=0.5 * len(x))",
+        "`k` counts entries.",
+        "y = sll.topk_mask(x, k=len(x) // 2)",
+    ),
+    Case(
+        FUNCTIONS,
+        "More than there are",
+        "y = sll.topk_mask(x, k=5)",
+        "`k` may be 0 and all, not more.",
+        "y = sll.topk_mask(x, k=min(5, len(x)))",
+    ),
+    # --- reports ---
+    Case(
+        REPORTS,
+        "A table of nothing",
+        """
+with sll.linearize(eps=0.1) as region:
+    torch.sign(x).sum().backward()
+table = region.report().to_pandas()
+""",
+        "Without `trace=True` a region notes losses and the widths of policies, not what became of each decision.",
+        """
+with sll.linearize(eps=0.1, trace=True) as region:
+    torch.sign(x).sum().backward()
+table = region.report().to_dict()
+""",
+    ),
+    Case(
+        REPORTS,
+        "A table without pandas",
+        """
+with sll.linearize(eps=0.1, trace=True) as region:
+    torch.sign(x).sum().backward()
+table = region.report().to_pandas()
+""",
+        "`sll` itself needs PyTorch only. `to_dict()` has the same figures.",
+        """
+with sll.linearize(eps=0.1, trace=True) as region:
+    torch.sign(x).sum().backward()
+table = region.report().to_dict()["rows"]
+""",
+        missing="pandas",
+    ),
+    Case(
+        REPORTS,
+        "`explain` of a result",
+        """
+def program(x):
+    return torch.sign(x)
+
+found = sll.explain(program(x))
+""",
+        "`explain` runs the program itself, once without and once in a region: give it the function, then its "
+        "arguments.",
+        """
+def program(x):
+    return torch.sign(x)
+
+found = sll.explain(program, x, eps=0.1)
+""",
+    ),
+    # --- what torch says ---
+    Case(
+        ITS_OWN,
+        "`element 0 of tensors does not require grad` after a region",
+        """
+with sll.linearize(eps=0.1, on_lost="ignore"):
+    hits = torch.tensor((x > 0).tolist())
+    hits.float().mean().backward()
+""",
+        'Every gradient was lost on the way. `on_lost="error"` raises at the line where, `region.report().lost` '
+        "lists all such lines. If it lists none, no decision was made: look for `torch.no_grad()`, `.detach()`, "
+        "or inputs that do not require grad.",
+        """
+with sll.linearize(eps=0.1):
+    (x > 0).float().mean().backward()
+""",
+    ),
+    Case(
+        ITS_OWN,
+        "`element 0 of tensors does not require grad`: the decision left the region",
+        """
+with sll.linearize(eps=0.1):
+    mask = x > 0
+mask.float().mean().backward()
+""",
+        "Masks and indices are plain ones after the region. What is to be used outside becomes a float inside.",
+        """
+with sll.linearize(eps=0.1):
+    share = (x > 0).float().mean()
+share.backward()
+""",
+    ),
+    Case(
+        ITS_OWN,
+        "`Can't call numpy() on Tensor that requires grad`",
+        """
+with sll.linearize(eps=0.1):
+    hits = (x > 0).float().numpy()
+""",
+        "Outside a region the float of a mask has no gradient, and inside it has one. For a log, detach.",
+        """
+with sll.linearize(eps=0.1):
+    hits = (x > 0).float().detach().numpy()
+""",
+    ),
+    Case(
+        ITS_OWN,
+        "`Trying to backward through the graph a second time`: a running count",
+        """
+seen = torch.zeros(4)
+for step in range(2):
+    with sll.linearize(eps=0.1):
+        seen = seen + (x > 0).float()
+        (seen * x).sum().backward()
+""",
+        "A buffer that adds up masks has no graph outside of a region, and in a region it leads back to the steps "
+        "before. Detach what is kept from step to step.",
+        """
+seen = torch.zeros(4)
+for step in range(2):
+    with sll.linearize(eps=0.1):
+        seen = seen.detach() + (x > 0).float()
+        (seen * x).sum().backward()
+""",
+    ),
+    Case(
+        ITS_OWN,
+        "`Data-dependent branching`: an `if` with `fullgraph=True`",
+        """
+@torch.compile(backend="eager", fullgraph=True)
+def program(x):
+    return 2 * x if x.mean() > 0 else x
+
+with sll.linearize(eps=0.1):
+    y = program(x)
+""",
+        "Dynamo says this without a region as well. Write `torch.where(x.mean() > 0, 2 * x, x)`.",
+        compiles=True,
+    ),
+    Case(
+        ITS_OWN,
+        "`CheckpointError`: a compiled function is checkpointed in a region",
+        """
+from torch.utils.checkpoint import checkpoint
+
+block = torch.compile(torch.sign, backend="aot_eager")
+with sll.linearize(eps=0.1):
+    y = checkpoint(block, x, use_reentrant=False)
+y.sum().backward()
+""",
+        "The second run of a checkpoint has to find the region again, and from inside compiled code nothing is "
+        "seen of the checkpoint. Compile the function that calls `checkpoint`.",
+        """
+from torch.utils.checkpoint import checkpoint
+
+@torch.compile(backend="aot_eager")
+def block(x):
+    return checkpoint(torch.sign, x, use_reentrant=False)
+
+with sll.linearize(eps=0.1):
+    y = block(x)
+y.sum().backward()
+""",
+        compiles=True,
+    ),
+]
