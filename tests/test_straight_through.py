@@ -252,3 +252,18 @@ def test_feedback_keeps_nothing_alive(forward):
         assert alive() <= before + 2
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["elementwise", "matmul", "float matmul", "einsum"])
+def test_each_factor_of_a_product_sees_the_other_as_the_program_takes_it(kind):
+    product = {
+        "elementwise": lambda a, b: (a.int() * b.int()).double(),
+        "matmul": lambda a, b: (a.int()[None] @ b.int()[:, None]).double(),
+        "float matmul": lambda a, b: a[None] @ b[:, None],
+        "einsum": lambda a, b: torch.einsum("i,i->", a.long(), b.long()).double(),
+    }[kind]
+    a = torch.tensor([0.6], dtype=torch.float64, requires_grad=True)
+    b = torch.tensor([1.3], dtype=torch.float64, requires_grad=True)
+    with sll.linearize("auto"):
+        out = product(torch.round(a), torch.round(b)).sum()
+    assert out == 1 and torch.autograd.grad(out, (a, b)) == (pytest.approx(1), pytest.approx(1))

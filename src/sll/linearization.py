@@ -841,24 +841,33 @@ def through_expectation(
     ``widen`` converts the discrete operands that carry nothing, too (a matrix product wants one dtype).
     """
 
-    def as_float(x: Any, carried: bool) -> Any:
+    def as_float(x: Any, how: str) -> Any:
         if isinstance(x, (tuple, list)):
-            return type(x)(as_float(item, carried) for item in x)
+            return type(x)(as_float(item, how) for item in x)
         if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex():
             return x
-        if discrete_carrier(x):
-            return expect(x).to(exact_dtype(x)) if carried else x.to(exact_dtype(x))
-        return x.to(exact_dtype(x)) if widen else x
+        number = x.to(exact_dtype(x)) if widen or discrete_carrier(x) else x
+        if how == "shown" or not discrete_carrier(x):
+            return number
+        expected = expect(x).to(exact_dtype(x))
+        return expected if how == "expected" else hard_forward(number, expected)
+
+    def run(how: str) -> Tensor:
+        found: Tensor = func(*as_float(list(args), how), **{name: as_float(x, how) for name, x in named.items()})
+        return found
 
     hard = original(func, *args, **kwargs)
     named = {name: x for name, x in kwargs.items() if name != "dtype"}
-    value = func(*as_float(list(args), True), **{name: as_float(x, True) for name, x in named.items()})
+    value = run("expected")
+    if region.mode == "straight-through" and sum(map(discrete_carrier, (*args, *named.values()))) > 1:
+        # A product: each factor's gradient has the other one as the program takes it, as that of floats has.
+        value = hard_forward(value, run("straight-through"))
     if not (hard.is_floating_point() or hard.is_complex()):
         return attach(region, hard, Expectation(value))
     if not region.linear:
         return hard_forward(hard, value)
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
-    decided = original(func, *as_float(list(args), False), **{name: as_float(x, False) for name, x in named.items()})
+    decided = original(run, "shown")
     return torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
 
 
