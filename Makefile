@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs evidence lint types check clean
+.PHONY: demo test docs gallery evidence lint types check clean
 
 demo: $(READY)
 	@echo "== demo: training discrete networks on real data (about a minute)"
@@ -21,6 +21,11 @@ docs: $(READY)
 	@echo "== docs: the documentation, strictly, into site/"
 	$(PY) tools/pages.py --check
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "open site/index.html (the search needs a server: python3 -m http.server -d site)"
+
+gallery: $(READY)
+	@echo "== gallery: the ten examples, whole (two to three minutes); their figures go to out/figures/gallery"
+	$(PY) tools/figures.py --gallery --out out/figures
 
 evidence: $(READY)
 	$(PY) -m pip install --quiet -c constraints.txt -e ".[evidence]"

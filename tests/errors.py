@@ -1503,6 +1503,25 @@ def program(x):
 found = sll.explain(program, x, eps=0.1)
 """,
     ),
+    Case(
+        REPORTS,
+        "`explain` of a generator",
+        """
+def steps(x):
+    for part in x:
+        yield torch.sign(part)
+
+found = sll.explain(steps, x)
+""",
+        "Calling a generator or an async function runs nothing yet.",
+        """
+def steps(x):
+    for part in x:
+        yield torch.sign(part)
+
+found = sll.explain(lambda x: list(steps(x)), x, eps=0.1)
+""",
+    ),
     # --- what torch says ---
     Case(
         ITS_OWN,

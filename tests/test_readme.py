@@ -29,6 +29,17 @@ def test_snippets_run(name):
         exec(compile(block, f"{name} block {i}", "exec"), namespace)
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_what_snippets_print(name, capsys):
+    """The output that a README shows is the output."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    shown = re.findall(r"```python\n((?:(?!```).)*)```\n+```text\n(.*?)```", text, re.DOTALL)
+    assert shown
+    for code, output in shown:
+        exec(compile(code, "program.py", "exec"), {"torch": torch, "sll": sll})
+        assert capsys.readouterr().out.rstrip() == output.rstrip()
+
+
 def without_comments(code):
     return re.sub(r'(#.*|""".*?""")', "", code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import html
 import io
@@ -11,7 +12,10 @@ import math
 import sys
 import threading
 import weakref
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -241,7 +245,7 @@ def test_gradients_that_arrive_outside_the_band_only_are_out_of_reach():
     x = torch.tensor([0.01, 5.0])
     (row,) = traced(lambda x: (torch.sign(x) * torch.tensor([0.0, 1.0])).sum(), x, 0.1)[2].rows
     assert row.in_band == 1 and row.grad_out and row.grad_in == 0
-    assert row.status == "out of reach" and "for others" in row.verdict
+    assert row.status == "out of reach" and "zero or cancels" in row.verdict and "nearest" not in row.verdict
 
 
 def test_calls_add_up_and_backward_later_is_seen():
@@ -348,6 +352,109 @@ def test_compiled_code_is_watched_in_eager_mode():
     assert [row.to_dict() for row in region.report().rows] == [row.to_dict() for row in eager.report().rows]
     with sll.linearize(0.25, trace=True), pytest.raises(Exception, match="trace=True"):
         torch.compile(lambda x: torch.sign(x) * 2, backend="aot_eager", fullgraph=True)(x + 0)
+
+
+# --- what it says of choices, sawteeth and losses ---
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: (torch.arange(8.0) * torch.zeros(8).scatter(0, x.topk(3).indices, 1.0)).sum(),
+        lambda x: (torch.arange(8.0) * (x > x.median())).sum(),
+        lambda x: x.detach().square()[x.kthvalue(3).indices],
+        lambda x: torch.arange(8.0)[x.argmax()],
+        lambda x: torch.arange(8.0)[x.argsort()].square().cumsum(0).sum(),
+        lambda x: x.long().float().sum(),
+        lambda x: torch.fmod(x, torch.tensor(1.5)).sum(),
+        lambda x: torch.div(x, 1.5, rounding_mode="trunc").sum(),
+        lambda x: torch.frac(x).sum(),
+    ],
+)
+def test_the_nearest_is_reached_and_nothing_before(f):
+    x = torch.tensor([-1.3, -0.05, 0.02, 0.07, 0.4, 0.52, 1.14, 2.6])
+    nearest = decides(traced(f, x, 1e-4)[2])[0].reach[0]
+    (before,), (behind,) = (decides(traced(f, x, nearest * factor)[2]) for factor in (0.98, 1.02))
+    assert before.in_band == 0 < behind.in_band
+
+
+def test_reach_is_not_in_step_with_columns_and_weighs_calls_by_their_size():
+    x = torch.rand(2048, 2)
+    x[:, 0] += 10
+    (row,) = decides(traced(torch.sign, x, 1e-6)[2])
+    assert row.reach[1] == pytest.approx(float(x.abs().quantile(0.1)), rel=0.1)
+
+    y = torch.rand(20_000, generator=torch.Generator().manual_seed(0)) + 1
+
+    def program(x):
+        return sum(torch.sign(part).sum() for part in (*(x[:2000] + 5).split(200), x))
+
+    (row,) = decides(traced(program, y, 1e-6)[2])
+    everything = torch.cat([y[:2000] + 5, y])
+    for share, reach in zip((0.1, 0.5), row.reach[1:]):
+        assert reach == pytest.approx(float(everything.quantile(share)), rel=0.05)
+
+
+def test_lost_selections_and_stale_choices_are_lost():
+    def std(x):
+        return x[x > 0.03].std()
+
+    def stale(x):
+        y = x * 1
+        i = y.argmax()
+        y.add_(1)
+        return torch.arange(8.0)[i] + x.sum()
+
+    x = torch.tensor([-1.3, -0.05, 0.02, 0.07, 0.4, 0.52, 1.1, 2.6])
+    for f in (std, stale):
+        (row,) = [row for row in traced(f, x, 0.1)[2].rows if row.kind == "lost"]
+        assert row.status == "LOST here", f
+        if f is std:
+            assert [site.op for site in row.lost] == ["gt"]
+
+
+def test_a_count_far_from_its_threshold_is_decided():
+    report = traced(lambda x: ((x > 0).sum() > 2).float(), torch.tensor([0.01, 1.0, 2.0, 3.0, 4.0]), 0.1)[2]
+    assert [row.status for row in report.rows] == ["no gradient arrives", "decided before"]
+    near = traced(lambda x: ((x > 0).sum() > 1).float(), torch.tensor([0.01, 1.0]), 0.1)[2]
+    assert [row.status for row in near.rows] == ["gets gradients"]  # one line, one row
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e25, 1e60])
+def test_tiny_and_huge_gradients(scale):
+    x = torch.tensor([0.01], dtype=torch.float64 if scale > 1e30 else torch.float32)
+    (row,) = traced(lambda x: torch.sign(x) * scale, x, 0.1)[2].rows
+    assert row.grad_in == pytest.approx(10 * scale) and row.status == "gets gradients"
+
+
+@pytest.mark.parametrize("eps", ["auto", sll.Coverage(0.3), 0.2], ids=str)
+@pytest.mark.parametrize("shape, dim", [((12, 5), 0), ((5, 5), 0), ((6, 6), 1)])
+def test_vmap_counts_what_a_loop_counts(shape, dim, eps):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 1, shape[1 - dim])
+    with sll.linearize(eps, trace=True) as region:
+        vmap(lambda v: (v > 0).float(), in_dims=dim)(x.requires_grad_())
+    (row,) = region.report().rows
+    with sll.linearize(eps, trace=True) as loop:
+        for v in x.unbind(dim):
+            v > 0  # noqa: B015
+    (want,) = loop.report().rows
+    assert (row.elements, row.in_band) == (want.elements, want.in_band) and row.status == "not measured"
+
+
+def test_functions_that_are_hard_or_not_discrete_at_all():
+    def program(x):
+        return x.median() + x.bool().sum() * 0 + torch.div(x, 0.3, rounding_mode="floor").sum() + x.max()
+
+    report = traced(program, torch.tensor([0.1, 0.7]), 0.1, exclude=["div"])[2]
+    assert {row.site.op: row.kind for row in report.rows} == {"bool": "hard", "div": "hard"}
+
+
+def test_a_long_path_leaves_room():
+    site = sll.CallSite("/" + "/".join(["directory"] * 15) + "/program.py", 12, "sign")
+    text = str(
+        sll.Report({}, {}, {}, (sll.Row(site, "decides", 1, 10, 5, (0.1, 0.1), grad_out=1.0, grad_in=1.0),), True)
+    )
+    assert "program.py:12" in text and "distance" in text and "gets gradients" in text
 
 
 # --- shown -------------------------------------------------------------------------------------------------------
@@ -524,6 +631,174 @@ def test_explain_takes_what_comes():
 
     lost = sll.explain(lambda x: x.sum() * 0 + (x > 0.32).sum().item(), y, eps=0.1)
     assert "Lost" in str(lost) and 'on_lost="error"' in str(lost)
+
+
+class Trainer:
+    def __init__(self, net):
+        self.net = net
+
+    def loss(self, x):
+        return torch.sign(self.net(x)).sum()
+
+
+def decorated(fn):
+    @functools.wraps(fn)
+    def wrapper(*args):
+        return fn(*args)
+
+    return wrapper
+
+
+NET = Net()
+
+
+def uses_a_global(x):
+    return NET(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: (lambda model, x: model(x), (net,)),
+        lambda net: (functools.partial(lambda model, x: model(x), net), ()),
+        lambda net: (functools.partial(lambda x, model: model(x), model=net), ()),
+        lambda net: ((lambda nets: lambda x: nets[0](x))([net]), ()),
+        lambda net: ((lambda nets: lambda x: nets["a"](x))({"a": net}), ()),
+        lambda net: ((lambda helper: lambda x: helper(x))(lambda x: net(x)), ()),
+        lambda net: (Trainer(net).loss, ()),
+        lambda net: (decorated(Trainer(net).loss), ()),
+        lambda net: (lambda x, model=net: model(x), ()),
+    ],
+)
+def test_explain_finds_modules_wherever_they_are(make):
+    net, x = Net(), torch.randn(16, 4)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fn, first = make(net)
+    found = sll.explain(fn, *first, x, eps=0.5)
+    assert sum("a.weight" in i.name for i in found.inputs) == 1 and not any(
+        i.name == "x" and i.hard for i in found.inputs
+    )
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_explain_finds_a_global_module():
+    assert "NET.a.weight" in {i.name for i in sll.explain(uses_a_global, torch.randn(16, 4), eps=0.5).inputs}
+
+
+def test_explain_a_step_that_calls_backward_and_returns_the_loss():
+    net = torch.nn.Linear(3, 2)
+
+    def step(x):
+        loss = torch.sign(net(x)).sum() + net(x).sum()
+        loss.backward()
+        return loss
+
+    found = sll.explain(step, torch.randn(3), eps=0.5)
+    assert all(i.hard for i in found.inputs) and net.weight.grad is None
+
+    def hard_step(x):
+        (x > 0.2).float().mean().backward()
+
+    only = sll.explain(hard_step, torch.tensor([0.25]), eps=0.5)
+    assert "does not require grad" in only.refused and only.inputs[0].linearized == pytest.approx(1)
+
+
+def test_explain_restores_what_the_program_changes():
+    net, x, seen = torch.nn.Linear(3, 2), torch.randn(4, 3), torch.zeros(2)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    weight, drawn = net.weight.detach().clone(), np.random.get_state()[1].copy()
+    net.register_buffer("ema", torch.zeros(2))
+    ema, generator = net.ema, torch.Generator().manual_seed(3)
+    state, noise = generator.get_state(), []
+
+    def step(x, generator):
+        x.mul_(2)
+        seen.add_(1)
+        noise.append((np.random.rand(), float(torch.rand(1, generator=generator))))
+        loss = torch.sign(net(x)).sum() + net(x).sum()
+        net.ema = 0.9 * net.ema + 0.1
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    before = x.clone()
+    sll.explain(step, x, generator, eps=0.5)
+    assert torch.equal(x, before) and torch.equal(net.weight, weight) and not seen.any()
+    assert net.ema is ema and not ema.any() and torch.equal(generator.get_state(), state)
+    assert noise[0] == noise[1] and (np.random.get_state()[1] == drawn).all()
+
+
+class Pair(NamedTuple):
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+@dataclass
+class Batch:
+    x: torch.Tensor
+    k: int = 2
+
+
+class Attributes(dict):
+    def __getattr__(self, name):
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+def test_explain_containers():
+    y = torch.tensor([0.3, 0.4])
+    pair = sll.explain(lambda p: torch.sign(p.a.mul_(1) + p.b), Pair(y, y.clone()), eps=1.0)
+    assert [i.name for i in pair.inputs] == ["p[0]", "p[1]"] and all(i.linearized for i in pair.inputs)
+    batch = sll.explain(lambda batch: Batch(torch.sign(batch.x) * batch.k), Batch(y), eps=1.0)
+    assert batch.inputs[0].name == "batch.x" and batch.inputs[0].linearized == pytest.approx(2 * math.sqrt(2))
+    tree = sll.explain(lambda d: torch.sign(d.a), Attributes(a=y), eps=1.0)
+    assert tree.inputs[0].name == "d['a']" and tree.inputs[0].linearized
+    shared = sll.explain(lambda a, b: torch.sign(a) * (a is b), y, y, eps=1.0)
+    assert shared.inputs[0].linearized == pytest.approx(math.sqrt(2)) and len(shared.inputs) == 1
+    rest = sll.explain(lambda *rest: torch.sign(rest[1]), y, y.clone(), eps=1.0)
+    assert [i.name for i in rest.inputs] == ["rest[0]", "rest[1]"]
+
+
+def test_explain_a_name_that_is_taken():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x, scale):
+            return torch.round(x * self.scale * scale)
+
+    found = sll.explain(Scaled(), torch.ones(3, requires_grad=True), 2 * torch.ones(3, requires_grad=True), eps=0.6)
+    assert [i.name for i in found.inputs] == ["x", "scale", "scale (parameter)"]
+
+
+def test_explain_inside_a_region_and_without_gradients():
+    y = torch.tensor([0.1, 0.42])
+    with sll.linearize(0.3), torch.inference_mode():
+        found = sll.explain(torch.round, y + 0, eps=0.2)
+    assert found.inputs[0].hard == 0 and found.inputs[0].linearized == pytest.approx(2.5)
+
+
+def test_explain_says_what_it_cannot_run():
+    def steps(x):
+        yield torch.sign(x)
+
+    async def later(x):
+        return torch.sign(x)
+
+    with pytest.raises(TypeError, match="returns a generator"):
+        sll.explain(steps, torch.ones(1))
+    with pytest.warns(RuntimeWarning, match="never awaited"), pytest.raises(TypeError, match="returns a coroutine"):
+        sll.explain(later, torch.ones(1))
+        gc.collect()
+
+
+def test_explain_norms_that_are_no_numbers():
+    found = sll.explain(lambda x: (torch.sign(x) + x) / 0, torch.ones(2), eps=2.0)
+    assert json.dumps(found.to_dict(), allow_nan=False)
+    nothing = sll.explain(torch.sign, torch.full((2,), math.nan), eps=0.1)
+    assert "name one" not in str(nothing)
 
 
 def test_explain_says_that_a_region_inside_decides():

@@ -6,7 +6,7 @@ with sll.linearize(eps=1e-2):
 """
 
 from . import plot
-from .explain import Explanation, InputGradient, explain
+from .explanation import Explanation, InputGradient, explain
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
 from .policy import Anneal, Call, Coverage, Policy
 from .region import enable, hard, linearize, patch, unpatch

@@ -511,8 +511,8 @@ def explain(
     ```
 
     JSON keys: target, seed, region, inputs (name, shape, hard, linearized: norms of gradients without and with the
-    region), refused (what PyTorch said where it cannot differentiate the program without one), sections, advice, report
-    (as from Report.to_dict()).
+    region), refused (what PyTorch said where it cannot differentiate the program without one), inner (whether the
+    program enters regions of its own), sections, advice, report (as from Report.to_dict()).
     """
     width, mode = _region(eps, forward)
     if plot is not None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import html
 import inspect
+import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ._options import RegionForward, shown
 from .policy import Eps
-from .region import linearize
-from .report import Report, Row, _short, _up
+from .region import hard, linearize
+from .report import Report, Row, _plain, _short, _up
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -57,14 +62,14 @@ class Explanation:
         for row in self.report.rows:
             if row.status in _HEADINGS:
                 said = row.verdict.removeprefix("gets gradients: ") if row.kind not in ("hard", "cut") else row.why
-                of[_HEADINGS[row.status]].append(f"{_short(row.site)}: {said}.".replace("..", "."))
+                of[_HEADINGS[row.status]].append(f"{_short(row.site)}: {said}{'' if said[-1] in '.)' else '.'}")
         return [(heading, sentences) for heading, sentences in of.items() if sentences]
 
     def advice(self) -> list[str]:
         """What to do next."""
         said = []
         far = [row for row in self.report.rows if row.kind == "decides" and row.elements and not row.in_band]
-        if far:
+        if far and _wide_enough(far):
             said.append(f'eps="auto" finds a width for each call; or name one: eps={_wide_enough(far)}.')
         if any(row.status == "LOST here" for row in self.report.rows):
             said.append('Run with on_lost="error" to be stopped at the first line that loses a gradient.')
@@ -76,7 +81,10 @@ class Explanation:
                 "the function inside it, or give that region trace=True and print its report."
             )
         elif not self.report.rows:
-            said.append("No discrete function was called: a region changes nothing here.")
+            said.append(
+                "No discrete function was called where gradients are recorded, or nobody used what it chose: a region "
+                "changes nothing here."
+            )
         return said
 
     def __str__(self) -> str:
@@ -134,7 +142,12 @@ class Explanation:
         return {
             "region": self.region,
             "inputs": [
-                {"name": x.name, "shape": list(x.shape), "hard": x.hard, "linearized": x.linearized}
+                {
+                    "name": x.name,
+                    "shape": list(x.shape),
+                    "hard": _plain(x.hard),
+                    "linearized": _plain(x.linearized),
+                }
                 for x in self.inputs
             ],
             "refused": self.refused,
@@ -150,6 +163,8 @@ _HEADINGS = {
     "passes it on": "Pass earlier decisions on",
     "out of reach": "Out of reach of their band",
     "no gradient arrives": "In their band, but no gradient arrives",
+    "not measured": "In their band",
+    "decided before": "Decided before",
     "LOST here": "Lost",
     "would be lost": "Ends a gradient, once a decision is in its band",
     "not linearized": "Not linearized",
@@ -160,8 +175,10 @@ _HEADINGS = {
 def _wide_enough(rows: list[Row]) -> str:
     widths: dict[str, float] = {}
     for row in rows:
-        if row.reach is not None:
+        if row.reach is not None and math.isfinite(row.reach[1]):
             widths[row.site.op] = max(widths.get(row.site.op, 0.0), min(row.reach[1], row.limit))
+    if not widths:
+        return ""
     if len(widths) == 1:
         return _up(*widths.values())
     return "{" + ", ".join(['"default": "auto"', *(f'"{op}": {_up(eps)}' for op, eps in widths.items())]) + "}"
@@ -180,22 +197,26 @@ def explain(
     """Where do the gradients of this program die, and what does a region do about it?
 
     Runs ``fn(*args, **kwargs)`` twice, once as it is and once in ``sll.linearize(eps, forward=forward, trace=True)``,
-    each time differentiates the sum of all its outputs, and compares. Both runs start from the same state of the random
-    number generators of torch and Python. Arguments are copied, buffers and gradients of modules restored afterwards.
+    each time differentiates the sum of all its outputs (unless the program calls backward itself), and compares.
+
+    Both runs start alike: the program gets copies of its arguments, and the parameters, buffers, gradients and tensors
+    that it refers to, and the random numbers of torch, Python and NumPy, are afterwards as they were before. What else
+    it changes (files, counters, optimizers) is changed twice.
 
     Args:
         fn: a function, a module, or a function that refers to modules (``lambda: loss(model(x), y)``). If it takes
             parameters named `eps` or `forward`, wrap it.
-        *args: what it takes, by position or by name. If no tensor or parameter involved requires grad, all
-            floating-point tensors among the arguments are made to.
+        args: what it takes. If no tensor or parameter involved requires grad, all floating-point tensors among the
+            arguments are made to.
         eps: half-width of the band, in the units of each op's input, or whatever `linearize` takes.
         forward: as for `linearize`.
+        kwargs: what it takes by name.
 
     Returns:
         An `Explanation`: ``print`` it; ``.report.rows`` has the figures.
 
     Raises:
-        TypeError: if `fn` is not callable.
+        TypeError: if `fn` is not callable, or returns a generator or a coroutine instead of running.
         Exception: whatever `fn` raises.
 
     Example:
@@ -215,68 +236,138 @@ def explain(
             f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
             "sll.explain(program, x)"
         )
-    leaves = _leaves(fn)
-    given = dict(_named(fn, args, kwargs))
-    if not any(x.requires_grad for x in (*leaves.values(), *given.values())):
-        wanted = [name for name, x in given.items() if x.is_floating_point()]
-    else:
-        wanted = [name for name, x in given.items() if x.requires_grad]
     region = linearize(eps, forward=forward, on_lost="ignore", trace=True)
-    modules = _modules(fn)
+    program = _Program(fn, args, kwargs)
     refused = ""
     try:
-        hard = _gradients(fn, args, kwargs, leaves, wanted, modules, None)
-    except NotImplementedError as error:
-        hard, refused = {}, str(error)
-    except RuntimeError as error:  # "derivative for aten::floor_divide is not implemented"
-        if "derivative for" not in str(error):
+        without = program.gradients(hard())
+    except (RuntimeError, NotImplementedError) as error:
+        if not any(said in str(error) for said in _REFUSALS):
             raise
-        hard, refused = {}, str(error)
-    soft = _gradients(fn, args, kwargs, leaves, wanted, modules, region)
-    shapes = {name: tuple(x.shape) for name, x in (*given.items(), *leaves.items())}
-    inputs = tuple(InputGradient(name, shapes[name], hard.get(name), soft[name]) for name in soft)
+        without, refused = {}, str(error).splitlines()[0]
+    inside = program.gradients(region)
+    inputs = tuple(
+        InputGradient(name, program.shapes[name], without.get(name), norm)
+        for name, norm in inside.items()
+        if norm is not None or without.get(name) is not None or name in program.given
+    )
     inner = region.trace is not None and region.trace.has_inner
     return Explanation(repr(region), inputs, region.report(), refused, inner)
 
 
-def _gradients(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    leaves: dict[str, Tensor],
-    wanted: list[str],
-    modules: list[nn.Module],
-    region: linearize | None,
-) -> dict[str, float | None]:
-    """Norms, by name."""
-    copies: dict[str, Tensor] = {}
+_REFUSALS = ("derivative for", "does not require grad", "not implemented for autograd")
+"""How PyTorch says that it cannot differentiate a discrete program."""
 
-    def copy(name: str, x: Any) -> Any:
-        if isinstance(x, Tensor):
-            copies[name] = x.detach().clone().requires_grad_(name in wanted)
-            return copies[name]
-        if isinstance(x, dict):
-            return {key: copy(f"{name}[{key!r}]", item) for key, item in x.items()}
-        if type(x) in (tuple, list):
-            return type(x)(copy(f"{name}[{i}]", item) for i, item in enumerate(x))
-        return x
 
-    names = _names(fn, len(args))
-    args = tuple(copy(name, x) for name, x in zip(names, args))
-    kwargs = {name: copy(name, x) for name, x in kwargs.items()}
-    inputs = {**{name: copies[name] for name in wanted}, **leaves}
-    with _as_it_was(modules, list(leaves.values())), torch.enable_grad():
-        if region is None:
-            total = _total(fn(*args, **kwargs))
-        else:
+class _Program:
+    """A function with its arguments, and what else it depends on."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.fn = fn
+        self.args = dict(zip(_names(fn, len(args)), args))
+        self.kwargs = kwargs
+        found = _Found()
+        for name, x in (*self.args.items(), *kwargs.items()):
+            found.look(name, x)
+        self.given = dict(found.tensors)
+        found.look("", fn)
+        self.modules, self.generators = found.modules, found.generators
+        own = {id(x) for x in self.given.values()}
+        self.kept = {name: x for name, x in found.tensors.items() if id(x) not in own}
+        """Tensors that it refers to."""
+        self.leaves = {name: x for name, x in self.kept.items() if x.requires_grad and x.is_leaf}
+        for prefix, module in found.modules.items():
+            for inner, parameter in module.named_parameters():
+                if parameter.requires_grad and not any(parameter is x for x in self.leaves.values()):
+                    name = f"{prefix}.{inner}".lstrip(".")
+                    while name in self.given or name in self.leaves:
+                        name = f"{name} (parameter)"
+                    self.leaves[name] = parameter
+        self.wanted = {name for name, x in self.given.items() if x.requires_grad}
+        if not self.wanted and not self.leaves:
+            self.wanted = {name for name, x in self.given.items() if x.is_floating_point()}
+        self.shapes = {name: tuple(x.shape) for name, x in (*self.given.items(), *self.leaves.items())}
+
+    def gradients(self, region: AbstractContextManager[Any]) -> dict[str, float | None]:
+        """Norms of the gradients, by name."""
+        with torch.inference_mode(False), self._as_it_was(), torch.enable_grad():
+            args, kwargs, inputs = self._copies()
+            inputs.update(self.leaves)
             with region:
-                total = _total(fn(*args, **kwargs))
-        found: list[Tensor | None] = [None] * len(inputs)
-        if total is not None and inputs:
-            found = list(torch.autograd.grad(total, list(inputs.values()), allow_unused=True))
-        # A program may have called backward itself.
-        grads = [x.grad if g is None else g for x, g in zip(inputs.values(), found)]
-        return {name: None if g is None else float(g.detach().float().norm()) for name, g in zip(inputs, grads)}
+                out = self.fn(*args, **kwargs)
+                if inspect.isgenerator(out) or inspect.iscoroutine(out) or inspect.isasyncgen(out):
+                    raise TypeError(
+                        f"fn must run when it is called, got one that returns a {type(out).__name__}; pass a function "
+                        "that runs it to its end, such as lambda *args: list(fn(*args))"
+                    )
+                done = any(x.grad is not None for x in inputs.values())
+                total = None if done else _total(out)
+            grads = [x.grad for x in inputs.values()]
+            if total is not None and inputs:
+                grads = list(torch.autograd.grad(total, list(inputs.values()), allow_unused=True))
+            return {name: None if g is None else float(_wide(g).norm()) for name, g in zip(inputs, grads)}
+
+    def _copies(self) -> tuple[list[Any], dict[str, Any], dict[str, Tensor]]:
+        """Arguments to run with, and the leaves among them that want gradients."""
+        leaves: dict[str, Tensor] = {}
+        memo: dict[int, Any] = {id(x): x for x in (*self.modules.values(), *self.generators)}
+        memo.update((id(x), x) for x in self.kept.values())
+        for name, x in self.given.items():
+            leaf = x.detach().clone().requires_grad_(name in self.wanted)
+            if isinstance(x, nn.Parameter):
+                leaf = nn.Parameter(leaf.detach(), name in self.wanted)
+            if name in self.wanted:
+                leaves[name] = leaf
+            # The program gets no leaf, because it may write into its argument.
+            memo[id(x)] = leaf if isinstance(x, nn.Parameter) or not leaf.requires_grad else leaf.clone()
+
+        def copied(x: Any) -> Any:
+            try:
+                return copy.deepcopy(x, memo)
+            except Exception:  # an open file, a lock: the program gets the thing itself
+                return x
+
+        args = [copied(x) for x in self.args.values()]
+        return args, {name: copied(x) for name, x in self.kwargs.items()}, leaves
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """Random numbers, parameters, buffers and gradients are the same afterwards as before."""
+        owned = [module for parent in self.modules.values() for module in parent.modules()]
+        slots = [(names, dict(names)) for module in owned for names in (module._buffers, module._parameters)]
+        tensors = {id(x): x for _, before in slots for x in before.values() if x is not None}
+        tensors.update((id(x), x) for x in (*self.kept.values(), *self.leaves.values()))
+        values = [(x, x.detach().clone(), x._version, x.grad) for x in tensors.values() if not x.is_inference()]
+        for x, _, _, _ in values:
+            if x.is_leaf:
+                x.grad = None
+        state, generators = random.getstate(), [(g, g.get_state()) for g in self.generators]
+        numpy = sys.modules.get("numpy")
+        drawn = numpy.random.get_state() if numpy is not None else None
+        try:
+            with torch.random.fork_rng():
+                yield
+        finally:
+            random.setstate(state)
+            if numpy is not None:
+                numpy.random.set_state(drawn)
+            for generator, before in generators:
+                generator.set_state(before)
+            for names, entries in slots:
+                names.clear()
+                names.update(cast(Any, entries))
+            with torch.no_grad():
+                for x, value, version, grad in values:
+                    # (Batch norm writes into its buffers without counting.)
+                    if x._version != version or not torch.equal(x, value):
+                        x.detach().copy_(value)
+                    if x.is_leaf:
+                        x.grad = grad
+
+
+def _wide(x: Tensor) -> Tensor:
+    x = x.detach().cpu()
+    return x.abs().double() if x.is_complex() else x.to_dense().double() if x.layout != torch.strided else x.double()
 
 
 def _total(out: Any) -> Tensor | None:
@@ -292,69 +383,92 @@ def _total(out: Any) -> Tensor | None:
 def _tensors(x: Any) -> Iterator[Tensor]:
     if isinstance(x, Tensor):
         yield x
-    elif isinstance(x, dict):
+    elif isinstance(x, Mapping):
         for item in x.values():
             yield from _tensors(item)
     elif isinstance(x, (tuple, list)):
         for item in x:
             yield from _tensors(item)
-
-
-@contextmanager
-def _as_it_was(modules: list[nn.Module], leaves: list[Tensor]) -> Iterator[None]:
-    """Random numbers, buffers and gradients are the same afterwards as before."""
-    grads = [x.grad for x in leaves]
-    buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
-    state = random.getstate()
-    for x in leaves:
-        x.grad = None
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(state)
-        for x, grad in zip(leaves, grads):
-            x.grad = grad
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    elif is_dataclass(x) and not isinstance(x, type):
+        for item in fields(x):
+            yield from _tensors(getattr(x, item.name))
 
 
 # --- what a program depends on -----------------------------------------------------------------------------------
 
+_DEPTH = 6
+_NOT_OURS = ("torch", "sll", "numpy", "builtins")
 
-def _referred_to(fn: Any) -> dict[str, Any]:
-    """What a function gets at by name, besides its arguments."""
-    while hasattr(fn, "__wrapped__") or (hasattr(fn, "func") and hasattr(fn, "keywords")):
-        fn = fn.__wrapped__ if hasattr(fn, "__wrapped__") else fn.func
+
+class _Found:
+    """Modules, tensors and random generators in what a function gets at: by name, the outermost first."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.generators: list[torch.Generator] = []
+        self._seen: dict[int, Any] = {}
+
+    def look(self, name: str, x: Any, depth: int = 0) -> None:
+        if depth > _DEPTH or id(x) in self._seen or isinstance(x, (str, bytes, int, float, complex, type, ModuleType)):
+            return
+        self._seen[id(x)] = x
+        if isinstance(x, Tensor):
+            self.tensors[_unused(name, self.tensors)] = x
+        elif isinstance(x, nn.Module):
+            self.modules[_unused(name, self.modules)] = x
+        elif isinstance(x, torch.Generator):
+            self.generators.append(x)
+        elif isinstance(x, functools.partial):
+            self.look(name, x.func, depth + 1)
+            for i, item in enumerate(x.args):
+                self.look(f"{name}.args[{i}]".lstrip("."), item, depth + 1)
+            self._each(x.keywords, "{1}", name, depth)
+        elif inspect.ismethod(x):
+            self.look("", x.__self__, depth + 1)
+            self.look(name, x.__func__, depth + 1)
+        elif inspect.isfunction(x):
+            self._each(_referred_to(x), "{1}", name, depth)
+        elif isinstance(x, Mapping):
+            self._each(x, "{0}[{1!r}]", name, depth)
+        elif isinstance(x, (tuple, list, set, frozenset)):
+            self._each(dict(enumerate(x)), "{0}[{1}]", name, depth)
+        elif hasattr(x, "__dict__") and type(x).__module__.split(".")[0] not in _NOT_OURS:
+            self._each(vars(x), "{0}.{1}", name, depth)
+            if callable(x) and inspect.isfunction(type(x).__call__):
+                self.look(name, type(x).__call__, depth + 1)
+
+    def _each(self, items: Mapping[Any, Any], form: str, name: str, depth: int) -> None:
+        for key, item in list(items.items()):
+            self.look(form.format(name, key).lstrip("."), item, depth + 1)
+
+
+def _unused(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "'"
+    return name
+
+
+def _referred_to(fn: FunctionType) -> dict[str, Any]:
+    """What a function gets at by name: its closure, its defaults, and globals that its code names."""
     found: dict[str, Any] = {}
-    owner = getattr(fn, "__self__", None)
-    if isinstance(fn, nn.Module):
-        found[""] = fn
-    elif isinstance(owner, nn.Module):
-        found[""] = owner
-    fn = getattr(fn, "__func__", fn)
-    if inspect.isfunction(fn):
-        seen = inspect.getclosurevars(fn)
-        found.update(seen.globals)
-        found.update(seen.nonlocals)
-    return found
-
-
-def _modules(fn: Any) -> list[nn.Module]:
-    return [x for x in _referred_to(fn).values() if isinstance(x, nn.Module)]
-
-
-def _leaves(fn: Any) -> dict[str, Tensor]:
-    """Parameters, and tensors that require grad, by name."""
-    found: dict[str, Tensor] = {}
-    for name, x in _referred_to(fn).items():
-        if isinstance(x, nn.Module):
-            for inner, parameter in x.named_parameters():
-                if parameter.requires_grad:
-                    found[f"{name}.{inner}".lstrip(".")] = parameter
-        elif isinstance(x, Tensor) and x.requires_grad and x.is_leaf:
+    names: set[str] = set()
+    todo: list[CodeType] = [fn.__code__]
+    while todo:
+        code = todo.pop()
+        names.update(code.co_names)
+        todo += [part for part in code.co_consts if isinstance(part, CodeType)]
+    for name in sorted(names & fn.__globals__.keys()):
+        x = fn.__globals__[name]
+        ours = not inspect.isfunction(x) or (x.__module__ or "").split(".")[0] not in _NOT_OURS
+        if ours:
             found[name] = x
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
+        with suppress(ValueError):  # not filled yet
+            found[name] = cell.cell_contents
+    for i, x in enumerate(fn.__defaults__ or ()):
+        found.setdefault(f"defaults[{i}]", x)
+    found.update({name: x for name, x in (fn.__kwdefaults__ or {}).items() if name not in found})
     return found
 
 
@@ -364,29 +478,11 @@ def _names(fn: Any, many: int) -> list[str]:
         signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
     except (TypeError, ValueError):
         return [f"args[{i}]" for i in range(many)]
-    names = []
+    names: list[str] = []
+    rest = "args"
     for p in signature.parameters.values():
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+        if p.kind is p.VAR_POSITIONAL:
+            rest = p.name
+        elif p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD:
             names.append(p.name)
-        else:
-            break
-    return [*names[:many], *(f"args[{i}]" for i in range(len(names), many))]
-
-
-def _named(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors among the arguments, by the names `_gradients` gives them."""
-
-    def walk(name: str, x: Any) -> Iterator[tuple[str, Tensor]]:
-        if isinstance(x, Tensor):
-            yield name, x
-        elif isinstance(x, dict):
-            for key, item in x.items():
-                yield from walk(f"{name}[{key!r}]", item)
-        elif type(x) in (tuple, list):
-            for i, item in enumerate(x):
-                yield from walk(f"{name}[{i}]", item)
-
-    for name, x in zip(_names(fn, len(args)), args):
-        yield from walk(name, x)
-    for name, x in kwargs.items():
-        yield from walk(name, x)
+    return [*names[:many], *(f"{rest}[{i}]" for i in range(many - len(names)))]

@@ -141,13 +141,19 @@ def boundary(x: Any, threshold: Any, eps: float | Width, distance: Tensor, nan: 
     return Decision(key, lambda: offset_at(distance, eps, nan=nan))
 
 
-def offset_at(distance: Tensor, eps: float | Width, limit: float = math.inf, nan: float = -0.5) -> Tensor:
-    """Where in a band of half-width `eps`, at most `limit`; see `band_offset`."""
+def offset_at(
+    distance: Tensor,
+    eps: float | Width,
+    limit: float = math.inf,
+    nan: float = -0.5,
+    true_distance: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """Where in a band of half-width `eps`, at most `limit`; see `band_offset`. (`true_distance` is for traces.)"""
     half = half_width(eps, distance, limit)
     offset = band_offset(distance, half, nan)
     watch = watch_of(eps)
     if watch is not None:
-        watch.offset(distance, offset, half, limit)
+        watch.offset(distance, offset, half, limit, None if true_distance is None else true_distance())
     return offset
 
 

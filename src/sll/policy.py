@@ -411,14 +411,20 @@ def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) ->
     return min(eps, limit)
 
 
-def in_units(z: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+def in_units(
+    z: Tensor,
+    eps: float | Width,
+    distances: Callable[[Tensor], Tensor],
+    gaps: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, float]:
     """Scores and half-width, in units in which the width is a number: what is computed with both depends on ``z / eps``
-    only. `distances` is what a policy is shown of the scores.
+    only. `distances` is what a policy is shown of the scores (a sample); `gaps`, what a trace is: how far all decisions
+    are from being open.
     """
     half = eps.at(lambda: distances(z)) if isinstance(eps, Width) else eps
     watch = watch_of(eps)
     if watch is not None:
-        z = watch.scores(z, distances(z), half)
+        z = watch.scores(z, (gaps or distances)(z.detach()), half)
     return (z / half, 1.0) if isinstance(half, Tensor) else (z, half)
 
 
@@ -494,3 +500,35 @@ def pairs(z: Tensor) -> Tensor:
     first = (k * 0.6180339887498949 * n).long() % n
     apart = 1 + (k * 0.7548776662466927 * (n - 1)).long() % (n - 1)
     return (rows[:, first] - rows[:, (first + apart) % n]).reshape(-1)
+
+
+# --- what is open, exactly: for traces ---
+
+
+def lead(z: Tensor) -> Tensor:
+    """By how much the best entry of each row leads the next."""
+    best = z.topk(min(2, z.shape[-1]), -1).values
+    return best[..., 0] - best[..., -1]
+
+
+def neighbours(z: Tensor, places: int | None = None) -> Tensor:
+    """The gaps between neighbours in sorted order; `places`: between the first so many and the next."""
+    ordered = z.sort(-1, descending=True).values
+    return -ordered[..., : None if places is None else places + 1].diff()
+
+
+def beside(z: Tensor, places: Tensor) -> Tensor:
+    """The smaller gap beside one place (descending) of each row; `places` has 1 for its last dimension."""
+    gaps = torch.nn.functional.pad(neighbours(z), (1, 1), value=math.inf)
+    return torch.minimum(gaps.gather(-1, places), gaps.gather(-1, places + 1))
+
+
+def around(z: Tensor, k: int) -> Tensor:
+    """For each entry, how far it is from the last that it would have to change places with, were it to leave or to
+    join the `k` largest.
+    """
+    if not 0 < k < z.shape[-1]:
+        return z.new_full(z.shape, math.inf)
+    best = z.topk(k + 1, -1).values
+    last, first = best[..., k - 1 : k], best[..., k:]
+    return torch.where(z >= last, z - first, last - z)

@@ -341,10 +341,16 @@ class linearize(_Mode):
         return self.dispatch(func, args, kwargs)
 
     def lose(
-        self, op: str, tensors: Iterable[Tensor], why: str, *, undecided: Callable[[], bool] | None = None
+        self,
+        op: str,
+        tensors: Iterable[Tensor],
+        why: str,
+        *,
+        undecided: Callable[[], bool] | None = None,
+        origins: Iterable[Tensor] = (),
     ) -> None:
         """Count that the linearization of `tensors` ends at `op`; warn or raise if an element was in its band
-        (`undecided` tells, where no tensor carries it yet).
+        (`undecided` tells, where no tensor carries it yet, and `origins` are what its gradient would flow to).
         """
         if is_compiling():
             if self._lost.on_lost != "ignore":  # eager mode knows more, and says what there is to say
@@ -355,9 +361,10 @@ class linearize(_Mode):
             return
         tensors = list(tensors)
         if self.trace is not None:
-            origins = [t for x in tensors for t in _differentiable(x)]
-            elements = sum(x.numel() for x in tensors)
-            self.trace.lose(call_site(op), origins, elements, sum(map(_undecided, tensors)), why)
+            flows = [*origins, *(t for x in tensors for t in _differentiable(x))]
+            elements = sum(x.numel() for x in tensors) or 1
+            in_band = sum(map(_undecided, tensors)) if undecided is None else int(undecided())
+            self.trace.lose(call_site(op), flows, elements, in_band, why)
         self._lost.add(op, undecided or (lambda: any(_in_band(x) for x in tensors)), why)
 
     def count_infinite_jumps(self, func: Callable[..., Any], operands: Iterable[Any], tree: Outcomes) -> None:
@@ -417,11 +424,16 @@ class linearize(_Mode):
         if func in _CUTS:
             if recorded:
                 trace.note(call_site(name), "cut", size, _CUTS[func])
-        elif func in DISCRETE:
-            if trace.decided() or not _decides(func, out) or not any(x.is_floating_point() for x in operands):
+        elif func in DISCRETE or name == "bool" and isinstance(out, Tensor):
+            by_mode = name in ("div", "divide") and kwargs.get("rounding_mode") is not None
+            if trace.decided() or not (by_mode or _decides(func, out)):
                 return out
             if followed:
-                trace.note(call_site(name), "follows", size)
+                row = trace.note(call_site(name), "follows", size)
+                # What became an ordinary tensor passes on what reaches it.
+                row.in_band += _undecided(out) if carrier(out) is not None else size
+            elif not any(x.is_floating_point() for x in operands):
+                return out
             elif not recorded:
                 trace.note(call_site(name), "hard", size, "its input does not require grad")
             elif isinstance(out, Tensor) and out.dtype == torch.bool and name in ("bool", "to", "type", "type_as"):
@@ -495,9 +507,14 @@ def _is_function(x: Any) -> bool:
     return callable(x) and not isinstance(x, (Tensor, type))
 
 
+_MAY_DECIDE = {"to", "type", "type_as", "max", "min", "median", "nanmedian", "true_divide", "divide", "div"}
+
+
 def _decides(func: Callable[..., Any], out: Any) -> bool:
-    """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float or a mere maximum."""
-    if func.__name__ in ("to", "type", "type_as", "max", "min", "true_divide", "divide", "div"):
+    """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float or a mere maximum (`div` with
+    a rounding mode aside).
+    """
+    if func.__name__ in _MAY_DECIDE:
         return not isinstance(out, Tensor) or not out.is_floating_point()
     return True
 

@@ -82,8 +82,10 @@ class Row:
         kind: ``"decides"``; ``"follows"`` (an earlier decision decides here as well, as in ``round(10 * sign(x))``);
             ``"hard"`` (a discrete function that was not linearized); ``"lost"`` (consumes a decision without passing
             its gradient on); ``"cut"`` (the program itself leaves autograd: ``detach``, ``item`` of a float).
-        calls: how often the program called it (inside `vmap`, once for the batch).
-        elements: decisions made, or elements concerned, in all calls.
+        calls: how often the program called it (inside `vmap`, once for the batch; what a checkpoint runs again counts
+            again).
+        elements: decisions made, or elements concerned, in all calls. Where one depends on an earlier decision
+            (a spike on the membrane that the last spike reset), it is made for either outcome, and counts twice.
         in_band: how many of them were in the band.
         eps: the smallest and the largest half-width used.
         distance: the smallest and the largest signed distance of an input to its nearest decision boundary. For
@@ -94,6 +96,7 @@ class Row:
             fell on the other side, to first order. None if none has arrived.
         grad_in: norm of the gradients that the band passed on to the op's input; None if none.
         lost: for ``"lost"``, the call sites of the decisions whose gradients end here.
+        measured: False if some of the gradients could not be seen, inside transforms of `torch.func`.
         why: for ``"hard"``, ``"lost"`` and ``"cut"``, the reason, and what to write instead.
     """
 
@@ -110,6 +113,7 @@ class Row:
     grad_in: float | None = None
     lost: tuple[CallSite, ...] = ()
     why: str = ""
+    measured: bool = True
 
     @property
     def share(self) -> float:
@@ -121,19 +125,25 @@ class Row:
         """In two or three words: do gradients pass here?"""
         if self.kind == "lost":
             return "LOST here" if self.in_band else "would be lost"
+        if self.kind == "follows":
+            return "passes it on" if self.in_band or not self.elements else "decided before"
         if self.kind != "decides":
-            return {"follows": "passes it on", "hard": "not linearized", "cut": "leaves autograd"}[self.kind]
+            return {"hard": "not linearized", "cut": "leaves autograd"}[self.kind]
         if not self.elements:
             return "no elements"
         if not self.in_band or (self.grad_out and not self.grad_in):
             return "out of reach"
-        return "gets gradients" if self.grad_in else "no gradient arrives"
+        if self.grad_in:
+            return "gets gradients"
+        return "no gradient arrives" if self.measured else "not measured"
 
     @property
     def verdict(self) -> str:
         """In a sentence: do gradients pass here, and if not, why not, and what helps."""
-        if self.kind == "follows":
+        if self.status == "passes it on":
             return "passes an earlier decision on"
+        if self.kind == "follows":
+            return "nothing is open here any more: for each element the earlier decisions lead to the same result"
         if self.kind == "lost":
             source = ", ".join(map(_short, self.lost))
             said = f"ends the gradient{' of ' + source if source else ''}. {_sentence(self.why)}"
@@ -149,16 +159,25 @@ class Row:
             return f"none of {self.elements} decisions is within {band} of its boundary; {self._reached_by()}"
         within = f"{self.in_band} of {self.elements} decisions within {band} of their boundary"
         if self.grad_out and not self.grad_in:
-            return f"{within}, but gradients arrive for others; {self._reached_by()}"
+            return f"{within}, but what arrives for them is zero or cancels out; {self._reached_by()}"
+        if not self.grad_in and not self.measured:
+            return f"{within}; gradients inside torch.func are not measured"
         if not self.grad_in:
-            return f"{within}, but no gradient arrives: the loss does not depend on them, or backward has not run"
+            return (
+                f"{within}, but no gradient arrives: the loss does not depend on them, an equal decision made before "
+                "gets it, or backward has not run"
+            )
         return f"gets gradients: {within}"
 
     def _reached_by(self) -> str:
         if self.reach is None:
             return "all are exactly on it, or not finite"
-        nearest, tenth, half = (_up(min(r, self.limit)) for r in self.reach)
-        return f"eps={nearest} reaches the nearest, eps={tenth} a tenth, eps={half} half of them"
+        now = 0.0 if self.eps is None else self.eps[1]
+        widths = zip(self.reach, ("the nearest", "a tenth", "half of them"))
+        told = [f"eps={_up(min(r, self.limit))} reaches {what}" for r, what in widths if min(r, self.limit) > now]
+        return (
+            ", ".join([told[0], *(text.replace(" reaches", "") for text in told[1:])]) if told else "wider is in vain"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers; None instead of `inf` and NaN."""
@@ -177,6 +196,7 @@ class Row:
             "limit": _plain(self.limit),
             "grad_out": _plain(self.grad_out),
             "grad_in": _plain(self.grad_in),
+            "measured": self.measured,
             "lost": [{"file": site.file, "line": site.line, "op": site.op} for site in self.lost],
             "why": self.why,
             "status": self.status,
@@ -206,8 +226,9 @@ def _relative(file: str) -> str:
     """A path as a reader looks for it: from the working directory, or from where packages are installed."""
     for start in (os.getcwd(), sysconfig.get_paths()["purelib"]):
         if file.startswith(start + os.sep):
-            return file[len(start) + 1 :]
-    return file
+            file = file[len(start) + 1 :]
+            break
+    return file if len(file) <= 60 else os.sep.join(["…", *file.split(os.sep)[-3:]])[-60:]
 
 
 @dataclass(frozen=True)
@@ -338,11 +359,7 @@ class Report:
         return f"{len(made)} call site{'s' * (len(made) != 1)} decide{'s' * (len(made) == 1)}; gradients pass {reached}"
 
     def _notes(self) -> list[str]:
-        notes = [
-            f"{_short(row.site)}: {row.verdict}"
-            for row in self.rows
-            if row.status in ("LOST here", "would be lost", "out of reach", "not linearized", "no gradient arrives")
-        ]
+        notes = [f"{_short(row.site)}: {row.verdict}" for row in self.rows if row.status in _TELL]
         notes += [
             f"{_short(site)}: {n} elements in the band whose outcomes do not differ by a finite amount: hard value, no "
             "gradient"
@@ -368,6 +385,16 @@ class Report:
 
 _COLUMNS = ("line", "op", "calls", "elements", "in band", "eps", "distance", "arrived", "passed on", "")
 _NUMBERS = _COLUMNS[2:9]
+_TELL = {
+    "LOST here",
+    "would be lost",
+    "out of reach",
+    "not linearized",
+    "no gradient arrives",
+    "decided before",
+    "not measured",
+}
+"""What is told in a sentence below the table."""
 _LEAVE_OUT = ("distance", "calls", "eps", "arrived", "elements")
 """Columns that a narrow terminal goes without, in this order."""
 

@@ -45,24 +45,26 @@ class _Site:
         self.site = site
         self.kind = kind
         self.calls = 0
-        self.first_call = self.last_call = -1
+        self.first_call = -1
+        self.last_call: dict[int, int] = {}  # by thread
         self.elements = 0
         self.in_band = 0
         self.eps: tuple[float, float] | None = None
         self.distance: tuple[float, float] | None = None
         self.nearest = math.inf
-        self.sample: list[Tensor] = []
+        self.sample = torch.empty(0, dtype=torch.float64)
+        self.sampled = 0
         self.limit = 0.0
         self.arrived: float | None = None
         self.passed: float | None = None
         self.lost: dict[CallSite, None] = {}
         self.why = ""
+        self.hidden = False
 
     def row(self) -> Row:
         reach = None
-        if self.sample and math.isfinite(self.nearest):
-            known = torch.cat(self.sample)
-            tenth, half = (float(known.quantile(share)) for share in (0.1, 0.5))
+        if self.sampled and math.isfinite(self.nearest):
+            tenth, half = (float(self.sample.quantile(share)) for share in (0.1, 0.5))
             reach = (self.nearest, max(tenth, self.nearest), max(half, self.nearest))
         return Row(
             site=self.site,
@@ -74,10 +76,11 @@ class _Site:
             distance=self.distance,
             reach=reach,
             limit=self.limit or math.inf,
-            grad_out=None if self.arrived is None else math.sqrt(self.arrived),
-            grad_in=None if self.passed is None else math.sqrt(self.passed),
+            grad_out=self.arrived,
+            grad_in=self.passed,
             lost=tuple(self.lost),
             why=self.why,
+            measured=not self.hidden,
         )
 
 
@@ -115,9 +118,10 @@ class Trace:
     def at(self, site: CallSite, kind: str, call: int) -> _Site:
         with self.lock:
             found = self._sites.setdefault((site, kind), _Site(site, kind))
-            if found.last_call != call:
+            thread = threading.get_ident()
+            if found.last_call.get(thread) != call:
                 found.first_call = call if found.calls == 0 else min(call, found.first_call)
-                found.last_call = call
+                found.last_call[thread] = call
                 found.calls += 1
             return found
 
@@ -141,7 +145,8 @@ class Trace:
         with self.lock:
             sites = sorted(self._sites.values(), key=lambda found: found.first_call)  # choices are worked out late
         decides = {found.site for found in sites if found.kind == "decides"}
-        return tuple(found.row() for found in sites if found.kind != "follows" or found.site not in decides)
+        rows = [found.row() for found in sites]
+        return tuple(row for row in rows if row.status != "passes it on" or row.site not in decides)
 
 
 class Watch:
@@ -155,13 +160,24 @@ class Watch:
     def _row(self) -> _Site:
         return self._trace.at(self._site, "decides", self._call)
 
-    def offset(self, distance: Tensor, offset: Tensor, half: float | Tensor, limit: float | Tensor) -> None:
-        """A decision for each element: their signed distances, offsets, half-width, and the widest there can be."""
+    def offset(
+        self,
+        distance: Tensor,
+        offset: Tensor,
+        half: float | Tensor,
+        limit: float | Tensor,
+        true_distance: Tensor | None = None,
+    ) -> None:
+        """A decision for each element: their signed distances, offsets, half-width, and the widest there can be.
+
+        `true_distance`: where the boundary from which `distance` is measured is none (``trunc`` does not jump at 0).
+        """
         row = self._row()
-        d = _plain(distance)
+        shown = (distance if true_distance is None else true_distance).detach()
+        d = _plain(shown)
         if d is not None:
-            within = _plain(half) if isinstance(half, Tensor) else half
-            inside = int((d.abs() <= cast(Any, within)).sum())
+            mask = _plain(shown.abs() <= half)  # inside vmap each has its own half-width
+            inside = 0 if mask is None else int(mask.sum())
             with self._trace.lock:
                 row.elements += d.numel()
                 row.in_band += inside
@@ -180,7 +196,7 @@ class Watch:
             with self._trace.lock:
                 _widths(row, half, math.inf)
                 _distances(row, d)
-        if z.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(z):
+        if z.requires_grad:
             z = z.view_as(z)  # or the hook would see what else the program does with its tensor
         self._hook(z, row, "passed")
         return z
@@ -204,17 +220,20 @@ class Watch:
             cast(Any, x.grad_fn).metadata[_MADE_AT] = self._site
 
     def _hook(self, x: Tensor, row: _Site, what: str) -> None:
-        """Adds the squared norms of the gradients of `x` up."""
+        """Notes the norm of the gradients of `x`, all together."""
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            row.hidden = True
         if not x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
             return
         lock = self._trace.lock
+        exact = torch.float32 if x.device.type == "mps" else torch.float64
 
         def hook(g: Tensor) -> None:
             if torch._C._functorch.is_functorch_wrapped_tensor(g):
                 return
-            square = float(torch.linalg.vector_norm(g.detach().float())) ** 2
+            norm = float(torch.linalg.vector_norm(g.detach().to(exact), dtype=exact))
             with lock:
-                setattr(row, what, (getattr(row, what) or 0.0) + square)
+                setattr(row, what, math.hypot(getattr(row, what) or 0.0, norm))
 
         x.register_hook(hook)  # type: ignore[no-untyped-call]
 
@@ -276,5 +295,18 @@ def _distances(row: _Site, d: Tensor) -> None:
     if not size.numel():
         return
     row.nearest = min(row.nearest, float(size.min()))
-    known = torch.cat([*row.sample, size[:: max(1, size.numel() // 1024)].float().cpu()])
-    row.sample = [known[:: math.ceil(known.numel() / KEPT)]]
+    old, new = row.sampled, size.numel()
+    row.sampled = old + new
+    # Calls have as much weight in the sample as they have elements.
+    keep = round(KEPT * new / (old + new)) if old + new > KEPT else new
+    fresh = _some(size, keep).to("cpu", torch.float64)
+    row.sample = torch.cat([_some(row.sample, min(old, KEPT - fresh.numel())), fresh])
+
+
+def _some(x: Tensor, many: int) -> Tensor:
+    """Elements evenly spread, but not in step with the rows of an array: multiples of the golden ratio."""
+    n = x.numel()
+    if n <= many:
+        return x
+    golden = (torch.arange(many, dtype=torch.float64) * 0.6180339887498949).frac()
+    return x[(golden * n).long().to(x.device)]

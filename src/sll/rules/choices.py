@@ -34,7 +34,7 @@ from ..linearization import (
     version_of,
 )
 from ..order import Order, capped_simplex, close, traced
-from ..policy import Width, from_last, half_width, in_units, leads, pairs
+from ..policy import Width, beside, from_last, half_width, in_units, lead, leads, neighbours, pairs
 from ..trace import watch_of
 from .elementwise import elementwise
 from .reductions import bins_of
@@ -176,7 +176,7 @@ def _weigh_best(
     limit: int,
 ) -> Choice:
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
-    z, eps = in_units(_scores(rows, -1, largest), width, leads)
+    z, eps = in_units(_scores(rows, -1, largest), width, leads, lead)
     n = z.shape[-1]
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
@@ -267,7 +267,7 @@ register(best_value, "amax", "amin", in_place=False)
 
 def _ordered(width: float | Width, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
     """The order whose sorted positions along the last dimension are `indices`."""
-    z, eps = in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs)
+    z, eps = in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs, neighbours)
     order = Order(z, indices, eps, close(z, eps, _limit(z)))
     _watched(width, order.rows)
     return order
@@ -417,7 +417,8 @@ def _weigh_first(
     width: float | Width, key: tuple[Any, ...], x: Tensor, k: int, dim: int, largest: bool, hard: Tensor, in_order: bool
 ) -> Choice:
     z = _scores(x, dim, largest)
-    z, eps = in_units(z, width, lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z))
+    distances = lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z)
+    z, eps = in_units(z, width, distances, lambda z: neighbours(z, k))
     scores = z.detach()
     n = z.shape[-1]
     # The first k, sorted, and whatever comes close to the last of them.
@@ -441,15 +442,16 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
     width = region.eps_for(op)
-    z, eps = in_units(_scores(x, dim, False), width, pairs)
+    scores = _scores(x, dim, False)
+    places = place.expand(scores.shape[:-1]).unsqueeze(-1)
+    z, eps = in_units(scores, width, pairs, lambda z: beside(z, places))
     indices = z.detach().argsort(dim=-1, descending=True, stable=True)
     top = z.gather(-1, indices)
     order = Order(top, indices, eps, close(top, eps, _limit(top)))
-    _watched(width, order.rows)
     hard = out.indices.reshape(*z.shape[:-1], 1)
-    places = place.expand(z.shape[:-1]).unsqueeze(-1)
     key = (*_key(width, x, dim, False), func.__name__, out.indices.dim(), places)
     rows = _rows(order, key, hard, places)
+    _watched(width, rows.weights)
     found = rows.map(rows.key, lambda t: t.reshape(*out.indices.shape, t.shape[-1]))
     return _with_indices(region, func, out, found)
 

@@ -241,7 +241,7 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     written = op_name(func).endswith("_") or func.__name__.startswith("__i")  # what it carries goes stale
     undecided = lambda: any(bool((picked.weights != 1).any()) for picked in found)
     if written or not all(_certain(picked) for picked in found):
-        region.lose(op_name(func), [], why, undecided=undecided)
+        region.lose(op_name(func), [], why, undecided=undecided, origins=[picked.weights for picked in found])
         if written:
             return func(*args, **kwargs)
         each: Callable[[Any], Any] = plain
@@ -261,7 +261,7 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         if each is plain:
             raise
         out = func(*args, **kwargs)  # it is not the program that fails, but an element that it does not select
-        region.lose(op_name(func), [], _FAILS, undecided=undecided)
+        region.lose(op_name(func), [], _FAILS, undecided=undecided, origins=[picked.weights for picked in found])
         return out
 
 

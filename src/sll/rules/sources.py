@@ -40,7 +40,7 @@ from ..linearization import (
 )
 from ..order import constant as every
 from ..order import first_k
-from ..policy import Width, half_width, in_units, sample
+from ..policy import Width, around, half_width, in_units, sample
 from ..trace import watch_of
 from .counts import through_count
 from .elementwise import elementwise
@@ -184,7 +184,7 @@ def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: Eps
     rows = (x.reshape(-1) if dim is None else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
     rows = torch.where(rows.isnan(), float("inf"), rows)
     rows = rows if value.largest else -rows
-    rows, half = in_units(rows, eps, lambda _: sample(x - threshold))
+    rows, half = in_units(rows, eps, lambda _: sample(x - threshold), lambda z: around(z, k))
     weights = first_k(rows, k, half)[0] if 0 < k < value.n else every(float(k > 0), rows)
     watch = watch_of(eps)
     if watch is not None:
@@ -235,13 +235,20 @@ def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision
     return boundary(x, threshold, eps, a - b, nan)
 
 
-def at_integers(x: Tensor, eps: Eps, shift: float = 0.0) -> tuple[Decision, Tensor]:
-    """The decision at the nearest ``n + shift``, and that ``n``."""
+def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False) -> tuple[Decision, Tensor]:
+    """The decision at the nearest ``n + shift``, and that ``n``. `but_zero`: at 0 there is no jump."""
     (wide,) = _wide(x)
     nearest = wide.detach().round() if shift == 0.0 else wide.detach().floor()
     distance = (wide - nearest) - shift  # in this order it is exact for large numbers
     key = ("integers", x, version_of(x), shift, eps if isinstance(eps, Width) else min(eps, 0.5))
-    return Decision(key, lambda: offset_at(distance, eps, 0.5)), nearest
+    jumps = (lambda: _from_one(distance, nearest)) if but_zero else None
+    return Decision(key, lambda: offset_at(distance, eps, 0.5, true_distance=jumps)), nearest
+
+
+def _from_one(distance: Tensor, nearest: Tensor) -> Tensor:
+    """Distances, those from 0 replaced by those from ±1."""
+    d = distance.detach()
+    return torch.where(nearest == 0, torch.where(d < 0, d + 1, d - 1), d)
 
 
 # --- comparisons -------------------------------------------------------------------------------------------------
@@ -361,13 +368,13 @@ def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
 
 @source("trunc", "fix", boundaries="integers but 0")
 def trunc(eps: Eps, input: Tensor) -> Step | None:
-    decision, n = at_integers(input, eps)
+    decision, n = at_integers(input, eps, but_zero=True)
     return Step(decision, *_toward_zero(n))
 
 
 @source("frac", boundaries="integers but 0")
 def frac(eps: Eps, input: Tensor) -> Step | None:
-    decision, n = at_integers(input, eps)
+    decision, n = at_integers(input, eps, but_zero=True)
     (x,) = _wide(input)
     below, above = _toward_zero(n)
     return Step(decision, x - below, x - above)
@@ -385,8 +392,10 @@ class _Multiple(NamedTuple):
     """``dividend - quotient * divisor``"""
 
 
-def _at_multiples(eps: Eps, dividend: Any, divisor: Any) -> _Multiple | None:
-    """The decision at the nearest multiple, in the dividend's units, rising with the quotient."""
+def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False) -> _Multiple | None:
+    """The decision at the nearest multiple, in the dividend's units, rising with the quotient. `but_zero`: at 0 there
+    is no jump.
+    """
     if isinstance(divisor, (int, float)) and divisor == 0:
         return None
     x, m = _wide(dividend, divisor)
@@ -400,6 +409,11 @@ def _at_multiples(eps: Eps, dividend: Any, divisor: Any) -> _Multiple | None:
     def remainder(quotient: Tensor) -> Tensor:
         return torch.where(valid, x - quotient * m, nothing)
 
+    def jumps() -> Tensor:
+        size: Any = abs(m)
+        found: Tensor = _from_one(distance / size, n) * size
+        return found
+
     if by_tensor:  # the half-width min(eps, |m|/2) moves with m, and has a derivative
         rest, limit = remainder(n), m.abs() * 0.5
         # A policy is asked in units of the divisor.
@@ -411,13 +425,13 @@ def _at_multiples(eps: Eps, dividend: Any, divisor: Any) -> _Multiple | None:
             found = band_offset(distance / (2 * half), 0.5)
             watch = watch_of(eps)
             if watch is not None:
-                watch.offset(distance, found, half, limit)
+                watch.offset(distance, found, half, limit, jumps() if but_zero else None)
             return found
     else:
         distance = remainder(n) if m > 0 else -remainder(n)
 
         def offset() -> Tensor:
-            return offset_at(distance, eps, abs(m) / 2)
+            return offset_at(distance, eps, abs(m) / 2, true_distance=jumps if but_zero else None)
 
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
     return _Multiple(Decision(key, offset), n, remainder)
@@ -436,7 +450,7 @@ def floor_divide(eps: Eps, input: Any, other: Any) -> Step | None:
 
 @source("div", "divide", boundaries="with `rounding_mode=`: multiples of the divisor")
 def div(eps: Eps, input: Any, other: Any, *, rounding_mode: str | None = None) -> Step | None:
-    at = _at_multiples(eps, input, other)
+    at = _at_multiples(eps, input, other, but_zero=rounding_mode == "trunc")
     if at is None or rounding_mode == "floor":
         return at and Step(at.decision, at.n - 1, at.n)
     return Step(at.decision, *_toward_zero(at.n))
@@ -450,7 +464,7 @@ def remainder(eps: Eps, input: Any, other: Any) -> Step | None:
 
 @source("fmod", boundaries="multiples of the divisor but 0, in the dividend's units")
 def fmod(eps: Eps, input: Any, other: Any) -> Step | None:
-    at = _at_multiples(eps, input, other)
+    at = _at_multiples(eps, input, other, but_zero=True)
     if at is None:
         return None
     below, above = _toward_zero(at.n)
@@ -467,7 +481,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
         return out  # x.bool() asks x != 0, whose window average is zero
-    decision, n = at_integers(x, region.eps_for("cast"))
+    decision, n = at_integers(x, region.eps_for("cast"), but_zero=True)
     if region.trace is not None:
         decision.offset()
     if out.device != x.device:

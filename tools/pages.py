@@ -1,0 +1,452 @@
+"""Writes the pages of the documentation that are made from the code, and the output shown below code in others.
+
+    python tools/pages.py           # writes what has changed
+    python tools/pages.py --check   # writes nothing; exits with 1 and names the pages that are stale
+
+- `docs/operators.md` from the registry of rules;
+- `docs/gallery.md` from the docstrings of `examples/*.py`;
+- `docs/api/command-line.md` from the command line itself;
+- the ``text`` blocks of `docs/index.md`: what the Python block above each prints; those of `docs/zh/index.md` are the
+  same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import inspect
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import sll
+from sll.policy import Auto, kind_of
+from sll.rules import (
+    LEFT_ALONE,
+    REMEDIES,
+    RULES,
+    SOURCES,
+    choices,
+    elementwise,
+    lookups,
+    reductions,
+    scatters,
+    selections,
+    shape,
+    sources,
+    writes,
+)
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+WRITTEN = "<!-- written by: python tools/pages.py -->\n"
+
+
+# --- docs/operators.md ---------------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "Comparisons": "gt ge lt le isclose",
+    "Steps at zero or at a threshold": "sign signbit heaviside angle copysign hardshrink threshold",
+    "Steps at integers": "round floor ceil trunc frac cast",
+    "Division with a remainder": "floor_divide div remainder fmod",
+    "Choices": "argmax argmin",
+    "Subsets and orders": "topk sort kthvalue median unique",
+    "Bins": "searchsorted histc",
+}
+"""Headings, and the names below them. A source that is in none of them is an error."""
+
+_WINDOW = f"{Auto.WINDOW:g}, or what holds {Auto.LEAST:.0%} to {Auto.MOST:.0%} of the inputs".replace("%", " %")
+WIDTHS = {
+    "comparison": _WINDOW,
+    "step": "half a step",
+    "remainder": "a quarter of a step",
+    "choice": f"{Auto.CHOICES:g} times the median lead of the best",
+    "subset": _WINDOW,
+    "order": _WINDOW,
+}
+"""What `"auto"` gives to each kind of decision."""
+
+SYMBOLS = {
+    "__add__": "+",
+    "__sub__": "-",
+    "__mul__": "*",
+    "__truediv__": "/",
+    "__floordiv__": "//",
+    "__mod__": "%",
+    "__pow__": "**",
+    "__matmul__": "@",
+    "__and__": "&",
+    "__or__": "|",
+    "__xor__": "^",
+    "__invert__": "~",
+    "__lshift__": "<<",
+    "__rshift__": ">>",
+    "__neg__": "-x",
+    "__pos__": "+x",
+    "__abs__": "abs(x)",
+    "__eq__": "==",
+    "__ne__": "!=",
+    "__gt__": ">",
+    "__ge__": ">=",
+    "__lt__": "<",
+    "__le__": "<=",
+    "__getitem__": "table[index]",
+    "__setitem__": "x[index] = value",
+    "__iter__": "for row in x",
+}
+
+
+def rule_of(handler: Any) -> Any:
+    """The function that was registered, below the wrappers of `registry.register`; None for the in-place forms."""
+    while hasattr(handler, "__code__") and handler.__closure__:
+        inner = inspect.getclosurevars(handler).nonlocals
+        if "twin" in inner:
+            return None
+        following = inner.get("step") or inner.get("rule")
+        if following is None:
+            break
+        handler = following
+    return handler
+
+
+def name_of(func: Any) -> str | None:
+    """How the page calls a function of torch; None for what it need not name (``__radd__``, `_threshold`)."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return f".{func.__self__.__name__}"
+    if name.startswith("__"):
+        return SYMBOLS.get(name)
+    return None if name.startswith("_") else name
+
+
+def functions_by_rule() -> dict[Any, list[str]]:
+    """Rule -> the names of the functions it is registered for."""
+    found: dict[Any, set[str]] = {}
+    for func, handler in RULES.items():
+        rule, name = rule_of(handler), name_of(func)
+        if rule is not None and name is not None:
+            found.setdefault(rule, set()).add(name)
+    return {rule: sorted(names, key=lambda n: (not n[0].isalpha(), n)) for rule, names in found.items()}
+
+
+def functions_by_op() -> dict[str, list[str]]:
+    """Name in ``sll.OPS`` -> the names of its functions."""
+    found: dict[str, set[str]] = {op: set() for op in SOURCES}
+    for func, handler in RULES.items():
+        name = name_of(func)
+        if name is None or rule_of(handler) is None:
+            continue
+        for op in _ops_of(handler, name):
+            found[op].add(name)
+    return {op: sorted(names, key=lambda n: (not n[0].isalpha(), n)) for op, names in found.items()}
+
+
+def _ops_of(handler: Any, name: str) -> Iterable[str]:
+    """The ops a handler makes decisions for."""
+    by_hand = {
+        choices.extremum: [{"max": "argmax", "min": "argmin"}.get(name, "")],
+        choices.searchsorted: ["searchsorted"],
+        choices.bucketize: ["searchsorted"],
+        sources._cast: ["cast"],
+    }
+    while hasattr(handler, "__code__") and handler.__closure__:
+        if handler in by_hand:
+            return by_hand[handler]
+        inner = inspect.getclosurevars(handler).nonlocals
+        if isinstance(inner.get("op"), str):
+            return [inner["op"]]
+        handler = inner.get("rule")
+    return by_hand.get(handler, [])
+
+
+def code(names: Iterable[str]) -> str:
+    return " ".join(f"`{name}`" for name in names)
+
+
+def paragraphs(doc: str | None) -> str:
+    return inspect.cleandoc(doc).strip() if doc else ""
+
+
+def one_line(doc: str | None) -> str:
+    return " ".join(paragraphs(doc).split())
+
+
+def link(module: ModuleType) -> str:
+    path = Path(str(module.__file__)).resolve().relative_to(ROOT).as_posix()
+    return f"[`{path}`](../{path})"
+
+
+def operators() -> str:
+    missing = set(SOURCES) - {op for ops in FAMILIES.values() for op in ops.split()}
+    if missing:
+        raise SystemExit(f"tools/pages.py: FAMILIES names no family for {', '.join(sorted(missing))}")
+    spelled = functions_by_op()
+    version = ".".join(torch.__version__.split(".")[:2])
+    lines = [
+        "# Operators",
+        "",
+        WRITTEN,
+        f"What a region does with each torch function, from the registry of rules, with PyTorch {version}.",
+        "Functions, methods, operators, reflected operators, in-place forms (`round_`, `+=`) and `out=` share a rule; "
+        "the tables name the functions once.",
+        "",
+        "![A program of several ops in a region](figures/op-program.png)",
+        "",
+        "## What is linearized",
+        "",
+        "The name in the first column is the one for `only=`, `exclude=` and `eps={…}`; `sll.OPS` lists them, and "
+        '`sll ops` prints this table. The last column is the half-width of the band with `eps="auto"`.',
+        "",
+    ]
+    for family, ops in FAMILIES.items():
+        lines += [f"### {family}", "", '| name | functions | decision boundary | `"auto"` |', "|---|---|---|---|"]
+        for op in ops.split():
+            boundary = re.sub(r"\|([^|]+)\|", r"abs(\1)", SOURCES[op])  # a bar would end the cell
+            lines.append(f"| `{op}` | {code(spelled[op])} | {boundary} | {WIDTHS[kind_of(op)]} |")
+        lines.append("")
+    lines += [f"The rules: {link(sources)}, {link(choices)}.", "", paragraphs(choices.__doc__), ""]
+
+    lines += [
+        "## What passes a derivative on",
+        "",
+        "These make no decisions. They carry those of their operands further, file by file.",
+        "",
+    ]
+    by_rule = functions_by_rule()
+    for title, module in (
+        ("Element by element", elementwise),
+        ("Shapes", shape),
+        ("Reductions and matrix products", reductions),
+        ("Lookups", lookups),
+        ("Writes", writes),
+        ("Writes at an index", scatters),
+        ("Selections", selections),
+    ):
+        lines += [f"### {title}", "", f"{link(module)}. {paragraphs(module.__doc__)}", ""]
+        rules = [rule for rule in by_rule if inspect.getmodule(rule) is module]
+        for rule in sorted(rules, key=lambda rule: rule.__code__.co_firstlineno):
+            doc = one_line(rule.__doc__)
+            lines.append(f"- {code(by_rule[rule])}" + (f": {doc}" if doc else ""))
+        lines.append("")
+
+    lines += [
+        "## What is left alone",
+        "",
+        "Discrete functions of floats that a region runs as they are, with the reason. Those that are named above as "
+        "well (`==`, `isnan`, `nonzero` …) pass on what an operand carries, and make no decisions of their own. Where "
+        "a bool or an integer that carries a decision goes into a function without a rule, the gradient of the "
+        "decision ends, and that is reported.",
+        "",
+        "| functions | why |",
+        "|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in LEFT_ALONE.items():
+        reasons.setdefault(reason, []).append(SYMBOLS.get(name, name))
+    lines += [f"| {code(names)} | {reason} |" for reason, names in reasons.items()]
+    lines += ["", "## What to write instead", "", "| where a gradient ends | what a warning says |", "|---|---|"]
+    remedies: dict[str, list[str]] = {}
+    for name, remedy in REMEDIES.items():
+        remedies.setdefault(remedy, []).append(name)
+    lines += [f"| {code(names)} | {remedy} |" for remedy, names in remedies.items()]
+    return "\n".join(lines) + "\n"
+
+
+# --- docs/gallery.md -----------------------------------------------------------------------------------------------
+
+GALLERY = """
+    quantization binary_network spiking_network metrics ranking vector_quantization feature_selection controller
+    knapsack decision_tree
+""".split()
+"""The order of the page; scripts that are not named here come last."""
+
+
+def gallery() -> str:
+    scripts = list((ROOT / "examples").glob("*.py"))
+    scripts.sort(key=lambda path: (GALLERY.index(path.stem) if path.stem in GALLERY else len(GALLERY), path.stem))
+    lines = [
+        "# Gallery",
+        "",
+        WRITTEN,
+        "Each entry is a script of `examples/`: a problem, the discrete program as it is deployed, with no line that "
+        "knows of `sll`, then training it, beside the plain program and what one would write by hand. Learning rates "
+        "were chosen on a validation split, with the same budget for all. Scores are those of the deployed program. "
+        "Each takes well under a minute, and the test suite runs them all. The figures are what the scripts draw.",
+        "",
+    ]
+    for path in scripts:
+        if not (DOCS / "figures" / "gallery" / f"{path.stem}.png").exists():
+            continue  # not drawn yet: tools/figures.py --gallery
+        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        title, _, text = doc.partition("\n")
+        title = title.strip().rstrip(".")
+        lines += [f"## {title}", "", _as_markdown(text), ""]
+        lines += [f"![{title}](figures/gallery/{path.stem}.png)", ""]
+        lines += ["```sh", f"python examples/{path.name}", "```", ""]
+    return "\n".join(lines)
+
+
+def _as_markdown(text: str) -> str:
+    """A docstring's text. Its indented commands are dropped: how to run it stands below."""
+    kept = [p for p in text.strip().split("\n\n") if not all(line.startswith("    ") for line in p.splitlines())]
+    return "\n\n".join(kept)
+
+
+# --- docs/api/command-line.md --------------------------------------------------------------------------------------
+
+
+def command_line() -> str:
+    import typer.main
+
+    from sll.cli import app
+
+    main = typer.main.get_command(app)
+    lines = [
+        "# Command line",
+        "",
+        WRITTEN,
+        '`pip install -e ".[cli]"` installs the command `sll`, the same as `python -m sll`; `sll demo` needs '
+        '`".[demo]"`. What follows is what `--help` says.',
+        "",
+        _help(main.epilog),
+        "",
+    ]
+    lines += _command("sll", main)
+    for name, command in main.commands.items():  # type: ignore[attr-defined]
+        if not command.hidden:
+            lines += _command(f"sll {name}", command)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(name: str, command: Any) -> list[str]:
+    lines = [f"## {name}", "", _help(command.help), ""]
+    rows = []
+    for parameter in command.params:
+        option = parameter.param_type_name == "option"
+        if getattr(parameter, "hidden", False) or parameter.name == "help":
+            continue
+        names = [*parameter.opts, *parameter.secondary_opts] if option else [parameter.name.upper()]
+        default = parameter.default
+        unsaid = default in (None, False, "") or isinstance(default, (list, tuple)) or callable(default)
+        help = " ".join(_help(parameter.help).split()).replace("|", "\\|")
+        rows.append(f"| {code(names)} | {help} | {'' if unsaid else f'`{default}`'} |")
+    if rows:
+        lines += ["| | | default |", "|---|---|---|", *rows, ""]
+    return lines
+
+
+def _help(text: str | None) -> str:
+    """The help texts are written in Markdown."""
+    return inspect.cleandoc(text or "").replace("\b\n", "")
+
+
+# --- what code prints ----------------------------------------------------------------------------------------------
+
+WITH_OUTPUT = {"index.md": "digits.py"}
+"""Pages whose ``text`` blocks are the output of the Python block before, and the file that reports call it."""
+TRANSLATED = {"zh/index.md": "index.md"}
+"""Pages that have the ``text`` blocks of another."""
+
+BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def run(code: str, line: int, file: str, namespace: dict[str, Any]) -> str:
+    """Run a block as lines `line` and following of `file`; what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\n" * line + code, os.path.join(os.getcwd(), file), "exec"), namespace)
+    return "\n".join(text.rstrip() for text in printed.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def with_output(page: str) -> str:
+    """The page, each ``text`` block written anew."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    line, printed = 0, ""
+
+    def replace(found: re.Match[str]) -> str:
+        nonlocal line, printed
+        language, block = found.groups()
+        if language == "text":
+            return f"```text\n{printed}```"
+        printed = run(block, line, WITH_OUTPUT[page], namespace)
+        line += block.count("\n") + 1
+        return found[0]
+
+    return BLOCK.sub(replace, (DOCS / page).read_text(encoding="utf-8"))
+
+
+def translated(page: str) -> str:
+    """The page, with the ``text`` blocks of the one it is a translation of."""
+    original = (DOCS / TRANSLATED[page]).read_text(encoding="utf-8")
+    blocks = iter([found[0] for found in BLOCK.finditer(original) if found[1] == "text"])
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return BLOCK.sub(lambda found: next(blocks) if found[1] == "text" else found[0], text)
+
+
+# --- all -----------------------------------------------------------------------------------------------------------
+
+PAGES: dict[str, Callable[[], str]] = {
+    "operators.md": operators,
+    "gallery.md": gallery,
+    "api/command-line.md": command_line,
+}
+
+
+def of_this_torch(page: str) -> bool:
+    """Whether the page would be the same if it were written with the torch of `constraints.txt`."""
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return page != "operators.md" or f"torch=={torch.__version__.split('+')[0]}" in pinned
+
+
+def without_numbers(text: str) -> str:
+    """What must not change when a page is written on another machine: words, and how many numbers there are."""
+    return re.sub(r"[\s─]+", " ", re.sub(r"[-−±]?\d[\d.]*(e[-+]?\d+)?", "#", text))
+
+
+def stale(page: str, new: str) -> bool:
+    path = DOCS / page
+    if not path.exists():
+        return True
+    old = path.read_text(encoding="utf-8")
+    return without_numbers(old) != without_numbers(new) if page in WITH_OUTPUT else old != new
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is stale")
+    parser.add_argument("page", nargs="*", help="such as operators.md; all if none is named")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", sll.LostGradientWarning)
+    makers: dict[str, Callable[[], str]] = dict(PAGES)
+    makers |= {page: partial(with_output, page) for page in WITH_OUTPUT}
+    makers |= {page: partial(translated, page) for page in TRANSLATED}
+    old = []
+    for page in options.page or makers:
+        if not of_this_torch(page):
+            print(
+                f"docs/{page} is written with the torch of constraints.txt, this is {torch.__version__}: left as it is"
+            )
+            continue
+        new = makers[page]()
+        if not options.check and (stale(page, new) or page not in WITH_OUTPUT or options.page):
+            (DOCS / page).write_text(new, encoding="utf-8")
+            print(f"docs/{page}")
+        elif stale(page, new):
+            old.append(page)
+            print(f"stale: docs/{page}; run: python tools/pages.py", file=sys.stderr)
+    return 1 if old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
