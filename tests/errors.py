@@ -78,6 +78,8 @@ class Case:
     missing: str = ""
     """A package that is not installed."""
     compiles: bool = False
+    recent: bool = False
+    """Older PyTorch says nothing there."""
 
 
 class Outcome(NamedTuple):
@@ -1121,6 +1123,7 @@ with sll.linearize(eps=0.1):
     y = checkpoint(block, x, use_reentrant=False, context_fn=selective)
 y.sum().backward()
 """,
+        recent=True,
     ),
     Case(
         TORCH,

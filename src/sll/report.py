@@ -12,13 +12,12 @@ import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -440,6 +439,13 @@ class _Nowhere:
         pass
 
 
+def outside_of_transforms() -> AbstractContextManager[Any]:
+    """Leaves those of `torch.func` for a moment. (torch 2.6 imports sympy for it, which takes a second.)"""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
 class Widths:
     """Collects half-widths per call site. Those on another device are compared there, and read when somebody asks."""
 
@@ -453,10 +459,10 @@ class Widths:
                 half = torch._C._functorch.get_unwrapped(half)
             if half.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
                 return  # there is no number
-            with temporarily_clear_interpreter_stack():  # or the result would belong to the transform, and end with it
+            with outside_of_transforms():  # or the result would belong to the transform, and end with it
                 low, high = half.amin(), half.amax()
         calls, lowest, highest = self._used.get(site, (0, low, high))
-        with temporarily_clear_interpreter_stack() if isinstance(half, Tensor) else nullcontext():
+        with outside_of_transforms() if isinstance(half, Tensor) else nullcontext():
             self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
 
     def summary(self) -> dict[CallSite, EpsUsed]:

@@ -18,9 +18,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from .report import CallSite, Row
+from .report import CallSite, Row, outside_of_transforms
 
 __all__ = ["Trace", "Watch", "Watched", "watch_of"]
 
@@ -126,6 +125,8 @@ class Trace:
             return found
 
     def note(self, site: CallSite, kind: str, elements: int, why: str = "") -> _Site:
+        if site.file.startswith("<frozen "):
+            return _Site(site, kind)  # a module of torch's that is imported just now
         with self.lock:
             found = self.at(site, kind, self._call())
             found.elements += elements
@@ -265,7 +266,7 @@ def _plain(x: Tensor) -> Tensor | None:
         x = torch._C._functorch.get_unwrapped(x)
     if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
         return None
-    with temporarily_clear_interpreter_stack():
+    with outside_of_transforms():
         return x.detach()
 
 
