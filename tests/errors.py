@@ -597,6 +597,43 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         INDICES,
+        "An index is made of many bits",
+        """
+table = torch.arange(32.0)
+with sll.linearize(eps=0.1):
+    bits = x.repeat(2)[:5] > 0
+    value = table[(bits * 2 ** torch.arange(5)).sum()]
+""",
+        "A count changes by one with each decision, so that its expectation says which integers it may be. A sum of "
+        "weighted decisions does not. Over up to four bits `sum` keeps their joint outcomes. With more of them, fold "
+        "the table instead.",
+        """
+table = torch.arange(32.0)
+with sll.linearize(eps=0.1):
+    bits = x.repeat(2)[:5] > 0
+    for bit in bits.unbind():
+        table = torch.where(bit, table[1::2], table[::2])
+    table.sum().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A code of many bits is compared",
+        """
+with sll.linearize(eps=0.1):
+    bits = x.repeat(2)[:5] > 0
+    hit = (bits * 2 ** torch.arange(5)).sum() == 14
+""",
+        "As above. Compare the bits themselves.",
+        """
+with sll.linearize(eps=0.1):
+    bits = x.repeat(2)[:5] > 0
+    hit = (bits == torch.tensor([False, True, True, True, False])).all()
+    hit.float().backward()
+""",
+    ),
+    Case(
+        INDICES,
         "Values are added up at counts",
         """
 with sll.linearize(eps=0.1):

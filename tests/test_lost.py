@@ -186,3 +186,14 @@ def test_masks_counted_into_a_buffer():
         y, z = counts.float().sum(), shifted.float().sum()
     assert torch.autograd.grad(y, x, retain_graph=True)[0].tolist() == [0.0, 200.0, 0.0]
     assert torch.autograd.grad(z, x)[0].tolist() == [0.0, 100.0, 0.0]
+
+
+def test_a_line_warns_once_whatever_number_of_regions_meets_it():
+    x = torch.tensor([0.01, 1.0], requires_grad=True)
+    namespace = {"sll": sll, "x": x}
+    step = "with sll.linearize(0.1) as region:\n    (x > 0).sum().item()\nlost = len(region.report().lost)"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            exec(compile(step, "loop.py", "exec"), namespace)
+    assert [(each.filename, each.lineno) for each in said] == [("loop.py", 2)] and namespace["lost"] == 1

@@ -337,7 +337,7 @@ def test_report_marks_every_kind():
 
 def test_report_without_a_backward_pass_says_so():
     gradients = plot.report(made_of(Row(site(12), "decides", 1, 100, 31))).axes[1]
-    assert "no backward pass yet" in words(gradients)[0]
+    assert "backward has not run" in words(gradients)[0]
     assert not gradients.lines
 
 

@@ -460,3 +460,68 @@ def test_a_selection_whose_count_is_certain_does_not_fail_for_what_it_leaves():
     assert out.tolist() == [4, 3] and len(region.report().lost) == 1
     with sll.linearize(0.1), pytest.raises(RuntimeError, match="ZeroDivisionError"):
         12 // (k * 0)[x > 0.045]
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_bits_make_a_code_that_is_looked_up(forward):
+    """The bits' joint outcomes are kept through a short sum; the window of one decision is the box oracle's."""
+    table = torch.tensor([0.0, 3, 1, 4, 1, 5, 9, 2], dtype=torch.float64)
+    x = torch.tensor([[2.0, -3.0, 0.1], [-2.0, 0.3, 5.0]], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(1.0, forward=forward) as region:
+        code = ((x > 0).long() * 2 ** torch.arange(3)).sum(-1)
+        looked_up = table[code]
+        by_equality = (table * (code.unsqueeze(-1) == torch.arange(8))).sum(-1)
+    assert region.report().lost == {}
+    assert code.dtype == torch.int64 and code.tolist() == [5, 6]
+    if forward == "linear":  # codes 1 or 5; 4 or 6
+        assert looked_up.tolist() == [pytest.approx(0.45 * 3 + 0.55 * 5), pytest.approx(0.35 * 1 + 0.65 * 9)]
+    gradient = torch.autograd.grad(looked_up.sum(), x, retain_graph=True)[0]
+    assert gradient.tolist() == [[0, 0, pytest.approx((5 - 3) / 2)], [0, pytest.approx((9 - 1) / 2), 0]]
+    assert torch.allclose(gradient, torch.autograd.grad(by_equality.sum(), x)[0])
+
+
+@pytest.mark.parametrize("shift", [-1e-4, 0.1, 0.5])
+def test_what_a_count_may_be_adds_up_to_one(shift):
+    x = torch.full((5,), shift, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(1.0):
+        count = (x > 0).sum()
+        equal = torch.stack([(count == k).double() for k in range(6)])
+        least = torch.stack([(count >= k).double() for k in range(7)])
+        more = torch.stack([(count > k).double() for k in range(6)])
+    assert float(equal.sum()) == pytest.approx(1) and torch.equal(more, least[1:])
+    assert (least.diff() <= 0).all() and least[0] == 1 and least[-1] == 0
+    assert torch.allclose(least[:-1] - least[1:], equal)
+
+
+def test_a_count_is_continuous_where_many_are_open_at_once():
+    values = []
+    for shift in (-1e-4, 1e-4):
+        with sll.linearize(1.0):
+            count = (torch.full((5,), shift, dtype=torch.float64, requires_grad=True) > 0).sum()
+            values.append(torch.stack([(count == 5).double(), (count >= 4).double(), (count > 2).double()]))
+    assert torch.allclose(*values, atol=1e-2)
+
+
+def test_which_values_a_weighted_sum_takes_is_not_guessed():
+    x = torch.full((5,), 0.1, requires_grad=True)
+    with sll.linearize(1.0, on_lost="ignore") as region:
+        code = ((x > 0).long() * 2 ** torch.arange(5)).sum(-1)
+        equal, looked_up, next_one = code == 3, torch.arange(32.0)[code], (code + 1).float()
+    assert not equal and looked_up == 31 and next_one.requires_grad
+    assert {site.op for site in region.report().lost} == {"eq", "getitem"}
+
+
+@pytest.mark.parametrize("name", ["gt", "ge", "lt", "le"])
+def test_python_asks_a_parameter_first(name):
+    compare = {"gt": lambda a, b: a > b, "ge": lambda a, b: a >= b, "lt": lambda a, b: a < b, "le": lambda a, b: a <= b}
+    x, threshold = torch.tensor([0.1]), torch.nn.Parameter(torch.zeros(1))
+    for options in ({"eps": 0.5, "only": [name]}, {"eps": {"default": 1e-6, name: 0.5}}):
+        with sll.linearize(**options):
+            (slope,) = torch.autograd.grad(compare[name](x, threshold).float(), threshold)
+        assert slope.abs().tolist() == [1]
+    with sll.linearize(0.5, exclude=[name]):
+        assert not compare[name](x, threshold).float().requires_grad
+    both = {"default": 1e-6, "gt": 0.5, "lt": 0.25}
+    with sll.linearize(both):
+        y = torch.zeros(1, requires_grad=True)
+        assert torch.autograd.grad((y < 0.1).float(), y)[0] == -2 and torch.autograd.grad((y > 0.1).float(), y)[0] == 1

@@ -9,6 +9,7 @@ import html
 import io
 import json
 import math
+import os
 import sys
 import threading
 import weakref
@@ -226,7 +227,7 @@ def test_lost_rows_name_the_decision_and_the_consumer():
     assert lines["bool"] == lines["item"] == masks
     assert lines["tolist"] == {(line_of("level = torch.round"), "round")}
     assert lines["numpy"] == {(line_of("far = x > 100.0"), "gt")}
-    assert lost["item"].status == "LOST here" and "x.numel()" in lost["item"].verdict
+    assert lost["item"].status == "LOST here" and "Compute with the tensor itself" in lost["item"].verdict
     assert lost["numpy"].status == "would be lost" and lost["numpy"].in_band == 0
     assert set(report.lost) == {row.site for row in lost.values()}
 
@@ -412,6 +413,31 @@ def test_lost_selections_and_stale_choices_are_lost():
         assert row.status == "LOST here", f
         if f is std:
             assert [site.op for site in row.lost] == ["gt"]
+
+
+def test_the_reason_names_the_line_where_the_gradient_ends():
+    def program(x):
+        mask = x > 0.0  # (this one ends below)
+        cut = x < 1.0
+        return x.sum() + mask.sum().item() + cut.detach().sum()
+
+    rows = {(row.site.op, row.kind): row for row in traced(program, torch.tensor([0.01, 0.98]), 0.1)[2].rows}
+    item, detach = rows["item", "lost"].site.line, rows["detach", "cut"].site.line
+    assert f"it ends at tests/test_report.py:{item} (item)" in rows["gt", "decides"].verdict.replace(
+        os.getcwd() + "/", ""
+    )
+    assert f":{detach} (detach)" in rows["lt", "decides"].verdict
+    assert "and with it" in rows["detach", "cut"].verdict and "(lt)" in rows["detach", "cut"].verdict
+
+
+def test_whether_backward_has_run_is_told():
+    x = torch.tensor([0.01, 0.49], requires_grad=True)
+    with sll.linearize(0.1, trace=True) as region:
+        torch.sign(x)
+        y = torch.round(x)
+    assert "backward has not run" in region.report().rows[0].verdict
+    y.sum().backward()
+    assert "does not depend on them" in region.report().rows[0].verdict
 
 
 def test_a_count_far_from_its_threshold_is_decided():

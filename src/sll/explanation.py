@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ._options import RegionForward, shown
 from .policy import Eps
 from .region import hard, linearize
-from .report import Report, Row, _plain, _short, _up
+from .report import Report, Row, _plain, _up, short
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -62,7 +62,7 @@ class Explanation:
         for row in self.report.rows:
             if row.status in _HEADINGS:
                 said = row.verdict.removeprefix("gets gradients: ") if row.kind not in ("hard", "cut") else row.why
-                of[_HEADINGS[row.status]].append(f"{_short(row.site)}: {said}{'' if said[-1] in '.)' else '.'}")
+                of[_HEADINGS[row.status]].append(f"{short(row.site)}: {said}{'' if said[-1] in '.)' else '.'}")
         return [(heading, sentences) for heading, sentences in of.items() if sentences]
 
     def advice(self) -> list[str]:
@@ -73,8 +73,10 @@ class Explanation:
             said.append(f'eps="auto" finds a width for each call; or name one: eps={_wide_enough(far)}.')
         if any(row.status == "LOST here" for row in self.report.rows):
             said.append('Run with on_lost="error" to be stopped at the first line that loses a gradient.')
-        if self.inputs and not any(x.linearized for x in self.inputs):
-            said.append("No input gets a gradient in this region.")
+        dead = [x.name for x in self.inputs if not x.linearized]
+        if dead:
+            some = ", ".join(dead[:6]) + (", …" if len(dead) > 6 else "")
+            said.append(f"{len(dead)} of {len(self.inputs)} inputs and parameters get no gradient: {some}.")
         if self.inner:
             said.append(
                 "The program enters a region of its own (@sll.enable?), in both runs, and that decides there: explain "
@@ -82,8 +84,8 @@ class Explanation:
             )
         elif not self.report.rows:
             said.append(
-                "No discrete function was called where gradients are recorded, or nobody used what it chose: a region "
-                "changes nothing here."
+                "No discrete function was called where gradients are recorded (not so under torch.no_grad()), or "
+                "nobody used what it chose: a region changes nothing here."
             )
         return said
 
@@ -246,11 +248,7 @@ def explain(
             raise
         without, refused = {}, str(error).splitlines()[0]
     inside = program.gradients(region)
-    inputs = tuple(
-        InputGradient(name, program.shapes[name], without.get(name), norm)
-        for name, norm in inside.items()
-        if norm is not None or without.get(name) is not None or name in program.given
-    )
+    inputs = tuple(InputGradient(name, program.shapes[name], without.get(name), norm) for name, norm in inside.items())
     inner = region.trace is not None and region.trace.has_inner
     return Explanation(repr(region), inputs, region.report(), refused, inner)
 

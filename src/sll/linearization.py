@@ -242,10 +242,15 @@ class Outcomes(_Unsaved):
 
 
 class Expectation(_Unsaved):
-    """The expected value of an integer tensor, a float tensor of the same shape."""
+    """The expected value of an integer tensor, a float tensor of the same shape.
 
-    def __init__(self, value: Tensor) -> None:
+    `by_ones`: it is a count, which each decision changes by one; then the integers next to the expected value are those
+    it may be. Of a sum of weighted decisions they are not.
+    """
+
+    def __init__(self, value: Tensor, by_ones: bool = True) -> None:
         self.value = value
+        self.by_ones = by_ones
 
 
 class Choice(_Unsaved):
@@ -690,8 +695,40 @@ def marginal(x: Tensor) -> Carrier | None:
     if x.dtype == torch.bool:
         return bool_outcomes(decided_by(expect(x)), x)
     if not x.is_floating_point():
-        return Expectation(expect(x))
+        return Expectation(expect(x), by_ones(x))
     return None
+
+
+def by_ones(x: Any) -> bool:
+    """Whether the integers `x` change by one at most when one decision falls on its other side."""
+    if not isinstance(x, Tensor) or x.dtype == torch.bool or torch.compiler.is_compiling():
+        return True
+    found = resolved(x)
+    if isinstance(found, Expectation):
+        return found.by_ones
+    if not isinstance(found, Outcomes):
+        return found is None
+    jump = (
+        (found.above - found.below).abs().amax() if found.above.numel() and found.below.numel() else found.below.sum()
+    )
+    while torch._C._functorch.is_functorch_wrapped_tensor(jump):
+        jump = torch._C._functorch.get_unwrapped(jump)
+    known = jump.device.type != "meta" and torch._C._len_torch_dispatch_stack() == 0
+    return (not known or bool((jump <= 1).all())) and by_ones(found.below) and by_ones(found.above)
+
+
+OF_WEIGHTED = (
+    "which values a sum of weighted decisions can take is not known. Fold the table bit by bit, table = "
+    "torch.where(bit, table[1::2], table[::2]), or compare the bits."
+)
+"""Why a sum that changes by more than one ends where a count would go on."""
+
+_KEEP_STEPS = set(
+    """sum nansum cumsum trace diff add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__
+    positive abs absolute __abs__ maximum minimum fmax fmin clamp clip clamp_min clamp_max where masked_fill clone
+    contiguous to type type_as""".split()
+)
+"""Functions of which the results change by one if their operands do."""
 
 
 def expect(x: Tensor) -> Tensor:
@@ -869,7 +906,9 @@ def through_expectation(
         # A product: each factor's gradient has the other one as the program takes it, as that of floats has.
         value = hard_forward(value, run("straight-through"))
     if not (hard.is_floating_point() or hard.is_complex()):
-        return attach(region, hard, Expectation(value))
+        operands = [y for x in (*args, *named.values()) for y in (x if isinstance(x, (tuple, list)) else (x,))]
+        counts = func.__name__ in _KEEP_STEPS and all(by_ones(x) for x in operands if discrete_carrier(x))
+        return attach(region, hard, Expectation(value, counts))
     if not region.linear:
         return hard_forward(hard, value)
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
@@ -968,7 +1007,7 @@ def _flattened(hard: Tensor, found: Choice) -> Carrier:
     many = values.shape[-1] * (inner.weights.shape[-1] if inner is not None else MAX_VALUES + 1)
     if inner is None or many > MAX_VALUES:
         means = expect(values)
-        return Expectation((weights.to(means.dtype) * means).sum(-1).expand(hard.shape))
+        return Expectation((weights.to(means.dtype) * means).sum(-1).expand(hard.shape), by_ones=False)
     joint = weights.unsqueeze(-1) * inner.weights
     shape = (*hard.shape, *joint.shape[-2:])
     ties = found.ties | (inner.ties.squeeze(-1) & (weights.detach() > 0)).any(-1, keepdim=True)

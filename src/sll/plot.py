@@ -643,7 +643,7 @@ def _draw_gradients(figure: Figure, axes: Axes, rows: Sequence[Any]) -> None:
     if not arrived and not passed:
         axes.set_xticks([])
         axes.annotate(
-            "no backward pass yet:\ncall backward() before region.report()",
+            "no gradient has arrived: backward has not run,\nor the loss depends on no decision",
             (0.5, 0.5),
             xycoords="axes fraction",
             ha="center",

@@ -191,6 +191,14 @@ def _take_carriers(live: weakref.WeakValueDictionary[int, Tensor]) -> list[tuple
     return taken
 
 
+_MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
+"""Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
+
+
+def _with_mirrored(ops: frozenset[str]) -> frozenset[str]:
+    return ops | {_MIRRORED[op] for op in ops if op in _MIRRORED}
+
+
 class linearize(_Mode):
     """A region in which discrete PyTorch operations have a derivative.
 
@@ -213,11 +221,13 @@ class linearize(_Mode):
             (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to one of these with a
             ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
         forward: ``"linear"`` (values follow the ramp inside the band), ``"hard"`` (every value is the original
-            program's, bit for bit; only gradients change, to those of ``"linear"``) or ``"straight-through"`` (values
+            program's, bit for bit; only gradients change, to those of ``"linear"`` where at most one decision that an
+            element depends on is in its band) or ``"straight-through"`` (values
             as with ``"hard"``; of ``where(m, a, b)`` or ``table[index]`` what the program takes gets the gradient, as
             it does without a region, and what it leaves gets none; decisions have the same slopes). The default is
             ``"linear"``; where ``"auto"`` occurs in `eps`, ``"straight-through"``.
-        only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names.
+        only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names. ``gt`` and ``lt`` go
+            together, as do ``ge`` and ``le``: where the right side is an `nn.Parameter`, Python calls the other one.
         exclude: names of ops not to linearize.
         on_lost: what to do when a decision inside its band reaches a function that cannot pass a gradient on:
             ``"warn"`` once per call site with `LostGradientWarning`, ``"error"`` (`LostGradientError`) or
@@ -257,8 +267,9 @@ class linearize(_Mode):
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
-        ops = frozenset(SOURCES) if only is None else op_names(only, "only", SOURCES)
-        self._ops = ops if exclude is None else ops - op_names(exclude, "exclude", SOURCES)
+        ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
+        self._ops = ops if exclude is None else ops - _with_mirrored(op_names(exclude, "exclude", SOURCES))
+        self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
         self._widths = Widths()
@@ -419,11 +430,13 @@ class linearize(_Mode):
         # Asked beforehand, because the function may be in place.
         followed, recorded = any(carrier(x) is not None for x in operands), any(map(tracked, operands))
         size = max((x.numel() for x in operands), default=0)
+        flows = [t for x in operands if discrete_carrier(x) for t in _differentiable(x)] if func in _CUTS else []
         out = self.dispatch(func, args, kwargs)
         name = op_name(func)
         if func in _CUTS:
-            if recorded:
-                trace.note(call_site(name), "cut", size, _CUTS[func])
+            if recorded or (flows and name in ("detach", "__get__", ".data")):
+                row = trace.note(call_site(name), "cut", size, _CUTS[func])
+                trace.ends(row, flows)
         elif func in DISCRETE or name == "bool" and isinstance(out, Tensor):
             by_mode = name in ("div", "divide") and kwargs.get("rounding_mode") is not None
             if trace.decided() or not (by_mode or _decides(func, out)):

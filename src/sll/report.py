@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -57,11 +58,17 @@ def is_internal(file: str) -> bool:
 
 
 def call_site(op: str) -> CallSite:
-    """The innermost frame that is neither ours nor torch's: the line a user can change."""
+    """The line a user can change."""
+    frame = _frame()
+    return CallSite(frame.f_code.co_filename, frame.f_lineno, op)
+
+
+def _frame() -> FrameType:
+    """The innermost that is neither ours nor torch's."""
     frame = sys._getframe(1)
     while frame.f_back is not None and is_internal(frame.f_code.co_filename):
         frame = frame.f_back
-    return CallSite(frame.f_code.co_filename, frame.f_lineno, op)
+    return frame
 
 
 class EpsUsed(NamedTuple):
@@ -94,9 +101,10 @@ class Row:
         grad_out: norm of the gradients that arrived at the decision in backward: what the loss would change by if it
             fell on the other side, to first order. None if none has arrived.
         grad_in: norm of the gradients that the band passed on to the op's input; None if none.
-        lost: for ``"lost"``, the call sites of the decisions whose gradients end here.
+        lost: for ``"lost"`` and ``"cut"``, the call sites of the decisions whose gradients end here.
         measured: False if some of the gradients could not be seen, inside transforms of `torch.func`.
-        why: for ``"hard"``, ``"lost"`` and ``"cut"``, the reason, and what to write instead.
+        why: for ``"hard"``, ``"lost"`` and ``"cut"``, the reason, and what to write instead; for ``"decides"``, why
+            nothing arrives, if nothing does.
     """
 
     site: CallSite
@@ -144,13 +152,14 @@ class Row:
         if self.kind == "follows":
             return "nothing is open here any more: for each element the earlier decisions lead to the same result"
         if self.kind == "lost":
-            source = ", ".join(map(_short, self.lost))
+            source = ", ".join(map(short, self.lost))
             said = f"ends the gradient{' of ' + source if source else ''}. {_sentence(self.why)}"
             return said if self.in_band else f"{said} (Nothing was in its band so far: nothing is lost yet.)"
         if self.kind == "hard":
             return f"not linearized: {self.why}"
         if self.kind == "cut":
-            return f"leaves autograd: {self.why}"
+            source = ", ".join(map(short, self.lost))
+            return f"leaves autograd: {self.why}{', and with it ' + source if source else ''}"
         if not self.elements:
             return "no elements"
         band = "its band" if self.eps is None else f"±{self.eps[1]:.3g}"
@@ -162,10 +171,7 @@ class Row:
         if not self.grad_in and not self.measured:
             return f"{within}; gradients inside torch.func are not measured"
         if not self.grad_in:
-            return (
-                f"{within}, but no gradient arrives: the loss does not depend on them, an equal decision made before "
-                "gets it, or backward has not run"
-            )
+            return f"{within}, but no gradient arrives: {self.why or 'backward has not run'}"
         return f"gets gradients: {within}"
 
     def _reached_by(self) -> str:
@@ -217,7 +223,7 @@ def _up(x: float) -> str:
     return f"{math.ceil(x / unit - 1e-9) * unit:.2g}"
 
 
-def _short(site: CallSite) -> str:
+def short(site: CallSite) -> str:
     return f"{_relative(site.file)}:{site.line} ({site.op})"
 
 
@@ -308,7 +314,8 @@ class Report:
             if console.measure(table, options=options.update(max_width=1000)).maximum <= options.max_width:
                 break
             table = self._table(_LEAVE_OUT[:i])
-        yield table
+        if self.traced or table.row_count:
+            yield table
         yield from map(Text, self._notes())
 
     def _table(self, without: tuple[str, ...]) -> Table:
@@ -358,14 +365,19 @@ class Report:
         return f"{len(made)} call site{'s' * (len(made) != 1)} decide{'s' * (len(made) == 1)}; gradients pass {reached}"
 
     def _notes(self) -> list[str]:
-        notes = [f"{_short(row.site)}: {row.verdict}" for row in self.rows if row.status in _TELL]
+        notes = [f"{short(row.site)}: {row.verdict}" for row in self.rows if row.status in _TELL]
         notes += [
-            f"{_short(site)}: {n} elements in the band whose outcomes do not differ by a finite amount: hard value, no "
+            f"{short(site)}: {n} elements in the band whose outcomes do not differ by a finite amount: hard value, no "
             "gradient"
             for site, n in self.infinite_jumps.items()
         ]
         if not self.lost:
-            notes.append("No decision's gradient was lost.")
+            notes.append(
+                "No decision's gradient was lost."
+                if self.traced
+                else "No mask or index ended where a gradient cannot follow. Whether gradients passed is not known: "
+                "trace=True tells."
+            )
         if self.traced and any(row.kind == "decides" for row in self.rows):
             notes.append(
                 "distance: of inputs to their decision boundary; arrived, passed on: norms of the gradients at the "
@@ -392,6 +404,7 @@ _TELL = {
     "no gradient arrives",
     "decided before",
     "not measured",
+    "leaves autograd",
 }
 """What is told in a sentence below the table."""
 _LEAVE_OUT = ("distance", "calls", "eps", "arrived", "elements")
@@ -502,4 +515,6 @@ class Lost:
             LostGradientWarning,
             site.file,
             site.line,
+            # Python's memory of what was said at which line: also when every step of a loop makes its own region.
+            registry=_frame().f_globals.setdefault("__warningregistry__", {}),
         )

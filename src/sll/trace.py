@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .report import CallSite, Row, outside_of_transforms
+from .report import CallSite, Row, outside_of_transforms, short
 
 __all__ = ["Trace", "Watch", "Watched", "watch_of"]
 
@@ -135,9 +135,14 @@ class Trace:
 
     def lose(self, site: CallSite, origins: Iterable[Tensor], elements: int, in_band: int, why: str) -> None:
         found = self.note(site, "lost", elements, why)
+        self.ends(found, origins)
         with self.lock:
             found.in_band += in_band
-            found.lost.update(dict.fromkeys(_decided_at(origins)))
+
+    def ends(self, row: _Site, origins: Iterable[Tensor]) -> None:
+        """The gradients of the decisions from which `origins` were computed end there."""
+        with self.lock:
+            row.lost.update(dict.fromkeys(_decided_at(origins)))
 
     def rows(self) -> tuple[Row, ...]:
         """In the order in which the program came by. Where a call of one line decides and another passes earlier
@@ -146,8 +151,21 @@ class Trace:
         with self.lock:
             sites = sorted(self._sites.values(), key=lambda found: found.first_call)  # choices are worked out late
         decides = {found.site for found in sites if found.kind == "decides"}
+        ran = any(found.arrived is not None for found in sites)
+        for found in sites:
+            if found.kind == "decides":
+                ends = [other.site for other in sites if found.site in other.lost]
+                found.why = _why_nothing_arrives(ends, ran)
         rows = [found.row() for found in sites]
         return tuple(row for row in rows if row.status != "passes it on" or row.site not in decides)
+
+
+def _why_nothing_arrives(ends: list[CallSite], ran: bool) -> str:
+    if ends:
+        return f"it ends at {', '.join(map(short, ends))}"
+    if ran:
+        return "the loss does not depend on them, or an equal decision made before gets it"
+    return "backward has not run, or the loss depends on no decision"
 
 
 class Watch:

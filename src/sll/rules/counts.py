@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ..kernels import band_offset
 from ..linearization import (
+    OF_WEIGHTED,
     Expectation,
     attach,
     bool_outcomes,
+    by_ones,
     carrier,
     decided_at,
     discrete_carrier,
@@ -65,7 +67,7 @@ def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...
         if func in _NAMES:
             return _compare(region, _NAMES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
     elif not hard.is_floating_point() and func in _CASTS:
-        return attach(region, hard, Expectation(expect(args[0])))
+        return attach(region, hard, Expectation(expect(args[0]), by_ones(args[0])))
     elif func in _ARITHMETIC:
         return through_expectation(region, func, args, kwargs)
     region.lose(
@@ -86,6 +88,9 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         eps = region.eps_for("gt" if sign > 0 else "lt")
         gap = soft_a - soft_b
         return attach(region, hard, bool_outcomes(decided_at(offset_at(gap, eps)), hard, sign))
+    if name in _EQUALITIES and not (by_ones(a) and by_ones(b)):
+        region.lose(name.strip("_"), [x for x in (a, b) if discrete_carrier(x)], OF_WEIGHTED)
+        return hard
     if name in _EQUALITIES:
         whole = (
             (soft_a == soft_a.floor())
@@ -102,6 +107,9 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         offset = band_offset(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
     else:
         offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
+    if region.linear:
+        # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
+        hard = torch.where(offset == 0, hard, (offset > 0) == (sign > 0))
     return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
 
 

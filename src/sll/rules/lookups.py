@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..linearization import (
+    OF_WEIGHTED,
     Choice,
     Decision,
     Expectation,
     Outcomes,
     attach,
     bool_outcomes,
+    by_ones,
     carrier,
     choice,
     constant,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 Func = Callable[..., Any]
 
+_A_COUNT = "an index that is a count is not looked up. Use (table * (count == torch.arange(n))).sum()."
+
 
 def lookup(
     region: Region, name: str, func: Func, index: Tensor, size: int, trailing: int, *, wrap: bool = True,
@@ -58,9 +62,7 @@ def lookup(
         return _look_up_choices(region, func, index, chosen, size, trailing, wrap=wrap, whole=whole)
     tree = outcomes(index)
     if tree is None:
-        region.lose(
-            name, [index], "an index that is a count is not looked up. Use (table * (count == torch.arange(n))).sum()."
-        )
+        region.lose(name, [index], _A_COUNT if by_ones(index) else OF_WEIGHTED)
         return func(index.detach())  # carries nothing
     hard = original(func, index)
     sides = []
@@ -102,7 +104,7 @@ def _look_up_choices(
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
     if not hard.is_floating_point():
-        return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1)))
+        return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1), by_ones=False))
     unsure = [undecided(x) for x in pieces]
     inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
     return mix(chosen.of(table), hard, region.mode, inner=inner, taken=taken)

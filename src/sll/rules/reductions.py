@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ..kernels import hard_forward
 from ..linearization import (
+    MAX_DECISIONS,
     Choice,
     Expectation,
     Outcomes,
     attach,
     bool_outcomes,
+    by_ones,
     carrier,
     choice,
     decided_by,
@@ -51,7 +53,33 @@ def _discrete(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not _discrete(args, kwargs):
         return func(*args, **kwargs)
+    if func.__name__ == "sum":
+        found = _few_summands(region, *args, **kwargs)
+        if found is not None:
+            return found
     return through_expectation(region, func, args, kwargs)
+
+
+def _few_summands(
+    region: Region, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor | None:
+    """A sum of few weighted decisions, ``(bits * 2 ** torch.arange(3)).sum(-1)``, one after the other: that keeps their
+    joint outcomes. None for what is better known by its expectation.
+    """
+    if isinstance(dim, (tuple, list)) and len(dim) == 1:
+        dim = dim[0]
+    if dim is None and input.dim() == 1:
+        dim = 0
+    if dtype is not None or not isinstance(dim, int) or input.dim() == 0 or not 0 < input.shape[dim] <= MAX_DECISIONS:
+        return None
+    if by_ones(input) or isinstance(resolved(input), Expectation):
+        return None
+    parts = region.call(torch.Tensor.unbind, input, dim)
+    total: Tensor = parts[0]
+    for part in parts[1:]:
+        total = region.call(torch.Tensor.add, total, part)
+    total = region.call(torch.Tensor.to, total, torch.int64)
+    return region.call(torch.Tensor.unsqueeze, total, dim) if keepdim else total
 
 
 def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from ..linearization import (
     Sorted,
     attach,
     bool_outcomes,
+    by_ones,
     carrier,
     decided_by,
     discrete_carrier,
@@ -141,7 +142,7 @@ def _moved(
         return picked
 
     if isinstance(found, Expectation):
-        return Expectation(apply(found.value))
+        return Expectation(apply(found.value), found.by_ones)
     if isinstance(found, Choice) and fills:
         if x.is_floating_point():  # its gradient goes on, only its outcomes end here
             return None
@@ -249,7 +250,7 @@ def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
         return t.reshape((1,) * out.dim()) if is_constant(t) else t
 
     if isinstance(found, Expectation):
-        return attach(region, out, Expectation(found.value.expand(out.shape)))
+        return attach(region, out, Expectation(found.value.expand(out.shape), found.by_ones))
     return attach(region, out, Chain(tree, found.length + 1) if isinstance(found, Chain) else tree())
 
 
@@ -271,7 +272,8 @@ def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequ
     if hard.dtype != torch.bool and not hard.is_floating_point():
         deep = any(isinstance(carrier(t), Expectation) or _depth(t) > 1 for t in tensors)
         if deep:
-            return Expectation(put([expect(t) if discrete_carrier(t) else t.to(torch.float64) for t in tensors]))
+            value = put([expect(t) if discrete_carrier(t) else t.to(torch.float64) for t in tensors])
+            return Expectation(value, all(by_ones(t) for t in tensors))
     weights, below, above = zip(*(_flat(t, hard.dtype) for t in tensors))
     dtype = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
     weight = put([w.to(dtype).expand(t.shape) for w, t in zip(weights, tensors)])

@@ -54,8 +54,8 @@ left_alone(
 )
 
 _NUMBER = (
-    "Python and NumPy numbers have no derivative. Keep the tensor (n / x.numel() has one), or read it after backward "
-    "or under torch.no_grad()."
+    "Python and NumPy numbers have no derivative. Compute with the tensor itself, or read the number after backward or "
+    "under torch.no_grad()."
 )
 REMEDIES = {
     "bool": "Python's if, while and bool() see the hard value only. Use torch.where(condition, a, b).",
