@@ -8,9 +8,8 @@ for the steps a gradient that somebody derived (LSQ, learned step size quantizat
 Here the integer program itself is trained. `IntegerLinear` is plain PyTorch, its casts to int8 included; nothing in it
 knows of sll. The gradient that sll finds is that of LSQ, so this is a tie, with a layer less to write.
 
-The products are summed in float32, where whole numbers are exact. `codes.int() @ weights.int().T` has the same values
-and gradients as well, but those of expected codes, not of the codes themselves, and trains less well (in a trial, two
-points of validation accuracy less).
+The products are summed in float32, where whole numbers are exact. `codes.int() @ weights.int().T` has the same values,
+and in a region with `"auto"` the same gradients.
 
     python examples/quantization.py           # about ten seconds; the data come with scikit-learn
     python examples/quantization.py --quick

@@ -267,3 +267,11 @@ def test_each_factor_of_a_product_sees_the_other_as_the_program_takes_it(kind):
     with sll.linearize("auto"):
         out = product(torch.round(a), torch.round(b)).sum()
     assert out == 1 and torch.autograd.grad(out, (a, b)) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_a_float_factor_sees_the_integer_that_the_program_takes():
+    a = torch.tensor([0.6, 1.8], dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    with sll.linearize("auto"):
+        out = torch.round(a).int().sum() * scale
+    assert out == 9 and torch.autograd.grad(out, (scale, a))[0] == 3

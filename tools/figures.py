@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -291,19 +292,21 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _write(image: Image.Image, path: Path) -> None:
-    """With 256 colours, which is enough for lines on white, and a third of the size."""
-    few = image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    image.convert("RGB").save(path, optimize=True)
 
 
 def gallery(out: Path) -> None:
-    """Run the examples, which draw a figure each."""
+    """Run the examples, which draw a figure each, and keep what they print beside it."""
     for script in sorted((ROOT / "examples").glob("*.py")):
         if script.stem in ("demo", "__init__"):
             continue
         path = out / f"{script.stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, str(script), "--figure", str(path)], check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, str(script), "--figure", str(path)]
+        environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        printed = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("figure:")]
+        path.with_suffix(".txt").write_text("\n".join(printed).strip("\n") + "\n", encoding="utf-8")
         with Image.open(path) as image:
             image.load()
         _write(image, path)

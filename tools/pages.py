@@ -292,8 +292,21 @@ def gallery() -> str:
         title = title.strip().rstrip(".")
         lines += [f"## {title}", "", _as_markdown(text), ""]
         lines += [f"![{title}](figures/gallery/{path.stem}.png)", ""]
-        lines += ["```sh", f"python examples/{path.name}", "```", ""]
+        lines += [
+            f"The program, from `examples/{path.name}`, where the rest is:",
+            "",
+            "<!-- not run: the tests run the whole script -->",
+        ]
+        lines += ["```python", _program(path.read_text(encoding="utf-8")), "```", ""]
+        lines += [f"What `python examples/{path.name}` prints:", ""]
+        printed = (DOCS / "figures" / "gallery" / f"{path.stem}.txt").read_text(encoding="utf-8").rstrip()
+        lines += ["```text", printed, "```", ""]
     return "\n".join(lines)
+
+
+def _program(code: str) -> str:
+    """The first section of a script: the program as it is deployed."""
+    return code.split("# --- 1. ")[1].split("\n", 1)[1].split("# --- 2. ")[0].strip("\n")
 
 
 def _as_markdown(text: str) -> str:

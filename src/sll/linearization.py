@@ -902,7 +902,8 @@ def through_expectation(
     hard = original(func, *args, **kwargs)
     named = {name: x for name, x in kwargs.items() if name != "dtype"}
     value = run("expected")
-    if region.mode == "straight-through" and sum(map(discrete_carrier, (*args, *named.values()))) > 1:
+    factors = [x for x in (*args, *named.values()) if isinstance(x, Tensor)]
+    if region.mode == "straight-through" and len(factors) > 1:
         # A product: each factor's gradient has the other one as the program takes it, as that of floats has.
         value = hard_forward(value, run("straight-through"))
     if not (hard.is_floating_point() or hard.is_complex()):
