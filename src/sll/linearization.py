@@ -708,13 +708,23 @@ def by_ones(x: Any) -> bool:
         return found.by_ones
     if not isinstance(found, Outcomes):
         return found is None
-    jump = (
-        (found.above - found.below).abs().amax() if found.above.numel() and found.below.numel() else found.below.sum()
-    )
-    while torch._C._functorch.is_functorch_wrapped_tensor(jump):
-        jump = torch._C._functorch.get_unwrapped(jump)
-    known = jump.device.type != "meta" and torch._C._len_torch_dispatch_stack() == 0
-    return (not known or bool((jump <= 1).all())) and by_ones(found.below) and by_ones(found.above)
+    return _at_most_one(found.above - found.below) and by_ones(found.below) and by_ones(found.above)
+
+
+def one_apart(values: Tensor) -> bool:
+    """Whether numbers, one of which is taken, are one apart at most: the zeros and ones of labels."""
+    return _at_most_one(values.detach() - values.detach().amin()) if values.numel() else True
+
+
+def _at_most_one(x: Tensor) -> bool:
+    """True where there is no number to read."""
+    if torch.compiler.is_compiling():
+        return True
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return bool((x.abs() <= 1).all())
 
 
 OF_WEIGHTED = (
@@ -1008,7 +1018,8 @@ def _flattened(hard: Tensor, found: Choice) -> Carrier:
     many = values.shape[-1] * (inner.weights.shape[-1] if inner is not None else MAX_VALUES + 1)
     if inner is None or many > MAX_VALUES:
         means = expect(values)
-        return Expectation((weights.to(means.dtype) * means).sum(-1).expand(hard.shape), by_ones=False)
+        total = (weights.to(means.dtype) * means).sum(-1).expand(hard.shape)
+        return Expectation(total, one_apart(means) and by_ones(values))
     joint = weights.unsqueeze(-1) * inner.weights
     shape = (*hard.shape, *joint.shape[-2:])
     ties = found.ties | (inner.ties.squeeze(-1) & (weights.detach() > 0)).any(-1, keepdim=True)

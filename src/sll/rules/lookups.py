@@ -31,6 +31,7 @@ from ..linearization import (
     expect,
     join,
     mix,
+    one_apart,
     original,
     outcomes,
     placed,
@@ -104,7 +105,8 @@ def _look_up_choices(
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
     if not hard.is_floating_point():
-        return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1), by_ones=False))
+        counts = one_apart(table) and all(by_ones(x) for x in pieces)
+        return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1), counts))
     unsure = [undecided(x) for x in pieces]
     inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
     return mix(chosen.of(table), hard, region.mode, inner=inner, taken=taken)

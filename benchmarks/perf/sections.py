@@ -1,0 +1,375 @@
+"""What is measured. Each function takes what to measure with, and adds its figures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from competitors import (
+    CLIPPED,
+    COPY,
+    FUNCTIONS,
+    HARD,
+    IDIOM,
+    PUBLISHED,
+    RECOMPUTED,
+    REGIONS,
+    SOFTTORCH,
+    WIDTH,
+    Op,
+    clipped,
+    competitors,
+    idiom,
+    in_region,
+    recomputed_function,
+    sll_function,
+)
+from figures import CALL, COMPILED, EAGER, OLD, PIPELINE, SAVED, SOFT, STEP, Figure, Results, Target
+from saved import saved
+from timing import Clock, ratios
+from torch import Tensor
+
+import sll
+from programs import NETWORKS, PIPELINES, training_step
+
+OURS = (*REGIONS, *FUNCTIONS)
+SOFTTORCH_BYTES = {"round": 600}
+"""Bytes per element that SoftTorch's `round` needs at its peak: eleven neighbours for each element."""
+
+
+@dataclass
+class Bench:
+    clock: Clock
+    threads: int
+    sizes: Sequence[int]
+    ops: Sequence[Op]
+    quick: bool
+    results: Results
+    softtorch: ModuleType | None
+    published: ModuleType | None
+    say: Callable[[str], None]
+
+    @property
+    def device(self) -> str:
+        return self.clock.device
+
+    @property
+    def where(self) -> str:
+        return "CUDA" if self.device == "cuda" else f"{self.threads} thread{'s' * (self.threads > 1)}"
+
+    def add(
+        self,
+        table: str,
+        column: str,
+        samples: Mapping[str, Sequence[float]],
+        base: str,
+        targets: Mapping[str, Target] | None = None,
+    ) -> None:
+        """A column of ratios to `base`."""
+        for row, seconds in samples.items():
+            target = (targets or {}).get(row)
+            values = ratios(seconds, samples[base])
+            self.results.figures.append(Figure(table, row, column, "x", tuple(values), target, tuple(seconds)))
+
+
+def both_ways(
+    call: Callable[..., Tensor], inputs: Sequence[Tensor], g: Tensor, wrt: Sequence[Tensor] | None = None
+) -> Callable[[], object]:
+    """An input that gets no gradient is an error: that would be too fast."""
+    wrt = inputs if wrt is None else wrt
+    return lambda: torch.autograd.grad(call(*inputs), wrt, g)
+
+
+def count(n: int) -> str:
+    exponent = len(str(n)) - 1
+    return f"n = 1e{exponent}" if n == 10**exponent else f"n = {n}"
+
+
+def free_bytes(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4e9
+
+
+# --- elementwise ops, eager --------------------------------------------------------------------------------------
+
+
+def elementwise(bench: Bench) -> None:
+    for n in bench.sizes:
+        table = f"Elementwise ops, eager, {count(n)}, {bench.where}"
+        bench.results.captions[table] = (
+            f"Forward and backward, relative to the straight-through idiom `x + (op(x) - x).detach()`. "
+            f"Target for sll: {EAGER}."
+        )
+        versus = f"Other libraries, eager, {count(n)}, {bench.where}"
+        bench.results.captions[versus] = "How many times as long as sll: soft values and a region or function with "
+        bench.results.captions[versus] += (
+            '`forward="linear"`, straight-through values and `forward="hard"`. '
+            f"Targets: SoftTorch {SOFT['sign']} on sign and {SOFT['round']} on round, "
+            f"published {OLD['sign']} and {OLD['round']}."
+        )
+        for op in bench.ops:
+            bench.say(f"{table}: {op.name}")
+            inputs = op.inputs(n, bench.device)
+            g = torch.randn(n, generator=torch.Generator().manual_seed(1)).to(bench.device)
+            softtorch = bench.softtorch
+            if softtorch is not None and n * SOFTTORCH_BYTES.get(op.name, 0) > 0.7 * free_bytes(bench.device):
+                bench.results.note(f"SoftTorch's {op.name} of {count(n)} does not fit into the memory that is free.")
+                softtorch = None
+            calls = {
+                name: both_ways(call, inputs, g, inputs[:1] if name == COPY else None)
+                for name, call in competitors(op, softtorch, bench.published).items()
+            }
+            plain = [x.detach() for x in inputs]
+            calls[HARD] = lambda op=op, plain=plain: op.hard(*plain)
+            samples = bench.clock.interleaved(calls)
+            bench.add(table, op.name, samples, IDIOM, dict.fromkeys(OURS, EAGER))
+            for row, seconds in samples.items():
+                for ours, target in rivals(op, row):
+                    values = tuple(ratios(seconds, samples[ours]))
+                    bench.results.figures.append(Figure(versus, f"{row} / {ours}", op.name, "x", values, target))
+
+
+def rivals(op: Op, row: str) -> list[tuple[str, Target | None]]:
+    """Which of ours is compared with this row of another library: like with like."""
+    if row.startswith(SOFTTORCH):
+        forward = "hard" if row.endswith("straight-through") else "linear"
+        return [(f"region, {forward}", SOFT.get(op.name)), (f"function, {forward}", SOFT.get(op.name))]
+    if row.startswith(PUBLISHED):
+        kind = "region" if row.endswith("region") else "function"
+        return [(f"{kind}, linear", OLD.get(op.name))]
+    return []
+
+
+# --- compiled ----------------------------------------------------------------------------------------------------
+
+
+def fresh(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with code of its own: Dynamo keeps what it compiles with the code, and looks through all of it."""
+    copy = types.FunctionType(
+        call.__code__.replace(), call.__globals__, call.__name__, call.__defaults__, call.__closure__
+    )
+    copy.__kwdefaults__ = call.__kwdefaults__
+    return copy
+
+
+def compile_(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(fresh(call), dynamic=False)
+
+
+def can_compile(bench: Bench) -> bool:
+    if bench.device == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        bench.results.note("Nothing compiled was measured: inductor needs a C++ compiler, and there is none.")
+        return False
+    # Another number of threads is other code; the graph cache does not look at it.
+    torch._inductor.config.fx_graph_cache = False
+    torch._functorch.config.enable_autograd_cache = False
+    return True
+
+
+def neighbour(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def with_neighbour(x: Tensor, *rest: Tensor) -> Tensor:
+        return call(2 * x + 1, *rest)
+
+    return with_neighbour
+
+
+def compiled(bench: Bench) -> None:
+    if not can_compile(bench):
+        return
+    for n in bench.sizes:
+        for with_neighbour in (False, True):
+            what = "op(2 * x + 1)" if with_neighbour else "op(x)"
+            table = f"Elementwise ops, compiled, {what}, {count(n)}, {bench.where}"
+            bench.results.captions[table] = (
+                "`torch.compile` with inductor, forward and backward, relative to the compiled clipped "
+                f"straight-through Function, which saves a bool mask. Target for sll: {COMPILED}."
+            )
+            for op in bench.ops:
+                bench.say(f"{table}: {op.name}")
+                torch._dynamo.reset()
+                wrap = neighbour if with_neighbour else lambda call: call
+                inputs = op.inputs(n, bench.device)
+                g = torch.randn(n, generator=torch.Generator().manual_seed(1)).to(bench.device)
+                calls = {CLIPPED: compile_(wrap(clipped(op))), IDIOM: compile_(wrap(idiom(op)))}
+                calls[RECOMPUTED] = compile_(wrap(clipped(op, recomputed_function)))
+                calls[f"{CLIPPED}, not compiled"] = wrap(clipped(op))
+                for name, options in REGIONS.items():
+                    calls[name] = in_region(compile_(wrap(op.hard)), *options)
+                for name, options in FUNCTIONS.items():
+                    calls[name] = compile_(wrap(sll_function(op, *options)))
+                timed = {name: both_ways(call, inputs, g) for name, call in calls.items()}
+                samples = bench.clock.interleaved(working(bench, timed, f"compiled {op.name}"))
+                bench.add(table, op.name, samples, CLIPPED, dict.fromkeys(OURS, COMPILED))
+    torch._dynamo.reset()
+
+
+def working(bench: Bench, calls: Mapping[str, Callable[[], object]], what: str) -> dict[str, Callable[[], object]]:
+    """Those that run. What does not is part of the result."""
+    found = {}
+    for name, call in calls.items():
+        try:
+            call()
+        except Exception as error:
+            bench.results.note(f"{what}, {name}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        else:
+            found[name] = call
+    return found
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+def memory(bench: Bench) -> None:
+    n = min(bench.sizes)
+    tables = {
+        "own": ("Saved for backward, bytes per element",
+                f"Beyond the hard op, without the inputs, which are alive anyway. Target for sll: {SAVED}."),
+        "with_inputs": ("Saved for backward with the inputs, bytes per element",
+                        "The same, and 4 bytes for each float32 input that is saved."),
+        "alive": ("Alive after the call, bytes per element",
+                  "All that was made in the call and is alive while its result is (inputs and result not counted)."),
+    }  # fmt: skip
+    for title, caption in tables.values():
+        bench.results.captions[title] = caption
+    for op in bench.ops:
+        inputs = op.inputs(n, bench.device)
+        hard = saved(op.hard, inputs)
+        for row, call in competitors(op, bench.softtorch, bench.published).items():
+            found = saved(call, inputs)
+            for name, (title, _) in tables.items():
+                value = (getattr(found, name) - getattr(hard, name)) / n
+                target = SAVED if row in OURS and name == "own" else None
+                bench.results.figures.append(Figure(title, row, op.name, "B", (value,), target))
+
+
+# --- what a region costs where it does nothing -------------------------------------------------------------------
+
+CALLS = 100
+
+
+def overhead(bench: Bench) -> None:
+    table = f"A call that is not discrete, in a region, {bench.where}"
+    bench.results.captions[table] = f"Microseconds more than outside, arguments that require grad. Target: {CALL}."
+    a = torch.randn(4, 4, device=bench.device).requires_grad_()
+    b = torch.randn(4, 4, device=bench.device)
+    small = {
+        "add": lambda: a + b,
+        "relu": lambda: torch.relu(a),
+        "matmul, 4 x 4": lambda: a @ b,
+        "view": lambda: a.view(16),
+    }
+    regions = {
+        "region, fixed width": sll.linearize(WIDTH),
+        "region, auto": sll.linearize("auto"),
+    }
+    for name, call in small.items():
+
+        def many(call: Callable[[], object] = call) -> None:
+            for _ in range(CALLS):
+                call()
+
+        def inside(region: Any, many: Callable[[], None] = many) -> None:
+            with region:
+                many()
+
+        calls: dict[str, Callable[[], object]] = {"outside": many}
+        calls |= {row: lambda region=region, inside=inside: inside(region) for row, region in regions.items()}
+        samples = bench.clock.interleaved(calls, rounds=3 * bench.clock.rounds)
+        for row in regions:
+            more = [1e6 / CALLS * (t - base) for t, base in zip(samples[row], samples["outside"])]
+            bench.results.figures.append(Figure(table, row, name, "us", tuple(more), CALL, tuple(samples[row])))
+
+    table = f"A training step of a network without decisions, in a region, {bench.where}"
+    bench.results.captions[table] = f"Per cent more than outside; SGD, nothing is linearized. Target: {STEP}."
+    for name, (network, shape) in NETWORKS.items():
+        bench.say(f"{table}: {name}")
+        step = training_step(network, shape, bench.device)
+
+        def step_in(region: Any, step: Callable[[], object] = step) -> None:
+            with region:
+                step()
+
+        calls = {"outside": step}
+        calls |= {row: lambda region=region, step_in=step_in: step_in(region) for row, region in regions.items()}
+        samples = bench.clock.interleaved(calls)
+        for row in regions:
+            more = [100 * (ratio - 1) for ratio in ratios(samples[row], samples["outside"])]
+            bench.results.figures.append(Figure(table, row, name, "%", tuple(more), STEP, tuple(samples[row])))
+
+
+# --- pipelines ---------------------------------------------------------------------------------------------------
+
+
+def pipelines(bench: Bench) -> None:
+    n = bench.sizes[0]
+    for compiling in (False, True):
+        if compiling and not can_compile(bench):
+            return
+        table = f"Pipelines, {'compiled' if compiling else 'eager'}, {count(n)}, {bench.where}"
+        bench.results.captions[table] = (
+            "Forward and backward, relative to the pipeline written by hand with the straight-through idiom"
+            f"{', compiled too' if compiling else ''}. Target for sll: {PIPELINE}."
+        )
+        for pipeline in PIPELINES:
+            if compiling and bench.quick and pipeline.slow_to_compile:
+                bench.results.note(f"--quick does not compile the {pipeline.name}: that takes minutes.")
+                continue
+            bench.say(f"{table}: {pipeline.name}")
+            torch._dynamo.reset()
+            wrap: Callable[..., Any] = compile_ if compiling else lambda call: call
+            inputs = pipeline.inputs(n, bench.device)
+            calls = {IDIOM: wrap(pipeline.straight_through), CLIPPED: wrap(pipeline.clipped)}
+            for name, options in REGIONS.items():
+                calls[name] = in_region(wrap(pipeline.plain), *options)
+            g = torch.ones_like(pipeline.plain(*(x.detach() for x in inputs)))
+            timed = {name: both_ways(call, inputs, g) for name, call in calls.items()}
+            samples = bench.clock.interleaved(working(bench, timed, f"{table}, {pipeline.name}"))
+            bench.add(table, pipeline.name, samples, IDIOM, dict.fromkeys(REGIONS, PIPELINE))
+    torch._dynamo.reset()
+
+
+# --- ranks -------------------------------------------------------------------------------------------------------
+
+
+def rank(bench: Bench) -> None:
+    n = 10**8 if bench.device == "cuda" and min(bench.sizes) > 10**5 else min(bench.sizes)
+    table = f"sll.rank, {count(n)}, {bench.where}"
+    sorts = "argsort(argsort(x)), forward only"
+    bench.results.captions[table] = f"Forward and backward, relative to `{sorts}`."
+    bench.say(table)
+    x = torch.randn(n, generator=torch.Generator().manual_seed(0)).to(bench.device).requires_grad_()
+    g = torch.randn(n, generator=torch.Generator().manual_seed(1)).to(bench.device)
+    calls: dict[str, Callable[[], object]] = {sorts: lambda: x.detach().argsort().argsort()}
+    for eps in (1e-6, 1e-3, 1.0):
+        calls[f"sll.rank, eps {eps:g}"] = both_ways(lambda x, eps=eps: sll.rank(x, eps=eps), (x,), g)
+    bench.add(table, "time", bench.clock.interleaved(calls), sorts)
+
+
+SECTIONS: dict[str, Callable[[Bench], None]] = {
+    "elementwise": elementwise,
+    "compiled": compiled,
+    "memory": memory,
+    "overhead": overhead,
+    "pipelines": pipelines,
+    "rank": rank,
+}
+ONCE = ("memory",)
+"""The same with every number of threads."""
+
+
+def run(bench: Bench, names: Sequence[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=sll.LostGradientWarning)
+        for name in names:
+            SECTIONS[name](bench)
