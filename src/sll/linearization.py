@@ -31,8 +31,8 @@ from torch import Tensor
 
 from .checkpoint import saved_as_then, saving
 from .kernels import band_offset, blend, compute_dtype, hard_forward
-from .policy import Width, half_width
-from .trace import watch_of
+from .policy import Width, half_width, watch_of
+from .report import numbers
 
 if TYPE_CHECKING:
     from .region import linearize as Region
@@ -720,11 +720,8 @@ def _at_most_one(x: Tensor) -> bool:
     """True where there is no number to read."""
     if torch.compiler.is_compiling():
         return True
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
-        return True
-    return bool((x.abs() <= 1).all())
+    known = numbers(x)
+    return known is None or bool((known.abs() <= 1).all())
 
 
 OF_WEIGHTED = (

@@ -14,14 +14,16 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ._options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
 from .report import call_site
-from .trace import Watch, watch_of
+
+if TYPE_CHECKING:
+    from .trace import Watch
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "Width", "half_width", "in_units", "widths"]
 
@@ -402,6 +404,16 @@ class Width:
         if self.record is not None:
             self.record(found)
         return found
+
+
+class Watched(float):
+    """A fixed half-width, and who is told what is done with it."""
+
+    watch: Watch
+
+
+def watch_of(eps: Any) -> Watch | None:
+    return None if type(eps) is float else getattr(eps, "watch", None)
 
 
 def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) -> float | Tensor:

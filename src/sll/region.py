@@ -37,11 +37,11 @@ from .linearization import (
     uncertain,
     undecided,
 )
-from .policy import AUTO, Eps, Policy, Width, kind_of, widths
-from .report import CallSite, Lost, Report, Widths, call_site
+from .policy import AUTO, Eps, Policy, Watched, Width, kind_of, widths
+from .report import CallSite, Lost, Report, Widths, call_site, unwrapped
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
 from .rules.registry import DISCRETE, LEFT_ALONE, op_name, tracked
-from .trace import Trace, Watch, Watched
+from .trace import Trace, Watch
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
 
@@ -503,8 +503,7 @@ def _decided_outside_of_vmap(args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
     found = []
     for x in _tensors(args, kwargs):
         if not x.is_floating_point() and carrier(x) is None and functorch.is_batchedtensor(x):
-            while functorch.is_functorch_wrapped_tensor(x):
-                x = functorch.get_unwrapped(x)
+            x = unwrapped(x)
             if discrete_carrier(x):
                 found.append(x)
     return found
@@ -592,8 +591,7 @@ def _undecided(x: Tensor) -> int:
     mask = picked.weights != 1 if picked is not None else undecided(x)
     if mask is None:
         return 0
-    while torch._C._functorch.is_functorch_wrapped_tensor(mask):
-        mask = torch._C._functorch.get_unwrapped(mask)
+    mask = unwrapped(mask)
     return int(mask.sum()) if mask.numel() != 1 else int(mask) * x.numel()
 
 
@@ -627,9 +625,7 @@ _CUTS: dict[Any, str] = {
 
 
 def _any(mask: Tensor) -> bool:
-    while torch._C._functorch.is_functorch_wrapped_tensor(mask):  # inside vmap: any of the batch
-        mask = torch._C._functorch.get_unwrapped(mask)
-    return bool(mask.any())
+    return bool(unwrapped(mask).any())
 
 
 def _plain(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

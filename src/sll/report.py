@@ -459,6 +459,22 @@ def outside_of_transforms() -> AbstractContextManager[Any]:
     return temporarily_clear_interpreter_stack()  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
 
 
+def unwrapped(x: Tensor) -> Tensor:
+    """What transforms of `torch.func` wrap: inside vmap, the whole batch."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
+def numbers(x: Tensor) -> Tensor | None:
+    """`x` to read numbers from, `unwrapped`; None where there are none (meta tensors, somebody traces or fakes)."""
+    x = unwrapped(x)
+    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
+        return None
+    with outside_of_transforms():
+        return x.detach()
+
+
 class Widths:
     """Collects half-widths per call site. Those on another device are compared there, and read when somebody asks."""
 
@@ -468,10 +484,10 @@ class Widths:
     def add(self, site: CallSite, half: float | Tensor) -> None:
         low = high = half
         if isinstance(half, Tensor):
-            while torch._C._functorch.is_functorch_wrapped_tensor(half):  # inside vmap: all of the batch
-                half = torch._C._functorch.get_unwrapped(half)
-            if half.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
-                return  # there is no number
+            found = numbers(half)
+            if found is None:
+                return
+            half = found
             with outside_of_transforms():  # or the result would belong to the transform, and end with it
                 low, high = half.amin(), half.amax()
         calls, lowest, highest = self._used.get(site, (0, low, high))

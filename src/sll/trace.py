@@ -19,22 +19,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .report import CallSite, Row, outside_of_transforms, short
+from .policy import places
+from .report import CallSite, Row, numbers, short
 
-__all__ = ["Trace", "Watch", "Watched", "watch_of"]
+__all__ = ["Trace", "Watch"]
 
 KEPT = 4096
 """Distances remembered per call site."""
-
-
-class Watched(float):
-    """A fixed half-width, and who is told what is done with it."""
-
-    watch: Watch
-
-
-def watch_of(eps: Any) -> Watch | None:
-    return None if type(eps) is float else getattr(eps, "watch", None)
 
 
 class _Site:
@@ -116,7 +107,9 @@ class Trace:
 
     def at(self, site: CallSite, kind: str, call: int) -> _Site:
         with self.lock:
-            found = self._sites.setdefault((site, kind), _Site(site, kind))
+            found = self._sites.get((site, kind))
+            if found is None:
+                found = self._sites[site, kind] = _Site(site, kind)
             thread = threading.get_ident()
             if found.last_call.get(thread) != call:
                 found.first_call = call if found.calls == 0 else min(call, found.first_call)
@@ -193,9 +186,9 @@ class Watch:
         """
         row = self._row()
         shown = (distance if true_distance is None else true_distance).detach()
-        d = _plain(shown)
+        d = numbers(shown)
         if d is not None:
-            mask = _plain(shown.abs() <= half)  # inside vmap each has its own half-width
+            mask = numbers(shown.abs() <= half)  # inside vmap each has its own half-width
             inside = 0 if mask is None else int(mask.sum())
             with self._trace.lock:
                 row.elements += d.numel()
@@ -210,7 +203,7 @@ class Watch:
         go on with.
         """
         row = self._row()
-        d = _plain(distances)
+        d = numbers(distances)
         if d is not None:
             with self._trace.lock:
                 _widths(row, half, math.inf)
@@ -223,7 +216,7 @@ class Watch:
     def weights(self, weights: Tensor, each: bool = False) -> Tensor:
         """What came of the scores: weights of contenders, the last dimension, or of each element by itself."""
         row = self._row()
-        w = _plain(weights)
+        w = numbers(weights)
         if w is not None:
             undecided = (w > 0) & (w < 1) if each else w.amax(-1) < 1
             many = int(undecided.sum())
@@ -278,27 +271,17 @@ def _decided_at(tensors: Iterable[Tensor]) -> list[CallSite]:
     return found
 
 
-def _plain(x: Tensor) -> Tensor | None:
-    """The numbers, of the whole batch inside vmap; None where there are none to read."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
-        return None
-    with outside_of_transforms():
-        return x.detach()
-
-
 def _widths(row: _Site, half: float | Tensor, limit: float | Tensor) -> None:
     low = high = half
     if isinstance(half, Tensor):
-        plain = _plain(half)
+        plain = numbers(half)
         if plain is None or not plain.numel():
             return
         low, high = float(plain.min()), float(plain.max())
     low, high = float(low), float(high)
     row.eps = (low, high) if row.eps is None else (min(row.eps[0], low), max(row.eps[1], high))
     if isinstance(limit, Tensor):
-        widest = _plain(limit)
+        widest = numbers(limit)
         limit = float(widest.max()) if widest is not None and widest.numel() else math.inf
     row.limit = max(row.limit, limit)
 
@@ -323,9 +306,5 @@ def _distances(row: _Site, d: Tensor) -> None:
 
 
 def _some(x: Tensor, many: int) -> Tensor:
-    """Elements evenly spread, but not in step with the rows of an array: multiples of the golden ratio."""
     n = x.numel()
-    if n <= many:
-        return x
-    golden = (torch.arange(many, dtype=torch.float64) * 0.6180339887498949).frac()
-    return x[(golden * n).long().to(x.device)]
+    return x if n <= many else x[places(many, n, x.device)]

@@ -34,8 +34,7 @@ from ..linearization import (
     version_of,
 )
 from ..order import Order, capped_simplex, close, traced
-from ..policy import Width, beside, from_last, half_width, in_units, lead, leads, neighbours, pairs
-from ..trace import watch_of
+from ..policy import Width, beside, from_last, half_width, in_units, lead, leads, neighbours, pairs, watch_of
 from .elementwise import elementwise
 from .reductions import bins_of
 from .registry import SOURCES, op_name, register, tracked

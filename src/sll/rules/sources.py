@@ -40,8 +40,7 @@ from ..linearization import (
 )
 from ..order import constant as every
 from ..order import first_k
-from ..policy import Width, around, half_width, in_units, sample
-from ..trace import watch_of
+from ..policy import Width, around, half_width, in_units, sample, watch_of
 from .counts import through_count
 from .elementwise import elementwise
 from .registry import RULES, SOURCES, concerns, register, tracked
