@@ -1132,35 +1132,30 @@ y.sum().backward()
     ),
     Case(
         TORCH,
-        "Selective checkpointing of a decision from outside",
+        "A tensor was written to where the region does not see it",
         """
-from functools import partial
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.autograd import Function
 
-selective = partial(create_selective_checkpoint_contexts, [torch.ops.aten.mul.Tensor])
+class Add(Function):
+    @staticmethod
+    def forward(ctx, x):
+        with torch._C.DisableTorchFunction():
+            return x.add_(1)
 
-def block(mask, x):
-    return torch.where(mask, x * x, x)
-
+v = x.clone()
 with sll.linearize(eps=0.1):
-    y = checkpoint(block, x > 0, x, use_reentrant=False, context_fn=selective)
+    mask = v > 0
+    Add.apply(v.detach())
+    y = torch.where(mask, v, 0.0)
 """,
-        "Selective checkpointing keeps results by counting operations. The weights of a decision from outside "
-        "would be worked out among them, the first time only.",
+        "The distances to the boundary are worked out when they are needed: before the write, if the region sees it.",
         """
-from functools import partial
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
-
-selective = partial(create_selective_checkpoint_contexts, [torch.ops.aten.mul.Tensor])
-
-def block(x):
-    return torch.where(x > 0, x * x, x)
-
+v = x.clone()
 with sll.linearize(eps=0.1):
-    y = checkpoint(block, x, use_reentrant=False, context_fn=selective)
-y.sum().backward()
+    mask = v > 0
+    v.detach().add_(1)
+    y = torch.where(mask, v, 0.0)
 """,
-        recent=True,
     ),
     Case(
         TORCH,
@@ -1244,6 +1239,28 @@ with sll.linearize(eps=0.1):
 """,
         "Dynamo traces functions that are given to functions without the region. Without `fullgraph=True` the "
         "graph breaks there.",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`fullgraph=True`, and a compiled function is checkpointed in a region",
+        """
+from torch.utils.checkpoint import checkpoint
+
+block = torch.compile(torch.sign, backend="aot_eager", fullgraph=True)
+with sll.linearize(eps=0.1):
+    y = checkpoint(block, x, use_reentrant=False)
+""",
+        "The second run of a checkpoint has to find the region again, and from inside compiled code nothing is "
+        "seen of the checkpoint. Without `fullgraph=True` the graph breaks there.",
+        """
+from torch.utils.checkpoint import checkpoint
+
+block = torch.compile(torch.sign, backend="aot_eager")
+with sll.linearize(eps=0.1):
+    y = checkpoint(block, x, use_reentrant=False)
+y.sum().backward()
+""",
         compiles=True,
     ),
     Case(
@@ -1639,32 +1656,6 @@ with sll.linearize(eps=0.1):
     y = program(x)
 """,
         "Dynamo says this without a region as well. Write `torch.where(x.mean() > 0, 2 * x, x)`.",
-        compiles=True,
-    ),
-    Case(
-        ITS_OWN,
-        "`CheckpointError`: a compiled function is checkpointed in a region",
-        """
-from torch.utils.checkpoint import checkpoint
-
-block = torch.compile(torch.sign, backend="aot_eager")
-with sll.linearize(eps=0.1):
-    y = checkpoint(block, x, use_reentrant=False)
-y.sum().backward()
-""",
-        "The second run of a checkpoint has to find the region again, and from inside compiled code nothing is "
-        "seen of the checkpoint. Compile the function that calls `checkpoint`.",
-        """
-from torch.utils.checkpoint import checkpoint
-
-@torch.compile(backend="aot_eager")
-def block(x):
-    return checkpoint(torch.sign, x, use_reentrant=False)
-
-with sll.linearize(eps=0.1):
-    y = block(x)
-y.sum().backward()
-""",
         compiles=True,
     ),
 ]

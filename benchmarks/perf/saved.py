@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Saved(NamedTuple):
@@ -33,25 +33,25 @@ class _Kept:
         self.storage = value.untyped_storage()
 
 
-class _Made(TorchDispatchMode):
-    """Weak references to the storages of everything that is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                reference = StorageWeakRef(storage)
-                self.storages[reference.cdata] = reference, storage.nbytes()
-        return out
+def _allocated(call: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """The result, and how many bytes more are allocated than before. (A dispatch mode that looks would change what is
+    done: nothing is computed in one pass then.)
+    """
+    result = call()
+    if result.is_cuda:
+        del result
+        before = torch.cuda.memory_allocated()
+        result = call()
+        return result, torch.cuda.memory_allocated() - before
+    del result
+    with warnings.catch_warnings(), torch.autograd.profiler.profile(profile_memory=True) as profile:
+        warnings.simplefilter("ignore")
+        result = call()
+    return result, sum(event.self_cpu_memory_usage for event in profile.key_averages())
 
 
 def saved(call: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Saved:
-    """Of ``call(*inputs)``, which is run twice."""
+    """Of ``call(*inputs)``, which is run several times."""
     packed: list[weakref.ref[_Kept]] = []
 
     def pack(value: Tensor) -> _Kept:
@@ -67,8 +67,7 @@ def saved(call: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Saved:
     own = sum(size for storage, size in sizes.items() if storage not in given)
     with_inputs = sum(sizes.values())
     del result, storages
-    with _Made() as made:
-        result = call(*inputs)
-    apart = given | {result.untyped_storage()._cdata}
-    alive = sum(size for key, (ref, size) in made.storages.items() if not ref.expired() and key not in apart)
+    gc.collect()
+    result, alive = _allocated(lambda: call(*inputs))
+    alive -= result.untyped_storage().nbytes() if result.untyped_storage()._cdata not in given else 0
     return Saved(own, with_inputs, alive)

@@ -177,30 +177,39 @@ def can_compile(bench: Bench) -> bool:
     return True
 
 
-def neighbour(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def with_neighbour(x: Tensor, *rest: Tensor) -> Tensor:
-        return call(2 * x + 1, *rest)
+def neighbours(call: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
+    """What a program does with an op: something comes before, something after, and what leaves the graph is a loss."""
 
-    return with_neighbour
+    def loss(x: Tensor, *rest: Tensor) -> Tensor:
+        return (g * call(2 * x + 1, *rest)).sum()
+
+    return loss
 
 
 def compiled(bench: Bench) -> None:
     if not can_compile(bench):
         return
     for n in bench.sizes:
-        for with_neighbour in (False, True):
-            what = "op(2 * x + 1)" if with_neighbour else "op(x)"
+        for alone in (True, False):
+            what = "op(x)" if alone else "(g * op(2 * x + 1)).sum()"
             table = f"Elementwise ops, compiled, {what}, {count(n)}, {bench.where}"
             bench.results.captions[table] = (
                 "`torch.compile` with inductor, forward and backward, relative to the compiled clipped "
                 f"straight-through Function, which saves a bool mask. Target for sll: {COMPILED}."
             )
+            if alone:
+                bench.results.captions[table] += (
+                    " What a graph returns carries its decision out of it, so a region returns the distances as well."
+                )
             for op in bench.ops:
                 bench.say(f"{table}: {op.name}")
                 torch._dynamo.reset()
-                wrap = neighbour if with_neighbour else lambda call: call
                 inputs = op.inputs(n, bench.device)
                 g = torch.randn(n, generator=torch.Generator().manual_seed(1)).to(bench.device)
+
+                def wrap(call: Callable[..., Tensor], g: Tensor = g, alone: bool = alone) -> Callable[..., Tensor]:
+                    return call if alone else neighbours(call, g)
+
                 calls = {CLIPPED: compile_(wrap(clipped(op))), IDIOM: compile_(wrap(idiom(op)))}
                 calls[RECOMPUTED] = compile_(wrap(clipped(op, recomputed_function)))
                 calls[f"{CLIPPED}, not compiled"] = wrap(clipped(op))
@@ -208,7 +217,8 @@ def compiled(bench: Bench) -> None:
                     calls[name] = in_region(compile_(wrap(op.hard)), *options)
                 for name, options in FUNCTIONS.items():
                     calls[name] = compile_(wrap(sll_function(op, *options)))
-                timed = {name: both_ways(call, inputs, g) for name, call in calls.items()}
+                weights = g if alone else torch.ones((), device=bench.device)
+                timed = {name: both_ways(call, inputs, weights) for name, call in calls.items()}
                 samples = bench.clock.interleaved(working(bench, timed, f"compiled {op.name}"))
                 bench.add(table, op.name, samples, CLIPPED, dict.fromkeys(OURS, COMPILED))
     torch._dynamo.reset()

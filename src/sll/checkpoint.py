@@ -26,10 +26,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 from torch.utils import checkpoint as torch_checkpoint
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
-
-from .report import call_site
 
 if TYPE_CHECKING:
     from .region import _Mode as Region
@@ -135,6 +133,16 @@ def in_reentrant() -> bool:
     return any(frame.f_code is _REENTRANT for frame in _python_frames())
 
 
+def around_compilation() -> bool:
+    """Asked while compiling: whether it is a checkpointed function that is compiled. (Its second run would have no
+    region: nothing that compiled code calls could tell the checkpoint to enter one.)
+    """
+    return any(frame.f_code is _CHECKPOINT for frame in _python_frames())
+
+
+around_compilation._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch._dynamo.assume_constant_result
+
+
 def _python_frames() -> Iterator[FrameType]:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
@@ -153,13 +161,13 @@ def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
     if now is None or then is not None and now[0] is then[0]:
         return compute()
     if any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
-        site = call_site("checkpoint")
-        raise RuntimeError(
-            f"{site.file}:{site.line}: torch.utils.checkpoint with a context_fn (selective checkpointing): a decision "
-            "that was made outside of the checkpointed function is used inside. Make it inside, or checkpoint without "
-            "context_fn"
-        )
-    inner = []
+        with _disable_current_modes():  # they would wait for these calls in the second run, too
+            return _saved_as_then(then, compute)
+    return _saved_as_then(then, compute)
+
+
+def _saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
+    now, inner = saving(), []
     while now is not None and (then is None or now[0] is not then[0]):
         inner.append(now)
         _autograd._pop_saved_tensors_default_hooks()

@@ -10,11 +10,13 @@ tensors of any shape, work under ``torch.func``, and can be differentiated twice
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ._options import Forward, one_of, shown
-from .kernels import blend, compute_dtype, hard_forward
+from .kernels import Jump, blend, compute_dtype, hard_forward
 from .order import constant, first_k
 from .order import rank as ranks
 from .policy import AUTO, OneEps, Width, checked, from_last, in_units, kind_of, leads, pairs
@@ -76,9 +78,18 @@ def _check_dim(x: Tensor, dim: int) -> None:
         )
 
 
-def _ramp(step: Step, hard: Tensor, linear: bool) -> Tensor:
-    below, above = (torch.as_tensor(v, dtype=hard.dtype, device=hard.device) for v in (step.below, step.above))
-    return blend(step.decision.offset(), below, above, hard, "linear" if linear else "hard")
+def _ramp(step: Step | None, hard: Callable[[], Tensor], linear: bool) -> Tensor:
+    assert step is not None
+    forward, site = "linear" if linear else "hard", step.decision.site
+    found = None if site is None or step.jump is None else site.ramp(step.jump, forward)
+    if found is not None:
+        return found
+    value = hard()
+    below, above = (
+        torch.as_tensor(side() if callable(side) else side, dtype=value.dtype, device=value.device)
+        for side in (step.below, step.above)
+    )
+    return blend(step.decision.offset(), below, above, value, forward)
 
 
 def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
@@ -103,7 +114,8 @@ def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) 
         tensor([0.0000, 0.5000, 0.7500, 1.0000])
     """
     width, linear = _checked(x, eps, forward, "heaviside")
-    return _ramp(sources.heaviside(width, x, None), torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
+    step = Step(sources.boundary_at(x, 0.0, width), 0.0, 1.0, Jump("boundary", 0.0, 1.0, 0.5, 0.0))
+    return _ramp(step, lambda: torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
 
 
 def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
@@ -115,7 +127,7 @@ def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Te
         tensor([-1.0000,  0.0000,  0.5000,  1.0000])
     """
     width, linear = _checked(x, eps, forward, "sign")
-    return _ramp(sources.sign(width, x), torch.sign(x.detach()), linear)
+    return _ramp(sources.sign(width, x), lambda: torch.sign(x.detach()), linear)
 
 
 def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward | None = None) -> Tensor:
@@ -131,7 +143,7 @@ def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward 
         tensor([0.0000, 0.0000, 0.7500, 2.0000])
     """
     width, linear = _checked(x, eps, forward, "round")
-    return _ramp(sources.round(width, x, decimals=decimals), torch.round(x.detach(), decimals=decimals), linear)
+    return _ramp(sources.round(width, x, decimals=decimals), lambda: torch.round(x.detach(), decimals=decimals), linear)
 
 
 def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
@@ -144,7 +156,7 @@ def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> T
         tensor([0.0000, 0.2500, 1.0000, 0.7500])
     """
     width, linear = _checked(x, eps, forward, "floor")
-    return _ramp(sources.floor(width, x), torch.floor(x.detach()), linear)
+    return _ramp(sources.floor(width, x), lambda: torch.floor(x.detach()), linear)
 
 
 def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
@@ -157,7 +169,7 @@ def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Te
         tensor([1.0000, 1.2500, 1.0000, 1.7500])
     """
     width, linear = _checked(x, eps, forward, "ceil")
-    return _ramp(sources.ceil(width, x), torch.ceil(x.detach()), linear)
+    return _ramp(sources.ceil(width, x), lambda: torch.ceil(x.detach()), linear)
 
 
 def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
@@ -170,7 +182,7 @@ def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> T
         tensor([-0.7500, -0.0000,  0.0000,  0.7500])
     """
     width, linear = _checked(x, eps, forward, "trunc")
-    return _ramp(sources.trunc(width, x), torch.trunc(x.detach()), linear)
+    return _ramp(sources.trunc(width, x), lambda: torch.trunc(x.detach()), linear)
 
 
 def threshold(
@@ -200,10 +212,7 @@ def threshold(
             f"threshold must be a number or a tensor that broadcasts with x, got {shown(threshold)}; "
             "float(threshold) or torch.as_tensor(threshold) makes one"
         )
-    step = sources.gt(width, x, threshold)
-    assert step is not None
-    hard = (x.detach() > threshold).to(x.dtype)
-    return _ramp(Step(step.decision, 0.0, 1.0), hard, linear)
+    return _ramp(sources.gt(width, x, threshold), lambda: (x.detach() > threshold).to(x.dtype), linear)
 
 
 def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:

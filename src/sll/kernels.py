@@ -1,26 +1,33 @@
-"""The three autograd primitives everything else is made of.
+"""The four autograd primitives everything else is made of.
 
 `band_offset`   distance to the boundary      ->  where in the band: -1/2 (below) … 0 (at the boundary) … 1/2 (above)
 `blend`         two outcomes and an offset    ->  one value
+`ramp`          a float, a jump and a width   ->  one value: both of the above for jumps between constants, in one pass
 `hard_forward`  a hard value with the gradient of a soft one
 
 The offset plus 1/2 is the weight of the outcome above the boundary. The offset is what is computed and kept, because
 near the boundary ``1/2 + d`` has lost the last digits of `d`.
 
-All three work under ``torch.func`` (``grad``, ``jvp``, ``vmap``), can be differentiated twice (a ramp has no
-curvature, so the second derivative is zero inside and outside the band) and are traced by ``torch.compile``.
+`ramp` keeps one byte per element for backward, the mask of the band. It is what a plain eager program runs, and a
+compiled one; `suits` says where. The others also work under ``torch.func`` (``grad``, ``jvp``, ``vmap``). All can be
+differentiated twice (a ramp has no curvature, so the second derivative is zero inside and outside the band) and are
+traced by ``torch.compile``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["band_offset", "blend", "compute_dtype", "hard_forward"]
+from . import fused
 
-_HALF = (torch.float16, torch.bfloat16)
+__all__ = ["HALF", "Jump", "band_offset", "blend", "compute_dtype", "hard_forward", "ramp", "select", "suits"]
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -113,6 +120,158 @@ class _Blend(torch.autograd.Function):
         return g_offset, g_below, g_above, None, None, None
 
 
+class Jump(NamedTuple):
+    """Where a float jumps, and between what.
+
+    `kind` is ``"boundary"``, one boundary between two constants, or a function that jumps at integers or halfway
+    between them: ``"round"``, ``"floor"``, ``"ceil"``, ``"trunc"``. The others describe a boundary: the constants below
+    and above it, the hard value exactly there, and that of NaN.
+
+    ``"quantize"`` is `round` clamped to the whole numbers `below` … `above`. With `at_tie` 0 there is no -0, as after a
+    detour through integers, and NaN becomes `at_nan`; with `at_tie` -0 both stay.
+    """
+
+    kind: str
+    below: float = 0.0
+    above: float = 1.0
+    at_tie: float = 0.0
+    at_nan: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """Half the distance to the next boundary."""
+        return math.inf if self.kind == "boundary" else 0.5
+
+    @property
+    def height(self) -> float:
+        return self.above - self.below if self.kind == "boundary" else 1.0
+
+    def flipped(self) -> Jump:
+        """1 minus it, for a boundary between 0 and 1."""
+        return Jump(self.kind, *(1 - value for value in self[1:]))
+
+
+def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool) -> tuple[Tensor, Tensor]:
+    """The value of a step and the mask of the elements in its band, with stock ops: the reference of `fused`."""
+    if jump.kind == "boundary":
+        distance = x - threshold
+        hard = _constants(x, threshold, distance, jump)
+    else:
+        rounds = jump.kind in ("round", "quantize")
+        hard = x.round() if rounds else getattr(torch, jump.kind)(x)
+        n = x.floor() if rounds else x.round()
+        distance = (x - n) - 0.5 if rounds else x - n
+        if jump.kind == "quantize":
+            hard = hard.clamp_(jump.below, jump.above).add_(jump.at_tie)
+            hard = torch.where(x.isnan(), jump.at_nan, hard)
+            distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
+        if jump.kind == "trunc":
+            distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
+    if torch.compiler.is_compiling():
+        inside = distance.abs() <= eps
+    else:  # `hardshrink` is zero on the closed interval, and the cast is a comparison with zero, faster than others
+        inside = F.hardshrink(distance, eps).to(torch.bool).logical_not_()
+    if not linear:
+        return hard, inside
+    undecided = (distance != 0 if torch.compiler.is_compiling() else distance.to(torch.bool)).logical_and_(inside)
+    offset = distance.mul_(0.5 / eps).clamp_(-0.5, 0.5)
+    if jump.kind == "boundary":
+        ramp = offset.mul_(jump.height).add_(jump.below * 0.5 + jump.above * 0.5)
+    else:  # halfway first: n + 1/2 of a large n is another integer
+        ramp = offset.sub_(n.sign(), alpha=0.5) if jump.kind == "trunc" else offset
+        ramp = ramp.add_(-0.5 if jump.kind == "floor" else 0.0 if jump.kind == "trunc" else 0.5).add_(n)
+    return _select(undecided, ramp, hard), inside
+
+
+def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jump) -> Tensor:
+    """The hard value of a jump between constants."""
+    _, below, above, at_tie, at_nan = jump
+    if below == -above and at_tie == at_nan == 0:
+        return distance.sign().mul_(above)
+    if at_nan == below:
+        up = x >= threshold if at_tie == above else x > threshold
+    else:
+        up = (x < threshold if at_tie == above else x <= threshold).logical_not_()
+    hard = up.to(x.dtype) if (below, above) == (0, 1) else torch.where(up, above, below).to(x.dtype)
+    if at_tie not in (below, above):
+        hard = torch.where(x == threshold, at_tie, hard)
+    return hard
+
+
+_BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
+
+
+def _select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``where(mask, a, b)``, which takes several times as long as these three passes over bits on the CPU. It may write
+    to `a`.
+    """
+    if torch.compiler.is_compiling() or a.device.type != "cpu" or a.dtype not in _BITS or b.dtype != a.dtype:
+        return torch.where(mask, a, b)
+    ones, dtype, bits = mask.view(torch.int8).neg(), a.dtype, _BITS[a.dtype]
+    a, b = a.view(bits), b.view(bits)
+    return a.bitwise_xor_(b).bitwise_and_(ones).bitwise_xor_(b).view(dtype)
+
+
+def _scaled(g: Tensor, inside: Tensor, slope: float) -> Tensor:
+    """``where(inside, g * slope, 0)``: an infinite `g` outside the band is not a NaN."""
+    if not torch.compiler.is_compiling() and not torch.is_grad_enabled() and type(g) is Tensor:
+        if fused.suits(g):
+            return fused.scale(g, inside, slope)
+        if g.device.type == "cpu" and g.dtype in _BITS and not fused.batched(g):
+            bits = g.view(_BITS[g.dtype]).bitwise_and(inside.view(torch.int8).neg())
+            return bits.view(g.dtype).mul_(slope)
+    return torch.where(inside, g * slope, 0)
+
+
+class _Ramp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: Any, jump: Jump, eps: float, linear: bool) -> Tensor:
+        ctx.slope = jump.height * (0.5 / eps)
+        ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
+        if not torch.compiler.is_compiling() and fused.suits(x):
+            numbers: tuple[float, ...] = jump[1:] if jump.kind == "quantize" else ()
+            if jump.kind == "boundary":
+                numbers = (float(threshold), *jump[1:])
+            value, inside = fused.step(jump.kind, x, numbers, eps, linear)
+        else:
+            value, inside = _step(x, threshold, jump, eps, linear)
+        ctx.save_for_backward(inside)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (inside,) = ctx.saved_tensors
+        dx = _scaled(g, inside, ctx.slope)
+        dt = -dx.sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
+        return dx if ctx.needs_input_grad[0] else None, dt, None, None, None
+
+
+class _Select(torch.autograd.Function):
+    """`_Blend` where the mask of what is taken is known, in one pass (see `fused`). It keeps the offset and the jumps,
+    not the outcomes: the program may write to those.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, forward: str) -> Tensor:
+        value, jump = fused.select(offset, taken, below, above, forward == "linear")
+        ctx.by_weight = forward != "straight-through"
+        ctx.shapes = below.shape, above.shape
+        ctx.save_for_backward(offset, taken, jump)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        offset, taken, jump = ctx.saved_tensors
+        if torch.is_grad_enabled() or not fused.suits(g):
+            share = torch.where((jump != 0) & ctx.by_weight, offset + 0.5, taken.to(g.dtype))
+            g_offset = torch.where(jump != 0, g * jump, 0)
+            g_below, g_above = torch.where(share < 1, g * (1 - share), 0), torch.where(share > 0, g * share, 0)
+        else:
+            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, jump, ctx.by_weight)
+        below, above = ctx.shapes
+        return g_offset, None, g_below.sum_to_size(below), g_above.sum_to_size(above), None
+
+
 class _HardForward(torch.autograd.Function):
     """Value of ``hard``, derivative of ``soft``."""
 
@@ -199,6 +358,60 @@ def blend(
         offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
         hard.detach(), forward, None if taken is None else taken.expand(shape),
     )  # fmt: skip
+
+
+def suits(x: Tensor, *others: Any) -> bool:
+    """Whether `ramp` can take the place of `band_offset` and `blend` for a step of `x` (and, if `others` are tensors,
+    with them): plain tensors, and nobody who differentiates forward or transforms the function.
+    """
+    if torch.compiler.is_compiling():
+        return x.layout == torch.strided
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    for value in (x, *others):
+        if isinstance(value, Tensor) and type(value) is not Tensor and type(value) is not torch.nn.Parameter:
+            return False
+    return x.layout == torch.strided
+
+
+def ramp(x: Tensor, jump: Jump, eps: float, forward: str, threshold: float | Tensor = 0.0) -> Tensor:
+    """The step that `jump` describes, of `x`; the same as `blend` with the offset ``band_offset(x - threshold)``.
+
+    `eps` is the half-width of the band, a float, at most ``jump.limit``; `forward` is as in `blend`. `threshold` is a
+    number, or a tensor with one element, which may require grad. Half precision is computed in float32.
+    """
+    wide = compute_dtype(x.dtype)
+    linear = forward == "linear"
+    if x.dtype == wide:
+        return _Ramp.apply(x, threshold, jump, eps, linear)  # type: ignore[no-any-return, no-untyped-call]
+    return _Ramp.apply(x.to(wide), threshold, jump, eps, linear).to(x.dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str) -> Tensor | None:
+    """``torch.where(taken, above, below)`` of floats as a blend, in one pass; None where it takes `blend`.
+
+    `taken` is the mask of the elements at which the program is above, also at exact ties. `below` and `above` are
+    tensors of the shape of `taken` or with one element, or numbers.
+    """
+    if torch.compiler.is_compiling() or offset.shape != taken.shape or not (suits(offset) and fused.suits(offset)):
+        return None
+    sides, full = [], False
+    for side in (below, above):
+        if isinstance(side, Tensor):
+            if side.dtype != offset.dtype or side.device != offset.device or not suits(side) or fused.batched(side):
+                return None
+            full = full or side.shape == taken.shape
+            if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
+                return None
+        elif not isinstance(side, (int, float)):
+            return None
+        one = side if isinstance(side, Tensor) else torch.tensor(side, dtype=offset.dtype)
+        if one.numel() == 1 and not math.isfinite(one.detach()):
+            return None  # a report counts the elements at which the jump is infinite
+        sides.append(one)
+    if not full:
+        return None  # what dtype numbers and 0-dim tensors make is for torch to say
+    return _Select.apply(offset, taken, *sides, forward)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:

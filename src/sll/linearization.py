@@ -30,9 +30,11 @@ import torch
 from torch import Tensor
 
 from .checkpoint import saved_as_then, saving
-from .kernels import band_offset, blend, compute_dtype, hard_forward
+from .fused import LEAST
+from .kernels import HALF, Jump, band_offset, blend, compute_dtype, hard_forward, select
 from .policy import Width, half_width, watch_of
 from .report import numbers
+from .sites import Site
 
 if TYPE_CHECKING:
     from .region import linearize as Region
@@ -62,16 +64,19 @@ class Decision:
     `offset` is the position in the band, from -1/2 (below) to 1/2 (above); `weight` is the weight of the side above,
     ``offset + 1/2``.
     `key` identifies the decision: equal keys (tensors compared by identity) are the same decision. The offset is a
-    thunk because many masks are never asked for it.
+    thunk because many masks are never asked for it. `site` is where it was made, if that is known.
     """
 
-    def __init__(self, key: tuple[Any, ...], offset: Callable[[], Tensor]) -> None:
+    def __init__(self, key: tuple[Any, ...], offset: Callable[[], Tensor], site: Site | None = None) -> None:
         self.key = key
+        self.site = site
         self._thunk: Callable[[], Tensor] | None = offset
         self._offset: Tensor | None = None
         self._saving = saving()
-        self.side: Callable[[], Tensor | None] | None = None
-        """Where known, the mask of the elements at which the hard program is above."""
+        self.side: Callable[[Decision], Tensor | None] | None = None
+        """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
+        it would be a cycle, and keep tensors alive.)
+        """
 
     def offset(self) -> Tensor:
         if self._offset is None:
@@ -87,7 +92,7 @@ class Decision:
         """Mask of the elements at which the hard program is above. The offset alone does not tell: where it is a
         probability, the program may well have taken the less likely side.
         """
-        side = None if self.side is None else self.side()
+        side = None if self.side is None else self.side(self)
         return self.offset() > 0 if side is None else side
 
     def same(self, other: Decision) -> int:
@@ -131,25 +136,17 @@ def equal_keys(a: Any, b: Any) -> bool:
     return isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))) and type(a) is type(b) and bool(a == b)
 
 
-def boundary(x: Any, threshold: Any, eps: float | Width, distance: Tensor, nan: float = -0.5) -> Decision:
-    """The decision ``x`` above ``threshold``; recognised when the program compares the same two operands again.
-
-    The distance is computed by the caller right away, because either operand may be modified in place before anybody
-    asks for the offset.
-    """
-    key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
-    return Decision(key, lambda: offset_at(distance, eps, nan=nan))
-
-
 def offset_at(
     distance: Tensor,
-    eps: float | Width,
+    eps: float | Tensor | Width,
     limit: float = math.inf,
     nan: float = -0.5,
     true_distance: Callable[[], Tensor] | None = None,
 ) -> Tensor:
-    """Where in a band of half-width `eps`, at most `limit`; see `band_offset`. (`true_distance` is for traces.)"""
-    half = half_width(eps, distance, limit)
+    """Where in a band of half-width `eps`, at most `limit` (a tensor is known to be); see `band_offset`.
+    (`true_distance` is for traces.)
+    """
+    half = eps if isinstance(eps, Tensor) else half_width(eps, distance, limit)
     offset = band_offset(distance, half, nan)
     watch = watch_of(eps)
     if watch is not None:
@@ -172,22 +169,24 @@ def placed(
 ) -> Decision:
     """`decision` after its tensor of shape `shape` went through the shape op `move`, identified by `how`."""
     moved = Decision(("placed", decision, tuple(shape), how), lambda: move(decision.offset().expand(shape)))
-    moved.side = lambda: move(torch.where(decision.taken(), 0.5, -0.5).expand(shape)) > 0
+    moved.side = lambda _: move(torch.where(decision.taken(), 0.5, -0.5).expand(shape)) > 0
     return moved
 
 
-def shows(x: Tensor, above: Any) -> Callable[[], Tensor | None]:
+def shows(x: Tensor, above: Any) -> Callable[[Decision], Tensor | None]:
     """Where `x` is `above`, unless it is modified in place before anybody asks."""
     alias, version = x.detach(), version_of(x)  # an alias, because `x` will hold on to the decision
-    return lambda: alias == above if unchanged(alias, version) else None
+    if callable(above):
+        return lambda _: alias == above() if unchanged(alias, version) else None
+    return lambda _: alias == above if unchanged(alias, version) else None
 
 
-def tells(decision: Decision, x: Tensor, above: Tensor) -> Decision:
+def tells(decision: Decision, x: Tensor, above: Tensor | Callable[[], Tensor]) -> Decision:
     """`decision`, which was made for `x`: the offset says on which side it is, and at an exact tie `x` does."""
     shown = shows(x, above)
 
-    def side() -> Tensor:
-        offset, at_tie = decision.offset(), shown()
+    def side(decision: Decision) -> Tensor:
+        offset, at_tie = decision.offset(), shown(decision)
         return offset > 0 if at_tie is None else torch.where(offset == 0, at_tie, offset > 0)
 
     decision.side = side
@@ -231,14 +230,18 @@ class Outcomes(_Unsaved):
     """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
 
     An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
-    treats it like the tensor). `polarity` is 1 for (False, True), -1 for (True, False), 0 for anything else.
+    treats it like the tensor). `polarity` is 1 for (False, True), -1 for (True, False), 0 for anything else; `jump`
+    describes a mask as a step of zero and one at the decision's site.
     """
 
-    def __init__(self, decision: Decision, below: Tensor, above: Tensor, polarity: int = 0) -> None:
+    def __init__(
+        self, decision: Decision, below: Tensor, above: Tensor, polarity: int = 0, jump: Jump | None = None
+    ) -> None:
         self.decision = decision
         self.below = below
         self.above = above
         self.polarity = polarity
+        self.jump = jump
 
 
 class Expectation(_Unsaved):
@@ -376,9 +379,19 @@ class Sorted(_Unsaved):
 
 
 class Chain(_Unsaved):
-    """Outcomes of a float tensor, computed when a discrete op asks for them."""
+    """Outcomes of a tensor, computed when a discrete op asks for them.
 
-    def __init__(self, compute: Callable[[], Outcomes | Choice | None], length: int) -> None:
+    `step`, if known, says which step of which site the tensor is: what clamps it or makes it a float again need not ask
+    for outcomes. An integer tensor carries a chain only with a step.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], Outcomes | Choice | None],
+        length: int,
+        step: tuple[Site, Jump] | None = None,
+    ) -> None:
+        self.step = step
         self._compute: Callable[[], Outcomes | Choice | None] | None = compute
         self._found: Outcomes | Choice | None = None
         self._saving = saving()
@@ -407,7 +420,17 @@ def carrier(x: Any) -> Carrier | None:
         return None
     if found.within is not None and not torch.compiler.is_compiling() and not found.within.entered():
         return None
+    if isinstance(found, Chain) and not x.is_floating_point():
+        return found.resolve()
     return found  # type: ignore[return-value]
+
+
+def step_of(x: Any) -> tuple[Site, Jump] | None:
+    """Which step of which site `x` is known to be."""
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    if pair is None or not isinstance(pair[0], Chain) or not unchanged(x, pair[1]):
+        return None
+    return pair[0].step
 
 
 def sorted_places(x: Any) -> Sorted | None:
@@ -450,7 +473,15 @@ def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
     return x
 
 
-def constant(value: Any, like: Tensor) -> Tensor:
+class Constants:
+    """What `constant` has to know of a tensor, without the tensor."""
+
+    def __init__(self, like: Tensor) -> None:
+        dim = like.dim()
+        self.dim, self.dtype, self.device = (lambda: dim), like.dtype, like.device
+
+
+def constant(value: Any, like: Tensor | Constants) -> Tensor:
     """An outcome that is the same for every element of `like`."""
     return torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
 
@@ -459,12 +490,15 @@ def is_constant(outcome: Tensor) -> bool:
     return carrier(outcome) is None and all(size == 1 for size in outcome.shape)
 
 
-def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1) -> Outcomes:
+def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
     """False below and True above (`polarity` 1), or the other way round (-1)."""
     above = constant(polarity > 0, hard)
     if decision.side is None:
-        decision.side = shows(hard, above)
-    return Outcomes(decision, constant(polarity < 0, hard), above, polarity)
+        alias, version = hard.detach(), version_of(hard)
+        decision.side = lambda _: (
+            None if not unchanged(alias, version) else alias if polarity > 0 else alias.logical_not()
+        )
+    return Outcomes(decision, constant(polarity < 0, hard), above, polarity, jump)
 
 
 # --- the algebra -------------------------------------------------------------------------------------------------
@@ -560,9 +594,32 @@ def run_on_outcomes(
     assert tree is not None
     sign = _POLARITY.get(func.__name__)
     own = outcomes(args[0]) if sign is not None and args else None
+    if sign is None and hard.dtype == torch.bool:
+        _recognise(tree, operands)
     if sign is not None and own is not None:
         tree.polarity = sign * own.polarity
+        tree.jump = own.jump if sign > 0 or own.jump is None else own.jump.flipped()
     return join(region, func, operands, hard, tree, conditional=conditional)
+
+
+def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
+    """What is False on one side and True on the other is its decision again: ``True & mask`` is the mask."""
+    sides = _numbers(tree.below, tree.above)
+    if sides is None or sides[0] == sides[1]:
+        return
+    tree.polarity = 1 if sides[1] else -1
+    for x in operands:
+        own = outcomes(x)
+        if own is not None and own.jump is not None and own.decision is tree.decision:
+            tree.jump = own.jump if own.polarity == tree.polarity else own.jump.flipped()
+
+
+def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
+    """The constants that two outcomes are, where reading them makes nobody wait."""
+    if torch.compiler.is_compiling() or low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
+        return None
+    known = [x for x in (numbers(low), numbers(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
+    return (known[0].item(), known[1].item()) if len(known) == 2 else None
 
 
 _POLARITY = {"clone": 1, "contiguous": 1, "__invert__": -1, "bitwise_not": -1, "logical_not": -1}
@@ -603,7 +660,14 @@ def _both_sides(
         region.call(func, *[on(side, x) for x in args], **{name: on(side, x) for name, x in kwargs.items()})
         for side in (False, True)
     )
-    return Outcomes(root, below, above)
+    return Outcomes(root, _settled(below), _settled(above))
+
+
+def _settled(outcome: Tensor) -> Tensor:
+    """An outcome that depends on a decision in name only (``False & mask``), as the constant it is."""
+    tree = outcomes(outcome)
+    sides = None if tree is None else _numbers(tree.below, tree.above)
+    return outcome if tree is None or sides is None or sides[0] != sides[1] else tree.below
 
 
 def join(
@@ -635,9 +699,14 @@ def join(
 
 
 def chain(
-    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+    region: Region,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    out: Tensor,
+    step: tuple[Site, Jump] | None = None,
 ) -> Tensor:
-    """Let the float result `out` of an ordinary elementwise op promise its outcomes."""
+    """Let the result `out` of an ordinary elementwise op promise its outcomes."""
 
     def compute() -> Outcomes | Choice | None:
         if not all(unchanged(x, v) for x, v in zip(operands, versions)):
@@ -654,10 +723,10 @@ def chain(
     versions = [version_of(x) for x in operands]
     length = 1
     for x in operands:
-        found = carrier(x)
-        if isinstance(found, Chain):
-            length = max(length, found.length + 1)
-    promise = Chain(compute, length)
+        pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+        if pair is not None and isinstance(pair[0], Chain):
+            length = max(length, pair[0].length + 1)
+    promise = Chain(compute, length, step)
     if length >= 32:  # bounds recursion, and the memory held by operands
         promise.resolve()
     return attach(region, out, promise)
@@ -738,9 +807,10 @@ _KEEP_STEPS = set(
 """Functions of which the results change by one if their operands do."""
 
 
-def expect(x: Tensor) -> Tensor:
+def expect(x: Tensor, forward: str = "linear") -> Tensor:
     """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for
-    integers.
+    integers. With ``"straight-through"``, for a bool that carries outcomes: what it shows, and each decision's
+    derivative has the others as the program takes them.
     """
     found = carrier(x)
     if isinstance(found, Expectation):
@@ -751,10 +821,20 @@ def expect(x: Tensor) -> Tensor:
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    below, above = expect(tree.below), expect(tree.above)
+    if tree.jump is not None and tree.decision.site is not None and not torch.compiler.is_compiling():
+        found_at_once = tree.decision.site.ramp(tree.jump, forward, later=True)
+        if found_at_once is not None and found_at_once.shape == x.shape and found_at_once.dtype not in HALF:
+            return found_at_once
+    below, above = expect(tree.below, forward), expect(tree.above, forward)
+    if x.numel() >= LEAST and not torch.compiler.is_compiling():
+        at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward)
+        if at_once is not None:
+            return at_once
     dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
     hard = x.to(compute_dtype(*dtypes) if x.dtype == torch.bool else exact_dtype(x))
-    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), "linear")
+    if forward != "linear":
+        return blend(tree.decision.offset(), below, above, hard, forward, tree.decision.taken())
+    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), forward)
 
 
 def probability(x: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ from .linearization import (
 from .policy import AUTO, Eps, Policy, Watched, Width, kind_of, widths
 from .report import CallSite, Lost, Report, Widths, call_site, unwrapped
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
-from .rules.registry import DISCRETE, LEFT_ALONE, op_name, tracked
+from .rules.registry import ALWAYS, DISCRETE, LEFT_ALONE, op_name, tracked
+from .sites import may_write, settle
 from .trace import Trace, Watch
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
@@ -67,6 +68,11 @@ class _Thread(threading.local):
         """The region that is handling a call: those around it let everything pass."""
         self.entered: list[_Entered] = []
         """Innermost last. (torch hides a mode while it handles a call.)"""
+        self.alone = False
+        """One region is entered, and it does not watch: what it passes on reaches no other."""
+
+    def look(self) -> None:
+        self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None
 
     def regions(self) -> list[_Mode]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""
@@ -87,12 +93,27 @@ class _Mode(TorchFunctionMode):
         raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What an ordinary network calls comes no further than this: it is to cost next to nothing.
+        if not is_compiling() and func not in ALWAYS and _THREAD.alone:
+            for x in (*args, *kwargs.values()) if kwargs else args:
+                if isinstance(x, Tensor):
+                    if getattr(x, "_sll", None) is not None:
+                        break
+                elif isinstance(x, (tuple, list, slice)) and _holds(x):
+                    break
+            else:
+                if not _transformed():
+                    if may_write(func, kwargs):
+                        settle((*args, *kwargs.values()) if kwargs else args)
+                    return func(*args, **kwargs) if kwargs else func(*args)
         if _THREAD.at_work is not None:
             return func(*args, **(kwargs or {}))
         if func in _OUTSIDE_THE_RULES:
             return _OUTSIDE_THE_RULES[func](self, func, args, kwargs or {})
         _THREAD.at_work = self
         try:
+            if not is_compiling() and may_write(func, kwargs):
+                settle((*args, *kwargs.values()) if kwargs else args)
             handle = self.dispatch if self.trace is None else self._traced
             return handle(func, args, kwargs or {})
         finally:
@@ -107,6 +128,7 @@ class _Mode(TorchFunctionMode):
             if recording and _THREAD.entered and checkpoint.hooked():
                 checkpoint.note(_THREAD.regions, ())
             _THREAD.entered.append(_Entered(self, not recording and checkpoint.in_reentrant()))
+            _THREAD.look()
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
@@ -148,6 +170,7 @@ class _Mode(TorchFunctionMode):
     def _leave(self) -> None:
         TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
         live = _THREAD.entered.pop().live
+        _THREAD.look()
         if _THREAD.entered:  # still inside an outer region: its decisions may go on
             _THREAD.entered[-1].live.update(live)
         else:
@@ -464,6 +487,8 @@ class linearize(_Mode):
             torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}. {_EAGER}")
         if not torch.is_grad_enabled():
             return
+        if (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)) and checkpoint.around_compilation():
+            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {_EAGER}")
         if self.trace is not None and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
             torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {_EAGER}")
         transformed = torch._C._are_functorch_transforms_active()
@@ -533,6 +558,17 @@ def _decides(func: Callable[..., Any], out: Any) -> bool:
 
 def _selected(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return any(selection(x) is not None for x in selections.flat((*args, *kwargs.values())))
+
+
+def _holds(x: Any) -> bool:
+    """Whether a tensor that may carry something is in a tuple, a list or a slice, however deep."""
+    for item in (x.start, x.stop, x.step) if isinstance(x, slice) else x:
+        if isinstance(item, Tensor):
+            if getattr(item, "_sll", None) is not None:
+                return True
+        elif isinstance(item, (tuple, list, slice)) and _holds(item):
+            return True
+    return False
 
 
 def _may_carry(operands: Iterable[Any]) -> bool:
@@ -650,6 +686,10 @@ _OUTSIDE_THE_RULES: dict[Any, Callable[..., Any]] = {
     torch.autograd.backward: _backward,
     torch.autograd.grad: _backward,
 }
+
+
+ALWAYS.update(_OUTSIDE_THE_RULES)
+_transformed = torch._C._are_functorch_transforms_active
 
 
 class hard(_Mode):

@@ -258,7 +258,7 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
 
 
 register(extremum, "max", "min", in_place=False, source=True)
-register(best_value, "amax", "amin", in_place=False)
+register(best_value, "amax", "amin", in_place=False, marks=True)
 
 
 # --- orders ------------------------------------------------------------------------------------------------------

@@ -7,13 +7,16 @@ merely promises its outcomes to a later discrete op.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..kernels import blend
+from .. import fused
+from ..kernels import Jump, blend, select
 from ..linearization import (
     DIVISIONS,
     MAY_BE_INFINITE,
@@ -23,6 +26,7 @@ from ..linearization import (
     carrier,
     chain,
     collapse,
+    decided_at,
     discrete_carrier,
     exact_dtype,
     expect,
@@ -30,12 +34,83 @@ from ..linearization import (
     original,
     run_on_choices,
     run_on_outcomes,
+    step_of,
 )
 from .counts import through_count
 from .registry import register, tracked
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
+    from ..sites import Site
+
+
+def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A mask that becomes a float is a step of what it was compared with: one pass, and no offset. So are the integers
+    of a quantizer.
+    """
+    mask = args[0]
+    quantized = step_of(mask)
+    if quantized is not None and not mask.is_floating_point() and not kwargs and region.trace is None:
+        site, jump = quantized
+        dtype = _float_asked_for(func, args)
+        jump = jump._replace(at_tie=0.0, at_nan=_of_nan(mask.dtype))
+        value = None if dtype is None else site.ramp(jump, region.mode, later=True)
+        if value is not None and dtype is not None:
+            return chain(region, func, args, kwargs, value.to(dtype))
+    found = carrier(mask)
+    if isinstance(found, Outcomes) and found.jump is not None and found.decision.site is not None and not kwargs:
+        dtype = _float_asked_for(func, args)
+        value = (
+            None
+            if dtype is None or region.trace is not None
+            else found.decision.site.ramp(found.jump, region.mode, True)
+        )
+        if value is not None and dtype is not None and value.shape == mask.shape:
+            return chain(region, func, args, kwargs, value.to(dtype))
+    return elementwise(region, func, args, kwargs)
+
+
+@functools.cache
+def _of_nan(dtype: torch.dtype) -> float:
+    """The integer that NaN becomes here."""
+    return float(torch.full((64,), math.nan).to(dtype)[0])
+
+
+def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Site, Jump] | None:
+    """Which step rounded numbers are after they were clamped to whole numbers."""
+    if func.__name__ not in _BOUNDS:
+        return None
+    given = dict(zip(_BOUNDS[func.__name__], args), **kwargs)
+    x, low, high = given.pop("input", None), given.pop("min", None), given.pop("max", None)
+    known = step_of(x)
+    if known is None or given:
+        return None
+    for bound in (low, high):
+        if bound is not None and (not isinstance(bound, (int, float)) or not float(bound).is_integer()):
+            return None
+    site, jump = known
+    before = (jump.below, jump.above) if jump.kind == "quantize" else (-math.inf, math.inf)
+    low, high = (max(before[0], -math.inf if low is None else low), min(before[1], math.inf if high is None else high))
+    if low > high:
+        return None
+    return site, Jump("quantize", float(low), float(high), -0.0, math.nan)
+
+
+_BOUNDS: dict[str, tuple[str, ...]] = dict.fromkeys(("clamp", "clip"), ("input", "min", "max"))
+_BOUNDS |= {"clamp_min": ("input", "min"), "clamp_max": ("input", "max")}
+
+
+def _float_asked_for(func: Callable[..., Any], args: tuple[Any, ...]) -> torch.dtype | None:
+    """The dtype, if the call converts its operand to a float and does nothing else."""
+    if len(args) == 1:
+        return _FLOATS.get(func.__name__)
+    to = args[1]
+    if len(args) == 2 and isinstance(to, torch.dtype) and to.is_floating_point and func.__name__ in ("to", "type"):
+        return to
+    return None
+
+
+_FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -50,7 +125,7 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
         if not isinstance(out, Tensor) or any(out is x for x in operands):
             return out
         if out.is_floating_point():
-            return chain(region, func, args, kwargs, out)
+            return chain(region, func, args, kwargs, out, _clamped(func, args, kwargs))
     out = run_on_choices(region, func, args, kwargs)
     if out is None:
         out = run_on_outcomes(region, func, args, kwargs)
@@ -93,7 +168,7 @@ LOGIC = """
     __xor__ __rand__ __ror__ __rxor__ __invert__ bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
     __rlshift__ __rrshift__ eq ne not_equal __eq__ __ne__ isnan isinf isfinite isposinf isneginf isreal
 """
-CASTS = "bool float double half bfloat16 cpu cuda as_tensor asarray"  # clone and contiguous are in `shape.py`
+CASTS = "bool cpu cuda as_tensor asarray"  # clone and contiguous are in `shape.py`, casts to integers in `sources.py`
 
 POLES = """
     reciprocal __rdiv__ __rtruediv__ log log1p log2 log10 xlogy sqrt rsqrt pow __pow__ __rpow__ float_power asin acos
@@ -103,6 +178,7 @@ MAY_BE_INFINITE.update(POLES.split())
 DIVISIONS.update("div divide true_divide __truediv__ __div__ floor_divide __floordiv__ remainder __mod__ fmod".split())
 
 register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS.split())
+register(cast, *_FLOATS, in_place=False)
 
 
 def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,6 +195,9 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         condition = collapse(region, condition)  # only how likely it is True matters
     if above is None:
         return region.call(torch.nonzero, condition, as_tuple=True)
+    out = _choose(region, torch.where, (condition, above, below), condition, above, below)
+    if out is not None:
+        return chain(region, torch.where, (condition, above, below), {}, out)
     found = carrier(condition)
     simple = isinstance(found, Outcomes) and found.polarity and carrier(above) is None and carrier(below) is None
     if not simple:
@@ -128,6 +207,47 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     low, high = (below, above)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
     return join(region, torch.where, (condition, above, below), hard, tree)
+
+
+def _choose(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], mask: Any, above: Any, below: Any
+) -> Tensor | None:
+    """``where(mask, above, below)`` of floats that carry nothing: of a mask only how likely it is True matters, however
+    many decisions that depends on. None for other operands, and for one decision where it takes more than one pass.
+    """
+    found = carrier(mask)
+    if not isinstance(found, Outcomes) or mask.dtype != torch.bool:
+        return None
+    if carrier(above) is not None or carrier(below) is not None:
+        return None
+    if found.polarity:
+        if mask.numel() < fused.LEAST or torch.compiler.is_compiling():
+            return None
+        if found.polarity < 0:
+            mask, above, below = mask.logical_not(), below, above
+        return select(found.decision.offset(), mask, below, above, region.mode)
+    if not _of_outcomes(found):
+        return None
+    straight = region.mode == "straight-through"
+    offset = expect(mask, "straight-through" if straight else "linear") - 0.5
+    out = select(offset, mask, below, above, region.mode)
+    if out is None:
+        hard = original(func, *args)
+        if not hard.is_floating_point():
+            return None
+        low, high = _as_outcome(below, hard), _as_outcome(above, hard)
+        region.count_infinite_jumps(func, (mask, above, below), Outcomes(decided_at(offset), low, high))
+        out = blend(offset, low, high, hard, region.mode, mask if straight else None)
+    return out
+
+
+def _of_outcomes(tree: Outcomes) -> bool:
+    """Whether nothing but decisions is in the tree."""
+    for side in (tree.below, tree.above):
+        found = carrier(side)
+        if found is not None and not (isinstance(found, Outcomes) and _of_outcomes(found)):
+            return False
+    return True
 
 
 def _as_outcome(x: Any, like: Tensor) -> Tensor:
@@ -140,6 +260,9 @@ def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     x, mask, value = named["input"], named["mask"], named["value"]
     if carrier(x) is None and x.is_floating_point():
         mask = collapse(region, mask)
+        out = _choose(region, func, (x, mask, value), mask, value, x)
+        if out is not None:
+            return chain(region, func, (x, mask, value), {}, out)
     found = carrier(mask)
     if not (isinstance(found, Outcomes) and found.polarity and carrier(x) is None and carrier(value) is None):
         return elementwise(region, func, (x, mask, value), {})

@@ -38,6 +38,8 @@ SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
 DISCRETE: set[Any] = set()
 """The functions that make decisions, in all their spellings."""
+ALWAYS: set[Any] = set()
+"""The functions whose rules are asked whatever their operands are; others only if an operand carries something."""
 NO_GRADIENT_TO_LOSE: set[Any] = set()
 """Functions that ask about a tensor or overwrite it: no linearization is lost there."""
 LEFT_ALONE: dict[str, str] = {}
@@ -56,14 +58,21 @@ def spellings(name: str) -> list[Any]:
     return found
 
 
-def register(rule: Rule, *names: str | Callable[..., Any], in_place: bool = True, source: bool = False) -> None:
+def register(
+    rule: Rule, *names: str | Callable[..., Any], in_place: bool = True, source: bool = False, marks: bool = False
+) -> None:
     """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``; a function
     in the place of a name, such as ``torch.ops.mine.kernel.default``, stands for itself.
+
+    `source`: it makes decisions; `marks`: it lets its result carry something. Any other rule is asked only if an
+    operand carries something.
     """
     for name in names:
         functions = spellings(name) if isinstance(name, str) else [name]
         if source:
             DISCRETE.update(functions)
+        if source or marks:
+            ALWAYS.update(functions)
         for func in functions:
             RULES[func] = _spelled_out(rule, source)
         if not in_place or not functions or not isinstance(name, str):
@@ -72,9 +81,10 @@ def register(rule: Rule, *names: str | Callable[..., Any], in_place: bool = True
         bare = name.strip("_")
         for written in (f"{name}_", f"__i{bare}__"):
             for func in spellings(written):
-                RULES[func] = _in_place(twin)
+                RULES[func] = _in_place(twin, source)
                 if source:
                     DISCRETE.add(func)
+                    ALWAYS.add(func)
 
 
 def _spelled_out(rule: Rule, source: bool) -> Rule:
@@ -106,10 +116,10 @@ def _spelled_out(rule: Rule, source: bool) -> Rule:
     return handler
 
 
-def _in_place(twin: Callable[..., Any]) -> Rule:
+def _in_place(twin: Callable[..., Any], source: bool) -> Rule:
     def handler(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target = args[0]
-        if not isinstance(target, Tensor) or not concerns(args, kwargs):
+        if not isinstance(target, Tensor) or not concerns(args, kwargs, source):
             return func(*args, **kwargs)
         before = _kept(region, target)
         operands = tuple(before if x is target else x for x in args)
@@ -163,11 +173,11 @@ def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor)
     return regroup(region, put, [_kept(region, base), region.call(torch.Tensor.expand, result, view.shape)], base)
 
 
-def concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call has an operand that carries a linearization or that autograd follows."""
+def concerns(args: tuple[Any, ...], kwargs: dict[str, Any], follows: bool = True) -> bool:
+    """Whether a call has an operand that carries a linearization or (`follows`) that autograd follows."""
     for x in (*args, *kwargs.values()):
         for item in x if isinstance(x, (tuple, list)) else (x,):
-            if carrier(item) is not None or tracked(item):
+            if carrier(item) is not None or follows and tracked(item):
                 return True
     return False
 

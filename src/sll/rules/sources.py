@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..kernels import band_offset, blend, compute_dtype
+from ..kernels import HALF, Jump, band_offset, blend, compute_dtype
 from ..linearization import (
+    Carrier,
+    Chain,
+    Constants,
     Decision,
     Expectation,
     Outcomes,
     Sorted,
     attach,
     bool_outcomes,
-    boundary,
     carrier,
+    chain,
     constant,
     decided_at,
     discrete_carrier,
@@ -35,15 +38,18 @@ from ..linearization import (
     run_on_choices,
     run_on_outcomes,
     sorted_places,
+    step_of,
     tells,
     version_of,
 )
 from ..order import constant as every
 from ..order import first_k
 from ..policy import Width, around, half_width, in_units, sample, watch_of
+from ..report import numbers
+from ..sites import Site, wide
 from .counts import through_count
-from .elementwise import elementwise
-from .registry import RULES, SOURCES, concerns, register, tracked
+from .elementwise import cast, elementwise
+from .registry import ALWAYS, RULES, SOURCES, concerns, register, tracked
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -52,13 +58,16 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """One jump per element: the decision, and the values on its two sides (numbers, or tensors in the dtype of the
-    distance).
+    """One jump per element: the decision, and the values on its two sides (numbers, tensors in the dtype of the
+    distance, or functions that compute these).
+
+    `jump` describes a step between constants or integers whose value `Site.ramp` can compute at the decision's site.
     """
 
     decision: Decision
     below: Any
     above: Any
+    jump: Jump | None = None
 
 
 def source(
@@ -78,6 +87,7 @@ def source(
         SOURCES[op] = boundaries
         register(rule, op, *names, source=True)
         if reflected is not None:
+            ALWAYS.add(getattr(torch.Tensor, reflected))
             RULES[getattr(torch.Tensor, reflected)] = lambda region, func, args, kwargs: (
                 rule(region, getattr(torch, op), args[::-1], kwargs)
                 if concerns(args, kwargs)
@@ -120,9 +130,14 @@ def _run(
         return func(*args, **kwargs)
     if region.trace is not None:
         jump.decision.offset()  # watched, also if nobody asks for it
+    site = jump.decision.site
+    if jump.jump is not None and site is not None and op not in _BOOLS:
+        value = site.ramp(jump.jump, region.mode)
+        if value is not None:
+            return attach(region, value, _promised(region, jump, value))
     hard = original(func, *args, **kwargs)
     if hard.dtype == torch.bool:
-        return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1))
+        return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1, jump.jump))
     below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
     if region.mode == "straight-through":
         tells(jump.decision, hard, above)
@@ -133,6 +148,27 @@ def _run(
 
 
 _ORDERED = ("gt", "ge", "lt", "le")
+_BOOLS = (*_ORDERED, "isclose", "signbit")
+
+
+def _promised(region: Region, jump: Step, value: Tensor) -> Carrier:
+    """The outcomes of a step whose `value` is known, for whoever asks."""
+    like = Constants(value)
+    decision, low, high, _ = jump
+
+    def sides() -> tuple[Tensor, Tensor]:
+        return _outcome(low, like), _outcome(high, like)
+
+    if torch.compiler.is_compiling():
+        below, above = sides()
+        if region.mode == "straight-through":
+            tells(decision, value, above)
+        return Outcomes(decision, below, above)
+    if region.mode == "straight-through":
+        tells(decision, value, lambda: _outcome(high, like))
+    assert decision.site is not None and jump.jump is not None
+    step = (decision.site, jump.jump) if jump.jump.kind == "round" else None
+    return Chain(lambda: Outcomes(decision, *sides()), 0, step)
 
 
 def _compared_with_sorted(region: Region, op: str, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
@@ -195,53 +231,35 @@ def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: Eps
     return torch.where(equal & several, offset - offset.detach(), offset)
 
 
-def _outcome(value: Any, hard: Tensor) -> Tensor:
+def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
+    value = value() if callable(value) else value
     return value.to(hard.dtype) if isinstance(value, Tensor) else constant(value, hard)
 
 
 # --- distances ---------------------------------------------------------------------------------------------------
 
 
-def _wide(x: Any, *others: Any) -> list[Any]:
-    """Tensor operands in the dtype of the distance; numbers rounded as torch rounds them for the comparison."""
-    operands = (x, *others)
-    common = _common_dtype(operands)
-    wide = compute_dtype(common)
-    narrow = common in (torch.float16, torch.bfloat16)
-    out: list[Any] = []
-    for value in operands:
-        if isinstance(value, Tensor):
-            out.append(value.to(common).to(wide))
-        else:
-            out.append(torch.tensor(value, dtype=common).item() if narrow else value)
-    return out
-
-
-def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
-    """The float dtype in which torch computes with these operands: 0-dim tensors and numbers do not widen tensors
-    with dimensions.
-    """
-    floats = [x for x in operands if isinstance(x, Tensor) and x.is_floating_point()]
-    dtypes = {x.dtype for x in floats if x.dim()} or {x.dtype for x in floats}
-    if len(dtypes) == 1:
-        return dtypes.pop()
-    return compute_dtype(*dtypes)
-
-
 def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision:
     """`x` above `threshold`; either may be a number, either may require grad."""
-    a, b = _wide(x, threshold)
-    return boundary(x, threshold, eps, a - b, nan)
+    site = Site(x, threshold, eps)
+    key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
+
+    def offset() -> Tensor:
+        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan), "linear", later=True)
+        return offset_at(site.distance(), site.width(), nan=nan) if found is None or found.dtype in HALF else found
+
+    return Decision(key, offset, site)
 
 
-def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False) -> tuple[Decision, Tensor]:
-    """The decision at the nearest ``n + shift``, and that ``n``. `but_zero`: at 0 there is no jump."""
-    (wide,) = _wide(x)
-    nearest = wide.detach().round() if shift == 0.0 else wide.detach().floor()
-    distance = (wide - nearest) - shift  # in this order it is exact for large numbers
+def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False) -> tuple[Decision, Site]:
+    """The decision at the nearest ``n + shift``, and its site, which knows that ``n``. `but_zero`: at 0 there is no
+    jump.
+    """
+    site = Site(x, None, eps, shift)
     key = ("integers", x, version_of(x), shift, eps if isinstance(eps, Width) else min(eps, 0.5))
-    jumps = (lambda: _from_one(distance, nearest)) if but_zero else None
-    return Decision(key, lambda: offset_at(distance, eps, 0.5, true_distance=jumps)), nearest
+    jumps = (lambda: _from_one(site.distance(), site.nearest())) if but_zero else None
+    decision = Decision(key, lambda: offset_at(site.distance(), site.width(0.5), 0.5, true_distance=jumps), site)
+    return decision, site
 
 
 def _from_one(distance: Tensor, nearest: Tensor) -> Tensor:
@@ -250,34 +268,44 @@ def _from_one(distance: Tensor, nearest: Tensor) -> Tensor:
     return torch.where(nearest == 0, torch.where(d < 0, d + 1, d - 1), d)
 
 
+def _number(x: Tensor) -> float | None:
+    """The number in a tensor, where reading it makes nobody wait."""
+    known = numbers(x) if not torch.compiler.is_compiling() and x.device.type == "cpu" else None
+    return None if known is None else float(known)
+
+
 # --- comparisons -------------------------------------------------------------------------------------------------
+
+
+_GT, _GE = (Jump("boundary", 0.0, 1.0, at_tie, 0.0) for at_tie in (0.0, 1.0))
+_LT, _LE = (Jump("boundary", 1.0, 0.0, at_tie, 0.0) for at_tie in (0.0, 1.0))
 
 
 @source("gt", "__gt__", "greater", boundaries="`input == other`")
 def gt(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps), below=False, above=True)
+    return Step(boundary_at(input, other, eps), False, True, _GT)
 
 
 @source("ge", "__ge__", "greater_equal", boundaries="`input == other`")
 def ge(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps), below=False, above=True)
+    return Step(boundary_at(input, other, eps), False, True, _GE)
 
 
 @source("lt", "__lt__", "less", boundaries="`input == other`")
 def lt(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, nan=0.5), below=True, above=False)
+    return Step(boundary_at(input, other, eps, nan=0.5), True, False, _LT)
 
 
 @source("le", "__le__", "less_equal", boundaries="`input == other`")
 def le(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, nan=0.5), below=True, above=False)
+    return Step(boundary_at(input, other, eps, nan=0.5), True, False, _LE)
 
 
 @source("isclose", boundaries="`|input - other| == atol + rtol * |other|`")
 def isclose(
     eps: Eps, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Step | None:
-    a, b = _wide(input, other)
+    a, b = wide(input, other)
     distance = atol + rtol * b.abs() - (a - b).abs()
     return Step(decided_at(offset_at(distance, eps)), below=False, above=True)
 
@@ -290,9 +318,12 @@ def signbit(eps: Eps, input: Tensor) -> Step | None:
 # --- steps at zero -----------------------------------------------------------------------------------------------
 
 
+_SIGN = Jump("boundary", -1.0, 1.0, 0.0, 0.0)
+
+
 @source("sign", "sgn", boundaries="`0`")
 def sign(eps: Eps, input: Tensor) -> Step | None:
-    return Step(boundary_at(input, 0.0, eps), below=-1.0, above=1.0)
+    return Step(boundary_at(input, 0.0, eps), -1.0, 1.0, _SIGN)
 
 
 @source("angle", boundaries="`0`")
@@ -302,27 +333,30 @@ def angle(eps: Eps, input: Tensor) -> Step | None:
 
 @source("heaviside", boundaries="`0`")
 def heaviside(eps: Eps, input: Tensor, values: Tensor) -> Step | None:
-    return Step(boundary_at(input, 0.0, eps), below=0.0, above=1.0)
+    one = values.numel() == 1 and values.dim() <= input.dim()
+    at_tie = _number(values) if one else None
+    jump = None if at_tie is None else Jump("boundary", 0.0, 1.0, at_tie, 0.0)
+    return Step(boundary_at(input, 0.0, eps), 0.0, 1.0, jump)
 
 
 @source("copysign", boundaries="`other == 0`")
 def copysign(eps: Eps, input: Any, other: Any) -> Step | None:
     if not tracked(other):
         return None  # continuous in input: torch's own gradient is right
-    size = abs(_wide(input, other)[0])
+    size = abs(wide(input, other)[0])
     return Step(boundary_at(other, 0.0, eps), below=-size, above=size)
 
 
 @source("hardshrink", boundaries="`|input| == lambd`")
 def hardshrink(eps: Eps, input: Tensor, lambd: float = 0.5) -> Step | None:
-    (x,) = _wide(input)
+    (x,) = wide(input)
     distance = x.abs() - lambd
     return Step(decided_at(offset_at(distance, eps)), below=0.0, above=x)
 
 
 @source("threshold", boundaries="`input == threshold`")
 def threshold(eps: Eps, input: Tensor, threshold: float, value: float, inplace: bool = False) -> Step | None:
-    (x,) = _wide(input)
+    (x,) = wide(input)
     return Step(boundary_at(input, threshold, eps), below=value, above=x)
 
 
@@ -332,9 +366,9 @@ def threshold(eps: Eps, input: Tensor, threshold: float, value: float, inplace: 
 @source("round", boundaries="`n + 1/2`, with `decimals=k` `(n + 1/2) * 10**-k`")
 def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     if decimals == 0:
-        decision, lower = at_integers(input, eps, 0.5)
-        return Step(decision, lower, lower + 1)
-    (x,) = _wide(input)
+        decision, site = at_integers(input, eps, 0.5)
+        return Step(decision, site.nearest, lambda: site.nearest() + 1, Jump("round"))
+    (x,) = wide(input)
     ten = 10.0 ** abs(decimals)
 
     def units(n: Tensor) -> Tensor:  # the same arithmetic as torch's, so that the outcomes have the same bits
@@ -350,14 +384,14 @@ def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
 
 @source("floor", boundaries="integers")
 def floor(eps: Eps, input: Tensor) -> Step | None:
-    decision, n = at_integers(input, eps)
-    return Step(decision, n - 1, n)
+    decision, site = at_integers(input, eps)
+    return Step(decision, lambda: site.nearest() - 1, site.nearest, Jump("floor"))
 
 
 @source("ceil", boundaries="integers")
 def ceil(eps: Eps, input: Tensor) -> Step | None:
-    decision, n = at_integers(input, eps)
-    return Step(decision, n, n + 1)
+    decision, site = at_integers(input, eps)
+    return Step(decision, site.nearest, lambda: site.nearest() + 1, Jump("ceil"))
 
 
 def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
@@ -367,15 +401,16 @@ def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
 
 @source("trunc", "fix", boundaries="integers but 0")
 def trunc(eps: Eps, input: Tensor) -> Step | None:
-    decision, n = at_integers(input, eps, but_zero=True)
-    return Step(decision, *_toward_zero(n))
+    decision, site = at_integers(input, eps, but_zero=True)
+    below, above = (lambda: _toward_zero(site.nearest())[0]), (lambda: _toward_zero(site.nearest())[1])
+    return Step(decision, below, above, Jump("trunc"))
 
 
 @source("frac", boundaries="integers but 0")
 def frac(eps: Eps, input: Tensor) -> Step | None:
-    decision, n = at_integers(input, eps, but_zero=True)
-    (x,) = _wide(input)
-    below, above = _toward_zero(n)
+    decision, site = at_integers(input, eps, but_zero=True)
+    (x,) = wide(input)
+    below, above = _toward_zero(site.nearest())
     return Step(decision, x - below, x - above)
 
 
@@ -397,7 +432,7 @@ def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False)
     """
     if isinstance(divisor, (int, float)) and divisor == 0:
         return None
-    x, m = _wide(dividend, divisor)
+    x, m = wide(dividend, divisor)
     by_tensor = isinstance(m, Tensor)
     n = (torch.as_tensor(x).detach() / (m.detach() if by_tensor else m)).round()
     # Division by zero, NaN and infinity have no distance: the hard value, and no gradient to either operand.
@@ -475,12 +510,23 @@ def fmod(eps: Eps, input: Any, other: Any) -> Step | None:
 
 def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x = args[0]
+    if not x.is_floating_point():
+        return cast(region, func, args, kwargs)
+    quantized = step_of(x)
+    if quantized is not None and quantized[1].kind == "quantize" and region.trace is None and not kwargs:
+        # In the band the float shows a blend, and the integer the likelier outcome.
+        out = original(func, x.detach().round() if region.linear else x, *args[1:])
+        if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
+            limits, (_, low, high, *_) = torch.iinfo(out.dtype), quantized[1]
+            if limits.min <= low <= high <= limits.max:
+                return chain(region, func, args, kwargs, out, quantized)
     if not tracked(x) or not region.linearizes("cast") or resolved(x) is not None:
         return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
         return out  # x.bool() asks x != 0, whose window average is zero
-    decision, n = at_integers(x, region.eps_for("cast"), but_zero=True)
+    decision, site = at_integers(x, region.eps_for("cast"), but_zero=True)
+    n = site.nearest()
     if region.trace is not None:
         decision.offset()
     if out.device != x.device:
@@ -490,6 +536,8 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         tells(decision, out, above)
     return attach(region, out, Outcomes(decision, below, above))
 
+
+_INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 SOURCES["cast"] = "integers but 0 (`.long()`, `.int()`, `.to(torch.int8)` …)"
 register(_cast, "long", "int", "short", "char", "byte", "to", "type", "type_as", in_place=False, source=True)

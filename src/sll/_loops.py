@@ -1,0 +1,168 @@
+"""The loops of `fused`, compiled by numba. Only `fused` imports this, and only where numba is installed.
+
+Each does for one element what `kernels` does with stock ops, in the same order of operations. `given` has the numbers
+in the dtype of the tensors, so that nothing is computed in a wider one. Selections are written without early exits:
+these loops become vector instructions.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange
+
+
+def _boundary(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
+    """From `below` to `above` at `threshold`."""
+    threshold, below, above, at_tie, at_nan = given[0], given[1], given[2], given[3], given[4]
+    eps, per_unit, half = given[5], given[6], given[7]
+    middle, jump = below * half + above * half, above - below
+    for i in prange(x.size):
+        distance = x[i] - threshold
+        inside = abs(distance) <= eps
+        mask[i] = inside
+        above_or_nan = above if x[i] > threshold else at_nan
+        not_tie = below if x[i] < threshold else above_or_nan
+        hard = at_tie if x[i] == threshold else not_tie
+        ramp = min(max(distance * per_unit, -half), half) * jump + middle
+        value[i] = ramp if linear and inside and distance != 0 else hard
+
+
+def _round(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
+    """From n to n + 1 at n + 1/2."""
+    eps, per_unit, half = given[0], given[1], given[2]
+    for i in prange(x.size):
+        n = np.floor(x[i])
+        distance = (x[i] - n) - half
+        inside = abs(distance) <= eps
+        mask[i] = inside
+        ramp = (min(max(distance * per_unit, -half), half) + half) + n
+        value[i] = ramp if linear and inside and distance != 0 else np.rint(x[i])
+
+
+def _floor(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
+    """From n - 1 to n at n."""
+    eps, per_unit, half = given[0], given[1], given[2]
+    for i in prange(x.size):
+        n = np.rint(x[i])
+        distance = x[i] - n
+        inside = abs(distance) <= eps
+        mask[i] = inside
+        ramp = (min(max(distance * per_unit, -half), half) - half) + n
+        value[i] = ramp if linear and inside and distance != 0 else np.floor(x[i])
+
+
+def _ceil(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
+    """From n to n + 1 at n."""
+    eps, per_unit, half = given[0], given[1], given[2]
+    for i in prange(x.size):
+        n = np.rint(x[i])
+        distance = x[i] - n
+        inside = abs(distance) <= eps
+        mask[i] = inside
+        ramp = (min(max(distance * per_unit, -half), half) + half) + n
+        value[i] = ramp if linear and inside and distance != 0 else np.ceil(x[i])
+
+
+def _trunc(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
+    """From n - 1 to n at n > 0, from n to n + 1 at n < 0; at 0 there is no jump."""
+    eps, per_unit, half = given[0], given[1], given[2]
+    for i in prange(x.size):
+        n = np.rint(x[i])
+        distance = x[i] - n
+        inside = (abs(distance) <= eps) & (n != 0)
+        mask[i] = inside
+        ramp = (min(max(distance * per_unit, -half), half) + (-half if n > 0 else half)) + n
+        value[i] = ramp if linear and inside and distance != 0 else np.trunc(x[i])
+
+
+def _quantize(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
+    """`_round`, clamped to whole numbers, as it is after a detour through integers (which have no -0)."""
+    low, high, nothing, at_nan, eps, per_unit, half = (
+        given[0],
+        given[1],
+        given[2],
+        given[3],
+        given[4],
+        given[5],
+        given[6],
+    )
+    for i in prange(x.size):
+        n = np.floor(x[i])
+        distance = (x[i] - n) - half
+        inside = (abs(distance) <= eps) & (n >= low) & (n < high)
+        mask[i] = inside
+        ramp = (min(max(distance * per_unit, -half), half) + half) + n
+        hard = min(max(np.rint(x[i]), low), high) + nothing
+        shown = ramp if linear and inside and distance != 0 else hard
+        value[i] = shown if x[i] == x[i] else at_nan
+
+
+def _scale(g: Any, out: Any, mask: Any, given: Any) -> None:
+    slope, nothing = given[0], given[1]
+    for i in prange(g.size):
+        out[i] = g[i] * slope if mask[i] else nothing
+
+
+def _select(
+    offset: Any,
+    taken: Any,
+    below: Any,
+    above: Any,
+    value: Any,
+    jump: Any,
+    given: Any,
+    linear: bool,
+    one: bool,
+    other: bool,
+) -> None:
+    """``below + weight * (above - below)``. `one`: `below` is one number for all; `other`: `above` is."""
+    half, nothing = given[0], given[1]
+    for i in prange(offset.size):
+        low = below[0] if one else below[i]
+        high = above[0] if other else above[i]
+        height = high - low
+        height = height if abs(height) < np.inf else nothing
+        inside = (abs(offset[i]) < half) & (offset[i] != 0) & (height != 0)
+        mixed = low * half + high * half + offset[i] * height
+        hard = high if taken[i] else low
+        value[i] = mixed if linear and inside else hard
+        jump[i] = height
+
+
+def _select_backward(
+    g: Any, offset: Any, taken: Any, jump: Any, of_offset: Any, below: Any, above: Any, given: Any, by_weight: bool
+) -> None:
+    half, nothing = given[0], given[1]
+    for i in prange(g.size):
+        of_offset[i] = g[i] * jump[i] if jump[i] != 0 else nothing
+        decided = half if taken[i] else -half
+        share = (offset[i] if by_weight and jump[i] != 0 else decided) + half
+        above[i] = g[i] * share if share > 0 else nothing
+        below[i] = g[i] * (half + half - share) if share < half + half else nothing
+
+
+KERNELS: dict[str, Any] = {"select": _select, "select_backward": _select_backward}
+KERNELS |= {"boundary": _boundary, "round": _round, "floor": _floor, "ceil": _ceil, "trunc": _trunc}
+KERNELS |= {"quantize": _quantize, "scale": _scale}
+
+
+@functools.cache
+def compiled(kind: str, parallel: bool) -> Callable[..., None]:
+    """Compiled at the first call with arrays of a dtype, and kept on disk."""
+    kernel: Any = KERNELS[kind]
+    if parallel:  # under another name: what is kept on disk is found by it
+        kernel = types.FunctionType(kernel.__code__, kernel.__globals__, f"{kernel.__name__}_parallel")
+        kernel.__qualname__ = kernel.__name__
+    found: Any = numba.njit(nogil=True, error_model="numpy", cache=True, parallel=parallel)(kernel)
+    return found  # type: ignore[no-any-return]
+
+
+def use_threads(many: int) -> None:
+    """At most `many`, of those that there are."""
+    numba.set_num_threads(min(many, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]

@@ -1,0 +1,152 @@
+"""Single-pass kernels on the CPU, compiled by numba (the extra ``sll-core[fast]``).
+
+A step is a dozen stock PyTorch ops, each of which moves the whole tensor through memory. Here it is one loop forward
+(x in, value and mask out) and one backward (g and mask in, dx out): as many bytes as a copy moves, and the mask.
+`kernels` computes the same with stock ops and is what these are tested against: masks bit for bit, values to 1 ulp.
+
+Nothing is imported or compiled before it is needed; numba keeps what it has compiled beside this file, or in the
+user's cache folder. Several threads are used where torch uses several, except in a forked process and where two
+threads ask at once: numba's thread pool outlives neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["available", "batched", "scale", "select", "select_backward", "step", "suits"]
+
+LEAST = 4096
+"""Elements: below it calling stock ops is as fast."""
+PARALLEL = 1 << 18
+"""Elements from which on a second thread pays."""
+DTYPES = (torch.float32, torch.float64)
+
+
+@functools.cache
+def available() -> bool:
+    """Whether numba is installed (it is not imported to find out)."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def suits(x: Tensor) -> bool:
+    """Whether the kernels can read `x` and its results can stand for what PyTorch would compute."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and x.numel() >= LEAST
+        and (type(x) is Tensor or type(x) is torch.nn.Parameter)
+        and not x.is_neg()
+        and not batched(x)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._get_tracing_state()
+        and available()
+    )
+
+
+def batched(x: Tensor) -> bool:
+    """Whether `vmap`, new or old, hides a dimension of `x`."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
+
+
+def step(kind: str, x: Tensor, numbers: tuple[float, ...], eps: float, linear: bool) -> tuple[Tensor, Tensor]:
+    """The value of a step and the mask of the elements in its band; `kind` and `numbers` as in `kernels.Jump`."""
+    x = _dense(x.detach())
+    value, mask = torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+    given = _numbers(x.dtype, *numbers, eps, 0.5 / eps, 0.5)
+    _run(kind, x.numel(), _flat(x), _flat(value), _flat(mask), given, linear)
+    return value, mask
+
+
+def scale(g: Tensor, mask: Tensor, slope: float) -> Tensor:
+    """``where(mask, g * slope, 0)``"""
+    g = g.detach()
+    if g.stride() != mask.stride():
+        g = torch.empty_like(mask, dtype=g.dtype).copy_(g)
+    out = torch.empty_like(mask, dtype=g.dtype)
+    _run("scale", g.numel(), _flat(g), _flat(out), _flat(mask), _numbers(g.dtype, slope, 0.0))
+    return out
+
+
+def select(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
+    """The value of `kernels.select`, and its finite jumps; all tensors of one shape, or one element."""
+    shape, dtype = offset.shape, offset.dtype
+    offset, taken = offset.detach().contiguous(), taken.contiguous()
+    one, other = below.numel() == 1, above.numel() == 1
+    low, high = (side.detach().contiguous() for side in (below, above))
+    value, jump = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+    arrays = map(_flat, (offset, taken, low, high, value, jump))
+    _run("select", offset.numel(), *arrays, _numbers(dtype, 0.5, 0.0), linear, one, other)
+    return value, jump
+
+
+def select_backward(
+    g: Tensor, offset: Tensor, taken: Tensor, jump: Tensor, by_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the offset, of what is below and of what is above."""
+    g, offset, taken = g.detach().contiguous(), offset.detach().contiguous(), taken.contiguous()
+    out = [torch.empty_like(g) for _ in range(3)]
+    arrays = map(_flat, (g, offset, taken, jump, *out))
+    _run("select_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight)
+    return out[0], out[1], out[2]
+
+
+# --- tensors as flat arrays ----------------------------------------------------------------------------------------
+
+
+def _dense(x: Tensor) -> Tensor:
+    """`x`, or a copy with the strides that elementwise ops of PyTorch give their results."""
+    return x if x.is_contiguous() or _is_dense(x) else torch.empty_like(x).copy_(x)
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether its elements fill one piece of memory, in whatever order."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _flat(x: Tensor) -> Any:
+    """The elements of a dense tensor in the order in which they lie in memory."""
+    if not (x.dim() == 1 and x.is_contiguous()):
+        x = x.as_strided((x.numel(),), (1,))
+    return x.numpy()
+
+
+@functools.lru_cache(maxsize=256)
+def _numbers(dtype: torch.dtype, *values: float) -> Any:
+    """Numbers in the dtype of the tensors: PyTorch, too, rounds a number to it before it computes."""
+    return torch.tensor(values, dtype=dtype).numpy()
+
+
+# --- one thread or several -----------------------------------------------------------------------------------------
+
+_ONE_AT_A_TIME = threading.Lock()
+_PROCESS: list[int] = []
+"""The process that has started numba's threads."""
+
+
+def _run(kind: str, many: int, *given: Any) -> None:
+    from . import _loops
+
+    threads = torch.get_num_threads() if many >= PARALLEL else 1
+    if threads > 1 and _PROCESS in ([], [os.getpid()]) and _ONE_AT_A_TIME.acquire(blocking=False):
+        try:
+            _PROCESS[:] = [os.getpid()]
+            _loops.use_threads(threads)
+            _loops.compiled(kind, True)(*given)
+        finally:
+            _ONE_AT_A_TIME.release()
+    else:
+        _loops.compiled(kind, False)(*given)

@@ -1,0 +1,272 @@
+"""Where a decision was made: what is remembered of a call until somebody asks for its distances.
+
+Most masks are never asked for their distances, and a step whose value is all that is wanted computes it in one pass
+(`kernels.ramp`). So a source remembers its operands, and works out distances later (`Late`), at the latest before
+one of the operands is written to: the region says so at every write it sees (`settle`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernels import Jump, compute_dtype, ramp, suits
+from .policy import Watched, Width, half_width, sample
+from .report import call_site
+
+__all__ = ["Late", "Site", "may_write", "settle", "wide"]
+
+
+# --- later, but before a write -----------------------------------------------------------------------------------
+
+
+class _Waiting(threading.local):
+    def __init__(self) -> None:
+        self.by_storage: dict[int, list[weakref.ref[Late]]] = {}
+        self.sweep_at = 256
+
+
+_WAITING = _Waiting()
+
+
+class Late:
+    """A result of tensors, computed when it is asked for, at the latest before one of them is written to."""
+
+    def __init__(self, compute: Callable[[], Any], *operands: Any) -> None:
+        self._compute: Callable[[], Any] | None = compute
+        self._found: Any = None
+        self.settled = False
+        """Before a write: what the operands are now is another matter. (Not every write counts as a version.)"""
+        tensors = [x for x in operands if isinstance(x, Tensor)]
+        self._operands = [(x, x._version) for x in tensors]
+        waiting = _WAITING.by_storage
+        if len(waiting) >= _WAITING.sweep_at:
+            _sweep()
+        ref = weakref.ref(self)
+        for x in tensors:
+            waiting.setdefault(x.untyped_storage()._cdata, []).append(ref)
+
+    def __call__(self) -> Any:
+        if self._compute is not None:
+            if not self.fresh():
+                raise RuntimeError(_WRITTEN.format(call_site("the decision")))
+            with torch.enable_grad():
+                self._found = self._compute()
+            self._compute, self._operands = None, []
+        return self._found
+
+    def fresh(self) -> bool:
+        """Whether the operands still are what they were."""
+        for x, version in self._operands:  # noqa: SIM110 (at every call: no generator)
+            if x._version != version:
+                return False
+        return True
+
+
+_WRITTEN = (
+    "{}: a tensor on which a decision was made has been modified since, by something that the region cannot see "
+    "as a write (a custom op, another thread). Clone it before it is written to"
+)
+
+
+def can_wait(*operands: Any) -> bool:
+    """Whether nothing that is going on would be over when the result is asked for."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
+        return False
+    for x in operands:
+        if isinstance(x, Tensor) and (
+            type(x) is not Tensor and type(x) is not torch.nn.Parameter or x.layout != torch.strided
+        ):
+            return False
+    return True
+
+
+def _sweep() -> None:
+    """Forget what nobody can ask for any more."""
+    waiting = _WAITING.by_storage
+    for key, refs in list(waiting.items()):
+        alive = [ref for ref in refs if ref() is not None]
+        if alive:
+            waiting[key] = alive
+        else:
+            del waiting[key]
+    _WAITING.sweep_at = max(256, 2 * len(waiting))
+
+
+def settle(operands: Iterable[Any]) -> None:
+    """Some of the operands are about to be written to: work out what waits for them."""
+    waiting = _WAITING.by_storage
+    for x in operands:
+        if isinstance(x, (tuple, list)):
+            settle(x)
+        elif isinstance(x, Tensor) and x.layout == torch.strided:
+            if torch._C._functorch.is_functorch_wrapped_tensor(x):
+                continue  # nothing waits inside a transform
+            for ref in waiting.pop(x.untyped_storage()._cdata, ()):
+                late = ref()
+                if late is not None and late.fresh():
+                    late()
+                    late.settled = True
+
+
+_BY_OPTION = {name for name, f in vars(torch.nn.functional).items() if "inplace" in getattr(f, "__annotations__", ())}
+_EXPOSES = {"__set__", "__setitem__", "__delitem__", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage"}
+_EXPOSES |= {"storage", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__", "__ifloordiv__", "__imod__"}
+_EXPOSES |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
+
+
+def may_write(func: Callable[..., Any], kwargs: Any) -> bool:
+    """Whether a torch function may write to its operands, or hands their memory to somebody who may."""
+    if not _WAITING.by_storage:
+        return False
+    name = getattr(func, "__name__", "_")
+    if name[-1] == "_" and name[-2:] != "__" or name in _EXPOSES or name in _BY_OPTION:
+        return True
+    return bool(kwargs) and ("out" in kwargs or "inplace" in kwargs)
+
+
+# --- one boundary, or those at integers ----------------------------------------------------------------------------
+
+
+def wide(x: Any, *others: Any) -> list[Any]:
+    """Tensor operands in the dtype of the distance; numbers rounded as torch rounds them for the comparison."""
+    operands = (x, *others)
+    common = _common_dtype(operands)
+    to = compute_dtype(common)
+    narrow = common in (torch.float16, torch.bfloat16)
+    out: list[Any] = []
+    for value in operands:
+        if isinstance(value, Tensor):
+            out.append(value if value.dtype == common == to else value.to(common).to(to))
+        else:
+            out.append(torch.tensor(value, dtype=common).item() if narrow else value)
+    return out
+
+
+def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
+    """The float dtype in which torch computes with these operands: 0-dim tensors and numbers do not widen tensors
+    with dimensions.
+    """
+    floats = [x for x in operands if isinstance(x, Tensor) and x.is_floating_point()]
+    dtypes = {x.dtype for x in floats if x.dim()} or {x.dtype for x in floats}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return compute_dtype(*dtypes)
+
+
+def _distance(x: Any, threshold: Any, shift: float) -> tuple[Tensor, Tensor | None]:
+    """Signed, and the n of the nearest ``n + shift``, without gradient."""
+    if threshold is not None:
+        a, b = wide(x, threshold)
+        return a - b, None
+    (x,) = wide(x)
+    n = x.detach().round() if shift == 0.0 else x.detach().floor()
+    # In this order it is exact for large numbers.
+    return (x - n) - shift, n
+
+
+def _version(x: Any) -> int:
+    return x._version if isinstance(x, Tensor) else 0
+
+
+class Site:
+    """`x` and the boundaries it was compared with: `threshold`, or, if that is None, the numbers ``n + shift``.
+
+    `x` may be the number and `threshold` the tensor.
+    """
+
+    def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
+        self.x = x
+        self.threshold = threshold
+        self.eps = eps
+        self.shift = shift
+        self._half: float | Tensor | None = None
+        self._versions = (0, 0) if torch.compiler.is_compiling() else (_version(x), _version(threshold))
+        self._late: Late | None = None
+        self._known: tuple[Tensor, Tensor | None] | None = None
+        if can_wait(x, threshold):
+            self._late = Late(lambda: _distance(x, threshold, shift), x, threshold)
+        else:
+            self._known = _distance(x, threshold, shift)
+
+    def _found(self) -> tuple[Tensor, Tensor | None]:
+        if self._known is None:
+            assert self._late is not None
+            self._known = self._late()
+        return self._known
+
+    def fresh(self) -> bool:
+        """Whether the operands are known to be what they were."""
+        if torch.compiler.is_compiling() or self._late is not None and self._late.settled:
+            return False
+        return self._versions == (_version(self.x), _version(self.threshold))
+
+    def distance(self) -> Tensor:
+        return self._found()[0]
+
+    def nearest(self) -> Tensor:
+        """The n, without gradient."""
+        found = self._found()[1]
+        assert found is not None
+        return found
+
+    def width(self, limit: float = math.inf) -> float | Tensor | Width:
+        """The half-width, asked of a policy once. (With a trace it is asked where the distances are known.)"""
+        if not isinstance(self.eps, Width) or self.eps.watch is not None or torch.compiler.is_compiling():
+            return self.eps
+        if self._half is None:
+            self._half = half_width(self.eps, self.distance(), limit)
+        return self._half
+
+    def ramp(self, jump: Jump, forward: str, later: bool = False) -> Tensor | None:
+        """The step that jumps so at this site, in the dtype of its tensor, in one pass; None if it takes more.
+
+        `later`: the operands may have been written to since.
+        """
+        x, level = self.x, self.threshold
+        if not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim():
+            x, level = level, x
+            jump = jump._replace(below=jump.above, above=jump.below)
+        if not suits(x, level) or isinstance(self.eps, Watched):
+            return None
+        dtype = x.dtype
+        apart = later and not self.fresh()
+        if isinstance(level, Tensor):
+            one = level.dim() == 0 and level.device == x.device and level.is_floating_point()
+            apart = apart or not one
+        if apart and jump.kind != "boundary":
+            return None
+        if apart:  # of the distance, not of the operands
+            if jump.at_tie != jump.at_nan and not (isinstance(level, (float, int)) and math.isfinite(level)):
+                return None  # inf - inf is NaN, and a tie
+            a, b = self.distance(), 0.0
+            jump = jump if x is self.x else jump._replace(below=jump.above, above=jump.below)
+        else:
+            a, b = wide(x, level) if level is not None else (*wide(x), 0.0)
+        half = self._number(a, b, jump.limit)
+        return None if half is None else ramp(a, jump, half, forward, b).to(dtype)
+
+    def _number(self, a: Tensor, b: Any, limit: float) -> float | None:
+        """The half-width, if it is a number."""
+        if not isinstance(self.eps, Width):
+            return min(self.eps, limit)
+        if self.eps.watch is not None:
+            return None
+        if self._half is None:
+            self._half = self.eps.at(lambda: self._sample(a, b), limit) if a.numel() else min(1.0, limit)
+        return None if isinstance(self._half, Tensor) else self._half
+
+    def _sample(self, a: Tensor, b: Any) -> Tensor:
+        """Distances to the boundaries, of some elements."""
+        found = sample(a)
+        if self.threshold is not None:
+            return found - (b.detach() if isinstance(b, Tensor) else b)
+        return found - (found.round() if self.shift == 0.0 else found.floor()) - self.shift
