@@ -40,6 +40,8 @@ import sll
 from programs import NETWORKS, PIPELINES, training_step
 
 OURS = (*REGIONS, *FUNCTIONS)
+SOFTTORCH_MOST = 10**6
+"""Elements: its `round` takes a minute for ten million."""
 SOFTTORCH_BYTES = {"round": 600}
 """Bytes per element that SoftTorch's `round` needs at its peak: eleven neighbours for each element."""
 
@@ -122,7 +124,7 @@ def elementwise(bench: Bench) -> None:
             bench.say(f"{table}: {op.name}")
             inputs = op.inputs(n, bench.device)
             g = torch.randn(n, generator=torch.Generator().manual_seed(1)).to(bench.device)
-            softtorch = bench.softtorch
+            softtorch = bench.softtorch if n <= SOFTTORCH_MOST else None
             if softtorch is not None and n * SOFTTORCH_BYTES.get(op.name, 0) > 0.7 * free_bytes(bench.device):
                 bench.results.note(f"SoftTorch's {op.name} of {count(n)} does not fit into the memory that is free.")
                 softtorch = None

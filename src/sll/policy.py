@@ -10,6 +10,7 @@ What suits which kind of decision was found by experiment; `docs/choosing-eps.md
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -114,18 +115,23 @@ class Policy(Protocol):
     def half_width(self, call: Call, /) -> float | Tensor: ...
 
 
-def _quantile(distances: Tensor, share: float | Tensor) -> Tensor:
-    """The smallest width that holds `share` of the finite distances; 1 if there are none.
-
-    Without reading a number from the device: how many are finite is data.
+def _quantile(distances: Tensor, share: float | Tensor) -> float | Tensor:
+    """The smallest width that holds `share` of the finite distances; 1 if there are none. A number where reading the
+    distances costs nothing.
     """
     if distances.shape[0] == 0:
-        return distances.new_ones(())
+        return 1.0 if _readable(distances) else distances.new_ones(())
+    # A little wider, so that rounding does not push the last element out of the band.
+    wider = 1 + 4e-7
+    if _readable(distances):  # a dozen ops on numbers take as long as one on a tensor
+        numbers = distances.tolist()
+        finite = bisect.bisect_left(numbers, math.inf)
+        return numbers[max(math.ceil(finite * float(share) - 1e-6) - 1, 0)] * wider if finite else 1.0
+    # Without reading a number from the device: how many are finite is data.
     many = distances.isfinite().sum()
     at = ((many.double() * share - 1e-6).ceil().long() - 1).clamp(min=0)
     found = distances.gather(0, at.reshape(1)).squeeze(0)
-    # A little wider, so that rounding does not push the last element out of the band.
-    return torch.where(many > 0, found * (1 + 4e-7), 1.0)
+    return torch.where(many > 0, found * wider, 1.0)
 
 
 class Coverage:
@@ -184,7 +190,9 @@ class Auto:
         if call.kind == "choice":
             return self.CHOICES * _quantile(call.distances, 0.5)
         least, most = (_quantile(call.distances, share) for share in (self.LEAST, self.MOST))
-        return torch.full_like(least, self.WINDOW).clamp(least, most)
+        if isinstance(least, Tensor) and isinstance(most, Tensor):
+            return torch.full_like(least, self.WINDOW).clamp(least, most)
+        return min(max(self.WINDOW, float(least)), float(most))
 
     def __repr__(self) -> str:
         return '"auto"'
@@ -310,6 +318,8 @@ Eps: TypeAlias = "OneEps | Mapping[str, OneEps]"
 
 def checked(eps: Any, name: str = "eps") -> float | Policy:
     """A half-width or a policy."""
+    if type(eps) is float:  # (asking whether it is a policy takes longer than most calls)
+        return positive_float(eps, name, HALF_WIDTH, "")
     if isinstance(eps, str):
         if eps != "auto":
             remedy = f"; float({eps!r}) makes it one" if _is_number(eps) else did_you_mean(eps.lower(), ("auto",))
