@@ -36,8 +36,7 @@ BOUNDARIES = [
         (0.0, 1.0, 7.0, 0.0),
     ]
 ]
-QUANTIZERS = [Jump("quantize", -3.0, 2.0, zero, nan) for zero, nan in ((0.0, 5.0), (-0.0, math.nan))]
-QUANTIZERS.append(Jump("quantize", -math.inf, 7.0, -0.0, math.nan))
+QUANTIZERS = [Jump("quantize", -3.0, 2.0, 0.0, 5.0), Jump("quantize", -math.inf, 7.0, 0.0, math.nan)]
 JUMPS = BOUNDARIES + [Jump(kind) for kind in ("round", "floor", "ceil", "trunc")]
 INTS = {torch.float32: torch.int32, torch.float64: torch.int64}
 HARD = {"round": torch.round, "floor": torch.floor, "ceil": torch.ceil, "trunc": torch.trunc}
@@ -285,6 +284,13 @@ WRITES = {
     "inplace": lambda v: torch.nn.functional.hardtanh(v, 0.0, 0.1, True),
     "numpy": lambda v: np.add(v.detach().numpy(), 1, out=v.detach().numpy()),
     "sign_": lambda v: v.sign_(),
+    "overload": torch.no_grad()(lambda v: torch.ops.aten.add_.Tensor(v.data, 5.0)),
+    "packet": torch.no_grad()(lambda v: torch.ops.aten.add_(v.data, 5.0)),
+    "embedding": lambda v: torch.nn.functional.embedding(torch.tensor([3]), v.data.view(-1, 1), max_norm=0.01),
+    "batch_norm": lambda v: torch.nn.functional.batch_norm(
+        torch.randn(4, 9), v.data, torch.ones(9), training=True, momentum=1.0
+    ),
+    "inference": torch.inference_mode()(lambda v: v.data.add_(5.0)),
     "init": lambda v: torch.nn.init.normal_(v.detach()),
 }
 
@@ -443,3 +449,270 @@ def test_a_forked_process_uses_no_threads_of_its_parent(monkeypatch):
         assert child.exitcode == 0
     finally:
         torch.set_num_threads(threads)
+
+
+# --- what was wrong once -------------------------------------------------------------------------------------------
+
+
+def like_a_trace(f, *start, eps=0.5, forward="linear"):
+    """Values and gradients of a region are those of a traced one, which takes no short cuts."""
+    found = []
+    for trace in (False, True):
+        inputs = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in start]
+        with sll.linearize(eps, forward=forward, trace=trace, on_lost="ignore"):
+            y = f(*inputs)
+        wrt = [x for x in inputs if x.requires_grad]
+        found.append((y.detach(), *torch.autograd.grad(y.sum(), wrt, allow_unused=True)))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert any(g is not None and g.any() for g in found[0][1:])
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda p: (torch.arange(8) > p).float(),
+        lambda p: (p < torch.arange(8)).double(),
+        lambda p: torch.where(torch.arange(8) > p, 1.0, torch.zeros(8)),
+        lambda p: torch.arange(8.0)[None] * (torch.arange(8)[None] <= p[..., None]),
+        lambda p: (torch.arange(8) > p).sum() * 1.0,
+        lambda p: torch.arange(8.0).masked_fill((torch.arange(8) > p) & (torch.arange(8) < p + 3), 2.0),
+    ],
+)
+def test_integers_compared_with_a_learned_number(f):
+    like_a_trace(f, torch.tensor(3.2))
+
+
+def test_masks_of_equal_decisions_that_show_different_things():
+    x = torch.tensor([0.0, math.nan, 1.0], requires_grad=True)
+    with sll.linearize(0.1, forward="hard"):
+        for m in ((x >= 0) & (x > 0), (x > 0) | (x >= 0), (x > 0) | ~(x <= 0), (x < 0) | (x <= 0), (0 < x) | (x >= 0)):
+            assert torch.equal(m.float(), m.detach().float())
+
+
+@pytest.mark.parametrize("n", [8, 5000])
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_equal_branches_share_by_weight(n, forward, monkeypatch):
+    monkeypatch.setattr(fused, "LEAST", 4096)
+    x = torch.full((n,), 0.05, requires_grad=True)
+    a, b = (torch.zeros(n, requires_grad=True) for _ in range(2))
+    with sll.linearize(0.1, forward=forward):
+        y = torch.where(x > 0, a, b)
+    da, db = torch.autograd.grad(y.sum(), (a, b))
+    torch.testing.assert_close((da[0], db[0]), (torch.tensor(0.75), torch.tensor(0.25)))
+
+
+def test_a_constant_that_was_chosen_makes_no_decision():
+    for n in (8, 5000):
+        x = torch.full((n,), -5.0, requires_grad=True)
+        a = torch.full((n,), 9.0, requires_grad=True)
+        with sll.linearize(0.2):
+            assert (torch.where(x > 0, a, 0.0) > -0.06).float()[0] == 1
+            assert torch.where(x > 0, a, 0.45).round()[0] == 0
+            assert (a.masked_fill(~(x > 0), 0.0) > -0.06).float()[0] == 1
+
+
+def test_second_derivatives_of_where(monkeypatch):
+    found = []
+    for least in (1, 1 << 60):
+        monkeypatch.setattr(fused, "LEAST", least)
+        x = torch.full((8,), 0.05, dtype=torch.float64, requires_grad=True)
+        a = torch.full((8,), 3.0, dtype=torch.float64, requires_grad=True)
+        for mask in (lambda x: (x > 0) & (x > 0.02), lambda x: x > 0):
+            with sll.linearize(0.1):
+                y = torch.where(mask(x), a * x, a * a)
+            (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            found.append(torch.stack(torch.autograd.grad(g.sum(), (x, a))))
+    torch.testing.assert_close(found[:2], found[2:])
+
+
+@pytest.mark.parametrize("least", [1, 1 << 60])
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_ties_of_compound_masks(least, forward, monkeypatch):
+    """The hard value, and the gradient of the ramp: a decision that is made changes neither."""
+    monkeypatch.setattr(fused, "LEAST", least)
+    for decided in (lambda x, y: x > 0, lambda x, y: (x > 0) & (y > -5), lambda x, y: (x > 0) | (y > 5)):
+        x = torch.zeros(3, requires_grad=True)
+        y = torch.full((3,), 0.05, requires_grad=True)
+        a, b = torch.full((3,), 3.0, requires_grad=True), torch.ones(3, requires_grad=True)
+        with sll.linearize(0.1, forward=forward):
+            z = torch.where(decided(x, y), a, b)
+        assert z.tolist() == [1.0] * 3
+        da, db, dx = torch.autograd.grad(z.sum(), (a, b, x))
+        torch.testing.assert_close((da[0], db[0], dx[0]), (torch.tensor(0.5), torch.tensor(0.5), torch.tensor(10.0)))
+
+
+@pytest.mark.parametrize("least", [1, 1 << 60])
+def test_two_open_decisions_have_the_gradient_of_the_linear_function(least, monkeypatch):
+    monkeypatch.setattr(fused, "LEAST", least)
+    x, y = (torch.tensor([0.05, -0.03], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    gradients = []
+    for forward in ("linear", "hard"):
+        with sll.linearize(0.1, forward=forward):
+            z = torch.where((x > 0) & (y > 0.01), 5.0, torch.ones(2, dtype=torch.float64))
+        gradients.append(torch.stack(torch.autograd.grad(z.sum(), (x, y))))
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].all()
+
+
+def test_masked_fill_refuses_what_torch_refuses():
+    x = torch.randn(5000, requires_grad=True)
+    with sll.linearize(0.1), pytest.raises(RuntimeError, match="0-dimensional"):
+        x.masked_fill(x > 0, torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_masks_become_floats_of_full_precision(dtype):
+    x = torch.linspace(-1, 1, 300).to(dtype)
+    value, _ = like_a_trace(lambda x: (x > 0.011).float(), x, eps=1.0)
+    assert (value != value.to(dtype).float()).any()
+
+
+def test_a_mask_that_is_written_to_afterwards():
+    x = torch.linspace(-1, 1, 5000).requires_grad_()
+    with sll.linearize(0.1):
+        m = x > 0
+        y = torch.where(m, torch.ones(5000), torch.zeros(5000))
+        m &= False
+    assert torch.autograd.grad(y.sum(), x)[0].any()
+
+
+def test_memory_that_numpy_writes_to():
+    for first in (True, False):
+        array = np.linspace(-1, 1, 8).astype(np.float32)
+        seen, p = torch.from_numpy(array), torch.zeros((), requires_grad=True)
+        if not first:
+            seen = torch.linspace(-1, 1, 8)
+            array = seen.numpy()
+        with sll.linearize(0.5):
+            m = seen > p
+            array[:] = 100.0
+            y = m.float()
+        assert torch.autograd.grad(y.sum(), p)[0] == -4.0 and 0 < y[3] < 0.5
+
+
+def test_tensors_can_be_resized_afterwards():
+    x = torch.randn(5000, requires_grad=True)
+    with sll.linearize(0.1):
+        y = torch.round(x)
+    y.sum().backward()
+    for t in (x.detach(), y.detach(), x.grad):
+        assert t.untyped_storage().resizable()
+
+
+def test_writes_by_a_hook_of_backward():
+    x = torch.linspace(-1, 1, 8).requires_grad_()
+
+    def step(p):
+        p.data.add_(5)
+
+    x.register_post_accumulate_grad_hook(step)
+    with sll.linearize(0.5):
+        m = x > 0
+        (x * 1).sum().backward()
+        y = m.float()
+    x.grad = None
+    assert 0 < y[3] < 0.5
+    y.sum().backward()
+    assert x.grad.sum() == 4
+
+
+def test_writes_while_a_generator_is_suspended():
+    for write in (lambda x: x.add_(5), lambda x: x.data.add_(5)):
+        x = torch.linspace(-1, 1, 8).requires_grad_()
+
+        @sll.enable(eps=0.5)
+        def steps(x=x):
+            m = x > 0
+            yield None
+            yield m.float()
+
+        run = steps()
+        next(run)
+        with torch.no_grad():
+            write(x)
+        y = next(run)
+        assert 0 < y[3] < 0.5 and torch.autograd.grad(y.sum(), x)[0].sum() == 4
+
+
+def test_another_default_device(monkeypatch):
+    monkeypatch.setattr(fused, "LEAST", 4096)
+    for n in (8, 5000):
+        x = torch.randn(n, requires_grad=True)
+        one = torch.ones(n)
+        with torch.device("meta"), sll.linearize(0.1):
+            for y in (
+                torch.sign(x),
+                (x > 0).float(),
+                torch.where(x > 0, one, 0.0),
+                x.round().clamp(-2, 2).to(INT8).float(),
+            ):
+                assert y.device.type == "cpu"
+                torch.autograd.grad(y.sum(), x)
+
+
+def test_strides_of_where():
+    for make in (
+        lambda: torch.linspace(-1, 1, 5000).view(-1, 4).t(),
+        lambda: torch.randn(2, 8, 20, 20).contiguous(memory_format=torch.channels_last),
+    ):
+        h = make().requires_grad_()
+        with sll.linearize(0.5, forward="hard"):
+            y = torch.where(h > 0, h, 2 * h)
+        assert y.stride() == torch.where(h > 0, h, 2 * h).stride()
+
+
+def test_dispatch_modes_that_look():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.linspace(-1, 1, 8).requires_grad_()
+    with sll.linearize(0.5), FlopCounterMode(display=False):
+        m = x > 0
+        x.data.add_(5)
+        y = m.float()
+    assert 0 < y[3] < 0.5
+
+
+def test_saved_masks_of_any_layout():
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    x = torch.randn(5000, requires_grad=True)
+    gradients = []
+    for context in (
+        hooks(lambda t: torch.stack([t, torch.zeros_like(t)], -1), lambda p: p[..., 0]),
+        hooks(lambda t: t, lambda t: t),
+    ):
+        with sll.linearize(0.5), context:
+            y = torch.sign(x)
+        gradients.append(torch.autograd.grad(y.sum(), x)[0])
+    assert torch.equal(*gradients)
+
+
+def test_a_weight_compared_at_every_step_collects_nothing():
+    w = torch.randn(8, requires_grad=True)
+    for _ in range(1000):
+        with sll.linearize(0.5):
+            torch.sign(w)
+    assert sum(map(len, sites._WAITING.by_storage.values())) < 200
+
+
+def test_zero_of_either_sign():
+    x = torch.zeros(5, requires_grad=True)
+    for values in (0.0, -0.0, 0.0):
+        with sll.linearize(0.1, forward="hard"):
+            y = torch.heaviside(x, torch.tensor(values))
+        assert torch.equal(torch.signbit(y), torch.full((5,), math.copysign(1, values) < 0))
+
+
+def test_numba_that_does_not_work(monkeypatch):
+    import sys
+
+    fused.available.cache_clear()
+    monkeypatch.setitem(sys.modules, "sll._loops", None)  # an import raises
+    monkeypatch.delattr(sll, "_loops", raising=False)
+    try:
+        x = torch.randn(5000, requires_grad=True)
+        assert not fused.available()
+        torch.autograd.grad(sll.sign(x, 0.1).sum(), x)
+    finally:
+        fused.available.cache_clear()

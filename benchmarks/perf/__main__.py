@@ -2,6 +2,7 @@
 
     python benchmarks/perf                                       # everything, 1 thread and 2; takes more than an hour
     python benchmarks/perf --quick --only elementwise overhead   # minutes: small tensors, few rounds, one thread
+    python benchmarks/perf --brief --rounds 9                    # half an hour: what docs/performance.md shows
     python benchmarks/perf --device cuda
     python benchmarks/perf --write docs/performance.md
 
@@ -30,6 +31,8 @@ def main() -> None:
         "benchmarks/perf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="n = 1e5, a third of the rounds, one thread")
+    parser.add_argument("--brief", action="store_true",
+                        help="compile for one size and one thread only, nothing that takes minutes")  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads (default: 1 2)")
     parser.add_argument("--only", nargs="+", choices=sections.SECTIONS, metavar="NAME",
@@ -62,9 +65,11 @@ def main() -> None:
         for turn, number in enumerate(threads):
             torch.set_num_threads(number)
             names = [name for name in sections.SECTIONS if name in options.only]
-            names = [name for name in names if turn == 0 or name not in sections.ONCE]
+            once = (*sections.ONCE, *(("compiled",) if options.brief else ()))
+            names = [name for name in names if turn == 0 or name not in once]
+            brief = options.quick or options.brief
             bench = sections.Bench(
-                clock, number, sizes, ops, options.quick, results, softtorch, published, status.update
+                clock, number, sizes, ops, options.quick, brief, turn, results, softtorch, published, status.update
             )
             sections.run(bench, names)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from competitors import (
@@ -33,10 +34,11 @@ from competitors import (
 )
 from figures import CALL, COMPILED, EAGER, OLD, PIPELINE, SAVED, SOFT, STEP, Figure, Results, Target
 from saved import saved
-from timing import Clock, ratios
+from timing import FEW, Clock, ratios
 from torch import Tensor
 
 import sll
+import sll.fused
 from programs import NETWORKS, PIPELINES, training_step
 
 OURS = (*REGIONS, *FUNCTIONS)
@@ -53,6 +55,9 @@ class Bench:
     sizes: Sequence[int]
     ops: Sequence[Op]
     quick: bool
+    brief: bool
+    turn: int
+    """0 for the first number of threads."""
     results: Results
     softtorch: ModuleType | None
     published: ModuleType | None
@@ -136,6 +141,12 @@ def elementwise(bench: Bench) -> None:
             calls[HARD] = lambda op=op, plain=plain: op.hard(*plain)
             samples = bench.clock.interleaved(calls)
             bench.add(table, op.name, samples, IDIOM, dict.fromkeys(OURS, EAGER))
+            if bench.device == "cpu" and sll.fused.available():
+                few = {name: calls[name] for name in (IDIOM, *(name for name in OURS if "auto" not in name))}
+                with mock.patch.object(sll.fused, "available", lambda: False):
+                    without = bench.clock.interleaved(few, rounds=FEW)
+                bench.add(table, op.name, {f"{name}, without numba": t for name, t in without.items()},
+                          f"{IDIOM}, without numba")  # fmt: skip
             for row, seconds in samples.items():
                 for ours, target in rivals(op, row):
                     values = tuple(ratios(seconds, samples[ours]))
@@ -191,7 +202,7 @@ def neighbours(call: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
 def compiled(bench: Bench) -> None:
     if not can_compile(bench):
         return
-    for n in bench.sizes:
+    for n in bench.sizes[:1] if bench.brief else bench.sizes:
         for alone in (True, False):
             what = "op(x)" if alone else "(g * op(2 * x + 1)).sum()"
             table = f"Elementwise ops, compiled, {what}, {count(n)}, {bench.where}"
@@ -326,7 +337,7 @@ def overhead(bench: Bench) -> None:
 def pipelines(bench: Bench) -> None:
     n = bench.sizes[0]
     for compiling in (False, True):
-        if compiling and not can_compile(bench):
+        if compiling and (not can_compile(bench) or bench.brief and bench.turn):
             return
         table = f"Pipelines, {'compiled' if compiling else 'eager'}, {count(n)}, {bench.where}"
         bench.results.captions[table] = (
@@ -334,8 +345,8 @@ def pipelines(bench: Bench) -> None:
             f"{', compiled too' if compiling else ''}. Target for sll: {PIPELINE}."
         )
         for pipeline in PIPELINES:
-            if compiling and bench.quick and pipeline.slow_to_compile:
-                bench.results.note(f"--quick does not compile the {pipeline.name}: that takes minutes.")
+            if compiling and bench.brief and pipeline.slow_to_compile:
+                bench.results.note(f"The {pipeline.name} was not compiled (--quick, --brief): that takes minutes.")
                 continue
             bench.say(f"{table}: {pipeline.name}")
             torch._dynamo.reset()

@@ -115,36 +115,49 @@ def _select(
     below: Any,
     above: Any,
     value: Any,
-    jump: Any,
     given: Any,
     linear: bool,
+    ties: bool,
     one: bool,
     other: bool,
 ) -> None:
     """``below + weight * (above - below)``. `one`: `below` is one number for all; `other`: `above` is."""
-    half, nothing = given[0], given[1]
+    half = given[0]
     for i in prange(offset.size):
         low = below[0] if one else below[i]
         high = above[0] if other else above[i]
         height = high - low
-        height = height if abs(height) < np.inf else nothing
-        inside = (abs(offset[i]) < half) & (offset[i] != 0) & (height != 0)
+        inside = (abs(offset[i]) < half) & (ties | (offset[i] != 0)) & (abs(height) < np.inf)
         mixed = low * half + high * half + offset[i] * height
         hard = high if taken[i] else low
         value[i] = mixed if linear and inside else hard
-        jump[i] = height
 
 
 def _select_backward(
-    g: Any, offset: Any, taken: Any, jump: Any, of_offset: Any, below: Any, above: Any, given: Any, by_weight: bool
+    g: Any,
+    offset: Any,
+    taken: Any,
+    below: Any,
+    above: Any,
+    of_offset: Any,
+    of_below: Any,
+    of_above: Any,
+    given: Any,
+    by_weight: bool,
+    one: bool,
+    other: bool,
 ) -> None:
     half, nothing = given[0], given[1]
     for i in prange(g.size):
-        of_offset[i] = g[i] * jump[i] if jump[i] != 0 else nothing
+        low = below[0] if one else below[i]
+        high = above[0] if other else above[i]
+        height = high - low
+        finite = abs(height) < np.inf
+        of_offset[i] = g[i] * height if finite & (height != 0) else nothing
         decided = half if taken[i] else -half
-        share = (offset[i] if by_weight and jump[i] != 0 else decided) + half
-        above[i] = g[i] * share if share > 0 else nothing
-        below[i] = g[i] * (half + half - share) if share < half + half else nothing
+        share = (offset[i] if by_weight and finite else decided) + half
+        of_above[i] = g[i] * share if share > 0 else nothing
+        of_below[i] = g[i] * (half + half - share) if share < half + half else nothing
 
 
 KERNELS: dict[str, Any] = {"select": _select, "select_backward": _select_backward}
@@ -159,8 +172,25 @@ def compiled(kind: str, parallel: bool) -> Callable[..., None]:
     if parallel:  # under another name: what is kept on disk is found by it
         kernel = types.FunctionType(kernel.__code__, kernel.__globals__, f"{kernel.__name__}_parallel")
         kernel.__qualname__ = kernel.__name__
-    found: Any = numba.njit(nogil=True, error_model="numpy", cache=True, parallel=parallel)(kernel)
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "parallel": parallel}
+    try:
+        found: Any = numba.njit(cache=True, **options)(kernel)
+    except RuntimeError:  # no folder to write to
+        found = numba.njit(**options)(kernel)
     return found  # type: ignore[no-any-return]
+
+
+class _Memory:
+    """NumPy makes an array of it."""
+
+    __slots__ = ("__array_interface__",)
+
+
+def flat(address: int, size: int, dtype: str) -> Any:
+    """The numbers at an address. (`Tensor.numpy` would leave its mark: the storage could no longer be resized.)"""
+    memory: Any = _Memory()
+    memory.__array_interface__ = {"version": 3, "data": (address, False), "shape": (size,), "typestr": dtype}
+    return np.asarray(memory)
 
 
 def use_threads(many: int) -> None:

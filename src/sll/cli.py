@@ -581,6 +581,7 @@ def ops(as_json: AsJson = False) -> None:
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
 _OPTIONAL = {
+    "numba": "fast",
     "matplotlib": "plot",
     "rich": "cli",
     "typer": "cli",

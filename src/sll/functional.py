@@ -82,8 +82,8 @@ def _ramp(step: Step | None, hard: Callable[[], Tensor], linear: bool) -> Tensor
     assert step is not None
     forward, site = "linear" if linear else "hard", step.decision.site
     found = None if site is None or step.jump is None else site.ramp(step.jump, forward)
-    if found is not None:
-        return found
+    if found is not None and site is not None:
+        return found.to(site.dtype())
     value = hard()
     below, above = (
         torch.as_tensor(side() if callable(side) else side, dtype=value.dtype, device=value.device)

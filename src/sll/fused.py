@@ -12,7 +12,6 @@ threads ask at once: numba's thread pool outlives neither.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import threading
 from typing import Any
@@ -31,8 +30,12 @@ DTYPES = (torch.float32, torch.float64)
 
 @functools.cache
 def available() -> bool:
-    """Whether numba is installed (it is not imported to find out)."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba is installed and works here. It is imported to find out: ask last."""
+    try:
+        from . import _loops  # noqa: F401
+    except Exception:  # of which kind is numba's affair: without it there are the stock ops
+        return False
+    return True
 
 
 def suits(x: Tensor) -> bool:
@@ -67,7 +70,7 @@ def step(kind: str, x: Tensor, numbers: tuple[float, ...], eps: float, linear: b
 
 def scale(g: Tensor, mask: Tensor, slope: float) -> Tensor:
     """``where(mask, g * slope, 0)``"""
-    g = g.detach()
+    g, mask = g.detach(), _dense(mask)  # (a hook of saved tensors may return any layout)
     if g.stride() != mask.stride():
         g = torch.empty_like(mask, dtype=g.dtype).copy_(g)
     out = torch.empty_like(mask, dtype=g.dtype)
@@ -75,26 +78,25 @@ def scale(g: Tensor, mask: Tensor, slope: float) -> Tensor:
     return out
 
 
-def select(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
-    """The value of `kernels.select`, and its finite jumps; all tensors of one shape, or one element."""
-    shape, dtype = offset.shape, offset.dtype
-    offset, taken = offset.detach().contiguous(), taken.contiguous()
-    one, other = below.numel() == 1, above.numel() == 1
-    low, high = (side.detach().contiguous() for side in (below, above))
-    value, jump = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
-    arrays = map(_flat, (offset, taken, low, high, value, jump))
-    _run("select", offset.numel(), *arrays, _numbers(dtype, 0.5, 0.0), linear, one, other)
-    return value, jump
+def select(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, linear: bool, ties: bool) -> Tensor:
+    """The value of `kernels.select`; all tensors of one shape, or one element."""
+    offset, taken, low, high = (t.detach().contiguous() for t in (offset, taken, below, above))
+    value = torch.empty_like(offset)
+    arrays = map(_flat, (offset, taken, low, high, value))
+    one, other = low.numel() == 1, high.numel() == 1
+    _run("select", offset.numel(), *arrays, _numbers(offset.dtype, 0.5, 0.0), linear, ties, one, other)
+    return value
 
 
 def select_backward(
-    g: Tensor, offset: Tensor, taken: Tensor, jump: Tensor, by_weight: bool
+    g: Tensor, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, by_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the offset, of what is below and of what is above."""
-    g, offset, taken = g.detach().contiguous(), offset.detach().contiguous(), taken.contiguous()
+    g, offset, taken, low, high = (t.detach().contiguous() for t in (g, offset, taken, below, above))
     out = [torch.empty_like(g) for _ in range(3)]
-    arrays = map(_flat, (g, offset, taken, jump, *out))
-    _run("select_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight)
+    arrays = map(_flat, (g, offset, taken, low, high, *out))
+    one, other = low.numel() == 1, high.numel() == 1
+    _run("select_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight, one, other)
     return out[0], out[1], out[2]
 
 
@@ -119,15 +121,18 @@ def _is_dense(x: Tensor) -> bool:
 
 def _flat(x: Tensor) -> Any:
     """The elements of a dense tensor in the order in which they lie in memory."""
-    if not (x.dim() == 1 and x.is_contiguous()):
-        x = x.as_strided((x.numel(),), (1,))
-    return x.numpy()
+    from . import _loops
+
+    return _loops.flat(x.data_ptr(), x.numel(), _TYPES[x.dtype])
+
+
+_TYPES = {torch.float32: "=f4", torch.float64: "=f8", torch.bool: "|b1"}
 
 
 @functools.lru_cache(maxsize=256)
 def _numbers(dtype: torch.dtype, *values: float) -> Any:
     """Numbers in the dtype of the tensors: PyTorch, too, rounds a number to it before it computes."""
-    return torch.tensor(values, dtype=dtype).numpy()
+    return torch.tensor(values, dtype=dtype, device="cpu").numpy()
 
 
 # --- one thread or several -----------------------------------------------------------------------------------------

@@ -127,8 +127,8 @@ class Jump(NamedTuple):
     between them: ``"round"``, ``"floor"``, ``"ceil"``, ``"trunc"``. The others describe a boundary: the constants below
     and above it, the hard value exactly there, and that of NaN.
 
-    ``"quantize"`` is `round` clamped to the whole numbers `below` … `above`. With `at_tie` 0 there is no -0, as after a
-    detour through integers, and NaN becomes `at_nan`; with `at_tie` -0 both stay.
+    ``"quantize"`` is `round` clamped to the whole numbers `below` … `above`, as it is after a detour through integers:
+    there is no -0, and NaN becomes `at_nan`.
     """
 
     kind: str
@@ -162,7 +162,7 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
         n = x.floor() if rounds else x.round()
         distance = (x - n) - 0.5 if rounds else x - n
         if jump.kind == "quantize":
-            hard = hard.clamp_(jump.below, jump.above).add_(jump.at_tie)
+            hard = hard.clamp_(jump.below, jump.above).add_(0.0)
             hard = torch.where(x.isnan(), jump.at_nan, hard)
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
@@ -247,29 +247,31 @@ class _Ramp(torch.autograd.Function):
 
 
 class _Select(torch.autograd.Function):
-    """`_Blend` where the mask of what is taken is known, in one pass (see `fused`). It keeps the offset and the jumps,
-    not the outcomes: the program may write to those.
-    """
+    """`_Blend` where the mask of what is taken is known, in one pass (see `fused`)."""
 
     @staticmethod
-    def forward(ctx: Any, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, forward: str) -> Tensor:
-        value, jump = fused.select(offset, taken, below, above, forward == "linear")
+    def forward(
+        ctx: Any, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, forward: str, ties: bool
+    ) -> Tensor:
         ctx.by_weight = forward != "straight-through"
-        ctx.shapes = below.shape, above.shape
-        ctx.save_for_backward(offset, taken, jump)
-        return value
+        # The gradient of the offset needs no mask, which the program may write to.
+        shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        ctx.save_for_backward(offset, taken if shared else None, below, above)
+        return fused.select(offset, taken, below, above, forward == "linear", ties)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        offset, taken, jump = ctx.saved_tensors
+        offset, taken, below, above = ctx.saved_tensors
+        taken = offset > 0 if taken is None else taken
         if torch.is_grad_enabled() or not fused.suits(g):
-            share = torch.where((jump != 0) & ctx.by_weight, offset + 0.5, taken.to(g.dtype))
-            g_offset = torch.where(jump != 0, g * jump, 0)
+            jump = above - below
+            finite = jump.isfinite()
+            share = torch.where(finite & ctx.by_weight, offset + 0.5, taken.to(g.dtype))
+            g_offset = torch.where(finite & (jump != 0), g * jump, 0)
             g_below, g_above = torch.where(share < 1, g * (1 - share), 0), torch.where(share > 0, g * share, 0)
         else:
-            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, jump, ctx.by_weight)
-        below, above = ctx.shapes
-        return g_offset, None, g_below.sum_to_size(below), g_above.sum_to_size(above), None
+            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, below, above, ctx.by_weight)
+        return g_offset, None, g_below.sum_to_size(below.shape), g_above.sum_to_size(above.shape), None, None
 
 
 class _HardForward(torch.autograd.Function):
@@ -387,13 +389,15 @@ def ramp(x: Tensor, jump: Jump, eps: float, forward: str, threshold: float | Ten
     return _Ramp.apply(x.to(wide), threshold, jump, eps, linear).to(x.dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str) -> Tensor | None:
+def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, ties: bool = False) -> Tensor | None:
     """``torch.where(taken, above, below)`` of floats as a blend, in one pass; None where it takes `blend`.
 
-    `taken` is the mask of the elements at which the program is above, also at exact ties. `below` and `above` are
-    tensors of the shape of `taken` or with one element, or numbers.
+    `taken` is the mask of the elements at which the program is above, also at exact ties; with `ties` these are blended
+    like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers.
     """
     if torch.compiler.is_compiling() or offset.shape != taken.shape or not (suits(offset) and fused.suits(offset)):
+        return None
+    if not taken.is_contiguous():
         return None
     sides, full = [], False
     for side in (below, above):
@@ -403,15 +407,17 @@ def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str) 
             full = full or side.shape == taken.shape
             if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
                 return None
+            if side.numel() != 1 and not side.is_contiguous():
+                return None  # what strides the result has is for torch to say, too
         elif not isinstance(side, (int, float)):
             return None
-        one = side if isinstance(side, Tensor) else torch.tensor(side, dtype=offset.dtype)
+        one = side if isinstance(side, Tensor) else torch.tensor(side, dtype=offset.dtype, device="cpu")
         if one.numel() == 1 and not math.isfinite(one.detach()):
             return None  # a report counts the elements at which the jump is infinite
         sides.append(one)
     if not full:
         return None  # what dtype numbers and 0-dim tensors make is for torch to say
-    return _Select.apply(offset, taken, *sides, forward)  # type: ignore[no-any-return, no-untyped-call]
+    return _Select.apply(offset, taken, *sides, forward, ties)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:

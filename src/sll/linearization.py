@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .checkpoint import saved_as_then, saving
 from .fused import LEAST
-from .kernels import HALF, Jump, band_offset, blend, compute_dtype, hard_forward, select
+from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, select
 from .policy import Width, half_width, watch_of
 from .report import numbers
 from .sites import Site
@@ -608,10 +608,14 @@ def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
     if sides is None or sides[0] == sides[1]:
         return
     tree.polarity = 1 if sides[1] else -1
+    jumps = set()
     for x in operands:
         own = outcomes(x)
-        if own is not None and own.jump is not None and own.decision is tree.decision:
-            tree.jump = own.jump if own.polarity == tree.polarity else own.jump.flipped()
+        if own is not None:  # (of equal decisions, x > 0 and x >= 0 show different things at a tie)
+            known = own.jump if own.decision.same(tree.decision) == 1 else None
+            jumps.add(known if known is None or own.polarity == tree.polarity else known.flipped())
+    if len(jumps) == 1:
+        tree.jump = jumps.pop()
 
 
 def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
@@ -823,7 +827,7 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
     if tree.jump is not None and tree.decision.site is not None and not torch.compiler.is_compiling():
         found_at_once = tree.decision.site.ramp(tree.jump, forward, later=True)
-        if found_at_once is not None and found_at_once.shape == x.shape and found_at_once.dtype not in HALF:
+        if found_at_once is not None and found_at_once.shape == x.shape:
             return found_at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
     if x.numel() >= LEAST and not torch.compiler.is_compiling():
@@ -844,8 +848,17 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
-    weight = found.decision.weight()
+    eager = not torch.compiler.is_compiling()
+    if eager and found.jump is not None and found.decision.site is not None:
+        at_once = found.decision.site.ramp(found.jump._replace(at_tie=0.5), "linear", later=True)
+        if at_once is not None and at_once.shape == x.shape:
+            return at_once
     below, above = probability(found.below), probability(found.above)
+    if eager and x.numel() >= LEAST:
+        at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True)
+        if at_once is not None:
+            return at_once
+    weight = found.decision.weight()
     return torch.where(weight < 1, below * (1 - weight), 0) + torch.where(weight > 0, above * weight, 0)
 
 

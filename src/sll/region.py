@@ -41,7 +41,7 @@ from .policy import AUTO, Eps, Policy, Watched, Width, kind_of, widths
 from .report import CallSite, Lost, Report, Widths, call_site, unwrapped
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
 from .rules.registry import ALWAYS, DISCRETE, LEFT_ALONE, op_name, tracked
-from .sites import may_write, settle
+from .sites import may_write, settle, settle_all, settle_hooked
 from .trace import Trace, Watch
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
@@ -676,6 +676,7 @@ def _plain(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwarg
 
 def _backward(region: _Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
+    settle_hooked()
     return func(*args, **kwargs)
 
 
@@ -787,6 +788,7 @@ class _Suspended:
                 self.region.adopt(tensor)
 
     def __exit__(self, *exc: Any) -> None:
+        settle_all()  # nobody sees writes while it is suspended
         live = _THREAD.entered[-1].live
         self._carried = [
             (weakref.ref(t), found) for t in list(live.values()) if (found := t.__dict__.get("_sll")) is not None

@@ -20,7 +20,7 @@ from .kernels import Jump, compute_dtype, ramp, suits
 from .policy import Watched, Width, half_width, sample
 from .report import call_site
 
-__all__ = ["Late", "Site", "may_write", "settle", "wide"]
+__all__ = ["Late", "Site", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
 
 
 # --- later, but before a write -----------------------------------------------------------------------------------
@@ -50,16 +50,23 @@ class Late:
             _sweep()
         ref = weakref.ref(self)
         for x in tensors:
-            waiting.setdefault(x.untyped_storage()._cdata, []).append(ref)
+            refs = waiting.setdefault(x.untyped_storage()._cdata, [])
+            refs.append(ref)
+            if len(refs) >= 64 and not len(refs) & (len(refs) - 1):  # a weight that is compared at every step
+                refs[:] = [ref for ref in refs if ref() is not None]
 
     def __call__(self) -> Any:
         if self._compute is not None:
             if not self.fresh():
                 raise RuntimeError(_WRITTEN.format(call_site("the decision")))
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 self._found = self._compute()
             self._compute, self._operands = None, []
         return self._found
+
+    def hooked(self) -> bool:
+        """Whether an operand is a leaf with hooks that backward calls."""
+        return any(x.is_leaf and (x._backward_hooks or x._post_accumulate_grad_hooks) for x, _ in self._operands)
 
     def fresh(self) -> bool:
         """Whether the operands still are what they were."""
@@ -82,10 +89,11 @@ def can_wait(*operands: Any) -> bool:
     if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
         return False
     for x in operands:
-        if isinstance(x, Tensor) and (
-            type(x) is not Tensor and type(x) is not torch.nn.Parameter or x.layout != torch.strided
-        ):
-            return False
+        if isinstance(x, Tensor):
+            if type(x) is not Tensor and type(x) is not torch.nn.Parameter or x.layout != torch.strided:
+                return False
+            if not x.untyped_storage().resizable():
+                return False  # NumPy or somebody else has the memory, too, and writes unseen
     return True
 
 
@@ -101,6 +109,30 @@ def _sweep() -> None:
     _WAITING.sweep_at = max(256, 2 * len(waiting))
 
 
+def settle_all() -> None:
+    """The region is about to be off for a while: work out everything that waits."""
+    waiting = _WAITING.by_storage
+    for key in list(waiting):
+        _settle(waiting.pop(key, ()))
+
+
+def settle_hooked() -> None:
+    """Backward is about to begin, and a hook of a leaf may write to it (an optimizer that steps during backward)."""
+    waiting = _WAITING.by_storage
+    for key, refs in list(waiting.items()):
+        found = [late for ref in refs if (late := ref()) is not None]
+        if any(late.hooked() for late in found):
+            _settle(waiting.pop(key, ()))
+
+
+def _settle(refs: Iterable[weakref.ref[Late]]) -> None:
+    for ref in refs:
+        late = ref()
+        if late is not None and late.fresh():
+            late()
+            late.settled = True
+
+
 def settle(operands: Iterable[Any]) -> None:
     """Some of the operands are about to be written to: work out what waits for them."""
     waiting = _WAITING.by_storage
@@ -110,13 +142,12 @@ def settle(operands: Iterable[Any]) -> None:
         elif isinstance(x, Tensor) and x.layout == torch.strided:
             if torch._C._functorch.is_functorch_wrapped_tensor(x):
                 continue  # nothing waits inside a transform
-            for ref in waiting.pop(x.untyped_storage()._cdata, ()):
-                late = ref()
-                if late is not None and late.fresh():
-                    late()
-                    late.settled = True
+            _settle(waiting.pop(x.untyped_storage()._cdata, ()))
 
 
+_STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm", "embedding", "embedding_bag"}
+"""These write to what they are given beside their input (and do not always count it as a version)."""
+_STATISTICS |= {"fused_moving_avg_obs_fake_quant", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm_update_stats"}
 _BY_OPTION = {name for name, f in vars(torch.nn.functional).items() if "inplace" in getattr(f, "__annotations__", ())}
 _EXPOSES = {"__set__", "__setitem__", "__delitem__", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage"}
 _EXPOSES |= {"storage", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__", "__ifloordiv__", "__imod__"}
@@ -128,8 +159,12 @@ def may_write(func: Callable[..., Any], kwargs: Any) -> bool:
     if not _WAITING.by_storage:
         return False
     name = getattr(func, "__name__", "_")
-    if name[-1] == "_" and name[-2:] != "__" or name in _EXPOSES or name in _BY_OPTION:
+    if name[-1] == "_" and name[-2:] != "__" or name in _EXPOSES or name in _BY_OPTION or name in _STATISTICS:
         return True
+    if isinstance(func, torch._ops.OpOverload):
+        return func._schema.is_mutable
+    if isinstance(func, torch._ops.OpOverloadPacket):
+        return any(getattr(func, overload)._schema.is_mutable for overload in func.overloads())  # type: ignore[no-untyped-call]
     return bool(kwargs) and ("out" in kwargs or "inplace" in kwargs)
 
 
@@ -205,9 +240,14 @@ class Site:
 
     def fresh(self) -> bool:
         """Whether the operands are known to be what they were."""
-        if torch.compiler.is_compiling() or self._late is not None and self._late.settled:
+        if torch.compiler.is_compiling() or self._late is None or self._late.settled:
             return False
         return self._versions == (_version(self.x), _version(self.threshold))
+
+    def dtype(self) -> torch.dtype:
+        """Of the tensor at the site."""
+        x: Tensor = self.x if isinstance(self.x, Tensor) else self.threshold
+        return x.dtype
 
     def distance(self) -> Tensor:
         return self._found()[0]
@@ -227,7 +267,7 @@ class Site:
         return self._half
 
     def ramp(self, jump: Jump, forward: str, later: bool = False) -> Tensor | None:
-        """The step that jumps so at this site, in the dtype of its tensor, in one pass; None if it takes more.
+        """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
 
         `later`: the operands may have been written to since.
         """
@@ -235,9 +275,8 @@ class Site:
         if not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim():
             x, level = level, x
             jump = jump._replace(below=jump.above, above=jump.below)
-        if not suits(x, level) or isinstance(self.eps, Watched):
+        if not suits(x, level) or not x.is_floating_point() or isinstance(self.eps, Watched):
             return None
-        dtype = x.dtype
         apart = later and not self.fresh()
         if isinstance(level, Tensor):
             one = level.dim() == 0 and level.device == x.device and level.is_floating_point()
@@ -252,7 +291,7 @@ class Site:
         else:
             a, b = wide(x, level) if level is not None else (*wide(x), 0.0)
         half = self._number(a, b, jump.limit)
-        return None if half is None else ramp(a, jump, half, forward, b).to(dtype)
+        return None if half is None else ramp(a, jump, half, forward, b)
 
     def _number(self, a: Tensor, b: Any, limit: float) -> float | None:
         """The half-width, if it is a number."""

@@ -16,26 +16,35 @@ import torch
 from torch import Tensor
 
 from .. import fused
-from ..kernels import Jump, blend, select
+from ..kernels import Jump, blend, hard_forward, select
 from ..linearization import (
     DIVISIONS,
     MAY_BE_INFINITE,
+    Chain,
     Choice,
+    Constants,
+    Decision,
     Expectation,
     Outcomes,
+    attach,
     carrier,
     chain,
     collapse,
     decided_at,
+    decisions,
     discrete_carrier,
     exact_dtype,
     expect,
     join,
     original,
+    probability,
     run_on_choices,
     run_on_outcomes,
     step_of,
+    unchanged,
+    version_of,
 )
+from ..report import unwrapped
 from .counts import through_count
 from .registry import register, tracked
 
@@ -53,7 +62,7 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     if quantized is not None and not mask.is_floating_point() and not kwargs and region.trace is None:
         site, jump = quantized
         dtype = _float_asked_for(func, args)
-        jump = jump._replace(at_tie=0.0, at_nan=_of_nan(mask.dtype))
+        jump = jump._replace(at_nan=_of_nan(mask.dtype))
         value = None if dtype is None else site.ramp(jump, region.mode, later=True)
         if value is not None and dtype is not None:
             return chain(region, func, args, kwargs, value.to(dtype))
@@ -63,7 +72,7 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
         value = (
             None
             if dtype is None or region.trace is not None
-            else found.decision.site.ramp(found.jump, region.mode, True)
+            else found.decision.site.ramp(found.jump, region.mode, later=True)
         )
         if value is not None and dtype is not None and value.shape == mask.shape:
             return chain(region, func, args, kwargs, value.to(dtype))
@@ -73,7 +82,7 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 @functools.cache
 def _of_nan(dtype: torch.dtype) -> float:
     """The integer that NaN becomes here."""
-    return float(torch.full((64,), math.nan).to(dtype)[0])
+    return float(torch.full((64,), math.nan, device="cpu").to(dtype)[0])
 
 
 def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Site, Jump] | None:
@@ -93,7 +102,7 @@ def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     low, high = (max(before[0], -math.inf if low is None else low), min(before[1], math.inf if high is None else high))
     if low > high:
         return None
-    return site, Jump("quantize", float(low), float(high), -0.0, math.nan)
+    return site, Jump("quantize", float(low), float(high), 0.0, math.nan)
 
 
 _BOUNDS: dict[str, tuple[str, ...]] = dict.fromkeys(("clamp", "clip"), ("input", "min", "max"))
@@ -197,7 +206,7 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         return region.call(torch.nonzero, condition, as_tuple=True)
     out = _choose(region, torch.where, (condition, above, below), condition, above, below)
     if out is not None:
-        return chain(region, torch.where, (condition, above, below), {}, out)
+        return out
     found = carrier(condition)
     simple = isinstance(found, Outcomes) and found.polarity and carrier(above) is None and carrier(below) is None
     if not simple:
@@ -223,13 +232,33 @@ def _choose(
     if found.polarity:
         if mask.numel() < fused.LEAST or torch.compiler.is_compiling():
             return None
-        if found.polarity < 0:
-            mask, above, below = mask.logical_not(), below, above
-        return select(found.decision.offset(), mask, below, above, region.mode)
+        taken = mask if found.polarity > 0 else mask.logical_not()
+        low, high = (below, above) if found.polarity > 0 else (above, below)
+        out = select(found.decision.offset(), taken, low, high, region.mode)
+        return None if out is None else attach(region, out, _between(found.decision, low, high, out))
     if not _of_outcomes(found):
         return None
+    out = _chosen_by_probability(region, func, args, mask, above, below)
+    return None if out is None else chain(region, func, args, {}, out)
+
+
+def _between(decision: Decision, low: Any, high: Any, out: Tensor) -> Chain:
+    """The promise of two outcomes that are known, unless they are written to."""
+    like, versions = Constants(out), [version_of(x) for x in (low, high)]
+
+    def compute() -> Outcomes | None:
+        if not all(map(unchanged, (low, high), versions)):
+            return None
+        return Outcomes(decision, _as_outcome(low, like), _as_outcome(high, like))
+
+    return Chain(compute, 1)
+
+
+def _chosen_by_probability(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], mask: Tensor, above: Any, below: Any
+) -> Tensor | None:
     straight = region.mode == "straight-through"
-    offset = expect(mask, "straight-through" if straight else "linear") - 0.5
+    offset = (expect(mask, "straight-through") if straight else probability(mask)) - 0.5
     out = select(offset, mask, below, above, region.mode)
     if out is None:
         hard = original(func, *args)
@@ -238,6 +267,12 @@ def _choose(
         low, high = _as_outcome(below, hard), _as_outcome(above, hard)
         region.count_infinite_jumps(func, (mask, above, below), Outcomes(decided_at(offset), low, high))
         out = blend(offset, low, high, hard, region.mode, mask if straight else None)
+    if region.linear:
+        # Exact ties show what they show; the gradient is the ramp's all the same.
+        tied = functools.reduce(torch.logical_or, [d.offset() == 0 for d in decisions(mask)])
+        if torch.compiler.is_compiling() or tied.device.type != "cpu" or bool(unwrapped(tied).any()):
+            hard = original(func, *args).to(out.dtype)
+            out = hard_forward(torch.where(tied, hard, out.detach()), out)
     return out
 
 
@@ -250,7 +285,7 @@ def _of_outcomes(tree: Outcomes) -> bool:
     return True
 
 
-def _as_outcome(x: Any, like: Tensor) -> Tensor:
+def _as_outcome(x: Any, like: Tensor | Constants) -> Tensor:
     outcome = torch.as_tensor(x, dtype=like.dtype, device=like.device)
     return outcome.reshape((1,) * (like.dim() - outcome.dim()) + tuple(outcome.shape))
 
@@ -260,9 +295,10 @@ def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     x, mask, value = named["input"], named["mask"], named["value"]
     if carrier(x) is None and x.is_floating_point():
         mask = collapse(region, mask)
-        out = _choose(region, func, (x, mask, value), mask, value, x)
+        plain = not isinstance(value, Tensor) or value.dim() == 0  # torch refuses others
+        out = _choose(region, func, (x, mask, value), mask, value, x) if plain else None
         if out is not None:
-            return chain(region, func, (x, mask, value), {}, out)
+            return out
     found = carrier(mask)
     if not (isinstance(found, Outcomes) and found.polarity and carrier(x) is None and carrier(value) is None):
         return elementwise(region, func, (x, mask, value), {})

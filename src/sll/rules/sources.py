@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..kernels import HALF, Jump, band_offset, blend, compute_dtype
+from ..kernels import Jump, band_offset, blend, compute_dtype
 from ..linearization import (
     Carrier,
     Chain,
@@ -134,6 +134,7 @@ def _run(
     if jump.jump is not None and site is not None and op not in _BOOLS:
         value = site.ramp(jump.jump, region.mode)
         if value is not None:
+            value = value.to(site.dtype())
             return attach(region, value, _promised(region, jump, value))
     hard = original(func, *args, **kwargs)
     if hard.dtype == torch.bool:
@@ -246,7 +247,7 @@ def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision
 
     def offset() -> Tensor:
         found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan), "linear", later=True)
-        return offset_at(site.distance(), site.width(), nan=nan) if found is None or found.dtype in HALF else found
+        return offset_at(site.distance(), site.width(), nan=nan) if found is None else found
 
     return Decision(key, offset, site)
 
@@ -335,7 +336,9 @@ def angle(eps: Eps, input: Tensor) -> Step | None:
 def heaviside(eps: Eps, input: Tensor, values: Tensor) -> Step | None:
     one = values.numel() == 1 and values.dim() <= input.dim()
     at_tie = _number(values) if one else None
-    jump = None if at_tie is None else Jump("boundary", 0.0, 1.0, at_tie, 0.0)
+    # (-0. counts as 0. among the numbers of a jump)
+    plain = at_tie is not None and not (at_tie == 0 and math.copysign(1.0, at_tie) < 0)
+    jump = Jump("boundary", 0.0, 1.0, at_tie, 0.0) if plain and at_tie is not None else None
     return Step(boundary_at(input, 0.0, eps), 0.0, 1.0, jump)
 
 
