@@ -146,6 +146,8 @@ def _select_backward(
     by_weight: bool,
     one: bool,
     other: bool,
+    wants_below: bool,
+    wants_above: bool,
 ) -> None:
     half, nothing = given[0], given[1]
     for i in prange(g.size):
@@ -156,8 +158,10 @@ def _select_backward(
         of_offset[i] = g[i] * height if finite & (height != 0) else nothing
         decided = half if taken[i] else -half
         share = (offset[i] if by_weight and finite else decided) + half
-        of_above[i] = g[i] * share if share > 0 else nothing
-        of_below[i] = g[i] * (half + half - share) if share < half + half else nothing
+        if wants_above:
+            of_above[i] = g[i] * share if share > 0 else nothing
+        if wants_below:
+            of_below[i] = g[i] * (half + half - share) if share < half + half else nothing
 
 
 KERNELS: dict[str, Any] = {"select": _select, "select_backward": _select_backward}

@@ -89,15 +89,22 @@ def select(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, linear: 
 
 
 def select_backward(
-    g: Tensor, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, by_weight: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the offset, of what is below and of what is above."""
+    g: Tensor,
+    offset: Tensor,
+    taken: Tensor,
+    below: Tensor,
+    above: Tensor,
+    by_weight: bool,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of the offset, and if they are wanted of what is below and of what is above."""
     g, offset, taken, low, high = (t.detach().contiguous() for t in (g, offset, taken, below, above))
-    out = [torch.empty_like(g) for _ in range(3)]
-    arrays = map(_flat, (g, offset, taken, low, high, *out))
+    of_offset = torch.empty_like(g)
+    of_below, of_above = (torch.empty_like(g) if want else g.new_empty(1) for want in wanted)
+    arrays = map(_flat, (g, offset, taken, low, high, of_offset, of_below, of_above))
     one, other = low.numel() == 1, high.numel() == 1
-    _run("select_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight, one, other)
-    return out[0], out[1], out[2]
+    _run("select_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight, one, other, *wanted)
+    return of_offset, of_below if wanted[0] else None, of_above if wanted[1] else None
 
 
 # --- tensors as flat arrays ----------------------------------------------------------------------------------------

@@ -268,10 +268,14 @@ class _Select(torch.autograd.Function):
             finite = jump.isfinite()
             share = torch.where(finite & ctx.by_weight, offset + 0.5, taken.to(g.dtype))
             g_offset = torch.where(finite & (jump != 0), g * jump, 0)
-            g_below, g_above = torch.where(share < 1, g * (1 - share), 0), torch.where(share > 0, g * share, 0)
+            g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
+            g_above: Tensor | None = torch.where(share > 0, g * share, 0)
         else:
-            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, below, above, ctx.by_weight)
-        return g_offset, None, g_below.sum_to_size(below.shape), g_above.sum_to_size(above.shape), None, None
+            wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
+            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, below, above, ctx.by_weight, wanted)
+        g_below = None if g_below is None else g_below.sum_to_size(below.shape)
+        g_above = None if g_above is None else g_above.sum_to_size(above.shape)
+        return g_offset, None, g_below, g_above, None, None
 
 
 class _HardForward(torch.autograd.Function):
