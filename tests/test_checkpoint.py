@@ -157,7 +157,8 @@ def test_same_gradients(case, mode):
     region = sll.linearize(EPS, forward=mode)
     want = train(case, once, region)
     assert want[1].any()
-    if sll.checkpoint._TOP is None and (case in CROSSING or "nested" in case):  # torch 2.6: equal, or an error
+    crossing = case in CROSSING or "nested" in case or case == "a region in hard around"
+    if sll.checkpoint._TOP is None and crossing:  # torch 2.6: equal, or an error
         with contextlib.suppress(CheckpointError):
             torch.testing.assert_close(train(case, again, region), want, rtol=1e-12, atol=1e-12)
         return
@@ -291,6 +292,8 @@ def selective(f, *args):
     "case", ["decisions", "argmax inside", "mask in, used before", "float of a decision in", "regions inside"]
 )
 def test_selective(case):
+    if sll.checkpoint._TOP is None and case in ("mask in, used before", "float of a decision in"):
+        pytest.skip("needs a torch that tells which hooks save")
     region = sll.linearize(EPS)
     torch.testing.assert_close(train(case, selective, region), train(case, once, region), rtol=1e-12, atol=1e-12)
 
