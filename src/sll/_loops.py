@@ -83,15 +83,8 @@ def _trunc(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
 
 def _quantize(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
     """`_round`, clamped to whole numbers, as it is after a detour through integers (which have no -0)."""
-    low, high, nothing, at_nan, eps, per_unit, half = (
-        given[0],
-        given[1],
-        given[2],
-        given[3],
-        given[4],
-        given[5],
-        given[6],
-    )
+    low, high, nothing, at_nan = given[0], given[1], given[2], given[3]
+    eps, per_unit, half = given[4], given[5], given[6]
     for i in prange(x.size):
         n = np.floor(x[i])
         distance = (x[i] - n) - half

@@ -383,14 +383,11 @@ def suits(x: Tensor, *others: Any) -> bool:
 def ramp(x: Tensor, jump: Jump, eps: float, forward: str, threshold: float | Tensor = 0.0) -> Tensor:
     """The step that `jump` describes, of `x`; the same as `blend` with the offset ``band_offset(x - threshold)``.
 
-    `eps` is the half-width of the band, a float, at most ``jump.limit``; `forward` is as in `blend`. `threshold` is a
-    number, or a tensor with one element, which may require grad. Half precision is computed in float32.
+    `x` is in the dtype of distances (`compute_dtype`). `eps` is the half-width of the band, a float, at most
+    ``jump.limit``; `forward` is as in `blend`. `threshold` is a number, or a tensor with one element, which may require
+    grad.
     """
-    wide = compute_dtype(x.dtype)
-    linear = forward == "linear"
-    if x.dtype == wide:
-        return _Ramp.apply(x, threshold, jump, eps, linear)  # type: ignore[no-any-return, no-untyped-call]
-    return _Ramp.apply(x.to(wide), threshold, jump, eps, linear).to(x.dtype)  # type: ignore[no-any-return, no-untyped-call]
+    return _Ramp.apply(x, threshold, jump, eps, forward == "linear")  # type: ignore[no-any-return, no-untyped-call]
 
 
 def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, ties: bool = False) -> Tensor | None:

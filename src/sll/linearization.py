@@ -433,6 +433,14 @@ def step_of(x: Any) -> tuple[Site, Jump] | None:
     return pair[0].step
 
 
+def step_of_mask(x: Any) -> tuple[Site, Jump] | None:
+    """Which step of zero and one a mask is known to be."""
+    found = carrier(x)
+    if not isinstance(found, Outcomes) or found.jump is None or found.decision.site is None:
+        return None
+    return found.decision.site, found.jump
+
+
 def sorted_places(x: Any) -> Sorted | None:
     pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
     return pair[0] if pair is not None and isinstance(pair[0], Sorted) and unchanged(x, pair[1]) else None
@@ -825,12 +833,14 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    if tree.jump is not None and tree.decision.site is not None and not torch.compiler.is_compiling():
-        found_at_once = tree.decision.site.ramp(tree.jump, forward, later=True)
-        if found_at_once is not None and found_at_once.shape == x.shape:
-            return found_at_once
+    eager = not torch.compiler.is_compiling()
+    step = step_of_mask(x) if eager else None
+    if step is not None:
+        at_once = step[0].ramp(step[1], forward, later=True)
+        if at_once is not None and at_once.shape == x.shape:
+            return at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
-    if x.numel() >= LEAST and not torch.compiler.is_compiling():
+    if eager and x.numel() >= LEAST:
         at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward)
         if at_once is not None:
             return at_once
@@ -849,8 +859,9 @@ def probability(x: Tensor) -> Tensor:
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
     eager = not torch.compiler.is_compiling()
-    if eager and found.jump is not None and found.decision.site is not None:
-        at_once = found.decision.site.ramp(found.jump._replace(at_tie=0.5), "linear", later=True)
+    step = step_of_mask(x) if eager else None
+    if step is not None:
+        at_once = step[0].ramp(step[1]._replace(at_tie=0.5), "linear", later=True)
         if at_once is not None and at_once.shape == x.shape:
             return at_once
     below, above = probability(found.below), probability(found.above)

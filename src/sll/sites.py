@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import Jump, compute_dtype, ramp, suits
+from .kernels import HALF, Jump, compute_dtype, ramp, suits
 from .policy import Watched, Width, half_width, sample
 from .report import call_site
 
@@ -61,7 +61,7 @@ class Late:
                 raise RuntimeError(_WRITTEN.format(call_site("the decision")))
             with torch.inference_mode(False), torch.enable_grad():
                 self._found = self._compute()
-            self._compute, self._operands = None, []
+            self._compute = None
         return self._found
 
     def hooked(self) -> bool:
@@ -69,7 +69,9 @@ class Late:
         return any(x.is_leaf and (x._backward_hooks or x._post_accumulate_grad_hooks) for x, _ in self._operands)
 
     def fresh(self) -> bool:
-        """Whether the operands still are what they were."""
+        """Whether the operands are known to be what they were."""
+        if self.settled:
+            return False
         for x, version in self._operands:  # noqa: SIM110 (at every call: no generator)
             if x._version != version:
                 return False
@@ -176,7 +178,7 @@ def wide(x: Any, *others: Any) -> list[Any]:
     operands = (x, *others)
     common = _common_dtype(operands)
     to = compute_dtype(common)
-    narrow = common in (torch.float16, torch.bfloat16)
+    narrow = common in HALF
     out: list[Any] = []
     for value in operands:
         if isinstance(value, Tensor):
@@ -208,10 +210,6 @@ def _distance(x: Any, threshold: Any, shift: float) -> tuple[Tensor, Tensor | No
     return (x - n) - shift, n
 
 
-def _version(x: Any) -> int:
-    return x._version if isinstance(x, Tensor) else 0
-
-
 class Site:
     """`x` and the boundaries it was compared with: `threshold`, or, if that is None, the numbers ``n + shift``.
 
@@ -224,7 +222,6 @@ class Site:
         self.eps = eps
         self.shift = shift
         self._half: float | Tensor | None = None
-        self._versions = (0, 0) if torch.compiler.is_compiling() else (_version(x), _version(threshold))
         self._late: Late | None = None
         self._known: tuple[Tensor, Tensor | None] | None = None
         if can_wait(x, threshold):
@@ -233,16 +230,13 @@ class Site:
             self._known = _distance(x, threshold, shift)
 
     def _found(self) -> tuple[Tensor, Tensor | None]:
-        if self._known is None:
-            assert self._late is not None
-            self._known = self._late()
-        return self._known
+        found: tuple[Tensor, Tensor | None] | None = self._known if self._late is None else self._late()
+        assert found is not None
+        return found
 
     def fresh(self) -> bool:
         """Whether the operands are known to be what they were."""
-        if torch.compiler.is_compiling() or self._late is None or self._late.settled:
-            return False
-        return self._versions == (_version(self.x), _version(self.threshold))
+        return self._late is not None and self._late.fresh()
 
     def dtype(self) -> torch.dtype:
         """Of the tensor at the site."""

@@ -41,6 +41,7 @@ from ..linearization import (
     run_on_choices,
     run_on_outcomes,
     step_of,
+    step_of_mask,
     unchanged,
     version_of,
 )
@@ -57,24 +58,16 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     """A mask that becomes a float is a step of what it was compared with: one pass, and no offset. So are the integers
     of a quantizer.
     """
-    mask = args[0]
-    quantized = step_of(mask)
-    if quantized is not None and not mask.is_floating_point() and not kwargs and region.trace is None:
-        site, jump = quantized
-        dtype = _float_asked_for(func, args)
-        jump = jump._replace(at_nan=_of_nan(mask.dtype))
-        value = None if dtype is None else site.ramp(jump, region.mode, later=True)
-        if value is not None and dtype is not None:
-            return chain(region, func, args, kwargs, value.to(dtype))
-    found = carrier(mask)
-    if isinstance(found, Outcomes) and found.jump is not None and found.decision.site is not None and not kwargs:
-        dtype = _float_asked_for(func, args)
-        value = (
-            None
-            if dtype is None or region.trace is not None
-            else found.decision.site.ramp(found.jump, region.mode, later=True)
-        )
-        if value is not None and dtype is not None and value.shape == mask.shape:
+    x = args[0]
+    dtype = None if kwargs or region.trace is not None else _float_asked_for(func, args)
+    step = None if dtype is None or x.is_floating_point() else step_of(x)
+    if step is not None:
+        step = step[0], step[1]._replace(at_nan=_of_nan(x.dtype))
+    elif dtype is not None:
+        step = step_of_mask(x)
+    if step is not None and dtype is not None:
+        value = step[0].ramp(step[1], region.mode, later=True)
+        if value is not None and value.shape == x.shape:
             return chain(region, func, args, kwargs, value.to(dtype))
     return elementwise(region, func, args, kwargs)
 
