@@ -25,7 +25,19 @@ from torch import Tensor
 
 from . import fused
 
-__all__ = ["HALF", "Jump", "band_offset", "blend", "compute_dtype", "hard_forward", "ramp", "select", "suits"]
+__all__ = [
+    "HALF",
+    "Jump",
+    "band_offset",
+    "blend",
+    "compute_dtype",
+    "hard_forward",
+    "is_number",
+    "packed",
+    "ramp",
+    "select",
+    "suits",
+]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -38,6 +50,31 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
+def packed(mask: Tensor) -> Tensor:
+    """A mask to keep for backward. Inductor writes and reads bools one element at a time on the CPU, 10 ns for each;
+    bytes made from floats it writes by the vector.
+    """
+    return mask.to(torch.float32).to(torch.int8) if torch.compiler.is_compiling() else mask
+
+
+def _unpacked(kept: Tensor, g: Tensor) -> Tensor:
+    """The mask again. It asks for the gradient, or the compiler would do this in forward and keep bools after all."""
+    return kept.to(torch.float32) > 0.5 * (g == g) if kept.dtype == torch.int8 else kept
+
+
+# Inductor asks the elements of a vector one by one whether they are NaN. And of what compares two tensors the compiler
+# keeps the mask for backward; compared with a number, they are compared again there, which costs next to nothing.
+
+
+def is_number(x: Tensor) -> Tensor:
+    """Mask of the elements that are not NaN."""
+    return x.abs() >= 0 if torch.compiler.is_compiling() else x == x
+
+
+def _is_finite(x: Tensor) -> Tensor:
+    return x.abs() < math.inf if torch.compiler.is_compiling() else x.isfinite()
+
+
 class _BandOffset(torch.autograd.Function):
     """``clamp(d / (2 eps), -1/2, 1/2)`` with slope ``1/(2 eps)`` on the closed band ``|d| <= eps``."""
 
@@ -45,7 +82,10 @@ class _BandOffset(torch.autograd.Function):
 
     @staticmethod
     def forward(distance: Tensor, eps: float, nan: float) -> Tensor:
-        return (distance * (0.5 / eps)).clamp(-0.5, 0.5).nan_to_num(nan=nan)
+        offset = (distance * (0.5 / eps)).clamp(-0.5, 0.5)
+        if torch.compiler.is_compiling():
+            return torch.where(is_number(offset), offset, nan)
+        return offset.nan_to_num(nan=nan)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -53,14 +93,15 @@ class _BandOffset(torch.autograd.Function):
         # The mask is taken from the distance, not from the clamped offset: one rounding error outside the band
         # the offset already is exactly 1/2, and a clamp would still let the gradient through.
         inside = distance.detach().abs() <= eps
-        ctx.save_for_backward(inside)
-        ctx.save_for_forward(inside)
+        kept = packed(inside)
+        ctx.save_for_backward(kept)
+        ctx.save_for_forward(kept)
         ctx.slope = 0.5 / eps
 
     @staticmethod
     def _scale(ctx: Any, g: Tensor) -> Tensor:
-        (inside,) = ctx.saved_tensors
-        return torch.where(inside, g * ctx.slope, torch.zeros_like(g))
+        (kept,) = ctx.saved_tensors
+        return torch.where(_unpacked(kept, g), g * ctx.slope, torch.zeros_like(g))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -82,33 +123,35 @@ class _Blend(torch.autograd.Function):
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
-        undecided = (offset.abs() < 0.5) & (offset != 0) & difference.isfinite()
+        undecided = (offset.abs() < 0.5) & (offset != 0) & _is_finite(difference)
         return torch.where(undecided, value.to(hard.dtype), hard)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *saved, ctx.mode, taken = inputs
+        taken = None if taken is None else packed(taken)
         ctx.save_for_backward(*saved, taken)
         ctx.save_for_forward(*saved, taken)
 
     @staticmethod
-    def _parts(ctx: Any) -> tuple[Tensor, Tensor]:
+    def _parts(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
         offset, below, above, hard, taken = ctx.saved_tensors
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
-        finite = difference.isfinite()
+        finite = _is_finite(difference)
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
         if taken is not None:
-            share = taken.to(offset.dtype)
+            share = _unpacked(taken, g).to(offset.dtype)
         else:
-            share = torch.where(offset == 0, hard == above, offset > 0).to(offset.dtype)
+            shown = _unpacked(packed(hard == above), g)
+            share = torch.where(offset == 0, shown, offset > 0).to(offset.dtype)
             if ctx.mode != "straight-through":
                 share = torch.where(finite, offset + 0.5, share)
         return share, torch.where(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        share, difference = _Blend._parts(ctx)
+        share, difference = _Blend._parts(ctx, g)
         zero = torch.zeros_like(g)
         g_offset = g_below = g_above = None
         if ctx.needs_input_grad[0]:
@@ -163,7 +206,7 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
         distance = (x - n) - 0.5 if rounds else x - n
         if jump.kind == "quantize":
             hard = hard.clamp_(jump.below, jump.above).add_(0.0)
-            hard = torch.where(x.isnan(), jump.at_nan, hard)
+            hard = torch.where(x == x, hard, jump.at_nan)
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
             distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
@@ -183,6 +226,41 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
     return _select(undecided, ramp, hard), inside
 
 
+def _traced_step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool) -> tuple[Tensor, Tensor]:
+    """`_step` for a compiler, which fuses what it is given: few operations, whatever they write.
+
+    Outside the band the clamped ramp is the hard value bit for bit, because the factor is rounded up.
+    """
+    kind, below, above, at_tie, at_nan = jump
+    if kind not in ("boundary", "quantize"):
+        return _step(x, threshold, jump, eps, linear)
+    n = x.floor()
+    distance = x - threshold if kind == "boundary" else (x - n) - 0.5
+    size = distance.abs()
+    inside = size <= eps
+    if isinstance(threshold, Tensor) or not math.isfinite(threshold):  # equal infinities tie, and have no distance
+        tied = is_number(x) & is_number(threshold) if isinstance(threshold, Tensor) else is_number(x)
+        distance = torch.where(is_number(distance) | tied.logical_not(), distance, 0.0)
+    if kind == "quantize":
+        inside = inside & (n >= below) & (n < above)
+        hard = x.round().clamp(below, above) + 0.0
+        hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
+    elif not linear:
+        hard = _constants(distance, 0.0, distance, jump)
+    elif at_tie == at_nan:
+        hard = torch.full((), at_tie, dtype=x.dtype, device=x.device)
+    else:
+        hard = torch.where(is_number(distance), at_tie, at_nan).to(x.dtype)
+    if not linear:
+        return hard, inside
+    offset = (distance * (0.5 / eps * (1 + torch.finfo(x.dtype).eps))).clamp(-0.5, 0.5)
+    if kind == "quantize":
+        ramp = (offset + 0.5 + n).clamp(below, above)
+    else:
+        ramp = offset * (above - below) + (below * 0.5 + above * 0.5)
+    return torch.where(size > 0, ramp, hard), inside  # at a tie and at NaN
+
+
 def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jump) -> Tensor:
     """The hard value of a jump between constants."""
     _, below, above, at_tie, at_nan = jump
@@ -192,7 +270,12 @@ def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jum
         up = x >= threshold if at_tie == above else x > threshold
     else:
         up = (x < threshold if at_tie == above else x <= threshold).logical_not_()
-    hard = up.to(x.dtype) if (below, above) == (0, 1) else torch.where(up, above, below).to(x.dtype)
+    if (below, above) == (0, 1):
+        hard = packed(up).to(x.dtype)
+    elif torch.compiler.is_compiling():
+        hard = packed(up).to(x.dtype) * (above - below) + below
+    else:
+        hard = torch.where(up, above, below).to(x.dtype)
     if at_tie not in (below, above):
         hard = torch.where(x == threshold, at_tie, hard)
     return hard
@@ -234,14 +317,15 @@ class _Ramp(torch.autograd.Function):
                 numbers = (float(threshold), *jump[1:])
             value, inside = fused.step(jump.kind, x, numbers, eps, linear)
         else:
-            value, inside = _step(x, threshold, jump, eps, linear)
-        ctx.save_for_backward(inside)
+            step = _traced_step if torch.compiler.is_compiling() else _step
+            value, inside = step(x, threshold, jump, eps, linear)
+        ctx.save_for_backward(packed(inside))
         return value
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        (inside,) = ctx.saved_tensors
-        dx = _scaled(g, inside, ctx.slope)
+        (kept,) = ctx.saved_tensors
+        dx = _scaled(g, _unpacked(kept, g), ctx.slope)
         dt = -dx.sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
         return dx if ctx.needs_input_grad[0] else None, dt, None, None, None
 
@@ -256,16 +340,24 @@ class _Select(torch.autograd.Function):
         ctx.by_weight = forward != "straight-through"
         # The gradient of the offset needs no mask, which the program may write to.
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        ctx.save_for_backward(offset, taken if shared else None, below, above)
-        return fused.select(offset, taken, below, above, forward == "linear", ties)
+        ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
+        if not torch.compiler.is_compiling():
+            return fused.select(offset, taken, below, above, forward == "linear", ties)
+        hard = torch.where(taken, above, below)
+        if forward != "linear":
+            return hard
+        jump = above - below
+        undecided = (offset.abs() < 0.5) & _is_finite(jump)
+        undecided = undecided if ties else undecided & (offset != 0)
+        return torch.where(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, taken, below, above = ctx.saved_tensors
-        taken = offset > 0 if taken is None else taken
-        if torch.is_grad_enabled() or not fused.suits(g):
+        taken = offset > 0 if taken is None else _unpacked(taken, g)
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not fused.suits(g):
             jump = above - below
-            finite = jump.isfinite()
+            finite = _is_finite(jump)
             share = torch.where(finite & ctx.by_weight, offset + 0.5, taken.to(g.dtype))
             g_offset = torch.where(finite & (jump != 0), g * jump, 0)
             g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
@@ -309,8 +401,8 @@ class _BandOffsetJvp(_BandOffset):
 class _BlendJvp(_Blend):
     @staticmethod
     def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:
-        share, difference = _Blend._parts(ctx)
         hard = ctx.saved_tensors[3]
+        share, difference = _Blend._parts(ctx, hard)
         out = torch.zeros_like(hard)
         if t_offset is not None:
             out = out + torch.where(difference != 0, t_offset * difference, torch.zeros_like(difference)).to(hard.dtype)
@@ -396,24 +488,27 @@ def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, 
     `taken` is the mask of the elements at which the program is above, also at exact ties; with `ties` these are blended
     like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers.
     """
-    if torch.compiler.is_compiling() or offset.shape != taken.shape or not (suits(offset) and fused.suits(offset)):
+    compiling = torch.compiler.is_compiling()
+    if offset.shape != taken.shape or not suits(offset) or not (compiling or fused.suits(offset)):
         return None
-    if not taken.is_contiguous():
+    if not compiling and not taken.is_contiguous():
         return None
     sides, full = [], False
     for side in (below, above):
         if isinstance(side, Tensor):
-            if side.dtype != offset.dtype or side.device != offset.device or not suits(side) or fused.batched(side):
+            if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
+                return None
+            if not compiling and fused.batched(side):
                 return None
             full = full or side.shape == taken.shape
             if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
                 return None
-            if side.numel() != 1 and not side.is_contiguous():
+            if not compiling and side.numel() != 1 and not side.is_contiguous():
                 return None  # what strides the result has is for torch to say, too
         elif not isinstance(side, (int, float)):
             return None
-        one = side if isinstance(side, Tensor) else torch.tensor(side, dtype=offset.dtype, device="cpu")
-        if one.numel() == 1 and not math.isfinite(one.detach()):
+        one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
+        if not compiling and one.numel() == 1 and not math.isfinite(one.detach()):
             return None  # a report counts the elements at which the jump is infinite
         sides.append(one)
     if not full:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .checkpoint import saved_as_then, saving
 from .fused import LEAST
-from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, select
+from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, select
 from .policy import Width, half_width, watch_of
 from .report import numbers
 from .sites import Site
@@ -381,15 +381,15 @@ class Sorted(_Unsaved):
 class Chain(_Unsaved):
     """Outcomes of a tensor, computed when a discrete op asks for them.
 
-    `step`, if known, says which step of which site the tensor is: what clamps it or makes it a float again need not ask
-    for outcomes. An integer tensor carries a chain only with a step.
+    `step`, if known, says which step of a decision's site the tensor is: what clamps it or makes it a float again need
+    not ask for outcomes. An integer tensor carries a chain only with a step.
     """
 
     def __init__(
         self,
         compute: Callable[[], Outcomes | Choice | None],
         length: int,
-        step: tuple[Site, Jump] | None = None,
+        step: tuple[Decision, Jump] | None = None,
     ) -> None:
         self.step = step
         self._compute: Callable[[], Outcomes | Choice | None] | None = compute
@@ -425,20 +425,20 @@ def carrier(x: Any) -> Carrier | None:
     return found  # type: ignore[return-value]
 
 
-def step_of(x: Any) -> tuple[Site, Jump] | None:
-    """Which step of which site `x` is known to be."""
+def step_of(x: Any) -> tuple[Decision, Jump] | None:
+    """Which step at the site of which decision `x` is known to be."""
     pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
     if pair is None or not isinstance(pair[0], Chain) or not unchanged(x, pair[1]):
         return None
     return pair[0].step
 
 
-def step_of_mask(x: Any) -> tuple[Site, Jump] | None:
+def step_of_mask(x: Any) -> tuple[Decision, Jump] | None:
     """Which step of zero and one a mask is known to be."""
     found = carrier(x)
     if not isinstance(found, Outcomes) or found.jump is None or found.decision.site is None:
         return None
-    return found.decision.site, found.jump
+    return found.decision, found.jump
 
 
 def sorted_places(x: Any) -> Sorted | None:
@@ -452,6 +452,9 @@ def discrete_carrier(x: Any) -> bool:
 
 
 def selection(x: Any) -> Selection | None:
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    if pair is None or not isinstance(pair[0], Selection):
+        return None  # without keeping promises
     found = carrier(x)
     return found if isinstance(found, Selection) else None
 
@@ -491,7 +494,15 @@ class Constants:
 
 def constant(value: Any, like: Tensor | Constants) -> Tensor:
     """An outcome that is the same for every element of `like`."""
-    return torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
+    out = torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
+    if torch.compiler.is_compiling() and isinstance(value, bool):
+        out._sll_constant = value  # type: ignore[attr-defined]
+    return out
+
+
+def known_constant(x: Any) -> bool | None:
+    """Which bool an outcome is everywhere, in compiled code, which cannot read it."""
+    return x if isinstance(x, bool) else getattr(x, "_sll_constant", None)
 
 
 def is_constant(outcome: Tensor) -> bool:
@@ -501,7 +512,11 @@ def is_constant(outcome: Tensor) -> bool:
 def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
     """False below and True above (`polarity` 1), or the other way round (-1)."""
     above = constant(polarity > 0, hard)
-    if decision.side is None:
+    if jump is not None and torch.compiler.is_compiling():
+        # Not `hard`, which compares two tensors: compiled code would keep it for backward, and it is slow to.
+        tied = jump.at_tie == jump.above
+        decision.side = lambda decision: decision.offset() >= 0 if tied else decision.offset() > 0
+    elif decision.side is None:
         alias, version = hard.detach(), version_of(hard)
         decision.side = lambda _: (
             None if not unchanged(alias, version) else alias if polarity > 0 else alias.logical_not()
@@ -628,7 +643,10 @@ def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
 
 def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     """The constants that two outcomes are, where reading them makes nobody wait."""
-    if torch.compiler.is_compiling() or low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
+    if torch.compiler.is_compiling():
+        below, above = known_constant(low), known_constant(high)
+        return None if below is None or above is None else (below, above)
+    if low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
         return None
     known = [x for x in (numbers(low), numbers(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
     return (known[0].item(), known[1].item()) if len(known) == 2 else None
@@ -716,7 +734,7 @@ def chain(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     out: Tensor,
-    step: tuple[Site, Jump] | None = None,
+    step: tuple[Decision, Jump] | None = None,
 ) -> Tensor:
     """Let the result `out` of an ordinary elementwise op promise its outcomes."""
 
@@ -833,19 +851,18 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    eager = not torch.compiler.is_compiling()
-    step = step_of_mask(x) if eager else None
-    if step is not None:
-        at_once = step[0].ramp(step[1], forward, later=True)
+    step = step_of_mask(x)
+    if step is not None and step[0].site is not None:
+        at_once = step[0].site.ramp(step[1], forward, later=True)
         if at_once is not None and at_once.shape == x.shape:
             return at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
-    if eager and x.numel() >= LEAST:
+    if torch.compiler.is_compiling() or x.numel() >= LEAST:
         at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward)
         if at_once is not None:
             return at_once
     dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
-    hard = x.to(compute_dtype(*dtypes) if x.dtype == torch.bool else exact_dtype(x))
+    hard = packed(x).to(compute_dtype(*dtypes)) if x.dtype == torch.bool else x.to(exact_dtype(x))
     if forward != "linear":
         return blend(tree.decision.offset(), below, above, hard, forward, tree.decision.taken())
     return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), forward)
@@ -858,19 +875,18 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
-    eager = not torch.compiler.is_compiling()
-    step = step_of_mask(x) if eager else None
-    if step is not None:
-        at_once = step[0].ramp(step[1]._replace(at_tie=0.5), "linear", later=True)
+    step = step_of_mask(x)
+    if step is not None and step[0].site is not None:
+        at_once = step[0].site.ramp(step[1]._replace(at_tie=0.5), "linear", later=True)
         if at_once is not None and at_once.shape == x.shape:
             return at_once
     below, above = probability(found.below), probability(found.above)
-    if eager and x.numel() >= LEAST:
+    if torch.compiler.is_compiling() or x.numel() >= LEAST:
         at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True)
         if at_once is not None:
             return at_once
     weight = found.decision.weight()
-    return torch.where(weight < 1, below * (1 - weight), 0) + torch.where(weight > 0, above * weight, 0)
+    return below * (1 - weight) + above * weight
 
 
 def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:

@@ -203,7 +203,10 @@ def _distance(x: Any, threshold: Any, shift: float) -> tuple[Tensor, Tensor | No
     """Signed, and the n of the nearest ``n + shift``, without gradient."""
     if threshold is not None:
         a, b = wide(x, threshold)
-        return a - b, None
+        distance = a - b
+        if isinstance(a, Tensor) and isinstance(b, Tensor):  # equal infinities tie
+            distance = torch.where((a == b) & (distance != distance), 0.0, distance)
+        return distance, None
     (x,) = wide(x)
     n = x.detach().round() if shift == 0.0 else x.detach().floor()
     # In this order it is exact for large numbers.
@@ -217,6 +220,9 @@ class Site:
     """
 
     def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
+        self._copies = torch.compiler.is_compiling()
+        if self._copies:  # which cost nothing where nobody writes to the operands: the compiler drops them
+            x, threshold = (value.clone() if isinstance(value, Tensor) else value for value in (x, threshold))
         self.x = x
         self.threshold = threshold
         self.eps = eps
@@ -224,19 +230,24 @@ class Site:
         self._half: float | Tensor | None = None
         self._late: Late | None = None
         self._known: tuple[Tensor, Tensor | None] | None = None
-        if can_wait(x, threshold):
+        if self._copies:
+            pass
+        elif can_wait(x, threshold):
             self._late = Late(lambda: _distance(x, threshold, shift), x, threshold)
         else:
             self._known = _distance(x, threshold, shift)
 
     def _found(self) -> tuple[Tensor, Tensor | None]:
-        found: tuple[Tensor, Tensor | None] | None = self._known if self._late is None else self._late()
-        assert found is not None
-        return found
+        if self._late is not None:
+            found: tuple[Tensor, Tensor | None] = self._late()
+            return found
+        if self._known is None:
+            self._known = _distance(self.x, self.threshold, self.shift)
+        return self._known
 
     def fresh(self) -> bool:
         """Whether the operands are known to be what they were."""
-        return self._late is not None and self._late.fresh()
+        return self._copies if self._late is None else self._late.fresh()
 
     def dtype(self) -> torch.dtype:
         """Of the tensor at the site."""
@@ -274,7 +285,7 @@ class Site:
         apart = later and not self.fresh()
         if isinstance(level, Tensor):
             one = level.dim() == 0 and level.device == x.device and level.is_floating_point()
-            apart = apart or not one
+            apart = apart or not one and not self._copies
         if apart and jump.kind != "boundary":
             return None
         if apart:  # of the distance, not of the operands
@@ -284,6 +295,8 @@ class Site:
             jump = jump if x is self.x else jump._replace(below=jump.above, above=jump.below)
         else:
             a, b = wide(x, level) if level is not None else (*wide(x), 0.0)
+            if isinstance(b, Tensor) and b.dim():
+                a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         half = self._number(a, b, jump.limit)
         return None if half is None else ramp(a, jump, half, forward, b)
 

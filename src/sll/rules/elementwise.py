@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import fused
-from ..kernels import Jump, blend, hard_forward, select
+from ..kernels import Jump, blend, hard_forward, is_number, select
 from ..linearization import (
     DIVISIONS,
     MAY_BE_INFINITE,
@@ -30,12 +31,14 @@ from ..linearization import (
     carrier,
     chain,
     collapse,
+    constant,
     decided_at,
     decisions,
     discrete_carrier,
     exact_dtype,
     expect,
     join,
+    known_constant,
     original,
     probability,
     run_on_choices,
@@ -51,7 +54,6 @@ from .registry import register, tracked
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
-    from ..sites import Site
 
 
 def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -62,12 +64,15 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     dtype = None if kwargs or region.trace is not None else _float_asked_for(func, args)
     step = None if dtype is None or x.is_floating_point() else step_of(x)
     if step is not None:
-        step = step[0], step[1]._replace(at_nan=_of_nan(x.dtype))
+        step = step[0], step[1]._replace(at_nan=math.nan if torch.compiler.is_compiling() else _of_nan(x.dtype))
     elif dtype is not None:
         step = step_of_mask(x)
-    if step is not None and dtype is not None:
-        value = step[0].ramp(step[1], region.mode, later=True)
+    if step is not None and dtype is not None and step[0].site is not None:
+        value = step[0].site.ramp(step[1], region.mode, later=True)
         if value is not None and value.shape == x.shape:
+            if torch.compiler.is_compiling() and step[1].kind == "quantize":  # NaN is what the compiler makes of it
+                shown = torch.where(is_number(value), value.detach(), original(func, *args).to(value.dtype))
+                value = hard_forward(shown, value)
             return chain(region, func, args, kwargs, value.to(dtype))
     return elementwise(region, func, args, kwargs)
 
@@ -78,7 +83,7 @@ def _of_nan(dtype: torch.dtype) -> float:
     return float(torch.full((64,), math.nan, device="cpu").to(dtype)[0])
 
 
-def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Site, Jump] | None:
+def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Decision, Jump] | None:
     """Which step rounded numbers are after they were clamped to whole numbers."""
     if func.__name__ not in _BOUNDS:
         return None
@@ -90,12 +95,12 @@ def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     for bound in (low, high):
         if bound is not None and (not isinstance(bound, (int, float)) or not float(bound).is_integer()):
             return None
-    site, jump = known
+    decision, jump = known
     before = (jump.below, jump.above) if jump.kind == "quantize" else (-math.inf, math.inf)
     low, high = (max(before[0], -math.inf if low is None else low), min(before[1], math.inf if high is None else high))
     if low > high:
         return None
-    return site, Jump("quantize", float(low), float(high), 0.0, math.nan)
+    return decision, Jump("quantize", float(low), float(high), 0.0, math.nan)
 
 
 _BOUNDS: dict[str, tuple[str, ...]] = dict.fromkeys(("clamp", "clip"), ("input", "min", "max"))
@@ -119,7 +124,7 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     operands = (*args, *kwargs.values())
     carried = [x for x in operands if carrier(x) is not None]
     if not carried:
-        return func(*args, **kwargs)
+        return _folded(func, args) if torch.compiler.is_compiling() and not kwargs else func(*args, **kwargs)
     if not any(discrete_carrier(x) for x in carried):
         if not region.linear and _constant_choice(operands):
             return run_on_choices(region, func, args, kwargs)
@@ -136,6 +141,23 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     if any(isinstance(carrier(x), Expectation) for x in carried):
         return through_count(region, func, args, kwargs)
     return func(*args, **kwargs)
+
+
+def _folded(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Logic of outcomes that are known: compiled code, too, is to see that ``True & mask`` is the mask."""
+    if func.__name__ not in _FOLDS or len(args) != 2:
+        return func(*args)
+    a, b = (known_constant(x) for x in args)
+    if a is None or b is None or not isinstance(args[0], Tensor):
+        return func(*args)
+    out = _FOLDS[func.__name__](a, b)
+    like = args[0] if not isinstance(args[1], Tensor) or args[0].dim() >= args[1].dim() else args[1]
+    return constant(out, like)
+
+
+_FOLDS = dict.fromkeys(("__and__", "bitwise_and", "logical_and", "__rand__"), operator.and_)
+_FOLDS |= dict.fromkeys(("__or__", "bitwise_or", "logical_or", "__ror__"), operator.or_)
+_FOLDS |= dict.fromkeys(("__xor__", "bitwise_xor", "logical_xor", "__rxor__"), operator.xor)
 
 
 def _constant_choice(operands: tuple[Any, ...]) -> bool:
@@ -223,7 +245,7 @@ def _choose(
     if carrier(above) is not None or carrier(below) is not None:
         return None
     if found.polarity:
-        if mask.numel() < fused.LEAST or torch.compiler.is_compiling():
+        if mask.numel() < fused.LEAST and not torch.compiler.is_compiling():
             return None
         taken = mask if found.polarity > 0 else mask.logical_not()
         low, high = (below, above) if found.polarity > 0 else (above, below)

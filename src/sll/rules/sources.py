@@ -28,7 +28,6 @@ from ..linearization import (
     attach,
     bool_outcomes,
     carrier,
-    chain,
     constant,
     decided_at,
     discrete_carrier,
@@ -160,15 +159,10 @@ def _promised(region: Region, jump: Step, value: Tensor) -> Carrier:
     def sides() -> tuple[Tensor, Tensor]:
         return _outcome(low, like), _outcome(high, like)
 
-    if torch.compiler.is_compiling():
-        below, above = sides()
-        if region.mode == "straight-through":
-            tells(decision, value, above)
-        return Outcomes(decision, below, above)
     if region.mode == "straight-through":
         tells(decision, value, lambda: _outcome(high, like))
     assert decision.site is not None and jump.jump is not None
-    step = (decision.site, jump.jump) if jump.jump.kind == "round" else None
+    step = (decision, jump.jump) if jump.jump.kind == "round" else None
     return Chain(lambda: Outcomes(decision, *sides()), 0, step)
 
 
@@ -261,6 +255,11 @@ def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False)
     jumps = (lambda: _from_one(site.distance(), site.nearest())) if but_zero else None
     decision = Decision(key, lambda: offset_at(site.distance(), site.width(0.5), 0.5, true_distance=jumps), site)
     return decision, site
+
+
+def beside(site: Site, by: int = 0) -> Callable[[], Tensor]:
+    """The integer that the site is next to, or one before or after. (No bound method: Dynamo cannot hand one over.)"""
+    return lambda: site.nearest() + by if by else site.nearest()
 
 
 def _from_one(distance: Tensor, nearest: Tensor) -> Tensor:
@@ -370,7 +369,7 @@ def threshold(eps: Eps, input: Tensor, threshold: float, value: float, inplace: 
 def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     if decimals == 0:
         decision, site = at_integers(input, eps, 0.5)
-        return Step(decision, site.nearest, lambda: site.nearest() + 1, Jump("round"))
+        return Step(decision, beside(site), beside(site, 1), Jump("round"))
     (x,) = wide(input)
     ten = 10.0 ** abs(decimals)
 
@@ -388,13 +387,13 @@ def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
 @source("floor", boundaries="integers")
 def floor(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps)
-    return Step(decision, lambda: site.nearest() - 1, site.nearest, Jump("floor"))
+    return Step(decision, beside(site, -1), beside(site), Jump("floor"))
 
 
 @source("ceil", boundaries="integers")
 def ceil(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps)
-    return Step(decision, site.nearest, lambda: site.nearest() + 1, Jump("ceil"))
+    return Step(decision, beside(site), beside(site, 1), Jump("ceil"))
 
 
 def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
@@ -522,7 +521,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
             limits, (_, low, high, *_) = torch.iinfo(out.dtype), quantized[1]
             if limits.min <= low <= high <= limits.max:
-                return chain(region, func, args, kwargs, out, quantized)
+                return attach(region, out, _integers(*quantized, out.dtype))
     if not tracked(x) or not region.linearizes("cast") or resolved(x) is not None:
         return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
@@ -538,6 +537,18 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if region.mode == "straight-through":
         tells(decision, out, above)
     return attach(region, out, Outcomes(decision, below, above))
+
+
+def _integers(decision: Decision, jump: Jump, dtype: torch.dtype) -> Chain:
+    """The promise of the integers of a quantizer, whatever is written to its floats."""
+
+    def compute() -> Outcomes:
+        assert decision.site is not None
+        n = decision.site.nearest()
+        below, above = (value.clamp(jump.below, jump.above).to(dtype) for value in (n, n + 1))
+        return Outcomes(decision, below, above)
+
+    return Chain(compute, 1, (decision, jump))
 
 
 _INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
