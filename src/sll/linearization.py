@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .checkpoint import saved_as_then, saving
 from .fused import LEAST
-from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, select
+from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, select
 from .policy import Width, half_width, watch_of
 from .report import numbers
 from .sites import Site
@@ -187,7 +187,7 @@ def tells(decision: Decision, x: Tensor, above: Tensor | Callable[[], Tensor]) -
 
     def side(decision: Decision) -> Tensor:
         offset, at_tie = decision.offset(), shown(decision)
-        return offset > 0 if at_tie is None else torch.where(offset == 0, at_tie, offset > 0)
+        return offset > 0 if at_tie is None else pick(offset == 0, at_tie, offset > 0)
 
     decision.side = side
     return decision
@@ -558,7 +558,7 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
     covered = decision.covers(tree.decision)
     if covered is not None:
         mask, sign = covered
-        return torch.where(mask, tree.above if side == (sign > 0) else tree.below, x)
+        return pick(mask, tree.above if side == (sign > 0) else tree.below, x)
     below = cofactor(region, tree.below, decision, side)
     above = cofactor(region, tree.above, decision, side)
     if below is tree.below and above is tree.above:
@@ -569,7 +569,7 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
 def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     """A tensor of the shape of `like` that has these outcomes."""
     offset, taken = tree.decision.offset(), tree.decision.taken()
-    hard = torch.where(taken, tree.above, tree.below)
+    hard = pick(taken, tree.above, tree.below)
     if like.is_floating_point():
         hard, offset = torch.broadcast_tensors(hard, offset)  # type: ignore[no-untyped-call]
         return attach(region, blend(offset, tree.below, tree.above, hard, region.mode, _taken(region, tree)), tree)
@@ -720,7 +720,7 @@ def join(
             # result computed from it. It gets the likelier outcome instead.
             offset = tree.decision.offset()
             undecided = (offset.abs() < 0.5) & (offset != 0)
-            out = torch.where(undecided, torch.where(offset > 0, above, below), hard)
+            out = pick(undecided, pick(offset > 0, above, below), hard)
     attach(region, out, tree)
     if not region.linear and conditional and len(decisions(out)) > 1:
         # A decision that depends on a decision: see `merge`.
@@ -899,8 +899,8 @@ def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Ten
     offset = tree.decision.offset()
     never = torch.zeros((), dtype=torch.bool, device=hard.device)
     low, high = (never if mask is None else mask for mask in inner)
-    chosen = torch.where(offset > 0, above.to(hard.dtype), below.to(hard.dtype))
-    return torch.where((offset != 0) & torch.where(offset > 0, high, low), chosen, hard)
+    chosen = pick(offset > 0, above.to(hard.dtype), below.to(hard.dtype))
+    return pick((offset != 0) & pick(offset > 0, high, low), chosen, hard)
 
 
 def undecided(x: Tensor) -> Tensor | None:
@@ -983,13 +983,13 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
             inner, parts = merge(outcome)
             sides.append((inner.below, inner.above, inner.decision.offset(), inner.decision.undecided(), parts))
     (b0, a0, d0, u0, p0), (b1, a1, d1, u1, p1) = sides
-    below = torch.where(undecided, tree.below, torch.where(side, b1, b0))
-    above = torch.where(undecided, tree.above, torch.where(side, a1, a0))
-    merged = torch.where(undecided, offset, torch.where(side, d1, d0))
+    below = pick(undecided, tree.below, pick(side, b1, b0))
+    above = pick(undecided, tree.above, pick(side, a1, a0))
+    merged = pick(undecided, offset, pick(side, d1, d0))
     if x.dtype == torch.bool:
         both = undecided & (u0 | u1)
         below, above = below & ~both, above | both
-        merged = torch.where(both, expect(x) - 0.5, merged)
+        merged = pick(both, expect(x) - 0.5, merged)
         undecided = undecided & ~both
     masks: dict[int, tuple[Tensor, Decision]] = {id(tree.decision): (undecided, tree.decision)}
     for here, inner_parts in ((~undecided & ~side, p0), (~undecided & side, p1)):
