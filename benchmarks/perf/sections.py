@@ -208,7 +208,9 @@ def compiled(bench: Bench) -> None:
             table = f"Elementwise ops, compiled, {what}, {count(n)}, {bench.where}"
             bench.results.captions[table] = (
                 "`torch.compile` with inductor, forward and backward, relative to the compiled clipped "
-                f"straight-through Function, which saves a bool mask. Target for sll: {COMPILED}."
+                f"straight-through Function, which saves a bool mask. Target for sll: {COMPILED}. (Inductor writes "
+                "bools one at a time on the CPU, which is why that Function is slower compiled than not. The one that "
+                "saves x, and sll, keep none.)"
             )
             if alone:
                 bench.results.captions[table] += (
@@ -334,29 +336,53 @@ def overhead(bench: Bench) -> None:
 # --- pipelines ---------------------------------------------------------------------------------------------------
 
 
+def weighted(call: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
+    def loss(*inputs: Tensor) -> Tensor:
+        return (g * call(*inputs)).sum()
+
+    return loss
+
+
 def pipelines(bench: Bench) -> None:
     n = bench.sizes[0]
-    for compiling in (False, True):
+    for what in ("eager", "compiled", "compiled, (g * pipeline).sum()"):
+        compiling, ends_in_a_loss = what != "eager", "sum" in what
         if compiling and (not can_compile(bench) or bench.brief and bench.turn):
             return
-        table = f"Pipelines, {'compiled' if compiling else 'eager'}, {count(n)}, {bench.where}"
+        table = f"Pipelines, {what}, {count(n)}, {bench.where}"
         bench.results.captions[table] = (
             "Forward and backward, relative to the pipeline written by hand with the straight-through idiom"
             f"{', compiled too' if compiling else ''}. Target for sll: {PIPELINE}."
         )
+        if compiling and not ends_in_a_loss:
+            bench.results.captions[table] += (
+                " What a graph returns carries its decisions out of it: the quantizer returns tensors of its own."
+            )
         for pipeline in PIPELINES:
             if compiling and bench.brief and pipeline.slow_to_compile:
                 bench.results.note(f"The {pipeline.name} was not compiled (--quick, --brief): that takes minutes.")
                 continue
             bench.say(f"{table}: {pipeline.name}")
             torch._dynamo.reset()
-            wrap: Callable[..., Any] = compile_ if compiling else lambda call: call
             inputs = pipeline.inputs(n, bench.device)
+            with torch.no_grad():
+                g = torch.randn(pipeline.plain(*inputs).shape, generator=torch.Generator().manual_seed(1))
+            g = g.to(bench.device)
+
+            def wrap(
+                call: Callable[..., Tensor],
+                g: Tensor = g,
+                compiling: bool = compiling,
+                ends_in_a_loss: bool = ends_in_a_loss,
+            ) -> Callable[..., Tensor]:
+                whole = weighted(call, g) if ends_in_a_loss else call
+                return compile_(whole) if compiling else whole
+
             calls = {IDIOM: wrap(pipeline.straight_through), CLIPPED: wrap(pipeline.clipped)}
             for name, options in REGIONS.items():
                 calls[name] = in_region(wrap(pipeline.plain), *options)
-            g = torch.ones_like(pipeline.plain(*(x.detach() for x in inputs)))
-            timed = {name: both_ways(call, inputs, g) for name, call in calls.items()}
+            weights = torch.ones((), device=bench.device) if ends_in_a_loss else g
+            timed = {name: both_ways(call, inputs, weights) for name, call in calls.items()}
             samples = bench.clock.interleaved(working(bench, timed, f"{table}, {pipeline.name}"))
             bench.add(table, pipeline.name, samples, IDIOM, dict.fromkeys(REGIONS, PIPELINE))
     torch._dynamo.reset()

@@ -328,7 +328,7 @@ class _Pick(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        (mask,) = ctx.saved_tensors
+        mask = ctx.saved_tensors[0].expand_as(g)
         g_a = _scaled(g, mask, 1.0).sum_to_size(ctx.shapes[0]) if ctx.needs_input_grad[1] else None
         g_b = _scaled(g, mask.logical_not(), 1.0).sum_to_size(ctx.shapes[1]) if ctx.needs_input_grad[2] else None
         return None, g_a, g_b
