@@ -209,8 +209,8 @@ def compiled(bench: Bench) -> None:
             bench.results.captions[table] = (
                 "`torch.compile` with inductor, forward and backward, relative to the compiled clipped "
                 f"straight-through Function, which saves a bool mask. Target for sll: {COMPILED}. (Inductor writes "
-                "bools one at a time on the CPU, which is why that Function is slower compiled than not. The one that "
-                "saves x, and sll, keep none.)"
+                "and reads bools one at a time on the CPU, and the compiler keeps one also for the Function that saves "
+                "x: both are slower compiled than not. sll keeps bytes that are written by the vector.)"
             )
             if alone:
                 bench.results.captions[table] += (

@@ -73,8 +73,26 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
             if torch.compiler.is_compiling() and step[1].kind == "quantize":  # NaN is what the compiler makes of it
                 shown = torch.where(is_number(value), value.detach(), original(func, *args).to(value.dtype))
                 value = hard_forward(shown, value)
-            return chain(region, func, args, kwargs, value.to(dtype))
+            value = value.to(dtype)
+            return attach(region, value, promised_step(*step, value))
     return elementwise(region, func, args, kwargs)
+
+
+def promised_step(decision: Decision, jump: Jump, like: Tensor, step: tuple[Decision, Jump] | None = None) -> Chain:
+    """The promise of a step, a mask made a float or what a quantizer makes of integers, as numbers of `like`'s dtype:
+    whatever is written to what it was computed from, and without holding on to it.
+    """
+    of = Constants(like)
+
+    def compute() -> Outcomes:
+        if jump.kind == "boundary":
+            return Outcomes(decision, constant(jump.below, of), constant(jump.above, of))
+        assert decision.site is not None
+        n = decision.site.nearest()
+        below, above = (value.clamp(jump.below, jump.above).to(of.dtype) for value in (n, n + 1))
+        return Outcomes(decision, below, above)
+
+    return Chain(compute, 1, step)
 
 
 @functools.cache

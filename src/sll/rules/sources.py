@@ -47,7 +47,7 @@ from ..policy import Width, around, half_width, in_units, sample, watch_of
 from ..report import numbers
 from ..sites import Site, wide
 from .counts import through_count
-from .elementwise import cast, elementwise
+from .elementwise import cast, elementwise, promised_step
 from .registry import ALWAYS, RULES, SOURCES, concerns, register, tracked
 
 if TYPE_CHECKING:
@@ -521,7 +521,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
             limits, (_, low, high, *_) = torch.iinfo(out.dtype), quantized[1]
             if limits.min <= low <= high <= limits.max:
-                return attach(region, out, _integers(*quantized, out.dtype))
+                return attach(region, out, promised_step(*quantized, out, quantized))
     if not tracked(x) or not region.linearizes("cast") or resolved(x) is not None:
         return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
@@ -537,18 +537,6 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if region.mode == "straight-through":
         tells(decision, out, above)
     return attach(region, out, Outcomes(decision, below, above))
-
-
-def _integers(decision: Decision, jump: Jump, dtype: torch.dtype) -> Chain:
-    """The promise of the integers of a quantizer, whatever is written to its floats."""
-
-    def compute() -> Outcomes:
-        assert decision.site is not None
-        n = decision.site.nearest()
-        below, above = (value.clamp(jump.below, jump.above).to(dtype) for value in (n, n + 1))
-        return Outcomes(decision, below, above)
-
-    return Chain(compute, 1, (decision, jump))
 
 
 _INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
