@@ -404,3 +404,69 @@ def test_training():
     for a, b in zip(net.parameters(), twin.parameters()):
         torch.testing.assert_close(a, b)
     assert net.state_dict().keys() == twin.state_dict().keys()
+
+
+QUANTIZED = {
+    "compared": lambda q, y: (q == 1).to(y.dtype),
+    "looked up": lambda q, y: y[q.long() + 2],
+    "made a float": lambda q, y: q.to(y.dtype) * y,
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_integers_across_a_graph_break(name):
+    def f(x):
+        q = (2 * x).round().clamp(-1, 2).to(torch.int8)
+        torch._dynamo.graph_break()
+        return QUANTIZED[name](q, torch.linspace(1, 3, x.numel(), dtype=x.dtype))
+
+    with sll.linearize(0.2):
+        equal(gradients(torch.compile(f, backend=BACKEND), line()), gradients(f, line()))
+
+
+@pytest.mark.parametrize(
+    "f", [torch.round, lambda x: x.round(decimals=1), lambda x: x.round().clamp(-1, 2).int() * 1.5]
+)
+def test_steps_at_integers_dynamic(f):
+    with sll.linearize(0.2):
+        equal(gradients(torch.compile(f, backend=BACKEND, dynamic=True), line()), gradients(f, line()))
+
+
+@pytest.mark.parametrize("forward", ["hard", "straight-through"])
+def test_hard_values_after_a_write(forward):
+    """Gradients count both decisions as one there (docs/limits.md)."""
+
+    def f(x):
+        w = x * 1.0
+        before = w > 0.1
+        w.mul_(-2.0)
+        return (before & (w > 0.1)).to(x.dtype)
+
+    with sll.linearize(0.2, forward=forward):
+        assert torch.equal(torch.compile(f, backend=BACKEND)(line().requires_grad_()).detach(), f(line()))
+
+
+def test_a_rule_of_the_users():
+    from sll.linearization import decided_at, offset_at
+    from sll.rules import registry
+    from sll.rules.sources import Step, source
+
+    @torch.library.custom_op("sll_test::multiples", mutates_args=())
+    def multiples(x: torch.Tensor, step: float) -> torch.Tensor:
+        return torch.floor(x / step) * step
+
+    multiples.register_fake(lambda x, step: torch.empty_like(x))
+
+    @source("multiples", torch.ops.sll_test.multiples.default, boundaries="multiples of `step`")
+    def rule(eps, x, step):
+        n = (x.detach() / step).round()
+        return Step(decided_at(offset_at(x - n * step, eps, step / 2)), (n - 1) * step, n * step)
+
+    with sll.linearize(0.05):
+        got, want = (
+            gradients(g, line())
+            for g in (torch.compile(lambda x: multiples(x, 0.25), backend=BACKEND), lambda x: multiples(x, 0.25))
+        )
+        equal(got, want)
+        assert want[1].count_nonzero() > 10
+    registry.SOURCES.pop("multiples")

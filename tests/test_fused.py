@@ -18,6 +18,8 @@ import sll
 from sll import fused, kernels, sites
 from sll.kernels import Jump
 
+INF, NAN = math.inf, math.nan
+
 numba = pytest.importorskip("numba")
 
 BOUNDARIES = [
@@ -205,6 +207,28 @@ def test_quantizers_are_what_the_outcomes_say(f, forward, eps, loops, monkeypatc
     assert torch.equal(y, want) if forward != "linear" else ulps(y, want).max() <= 1
     torch.testing.assert_close(dz, dw, rtol=1e-6, atol=1e-6)
     assert forward == "linear" or torch.equal(y, f(start))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("reach", [3.0, 100.0, 300.0, INF, NAN])
+def test_a_quantizer_that_clamps_first(forward, dtype, reach):
+    """Rounded numbers that all fit into the integers are a step as well; others take the general path."""
+    start = torch.randn(5000, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
+    start[:2] = torch.tensor([reach, 2.5])
+    results = []
+    for trace in (False, True):
+        x = start.clone().requires_grad_()
+        with sll.linearize(0.1, forward=forward, trace=trace, on_lost="ignore"):
+            q = torch.round(x.abs() if dtype == torch.uint8 else x).to(dtype)
+            y = q.float() * 0.5 + (q == 1).float() + (q + 1 > 2).float()
+        assert q.dtype == dtype
+        results.append((q, y.detach(), torch.autograd.grad(y.sum(), x)[0]))
+    (q, y, dx), (p, w, dw) = results
+    some = slice(0 if math.isfinite(reach) and reach < 127 else 1, None)  # what becomes of others is for C to say
+    assert torch.equal(q[some], p[some])
+    torch.testing.assert_close(y[some], w[some])
+    torch.testing.assert_close(dx[some], dw[some])
 
 
 def test_a_quantizer_after_a_write():
@@ -721,7 +745,6 @@ def test_numba_that_does_not_work(monkeypatch):
 SHAPES = [((4096,), (4096,), (4096,)), ((64, 128), (128,), (64, 1)), ((5000, 1), (1, 3), (5000, 3)), ((5000,), (), ())]
 SHAPES += [((5000,), (1,), ()), ((1, 8, 700), (8, 1, 1), (3, 1, 1, 1)), ((5000,), (5000,), ()), ((4096, 0), (1,), (1,))]
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64, torch.float16: torch.int16}
-INF, NAN = math.inf, math.nan
 
 
 @pytest.mark.parametrize("dtype", [*BITS, torch.bool, torch.int64])

@@ -73,6 +73,8 @@ class Decision:
         self._thunk: Callable[[], Tensor] | None = offset
         self._offset: Tensor | None = None
         self._saving = saving()
+        self._traced = torch.compiler.is_compiling()
+        """Then a frame that goes on after a graph break takes its operands out of the thunk, resolved or not."""
         self.side: Callable[[Decision], Tensor | None] | None = None
         """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
         it would be a cycle, and keep tensors alive.)
@@ -82,7 +84,8 @@ class Decision:
         if self._offset is None:
             assert self._thunk is not None
             self._offset = saved_as_then(self._saving, self._thunk)
-            self._thunk = None  # frees what the thunk holds on to
+            if not self._traced:
+                self._thunk = None  # frees what the thunk holds on to
         return self._offset
 
     def weight(self) -> Tensor:
@@ -393,15 +396,20 @@ class Chain(_Unsaved):
     ) -> None:
         self.step = step
         self._compute: Callable[[], Outcomes | Choice | None] | None = compute
+        self._kept = False
         self._found: Outcomes | Choice | None = None
         self._saving = saving()
+        self._traced = torch.compiler.is_compiling()  # as in `Decision`
         self.length = length
 
     def resolve(self) -> Outcomes | Choice | None:
-        if self._compute is not None:
-            compute, self._compute = self._compute, None
-            self._found = saved_as_then(self._saving, compute)
+        if not self._kept:
+            self._kept = True
+            assert self._compute is not None
+            self._found = saved_as_then(self._saving, self._compute)
             self.length = 0
+            if not self._traced:
+                self._compute = None  # frees what it holds on to
         return self._found
 
 
@@ -488,8 +496,10 @@ class Constants:
     """What `constant` has to know of a tensor, without the tensor."""
 
     def __init__(self, like: Tensor) -> None:
-        dim = like.dim()
-        self.dim, self.dtype, self.device = (lambda: dim), like.dtype, like.device
+        self._dim, self.dtype, self.device = like.dim(), like.dtype, like.device
+
+    def dim(self) -> int:
+        return self._dim
 
 
 def constant(value: Any, like: Tensor | Constants) -> Tensor:

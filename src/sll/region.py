@@ -40,7 +40,7 @@ from .linearization import (
 from .policy import AUTO, Eps, Policy, Watched, Width, kind_of, widths
 from .report import CallSite, Lost, Report, Widths, call_site, unwrapped
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
-from .rules.registry import ALWAYS, DISCRETE, LEFT_ALONE, op_name, tracked
+from .rules.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked
 from .sites import may_write, settle, settle_all, settle_hooked
 from .trace import Trace, Watch
 
@@ -427,7 +427,7 @@ class linearize(_Mode):
                     return found(self, func, args, kwargs)
             if torch._C._are_functorch_transforms_active() and (outside := _decided_outside_of_vmap(args, kwargs)):
                 self.lose(op_name(func), outside, "it was made outside of vmap; make it inside, or pass a float.")
-        rule = _BY_NAME.get(func.__name__) if compiling else RULES.get(func)
+        rule = BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
             if recording:
                 return rule(self, func, args, kwargs)
@@ -487,12 +487,12 @@ class linearize(_Mode):
             torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}. {_EAGER}")
         if not torch.is_grad_enabled():
             return
-        if (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)) and checkpoint.around_compilation():
+        if (func.__name__ in DECIDES_BY_NAME or _may_carry(args)) and checkpoint.around_compilation():
             torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {_EAGER}")
-        if self.trace is not None and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
+        if self.trace is not None and (func.__name__ in DECIDES_BY_NAME or _may_carry(args)):
             torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {_EAGER}")
         transformed = torch._C._are_functorch_transforms_active()
-        if transformed and (func.__name__ in _DECIDES_BY_NAME or _may_carry(args)):
+        if transformed and (func.__name__ in DECIDES_BY_NAME or _may_carry(args)):
             torch._dynamo.graph_break(
                 msg=f"sll: compiled code does not take a region into torch.func transforms. {_EAGER}"
             )
@@ -582,10 +582,8 @@ def _may_carry(operands: Iterable[Any]) -> bool:
     return False
 
 
-# Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys of a dict, but it knows their
-# names.
-_BY_NAME = {func.__name__: rule for func, rule in RULES.items() if func.__name__ != "__get__"}
-_DECIDES_BY_NAME = {func.__name__ for func in DISCRETE}
+BY_NAME.update({func.__name__: rule for func, rule in RULES.items() if func.__name__ != "__get__"})
+DECIDES_BY_NAME.update(func.__name__ for func in DISCRETE)
 _ASKS_BY_NAME = {func.__name__ for func in NO_GRADIENT_TO_LOSE}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import HALF, Jump, compute_dtype, ramp, suits
+from .kernels import HALF, Jump, compute_dtype, pick, ramp, suits
 from .policy import Watched, Width, half_width, sample
 from .report import call_site
 
@@ -204,8 +204,9 @@ def _distance(x: Any, threshold: Any, shift: float) -> tuple[Tensor, Tensor | No
     if threshold is not None:
         a, b = wide(x, threshold)
         distance = a - b
-        if isinstance(a, Tensor) and isinstance(b, Tensor):  # equal infinities tie
-            distance = torch.where((a == b) & (distance != distance), 0.0, distance)
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.compiler.is_compiling():
+            # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it would be slow.)
+            distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
         return distance, None
     (x,) = wide(x)
     n = x.detach().round() if shift == 0.0 else x.detach().floor()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import fused
-from ..kernels import Jump, blend, hard_forward, is_number, select
+from ..kernels import Jump, blend, hard_forward, is_number, packed, select
 from ..linearization import (
     DIVISIONS,
     MAY_BE_INFINITE,
@@ -73,6 +73,9 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
             if torch.compiler.is_compiling() and step[1].kind == "quantize":  # NaN is what the compiler makes of it
                 shown = torch.where(is_number(value), value.detach(), original(func, *args).to(value.dtype))
                 value = hard_forward(shown, value)
+            elif torch.compiler.is_compiling() and not region.linear and x.dtype == torch.bool:
+                # The mask itself: compiled code does not see that an operand was written to between two decisions.
+                value = hard_forward(packed(x).to(value.dtype), value)
             value = value.to(dtype)
             return attach(region, value, promised_step(*step, value))
     return elementwise(region, func, args, kwargs)
@@ -115,7 +118,8 @@ def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
             return None
     decision, jump = known
     before = (jump.below, jump.above) if jump.kind == "quantize" else (-math.inf, math.inf)
-    low, high = (max(before[0], -math.inf if low is None else low), min(before[1], math.inf if high is None else high))
+    low = before[0] if low is None else max(before[0], low)
+    high = before[1] if high is None else min(before[1], high)
     if low > high:
         return None
     return decision, Jump("quantize", float(low), float(high), 0.0, math.nan)

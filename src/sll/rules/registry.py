@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 Rule: TypeAlias = "Callable[[Region, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]"
 
 RULES: dict[Any, Rule] = {}
+BY_NAME: dict[str, Rule] = {}
+DECIDES_BY_NAME: set[str] = set()
+"""For compiled code: Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys, but it
+knows their names. `region` fills in what has been registered by then.
+"""
 SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
 DISCRETE: set[Any] = set()
@@ -74,7 +79,9 @@ def register(
         if source or marks:
             ALWAYS.update(functions)
         for func in functions:
-            RULES[func] = _spelled_out(rule, source)
+            RULES[func] = BY_NAME[func.__name__] = _spelled_out(rule, source)
+            if source:
+                DECIDES_BY_NAME.add(func.__name__)
         if not in_place or not functions or not isinstance(name, str):
             continue
         twin = getattr(torch.Tensor, name, functions[0])

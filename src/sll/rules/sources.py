@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..kernels import Jump, band_offset, blend, compute_dtype
+from ..fused import LEAST
+from ..kernels import Jump, band_offset, blend, compute_dtype, suits
 from ..linearization import (
     Carrier,
     Chain,
@@ -251,7 +252,7 @@ def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False)
     jump.
     """
     site = Site(x, None, eps, shift)
-    key = ("integers", x, version_of(x), shift, eps if isinstance(eps, Width) else min(eps, 0.5))
+    key = ("integers", x, version_of(x), shift, eps)
     jumps = (lambda: _from_one(site.distance(), site.nearest())) if but_zero else None
     decision = Decision(key, lambda: offset_at(site.distance(), site.width(0.5), 0.5, true_distance=jumps), site)
     return decision, site
@@ -379,7 +380,7 @@ def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     lower = (x.detach() * ten if decimals > 0 else x.detach() / ten).floor()
     limit = 0.5 * 10.0**-decimals
     distance = x - units(lower + 0.5)
-    key = ("decimals", input, version_of(input), decimals, eps if isinstance(eps, Width) else min(eps, limit))
+    key = ("decimals", input, version_of(input), decimals, eps)
     decision = Decision(key, lambda: offset_at(distance, eps, limit))
     return Step(decision, units(lower), units(lower + 1))
 
@@ -515,13 +516,13 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if not x.is_floating_point():
         return cast(region, func, args, kwargs)
     quantized = step_of(x)
-    if quantized is not None and quantized[1].kind == "quantize" and region.trace is None and not kwargs:
+    if quantized is not None and region.trace is None and not kwargs:
         # In the band the float shows a blend, and the integer the likelier outcome.
         out = original(func, x.detach().round() if region.linear else x, *args[1:])
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
-            limits, (_, low, high, *_) = torch.iinfo(out.dtype), quantized[1]
-            if limits.min <= low <= high <= limits.max:
-                return attach(region, out, promised_step(*quantized, out, quantized))
+            decision, jump = quantized[0], _within(quantized[1], x, torch.iinfo(out.dtype))
+            if jump is not None:
+                return attach(region, out, promised_step(decision, jump, out, (decision, jump)))
     if not tracked(x) or not region.linearizes("cast") or resolved(x) is not None:
         return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
@@ -537,6 +538,17 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if region.mode == "straight-through":
         tells(decision, out, above)
     return attach(region, out, Outcomes(decision, below, above))
+
+
+def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
+    """Which step rounded numbers `x` are as integers with these limits; None if there may be some beyond."""
+    if jump.kind == "quantize":
+        return jump if limits.min <= jump.below <= jump.above <= limits.max else None
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() < LEAST or not suits(x):
+        return None  # it would have to be read, or is not worth it
+    low, high = x.detach().aminmax()
+    inside = bool(low >= limits.min) and bool(high <= limits.max)  # not if there is a NaN
+    return Jump("quantize", float(limits.min), float(limits.max), 0.0, math.nan) if inside else None
 
 
 _INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
