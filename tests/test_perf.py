@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from pathlib import Path
@@ -117,7 +118,16 @@ def test_pipelines_take_about_as_long_as_by_hand(perf, name, eps, forward, one_t
     assert ours < 4 * by_hand, (by_hand, ours)
 
 
-def test_saved_for_backward(perf):
+@pytest.fixture
+def few_objects():
+    """The counter collects garbage at every call, and would look through all that other tests have left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def test_saved_for_backward(perf, few_objects):
     from competitors import FUNCTIONS, OPS, REGIONS, in_region, sll_function
     from saved import saved
 
@@ -134,7 +144,7 @@ def test_saved_for_backward(perf):
                 assert 0 < kept - plain <= (SAVED[op.name] + 0.1) * n, (op.name, name, found, hard)
 
 
-def test_what_is_saved_is_counted(perf):
+def test_what_is_saved_is_counted(perf, few_objects):
     """The counter itself, on functions of which it is known."""
     from competitors import OPS, clipped, idiom, recomputed_function
     from saved import saved
