@@ -448,7 +448,9 @@ def test_a_rule_of_the_users():
     from sll.rules import registry
     from sll.rules.sources import Step, source
 
-    @torch.library.custom_op("sll_test::multiples", mutates_args=())
+    namespace = "sll_test"
+
+    @torch.library.custom_op(f"{namespace}::multiples", mutates_args=())
     def multiples(x: torch.Tensor, step: float) -> torch.Tensor:
         return torch.floor(x / step) * step
 

@@ -11,26 +11,8 @@ pytestmark = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynam
 
 INF, NAN = float("inf"), float("nan")
 SPECIAL = [
-    0.0,
-    -0.0,
-    0.1,
-    -0.1,
-    0.5,
-    -0.5,
-    1.5,
-    2.5,
-    -2.5,
-    0.45,
-    0.55,
-    0.3,
-    1e-40,
-    3.4e38,
-    -3.4e38,
-    7e7,
-    INF,
-    -INF,
-    NAN,
-]
+    0.0, -0.0, 0.1, -0.1, 0.5, -0.5, 1.5, 2.5, -2.5, 0.45, 0.55, 0.3, 1e-40, 3.4e38, -3.4e38, 7e7, INF, -INF, NAN,
+]  # fmt: skip
 MODES = ["linear", "hard", "straight-through"]
 EPS = 0.1
 
@@ -45,10 +27,6 @@ def special(dtype=torch.float32):
     edges = torch.tensor([EPS, -EPS, 0.5 + EPS, 0.5 - EPS, 1.0 + EPS], dtype=dtype)
     around = torch.cat([edges, torch.nextafter(edges, edges * 2), torch.nextafter(edges, edges * 0)])
     return torch.cat([some, torch.tensor(SPECIAL, dtype=dtype), around])
-
-
-def at(t):
-    return torch.tensor(t)
 
 
 STEPS = {
@@ -139,7 +117,7 @@ def test_exactly_hard_outside_the_band(forward):
     """Also one rounding error outside of it, for widths whose reciprocals are not exact."""
     for eps in (0.1, 0.3, 1e-3, 7e-5, 0.049):
         edge = torch.tensor(eps)
-        x = torch.stack([torch.nextafter(edge, at(1.0)), edge * 1.001, edge * 2]).requires_grad_()
+        x = torch.stack([torch.nextafter(edge, torch.tensor(1.0)), edge * 1.001, edge * 2]).requires_grad_()
         x = torch.cat([x, -x])
 
         def f(x):

@@ -9,7 +9,7 @@ import torch
 from torch.overrides import get_overridable_functions
 
 from sll.rules import LEFT_ALONE, RULES, SOURCES
-from sll.rules.registry import spellings
+from sll.rules.registry import BY_NAME, DECIDES_BY_NAME, DISCRETE, spellings
 
 # What issue and design name. A method, a function and an in-place form count one by one.
 KNOWN = """
@@ -32,6 +32,11 @@ def test_known_discrete_functions_have_rules(name):
     assert found, f"torch has no {name}"
     for func in found:
         assert func in RULES, f"{func} has no rule"
+
+
+def test_compiled_code_finds_every_rule_by_its_name():
+    assert {func.__name__ for func in RULES if func.__name__ != "__get__"} == set(BY_NAME)
+    assert {func.__name__ for func in DISCRETE} == DECIDES_BY_NAME
 
 
 def overridable():

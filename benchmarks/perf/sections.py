@@ -193,8 +193,12 @@ def can_compile(bench: Bench) -> bool:
 def neighbours(call: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
     """What a program does with an op: something comes before, something after, and what leaves the graph is a loss."""
 
-    def loss(x: Tensor, *rest: Tensor) -> Tensor:
-        return (g * call(2 * x + 1, *rest)).sum()
+    return weighted(lambda x, *rest: call(2 * x + 1, *rest), g)
+
+
+def weighted(call: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
+    def loss(*inputs: Tensor) -> Tensor:
+        return (g * call(*inputs)).sum()
 
     return loss
 
@@ -334,13 +338,6 @@ def overhead(bench: Bench) -> None:
 
 
 # --- pipelines ---------------------------------------------------------------------------------------------------
-
-
-def weighted(call: Callable[..., Tensor], g: Tensor) -> Callable[..., Tensor]:
-    def loss(*inputs: Tensor) -> Tensor:
-        return (g * call(*inputs)).sum()
-
-    return loss
 
 
 def pipelines(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "batched", "scale", "select", "select_backward", "step", "suits"]
+__all__ = ["available", "batched", "plain", "scale", "select", "select_backward", "step", "suits"]
 
 LEAST = 4096
 """Elements: below it calling stock ops is as fast."""
@@ -41,16 +41,19 @@ def available() -> bool:
 def suits(x: Tensor) -> bool:
     """Whether the kernels can read `x` and its results can stand for what PyTorch would compute."""
     return (
-        x.device.type == "cpu"
+        plain(x)
         and x.dtype in DTYPES
         and x.numel() >= LEAST
-        and (type(x) is Tensor or type(x) is torch.nn.Parameter)
-        and not x.is_neg()
-        and not batched(x)
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._get_tracing_state()
         and available()
     )
+
+
+def plain(x: Tensor) -> bool:
+    """Whether what lies in the CPU's memory are the numbers of `x`."""
+    known = type(x) is Tensor or type(x) is torch.nn.Parameter
+    return known and x.device.type == "cpu" and x.layout == torch.strided and not x.is_neg() and not batched(x)
 
 
 def batched(x: Tensor) -> bool:

@@ -68,8 +68,8 @@ def _unpacked(kept: Tensor, g: Tensor) -> Tensor:
 
 
 def is_number(x: Tensor) -> Tensor:
-    """Mask of the elements that are not NaN."""
-    return x.abs() >= 0 if torch.compiler.is_compiling() else x == x
+    """Mask of the elements that are not NaN, for a compiler."""
+    return x.abs() >= 0
 
 
 def _is_finite(x: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ def _traced_step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, l
     kind, below, above, at_tie, at_nan = jump
     if kind not in ("boundary", "quantize"):
         return _step(x, threshold, jump, eps, linear)
-    n = x.floor()
+    n = x.floor()  # (left out, if there is one boundary)
     distance = x - threshold if kind == "boundary" else (x - n) - 0.5
     size = distance.abs()
     inside = size <= eps
@@ -300,15 +300,7 @@ def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _has_bits(*tensors: Tensor) -> bool:
     """Whether these are plain tensors on the CPU, of which one sees the bits."""
-    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
-        return False
-    if torch.autograd.forward_ad._current_level >= 0:
-        return False
-    for x in tensors:
-        plain = (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.layout == torch.strided
-        if not plain or x.device.type != "cpu" or x.is_neg() or fused.batched(x):
-            return False
-    return True
+    return suits(*tensors) and not torch._C._len_torch_dispatch_stack() and all(map(fused.plain, tensors))
 
 
 def _picked(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:

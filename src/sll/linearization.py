@@ -449,6 +449,14 @@ def step_of_mask(x: Any) -> tuple[Decision, Jump] | None:
     return found.decision, found.jump
 
 
+def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None, forward: str) -> Tensor | None:
+    """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass."""
+    if step is None or step[0].site is None:
+        return None
+    value = step[0].site.ramp(step[1], forward, later=True)
+    return value if value is not None and value.shape == x.shape else None
+
+
 def sorted_places(x: Any) -> Sorted | None:
     pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
     return pair[0] if pair is not None and isinstance(pair[0], Sorted) and unchanged(x, pair[1]) else None
@@ -861,11 +869,9 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    step = step_of_mask(x)
-    if step is not None and step[0].site is not None:
-        at_once = step[0].site.ramp(step[1], forward, later=True)
-        if at_once is not None and at_once.shape == x.shape:
-            return at_once
+    at_once = in_one_pass(x, step_of_mask(x), forward)
+    if at_once is not None:
+        return at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
     if torch.compiler.is_compiling() or x.numel() >= LEAST:
         at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward)
@@ -886,10 +892,9 @@ def probability(x: Tensor) -> Tensor:
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
     step = step_of_mask(x)
-    if step is not None and step[0].site is not None:
-        at_once = step[0].site.ramp(step[1]._replace(at_tie=0.5), "linear", later=True)
-        if at_once is not None and at_once.shape == x.shape:
-            return at_once
+    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
+    if at_once is not None:
+        return at_once
     below, above = probability(found.below), probability(found.above)
     if torch.compiler.is_compiling() or x.numel() >= LEAST:
         at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True)

@@ -582,8 +582,6 @@ def _may_carry(operands: Iterable[Any]) -> bool:
     return False
 
 
-BY_NAME.update({func.__name__: rule for func, rule in RULES.items() if func.__name__ != "__get__"})
-DECIDES_BY_NAME.update(func.__name__ for func in DISCRETE)
 _ASKS_BY_NAME = {func.__name__ for func in NO_GRADIENT_TO_LOSE}
 
 

@@ -231,11 +231,9 @@ class Site:
         self._half: float | Tensor | None = None
         self._late: Late | None = None
         self._known: tuple[Tensor, Tensor | None] | None = None
-        if self._copies:
-            pass
-        elif can_wait(x, threshold):
+        if can_wait(x, threshold):
             self._late = Late(lambda: _distance(x, threshold, shift), x, threshold)
-        else:
+        elif not self._copies:
             self._known = _distance(x, threshold, shift)
 
     def _found(self) -> tuple[Tensor, Tensor | None]:

@@ -37,6 +37,7 @@ from ..linearization import (
     discrete_carrier,
     exact_dtype,
     expect,
+    in_one_pass,
     join,
     known_constant,
     original,
@@ -67,18 +68,17 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
         step = step[0], step[1]._replace(at_nan=math.nan if torch.compiler.is_compiling() else _of_nan(x.dtype))
     elif dtype is not None:
         step = step_of_mask(x)
-    if step is not None and dtype is not None and step[0].site is not None:
-        value = step[0].site.ramp(step[1], region.mode, later=True)
-        if value is not None and value.shape == x.shape:
-            if torch.compiler.is_compiling() and step[1].kind == "quantize":  # NaN is what the compiler makes of it
-                shown = torch.where(is_number(value), value.detach(), original(func, *args).to(value.dtype))
-                value = hard_forward(shown, value)
-            elif torch.compiler.is_compiling() and not region.linear and x.dtype == torch.bool:
-                # The mask itself: compiled code does not see that an operand was written to between two decisions.
-                value = hard_forward(packed(x).to(value.dtype), value)
-            value = value.to(dtype)
-            return attach(region, value, promised_step(*step, value))
-    return elementwise(region, func, args, kwargs)
+    value = in_one_pass(x, step, region.mode)
+    if value is None or step is None or dtype is None:
+        return elementwise(region, func, args, kwargs)
+    if torch.compiler.is_compiling() and step[1].kind == "quantize":  # NaN is what the compiler makes of it
+        shown = torch.where(is_number(value), value.detach(), original(func, *args).to(value.dtype))
+        value = hard_forward(shown, value)
+    elif torch.compiler.is_compiling() and not region.linear:
+        # The mask itself: compiled code does not see that an operand was written to between two decisions.
+        value = hard_forward(packed(x).to(value.dtype), value)
+    value = value.to(dtype)
+    return attach(region, value, promised_step(*step, value))
 
 
 def promised_step(decision: Decision, jump: Jump, like: Tensor, step: tuple[Decision, Jump] | None = None) -> Chain:

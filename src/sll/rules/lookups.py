@@ -39,7 +39,7 @@ from ..linearization import (
     shows,
     undecided,
 )
-from .registry import RULES, register
+from .registry import put, register
 from .selections import select
 from .shape import move
 
@@ -291,12 +291,12 @@ def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     return tuple(reversed(found))
 
 
-RULES[torch.Tensor.__getitem__] = getitem
+put(torch.Tensor.__getitem__, getitem)
 register(unravel_index, "unravel_index", in_place=False)
 register(index_select, "index_select", in_place=False)
 register(gather, "gather", in_place=False)
 register(take_along_dim, "take_along_dim", in_place=False)
 register(take, "take", in_place=False)
-RULES[F.embedding] = embedding
-RULES[torch.embedding] = embedding
+put(F.embedding, embedding)
+put(torch.embedding, embedding)
 register(one_hot, "one_hot", in_place=False)

@@ -37,7 +37,7 @@ RULES: dict[Any, Rule] = {}
 BY_NAME: dict[str, Rule] = {}
 DECIDES_BY_NAME: set[str] = set()
 """For compiled code: Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys, but it
-knows their names. `region` fills in what has been registered by then.
+knows their names.
 """
 SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
@@ -63,6 +63,12 @@ def spellings(name: str) -> list[Any]:
     return found
 
 
+def put(func: Any, rule: Rule) -> None:
+    RULES[func] = rule
+    if func.__name__ != "__get__":  # an attribute: the name is that of all
+        BY_NAME[func.__name__] = rule
+
+
 def register(
     rule: Rule, *names: str | Callable[..., Any], in_place: bool = True, source: bool = False, marks: bool = False
 ) -> None:
@@ -76,21 +82,21 @@ def register(
         functions = spellings(name) if isinstance(name, str) else [name]
         if source:
             DISCRETE.update(functions)
+            DECIDES_BY_NAME.update(func.__name__ for func in functions)
         if source or marks:
             ALWAYS.update(functions)
         for func in functions:
-            RULES[func] = BY_NAME[func.__name__] = _spelled_out(rule, source)
-            if source:
-                DECIDES_BY_NAME.add(func.__name__)
+            put(func, _spelled_out(rule, source))
         if not in_place or not functions or not isinstance(name, str):
             continue
         twin = getattr(torch.Tensor, name, functions[0])
         bare = name.strip("_")
         for written in (f"{name}_", f"__i{bare}__"):
             for func in spellings(written):
-                RULES[func] = _in_place(twin, source)
+                put(func, _in_place(twin, source))
                 if source:
                     DISCRETE.add(func)
+                    DECIDES_BY_NAME.add(func.__name__)
                     ALWAYS.add(func)
 
 

@@ -39,7 +39,7 @@ from ..linearization import (
     version_of,
 )
 from .elementwise import elementwise
-from .registry import RULES, op_name, register, spellings
+from .registry import op_name, put, register, spellings
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -385,8 +385,8 @@ register(in_place_move, "unsqueeze_", "squeeze_", "t_", "transpose_", "swapaxes_
 register(copied, "clone", "contiguous", in_place=False)
 register(broadcast, "expand", "expand_as", "broadcast_to", in_place=False)
 register(fill, *FILLS.split())
-RULES[F.unfold] = fill
+put(F.unfold, fill)
 register(join_tensors, *JOINS.split(), in_place=False)
 register(broadcast_tensors, "broadcast_tensors", in_place=False)
 for _getter in ("T", "mT", "H", "mH", "real"):
-    RULES[getattr(torch.Tensor, _getter).__get__] = move
+    put(getattr(torch.Tensor, _getter).__get__, move)

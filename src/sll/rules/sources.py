@@ -49,7 +49,7 @@ from ..report import numbers
 from ..sites import Site, wide
 from .counts import through_count
 from .elementwise import cast, elementwise, promised_step
-from .registry import ALWAYS, RULES, SOURCES, concerns, register, tracked
+from .registry import ALWAYS, SOURCES, concerns, put, register, tracked
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -88,10 +88,13 @@ def source(
         register(rule, op, *names, source=True)
         if reflected is not None:
             ALWAYS.add(getattr(torch.Tensor, reflected))
-            RULES[getattr(torch.Tensor, reflected)] = lambda region, func, args, kwargs: (
-                rule(region, getattr(torch, op), args[::-1], kwargs)
-                if concerns(args, kwargs)
-                else func(*args, **kwargs)
+            put(
+                getattr(torch.Tensor, reflected),
+                lambda region, func, args, kwargs: (
+                    rule(region, getattr(torch, op), args[::-1], kwargs)
+                    if concerns(args, kwargs)
+                    else func(*args, **kwargs)
+                ),
             )
         return step
 
@@ -516,7 +519,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if not x.is_floating_point():
         return cast(region, func, args, kwargs)
     quantized = step_of(x)
-    if quantized is not None and region.trace is None and not kwargs:
+    if quantized is not None and region.trace is None and not kwargs and _may_fit(quantized[1], x):
         # In the band the float shows a blend, and the integer the likelier outcome.
         out = original(func, x.detach().round() if region.linear else x, *args[1:])
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
@@ -540,12 +543,17 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     return attach(region, out, Outcomes(decision, below, above))
 
 
+def _may_fit(jump: Jump, x: Tensor) -> bool:
+    """Whether it is known between which bounds rounded numbers are, or worth reading them."""
+    if jump.kind == "quantize":
+        return True
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
+
+
 def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
     """Which step rounded numbers `x` are as integers with these limits; None if there may be some beyond."""
     if jump.kind == "quantize":
         return jump if limits.min <= jump.below <= jump.above <= limits.max else None
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() < LEAST or not suits(x):
-        return None  # it would have to be read, or is not worth it
     low, high = x.detach().aminmax()
     inside = bool(low >= limits.min) and bool(high <= limits.max)  # not if there is a NaN
     return Jump("quantize", float(limits.min), float(limits.max), 0.0, math.nan) if inside else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..linearization import Choice, attach, carrier, discrete_carrier, selection
-from .registry import ALWAYS, RULES, overwrite, tracked
+from .registry import ALWAYS, overwrite, put, tracked
 from .scatters import at_items
 from .selections import SELECTIONS, one_by_one
 from .shape import regroup
@@ -115,7 +115,7 @@ def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: d
     return one_by_one(region, func, args, kwargs)
 
 
-RULES[torch.Tensor.__setitem__] = setitem
+put(torch.Tensor.__setitem__, setitem)
 SELECTIONS[torch.Tensor.__setitem__] = write_selection
-RULES[torch.Tensor.copy_] = copy_
+put(torch.Tensor.copy_, copy_)
 ALWAYS.update((torch.Tensor.__setitem__, torch.Tensor.copy_))  # floats written to integers are casts
