@@ -719,16 +719,26 @@ def _settled(outcome: Tensor) -> Tensor:
 
 
 def join(
-    region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree: Outcomes, *, conditional: bool = False
+    region: Region,
+    func: Any,
+    operands: Sequence[Any],
+    hard: Tensor,
+    tree: Outcomes,
+    *,
+    conditional: bool = False,
+    taken: Tensor | None = None,
 ) -> Tensor:
-    """The result of a function whose `hard` value and whose `tree` of outcomes are known."""
+    """The result of a function whose `hard` value and whose `tree` of outcomes are known. `taken`: mask of the elements
+    at which it has the outcome above, if that is known better than by the decision.
+    """
     below, above = tree.below, tree.above
+    taken = _taken(region, tree) if taken is None or region.mode != "straight-through" else taken
     if hard.is_complex():
-        return blend(tree.decision.offset(), below, above, hard, region.mode, _taken(region, tree))
+        return blend(tree.decision.offset(), below, above, hard, region.mode, taken)
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
         shown = _selected(tree, below, above, hard) if region.linear else hard
-        out = blend(tree.decision.offset(), below, above, shown, region.mode, _taken(region, tree))
+        out = blend(tree.decision.offset(), below, above, shown, region.mode, taken)
     else:
         out = hard
         if region.linear and any(
@@ -736,9 +746,8 @@ def join(
         ):
             # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
             # result computed from it. It gets the likelier outcome instead.
-            offset = tree.decision.offset()
-            undecided = (offset.abs() < 0.5) & (offset != 0)
-            out = pick(undecided, pick(offset > 0, above, below), hard)
+            likelier = pick(_likelier(tree.decision), above, below).expand(hard.shape)
+            out = likelier if tree.decision.side is not None else pick(tree.decision.offset() != 0, likelier, hard)
     attach(region, out, tree)
     if not region.linear and conditional and len(decisions(out)) > 1:
         # A decision that depends on a decision: see `merge`.
@@ -873,7 +882,7 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     if at_once is not None:
         return at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
-    if torch.compiler.is_compiling() or x.numel() >= LEAST:
+    if tree.decision.side is not None and (torch.compiler.is_compiling() or x.numel() >= LEAST):
         at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward)
         if at_once is not None:
             return at_once
@@ -911,11 +920,19 @@ def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Ten
     inner = [undecided(side) for side in (tree.below, tree.above)]
     if inner[0] is None and inner[1] is None:
         return hard
-    offset = tree.decision.offset()
     never = torch.zeros((), dtype=torch.bool, device=hard.device)
     low, high = (never if mask is None else mask for mask in inner)
-    chosen = pick(offset > 0, above.to(hard.dtype), below.to(hard.dtype))
-    return pick((offset != 0) & pick(offset > 0, high, low), chosen, hard)
+    side = _likelier(tree.decision)
+    depends = pick(side, high, low)
+    if tree.decision.side is None:  # three values at a boundary, perhaps: only `hard` knows what is at a tie
+        depends = (tree.decision.offset() != 0) & depends
+    return pick(depends, pick(side, above.to(hard.dtype), below.to(hard.dtype)), hard)
+
+
+def _likelier(decision: Decision) -> Tensor:
+    """Mask of the elements that are rather above; at an exact tie, if the decision knows, what the program takes."""
+    offset = decision.offset()
+    return offset > 0 if decision.side is None else pick(offset == 0, decision.taken(), offset > 0)
 
 
 def undecided(x: Tensor) -> Tensor | None:

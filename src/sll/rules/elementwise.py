@@ -252,7 +252,12 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     hard = original(torch.where, condition, above, below)
     low, high = (below, above)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
-    return join(region, torch.where, (condition, above, below), hard, tree)
+    return join(region, torch.where, (condition, above, below), hard, tree, taken=_is_above(condition, found))
+
+
+def _is_above(mask: Tensor, found: Outcomes) -> Tensor:
+    """Where the program is above, which at a tie of three values (sign) the mask alone knows."""
+    return mask if found.polarity > 0 else mask.logical_not()
 
 
 def _choose(
@@ -269,7 +274,7 @@ def _choose(
     if found.polarity:
         if mask.numel() < fused.LEAST and not torch.compiler.is_compiling():
             return None
-        taken = mask if found.polarity > 0 else mask.logical_not()
+        taken = _is_above(mask, found)
         low, high = (below, above) if found.polarity > 0 else (above, below)
         out = select(found.decision.offset(), taken, low, high, region.mode)
         return None if out is None else attach(region, out, _between(found.decision, low, high, out))
@@ -295,21 +300,27 @@ def _chosen_by_probability(
     region: Region, func: Callable[..., Any], args: tuple[Any, ...], mask: Tensor, above: Any, below: Any
 ) -> Tensor | None:
     straight = region.mode == "straight-through"
-    offset = (expect(mask, "straight-through") if straight else probability(mask)) - 0.5
-    out = select(offset, mask, below, above, region.mode)
-    if out is None:
+
+    def at(offset: Tensor, count: bool = False) -> Tensor | None:
+        out = select(offset, mask, below, above, region.mode)
+        if out is not None:
+            return out
         hard = original(func, *args)
         if not hard.is_floating_point():
             return None
         low, high = _as_outcome(below, hard), _as_outcome(above, hard)
-        region.count_infinite_jumps(func, (mask, above, below), Outcomes(decided_at(offset), low, high))
-        out = blend(offset, low, high, hard, region.mode, mask if straight else None)
-    if region.linear:
-        # Exact ties show what they show; the gradient is the ramp's all the same.
+        if count:
+            region.count_infinite_jumps(func, (mask, above, below), Outcomes(decided_at(offset), low, high))
+        return blend(offset, low, high, hard, region.mode, mask if straight else None)
+
+    out = at((expect(mask, "straight-through") if straight else probability(mask)) - 0.5, count=True)
+    if region.linear and out is not None:
+        # A decision that ties shows the side it takes; the gradient is the ramp's all the same.
         tied = functools.reduce(torch.logical_or, [d.offset() == 0 for d in decisions(mask)])
         if torch.compiler.is_compiling() or tied.device.type != "cpu" or bool(unwrapped(tied).any()):
-            hard = original(func, *args).to(out.dtype)
-            out = hard_forward(torch.where(tied, hard, out.detach()), out)
+            shown = at(expect(mask).detach() - 0.5)
+            assert shown is not None
+            out = hard_forward(torch.where(tied, shown.detach(), out.detach()), out)
     return out
 
 
@@ -342,7 +353,7 @@ def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     hard = original(func, x, mask, value)
     low, high = (x, value)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
-    return join(region, func, (x, mask, value), hard, tree)
+    return join(region, func, (x, mask, value), hard, tree, taken=_is_above(mask, found))
 
 
 def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
