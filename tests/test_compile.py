@@ -302,6 +302,55 @@ def test_what_compiled_functions_return_ends_with_the_region():
     assert copy.deepcopy(mask).equal(mask)
 
 
+def several(x):
+    q = torch.round(2 * x)
+    m = q > 1
+    count = torch.zeros_like(x)
+    for shift in (0.1, 0.2, 0.3):
+        count = count + (x > shift).to(x.dtype)
+    return q, m, count, torch.where(m, x, q).sum()
+
+
+def test_a_region_in_compiled_code_returns_what_the_program_returns():
+    """And not what its results carry, which would have to be written for nobody."""
+    returned = []
+
+    def counting(graph, inputs):
+        returned.append(len(graph.graph.output_node().args[0]))
+        return graph.forward
+
+    x = line().requires_grad_()
+    torch.compile(several, fullgraph=True, backend=counting)(x)
+    torch.compile(sll.enable(eps=0.3)(several), fullgraph=True, backend=counting)(x)
+    found = torch.compile(sll.linearize(0.2)(several), fullgraph=True, backend=counting)(x)
+    assert returned == [4, 4, 4]
+    with sll.linearize(0.2):  # those of the other region are numbers here
+        assert not torch.where(found[1], 1.0, 0.0).requires_grad
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_decisions_go_on_where_a_region_in_compiled_code_goes_on(broken):
+    """After a graph break, and after an error in it."""
+
+    def f(x, fails=False):
+        m = x > 0.1
+        if broken:
+            torch._dynamo.graph_break()
+        if fails:
+            raise ArithmeticError
+        return torch.where(m, x * x, x)
+
+    for g in (sll.linearize(0.2)(f), sll.enable(eps=0.2)(f)):
+        compiled = torch.compile(g, backend=BACKEND)
+        for _ in range(2):
+            equal(gradients(compiled, line()), gradients(g, line()))
+            with pytest.raises(ArithmeticError):
+                compiled(line().requires_grad_(), True)
+        outside = torch.compile(lambda x: (x > 0.1, x.round()), backend=BACKEND)
+        with sll.linearize(0.2):
+            equal(gradients(lambda x, m=outside: torch.where(m(x)[0], x * x, x), line()), gradients(g, line()))
+
+
 @row(
     AREA,
     "`torch.utils.checkpoint` in a compiled function in a region",

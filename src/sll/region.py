@@ -70,6 +70,8 @@ class _Thread(threading.local):
         """Innermost last. (torch hides a mode while it handles a call.)"""
         self.alone = False
         """One region is entered, and it does not watch: what it passes on reaches no other."""
+        self.latest: tuple[Tensor, ...] | None = None
+        """In a region of compiled code that nothing is around: the last tensors that were made to carry something."""
 
     def look(self) -> None:
         self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None
@@ -123,10 +125,13 @@ class _Mode(TorchFunctionMode):
         raise NotImplementedError
 
     def __enter__(self) -> Any:
-        if not is_compiling():
+        if is_compiling():
+            _begin_in_compiled_code()
+        else:
             recording = torch.is_grad_enabled()
             if recording and _THREAD.entered and checkpoint.hooked():
                 checkpoint.note(_THREAD.regions, ())
+            _THREAD.latest = None  # (left by an exception)
             _THREAD.entered.append(_Entered(self, not recording and checkpoint.in_reentrant()))
             _THREAD.look()
         return super().__enter__()  # type: ignore[no-untyped-call]
@@ -135,6 +140,7 @@ class _Mode(TorchFunctionMode):
         known = not is_compiling() and any(entered.mode is self for entered in _THREAD.entered)
         if is_compiling() or (not known and _innermost() is self):  # entered by compiled code
             super().__exit__(*exc)  # type: ignore[no-untyped-call]
+            _end_in_compiled_code()
             return
         inside = 0
         while isinstance(mode := _innermost(), _Mode) and mode is not self:
@@ -160,6 +166,8 @@ class _Mode(TorchFunctionMode):
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
         if is_compiling():
+            if _THREAD.latest is not None:
+                _THREAD.latest = (*_THREAD.latest[-15:], x)
             return False
         self._selects = self._selects or selection(x) is not None
         if not _THREAD.entered:  # entered by compiled code, and left there
@@ -175,6 +183,21 @@ class _Mode(TorchFunctionMode):
             _THREAD.entered[-1].live.update(live)
         else:
             _take_carriers(live)
+
+
+def _begin_in_compiled_code() -> None:
+    if torch._C._len_torch_function_stack() == 0:
+        _THREAD.latest = ()
+
+
+def _end_in_compiled_code() -> None:
+    """What a region returns is most likely among the last tensors that were made to carry something. Without this they
+    would be plain all the same to whoever gets them, but compiled code would write out all that they carry.
+    """
+    if torch._C._len_torch_function_stack() == 0 and _THREAD.latest is not None:
+        for x in _THREAD.latest:
+            x._sll = None  # type: ignore[attr-defined]
+        _THREAD.latest = None
 
 
 def _not_compiled_on_their_own() -> None:
@@ -760,8 +783,14 @@ def _decorate(region: linearize, fn: Any) -> Any:
 
         @functools.wraps(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not is_compiling():
+                with region:
+                    return fn(*args, **kwargs)
+            _begin_in_compiled_code()  # Dynamo enters a region that exists already without calling its `__enter__`
             with region:
-                return fn(*args, **kwargs)
+                out = fn(*args, **kwargs)
+            _end_in_compiled_code()
+            return out
 
     return wrapper
 
