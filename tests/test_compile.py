@@ -5,6 +5,7 @@ A sample of the programs; `benchmarks/compile_programs.py` compiles all of them,
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import shutil
@@ -326,6 +327,22 @@ def test_a_region_in_compiled_code_returns_what_the_program_returns():
     assert returned == [4, 4, 4]
     with sll.linearize(0.2):  # those of the other region are numbers here
         assert not torch.where(found[1], 1.0, 0.0).requires_grad
+
+
+@pytest.mark.parametrize("around", [sll.linearize(0.3), sll.hard()], ids=["a region", "a hard block"])
+def test_decisions_of_a_compiled_region_go_on_in_what_is_around(around):
+    def f(x):
+        with sll.linearize(0.2):
+            return x > 0.1
+
+    for device in (contextlib.nullcontext(), torch.device("cpu")):
+        with device, around:
+            for g in (f, sll.enable(eps=0.2)(lambda x: x > 0.1)):
+                compiled = torch.compile(g, backend=BACKEND)
+                made = [compiled(line().requires_grad_()), g(line().requires_grad_())]
+                with sll.linearize(0.3):
+                    got, want = (torch.where(m, 3.0, 1.0) for m in made)
+                assert want.requires_grad and torch.equal(got, want)
 
 
 @pytest.mark.parametrize("broken", [False, True])

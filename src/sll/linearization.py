@@ -37,6 +37,7 @@ from .report import numbers
 from .sites import Site
 
 if TYPE_CHECKING:
+    from .region import _Mode
     from .region import linearize as Region
 
 __all__ = [
@@ -222,8 +223,10 @@ class _Unsaved:
     what is saved is an empty dict, which any process can read and which says nothing.
     """
 
-    within: Region | None = None
-    """Made by compiled code, whose region does not take it back: it ends with that region all the same."""
+    within: _Mode | None = None
+    """Made by compiled code, whose region does not take it back: it ends with that region, or the one around it, all
+    the same.
+    """
 
     def __reduce__(self) -> Any:
         return OrderedDict, ()
@@ -496,7 +499,7 @@ def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
     if found is not None:
         x._sll = (found, version_of(x))  # type: ignore[attr-defined]
         if not region.adopt(x):
-            found.within = region
+            found.within = region.outermost()
     return x
 
 

@@ -175,6 +175,14 @@ class _Mode(TorchFunctionMode):
         _THREAD.entered[-1].live[id(x)] = x
         return True
 
+    def entered(self) -> bool:
+        """In this thread."""
+        return self is _THREAD.at_work or _entered(self)
+
+    def outermost(self) -> _Mode:
+        """The region or block at whose end decisions end. (torch hides a mode while it handles a call.)"""
+        return next(iter(_around()), self)
+
     def _leave(self) -> None:
         TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
         live = _THREAD.entered.pop().live
@@ -185,8 +193,14 @@ class _Mode(TorchFunctionMode):
             _take_carriers(live)
 
 
+def _around() -> list[_Mode]:
+    """The regions and blocks that torch knows to be on, outermost first."""
+    stack = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return [mode for mode in stack if isinstance(mode, _Mode)]
+
+
 def _begin_in_compiled_code() -> None:
-    if torch._C._len_torch_function_stack() == 0:
+    if not _around():
         _THREAD.latest = ()
 
 
@@ -194,7 +208,7 @@ def _end_in_compiled_code() -> None:
     """What a region returns is most likely among the last tensors that were made to carry something. Without this they
     would be plain all the same to whoever gets them, but compiled code would write out all that they carry.
     """
-    if torch._C._len_torch_function_stack() == 0 and _THREAD.latest is not None:
+    if _THREAD.latest is not None and not _around():
         for x in _THREAD.latest:
             x._sll = None  # type: ignore[attr-defined]
         _THREAD.latest = None
@@ -385,10 +399,6 @@ class linearize(_Mode):
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
-
-    def entered(self) -> bool:
-        """In this thread."""
-        return self is _THREAD.at_work or _entered(self)
 
     def linearizes(self, op: str) -> bool:
         return op in self._ops
