@@ -382,6 +382,31 @@ def program(x):
     ),
     Case(
         ARGUMENTS,
+        "A rule for a function that torch does not have",
+        """
+from sll.rules.elementwise import elementwise
+from sll.rules.registry import register
+
+register(elementwise, "erfcxx")
+""",
+        "`register` finds functions by their names in `torch`, `torch.Tensor`, `torch.nn.functional`, `torch.special` "
+        "and `torch.linalg`. A rule for a function of your own takes the function.",
+        """
+from sll.rules.elementwise import elementwise
+from sll.rules.registry import register
+
+register(elementwise, "erfcx")
+""",
+    ),
+    Case(
+        ARGUMENTS,
+        "An op that is wanted and excluded",
+        'region = sll.linearize(only=["round", "gt"], exclude=["round"])',
+        "It is one or the other. To linearize everything but `round`, leave `only=` out.",
+        'region = sll.linearize(only=["gt"])',
+    ),
+    Case(
+        ARGUMENTS,
         "One op name in the place of a collection",
         'region = sll.linearize(only="round")',
         "A string is a collection of letters, so it is refused rather than read as one.",

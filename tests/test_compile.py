@@ -489,8 +489,16 @@ def test_integers_across_a_graph_break(name):
         equal(gradients(torch.compile(f, backend=BACKEND), line()), gradients(f, line()))
 
 
-@pytest.mark.parametrize("f", [lambda x: x.round(decimals=1), lambda x: x.round().clamp(-1, 2).int() * 1.5])
-def test_steps_at_integers_dynamic(f):
+DYNAMIC = {
+    "decimals": lambda x: x.round(decimals=1),
+    "quantizer": lambda x: x.round().clamp(-1, 2).int() * 1.5,
+    "count": lambda x: ((x > 0.1) & (x < 0.5)).sum() * x,
+    "sign": lambda x: (torch.sign(x) > 0.2).sum() * x,
+}
+
+
+@pytest.mark.parametrize("f", DYNAMIC.values(), ids=DYNAMIC)
+def test_dynamic_shapes(f):
     with sll.linearize(0.2):
         equal(gradients(torch.compile(f, backend=BACKEND, dynamic=True), line()), gradients(f, line()))
 

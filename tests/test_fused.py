@@ -798,9 +798,11 @@ SHAPES += [((5000,), (1,), ()), ((1, 8, 700), (8, 1, 1), (3, 1, 1, 1)), ((5000,)
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64, torch.float16: torch.int16}
 
 
+@pytest.mark.parametrize("loops", [True, False])
 @pytest.mark.parametrize("dtype", [*BITS, torch.bool, torch.int64])
 @pytest.mark.parametrize("shapes", SHAPES)
-def test_pick_is_where(shapes, dtype):
+def test_pick_is_where(shapes, dtype, loops, monkeypatch):
+    monkeypatch.setattr(fused, "available", lambda: loops)
     draw = torch.Generator().manual_seed(0)
     dense = torch.rand(shapes[0], generator=draw) > 0.5
     a, b = (torch.randn(s, generator=draw).mul(3).to(dtype) for s in shapes[1:])

@@ -188,7 +188,7 @@ def test_competitors_have_the_values_and_the_gradients_they_should(perf):
                 assert 0.7 < ((y - hard).abs() < 0.05).float().mean() <= 1 or op.name in ("round", "floor")
 
 
-@pytest.mark.parametrize("name", ["masks", "quantizer", "spiking layer"])
+@pytest.mark.parametrize("name", ["masks", "quantizer", "spiking layer", "spiking layer, reset detached"])
 def test_pipelines_by_hand_are_the_plain_ones(perf, name):
     from programs import PIPELINES
 

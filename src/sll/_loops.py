@@ -157,7 +157,15 @@ def _select_backward(
             of_below[i] = g[i] * (half + half - share) if share < half + half else nothing
 
 
-KERNELS: dict[str, Any] = {"select": _select, "select_backward": _select_backward}
+def _pick(mask: Any, a: Any, b: Any, value: Any, one: bool, other: bool) -> None:
+    """`one`: `a` is one number for all; `other`: `b` is."""
+    for i in prange(mask.size):
+        yes = a[0] if one else a[i]
+        no = b[0] if other else b[i]
+        value[i] = yes if mask[i] else no
+
+
+KERNELS: dict[str, Any] = {"pick": _pick, "select": _select, "select_backward": _select_backward}
 KERNELS |= {"boundary": _boundary, "round": _round, "floor": _floor, "ceil": _ceil, "trunc": _trunc}
 KERNELS |= {"quantize": _quantize, "scale": _scale}
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "batched", "plain", "scale", "select", "select_backward", "step", "suits"]
+__all__ = ["available", "batched", "pick", "plain", "scale", "select", "select_backward", "step", "suits"]
 
 LEAST = 4096
 """Elements: below it calling stock ops is as fast."""
@@ -79,6 +79,20 @@ def scale(g: Tensor, mask: Tensor, slope: float) -> Tensor:
     out = torch.empty_like(mask, dtype=g.dtype)
     _run("scale", g.numel(), _flat(g), _flat(out), _flat(mask), _numbers(g.dtype, slope, 0.0))
     return out
+
+
+def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+    """``torch.where(mask, a, b)`` of one dtype; None where that has something to say on shapes or strides."""
+    mask, a, b = mask.detach(), a.detach(), b.detach()
+    if not suits(a if a.numel() > b.numel() else b) or not mask.is_contiguous():
+        return None
+    for x in (a, b):
+        if not (x.shape == mask.shape and x.is_contiguous()) and (x.numel() != 1 or x.dim() > mask.dim()):
+            return None
+    value = torch.empty_like(mask, dtype=a.dtype)
+    one, other = a.numel() == 1, b.numel() == 1
+    _run("pick", mask.numel(), *map(_flat, (mask, a, b, value)), one, other)
+    return value
 
 
 def select(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, linear: bool, ties: bool) -> Tensor:

@@ -36,6 +36,7 @@ __all__ = [
     "packed",
     "pick",
     "ramp",
+    "run",
     "select",
     "suits",
 ]
@@ -49,6 +50,16 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     In bfloat16 a distance has 8 bits, fewer than the number of steps in a useful band.
     """
     return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def run(function: Any, *args: Any) -> Tensor:
+    """``function.apply(*args)``. Where no transform is active, without the detour through `inspect` that it takes for
+    every function with a ``setup_context`` (to fill in defaults, and there are none): tens of microseconds.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)  # type: ignore[no-any-return]
+    args = torch._functorch.utils.unwrap_dead_wrappers(args)
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return]
 
 
 def packed(mask: Tensor) -> Tensor:
@@ -287,14 +298,19 @@ _BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
 
 def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``torch.where(mask, a, b)``, which on the CPU takes up to ten times as long as the same with bits."""
-    if torch.compiler.is_compiling() or a.dtype != b.dtype or mask.numel() < fused.LEAST or not _has_bits(mask, a, b):
+    if (
+        torch.compiler.is_compiling()
+        or a.dtype != b.dtype
+        or mask.numel() < 4 * fused.LEAST
+        or not _has_bits(mask, a, b)
+    ):
         return torch.where(mask, a, b)
     if a.dtype == torch.bool:
         return (a & mask) | (b & mask.logical_not())
     if a.dtype not in _BITS:
         return torch.where(mask, a, b)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        return _Pick.apply(mask, a, b)  # type: ignore[no-any-return, no-untyped-call]
+        return run(_Pick, mask, a, b)
     return _picked(mask, a, b)
 
 
@@ -304,6 +320,9 @@ def _has_bits(*tensors: Tensor) -> bool:
 
 
 def _picked(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    at_once = fused.pick(mask, a, b)
+    if at_once is not None:
+        return at_once
     bits = _BITS[a.dtype]
     other = b.detach().view(bits)
     differ = torch.bitwise_xor(a.detach().view(bits), other)
@@ -372,15 +391,15 @@ class _Select(torch.autograd.Function):
         # The gradient of the offset needs no mask, which the program may write to.
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and fused.suits(offset):
             return fused.select(offset, taken, below, above, forward == "linear", ties)
-        hard = torch.where(taken, above, below)
+        hard = pick(taken, above, below)
         if forward != "linear":
             return hard
         jump = above - below
         undecided = (offset.abs() < 0.5) & _is_finite(jump)
         undecided = undecided if ties else undecided & (offset != 0)
-        return torch.where(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
+        return pick(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -461,7 +480,7 @@ def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Ten
     if isinstance(eps, Tensor):
         distance, eps = distance * (0.5 / eps).to(distance.dtype), 0.5
     function = _BandOffset if torch.compiler.is_compiling() else _BandOffsetJvp
-    return function.apply(distance, eps, nan)  # type: ignore[no-any-return, no-untyped-call]
+    return run(function, distance, eps, nan)
 
 
 def blend(
@@ -483,7 +502,8 @@ def blend(
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
     function = _Blend if torch.compiler.is_compiling() else _BlendJvp
-    return function.apply(  # type: ignore[no-any-return, no-untyped-call]
+    return run(
+        function,
         offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
         hard.detach(), forward, None if taken is None else taken.expand(shape),
     )  # fmt: skip
@@ -510,7 +530,7 @@ def ramp(x: Tensor, jump: Jump, eps: float, forward: str, threshold: float | Ten
     ``jump.limit``; `forward` is as in `blend`. `threshold` is a number, or a tensor with one element, which may require
     grad.
     """
-    return _Ramp.apply(x, threshold, jump, eps, forward == "linear")  # type: ignore[no-any-return, no-untyped-call]
+    return run(_Ramp, x, threshold, jump, eps, forward == "linear")
 
 
 def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, ties: bool = False) -> Tensor | None:
@@ -520,7 +540,7 @@ def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, 
     like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers.
     """
     compiling = torch.compiler.is_compiling()
-    if offset.shape != taken.shape or not suits(offset) or not (compiling or fused.suits(offset)):
+    if offset.shape != taken.shape or not suits(offset, taken):
         return None
     if not compiling and not taken.is_contiguous():
         return None
@@ -544,10 +564,10 @@ def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, 
         sides.append(one)
     if not full:
         return None  # what dtype numbers and 0-dim tensors make is for torch to say
-    return _Select.apply(offset, taken, *sides, forward, ties)  # type: ignore[no-any-return, no-untyped-call]
+    return run(_Select, offset, taken, *sides, forward, ties)
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of `hard` (bit for bit) with the gradient of `soft`; same shape, floating point."""
     function = _HardForward if torch.compiler.is_compiling() else _HardForwardJvp
-    return function.apply(hard.detach(), soft.to(hard.dtype))  # type: ignore[no-any-return, no-untyped-call]
+    return run(function, hard.detach(), soft.to(hard.dtype))

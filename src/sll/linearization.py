@@ -421,19 +421,19 @@ Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
 
 def carrier(x: Any) -> Carrier | None:
     """What `x` carries, or None. A write that the region did not see makes a carrier stale, and it is ignored."""
-    if not isinstance(x, Tensor):
-        return None
     pair = getattr(x, "_sll", None)
-    if pair is None or not unchanged(x, pair[1]):
+    if pair is None:
         return None
-    found = pair[0]
-    if not isinstance(found, _Unsaved) or isinstance(found, Sorted):
-        return None
-    if found.within is not None and not torch.compiler.is_compiling() and not found.within.entered():
-        return None
-    if isinstance(found, Chain) and not x.is_floating_point():
-        return found.resolve()
-    return found  # type: ignore[return-value]
+    found, version = pair
+    if not torch.compiler.is_compiling():
+        if version != x._version and version != _UNKNOWN:
+            return None
+        within = getattr(found, "within", None)
+        if within is not None and not within.entered():
+            return None
+    if isinstance(found, Chain):
+        return found if x.is_floating_point() else found.resolve()
+    return found if isinstance(found, _Unsaved) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
 
 
 def step_of(x: Any) -> tuple[Decision, Jump] | None:
@@ -516,13 +516,13 @@ class Constants:
 def constant(value: Any, like: Tensor | Constants) -> Tensor:
     """An outcome that is the same for every element of `like`."""
     out = torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
-    if torch.compiler.is_compiling() and isinstance(value, bool):
+    if isinstance(value, bool):
         out._sll_constant = value  # type: ignore[attr-defined]
     return out
 
 
 def known_constant(x: Any) -> bool | None:
-    """Which bool an outcome is everywhere, in compiled code, which cannot read it."""
+    """Which bool an outcome is everywhere, without reading it."""
     return x if isinstance(x, bool) else getattr(x, "_sll_constant", None)
 
 
@@ -664,9 +664,11 @@ def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
 
 def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     """The constants that two outcomes are, where reading them makes nobody wait."""
+    below, above = known_constant(low), known_constant(high)
+    if below is not None and above is not None:
+        return below, above
     if torch.compiler.is_compiling():
-        below, above = known_constant(low), known_constant(high)
-        return None if below is None or above is None else (below, above)
+        return None
     if low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
         return None
     known = [x for x in (numbers(low), numbers(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
@@ -885,7 +887,7 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     if at_once is not None:
         return at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
-    if tree.decision.side is not None and (torch.compiler.is_compiling() or x.numel() >= LEAST):
+    if tree.decision.side is not None:
         at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward)
         if at_once is not None:
             return at_once
@@ -903,15 +905,16 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
+    if found.polarity and x.numel() < LEAST and not torch.compiler.is_compiling():
+        return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
     step = step_of_mask(x)
     at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
     if at_once is not None:
         return at_once
     below, above = probability(found.below), probability(found.above)
-    if torch.compiler.is_compiling() or x.numel() >= LEAST:
-        at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True)
-        if at_once is not None:
-            return at_once
+    at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True)
+    if at_once is not None:
+        return at_once
     weight = found.decision.weight()
     return below * (1 - weight) + above * weight
 
@@ -1018,8 +1021,8 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
             inner, parts = merge(outcome)
             sides.append((inner.below, inner.above, inner.decision.offset(), inner.decision.undecided(), parts))
     (b0, a0, d0, u0, p0), (b1, a1, d1, u1, p1) = sides
-    below = pick(undecided, tree.below, pick(side, b1, b0))
-    above = pick(undecided, tree.above, pick(side, a1, a0))
+    below = _either(undecided, tree.below, _either(side, b1, b0))
+    above = _either(undecided, tree.above, _either(side, a1, a0))
     merged = pick(undecided, offset, pick(side, d1, d0))
     if x.dtype == torch.bool:
         both = undecided & (u0 | u1)
@@ -1036,6 +1039,20 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
     decision = _Merged(merged, parts)
     decision.side = shows(x, above)
     return Outcomes(decision, below, above), parts
+
+
+def _either(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``pick(mask, a, b)``, where constants are often known: half of the outcomes of a mask are."""
+    x, y = known_constant(a), known_constant(b)
+    if x is None and y is None or torch.compiler.is_compiling():
+        return pick(mask, a, b)
+    if x is not None and x == y:
+        return a
+    if x is None:
+        return a | mask.logical_not() if y else a & mask
+    if y is None:
+        return b | mask if x else b & mask.logical_not()
+    return mask.clone() if x else mask.logical_not()
 
 
 def through_expectation(

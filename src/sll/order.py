@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import compute_dtype, hard_forward
+from .kernels import compute_dtype, hard_forward, run
 
 __all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "sort", "traced"]
 
@@ -356,11 +356,11 @@ def _differences(*operands: Any) -> Tensor:
     if not torch.is_grad_enabled() and not traced(operands[0]) and torch.autograd.forward_ad._current_level < 0:
         return _Differences.forward(*operands)
     function = _Differences if torch.compiler.is_compiling() else _DifferencesJvp
-    return function.apply(*operands)  # type: ignore[no-any-return, no-untyped-call]
+    return run(function, *operands)
 
 
 def rank(x: Tensor, eps: float) -> Tensor:
     """Ranks of the rows of `x`, ascending, from 0; see the module's docstring."""
     function = _Rank if torch.compiler.is_compiling() else _RankJvp
-    ranks: Tensor = function.apply(x, eps)[0]  # type: ignore[no-untyped-call]
+    ranks: Tensor = run(function, x, eps)[0]
     return ranks

@@ -328,7 +328,16 @@ class linearize(_Mode):
         self.linear = forward == "linear"
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
-        self._ops = ops if exclude is None else ops - _with_mirrored(op_names(exclude, "exclude", SOURCES))
+        if exclude is not None:
+            left_out = op_names(exclude, "exclude", SOURCES)
+            both = sorted(ops & left_out) if only is not None else ()
+            if both:
+                raise ValueError(
+                    f"only= and exclude= both name {both[0]!r}; take it out of one of them (gt and lt, ge and le count "
+                    "as one: Python may call either)"
+                )
+            ops = ops - _with_mirrored(left_out)
+        self._ops = ops
         self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import fused
 from ..kernels import Jump, blend, hard_forward, is_number, packed, select
 from ..linearization import (
     DIVISIONS,
@@ -143,10 +142,14 @@ _FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float1
 
 
 def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func.__name__ in _FOLDS and len(args) == 2:
+        out = _folded(region, func, *args)
+        if out is not None:
+            return out
     operands = (*args, *kwargs.values())
     carried = [x for x in operands if carrier(x) is not None]
     if not carried:
-        return _folded(func, args) if torch.compiler.is_compiling() and not kwargs else func(*args, **kwargs)
+        return func(*args, **kwargs)
     if not any(discrete_carrier(x) for x in carried):
         if not region.linear and _constant_choice(operands):
             return run_on_choices(region, func, args, kwargs)
@@ -165,16 +168,23 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     return func(*args, **kwargs)
 
 
-def _folded(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Logic of outcomes that are known: compiled code, too, is to see that ``True & mask`` is the mask."""
-    if func.__name__ not in _FOLDS or len(args) != 2:
-        return func(*args)
-    a, b = (known_constant(x) for x in args)
-    if a is None or b is None or not isinstance(args[0], Tensor):
-        return func(*args)
-    out = _FOLDS[func.__name__](a, b)
-    like = args[0] if not isinstance(args[1], Tensor) or args[0].dim() >= args[1].dim() else args[1]
-    return constant(out, like)
+def _folded(region: Region, func: Callable[..., Any], a: Any, b: Any) -> Tensor | None:
+    """Logic of an outcome that is known everywhere: ``True & mask`` is the mask, ``False & mask`` False."""
+    x, y = (known_constant(operand) for operand in (a, b))
+    if x is None and y is None or not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return None
+    logic = _FOLDS[func.__name__]
+    if x is not None and y is not None:
+        return constant(logic(x, y), a if a.dim() >= b.dim() else b)
+    mask, other, known = (b, a, x) if y is None else (a, b, y)
+    if mask.dtype != torch.bool or mask.dim() < other.dim():
+        return None
+    if_false, if_true = logic(known, False), logic(known, True)
+    if if_false == if_true:
+        return constant(if_false, mask)
+    if if_false:
+        return region.call(torch.logical_not, mask)  # type: ignore[no-any-return]
+    return attach(region, original(torch.clone, mask), carrier(mask))  # (the program may write to the mask itself)
 
 
 _FOLDS = dict.fromkeys(("__and__", "bitwise_and", "logical_and", "__rand__"), operator.and_)
@@ -272,8 +282,6 @@ def _choose(
     if carrier(above) is not None or carrier(below) is not None:
         return None
     if found.polarity:
-        if mask.numel() < fused.LEAST and not torch.compiler.is_compiling():
-            return None
         taken = _is_above(mask, found)
         low, high = (below, above) if found.polarity > 0 else (above, below)
         out = select(found.decision.offset(), taken, low, high, region.mode)

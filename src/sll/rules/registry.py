@@ -80,6 +80,8 @@ def register(
     """
     for name in names:
         functions = spellings(name) if isinstance(name, str) else [name]
+        if not functions and len(names) == 1:  # (of several, some may be newer than this torch)
+            raise ValueError(f"torch has no function {name!r}; for a function that is not torch's, pass the function")
         if source:
             DISCRETE.update(functions)
             DECIDES_BY_NAME.update(func.__name__ for func in functions)

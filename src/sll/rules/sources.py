@@ -281,28 +281,27 @@ def _number(x: Tensor) -> float | None:
 # --- comparisons -------------------------------------------------------------------------------------------------
 
 
-_GT, _GE = (Jump("boundary", 0.0, 1.0, at_tie, 0.0) for at_tie in (0.0, 1.0))
-_LT, _LE = (Jump("boundary", 1.0, 0.0, at_tie, 0.0) for at_tie in (0.0, 1.0))
+# Jumps are made where they are used: numbers that a compiler finds in a global may become symbols.
 
 
 @source("gt", "__gt__", "greater", boundaries="`input == other`")
 def gt(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps), False, True, _GT)
+    return Step(boundary_at(input, other, eps), False, True, Jump("boundary", 0.0, 1.0, 0.0, 0.0))
 
 
 @source("ge", "__ge__", "greater_equal", boundaries="`input == other`")
 def ge(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps), False, True, _GE)
+    return Step(boundary_at(input, other, eps), False, True, Jump("boundary", 0.0, 1.0, 1.0, 0.0))
 
 
 @source("lt", "__lt__", "less", boundaries="`input == other`")
 def lt(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, nan=0.5), True, False, _LT)
+    return Step(boundary_at(input, other, eps, nan=0.5), True, False, Jump("boundary", 1.0, 0.0, 0.0, 0.0))
 
 
 @source("le", "__le__", "less_equal", boundaries="`input == other`")
 def le(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, nan=0.5), True, False, _LE)
+    return Step(boundary_at(input, other, eps, nan=0.5), True, False, Jump("boundary", 1.0, 0.0, 1.0, 0.0))
 
 
 @source("isclose", boundaries="`|input - other| == atol + rtol * |other|`")
@@ -322,12 +321,9 @@ def signbit(eps: Eps, input: Tensor) -> Step | None:
 # --- steps at zero -----------------------------------------------------------------------------------------------
 
 
-_SIGN = Jump("boundary", -1.0, 1.0, 0.0, 0.0)
-
-
 @source("sign", "sgn", boundaries="`0`")
 def sign(eps: Eps, input: Tensor) -> Step | None:
-    return Step(boundary_at(input, 0.0, eps), -1.0, 1.0, _SIGN)
+    return Step(boundary_at(input, 0.0, eps), -1.0, 1.0, Jump("boundary", -1.0, 1.0, 0.0, 0.0))
 
 
 @source("angle", boundaries="`0`")
