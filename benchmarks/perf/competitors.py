@@ -232,6 +232,10 @@ def in_region(call: Call, eps: Any, forward: str | None, module: Any = sll) -> C
     return inside
 
 
+def decorated(call: Call, eps: Any, forward: str | None) -> Call:
+    return sll.linearize(eps, forward=forward)(call)
+
+
 def sll_function(op: Op, eps: Any, forward: str | None) -> Call:
     return lambda *inputs: op.function(*inputs, eps=eps, forward=forward)
 

@@ -85,29 +85,28 @@ def quantizer_inputs(n: int, device: str) -> tuple[Tensor, ...]:
 # --- a spiking layer ---
 
 
-def spiking(current: Tensor) -> Tensor:
-    membrane = torch.zeros_like(current[0])
-    count = torch.zeros_like(current[0])
-    for now in current.unbind():
-        membrane = 0.9 * membrane + now
-        spike = (membrane > 1).to(membrane.dtype)
-        membrane = membrane - spike
-        count = count + spike
-    return count
+def spiking(fires: Callable[[Tensor], Tensor], detached: bool) -> Callable[..., Tensor]:
+    """Leaky neurons that subtract from the membrane when they fire. snnTorch detaches that reset, SpikingJelly can."""
 
-
-def spiking_by_hand(step: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    def by_hand(current: Tensor) -> Tensor:
+    def layer(current: Tensor) -> Tensor:
         membrane = torch.zeros_like(current[0])
         count = torch.zeros_like(current[0])
         for now in current.unbind():
             membrane = 0.9 * membrane + now
-            spike = step(membrane - 1)
-            membrane = membrane - spike
+            spike = fires(membrane)
+            membrane = membrane - (spike.detach() if detached else spike)
             count = count + spike
         return count
 
-    return by_hand
+    return layer
+
+
+def fires(membrane: Tensor) -> Tensor:
+    return (membrane > 1).to(membrane.dtype)
+
+
+def spiking_by_hand(step: Callable[[Tensor], Tensor], detached: bool) -> Callable[..., Tensor]:
+    return spiking(lambda membrane: step(membrane - 1), detached)
 
 
 def spiking_inputs(n: int, device: str) -> tuple[Tensor, ...]:
@@ -128,13 +127,16 @@ class Pipeline:
 PIPELINES = (
     Pipeline("masks", masks, masks_by_hand(straight_through_step), masks_by_hand(clipped_step), mask_inputs),
     Pipeline("quantizer", quantizer, quantizer_straight_through, quantizer_clipped, quantizer_inputs),
-    Pipeline(
-        "spiking layer",
-        spiking,
-        spiking_by_hand(straight_through_step),
-        spiking_by_hand(clipped_step),
-        spiking_inputs,
-        slow_to_compile=True,
+    *(
+        Pipeline(
+            name,
+            spiking(fires, detached),
+            spiking_by_hand(straight_through_step, detached),
+            spiking_by_hand(clipped_step, detached),
+            spiking_inputs,
+            slow_to_compile=not detached,
+        )
+        for name, detached in (("spiking layer", False), ("spiking layer, reset detached", True))
     ),
 )
 

@@ -27,6 +27,7 @@ from competitors import (
     Op,
     clipped,
     competitors,
+    decorated,
     idiom,
     in_region,
     recomputed_function,
@@ -42,6 +43,7 @@ import sll.fused
 from programs import NETWORKS, PIPELINES, training_step
 
 OURS = (*REGIONS, *FUNCTIONS)
+AROUND = "region around, linear"
 SOFTTORCH_MOST = 10**6
 """Elements: its `round` takes a minute for ten million."""
 SOFTTORCH_BYTES = {"round": 600}
@@ -218,7 +220,8 @@ def compiled(bench: Bench) -> None:
             )
             if alone:
                 bench.results.captions[table] += (
-                    " What a graph returns carries its decision out of it, so a region returns the distances as well."
+                    " The region is in the compiled function. Around it (last row), what the graph returns carries its "
+                    "decision out of it, and the distances have to be written as well."
                 )
             for op in bench.ops:
                 bench.say(f"{table}: {op.name}")
@@ -233,7 +236,10 @@ def compiled(bench: Bench) -> None:
                 calls[RECOMPUTED] = compile_(wrap(clipped(op, recomputed_function)))
                 calls[f"{CLIPPED}, not compiled"] = wrap(clipped(op))
                 for name, options in REGIONS.items():
-                    calls[name] = in_region(compile_(wrap(op.hard)), *options)
+                    around = in_region(compile_(wrap(op.hard)), *options)
+                    calls[name] = compile_(decorated(wrap(op.hard), *options)) if alone else around
+                if alone:
+                    calls[AROUND] = in_region(compile_(op.hard), *REGIONS["region, linear"])
                 for name, options in FUNCTIONS.items():
                     calls[name] = compile_(wrap(sll_function(op, *options)))
                 weights = g if alone else torch.ones((), device=bench.device)
@@ -353,7 +359,8 @@ def pipelines(bench: Bench) -> None:
         )
         if compiling and not ends_in_a_loss:
             bench.results.captions[table] += (
-                " What a graph returns carries its decisions out of it: the quantizer returns tensors of its own."
+                " The region is in the compiled function. Around it (last row), what the graph returns carries its "
+                "decisions out of it, as tensors that have to be written."
             )
         for pipeline in PIPELINES:
             if compiling and bench.brief and pipeline.slow_to_compile:
@@ -377,7 +384,11 @@ def pipelines(bench: Bench) -> None:
 
             calls = {IDIOM: wrap(pipeline.straight_through), CLIPPED: wrap(pipeline.clipped)}
             for name, options in REGIONS.items():
-                calls[name] = in_region(wrap(pipeline.plain), *options)
+                around = in_region(wrap(pipeline.plain), *options)
+                inside = compiling and not ends_in_a_loss
+                calls[name] = wrap(decorated(pipeline.plain, *options)) if inside else around
+            if compiling and not ends_in_a_loss:
+                calls[AROUND] = in_region(wrap(pipeline.plain), *REGIONS["region, linear"])
             weights = torch.ones((), device=bench.device) if ends_in_a_loss else g
             timed = {name: both_ways(call, inputs, weights) for name, call in calls.items()}
             samples = bench.clock.interleaved(working(bench, timed, f"{table}, {pipeline.name}"))

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 import sll
 
+from . import fused
 from .report import is_internal
 from .rules import LEFT_ALONE, SOURCES
 
@@ -68,9 +69,10 @@ def _print_json(found: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _working(what: str) -> Iterator[None]:
-    """A spinner and a clock on stderr."""
+    """A spinner and a clock on stderr, if that is a terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         progress.add_task(what, total=None)
         yield
 
@@ -632,7 +634,12 @@ def _accelerations() -> list[dict[str, Any]]:
         on_cpu = f"C++ compiler {compiler} is found; --compile tries it"
     triton, cuda = _version("triton"), torch.cuda.is_available()
     without_cuda = "this build of torch has none" if torch.version.cuda is None else "no GPU, or no driver, is found"
+    if fused.available():
+        loops = f"numba {_version('numba')}, for tensors of {fused.LEAST} elements and more, eager"
+    else:
+        loops = "numba " + ("does not work here" if _version("numba") else "is not installed")
     return [
+        {"name": "steps in one pass on cpu", "available": fused.available(), "detail": loops},
         {"name": "torch.compile, inductor on cpu", "available": _COMPILES and compiler is not None, "detail": on_cpu},
         {
             "name": "torch.compile, inductor on cuda",
