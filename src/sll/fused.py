@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -36,6 +37,14 @@ def available() -> bool:
     except Exception:  # of which kind is numba's affair: without it there are the stock ops
         return False
     return True
+
+
+@functools.cache
+def _loops() -> ModuleType:
+    """The module, without the import machinery at every call."""
+    from . import _loops
+
+    return _loops
 
 
 def suits(x: Tensor) -> bool:
@@ -145,9 +154,7 @@ def _is_dense(x: Tensor) -> bool:
 
 def _flat(x: Tensor) -> Any:
     """The elements of a dense tensor in the order in which they lie in memory."""
-    from . import _loops
-
-    return _loops.flat(x.data_ptr(), x.numel(), _TYPES[x.dtype])
+    return _loops().flat(x.data_ptr(), x.numel(), _TYPES[x.dtype])
 
 
 _TYPES = {torch.float32: "=f4", torch.float64: "=f8", torch.bool: "|b1"}
@@ -167,15 +174,14 @@ _PROCESS: list[int] = []
 
 
 def _run(kind: str, many: int, *given: Any) -> None:
-    from . import _loops
-
+    loops = _loops()
     threads = torch.get_num_threads() if many >= PARALLEL else 1
     if threads > 1 and _PROCESS in ([], [os.getpid()]) and _ONE_AT_A_TIME.acquire(blocking=False):
         try:
             _PROCESS[:] = [os.getpid()]
-            _loops.use_threads(threads)
-            _loops.compiled(kind, True)(*given)
+            loops.use_threads(threads)
+            loops.compiled(kind, True)(*given)
         finally:
             _ONE_AT_A_TIME.release()
     else:
-        _loops.compiled(kind, False)(*given)
+        loops.compiled(kind, False)(*given)
