@@ -244,33 +244,41 @@ def _traced_step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, l
     Outside the band the clamped ramp is the hard value bit for bit, because the factor is rounded up.
     """
     kind, below, above, at_tie, at_nan = jump
-    if kind not in ("boundary", "quantize"):
-        return _step(x, threshold, jump, eps, linear)
-    n = x.floor()  # (left out, if there is one boundary)
-    distance = x - threshold if kind == "boundary" else (x - n) - 0.5
-    size = distance.abs()
-    inside = size <= eps
-    if isinstance(threshold, Tensor) or not math.isfinite(threshold):  # equal infinities tie, and have no distance
-        tied = is_number(x) & is_number(threshold) if isinstance(threshold, Tensor) else is_number(x)
-        distance = torch.where(is_number(distance) | tied.logical_not(), distance, 0.0)
     if kind == "quantize":
-        inside = inside & (n >= below) & (n < above)
+        n = x.floor()
+        distance = (x - n) - 0.5
+        inside = (distance.abs() <= eps) & (n >= below) & (n < above)
         hard = x.round().clamp(below, above) + 0.0
         hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
-    elif not linear:
-        hard = _constants(distance, 0.0, distance, jump)
-    elif at_tie == at_nan:
-        hard = torch.full((), at_tie, dtype=x.dtype, device=x.device)
-    else:
-        hard = torch.where(is_number(distance), at_tie, at_nan).to(x.dtype)
+        offset = _steep(distance, eps)
+        return torch.where(distance != 0, (offset + 0.5 + n).clamp(below, above), hard) if linear else hard, inside
+    if kind != "boundary":
+        return _step(x, threshold, jump, eps, linear)
+    inside = (x - threshold).abs() <= eps
+    if isinstance(threshold, Tensor) or not math.isfinite(threshold):
+        # Equal infinities tie, and have no distance: the largest numbers stand for them. (No gradient: not inside.)
+        most = torch.finfo(x.dtype).max
+        x = x.clamp(-most, most)
+        threshold = threshold.clamp(-most, most) if isinstance(threshold, Tensor) else min(max(threshold, -most), most)
+    distance = x - threshold
+    size = distance.abs()
     if not linear:
-        return hard, inside
-    offset = (distance * (0.5 / eps * (1 + torch.finfo(x.dtype).eps))).clamp(-0.5, 0.5)
-    if kind == "quantize":
-        ramp = (offset + 0.5 + n).clamp(below, above)
+        return _constants(distance, 0.0, distance, jump), inside
+    ramp, middle = _steep(distance, eps), below * 0.5 + above * 0.5
+    if above - below == -1:
+        ramp = middle - ramp
     else:
-        ramp = offset * (above - below) + (below * 0.5 + above * 0.5)
-    return torch.where(size > 0, ramp, hard), inside  # at a tie and at NaN
+        ramp = ramp if above - below == 1 else ramp * (above - below)
+        ramp = ramp + middle if middle else ramp
+    if at_tie == middle:
+        return torch.where(size >= 0, ramp, at_nan), inside
+    exception = at_tie if at_tie == at_nan else torch.where(size >= 0, at_tie, at_nan).to(x.dtype)
+    return torch.where(size > 0, ramp, exception), inside
+
+
+def _steep(distance: Tensor, eps: float) -> Tensor:
+    """The offset, exactly a half outside the band: the factor is rounded up."""
+    return (distance * (0.5 / eps * (1 + torch.finfo(distance.dtype).eps))).clamp(-0.5, 0.5)
 
 
 def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jump) -> Tensor:
@@ -385,19 +393,29 @@ class _Select(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, forward: str, ties: bool
+        ctx: Any,
+        offset: Tensor,
+        taken: Tensor,
+        below: Tensor,
+        above: Tensor,
+        forward: str,
+        ties: bool,
+        finite: bool,
+        shown: Tensor | None,
     ) -> Tensor:
-        ctx.by_weight = forward != "straight-through"
+        ctx.by_weight, ctx.finite = forward != "straight-through", finite
         # The gradient of the offset needs no mask, which the program may write to.
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
+        offset = offset if shown is None else shown
         if not torch.compiler.is_compiling() and fused.suits(offset):
             return fused.select(offset, taken, below, above, forward == "linear", ties)
         hard = pick(taken, above, below)
         if forward != "linear":
             return hard
         jump = above - below
-        undecided = (offset.abs() < 0.5) & _is_finite(jump)
+        undecided = offset.abs() < 0.5
+        undecided = undecided if finite else undecided & _is_finite(jump)
         undecided = undecided if ties else undecided & (offset != 0)
         return pick(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
 
@@ -407,9 +425,13 @@ class _Select(torch.autograd.Function):
         taken = offset > 0 if taken is None else _unpacked(taken, g)
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not fused.suits(g):
             jump = above - below
-            finite = _is_finite(jump)
-            share = torch.where(finite & ctx.by_weight, offset + 0.5, taken.to(g.dtype))
-            g_offset = torch.where(finite & (jump != 0), g * jump, 0)
+            if ctx.finite:
+                share = offset + 0.5 if ctx.by_weight else taken.to(g.dtype)
+                g_offset = torch.where(jump != 0, g * jump, 0)
+            else:
+                finite = _is_finite(jump)
+                share = torch.where(finite, offset + 0.5, taken.to(g.dtype)) if ctx.by_weight else taken.to(g.dtype)
+                g_offset = torch.where(finite & (jump != 0), g * jump, 0)
             g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
             g_above: Tensor | None = torch.where(share > 0, g * share, 0)
         else:
@@ -417,7 +439,7 @@ class _Select(torch.autograd.Function):
             g_offset, g_below, g_above = fused.select_backward(g, offset, taken, below, above, ctx.by_weight, wanted)
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
-        return g_offset, None, g_below, g_above, None, None
+        return g_offset, None, g_below, g_above, None, None, None, None
 
 
 class _HardForward(torch.autograd.Function):
@@ -533,11 +555,22 @@ def ramp(x: Tensor, jump: Jump, eps: float, forward: str, threshold: float | Ten
     return run(_Ramp, x, threshold, jump, eps, forward == "linear")
 
 
-def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, ties: bool = False) -> Tensor | None:
+def select(
+    offset: Tensor,
+    taken: Tensor,
+    below: Any,
+    above: Any,
+    forward: str,
+    *,
+    ties: bool = False,
+    finite: bool = False,
+    shown: Tensor | None = None,
+) -> Tensor | None:
     """``torch.where(taken, above, below)`` of floats as a blend, in one pass; None where it takes `blend`.
 
     `taken` is the mask of the elements at which the program is above, also at exact ties; with `ties` these are blended
-    like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers.
+    like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers. `finite`: they
+    are known to be. `shown`: another offset, without gradient, that the value has.
     """
     compiling = torch.compiler.is_compiling()
     if offset.shape != taken.shape or not suits(offset, taken):
@@ -564,7 +597,7 @@ def select(offset: Tensor, taken: Tensor, below: Any, above: Any, forward: str, 
         sides.append(one)
     if not full:
         return None  # what dtype numbers and 0-dim tensors make is for torch to say
-    return run(_Select, offset, taken, *sides, forward, ties)
+    return run(_Select, offset, taken, *sides, forward, ties, finite, shown)
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:

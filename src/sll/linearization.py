@@ -888,7 +888,7 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
         return at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
     if tree.decision.side is not None:
-        at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward)
+        at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward, finite=True)
         if at_once is not None:
             return at_once
     dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
@@ -905,14 +905,14 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
-    if found.polarity and x.numel() < LEAST and not torch.compiler.is_compiling():
+    if found.polarity and (torch.compiler.is_compiling() or x.numel() < LEAST):
         return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
     step = step_of_mask(x)
     at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
     if at_once is not None:
         return at_once
     below, above = probability(found.below), probability(found.above)
-    at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True)
+    at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True, finite=True)
     if at_once is not None:
         return at_once
     weight = found.decision.weight()

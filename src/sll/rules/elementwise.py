@@ -308,28 +308,32 @@ def _chosen_by_probability(
     region: Region, func: Callable[..., Any], args: tuple[Any, ...], mask: Tensor, above: Any, below: Any
 ) -> Tensor | None:
     straight = region.mode == "straight-through"
-
-    def at(offset: Tensor, count: bool = False) -> Tensor | None:
-        out = select(offset, mask, below, above, region.mode)
-        if out is not None:
-            return out
-        hard = original(func, *args)
-        if not hard.is_floating_point():
-            return None
-        low, high = _as_outcome(below, hard), _as_outcome(above, hard)
-        if count:
-            region.count_infinite_jumps(func, (mask, above, below), Outcomes(decided_at(offset), low, high))
-        return blend(offset, low, high, hard, region.mode, mask if straight else None)
-
-    out = at((expect(mask, "straight-through") if straight else probability(mask)) - 0.5, count=True)
-    if region.linear and out is not None:
-        # A decision that ties shows the side it takes; the gradient is the ramp's all the same.
-        tied = functools.reduce(torch.logical_or, [d.offset() == 0 for d in decisions(mask)])
-        if torch.compiler.is_compiling() or tied.device.type != "cpu" or bool(unwrapped(tied).any()):
-            shown = at(expect(mask).detach() - 0.5)
-            assert shown is not None
-            out = hard_forward(torch.where(tied, shown.detach(), out.detach()), out)
+    offset = (expect(mask, "straight-through") if straight else probability(mask)) - 0.5
+    shown = _where_ties_are_hard(mask) if region.linear else None
+    out = select(offset, mask, below, above, region.mode, shown=shown)
+    if out is not None:
+        return out
+    hard = original(func, *args)
+    if not hard.is_floating_point():
+        return None
+    low, high = _as_outcome(below, hard), _as_outcome(above, hard)
+    region.count_infinite_jumps(func, (mask, above, below), Outcomes(decided_at(offset), low, high))
+    out = blend(offset, low, high, hard, region.mode, mask if straight else None)
+    if shown is not None:
+        out = hard_forward(blend(shown, low, high, hard, region.mode), out)
     return out
+
+
+def _where_ties_are_hard(mask: Tensor) -> Tensor | None:
+    """The offset at which each decision that ties is on the side it takes; None if none does.
+
+    That is what is shown. The gradient is the ramp's all the same.
+    """
+    if not torch.compiler.is_compiling():
+        tied = functools.reduce(torch.logical_or, [decision.offset() == 0 for decision in decisions(mask)])
+        if tied.device.type == "cpu" and not bool(unwrapped(tied).any()):
+            return None
+    return expect(mask).detach() - 0.5
 
 
 def _of_outcomes(tree: Outcomes) -> bool:
