@@ -517,7 +517,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     quantized = step_of(x)
     if quantized is not None and region.trace is None and not kwargs and _may_fit(quantized[1], x):
         # In the band the float shows a blend, and the integer the likelier outcome.
-        out = original(func, x.detach().round() if region.linear else x, *args[1:])
+        out = original(func, _rounded(*quantized, x) if region.linear else x, *args[1:])
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
             decision, jump = quantized[0], _within(quantized[1], x, torch.iinfo(out.dtype))
             if jump is not None:
@@ -537,6 +537,13 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if region.mode == "straight-through":
         tells(decision, out, above)
     return attach(region, out, Outcomes(decision, below, above))
+
+
+def _rounded(decision: Decision, jump: Jump, x: Tensor) -> Tensor:
+    """The whole numbers that `x`, a step, shows rather. A compiler rounds the operand: it need not work out `x`."""
+    if torch.compiler.is_compiling() and decision.site is not None and decision.site.x.shape == x.shape:
+        return decision.site.x.detach().round().clamp(jump.below, jump.above)  # type: ignore[no-any-return]
+    return x.detach().round()
 
 
 def _may_fit(jump: Jump, x: Tensor) -> bool:
