@@ -20,6 +20,7 @@ The functions below are the whole algebra: `cofactor` (a tensor as it would be o
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections import OrderedDict
@@ -89,6 +90,10 @@ class Decision:
                 self._thunk = None  # frees what the thunk holds on to
         return self._offset
 
+    def known(self) -> bool:
+        """Whether the offset has been worked out."""
+        return self._offset is not None
+
     def weight(self) -> Tensor:
         return self.offset() + 0.5
 
@@ -106,13 +111,26 @@ class Decision:
             return 1
         if a[0] != b[0]:  # the kind, a string
             return 0
-        if equal_keys(a, b):
+        if a[0] == "placed":
+            return int(a[1].same(b[1])) if equal_keys(a[2:], b[2:]) else 0
+        # Asked thousands of times where decisions feed back, and nearly always about other tensors.
+        if a[0] != "boundary":
+            return 0 if _differ(a[1], b[1]) else int(equal_keys(a, b))
+        if not _differ(a[1], b[1]) and not _differ(a[3], b[3]) and equal_keys(a, b):
             return 1
-        if a[0] == "boundary" and equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and equal_keys(a[3:5], b[1:3]):
-            return -1
-        if a[0] == "placed" and equal_keys(a[2:], b[2:]):
-            return int(a[1].same(b[1]))
-        return 0
+        if _differ(a[1], b[3]) or _differ(a[3], b[1]):
+            return 0
+        return -int(equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and equal_keys(a[3:5], b[1:3]))
+
+    @functools.cached_property
+    def bit(self) -> int:
+        """One of many bits, the same one for decisions that are the same."""
+        kind, first = self.key[:2]
+        if kind == "placed":
+            return first.bit << 1  # type: ignore[no-any-return]
+        sides = (first, self.key[3]) if kind == "boundary" else (first,)  # of a boundary, in any order
+        operands = frozenset(id(x) if isinstance(x, Tensor) else x for x in sides)
+        return 1 << hash((kind, operands)) % 4096
 
     def covers(self, other: Decision) -> tuple[Tensor, int] | None:
         """For a merged decision: the mask of elements at which it stands for `other`, and the sign of `same`."""
@@ -121,6 +139,11 @@ class Decision:
     def undecided(self) -> Tensor:
         """Mask of the elements strictly inside the band."""
         return self.offset().abs() < 0.5
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether one is a tensor that the other is not."""
+    return a is not b and (isinstance(a, Tensor) or isinstance(b, Tensor))
 
 
 def equal_keys(a: Any, b: Any) -> bool:
@@ -905,7 +928,7 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
-    if found.polarity and (torch.compiler.is_compiling() or x.numel() < LEAST):
+    if found.polarity and (torch.compiler.is_compiling() or found.decision.known() or x.numel() < LEAST):
         return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
     step = step_of_mask(x)
     at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
@@ -982,10 +1005,20 @@ class _Merged(Decision):
     def covers(self, other: Decision) -> tuple[Tensor, int] | None:
         if torch.compiler.is_compiling():
             return self._search(other)
+        if not self.bits & other.bit:
+            return None
         known = self._found.get(id(other))
         if known is None or known[0]() is not other:
             known = self._found[id(other)] = (weakref.ref(other), self._search(other))
         return known[1]
+
+    @functools.cached_property
+    def bits(self) -> int:
+        """Of all decisions that it may stand for."""
+        found = 0
+        for _, part in self.parts:
+            found |= part.bit | (part.bits if isinstance(part, _Merged) else 0)
+        return found
 
     def _search(self, other: Decision) -> tuple[Tensor, int] | None:
         for mask, part in self.parts:
@@ -1027,7 +1060,7 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
     if x.dtype == torch.bool:
         both = undecided & (u0 | u1)
         below, above = below & ~both, above | both
-        merged = pick(both, expect(x) - 0.5, merged)
+        merged = pick(both, probability(x) - 0.5, merged)
         undecided = undecided & ~both
     masks: dict[int, tuple[Tensor, Decision]] = {id(tree.decision): (undecided, tree.decision)}
     for here, inner_parts in ((~undecided & ~side, p0), (~undecided & side, p1)):
