@@ -345,6 +345,46 @@ def test_decisions_of_a_compiled_region_go_on_in_what_is_around(around):
                 assert want.requires_grad and torch.equal(got, want)
 
 
+def test_masks_of_one_call_are_plain_in_the_next():
+    """However many decisions came after them, and although the region is the same."""
+
+    @sll.enable(eps=0.1)
+    def step(x, before):
+        mask = kept = x > 0
+        for k in range(9):
+            kept = torch.where(kept, x > 0.01 * k, x > -0.01 * k)
+        return mask, (mask & before).to(x.dtype) + kept.to(x.dtype)
+
+    gradient = []
+    for f in (step, torch.compile(step, fullgraph=True, backend=BACKEND)):
+        x = torch.full((3,), 0.01, dtype=torch.float64, requires_grad=True)
+        mask, _ = f(x, torch.ones(3, dtype=torch.bool))
+        y = torch.full((3,), 0.05, dtype=torch.float64, requires_grad=True)
+        out = f(y, mask)[1]
+        gradient.append(torch.cat([out.detach(), *torch.autograd.grad(out.sum(), y)]))
+        assert getattr(mask, "_sll", None) is None
+    torch.testing.assert_close(*gradient)
+
+
+WRITES = {
+    "fill_": lambda m: m.fill_(True),
+    "zero_": lambda m: m.zero_(),
+    "copy_": lambda m: m.copy_(torch.ones_like(m)),
+    "logical_or_": lambda m: m.logical_or_(torch.ones_like(m)),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_mask_that_is_written_over(name):
+    def f(x):
+        m = x > 0.1
+        WRITES[name](m)
+        return torch.where(m, x * x, x)
+
+    with sll.linearize(0.2):
+        equal(gradients(torch.compile(f, backend=BACKEND), line()), gradients(f, line()))
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_decisions_go_on_where_a_region_in_compiled_code_goes_on(broken):
     """After a graph break, and after an error in it."""
@@ -517,9 +557,22 @@ def test_hard_values_after_a_write(forward):
         assert torch.equal(torch.compile(f, backend=BACKEND)(line().requires_grad_()).detach(), f(line()))
 
 
-def test_a_rule_of_the_users():
-    from sll.linearization import decided_at, offset_at
+@pytest.fixture
+def registry():
+    """As it was, afterwards: other tests count what is in it."""
     from sll.rules import registry
+
+    names = ("RULES", "BY_NAME", "DECIDES_BY_NAME", "SOURCES", "DISCRETE", "ALWAYS")
+    before = {name: getattr(registry, name).copy() for name in names}
+    yield registry
+    for name, kept in before.items():
+        table = getattr(registry, name)
+        table.clear()
+        table.update(kept)
+
+
+def test_a_rule_of_the_users(registry):
+    from sll.linearization import decided_at, offset_at
     from sll.rules.sources import Step, source
 
     namespace = "sll_test"
@@ -542,4 +595,3 @@ def test_a_rule_of_the_users():
         )
         equal(got, want)
         assert want[1].count_nonzero() > 10
-    registry.SOURCES.pop("multiples")

@@ -525,3 +525,21 @@ def test_python_asks_a_parameter_first(name):
     with sll.linearize(both):
         y = torch.zeros(1, requires_grad=True)
         assert torch.autograd.grad((y < 0.1).float(), y)[0] == -2 and torch.autograd.grad((y > 0.1).float(), y)[0] == 1
+
+
+@pytest.mark.parametrize("move", ["unsqueeze_", "t_", "squeeze_", "transpose_"])
+def test_masks_that_are_moved_in_place_keep_their_decisions(move):
+    args = {"unsqueeze_": (0,), "t_": (), "squeeze_": (), "transpose_": (0, 1)}[move]
+    x = torch.tensor([[0.01], [0.5]], requires_grad=True)
+    with sll.linearize(0.1):
+        m = x > 0
+        getattr(m, move)(*args)
+        out = m.float()
+    torch.testing.assert_close(out.flatten(), torch.tensor([0.55, 1.0]))
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), x)[0], torch.tensor([[5.0], [0.0]]))
+
+
+def test_inference_mode_is_plain_whatever_else_is_on():
+    x = torch.tensor([0.01], requires_grad=True)
+    with sll.linearize(0.1), torch.inference_mode(), torch.enable_grad():
+        assert (x > 0).float().item() == 1.0

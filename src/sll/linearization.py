@@ -445,7 +445,7 @@ Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
 def carrier(x: Any) -> Carrier | None:
     """What `x` carries, or None. A write that the region did not see makes a carrier stale, and it is ignored."""
     pair = getattr(x, "_sll", None)
-    if pair is None:
+    if pair is None or not isinstance(x, Tensor):
         return None
     found, version = pair
     if not torch.compiler.is_compiling():

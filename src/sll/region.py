@@ -40,7 +40,7 @@ from .linearization import (
 from .policy import AUTO, Eps, Policy, Watched, Width, kind_of, widths
 from .report import CallSite, Lost, Report, Widths, call_site, unwrapped
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
-from .rules.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked
+from .rules.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked, written
 from .sites import may_write, settle, settle_all, settle_hooked
 from .trace import Trace, Watch
 
@@ -70,8 +70,8 @@ class _Thread(threading.local):
         """Innermost last. (torch hides a mode while it handles a call.)"""
         self.alone = False
         """One region is entered, and it does not watch: what it passes on reaches no other."""
-        self.latest: tuple[Tensor, ...] | None = None
-        """In a region of compiled code that nothing is around: the last tensors that were made to carry something."""
+        self.made: list[Tensor] | None = None
+        """In a region of compiled code that nothing is around: the tensors that were made to carry something."""
 
     def look(self) -> None:
         self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None
@@ -131,7 +131,7 @@ class _Mode(TorchFunctionMode):
             recording = torch.is_grad_enabled()
             if recording and _THREAD.entered and checkpoint.hooked():
                 checkpoint.note(_THREAD.regions, ())
-            _THREAD.latest = None  # (left by an exception)
+            _THREAD.made = None  # (left by an exception)
             _THREAD.entered.append(_Entered(self, not recording and checkpoint.in_reentrant()))
             _THREAD.look()
         return super().__enter__()  # type: ignore[no-untyped-call]
@@ -166,8 +166,8 @@ class _Mode(TorchFunctionMode):
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
         if is_compiling():
-            if _THREAD.latest is not None:
-                _THREAD.latest = (*_THREAD.latest[-15:], x)
+            if _THREAD.made is not None:
+                _THREAD.made.append(x)
             return False
         self._selects = self._selects or selection(x) is not None
         if not _THREAD.entered:  # entered by compiled code, and left there
@@ -201,17 +201,15 @@ def _around() -> list[_Mode]:
 
 def _begin_in_compiled_code() -> None:
     if not _around():
-        _THREAD.latest = ()
+        _THREAD.made = []
 
 
 def _end_in_compiled_code() -> None:
-    """What a region returns is most likely among the last tensors that were made to carry something. Without this they
-    would be plain all the same to whoever gets them, but compiled code would write out all that they carry.
-    """
-    if _THREAD.latest is not None and not _around():
-        for x in _THREAD.latest:
+    """What the region returns is plain, as after an eager one. So the compiler need not write out what it carried."""
+    if _THREAD.made is not None and not _around():
+        for x in _THREAD.made:
             x._sll = None  # type: ignore[attr-defined]
-        _THREAD.latest = None
+        _THREAD.made = None
 
 
 def _not_compiled_on_their_own() -> None:
@@ -457,7 +455,8 @@ class linearize(_Mode):
     # --- the mode ---
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        compiling, recording = is_compiling(), torch.is_grad_enabled()
+        compiling = is_compiling()
+        recording = torch.is_grad_enabled() and (compiling or not torch.is_inference_mode_enabled())
         if compiling:
             self._break_the_graph(func, args, kwargs)
         elif recording:
@@ -483,7 +482,10 @@ class linearize(_Mode):
             asked = silent and all(x is args[0] for x in lost)
             if lost and not asked and recording:
                 self.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if compiling and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
+            written(args[0])
+        return out
 
     def _traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`dispatch`, noted by the trace."""

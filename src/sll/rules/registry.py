@@ -164,11 +164,19 @@ def overwrite(region: Region, target: Tensor, result: Tensor) -> Tensor:
     if base is not None and not target.is_floating_point() and (discrete_carrier(base) or carrier(result) is not None):
         found = _written_through(region, base, target, result)
     torch.Tensor.copy_(target, result)
+    written(target)
     if carrier(result) is not None and target.shape == result.shape:
         attach(region, target, carrier(result))
     if base is not None:
         attach(region, base, found)
     return target
+
+
+def written(target: Any, result: Any = None) -> Any:
+    """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)"""
+    if torch.compiler.is_compiling() and getattr(target, "_sll", None) is not None:
+        target._sll = None
+    return result
 
 
 def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Any:

@@ -221,8 +221,8 @@ def in_place_move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     if found is None:
         return func(*args, **kwargs)
     before = attach(region, x.view_as(x), found)
-    moved = region.call(getattr(torch.Tensor, func.__name__.rstrip("_")), before, *rest, **kwargs)
-    return attach(region, func(*args, **kwargs), carrier(moved))
+    moved = carrier(region.call(getattr(torch.Tensor, func.__name__.rstrip("_")), before, *rest, **kwargs))
+    return attach(region, func(*args, **kwargs), moved)  # (which counts as a write into what it was a view of)
 
 
 def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..linearization import Choice, attach, carrier, discrete_carrier, selection
-from .registry import ALWAYS, overwrite, put, tracked
+from .registry import ALWAYS, overwrite, put, tracked, written
 from .scatters import at_items
 from .selections import SELECTIONS, one_by_one
 from .shape import regroup
@@ -102,7 +102,7 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     target, source = args[:2]
     converted = _converted(region, source, target)
     if carrier(converted) is None:
-        return func(target, converted, *args[2:], **kwargs)
+        return written(target, func(target, converted, *args[2:], **kwargs))
     return overwrite(region, target, region.call(torch.Tensor.expand, converted, target.shape))
 
 
