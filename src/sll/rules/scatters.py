@@ -65,11 +65,13 @@ def write(
     size: int,
     *,
     add: bool,
+    at_once: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor | None:
     """What `hard` carries, or with which gradient: `source` written at a decided `index` into `target`, along a
     dimension of `size`. An outcome beyond the end of that writes nothing.
 
-    `spread` brings a tensor of the shape of the index to the shape of what is written.
+    `spread` brings a tensor of the shape of the index to the shape of what is written. `at_once` brings one with all
+    positions, (*index.shape, M), to the shape of an index that writes to all of them; without it they take turns.
     """
     dist = distribution(index)
     if dist is None:
@@ -87,22 +89,32 @@ def write(
     own = choice(index)
     if joint is not None and not (own is not None and equal_keys(joint.key, own.key)):
         joint = None
-    zeros = torch.zeros(target.shape, dtype=dtype, device=hard.device)
-    total = share = touched = zeros
-    even = dist.ties.expand(*index.shape, 1).squeeze(-1)
-    for m in range(values.shape[-1]):
-        at = values[..., m].contiguous()
-        weight = torch.where((at >= -size) & (at < size), weights[..., m].to(dtype), 0)
-        at = torch.where(at < 0, at + size, at).clamp(0, size - 1)
-        weight = spread(weight)
-        if joint is not None:  # written and where it is written depend on the same choice
-            written = spread(joint.values.expand(*index.shape, values.shape[-1])[..., m].to(dtype))
-        else:
-            written = _soft(source, dtype)
-        total = put(total, at, weight * written)
+    many = values.shape[-1]
+    at = torch.where(values < 0, values + size, values)
+    weights = torch.where((at >= 0) & (at < size), weights.to(dtype), 0).expand(*index.shape, many)
+    at = at.clamp(0, size - 1).expand(*index.shape, many)
+    even = dist.ties.expand(*index.shape, many)
+    written: Any = None
+    if joint is not None:  # written and where it is written depend on the same choice
+        written = joint.values.to(dtype).expand(*index.shape, many)
+    elif at_once is not None:
+        written = _soft(source, dtype)
+        written = written.unsqueeze(-1) if isinstance(written, Tensor) and written.dim() else written
+    if at_once is not None:
+        at, even, amounts = at_once(at), at_once(even), at_once((weights * written).expand(at.shape))
+        steps = [(at, at_once(weights), even, amounts)]
+    else:
+        steps = []
+        for m in range(many):
+            weight, one = spread(weights[..., m]), None if written is None else spread(written[..., m])
+            amount = weight * (_soft(source, dtype) if one is None else one)
+            steps.append((at[..., m].contiguous(), weight, spread(even[..., m]), amount))
+    total = share = touched = torch.zeros(target.shape, dtype=dtype, device=hard.device)
+    for at, weight, even, amount in steps:
+        total = put(total, at, amount)
         if not add:
             share = put(share, at, weight)
-        touched = put(touched, at, ((weight > 0) & (weight < 1) & ~spread(even)).to(dtype))
+        touched = put(touched, at, ((weight > 0) & (weight < 1) & ~even).to(dtype))
     old = _soft(target, dtype)
     if add:
         soft = old + total
@@ -180,7 +192,13 @@ def _scatter(add: bool) -> Callable[..., Any]:
         def put(into: Tensor, at: Tensor, written: Tensor) -> Tensor:
             return into.scatter_add(dim, at.long(), written.expand(at.shape))
 
-        out = write(region, op_name(func), hard, target, index, source, put, lambda t: t, target.shape[dim], add=add)
+        def at_once(t: Tensor) -> Tensor:
+            return t.movedim(-1, dim).flatten(dim, dim + 1)
+
+        size = target.shape[dim]
+        out = write(
+            region, op_name(func), hard, target, index, source, put, lambda t: t, size, add=add, at_once=at_once
+        )
         return func(*args, **kwargs) if out is None else out
 
     return rule
