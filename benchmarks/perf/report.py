@@ -16,7 +16,7 @@ END = "<!-- end -->"
 READING = (
     "Medians over rounds in which all took turns, and in brackets the quartiles of the ratios of single rounds. "
     "Less is better, except for other libraries. ✓ and ✗: the median reaches the target, or not; ~: the limit lies "
-    "within the quartiles."
+    "within the quartiles. Best … worst median: of all figures that have the target."
 )
 
 
