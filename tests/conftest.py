@@ -9,6 +9,7 @@ import compatibility
 import errors
 import sll
 from sll.region import _THREAD
+from sll.rules import registry
 
 torch.set_num_threads(1)  # two workers share two cores
 
@@ -24,6 +25,18 @@ def no_region_survives():
     before = state()
     yield
     assert state() == before == (0, 0, None, torch.float32, True)
+
+
+@pytest.fixture
+def rules_as_they_were():
+    """For tests that add some: others count what is in the registry."""
+    tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
+    tables += (registry.SOURCES, registry.DISCRETE, registry.ALWAYS)
+    before = [table.copy() for table in tables]
+    yield
+    for table, kept in zip(tables, before):
+        table.clear()
+        table.update(kept)
 
 
 @pytest.fixture(autouse=True)

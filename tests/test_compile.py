@@ -556,27 +556,13 @@ def test_hard_values_after_a_write(forward):
         assert torch.equal(torch.compile(f, backend=BACKEND)(line().requires_grad_()).detach(), f(line()))
 
 
-@pytest.fixture
-def registry():
-    """As it was, afterwards: other tests count what is in it."""
-    from sll.rules import registry
-
-    names = ("RULES", "BY_NAME", "DECIDES_BY_NAME", "SOURCES", "DISCRETE", "ALWAYS")
-    before = {name: getattr(registry, name).copy() for name in names}
-    yield registry
-    for name, kept in before.items():
-        table = getattr(registry, name)
-        table.clear()
-        table.update(kept)
-
-
-def test_a_rule_of_the_users(registry):
+def test_a_rule_of_the_users(rules_as_they_were):
     from sll.linearization import decided_at, offset_at
     from sll.rules.sources import Step, source
 
-    namespace = "sll_test"
+    name = "::".join(("sll_test", "multiples"))
 
-    @torch.library.custom_op(f"{namespace}::multiples", mutates_args=())
+    @torch.library.custom_op(name, mutates_args=())
     def multiples(x: torch.Tensor, step: float) -> torch.Tensor:
         return torch.floor(x / step) * step
 

@@ -52,17 +52,6 @@ def blocks(page, languages="python"):
 # --- code --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def rules_as_they_were():
-    """`adding-a-rule.md` adds some."""
-    tables = (registry.RULES, registry.SOURCES, registry.DISCRETE)
-    before = [table.copy() for table in tables]
-    yield
-    for table, kept in zip(tables, before):
-        table.clear()
-        table.update(kept)
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "errors.md" and page[:3] != "zh/" and blocks(page)])
 def test_code_runs(page, rules_as_they_were):
     """Translations have the same code: see below."""

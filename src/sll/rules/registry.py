@@ -93,8 +93,8 @@ def register(
             continue
         twin = getattr(torch.Tensor, name, functions[0])
         bare = name.strip("_")
-        for written in (f"{name}_", f"__i{bare}__"):
-            for func in spellings(written):
+        for in_place_name in (f"{name}_", f"__i{bare}__"):
+            for func in spellings(in_place_name):
                 put(func, _in_place(twin, source))
                 if source:
                     DISCRETE.add(func)
@@ -173,7 +173,7 @@ def overwrite(region: Region, target: Tensor, result: Tensor) -> Tensor:
 
 
 def written(target: Any, result: Any = None) -> Any:
-    """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)"""
+    """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)."""
     if torch.compiler.is_compiling() and getattr(target, "_sll", None) is not None:
         target._sll = None
     return result
