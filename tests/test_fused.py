@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sll
-from sll import fused, kernels, sites
+from sll import fused, kernels, linearization, sites
 from sll.kernels import Jump
 
 INF, NAN = math.inf, math.nan
@@ -835,3 +835,86 @@ def test_pick_under_transforms():
     batch = torch.stack([mask, ~mask])
     want = torch.where(batch, a, -a)
     assert torch.equal(torch.func.vmap(lambda m: kernels.pick(m, a, -a))(batch), want)
+
+
+# --- decisions that depend on decisions ------------------------------------------------------------------------------
+
+
+def _trees(signs, dtype):
+    """All that can meet at an element: two decisions on either side of a third, below, in, at the boundary of and above
+    their bands, and the masks that go with them.
+    """
+    at = torch.tensor([-0.5, -0.25, 0.0, 0.125, 0.5], dtype=dtype)
+    root, low, high = (t.reshape(-1, 1) for t in torch.cartesian_prod(at, at, at).unbind(1))
+    masks = torch.cartesian_prod(*3 * [torch.tensor([False, True])]).unbind(1)
+    shape = (root.shape[0], masks[0].shape[0])
+    offsets = [t.expand(shape).clone().requires_grad_() for t in (root, low, high)]
+    below, above, hard = (t.expand(shape).clone() for t in masks)
+    for mask, offset, sign in ((below, offsets[1], signs[0]), (above, offsets[2], signs[1])):
+        if sign:
+            mask._sll = (linearization.bool_outcomes(linearization.decided_at(offset), mask, sign), mask._version)
+    hard._sll = (linearization.Outcomes(linearization.decided_at(offsets[0]), below, above), hard._version)
+    return hard, offsets, (below, above)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (0, 1), (0, -1), (-1, 0)])
+def test_merging_in_one_pass_is_merging(signs, dtype, monkeypatch):
+    found = []
+    for loops in (True, False):
+        if not loops:
+            monkeypatch.setattr(kernels, "merge", lambda *_: None)
+        hard, offsets, sides = _trees(signs, dtype)
+        tree, parts = linearization.merge(hard)
+        offset = tree.decision.offset()
+        g = torch.linspace(-2, 3, offset.numel(), dtype=dtype).reshape(offset.shape)
+        wanted = [t for t, sign in zip(offsets, (1, *signs)) if sign]
+        grads = torch.autograd.grad(offset, wanted, g.requires_grad_(), create_graph=True)
+        again = torch.autograd.grad(sum((k * d).sum() for k, d in zip((2.0, 3.0, 5.0), grads)), [g, *wanted])
+        plain = torch.autograd.grad(linearization.merge(hard)[0].decision.offset(), wanted, g)
+        covered = []
+        for at, side, sign in zip(offsets, (hard, *sides), (1, *signs)):
+            if sign:
+                (mask, same) = tree.decision.covers(linearization.outcomes(side).decision)
+                covered += [mask, torch.tensor(same)]
+        found.append([offset, tree.below, tree.above, tree.decision.taken(), *grads, *plain, *again, *covered])
+        assert len(parts) == 1 + sum(sign != 0 for sign in signs)
+        assert offset.unique().numel() > 5  # (some are joint probabilities)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6 if dtype == torch.float32 else 1e-14, rtol=0)
+
+
+def _feedback(compare):
+    def program(x, threshold):
+        membrane = torch.zeros_like(x[0])
+        total = torch.zeros_like(x[0])
+        for now in x.unbind():
+            membrane = 0.9 * membrane + now
+            spike = compare(membrane, threshold)
+            membrane = torch.where(spike, membrane - 0.7, membrane + 0.1 * spike.to(x.dtype))
+            total = total + spike.to(x.dtype) * now
+        return total
+
+    return program
+
+
+@pytest.mark.parametrize("n", [7, 5000])
+@pytest.mark.parametrize("forward", ["hard", "straight-through"])
+@pytest.mark.parametrize("compare", [torch.gt, torch.le, lambda a, b: ~(a > b), lambda a, b: b >= a])
+def test_feedback_in_one_pass_is_feedback(compare, forward, n, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(8, n, generator=generator, dtype=torch.float64).mul_(2).round_().div_(2)  # (with ties)
+    x = torch.cat([x, torch.randn(6, n, generator=generator, dtype=torch.float64)]).requires_grad_()
+    threshold = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    found = []
+    for loops in (True, False):
+        if not loops:
+            monkeypatch.setattr(kernels, "merge", lambda *_: None)
+            monkeypatch.setattr(kernels._Blend, "_at_once", lambda *_: None)
+        with sll.linearize(0.3, forward=forward):
+            y = _feedback(compare)(x, threshold)
+        found.append([y.detach(), *torch.autograd.grad(y.sum(), (x, threshold))])
+    assert torch.equal(found[0][0], _feedback(compare)(x.detach(), threshold.detach()))
+    assert found[0][1].abs().sum() > 0
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)

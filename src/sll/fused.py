@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "batched", "pick", "plain", "scale", "select", "select_backward", "step", "suits"]
+__all__ = ["available", "batched", "merge", "merge_backward", "pick", "plain", "scale", "select", "select_backward", "step", "suits"]
 
 LEAST = 4096
 """Elements: below it calling stock ops is as fast."""
@@ -47,12 +47,12 @@ def _loops() -> ModuleType:
     return _loops
 
 
-def suits(x: Tensor) -> bool:
+def suits(x: Tensor, least: int = LEAST) -> bool:
     """Whether the kernels can read `x` and its results can stand for what PyTorch would compute."""
     return (
         plain(x)
         and x.dtype in DTYPES
-        and x.numel() >= LEAST
+        and x.numel() >= least
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._get_tracing_state()
         and available()
@@ -131,6 +131,35 @@ def select_backward(
     one, other = low.numel() == 1, high.numel() == 1
     _run("select_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight, one, other, *wanted)
     return of_offset, of_below if wanted[0] else None, of_above if wanted[1] else None
+
+
+def merge(
+    offset: Tensor, low: Tensor | None, high: Tensor | None, masks: tuple[Tensor, ...], signs: tuple[int, int]
+) -> tuple[Tensor, ...]:
+    """The value of `kernels.merge` and its masks; `offset` and `masks` (below, above, hard) of one shape, contiguous."""
+    merged = torch.empty_like(offset)
+    found = tuple(torch.empty_like(offset, dtype=torch.bool) for _ in range(4))
+    low, high = offset if low is None else low, offset if high is None else high
+    tensors = (*(t.detach().contiguous() for t in (offset, low, high, *masks)), merged, *found)
+    _run("merge", offset.numel(), *map(_flat, tensors), _numbers(offset.dtype, 0.5, 0.0, 1.0), *signs)
+    return merged, *found
+
+
+def merge_backward(
+    g: Tensor,
+    offset: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    masks: tuple[Tensor, Tensor],
+    signs: tuple[int, int],
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of the offsets; None of what is None."""
+    found = tuple(torch.empty_like(offset) for _ in range(3))
+    wanted = low is not None, high is not None
+    low, high = offset if low is None else low, offset if high is None else high
+    tensors = (*(t.detach().contiguous() for t in (g, offset, low, high, *masks)), *found)
+    _run("merge_backward", g.numel(), *map(_flat, tensors), _numbers(g.dtype, 0.5, 0.0, 1.0), *signs)
+    return found[0], found[1] if wanted[0] else None, found[2] if wanted[1] else None
 
 
 # --- tensors as flat arrays ----------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ __all__ = [
     "blend",
     "compute_dtype",
     "hard_forward",
+    "Merged",
     "is_number",
+    "merge",
     "packed",
     "pick",
     "ramp",
@@ -52,14 +54,14 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def run(function: Any, *args: Any) -> Tensor:
+def run(function: Any, *args: Any) -> Any:
     """``function.apply(*args)``. Where no transform is active, without the detour through `inspect` that it takes for
     every function with a ``setup_context`` (to fill in defaults, and there are none): tens of microseconds.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return function.apply(*args)  # type: ignore[no-any-return]
+        return function.apply(*args)
     args = torch._functorch.utils.unwrap_dead_wrappers(args)
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return]
+    return super(torch.autograd.Function, function).apply(*args)
 
 
 def packed(mask: Tensor) -> Tensor:
@@ -162,7 +164,27 @@ class _Blend(torch.autograd.Function):
         return share, pick(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
+    def _at_once(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...] | None:
+        """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return None
+        offset, below, above, hard, taken = ctx.saved_tensors
+        for x in (g, offset, below, above, hard):
+            if x.dtype != g.dtype or not fused.plain(x):
+                return None
+        if not fused.suits(g, least=1) or taken is not None and not fused.plain(taken):
+            return None
+        if taken is None:
+            taken = pick(offset == 0, hard == above, offset > 0)
+        straight = ctx.mode == "straight-through"
+        wanted = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+        return fused.select_backward(g, offset, taken, below, above, not straight, wanted)
+
+    @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
+        at_once = _Blend._at_once(ctx, g)
+        if at_once is not None:
+            return *at_once, None, None, None
         share, difference = _Blend._parts(ctx, g)
         zero = torch.zeros_like(g)
         g_offset = g_below = g_above = None
@@ -442,6 +464,46 @@ class _Select(torch.autograd.Function):
         return g_offset, None, g_below, g_above, None, None, None, None
 
 
+class _Merge(torch.autograd.Function):
+    """See `merge`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        offset: Tensor,
+        low: Tensor | None,
+        high: Tensor | None,
+        below: Tensor,
+        above: Tensor,
+        hard: Tensor,
+        signs: tuple[int, int],
+    ) -> tuple[Tensor, ...]:
+        merged, *masks = fused.merge(offset, low, high, (below, above, hard), signs)
+        ctx.save_for_backward(offset, low, high, below, above)
+        ctx.signs = signs
+        ctx.mark_non_differentiable(*masks)
+        return merged, *masks
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
+        offset, low, high, below, above = ctx.saved_tensors
+        if not torch.is_grad_enabled() and fused.suits(g, least=1):
+            return *fused.merge_backward(g, offset, low, high, (below, above), ctx.signs), None, None, None, None
+        undecided, side = offset.abs() < 0.5, offset > 0
+        open_ = [torch.zeros_like(side) if at is None else at.abs() < 0.5 for at in (low, high)]
+        both = undecided & (open_[0] | open_[1])
+        shares = [
+            mask.to(g.dtype) if at is None else 0.5 + sign * at
+            for at, mask, sign in zip((low, high), (below, above), ctx.signs)
+        ]
+        jump = shares[1] - shares[0]
+        found = [torch.where(both, torch.where(jump != 0, g * jump, 0), torch.where(undecided, g, 0))]
+        for share, sign, here in zip((0.5 - offset, 0.5 + offset), ctx.signs, (open_[0] & ~side, open_[1] & side)):
+            alone = torch.where(here & ~undecided, g, 0)
+            found.append(torch.where(both, g * share * sign, alone) if sign else None)
+        return *found, None, None, None, None
+
+
 class _HardForward(torch.autograd.Function):
     """Value of ``hard``, derivative of ``soft``."""
 
@@ -598,6 +660,38 @@ def select(
     if not full:
         return None  # what dtype numbers and 0-dim tensors make is for torch to say
     return run(_Select, offset, taken, *sides, forward, ties, finite, shown)
+
+
+class Merged(NamedTuple):
+    """One decision made of several: its offset, the masks below and above its boundary, where the program is above,
+    and where it is the decision at the root.
+    """
+
+    offset: Tensor
+    below: Tensor
+    above: Tensor
+    taken: Tensor
+    root: Tensor
+
+
+def merge(
+    offset: Tensor, low: Tensor | None, high: Tensor | None, below: Tensor, above: Tensor, hard: Tensor, *signs: int
+) -> Merged | None:
+    """One decision per element, of the one at `offset` and those at `low` and `high` on its sides, in one pass; None
+    where that takes numba, or tensors of one shape and dtype.
+
+    The masks `below` and `above` are what a decision on that side makes of it: at a sign of 1 they rise with their
+    offset, at -1 they fall, at 0 there is no offset. `hard` is what the program shows. What is merged how is in
+    `linearization.merge`, the reference.
+    """
+    for x in (offset, low, high):
+        if x is not None and (x.shape != hard.shape or x.dtype != offset.dtype or not suits(x) or not fused.plain(x)):
+            return None
+    masks = [x.expand(hard.shape).contiguous() for x in (below, above, hard)]
+    if not all(map(fused.plain, masks)) or not fused.suits(offset, least=1):
+        return None
+    offset, low, high = (None if x is None else x.contiguous() for x in (offset, low, high))
+    return Merged(*run(_Merge, offset, low, high, *masks, signs))
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from . import kernels
 from .checkpoint import saved_as_then, saving
 from .fused import LEAST
 from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, select
@@ -995,7 +996,7 @@ def exact_dtype(x: Tensor) -> torch.dtype:
 class _Merged(Decision):
     """One decision per element, taken from a tree: at each element the one that is undecided there."""
 
-    def __init__(self, offset: Tensor, parts: list[tuple[Tensor, Decision]]) -> None:
+    def __init__(self, offset: Tensor, parts: list[_Part]) -> None:
         super().__init__(("merged", offset), lambda: offset)
         self.parts = parts
         # Merged decisions are merged again, step after step: without a memory the search walks every path. It holds
@@ -1024,14 +1025,18 @@ class _Merged(Decision):
         for mask, part in self.parts:
             sign = part.same(other)
             if sign:
-                return mask, sign
+                return mask(), sign
             inner = part.covers(other)
             if inner is not None:
-                return mask & inner[0], inner[1]
+                return mask() & inner[0], inner[1]
         return None
 
 
-def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
+_Part: TypeAlias = tuple[Callable[[], Tensor], Decision]
+"""Where a merged decision is which one. Hardly any mask is asked for, except the root's."""
+
+
+def merge(x: Tensor) -> tuple[Outcomes, list[_Part]]:
     """The tree of `x` with one decision per *element*: exact wherever at most one is undecided.
 
     A program that decides again and again on what it decided before (a spike resets the membrane that makes the next
@@ -1042,10 +1047,13 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
     """
     tree = outcomes(x)
     assert tree is not None
+    at_once = _merged_at_once(x, tree)
+    if at_once is not None:
+        return at_once
     offset = tree.decision.offset().expand(x.shape)
     undecided = offset.abs() < 0.5
     side = offset > 0
-    sides: list[tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[Tensor, Decision]]]] = []
+    sides: list[tuple[Tensor, Tensor, Tensor, Tensor, list[_Part]]] = []
     for outcome in (tree.below, tree.above):
         if outcomes(outcome) is None:
             below = torch.full((), -0.5, dtype=offset.dtype, device=offset.device)
@@ -1064,14 +1072,47 @@ def merge(x: Tensor) -> tuple[Outcomes, list[tuple[Tensor, Decision]]]:
         undecided = undecided & ~both
     masks: dict[int, tuple[Tensor, Decision]] = {id(tree.decision): (undecided, tree.decision)}
     for here, inner_parts in ((~undecided & ~side, p0), (~undecided & side, p1)):
-        for mask, decision in inner_parts:  # both sides may know the same decision
-            mask = here & mask
+        for of, decision in inner_parts:  # both sides may know the same decision
+            mask = here & of()
             before = masks.get(id(decision))
             masks[id(decision)] = (mask if before is None else before[0] | mask, decision)
-    parts = list(masks.values())
+    parts = [(_known(mask), decision) for mask, decision in masks.values()]
     decision = _Merged(merged, parts)
     decision.side = shows(x, above)
     return Outcomes(decision, below, above), parts
+
+
+def _known(mask: Tensor) -> Callable[[], Tensor]:
+    return lambda: mask
+
+
+def _merged_at_once(x: Tensor, tree: Outcomes) -> tuple[Outcomes, list[_Part]] | None:
+    """`merge` of a mask with a mask on each side, of which each rises or falls with one decision or has none."""
+    if x.dtype != torch.bool or torch.compiler.is_compiling() or tree.polarity:
+        return None
+    inner = [outcomes(side) for side in (tree.below, tree.above)]
+    if any(side is not None and not side.polarity for side in inner):
+        return None
+    if inner[0] is not None and inner[1] is not None and inner[0].decision is inner[1].decision:
+        return None
+    low, high = (None if side is None else side.decision.offset().expand(x.shape) for side in inner)
+    root = tree.decision.offset().expand(x.shape)
+    signs = [0 if side is None else side.polarity for side in inner]
+    found = kernels.merge(root, low, high, tree.below, tree.above, x, *signs)
+    if found is None:
+        return None
+    parts: list[_Part] = [(_known(found.root), tree.decision)]
+    for side, above in zip(inner, (False, True)):
+        if side is not None:
+            parts.append((_on_side(found.root, root.detach(), side.decision, above), side.decision))
+    decision = _Merged(found.offset, parts)
+    decision.side = lambda _: found.taken
+    return Outcomes(decision, found.below, found.above), parts
+
+
+def _on_side(root: Tensor, offset: Tensor, decision: Decision, above: bool) -> Callable[[], Tensor]:
+    """Where the root is not what counts, and `decision`, on that side of it, is undecided."""
+    return lambda: ~root & (offset > 0 if above else offset <= 0) & decision.undecided()
 
 
 def _either(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
