@@ -873,7 +873,7 @@ def test_merging_in_one_pass_is_merging(signs, dtype, monkeypatch):
         again = torch.autograd.grad(sum((k * d).sum() for k, d in zip((2.0, 3.0, 5.0), grads)), [g, *wanted])
         plain = torch.autograd.grad(linearization.merge(hard)[0].decision.offset(), wanted, g)
         covered = []
-        for at, side, sign in zip(offsets, (hard, *sides), (1, *signs)):
+        for side, sign in zip((hard, *sides), (1, *signs)):
             if sign:
                 (mask, same) = tree.decision.covers(linearization.outcomes(side).decision)
                 covered += [mask, torch.tensor(same)]

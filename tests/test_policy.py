@@ -209,6 +209,22 @@ def test_auto_is_the_unit_window_within_reason(scale):
         assert gradients(torch.sign, y)[1].tolist() == [0, 0, 1, 1, 0, 0]
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1e-45, 0.3, 0.9999988, 0.9999999, 1.0, 1.0000002, 1.5, math.inf, math.nan]),
+        max_size=60,
+    ),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_auto_counts_what_it_would_find_by_sorting(numbers, dtype):
+    d = torch.tensor(numbers, dtype=dtype)
+    found = sll.policy.AUTO.half_width(sll.Call("comparison", math.inf, lambda: d))
+    call = sll.Call("comparison", math.inf, lambda: d)
+    least, most = (sll.policy._quantile(call.distances, share) for share in (0.02, 0.75))
+    assert found == min(max(1.0, least), most)
+
+
 def test_auto_is_the_straight_through_estimator_for_rounding():
     x = torch.linspace(-3, 3, 50)
     with sll.linearize("auto", forward="hard"):

@@ -20,7 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["available", "batched", "merge", "merge_backward", "pick", "plain", "scale", "select", "select_backward", "step", "suits"]
+__all__ = [
+    "available",
+    "batched",
+    "merge",
+    "merge_backward",
+    "pick",
+    "plain",
+    "scale",
+    "select",
+    "select_backward",
+    "step",
+    "suits",
+]
 
 LEAST = 4096
 """Elements: below it calling stock ops is as fast."""
@@ -136,7 +148,7 @@ def select_backward(
 def merge(
     offset: Tensor, low: Tensor | None, high: Tensor | None, masks: tuple[Tensor, ...], signs: tuple[int, int]
 ) -> tuple[Tensor, ...]:
-    """The value of `kernels.merge` and its masks; `offset` and `masks` (below, above, hard) of one shape, contiguous."""
+    """The value of `kernels.merge` and its masks; `masks` are below, above and hard. All contiguous, of one shape."""
     merged = torch.empty_like(offset)
     found = tuple(torch.empty_like(offset, dtype=torch.bool) for _ in range(4))
     low, high = offset if low is None else low, offset if high is None else high

@@ -54,14 +54,14 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def run(function: Any, *args: Any) -> Any:
+def run(function: Any, *args: Any) -> Tensor:
     """``function.apply(*args)``. Where no transform is active, without the detour through `inspect` that it takes for
     every function with a ``setup_context`` (to fill in defaults, and there are none): tens of microseconds.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return function.apply(*args)
+        return function.apply(*args)  # type: ignore[no-any-return]
     args = torch._functorch.utils.unwrap_dead_wrappers(args)
-    return super(torch.autograd.Function, function).apply(*args)
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return]
 
 
 def packed(mask: Tensor) -> Tensor:
@@ -497,7 +497,8 @@ class _Merge(torch.autograd.Function):
             for at, mask, sign in zip((low, high), (below, above), ctx.signs)
         ]
         jump = shares[1] - shares[0]
-        found = [torch.where(both, torch.where(jump != 0, g * jump, 0), torch.where(undecided, g, 0))]
+        at_root = torch.where(both, torch.where(jump != 0, g * jump, 0), torch.where(undecided, g, 0))
+        found: list[Tensor | None] = [at_root]
         for share, sign, here in zip((0.5 - offset, 0.5 + offset), ctx.signs, (open_[0] & ~side, open_[1] & side)):
             alone = torch.where(here & ~undecided, g, 0)
             found.append(torch.where(both, g * share * sign, alone) if sign else None)
@@ -690,8 +691,8 @@ def merge(
     masks = [x.expand(hard.shape).contiguous() for x in (below, above, hard)]
     if not all(map(fused.plain, masks)) or not fused.suits(offset, least=1):
         return None
-    offset, low, high = (None if x is None else x.contiguous() for x in (offset, low, high))
-    return Merged(*run(_Merge, offset, low, high, *masks, signs))
+    offsets = (None if x is None else x.contiguous() for x in (offset, low, high))
+    return Merged(*run(_Merge, *offsets, *masks, signs))
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:
