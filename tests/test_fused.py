@@ -81,9 +81,9 @@ def test_loops_compute_what_stock_ops_compute(jump, eps, dtype, many, monkeypatc
     try:
         x = edges(dtype, eps)
         for threshold in (0.0, 0.5) if jump.kind == "boundary" else (0.0,):
-            numbers = jump[1:] if jump.kind == "quantize" else ()
+            numbers = jump.numbers if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
-                numbers = (threshold, *jump[1:])
+                numbers = (threshold, *jump.numbers)
             for linear in (True, False):
                 value, inside = kernels._step(x.clone(), threshold, jump, eps, linear)
                 got, mask = fused.step(jump.kind, x, numbers, eps, linear)

@@ -37,6 +37,7 @@ __all__ = [
     "merge",
     "packed",
     "pick",
+    "product",
     "ramp",
     "run",
     "select",
@@ -213,6 +214,12 @@ class Jump(NamedTuple):
     above: float = 1.0
     at_tie: float = 0.0
     at_nan: float = 0.0
+    strict: bool = False
+    """Equal infinities are what NaN is, not what a tie is: to tell them apart takes compiled code four operations."""
+
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        return self.below, self.above, self.at_tie, self.at_nan
 
     @property
     def limit(self) -> float:
@@ -225,7 +232,8 @@ class Jump(NamedTuple):
 
     def flipped(self) -> Jump:
         """1 minus it, for a boundary between 0 and 1."""
-        return Jump(self.kind, *(1 - value for value in self[1:]))
+        below, above, at_tie, at_nan = (1 - value for value in self.numbers)
+        return Jump(self.kind, below, above, at_tie, at_nan, self.strict)
 
 
 def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool) -> tuple[Tensor, Tensor]:
@@ -260,24 +268,29 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
     return pick(undecided, ramp, hard), inside
 
 
-def _traced_step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool) -> tuple[Tensor, Tensor]:
+def _traced_step(
+    x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool, hard: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """`_step` for a compiler, which fuses what it is given: few operations, whatever they write.
 
     Outside the band the clamped ramp is the hard value bit for bit, because the factor is rounded up.
     """
-    kind, below, above, at_tie, at_nan = jump
+    kind, below, above, at_tie, at_nan, strict = jump
     if kind == "quantize":
         n = x.floor()
         distance = (x - n) - 0.5
         inside = (distance.abs() <= eps) & (n >= below) & (n < above)
-        hard = x.round().clamp(below, above) + 0.0
-        hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
-        offset = _steep(distance, eps)
-        return torch.where(distance != 0, (offset + 0.5 + n).clamp(below, above), hard) if linear else hard, inside
+        if hard is None:
+            hard = x.round().clamp(below, above) + 0.0
+            hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
+        if not linear:
+            return hard.to(x.dtype, copy=True), inside
+        ramp = (_steep(distance, eps) + 0.5 + n).clamp(below, above)
+        return torch.where(distance.abs() > 0, ramp, hard.to(x.dtype)), inside
     if kind != "boundary":
         return _step(x, threshold, jump, eps, linear)
     inside = (x - threshold).abs() <= eps
-    if isinstance(threshold, Tensor) or not math.isfinite(threshold):
+    if not strict and at_tie != at_nan and (isinstance(threshold, Tensor) or not math.isfinite(threshold)):
         # Equal infinities tie, and have no distance: the largest numbers stand for them. (No gradient: not inside.)
         most = torch.finfo(x.dtype).max
         x = x.clamp(-most, most)
@@ -305,7 +318,7 @@ def _steep(distance: Tensor, eps: float) -> Tensor:
 
 def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jump) -> Tensor:
     """The hard value of a jump between constants."""
-    _, below, above, at_tie, at_nan = jump
+    _, below, above, at_tie, at_nan, _ = jump
     if below == -above and at_tie == at_nan == 0:
         return distance.sign().mul_(above)
     if at_nan == below:
@@ -388,17 +401,19 @@ def _scaled(g: Tensor, inside: Tensor, slope: float) -> Tensor:
 
 class _Ramp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: Any, jump: Jump, eps: float, linear: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, threshold: Any, jump: Jump, eps: float, linear: bool, hard: Tensor | None
+    ) -> Tensor:
         ctx.slope = jump.height * (0.5 / eps)
         ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
         if not torch.compiler.is_compiling() and fused.suits(x):
-            numbers: tuple[float, ...] = jump[1:] if jump.kind == "quantize" else ()
+            numbers: tuple[float, ...] = jump.numbers if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
-                numbers = (float(threshold), *jump[1:])
+                numbers = (float(threshold), *jump.numbers)
             value, inside = fused.step(jump.kind, x, numbers, eps, linear)
         else:
-            step = _traced_step if torch.compiler.is_compiling() else _step
-            value, inside = step(x, threshold, jump, eps, linear)
+            given = x, threshold, jump, eps, linear
+            value, inside = _traced_step(*given, hard) if torch.compiler.is_compiling() else _step(*given)
         ctx.save_for_backward(packed(inside))
         return value
 
@@ -407,7 +422,7 @@ class _Ramp(torch.autograd.Function):
         (kept,) = ctx.saved_tensors
         dx = _scaled(g, _unpacked(kept, g), ctx.slope)
         dt = -dx.sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
-        return dx if ctx.needs_input_grad[0] else None, dt, None, None, None
+        return dx if ctx.needs_input_grad[0] else None, dt, None, None, None, None
 
 
 class _Select(torch.autograd.Function):
@@ -503,6 +518,20 @@ class _Merge(torch.autograd.Function):
             alone = torch.where(here & ~undecided, g, 0)
             found.append(torch.where(both, g * share * sign, alone) if sign else None)
         return *found, None, None, None, None
+
+
+class _Product(torch.autograd.Function):
+    """See `product`."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, shown: Tensor | None) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return (a if shown is None else shown) * b
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        return torch.where(b != 0, g * b, 0), torch.where(a != 0, g * a, 0), None
 
 
 class _HardForward(torch.autograd.Function):
@@ -608,14 +637,21 @@ def suits(x: Tensor, *others: Any) -> bool:
     return x.layout == torch.strided
 
 
-def ramp(x: Tensor, jump: Jump, eps: float, forward: str, threshold: float | Tensor = 0.0) -> Tensor:
+def ramp(
+    x: Tensor,
+    jump: Jump,
+    eps: float,
+    forward: str,
+    threshold: float | Tensor = 0.0,
+    hard: Tensor | None = None,
+) -> Tensor:
     """The step that `jump` describes, of `x`; the same as `blend` with the offset ``band_offset(x - threshold)``.
 
     `x` is in the dtype of distances (`compute_dtype`). `eps` is the half-width of the band, a float, at most
     ``jump.limit``; `forward` is as in `blend`. `threshold` is a number, or a tensor with one element, which may require
-    grad.
+    grad. `hard`: the value outside the band, for a compiler, where it is known anyway (integers).
     """
-    return run(_Ramp, x, threshold, jump, eps, forward == "linear")
+    return run(_Ramp, x, threshold, jump, eps, forward == "linear", hard)
 
 
 def select(
@@ -693,6 +729,13 @@ def merge(
         return None
     offsets = (None if x is None else x.contiguous() for x in (offset, low, high))
     return Merged(*run(_Merge, *offsets, *masks, signs))
+
+
+def product(a: Tensor, b: Tensor, shown: Tensor | None = None) -> Tensor:
+    """The product of two probabilities of one shape: that both are true. Where one is 0, an infinite gradient is no NaN
+    to the other. `shown`: the value of `a`, without its gradient.
+    """
+    return run(_Product, a, b, shown)
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from torch import Tensor
 from . import kernels
 from .checkpoint import saved_as_then, saving
 from .fused import LEAST
-from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, select
+from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, product, select
 from .policy import Width, half_width, watch_of
 from .report import numbers
 from .sites import Site
@@ -476,11 +476,15 @@ def step_of_mask(x: Any) -> tuple[Decision, Jump] | None:
     return found.decision, found.jump
 
 
-def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None, forward: str) -> Tensor | None:
-    """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass."""
+def in_one_pass(
+    x: Tensor, step: tuple[Decision, Jump] | None, forward: str, hard: Tensor | None = None
+) -> Tensor | None:
+    """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass.
+    (`hard`: see `ramp`.)
+    """
     if step is None or step[0].site is None:
         return None
-    value = step[0].site.ramp(step[1], forward, later=True)
+    value = step[0].site.ramp(step[1], forward, later=True, hard=hard)
     return value if value is not None and value.shape == x.shape else None
 
 
@@ -911,6 +915,10 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     if at_once is not None:
         return at_once
     below, above = expect(tree.below, forward), expect(tree.above, forward)
+    if forward == "linear" and tree.decision.side is not None:
+        at_once = _joint(tree, below, above, ties=False)
+        if at_once is not None:
+            return at_once
     if tree.decision.side is not None:
         at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward, finite=True)
         if at_once is not None:
@@ -936,11 +944,33 @@ def probability(x: Tensor) -> Tensor:
     if at_once is not None:
         return at_once
     below, above = probability(found.below), probability(found.above)
+    at_once = _joint(found, below, above, ties=True)
+    if at_once is not None:
+        return at_once
     at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True, finite=True)
     if at_once is not None:
         return at_once
     weight = found.decision.weight()
     return below * (1 - weight) + above * weight
+
+
+def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor | None:
+    """The probability of a mask that is known on one side of its decision (`and`, `or`): a product, in compiled code.
+
+    `below` and `above` are what it is on the two sides. With `ties`, an exact tie has half of each.
+    """
+    low, high = known_constant(tree.below), known_constant(tree.above)
+    if not torch.compiler.is_compiling() or low is None and high is None:
+        return None
+    offset = tree.decision.offset()
+    other, known, weight = (above, low, offset + 0.5) if high is None else (below, high, 0.5 - offset)
+    if other.shape != offset.shape or other.dtype != offset.dtype:
+        return None
+    shown = None
+    if not ties:
+        taken = tree.decision.taken() if high is None else tree.decision.taken().logical_not()
+        shown = torch.where(offset == 0, taken.to(offset.dtype), weight).detach()
+    return 1 - product(weight, 1 - other, shown) if known else product(weight, other, shown)
 
 
 def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:

@@ -426,6 +426,10 @@ class Width:
                 found = float(found)
         if isinstance(found, Tensor):
             found = found.clamp(min=_TINY, max=limit)
+            if torch.compiler.is_compiling():
+                # A reduction is computed once; the number itself, a dozen operations on a handful of other numbers,
+                # the compiler would compute anew for every vector of elements.
+                found = found.expand(16).amax()
         else:
             if not torch.compiler.is_compiling() and (
                 isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
@@ -492,10 +496,10 @@ def _dispatched() -> bool:
 
 def _spread(many: int, of: int, device: torch.device) -> Tensor:
     """`many` places among `of`, evenly spread, never in step with the rows of an array: multiples of the golden ratio,
-    sorted.
+    sorted (not in compiled code, which would do so at every call).
     """
     golden = (torch.arange(many, dtype=torch.float64, device=device) * 0.6180339887498949).frac()
-    return (golden.sort().values * of).long()
+    return ((golden if torch.compiler.is_compiling() else golden.sort().values) * of).long()
 
 
 _spread_once = functools.lru_cache(maxsize=256)(_spread)

@@ -270,10 +270,10 @@ class Site:
             self._half = half_width(self.eps, self.distance(), limit)
         return self._half
 
-    def ramp(self, jump: Jump, forward: str, later: bool = False) -> Tensor | None:
+    def ramp(self, jump: Jump, forward: str, later: bool = False, hard: Tensor | None = None) -> Tensor | None:
         """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
 
-        `later`: the operands may have been written to since.
+        `later`: the operands may have been written to since. (`hard`: see `ramp` in `kernels`.)
         """
         x, level = self.x, self.threshold
         if not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim():
@@ -297,7 +297,7 @@ class Site:
             if isinstance(b, Tensor) and b.dim():
                 a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         half = self._number(a, b, jump.limit)
-        return None if half is None else ramp(a, jump, half, forward, b)
+        return None if half is None else ramp(a, jump, half, forward, b, hard)
 
     def _number(self, a: Tensor, b: Any, limit: float) -> float | None:
         """The half-width, if it is a number."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..kernels import Jump, blend, hard_forward, is_number, packed, select
+from ..kernels import Jump, blend, hard_forward, packed, select
 from ..linearization import (
     DIVISIONS,
     MAY_BE_INFINITE,
@@ -67,13 +67,12 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
         step = step[0], step[1]._replace(at_nan=math.nan if torch.compiler.is_compiling() else _of_nan(x.dtype))
     elif dtype is not None:
         step = step_of_mask(x)
-    value = in_one_pass(x, step, region.mode)
+    # Integers in compiled code: NaN is what the compiler makes of it.
+    known = torch.compiler.is_compiling() and step is not None and step[1].kind == "quantize"
+    value = in_one_pass(x, step, region.mode, original(func, *args) if known else None)
     if value is None or step is None or dtype is None:
         return elementwise(region, func, args, kwargs)
-    if torch.compiler.is_compiling() and step[1].kind == "quantize":  # NaN is what the compiler makes of it
-        shown = torch.where(is_number(value), value.detach(), original(func, *args).to(value.dtype))
-        value = hard_forward(shown, value)
-    elif torch.compiler.is_compiling() and not region.linear:
+    if torch.compiler.is_compiling() and not known and not region.linear:
         # The mask itself: compiled code does not see that an operand was written to between two decisions.
         value = hard_forward(packed(x).to(value.dtype), value)
     value = value.to(dtype)
