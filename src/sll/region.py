@@ -54,10 +54,17 @@ class _Entered:
 
     def __init__(self, mode: _Mode, in_reentrant: bool) -> None:
         self.mode = mode
-        self.live: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
-        """The tensors that carry something."""
+        self.live: dict[int, weakref.ref[Tensor]] = {}
+        """The tensors that carry something, by their id (and some that are gone)."""
+        self._sweep_at = 256
         self.in_reentrant = in_reentrant
         """Entered by a function that `torch.utils.checkpoint` runs without gradients, and that will enter it again."""
+
+    def adopt(self, live: dict[int, weakref.ref[Tensor]]) -> None:
+        self.live.update(live)
+        if len(self.live) >= self._sweep_at:
+            self.live = {key: ref for key, ref in self.live.items() if ref() is not None}
+            self._sweep_at = max(256, 2 * len(self.live))
 
 
 class _Thread(threading.local):
@@ -172,7 +179,7 @@ class _Mode(TorchFunctionMode):
         self._selects = self._selects or selection(x) is not None
         if not _THREAD.entered:  # entered by compiled code, and left there
             return False
-        _THREAD.entered[-1].live[id(x)] = x
+        _THREAD.entered[-1].adopt({id(x): weakref.ref(x)})
         return True
 
     def entered(self) -> bool:
@@ -188,7 +195,7 @@ class _Mode(TorchFunctionMode):
         live = _THREAD.entered.pop().live
         _THREAD.look()
         if _THREAD.entered:  # still inside an outer region: its decisions may go on
-            _THREAD.entered[-1].live.update(live)
+            _THREAD.entered[-1].adopt(live)
         else:
             _take_carriers(live)
 
@@ -239,14 +246,12 @@ def _entered(region: _Mode) -> bool:
     return any(mode is region for mode in torch.overrides._get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
-def _take_carriers(live: weakref.WeakValueDictionary[int, Tensor]) -> list[tuple[weakref.ref[Tensor], Carrier]]:
-    """Leave plain tensors behind; returns what they carried."""
-    taken = []
-    for tensor in list(live.values()):
-        found = tensor.__dict__.pop("_sll", None)
-        if found is not None:
-            taken.append((weakref.ref(tensor), found))
-    return taken
+def _take_carriers(live: dict[int, weakref.ref[Tensor]]) -> None:
+    """Leave plain tensors behind."""
+    for ref in live.values():
+        tensor = ref()
+        if tensor is not None:
+            tensor.__dict__.pop("_sll", None)
 
 
 _MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
@@ -835,10 +840,12 @@ class _Suspended:
 
     def __exit__(self, *exc: Any) -> None:
         settle_all()  # nobody sees writes while it is suspended
-        live = _THREAD.entered[-1].live
-        self._carried = [
-            (weakref.ref(t), found) for t in list(live.values()) if (found := t.__dict__.get("_sll")) is not None
-        ]
+        self._carried = []
+        for ref in _THREAD.entered[-1].live.values():
+            tensor = ref()
+            found = None if tensor is None else tensor.__dict__.get("_sll")
+            if found is not None:
+                self._carried.append((ref, found))
         self.region.__exit__(*exc)
 
 
