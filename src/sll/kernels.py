@@ -173,7 +173,7 @@ class _Blend(torch.autograd.Function):
         for x in (g, offset, below, above, hard):
             if x.dtype != g.dtype or not fused.plain(x):
                 return None
-        if not fused.suits(g, least=1) or taken is not None and not fused.plain(taken):
+        if not fused.suits(g) or taken is not None and not fused.plain(taken):
             return None
         if taken is None:
             taken = pick(offset == 0, hard == above, offset > 0)
