@@ -148,3 +148,23 @@ def test_no_bool_is_kept_for_backward(forward):  # in programs of this size: wha
     for f in {"linear": [masks, quantizer], "hard": [quantizer, product], "straight-through": [masks]}[forward]:
         found = kept(f, x, y, a, forward=forward)
         assert all(dtype != torch.bool for dtype, _ in found), found
+
+
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("mask", ["x > t", "x >= t", "(x > t) | (x >= t)", "(x >= t) | (x > t)", "(x < t) & (x <= t)"])
+def test_branches_at_equal_infinities_share_as_in_eager_mode(mask, forward):
+    mask = eval(f"lambda x, t: {mask}")
+    x = torch.tensor([INF, INF, -INF, -INF, 0.25, 0.25], requires_grad=True)
+    t = torch.tensor([INF, 0.25, -INF, 0.25, 0.25, 0.3])
+    z = torch.ones(6, requires_grad=True)
+
+    def f(x, z, t):
+        with sll.linearize(0.3, forward=forward, on_lost="ignore"):
+            return torch.where(mask(x, t), 3 * z, 2 * z * z)
+
+    def found(f):
+        out = f(x, z, t)
+        return [out.detach(), *torch.autograd.grad(out.sum(), (x, z))]
+
+    for one, other in zip(found(f), found(torch.compile(f, backend="aot_eager", fullgraph=True))):
+        torch.testing.assert_close(one, other)

@@ -214,8 +214,6 @@ class Jump(NamedTuple):
     above: float = 1.0
     at_tie: float = 0.0
     at_nan: float = 0.0
-    strict: bool = False
-    """Equal infinities are what NaN is, not what a tie is: to tell them apart takes compiled code four operations."""
 
     @property
     def numbers(self) -> tuple[float, float, float, float]:
@@ -233,7 +231,7 @@ class Jump(NamedTuple):
     def flipped(self) -> Jump:
         """1 minus it, for a boundary between 0 and 1."""
         below, above, at_tie, at_nan = (1 - value for value in self.numbers)
-        return Jump(self.kind, below, above, at_tie, at_nan, self.strict)
+        return Jump(self.kind, below, above, at_tie, at_nan)
 
 
 def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool) -> tuple[Tensor, Tensor]:
@@ -275,7 +273,7 @@ def _traced_step(
 
     Outside the band the clamped ramp is the hard value bit for bit, because the factor is rounded up.
     """
-    kind, below, above, at_tie, at_nan, strict = jump
+    kind, below, above, at_tie, at_nan = jump
     if kind == "quantize":
         n = x.floor()
         distance = (x - n) - 0.5
@@ -290,7 +288,7 @@ def _traced_step(
     if kind != "boundary":
         return _step(x, threshold, jump, eps, linear)
     inside = (x - threshold).abs() <= eps
-    if not strict and at_tie != at_nan and (isinstance(threshold, Tensor) or not math.isfinite(threshold)):
+    if at_tie != at_nan and (isinstance(threshold, Tensor) or not math.isfinite(threshold)):
         # Equal infinities tie, and have no distance: the largest numbers stand for them. (No gradient: not inside.)
         most = torch.finfo(x.dtype).max
         x = x.clamp(-most, most)
@@ -318,7 +316,7 @@ def _steep(distance: Tensor, eps: float) -> Tensor:
 
 def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jump) -> Tensor:
     """The hard value of a jump between constants."""
-    _, below, above, at_tie, at_nan, _ = jump
+    _, below, above, at_tie, at_nan = jump
     if below == -above and at_tie == at_nan == 0:
         return distance.sign().mul_(above)
     if at_nan == below:

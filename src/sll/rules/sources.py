@@ -238,13 +238,13 @@ def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
 # --- distances ---------------------------------------------------------------------------------------------------
 
 
-def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5, strict: bool = False) -> Decision:
-    """`x` above `threshold`; either may be a number, either may require grad. `strict`: see `Jump`."""
+def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision:
+    """`x` above `threshold`; either may be a number, either may require grad."""
     site = Site(x, threshold, eps)
     key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
 
     def offset() -> Tensor:
-        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan, strict), "linear", later=True)
+        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan), "linear", later=True)
         return offset_at(site.distance(), site.width(), nan=nan) if found is None else found
 
     return Decision(key, offset, site)
@@ -286,7 +286,7 @@ def _number(x: Tensor) -> float | None:
 
 @source("gt", "__gt__", "greater", boundaries="`input == other`")
 def gt(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, strict=True), False, True, Jump("boundary", 0.0, 1.0, 0.0, 0.0))
+    return Step(boundary_at(input, other, eps), False, True, Jump("boundary", 0.0, 1.0, 0.0, 0.0))
 
 
 @source("ge", "__ge__", "greater_equal", boundaries="`input == other`")
@@ -296,7 +296,7 @@ def ge(eps: Eps, input: Any, other: Any) -> Step | None:
 
 @source("lt", "__lt__", "less", boundaries="`input == other`")
 def lt(eps: Eps, input: Any, other: Any) -> Step | None:
-    return Step(boundary_at(input, other, eps, 0.5, strict=True), True, False, Jump("boundary", 1.0, 0.0, 0.0, 0.0))
+    return Step(boundary_at(input, other, eps, nan=0.5), True, False, Jump("boundary", 1.0, 0.0, 0.0, 0.0))
 
 
 @source("le", "__le__", "less_equal", boundaries="`input == other`")
