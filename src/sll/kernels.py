@@ -149,8 +149,8 @@ class _Blend(torch.autograd.Function):
         ctx.save_for_forward(*saved, taken)
 
     @staticmethod
-    def _parts(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
-        offset, below, above, hard, taken = ctx.saved_tensors
+    def _parts(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        offset, below, above, hard, taken = saved
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         finite = _is_finite(difference)
@@ -165,11 +165,11 @@ class _Blend(torch.autograd.Function):
         return share, pick(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
-    def _at_once(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...] | None:
+    def _at_once(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
         """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return None
-        offset, below, above, hard, taken = ctx.saved_tensors
+        offset, below, above, hard, taken = saved
         for x in (g, offset, below, above, hard):
             if x.dtype != g.dtype or not fused.plain(x):
                 return None
@@ -183,10 +183,11 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        at_once = _Blend._at_once(ctx, g)
+        saved = ctx.saved_tensors  # (a checkpoint allows to ask once)
+        at_once = _Blend._at_once(ctx, g, saved)
         if at_once is not None:
             return *at_once, None, None, None
-        share, difference = _Blend._parts(ctx, g)
+        share, difference = _Blend._parts(ctx, g, saved)
         zero = torch.zeros_like(g)
         g_offset = g_below = g_above = None
         if ctx.needs_input_grad[0]:
@@ -563,8 +564,9 @@ class _BandOffsetJvp(_BandOffset):
 class _BlendJvp(_Blend):
     @staticmethod
     def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:
-        hard = ctx.saved_tensors[3]
-        share, difference = _Blend._parts(ctx, hard)
+        saved = ctx.saved_tensors
+        hard = saved[3]
+        share, difference = _Blend._parts(ctx, hard, saved)
         out = torch.zeros_like(hard)
         if t_offset is not None:
             out = out + torch.where(difference != 0, t_offset * difference, torch.zeros_like(difference)).to(hard.dtype)
