@@ -562,10 +562,10 @@ def test_a_rule_of_the_users(rules_as_they_were):
 
     name = "::".join(("sll_test", "multiples"))
 
-    @torch.library.custom_op(name, mutates_args=())
-    def multiples(x: torch.Tensor, step: float) -> torch.Tensor:
+    def kernel(x: torch.Tensor, step: float) -> torch.Tensor:
         return torch.floor(x / step) * step
 
+    multiples = torch.library.custom_op(name, kernel, mutates_args=())
     multiples.register_fake(lambda x, step: torch.empty_like(x))
 
     @source("multiples", torch.ops.sll_test.multiples.default, boundaries="multiples of `step`")
