@@ -152,7 +152,7 @@ def merge(
     merged = torch.empty_like(offset)
     found = tuple(torch.empty_like(offset, dtype=torch.bool) for _ in range(4))
     low, high = offset if low is None else low, offset if high is None else high
-    tensors = (*(t.detach().contiguous() for t in (offset, low, high, *masks)), merged, *found)
+    tensors = (offset, low, high, *masks, merged, *found)
     _run("merge", offset.numel(), *map(_flat, tensors), _numbers(offset.dtype, 0.5, 0.0, 1.0), *signs)
     return merged, *found
 

@@ -28,11 +28,11 @@ from . import fused
 __all__ = [
     "HALF",
     "Jump",
+    "Merged",
     "band_offset",
     "blend",
     "compute_dtype",
     "hard_forward",
-    "Merged",
     "is_number",
     "merge",
     "packed",
