@@ -15,7 +15,7 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "== test: the whole suite (a few minutes on 2 cores)"
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist worksteal
 
 docs: $(READY)
 	@echo "== docs: the documentation, strictly, into site/"

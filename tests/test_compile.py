@@ -33,6 +33,9 @@ SAMPLE = [
 ]  # fmt: skip
 
 
+REGIONS_INSIDE = ["headline", "quantize_int8", "and_where", "floor_long_table"]
+
+
 @pytest.fixture(autouse=True)
 def fresh_dynamo():
     torch._dynamo.reset()
@@ -42,6 +45,12 @@ def gradients(f, x0):
     x = x0.clone().requires_grad_()
     y = f(x)
     return y.detach(), torch.autograd.grad(y.sum(), x)[0]
+
+
+def in_turn(name, programs):
+    """All three ways for the first, then one each: a graph takes seconds."""
+    i = list(programs).index(name)
+    return {i % 3} if i else {0, 1, 2}
 
 
 def line(n=97):
@@ -63,7 +72,7 @@ def test_region_outside(name):
 
 
 @row(AREA, "region inside the compiled function, made there or before, and as its decorator, `fullgraph=True`", "works")
-@pytest.mark.parametrize("name", ["headline", "quantize_int8", "and_where", "floor_long_table"])
+@pytest.mark.parametrize("name", REGIONS_INSIDE)
 def test_region_inside_and_as_decorator(name):
     f = PROGRAMS[name]
     region = sll.linearize(0.1)
@@ -77,7 +86,8 @@ def test_region_inside_and_as_decorator(name):
             return f(x)
 
     want = gradients(inside, line())
-    for g in (inside, prebuilt, sll.enable(eps=0.1)(f)):
+    ways = in_turn(name, REGIONS_INSIDE)
+    for g in (g for i, g in enumerate((inside, prebuilt, sll.enable(eps=0.1)(f))) if i in ways):
         equal(gradients(torch.compile(g, fullgraph=True, backend=BACKEND), line()), want)
 
 
@@ -190,9 +200,11 @@ def compiled_three_ways(f, region, **options):
     yield inside, torch.compile(region(f), backend=BACKEND, **options)
 
 
-def agrees_with_eager(f, decides=True, **options):
-    """All three ways; if it `decides`, the gradient is another than the plain program's."""
-    for eager, compiled in compiled_three_ways(f, sll.linearize(0.3), **options):
+def agrees_with_eager(f, ways, decides=True, **options):
+    """In some of the three ways; if it `decides`, the gradient is another than the plain program's."""
+    for i, (eager, compiled) in enumerate(compiled_three_ways(f, sll.linearize(0.3), **options)):
+        if i not in ways:
+            continue
         torch._dynamo.reset()
         want = gradients(eager, block())
         if decides:
@@ -212,7 +224,9 @@ def test_graph_breaks(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sll.LostGradientWarning)  # those of eager mode, which test_lost.py counts
         # Three of them have no gradient to keep.
-        agrees_with_eager(f, decides=name not in ("a number", "a branch", "sorted neighbours"))
+        ways = in_turn(name, FOLLOWED_IN_EAGER_MODE)
+        agrees_with_eager(f, ways, decides=name not in ("a number", "a branch", "sorted neighbours"))
+    torch._dynamo.reset()
     _, compiled = next(compiled_three_ways(f, sll.linearize(0.3), fullgraph=True))
     with pytest.raises(torch._dynamo.exc.Unsupported, match="sll: the gradient of a decision may end at"):
         gradients(compiled, block())
@@ -220,7 +234,8 @@ def test_graph_breaks(name):
 
 @pytest.mark.parametrize("name", IN_THE_GRAPH)
 def test_no_graph_breaks(name):
-    agrees_with_eager(IN_THE_GRAPH[name], decides=name != "equal to the maximum", fullgraph=True)
+    ways = in_turn(name, IN_THE_GRAPH)
+    agrees_with_eager(IN_THE_GRAPH[name], ways, decides=name != "equal to the maximum", fullgraph=True)
 
 
 def test_a_loss_that_is_intended_stays_in_the_graph():
@@ -351,7 +366,7 @@ def test_masks_of_one_call_are_plain_in_the_next():
     @sll.enable(eps=0.1)
     def step(x, before):
         mask = x > 0
-        count = sum((x > 0.01 * k).to(x.dtype) for k in range(9))
+        count = sum((x > 0.01 * k).to(x.dtype) for k in range(5))
         return mask, (mask & before).to(x.dtype) + count
 
     gradient = []
@@ -419,7 +434,8 @@ def test_checkpoint():
             lambda x: torch.where(torch.round(x * 2) > 0.5, x * x, torch.sign(x)), x, use_reentrant=reentrant
         )
 
-    agrees_with_eager(f)
+    agrees_with_eager(f, {0, 1, 2})
+    torch._dynamo.reset()
     _, compiled = next(compiled_three_ways(f, sll.linearize(0.3), fullgraph=True))
     with pytest.raises(
         torch._dynamo.exc.Unsupported, match="sll: compiled code does not take a region into .*checkpoint"
@@ -449,7 +465,8 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_in_compiled_code(name):
     f = lambda x: TRANSFORMS[name](lambda r: torch.where(torch.round(r * 2) > 0.5, r * r, torch.sign(r)) * r, x).sum()
-    agrees_with_eager(f)
+    agrees_with_eager(f, in_turn(name, TRANSFORMS))
+    torch._dynamo.reset()
     _, compiled = next(compiled_three_ways(f, sll.linearize(0.3), fullgraph=True))
     with pytest.raises(Exception, match="sll: compiled code does not take a region into torch.func"):
         gradients(compiled, block())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.func import grad, vmap
 
@@ -102,14 +102,16 @@ def test_forward_hard_is_the_plain_program(name, policy):
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 10),
 )
+@example(n=1565, share=1.0, scale=0.0, dtype=torch.float32, seed=3)
 @settings(max_examples=60, deadline=None)
 def test_coverage_holds_the_share(n, share, scale, dtype, seed):
     x = (torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 10**scale).requires_grad_()
     with sll.linearize(sll.Coverage(share)):
         (g,) = torch.autograd.grad(torch.sign(x).sum(), x)
     held = (g != 0).double().mean().item()
-    # Exactly the smallest number of elements that is at least the share; of a sample, within five standard errors.
-    error = 0 if n <= SAMPLE else 5 * math.sqrt(share * (1 - share) / SAMPLE) + 2 / SAMPLE
+    # Exactly the smallest number of elements that is at least the share; of a sample, within five standard errors, and
+    # at both ends what lies beyond the largest of a sample is more than 15 / SAMPLE as rarely (exp(-15)).
+    error = 0 if n <= SAMPLE else 5 * math.sqrt(share * (1 - share) / SAMPLE) + 15 / SAMPLE
     assert math.ceil(share * n - 1e-6) / n - error <= held <= math.ceil(share * n) / n + error
 
 
@@ -252,11 +254,21 @@ def test_vmap_is_a_loop(f, policy):
 
 
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
-@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(
-    "name, forward", [("headline", "linear"), ("quantize_int8", "hard"), ("mod_sign", "linear"), ("vote", "hard")]
-)
-def test_compiled(name, policy, forward):
+    "policy, name",
+    [
+        ("auto", "headline"),
+        ("auto", "quantize_int8"),
+        ("auto", "mod_sign"),
+        ("auto", "vote"),
+        ("coverage", "mod_sign"),
+        ("coverage", "quantize_int8"),
+        ("anneal", "headline"),
+        ("anneal a share", "vote"),
+    ],
+)  # fmt: skip (each takes seconds; `benchmarks/compile_programs.py` has all)
+def test_compiled(policy, name):
+    forward = "hard" if name in ("quantize_int8", "vote") else "linear"
     torch._dynamo.reset()
     f = PROGRAMS[name]
     compiled = torch.compile(lambda x: f(x), fullgraph=True, backend="aot_eager")

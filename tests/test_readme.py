@@ -20,13 +20,11 @@ def blocks(name, language="python"):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_snippets_run(name):
+def test_snippets_run():  # those of the Chinese one are the same, see below
     namespace: dict = {}
-    assert len(blocks(name)) >= 6
-    torch.set_num_threads(1)
-    for i, block in enumerate(blocks(name)):
-        exec(compile(block, f"{name} block {i}", "exec"), namespace)
+    assert len(blocks("README.md")) >= 6
+    for i, block in enumerate(blocks("README.md")):
+        exec(compile(block, f"README.md block {i}", "exec"), namespace)
 
 
 @pytest.mark.parametrize("name", READMES)
