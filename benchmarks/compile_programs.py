@@ -2,6 +2,7 @@
 
     python benchmarks/compile_programs.py                                   # inductor, forward="linear"
     python benchmarks/compile_programs.py --forward hard --backend aot_eager
+    python benchmarks/compile_programs.py --eps auto --backend aot_eager --every 6
     python benchmarks/compile_programs.py --mode max-autotune-no-cudagraphs --every 10
 
 ``fullgraph=True``, several programs in one compiled function (that saves time); programs that are refused as a full
@@ -27,7 +28,6 @@ import sll
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from programs import PROGRAMS
 
-EPS = 0.1
 KNOWN = {"padded", "first_in_ranking"}
 """`F.pad` and ``for row in mask`` reach no torch function mode under Dynamo (docs/compatibility.md)."""
 
@@ -48,6 +48,13 @@ def results(functions: Sequence[Program], run: Callable[..., Sequence[Tensor]]) 
     return found
 
 
+def width(text: str) -> sll.Policy | float | str:
+    """What ``--eps`` names: a number, a share of the decisions (``30%``), or ``auto``."""
+    if text == "auto":
+        return text
+    return sll.Coverage(float(text[:-1]) / 100) if text.endswith("%") else float(text)
+
+
 def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return max(float(((p - q).abs() / q.abs().clamp(min=1)).max()) for p, q in zip(a, b))
 
@@ -57,6 +64,7 @@ def main() -> None:
     parser.add_argument("--backend", default="inductor")
     parser.add_argument("--mode", default=None)
     parser.add_argument("--forward", default="linear", choices=("linear", "hard", "straight-through"))
+    parser.add_argument("--eps", type=width, default=0.1, help="a number, a share of the decisions (30%%), or auto")
     parser.add_argument("--every", type=int, default=1, help="take each so-many-th program")
     parser.add_argument("--dynamic", action="store_true", help="compile for all sizes")
     parser.add_argument("--together", type=int, default=12, help="programs in one compiled function")
@@ -65,7 +73,7 @@ def main() -> None:
     console = Console()
 
     def run(functions: Sequence[Program], inputs: Sequence[Tensor]) -> list[Tensor]:
-        with sll.linearize(EPS, forward=options.forward):
+        with sll.linearize(options.eps, forward=options.forward):
             return [f(x) for f, x in zip(functions, inputs)]
 
     def compiled(fullgraph: bool) -> Callable[..., Sequence[Tensor]]:
@@ -98,7 +106,9 @@ def main() -> None:
                     failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
 
     equal = [name for name, d in worst.items() if d <= 1e-6]
-    console.print(f"backend={options.backend}, mode={options.mode}, dynamic={options.dynamic}, {options.forward}")
+    console.print(
+        f"backend={options.backend}, mode={options.mode}, dynamic={options.dynamic}, {options.forward}, eps={options.eps}"
+    )
     largest = max((worst[name] for name in equal), default=0.0)
     console.print(f"{len(equal)} of {len(names)} agree with eager mode to 1e-6; largest difference {largest:.1e}")
     console.print(f"refused with fullgraph=True, equal with graph breaks: {', '.join(broken) or 'none'}")
