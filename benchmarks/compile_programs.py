@@ -107,7 +107,8 @@ def main() -> None:
 
     equal = [name for name, d in worst.items() if d <= 1e-6]
     console.print(
-        f"backend={options.backend}, mode={options.mode}, dynamic={options.dynamic}, {options.forward}, eps={options.eps}"
+        f"backend={options.backend}, mode={options.mode}, dynamic={options.dynamic}, {options.forward}, "
+        f"eps={options.eps}"
     )
     largest = max((worst[name] for name in equal), default=0.0)
     console.print(f"{len(equal)} of {len(names)} agree with eager mode to 1e-6; largest difference {largest:.1e}")
