@@ -604,6 +604,32 @@ with sll.linearize(eps=0.1):
     ),
     # --- lost: indices ---
     Case(
+        TORCH,
+        "In a transform, a tensor is modified between its use and a decision",
+        """
+def program(x):
+    spike = (x > 0.1).float()
+    potential = x + spike
+    spike.mul_(2)
+    return ((potential > 0.2) * x).sum()
+
+with sll.linearize(eps=0.1):
+    gradient = torch.func.grad(program)(x)
+""",
+        "The second decision depends on the first, by way of `spike` as it was when it was added. A region copies what "
+        "is about to be written to; inside of a transform it sees no writes.",
+        """
+def program(x):
+    spike = (x > 0.1).float()
+    potential = x + spike
+    spike = spike * 2
+    return ((potential > 0.2) * x).sum()
+
+with sll.linearize(eps=0.1):
+    gradient = torch.func.grad(program)(x)
+""",
+    ),
+    Case(
         INDICES,
         "A count is used as an index",
         """

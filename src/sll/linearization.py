@@ -36,7 +36,7 @@ from .fused import LEAST
 from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, product, select
 from .policy import Width, half_width, watch_of
 from .report import numbers
-from .sites import Site
+from .sites import Site, keep
 
 if TYPE_CHECKING:
     from .region import _Mode
@@ -202,11 +202,14 @@ def placed(
 
 
 def shows(x: Tensor, above: Any) -> Callable[[Decision], Tensor | None]:
-    """Where `x` is `above`, unless it is modified in place before anybody asks."""
-    alias, version = x.detach(), version_of(x)  # an alias, because `x` will hold on to the decision
-    if callable(above):
-        return lambda _: alias == above() if unchanged(alias, version) else None
-    return lambda _: alias == above if unchanged(alias, version) else None
+    """Where `x`, as it is now, is `above`."""
+    kept = keep((x.detach(),), torch.clone)  # an alias, because `x` will hold on to the decision
+
+    def side(decision: Decision) -> Tensor | None:
+        shown = kept()
+        return None if shown is None else shown[0] == (above() if callable(above) else above)
+
+    return side
 
 
 def tells(decision: Decision, x: Tensor, above: Tensor | Callable[[], Tensor]) -> Decision:
@@ -558,6 +561,27 @@ def is_constant(outcome: Tensor) -> bool:
     return carrier(outcome) is None and all(size == 1 for size in outcome.shape)
 
 
+def _is_above(mask: Tensor, polarity: int) -> Callable[[Decision], Tensor | None]:
+    """Where a mask, as it is now, shows the side above of its decision: a copy, made when first asked for. Autograd may
+    keep it, and the program is free to write into the mask that it has.
+    """
+    alias = mask.detach()
+    if torch.compiler.is_compiling():
+        return lambda _: alias if polarity > 0 else alias.logical_not()
+    found: list[Any] = [keep((alias,), torch.clone)]
+
+    def side(decision: Decision) -> Tensor | None:
+        if not isinstance(found[0], Tensor):
+            shown = found[0]()
+            if shown is None:
+                return None
+            found[0] = shown[0].clone() if polarity > 0 else shown[0].logical_not()
+        above: Tensor = found[0]
+        return above
+
+    return side
+
+
 def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
     """False below and True above (`polarity` 1), or the other way round (-1)."""
     above = constant(polarity > 0, hard)
@@ -566,10 +590,7 @@ def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jum
         tied = jump.at_tie == jump.above
         decision.side = lambda decision: decision.offset() >= 0 if tied else decision.offset() > 0
     elif decision.side is None:
-        alias, version = hard.detach(), version_of(hard)
-        decision.side = lambda _: (
-            None if not unchanged(alias, version) else alias if polarity > 0 else alias.logical_not()
-        )
+        decision.side = _is_above(hard, polarity)
     return Outcomes(decision, constant(polarity < 0, hard), above, polarity, jump)
 
 
@@ -799,8 +820,10 @@ def chain(
     """Let the result `out` of an ordinary elementwise op promise its outcomes."""
 
     def compute() -> Outcomes | Choice | None:
-        if not all(unchanged(x, v) for x, v in zip(operands, versions)):
+        operands = kept()
+        if operands is None:
             return None
+        args, kwargs = operands[:n], dict(zip(names, operands[n:]))
         chosen = _per_value(region, func, args, kwargs)
         if chosen is not None:
             main, values = chosen
@@ -810,7 +833,8 @@ def chain(
         return _both_sides(region, func, *_few_decisions(region, args, kwargs))
 
     operands = (*args, *kwargs.values())
-    versions = [version_of(x) for x in operands]
+    n, names = len(args), tuple(kwargs)
+    kept = as_they_are(region, func.__name__, operands)
     length = 1
     for x in operands:
         pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
@@ -820,6 +844,27 @@ def chain(
     if length >= 32:  # bounds recursion, and the memory held by operands
         promise.resolve()
     return attach(region, out, promise)
+
+
+def as_they_are(region: Region, name: str, operands: tuple[Any, ...]) -> Callable[[], tuple[Any, ...] | None]:
+    """The operands of the function `name` for a promise, whatever is written to them meanwhile; None if nobody saw the
+    write.
+    """
+    kept = keep(operands, lambda x: attach(region, x.clone(), carrier(x)))
+
+    def asked() -> tuple[Any, ...] | None:
+        found = kept()
+        if found is None:
+            region.lose(name, [], _STALE, undecided=lambda: True)
+        return found
+
+    return asked
+
+
+_STALE = (
+    "an operand was modified in place before a decision on the result, where the region could not see it (a transform "
+    "of torch.func, a custom op, another thread). Write y = y + 1, not y += 1."
+)
 
 
 def _all_decisions(operands: Sequence[Any]) -> list[Decision]:

@@ -2,7 +2,8 @@
 
 Most masks are never asked for their distances, and a step whose value is all that is wanted computes it in one pass
 (`kernels.ramp`). So a source remembers its operands, and works out distances later (`Late`), at the latest before
-one of the operands is written to: the region says so at every write it sees (`settle`).
+one of the operands is written to: the region says so at every write it sees (`settle`). A promise of outcomes keeps its
+operands as they were (`Kept`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .kernels import HALF, Jump, compute_dtype, pick, ramp, suits
 from .policy import Watched, Width, half_width, sample
 from .report import call_site
 
-__all__ = ["Late", "Site", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
+__all__ = ["Late", "Site", "keep", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
 
 
 # --- later, but before a write -----------------------------------------------------------------------------------
@@ -28,11 +29,29 @@ __all__ = ["Late", "Site", "may_write", "settle", "settle_all", "settle_hooked",
 
 class _Waiting(threading.local):
     def __init__(self) -> None:
-        self.by_storage: dict[int, list[weakref.ref[Late]]] = {}
+        self.by_storage: dict[int, list[weakref.ref[Late] | weakref.ref[Kept]]] = {}
         self.sweep_at = 256
 
 
 _WAITING = _Waiting()
+
+
+def _wait(waits: Late | Kept, tensors: Iterable[Tensor]) -> None:
+    """Tell `waits` before one of the tensors is written to."""
+    waiting = _WAITING.by_storage
+    if len(waiting) >= _WAITING.sweep_at:
+        _sweep()
+    ref: Any = weakref.ref(waits)
+    for x in tensors:
+        refs = waiting.setdefault(x.untyped_storage()._cdata, [])
+        refs.append(ref)
+        if len(refs) >= 64 and not len(refs) & (len(refs) - 1):  # a weight that is compared at every step
+            refs[:] = [ref for ref in refs if ref() is not None]
+
+
+def _has_hooks(x: Tensor) -> bool:
+    """Whether `x` is a leaf with hooks that backward calls."""
+    return x.is_leaf and bool(x._backward_hooks or x._post_accumulate_grad_hooks)
 
 
 class Late:
@@ -41,19 +60,11 @@ class Late:
     def __init__(self, compute: Callable[[], Any], *operands: Any) -> None:
         self._compute: Callable[[], Any] | None = compute
         self._found: Any = None
-        self.settled = False
+        self._settled = False
         """Before a write: what the operands are now is another matter. (Not every write counts as a version.)"""
         tensors = [x for x in operands if isinstance(x, Tensor)]
         self._operands = [(x, x._version) for x in tensors]
-        waiting = _WAITING.by_storage
-        if len(waiting) >= _WAITING.sweep_at:
-            _sweep()
-        ref = weakref.ref(self)
-        for x in tensors:
-            refs = waiting.setdefault(x.untyped_storage()._cdata, [])
-            refs.append(ref)
-            if len(refs) >= 64 and not len(refs) & (len(refs) - 1):  # a weight that is compared at every step
-                refs[:] = [ref for ref in refs if ref() is not None]
+        _wait(self, tensors)
 
     def __call__(self) -> Any:
         if self._compute is not None:
@@ -65,17 +76,63 @@ class Late:
         return self._found
 
     def hooked(self) -> bool:
-        """Whether an operand is a leaf with hooks that backward calls."""
-        return any(x.is_leaf and (x._backward_hooks or x._post_accumulate_grad_hooks) for x, _ in self._operands)
+        return any(_has_hooks(x) for x, _ in self._operands)
 
     def fresh(self) -> bool:
         """Whether the operands are known to be what they were."""
-        if self.settled:
+        if self._settled:
             return False
         for x, version in self._operands:  # noqa: SIM110 (at every call: no generator)
             if x._version != version:
                 return False
         return True
+
+    def settle(self, storage: int, copies: dict[int, Tensor]) -> None:
+        if self.fresh():
+            self()
+            self._settled = True
+
+
+class Kept:
+    """Operands of a call as they are now, for somebody who may ask later: a tensor that is about to be written to is
+    copied first, together with what it carries (`copy`).
+    """
+
+    def __init__(self, operands: Sequence[Any], copy: Callable[[Tensor], Tensor]) -> None:
+        self._operands = list(operands)
+        self._versions = [x._version if isinstance(x, Tensor) else 0 for x in operands]
+        self._copy = copy
+        if not torch._C._are_functorch_transforms_active():  # inside of a transform nothing waits
+            _wait(self, [x for x in operands if isinstance(x, Tensor) and x.layout == torch.strided])
+
+    def __call__(self) -> tuple[Any, ...] | None:
+        """The operands; None if one was modified, by something that the region cannot see as a write."""
+        for x, version in zip(self._operands, self._versions):
+            if isinstance(x, Tensor) and x._version != version:
+                return None
+        return tuple(self._operands)
+
+    def hooked(self) -> bool:
+        return any(_has_hooks(x) for x in self._operands if isinstance(x, Tensor))
+
+    def settle(self, storage: int, copies: dict[int, Tensor]) -> None:
+        for i, (x, version) in enumerate(zip(self._operands, self._versions)):
+            if isinstance(x, Tensor) and x._version == version and _storage(x) == storage:
+                if id(x) not in copies:
+                    with torch.inference_mode(False), torch.enable_grad():
+                        copies[id(x)] = self._copy(x)
+                self._operands[i] = copies[id(x)]
+                self._versions[i] = copies[id(x)]._version
+
+
+def keep(operands: tuple[Any, ...], copy: Callable[[Tensor], Tensor]) -> Callable[[], tuple[Any, ...] | None]:
+    """A promise of `operands` as they are now (see `Kept`). Compiled code sees no writes."""
+    return (lambda: operands) if torch.compiler.is_compiling() else Kept(operands, copy)
+
+
+def _storage(x: Tensor) -> int | None:
+    """What a tensor has in common with its views."""
+    return x.untyped_storage()._cdata if x.layout == torch.strided else None
 
 
 _WRITTEN = (
@@ -113,38 +170,35 @@ def _sweep() -> None:
 
 def settle_all() -> None:
     """The region is about to be off for a while: work out everything that waits."""
-    waiting = _WAITING.by_storage
-    for key in list(waiting):
-        _settle(waiting.pop(key, ()))
+    for storage in list(_WAITING.by_storage):
+        _settle(storage)
 
 
 def settle_hooked() -> None:
     """Backward is about to begin, and a hook of a leaf may write to it (an optimizer that steps during backward)."""
-    waiting = _WAITING.by_storage
-    for key, refs in list(waiting.items()):
-        found = [late for ref in refs if (late := ref()) is not None]
-        if any(late.hooked() for late in found):
-            _settle(waiting.pop(key, ()))
+    for storage, refs in list(_WAITING.by_storage.items()):
+        found = [waits for ref in refs if (waits := ref()) is not None]
+        if any(waits.hooked() for waits in found):
+            _settle(storage)
 
 
-def _settle(refs: Iterable[weakref.ref[Late]]) -> None:
-    for ref in refs:
-        late = ref()
-        if late is not None and late.fresh():
-            late()
-            late.settled = True
+def _settle(storage: int) -> None:
+    copies: dict[int, Tensor] = {}  # one of each tensor, for all who wait for it
+    for ref in _WAITING.by_storage.pop(storage, ()):
+        waits = ref()
+        if waits is not None:
+            waits.settle(storage, copies)
 
 
 def settle(operands: Iterable[Any]) -> None:
     """Some of the operands are about to be written to: work out what waits for them."""
-    waiting = _WAITING.by_storage
     for x in operands:
         if isinstance(x, (tuple, list)):
             settle(x)
         elif isinstance(x, Tensor) and x.layout == torch.strided:
             if torch._C._functorch.is_functorch_wrapped_tensor(x):
                 continue  # nothing waits inside a transform
-            _settle(waiting.pop(x.untyped_storage()._cdata, ()))
+            _settle(x.untyped_storage()._cdata)
 
 
 _STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm", "embedding", "embedding_bag"}

@@ -26,6 +26,7 @@ from ..linearization import (
     Decision,
     Expectation,
     Outcomes,
+    as_they_are,
     attach,
     carrier,
     chain,
@@ -45,8 +46,6 @@ from ..linearization import (
     run_on_outcomes,
     step_of,
     step_of_mask,
-    unchanged,
-    version_of,
 )
 from ..report import unwrapped
 from .counts import through_count
@@ -284,21 +283,20 @@ def _choose(
         taken = _is_above(mask, found)
         low, high = (below, above) if found.polarity > 0 else (above, below)
         out = select(found.decision.offset(), taken, low, high, region.mode)
-        return None if out is None else attach(region, out, _between(found.decision, low, high, out))
+        return None if out is None else attach(region, out, _between(region, found.decision, low, high, out))
     if not _of_outcomes(found):
         return None
     out = _chosen_by_probability(region, func, args, mask, above, below)
     return None if out is None else chain(region, func, args, {}, out)
 
 
-def _between(decision: Decision, low: Any, high: Any, out: Tensor) -> Chain:
-    """The promise of two outcomes that are known, unless they are written to."""
-    like, versions = Constants(out), [version_of(x) for x in (low, high)]
+def _between(region: Region, decision: Decision, low: Any, high: Any, out: Tensor) -> Chain:
+    """The promise of two outcomes that are known."""
+    like, kept = Constants(out), as_they_are(region, "where", (low, high))
 
     def compute() -> Outcomes | None:
-        if not all(map(unchanged, (low, high), versions)):
-            return None
-        return Outcomes(decision, _as_outcome(low, like), _as_outcome(high, like))
+        sides = kept()
+        return None if sides is None else Outcomes(decision, _as_outcome(sides[0], like), _as_outcome(sides[1], like))
 
     return Chain(compute, 1)
 

@@ -22,6 +22,7 @@ from ..linearization import (
     Expectation,
     Outcomes,
     Sorted,
+    as_they_are,
     attach,
     bool_outcomes,
     by_ones,
@@ -35,7 +36,6 @@ from ..linearization import (
     placed,
     resolved,
     sorted_places,
-    unchanged,
     version_of,
 )
 from .elementwise import elementwise
@@ -344,12 +344,11 @@ def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
         cast = [region.call(torch.Tensor.to, t, out.dtype) if discrete_carrier(t) else t for t in tensors]
         return region.call(func, cast, *rest, **named_rest)
     if out.is_floating_point():
-        versions = [version_of(t) for t in tensors]
+        kept = as_they_are(region, func.__name__, tuple(tensors))
 
         def tree() -> Outcomes | Choice | None:
-            if not all(unchanged(t, v) for t, v in zip(tensors, versions)):
-                return None
-            found = regroup(region, put, tensors, out)
+            joined = kept()
+            found = None if joined is None else regroup(region, put, list(joined), out)
             return found if isinstance(found, (Outcomes, Choice)) else None
 
         return attach(region, out, Chain(tree, 1))

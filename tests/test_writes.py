@@ -1,0 +1,227 @@
+"""Writes into tensors after they were used: a program that writes in place, and its twin that does not, are the same.
+
+Whatever PyTorch itself allows (autograd refuses a write into what backward needs) is allowed in a region.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import sll
+
+MODES = ["linear", "hard", "straight-through"]
+
+USES = {  # of a mask, and of the float that it was computed from
+    "float": lambda m, v: v - m.float(),
+    "cast": lambda m, v: v - m.to(v.dtype) * 0.5,
+    "product": lambda m, v: v * m,
+    "sum": lambda m, v: v + m,
+    "and": lambda m, v: v + (m & (v > -0.2)).float(),
+    "xor": lambda m, v: v - 0.3 * (m ^ (v > 0.1)).float(),
+    "integers": lambda m, v: v - m.long().float(),
+    "count": lambda m, v: v + m.sum() * 0.01,
+    "condition": lambda m, v: torch.where(m.clone(), v - 1, v),
+    "lookup": lambda m, v: v - torch.tensor([0.1, 0.7])[m.long()],
+    "equal": lambda m, v: v - (m == (v > 0.3)).float(),
+    "all": lambda m, v: v - (m | (v < -1)).all().float(),
+}
+WRITES = {  # in place, and not
+    "not": (lambda m, v: m.logical_not_(), lambda m, v: ~m),
+    "or": (lambda m, v: m.logical_or_(v > 0.2), lambda m, v: m | (v > 0.2)),
+    "xor": (lambda m, v: m.__ixor__(v > 0.0), lambda m, v: m ^ (v > 0.0)),
+    "fill": (lambda m, v: m.fill_(True), lambda m, v: torch.ones_like(m)),
+    "copy": (lambda m, v: m.copy_(v > 0.3), lambda m, v: v > 0.3),
+    "out": (lambda m, v: torch.gt(v, 0.3, out=m), lambda m, v: v > 0.3),
+}
+
+
+def loop(x, uses, writes, in_place):
+    v, out = torch.zeros_like(x[0]), 0
+    for t in range(len(x)):
+        v = 0.9 * v + x[t]
+        m = v > 0.4
+        before, after = uses[t % len(uses)]
+        v = USES[before](m, v)
+        write = WRITES[writes[t % len(writes)]]
+        if in_place:
+            write[0](m, v)
+        else:
+            m = write[1](m, v)
+        v = USES[after](m, v)
+        out = out + (t + 1) * v
+    return out.sum()
+
+
+def results(f, x0):
+    x = x0.clone().requires_grad_()
+    y = f(x)
+    return y.detach(), *torch.autograd.grad(y, x)
+
+
+@given(
+    uses=st.lists(st.tuples(st.sampled_from(list(USES)), st.sampled_from(list(USES))), min_size=1, max_size=3),
+    writes=st.lists(st.sampled_from(list(WRITES)), min_size=1, max_size=3),
+    steps=st.integers(1, 3),
+    n=st.sampled_from([1, 5, 37]),
+    seed=st.integers(0, 20),
+    eps=st.sampled_from([0.3, 0.05, "auto"]),
+    forward=st.sampled_from(MODES),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_masks_that_are_written_to(uses, writes, steps, n, seed, eps, forward):
+    x = torch.randn(steps, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with sll.linearize(eps, forward=forward, on_lost="ignore"):
+        want = results(lambda x: loop(x, uses, writes, False), x)
+    try:
+        results(lambda x: loop(x, uses, writes, True) + 0 * x.sum(), x)
+    except RuntimeError:  # PyTorch itself does not allow it
+        assume(False)
+    with sll.linearize(eps, forward=forward, on_lost="ignore"):
+        got = results(lambda x: loop(x, uses, writes, True), x)
+    torch.testing.assert_close(got, want)
+
+
+def carrying(x, write):
+    s = (x[0] > 0.4).float()
+    u = x[1] + s
+    s = s.mul_(2) if write else s * 2
+    return (u > 0.1).float() * x[2] + s
+
+
+def buffer(x, write):
+    b = torch.zeros_like(x[0])
+    u = (x[0] > 0.4).float() + b
+    b = b.add_(1) if write else b + 1
+    return ((u - 0.5 + x[1]) > 0.1).float() * x[2] + b * x[3]
+
+
+def without_gradients(x, write):
+    b = torch.zeros_like(x[0])
+    u = x[1] - (x[0] > 0.4).float() * 0.5 + b
+    with torch.no_grad():
+        b = b.add_(1) if write else b + 1
+    return (u > 0.1).float() * x[2] + b * x[3]
+
+
+def through_a_view(x, write):
+    b = torch.zeros_like(x[0])
+    u = (x[0] > 0.4).float() + b
+    if write:
+        b[1:].view(-1)[::2].fill_(1)
+    else:
+        b = torch.tensor([0.0] + [1.0, 0.0] * 20)[: len(b)].to(b.dtype)
+    return ((u - 0.5 + x[1]) > 0.1).float() * x[2] + b * x[3]
+
+
+def twice(x, write):
+    s = (x[0] > 0.4).float()
+    u, w = x[1] + s, x[2] - s
+    s = s.mul_(2) if write else s * 2
+    z = u + s
+    s = s.add_(x[3]) if write else s + x[3]
+    return (u > 0.1).float() * x[2] + (w > 0.1).float() * x[1] + (z > 0.2).float() * x[3] + s
+
+
+def joined(x, write):
+    s = (x[0] > 0.4).float()
+    u = torch.cat([s, x[1]])
+    s = s.mul_(2) if write else s * 2
+    return (u > x[2].repeat(2)).float() * 3 + torch.cat([s, s])
+
+
+def sides(x, write):
+    m, b = x[0] > 0.4, torch.zeros_like(x[0])
+    u = torch.where(m, b, 1.0)
+    b = b.add_(1) if write else b + 1
+    return (u > x[1]).float() * x[2] + b * x[3]
+
+
+def integers(x, write):
+    k = (x[0] > 0.4).long() + (x[1] > 0.1).long()
+    u = x[2] * k
+    k = k.add_(1) if write else k + 1
+    return (u > 0.1).float() * x[2] + k * x[3]
+
+
+def itself(x, write):
+    v = x[0] * (x[1] > 0).float()
+    w = v * 1.0
+    u = v + 0.1
+    if write:
+        v.mul_(0.9).add_(x[2])
+    else:
+        v = v * 0.9 + x[2]
+    return (u > 0.2).float() * x[3] + (v > 0.1).float() * x[2] + (w > 0.3).float()
+
+
+def an_exact_tie(x, write):
+    at = torch.cat([x[0, :3] * 0, x[0, 3:]])
+    m = at >= 0
+    y = torch.where(m.clone(), x[1], x[2])
+    k = m.float()
+    m = m.logical_not_() if write else ~m
+    return y + k * x[2] + m * x[3]
+
+
+PROGRAMS = [carrying, buffer, without_gradients, through_a_view, twice, joined, sides, integers, itself, an_exact_tie]
+
+
+@pytest.mark.parametrize("n", [37, 5000])
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("f", PROGRAMS)
+def test_operands_that_are_written_to(f, forward, n):
+    """Between the use of an operand and the decision that depends on it."""
+    x = torch.randn(4, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if f is through_a_view:
+        x = x[:, :37]
+    with sll.linearize(0.3, forward=forward):
+        want = results(lambda x: f(x, False).sum(), x)
+        got = results(lambda x: f(x, True).sum(), x)
+    torch.testing.assert_close(got, want)
+    assert not torch.equal(want[1], results(lambda x: f(x, False).sum() + 0 * x.sum(), x)[1])
+
+
+def test_a_generator_that_is_suspended():
+    """Nobody sees what is written while it is."""
+
+    @sll.enable(eps=0.3)
+    def decide(x, b):
+        u = (x[0] > 0.4).float() + b
+        yield
+        yield ((u - 0.5 + x[1]) > 0.1).float() * x[2]
+
+    def run(x, write):
+        b = torch.zeros_like(x[0])
+        steps = decide(x, b)
+        next(steps)
+        if write:
+            b.add_(1)
+        return next(steps).sum()
+
+    x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(results(lambda x: run(x, True), x), results(lambda x: run(x, False), x))
+
+
+def test_one_copy_for_all_who_wait():
+    """A buffer that is added in many places, and written to once."""
+    copies = []
+
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.clone:
+                copies.append(args[0])
+            return func(*args, **(kwargs or {}))
+
+    x = torch.linspace(-1, 1, 50, requires_grad=True)
+    b = torch.zeros(50)
+    with Counting(), sll.linearize(0.3):
+        s = (x > 0).float()
+        kept = [s + b for _ in range(10)]
+        del copies[:]
+        b.add_(1)
+        assert len(copies) <= 2  # (one more is what the rule of in-place functions may make)
+        (kept[3] > 0.5).float().sum().backward()
+    assert x.grad.any()
