@@ -503,14 +503,15 @@ with sll.linearize(eps=0.1):
         "Floor division, and other integer functions of a count",
         """
 with sll.linearize(eps=0.5):
-    pairs = (x > 0).sum() // 2
+    triples = (x > 0).sum() // 3
 """,
-        "A count is known by its expectation. It can be added, multiplied and compared; what else is to be done "
-        "with it is done to a float.",
+        "A count is known by its expectation. It can be added, multiplied and compared. Whatever else "
+        "is to be done with it goes into a table. (As a float it would lie on the boundaries of `floor`.)",
         """
+triples_of = torch.arange(5) // 3
 with sll.linearize(eps=0.5):
-    pairs = torch.floor((x > 0).sum().float() / 2)
-    pairs.backward()
+    triples = (triples_of * ((x > 0).sum() == torch.arange(5))).sum()
+    triples.float().backward()
 """,
     ),
     Case(
@@ -627,6 +628,24 @@ def program(x):
 
 with sll.linearize(eps=0.1):
     gradient = torch.func.grad(program)(x)
+""",
+    ),
+    Case(
+        INDICES,
+        "Learned boundaries, and an index that was chosen passes them",
+        """
+boundaries = torch.tensor([0.5, 1.5], requires_grad=True)
+scores = torch.stack([x[1], x[2], x[0]])
+with sll.linearize(eps=0.1):
+    passed = torch.bucketize(scores.argmax(0), boundaries)
+""",
+        "What is chosen keeps its derivative, the boundaries get none. Write the comparisons out.",
+        """
+boundaries = torch.tensor([0.5, 1.5], requires_grad=True)
+scores = torch.stack([x[1], x[2], x[0]])
+with sll.linearize(eps=0.1):
+    passed = (scores.argmax(0).unsqueeze(-1) > boundaries).sum(-1)
+    passed.float().backward()
 """,
     ),
     Case(

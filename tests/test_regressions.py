@@ -543,3 +543,58 @@ def test_inference_mode_is_plain_whatever_else_is_on():
     x = torch.tensor([0.01], requires_grad=True)
     with sll.linearize(0.1), torch.inference_mode(), torch.enable_grad():
         assert (x > 0).float().item() == 1.0
+
+
+OF_MANY = {
+    "times": lambda n, x: n * 2.0,
+    "float": lambda n, x: n.double(),
+    "compared": lambda n, x: (n > 1).double(),
+    "plus": lambda n, x: (n + 1).double(),
+    "looked up": lambda n, x: torch.arange(20.0, dtype=torch.float64)[n] ** 2,
+    "condition": lambda n, x: torch.where(n > 1, 1.0, 0.0).double(),
+    "squared": lambda n, x: (n * n).double(),
+    "with another": lambda n, x: (n * (x[0] > 0).long()).double(),
+    "with a third": lambda n, x: ((n + (x[1] > 0.01).long()) > 2).double(),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", OF_MANY)
+def test_integers_of_more_decisions_than_are_kept(name, forward):
+    """A float of several decisions that is made an integer has a decision for each of its outcomes. Most functions of
+    such integers had no gradient, without a word.
+    """
+
+    def f(x):
+        u = ((x[0] > 0).double() * 0.7 + (x[1] > 0).double() * 1.4) * 1.0 + x[2] * 0.9
+        return OF_MANY[name](u.long(), x)
+
+    a = torch.tensor([-0.5, -0.4, 0.3], dtype=torch.float64)
+    b = torch.tensor([0.45, 0.7, 1.7], dtype=torch.float64)
+    times = (torch.arange(300, dtype=torch.float64) + 0.5) / 300
+    got = line_integral(f, a, b, times, torch.full_like(times, 1 / 300), 0.02, forward)
+    want = float(f(b) - f(a))
+    assert abs(want) >= 1
+    assert got == pytest.approx(want, rel=0.06)  # 300 points, of which a band holds few
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_learned_boundaries_that_a_decided_value_passes(forward):
+    """They had no gradient, without a word: like the comparisons written out."""
+    v = torch.tensor([0.7, 1.05, 2.02, 3.0], dtype=torch.float64, requires_grad=True)
+    cuts = torch.tensor([-0.95, 1.9, 2.97], dtype=torch.float64, requires_grad=True)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    found = []
+    for f in (
+        lambda s: torch.bucketize(s, cuts),
+        lambda s: torch.bucketize(s * 1.0, cuts),
+        lambda s: torch.searchsorted(cuts, s),
+        lambda s: (s[:, None] > cuts).sum(1),
+    ):
+        with sll.linearize(0.2, forward=forward):
+            score = (v > 2).int() * 2 + (v > 1).int()
+            found.append(torch.autograd.grad((f(score.double()) * weights).sum(), [v, cuts], allow_unused=True))
+    for got in found[:3]:
+        assert got[1] is not None and got[1].any()
+        if forward == "linear":
+            torch.testing.assert_close(got, found[3])

@@ -225,3 +225,29 @@ def test_one_copy_for_all_who_wait():
         assert len(copies) <= 2  # (one more is what the rule of in-place functions may make)
         (kept[3] > 0.5).float().sum().backward()
     assert x.grad.any()
+
+
+def test_memory_that_was_freed_is_not_copied():
+    """Sharded training frees the memory of parameters, and fills it again."""
+    x, w = torch.linspace(-0.3, 0.4, 7, requires_grad=True), torch.zeros(7)
+    storage = w.untyped_storage()
+    with sll.linearize(0.3, on_lost="error"):
+        u = (x > 0).float() + w
+        storage.resize_(0)
+        w.untyped_storage().resize_(28)  # hands memory out: what waits is copied, if it is there
+        with pytest.raises(sll.LostGradientError, match="an operand was modified"):
+            (u > 0.3).float()
+
+
+def test_in_a_transform_only_what_is_in_its_band_is_lost():
+    def program(x, threshold):
+        spike = (x > threshold).float()
+        potential = spike + x * 0.5
+        spike.mul_(2)
+        return ((potential > 0.3).float() * x).sum()
+
+    x = torch.linspace(-0.3, 0.4, 7)
+    with sll.linearize(1e-3, on_lost="error"):
+        torch.func.grad(program)(x, 5.0)
+        with pytest.raises(sll.LostGradientError, match="an operand was modified"):
+            torch.func.grad(program)(x, 0.4)

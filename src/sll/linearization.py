@@ -673,7 +673,8 @@ def run_on_outcomes(
     Each side runs through the region once more, so operands with further decisions, and sources that make decisions
     of their own (`conditional`), nest. Returns None if no operand has outcomes.
     """
-    args, kwargs = _few_decisions(region, args, kwargs)
+    growing = conditional and any(isinstance(x, Tensor) and x.is_floating_point() for x in (*args, *kwargs.values()))
+    args, kwargs = few_decisions(region, args, kwargs, growing=growing)
     operands = (*args, *kwargs.values())
     if _root(operands) is None:
         return None
@@ -830,7 +831,7 @@ def chain(
             return None if carrier(values) is not None else main.of(values)
         if region.linear and len(_all_decisions(operands)) > MAX_DECISIONS:
             return None
-        return _both_sides(region, func, *_few_decisions(region, args, kwargs))
+        return _both_sides(region, func, *few_decisions(region, args, kwargs))
 
     operands = (*args, *kwargs.values())
     n, names = len(args), tuple(kwargs)
@@ -851,11 +852,12 @@ def as_they_are(region: Region, name: str, operands: tuple[Any, ...]) -> Callabl
     write.
     """
     kept = keep(operands, lambda x: attach(region, x.clone(), carrier(x)))
+    carried = [(x, carrier(x)) for x in operands]
 
     def asked() -> tuple[Any, ...] | None:
         found = kept()
         if found is None:
-            region.lose(name, [], _STALE, undecided=lambda: True)
+            region.lose(name, [attach(region, x.detach(), of) for x, of in carried if of is not None], _STALE)
         return found
 
     return asked
@@ -863,7 +865,7 @@ def as_they_are(region: Region, name: str, operands: tuple[Any, ...]) -> Callabl
 
 _STALE = (
     "an operand was modified in place before a decision on the result, where the region could not see it (a transform "
-    "of torch.func, a custom op, another thread). Write y = y + 1, not y += 1."
+    "of torch.func, set_, a custom op, another thread). Write y = y + 1, not y += 1."
 )
 
 
@@ -874,11 +876,16 @@ def _all_decisions(operands: Sequence[Any]) -> list[Decision]:
     return found
 
 
-def _few_decisions(
-    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any]
+def few_decisions(
+    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any], *, growing: bool = True
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`."""
-    if len(_all_decisions((*args, *kwargs.values()))) <= MAX_DECISIONS:
+    """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`. One operand may
+    have more, integers that a float of several decisions was made into, unless the result may have decisions of its own
+    (`growing`).
+    """
+    operands = (*args, *kwargs.values())
+    many = len(_all_decisions(operands))
+    if many <= MAX_DECISIONS or not growing and any(len(decisions(x)) == many for x in operands):
         return args, kwargs
     return tuple(_reduced(region, x) for x in args), {name: _reduced(region, x) for name, x in kwargs.items()}
 

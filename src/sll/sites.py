@@ -31,6 +31,8 @@ class _Waiting(threading.local):
     def __init__(self) -> None:
         self.by_storage: dict[int, list[weakref.ref[Late] | weakref.ref[Kept]]] = {}
         self.sweep_at = 256
+        self.copies: dict[int, tuple[weakref.ref[Tensor], int, weakref.ref[Tensor]]] = {}
+        """By the id of a tensor: it, a version of it, and a copy of that."""
 
 
 _WAITING = _Waiting()
@@ -87,7 +89,7 @@ class Late:
                 return False
         return True
 
-    def settle(self, storage: int, copies: dict[int, Tensor]) -> None:
+    def settle(self, storage: int) -> None:
         if self.fresh():
             self()
             self._settled = True
@@ -108,21 +110,46 @@ class Kept:
     def __call__(self) -> tuple[Any, ...] | None:
         """The operands; None if one was modified, by something that the region cannot see as a write."""
         for x, version in zip(self._operands, self._versions):
-            if isinstance(x, Tensor) and x._version != version:
+            if isinstance(x, Tensor) and (x._version != version or not _whole(x)):
                 return None
         return tuple(self._operands)
 
     def hooked(self) -> bool:
         return any(_has_hooks(x) for x in self._operands if isinstance(x, Tensor))
 
-    def settle(self, storage: int, copies: dict[int, Tensor]) -> None:
+    def settle(self, storage: int) -> None:
         for i, (x, version) in enumerate(zip(self._operands, self._versions)):
             if isinstance(x, Tensor) and x._version == version and _storage(x) == storage:
-                if id(x) not in copies:
-                    with torch.inference_mode(False), torch.enable_grad():
-                        copies[id(x)] = self._copy(x)
-                self._operands[i] = copies[id(x)]
-                self._versions[i] = copies[id(x)]._version
+                if _whole(x):
+                    self._operands[i] = x = _copied(x, self._copy)
+                    self._versions[i] = x._version
+                else:
+                    self._versions[i] = _GONE
+
+
+_GONE = -1
+"""The version of a tensor whose memory was freed."""
+
+
+def _copied(x: Tensor, copy: Callable[[Tensor], Tensor]) -> Tensor:
+    """One copy for all who wait for this version of `x`."""
+    known = _WAITING.copies.get(id(x))
+    found = known[2]() if known is not None and known[0]() is x and known[1] == x._version else None
+    if found is None:
+        with torch.inference_mode(False), torch.enable_grad():
+            found = copy(x)
+        if len(_WAITING.copies) >= 256:
+            _sweep()
+        _WAITING.copies[id(x)] = weakref.ref(x), x._version, weakref.ref(found)
+    return found
+
+
+def _whole(x: Tensor) -> bool:
+    """Whether a tensor has its memory: a program may have freed it, and fill it again later."""
+    if x.layout != torch.strided or not x.numel() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return True
+    last = x.storage_offset() + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride()))
+    return x.untyped_storage().nbytes() >= (last + 1) * x.element_size()
 
 
 def keep(operands: tuple[Any, ...], copy: Callable[[Tensor], Tensor]) -> Callable[[], tuple[Any, ...] | None]:
@@ -166,6 +193,7 @@ def _sweep() -> None:
         else:
             del waiting[key]
     _WAITING.sweep_at = max(256, 2 * len(waiting))
+    _WAITING.copies = {key: known for key, known in _WAITING.copies.items() if known[2]() is not None}
 
 
 def settle_all() -> None:
@@ -183,11 +211,10 @@ def settle_hooked() -> None:
 
 
 def _settle(storage: int) -> None:
-    copies: dict[int, Tensor] = {}  # one of each tensor, for all who wait for it
     for ref in _WAITING.by_storage.pop(storage, ()):
         waits = ref()
         if waits is not None:
-            waits.settle(storage, copies)
+            waits.settle(storage)
 
 
 def settle(operands: Iterable[Any]) -> None:

@@ -562,6 +562,11 @@ def _own_ranks(boundaries: Tensor, x: Any) -> bool:
     return x.dim() > 0 and found.dim is not None and found.dim % x.dim() == x.dim() - 1
 
 
+_LEARNED = (
+    "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
+)
+
+
 def _count_passed(
     region: Region,
     func: Func,
@@ -569,11 +574,18 @@ def _count_passed(
     boundaries: Tensor,
     x: Any,
     right: bool,
+    through: tuple[tuple[Any, ...], dict[str, Any]] | None,
     direct: Callable[[], Any],
 ) -> Any:
     if carrier(x) is not None and boundaries.dim() == 1 and carrier(boundaries) is None:
+        learned = tracked(boundaries) and region.linearizes("searchsorted")
         out = run_on_choices(region, call, (x,), {})
-        out = run_on_outcomes(region, call, (x,), {}) if out is None else out
+        if out is not None and learned:
+            region.lose(op_name(func), [x], _LEARNED)
+        if out is None and learned and through is not None:  # on either side, the boundaries decide
+            out = run_on_outcomes(region, func, *through, conditional=True)
+        elif out is None:
+            out = run_on_outcomes(region, call, (x,), {})
         if out is not None:
             return out
     if _own_ranks(boundaries, x) and region.linearizes("searchsorted"):
@@ -605,16 +617,17 @@ def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
         _mark(region, boundaries, table, -1, False)  # table.gather(-1, table.argsort())
     right = bool(named.get("right")) or named.get("side") == "right"
     direct = lambda: func(*args, **kwargs)
-    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x, right, direct)
+    through = (args, kwargs) if sorter is None else None
+    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x, right, through, direct)
 
 
 def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "boundaries"), args), **kwargs)
     x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
     right = bool(named.get("right"))
-    return _count_passed(
-        region, func, lambda v: func(v, boundaries, **named), boundaries, x, right, lambda: func(*args, **kwargs)
-    )
+    direct = lambda: func(*args, **kwargs)
+    call = lambda v: func(v, boundaries, **named)
+    return _count_passed(region, func, call, boundaries, x, right, (args, kwargs), direct)
 
 
 SOURCES["searchsorted"] = "each boundary, half-width at most half the distance to the next"

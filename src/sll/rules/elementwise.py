@@ -37,6 +37,7 @@ from ..linearization import (
     discrete_carrier,
     exact_dtype,
     expect,
+    few_decisions,
     in_one_pass,
     join,
     known_constant,
@@ -161,7 +162,8 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
         out = run_on_outcomes(region, func, args, kwargs)
     if out is not None:
         return out
-    if any(isinstance(carrier(x), Expectation) for x in carried):
+    args, kwargs = few_decisions(region, args, kwargs)
+    if any(isinstance(carrier(x), Expectation) for x in (*args, *kwargs.values())):
         return through_count(region, func, args, kwargs)
     return func(*args, **kwargs)
 

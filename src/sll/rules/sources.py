@@ -32,6 +32,7 @@ from ..linearization import (
     constant,
     decided_at,
     discrete_carrier,
+    few_decisions,
     offset_at,
     original,
     resolved,
@@ -120,8 +121,9 @@ def _run(
             out = run_on_outcomes(region, func, args, kwargs, conditional=True)
         if out is not None:
             return out
-        if any(isinstance(carrier(x), Expectation) for x in carried):
-            return through_count(region, func, args, kwargs)
+        few = few_decisions(region, args, kwargs)
+        if any(isinstance(carrier(x), Expectation) for x in (*few[0], *few[1].values())):
+            return through_count(region, func, *few)
     if not wanted or not any(tracked(x) for x in operands):
         return func(*args, **kwargs)
     if op in _ORDERED:
