@@ -205,6 +205,27 @@ def test_a_generator_that_is_suspended():
     torch.testing.assert_close(results(lambda x: run(x, True), x), results(lambda x: run(x, False), x))
 
 
+@pytest.mark.parametrize("forward", MODES)
+def test_writes_that_count_as_no_version(forward):
+    """By way of `.data`, twice: each promise has what was there when it was made."""
+
+    def f(x, write):
+        b = torch.zeros_like(x[0])
+        s, found = (x[0] > 0.4).float(), []
+        for step in range(3):
+            found.append(s + b)
+            if write:
+                b.data.add_(0.5)
+            else:
+                b = torch.full_like(b, (step + 1) * 0.5)
+        return sum((u - 0.3 + x[1] > 0.1).float() * x[2] for u in found)
+
+    x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    with sll.linearize(0.3, forward=forward, on_lost="error"):
+        want, got = (results(lambda x, write=write: f(x, write).sum(), x) for write in (False, True))
+    torch.testing.assert_close(got, want)
+
+
 def test_one_copy_for_all_who_wait():
     """A buffer that is added in many places, and written to once."""
     copies = []

@@ -12,7 +12,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,8 +31,6 @@ class _Waiting(threading.local):
     def __init__(self) -> None:
         self.by_storage: dict[int, list[weakref.ref[Late] | weakref.ref[Kept]]] = {}
         self.sweep_at = 256
-        self.copies: dict[int, tuple[weakref.ref[Tensor], int, weakref.ref[Tensor]]] = {}
-        """By the id of a tensor: it, a version of it, and a copy of that."""
 
 
 _WAITING = _Waiting()
@@ -89,7 +87,7 @@ class Late:
                 return False
         return True
 
-    def settle(self, storage: int) -> None:
+    def settle(self, storage: int, copies: _Copies) -> None:
         if self.fresh():
             self()
             self._settled = True
@@ -117,31 +115,26 @@ class Kept:
     def hooked(self) -> bool:
         return any(_has_hooks(x) for x in self._operands if isinstance(x, Tensor))
 
-    def settle(self, storage: int) -> None:
+    def settle(self, storage: int, copies: _Copies) -> None:
         for i, (x, version) in enumerate(zip(self._operands, self._versions)):
             if isinstance(x, Tensor) and x._version == version and _storage(x) == storage:
-                if _whole(x):
-                    self._operands[i] = x = _copied(x, self._copy)
-                    self._versions[i] = x._version
-                else:
+                if not _whole(x):
                     self._versions[i] = _GONE
+                    continue
+                if id(x) not in copies:
+                    with torch.inference_mode(False), torch.enable_grad():
+                        copies[id(x)] = x, self._copy(x)
+                self._operands[i] = copies[id(x)][1]
+                self._versions[i] = self._operands[i]._version
+
+
+_Copies: TypeAlias = "dict[int, tuple[Tensor, Tensor]]"
+"""By their id, tensors that are about to be written to, and the one copy for all who wait for them. (For this write
+only: not every write counts as a version.)"""
 
 
 _GONE = -1
 """The version of a tensor whose memory was freed."""
-
-
-def _copied(x: Tensor, copy: Callable[[Tensor], Tensor]) -> Tensor:
-    """One copy for all who wait for this version of `x`."""
-    known = _WAITING.copies.get(id(x))
-    found = known[2]() if known is not None and known[0]() is x and known[1] == x._version else None
-    if found is None:
-        with torch.inference_mode(False), torch.enable_grad():
-            found = copy(x)
-        if len(_WAITING.copies) >= 256:
-            _sweep()
-        _WAITING.copies[id(x)] = weakref.ref(x), x._version, weakref.ref(found)
-    return found
 
 
 def _whole(x: Tensor) -> bool:
@@ -193,39 +186,41 @@ def _sweep() -> None:
         else:
             del waiting[key]
     _WAITING.sweep_at = max(256, 2 * len(waiting))
-    _WAITING.copies = {key: known for key, known in _WAITING.copies.items() if known[2]() is not None}
 
 
 def settle_all() -> None:
     """The region is about to be off for a while: work out everything that waits."""
+    copies: _Copies = {}
     for storage in list(_WAITING.by_storage):
-        _settle(storage)
+        _settle(storage, copies)
 
 
 def settle_hooked() -> None:
     """Backward is about to begin, and a hook of a leaf may write to it (an optimizer that steps during backward)."""
+    copies: _Copies = {}
     for storage, refs in list(_WAITING.by_storage.items()):
         found = [waits for ref in refs if (waits := ref()) is not None]
         if any(waits.hooked() for waits in found):
-            _settle(storage)
+            _settle(storage, copies)
 
 
-def _settle(storage: int) -> None:
+def _settle(storage: int, copies: _Copies) -> None:
     for ref in _WAITING.by_storage.pop(storage, ()):
         waits = ref()
         if waits is not None:
-            waits.settle(storage)
+            waits.settle(storage, copies)
 
 
-def settle(operands: Iterable[Any]) -> None:
+def settle(operands: Iterable[Any], copies: _Copies | None = None) -> None:
     """Some of the operands are about to be written to: work out what waits for them."""
+    copies = {} if copies is None else copies
     for x in operands:
         if isinstance(x, (tuple, list)):
-            settle(x)
+            settle(x, copies)
         elif isinstance(x, Tensor) and x.layout == torch.strided:
             if torch._C._functorch.is_functorch_wrapped_tensor(x):
                 continue  # nothing waits inside a transform
-            _settle(x.untyped_storage()._cdata)
+            _settle(x.untyped_storage()._cdata, copies)
 
 
 _STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm", "embedding", "embedding_bag"}
