@@ -881,11 +881,13 @@ def few_decisions(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`. One operand may
     have more, integers that a float of several decisions was made into, unless the result may have decisions of its own
-    (`growing`).
+    (`growing`). (A bool is known by its probability, and with one decision what is computed from it goes on.)
     """
     operands = (*args, *kwargs.values())
     many = len(_all_decisions(operands))
-    if many <= MAX_DECISIONS or not growing and any(len(decisions(x)) == many for x in operands):
+    if many <= MAX_DECISIONS:
+        return args, kwargs
+    if not growing and any(len(decisions(x)) == many and x.dtype != torch.bool for x in operands):
         return args, kwargs
     return tuple(_reduced(region, x) for x in args), {name: _reduced(region, x) for name, x in kwargs.items()}
 
