@@ -14,29 +14,30 @@ pytestmark = pytest.mark.skipif(torch.__version__ < (2, 10), reason="its torch.u
 
 PROGRAM = """
 import json, sys, time
-import torch
-before = set(sys.modules)
 start = time.process_time()
+import torch
+before, between = set(sys.modules), time.process_time()
 import sll
-seconds = time.process_time() - start
-print(json.dumps([seconds, sorted({name.split(".")[0] for name in set(sys.modules) - before})]))
+share = (time.process_time() - between) / (between - start)
+print(json.dumps([share, sorted({name.split(".")[0] for name in set(sys.modules) - before})]))
 """
 
 
 @pytest.fixture(scope="module")
 def imports(tmp_path_factory):
-    """Three fresh processes; the first one writes the bytecode that an installation has."""
+    """Fresh processes; the first one writes the bytecode that an installation has."""
     cache = str(tmp_path_factory.mktemp("bytecode"))
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
     runs = [
         subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
-        for _ in range(3)
+        for _ in range(4)
     ]
     return [json.loads(run.stdout) for run in runs]
 
 
-def test_it_takes_less_than_50_ms_beside_torch(imports):
-    assert min(seconds for seconds, _ in imports) < 0.05
+def test_it_takes_little_beside_torch(imports):
+    """About 2 %: 25 to 50 ms of CPU, as fast as the machine is at the moment, which torch's own import tells."""
+    assert min(share for share, _ in imports) < 0.03
 
 
 def test_it_imports_nothing_but_itself_and_the_standard_library(imports):
