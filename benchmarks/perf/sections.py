@@ -37,6 +37,7 @@ from figures import CALL, COMPILED, EAGER, OLD, PIPELINE, SAVED, SOFT, STEP, Fig
 from saved import saved
 from timing import FEW, Clock, ratios
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import sll
 import sll.fused
@@ -291,11 +292,20 @@ def memory(bench: Bench) -> None:
 # --- what a region costs where it does nothing -------------------------------------------------------------------
 
 CALLS = 100
+EMPTY = "an empty mode"
+
+
+class EmptyMode(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 def overhead(bench: Bench) -> None:
     table = f"A call that is not discrete, in a region, {bench.where}"
-    bench.results.captions[table] = f"Microseconds more than outside, arguments that require grad. Target: {CALL}."
+    bench.results.captions[table] = (
+        "Microseconds more than outside, arguments that require grad. An empty mode is what PyTorch itself takes for "
+        f"any `TorchFunctionMode`. Target for sll: {CALL}."
+    )
     a = torch.randn(4, 4, device=bench.device).requires_grad_()
     b = torch.randn(4, 4, device=bench.device)
     small = {
@@ -304,7 +314,8 @@ def overhead(bench: Bench) -> None:
         "matmul, 4 x 4": lambda: a @ b,
         "view": lambda: a.view(16),
     }
-    regions = {
+    regions: dict[str, TorchFunctionMode] = {
+        EMPTY: EmptyMode(),
         "region, fixed width": sll.linearize(WIDTH),
         "region, auto": sll.linearize("auto"),
     }
@@ -323,7 +334,8 @@ def overhead(bench: Bench) -> None:
         samples = bench.clock.interleaved(calls, rounds=3 * bench.clock.rounds)
         for row in regions:
             more = [1e6 / CALLS * (t - base) for t, base in zip(samples[row], samples["outside"])]
-            bench.results.figures.append(Figure(table, row, name, "us", tuple(more), CALL, tuple(samples[row])))
+            target = None if row == EMPTY else CALL
+            bench.results.figures.append(Figure(table, row, name, "us", tuple(more), target, tuple(samples[row])))
 
     table = f"A training step of a network without decisions, in a region, {bench.where}"
     bench.results.captions[table] = f"Per cent more than outside; SGD, nothing is linearized. Target: {STEP}."
@@ -340,7 +352,8 @@ def overhead(bench: Bench) -> None:
         samples = bench.clock.interleaved(calls)
         for row in regions:
             more = [100 * (ratio - 1) for ratio in ratios(samples[row], samples["outside"])]
-            bench.results.figures.append(Figure(table, row, name, "%", tuple(more), STEP, tuple(samples[row])))
+            target = None if row == EMPTY else STEP
+            bench.results.figures.append(Figure(table, row, name, "%", tuple(more), target, tuple(samples[row])))
 
 
 # --- pipelines ---------------------------------------------------------------------------------------------------
