@@ -598,3 +598,101 @@ def test_learned_boundaries_that_a_decided_value_passes(forward):
         assert got[1] is not None and got[1].any()
         if forward == "linear":
             torch.testing.assert_close(got, found[3])
+
+
+def _added(masks):
+    n = 0
+    for mask in masks:
+        n = n + mask.int()
+    return n
+
+
+def _chosen(masks):
+    n = torch.zeros(masks[0].shape, dtype=torch.long)
+    for mask in masks:
+        n = torch.where(mask, n + 1, n)
+    return n
+
+
+def _in_place(masks):
+    n = torch.zeros(masks[0].shape, dtype=torch.long)
+    for mask in masks:
+        n += mask
+    return n
+
+
+CHAINS = {
+    "sum": lambda masks: sum(m.int() for m in masks),
+    "n + mask": _added,
+    "where": _chosen,
+    "n += mask": _in_place,
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("many", [4, 5, 6, 8, 11])
+@pytest.mark.parametrize("count", CHAINS.values(), ids=CHAINS)
+def test_masks_that_are_counted_one_by_one(count, many, forward):
+    """From five on, "hard" and "straight-through" kept one decision of those that were open, without a word."""
+    x = torch.linspace(-0.4, 0.6, 3 * many, dtype=torch.float64).reshape(many, 3)[torch.randperm(many)]
+    x.requires_grad_()
+    found, compared = [], []
+    for counted in (count, lambda masks: torch.stack(masks).sum(0)):
+        with sll.linearize(1.0, forward=forward) as region:
+            n = counted([row > 0 for row in x])
+            found.append(torch.autograd.grad(n.double().sum(), x, retain_graph=True)[0])
+            compared.append(torch.autograd.grad((n >= (many + 1) // 2).double().sum(), x)[0])
+        assert not region.report().lost
+    torch.testing.assert_close(found[0], torch.full_like(x, 0.5))
+    torch.testing.assert_close(found[0], found[1])
+    if many > 8:  # (of few decisions the joint outcomes are known, and of eight some of them still)
+        assert compared[0].any(0).all()
+
+
+@pytest.mark.parametrize("forward", ["hard", "straight-through"])
+def test_codes_of_many_bits_are_looked_up(forward):
+    """A code is no count: its neighbours have nothing to do with it, and one open bit is followed exactly."""
+    eps, table = 0.01, torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.full((6, 6), 0.5, dtype=torch.float64) - torch.eye(6, dtype=torch.float64) * 0.503
+    x.requires_grad_()
+    with sll.linearize(eps, forward=forward) as region:
+        code = sum((bits > 0).long() * 2**i for i, bits in enumerate(x))
+        (got,) = torch.autograd.grad(table[code].sum(), x)
+    assert not region.report().lost
+    want = torch.diag(torch.stack([table[63] - table[63 - 2**i] for i in range(6)])) / (2 * eps)
+    torch.testing.assert_close(got, want)
+
+
+COUNTED = {
+    "cast": lambda x, b, n: (n * ~b).double(),
+    "times a float mask": lambda x, b, n: n * (~b).double(),
+    "where": lambda x, b, n: torch.where(b, 2, n).double(),
+    "where of floats": lambda x, b, n: torch.where(b, x, n),
+    "plus": lambda x, b, n: (n + b).double(),
+    "times a float": lambda x, b, n: torch.where(b, 0, n) * x,
+    "divided": lambda x, b, n: n / (1 + b.long()),
+    "mean": lambda x, b, n: (n * ~b).double().mean(1, keepdim=True),
+    "masked_fill": lambda x, b, n: n.expand_as(b).clone().masked_fill(b, 2).double(),
+    "exp": lambda x, b, n: torch.exp(n * ~b * 0.3),
+    "joined": lambda x, b, n: torch.cat([n * ~b, n * ~b], 1).double(),
+    "maximum": lambda x, b, n: torch.maximum(n * ~b, b.long()).double(),
+    "cumsum": lambda x, b, n: (b.cumsum(1) * ~b).double(),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_in_one_outcome_of_a_mask_show_their_expectation(name):
+    """Outside the band of the mask the hard count was shown: values jumped at the edges of the band. (Joined, the
+    gradient of the count was lost, too.)
+    """
+    at = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]
+    x = torch.tensor([-0.12, -0.172, -0.4], dtype=torch.float64) + at * torch.tensor([0.0, 0.0, 0.4])
+    x.requires_grad_()
+    with sll.linearize(0.04):
+        b = x > -0.188
+        y = COUNTED[name](x, b, b.sum(1, keepdim=True)).double()
+    (g,) = torch.autograd.grad(y.sum(), x)
+    assert (y[1:] - y[:-1]).abs().max() < 0.02  # the steepest of these ramps rise by 0.0025 from one to the next
+    rise = (y[-1] - y[0]).sum().detach()
+    torch.testing.assert_close(g[:, 2].sum() * 1e-4, rise, atol=5e-3, rtol=0.0)
+    assert g[:, 1].any()

@@ -674,7 +674,7 @@ def run_on_outcomes(
     of their own (`conditional`), nest. Returns None if no operand has outcomes.
     """
     growing = conditional and any(isinstance(x, Tensor) and x.is_floating_point() for x in (*args, *kwargs.values()))
-    args, kwargs = few_decisions(region, args, kwargs, growing=growing)
+    args, kwargs = few_decisions(region, args, kwargs, growing=growing, summed=func.__name__ in _KEEP_STEPS)
     operands = (*args, *kwargs.values())
     if _root(operands) is None:
         return None
@@ -792,7 +792,7 @@ def join(
         return blend(tree.decision.offset(), below, above, hard, region.mode, taken)
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
-        shown = _selected(tree, below, above, hard) if region.linear else hard
+        shown = _selected(tree, below, above, hard, _counts(region, operands, tree)) if region.linear else hard
         out = blend(tree.decision.offset(), below, above, shown, region.mode, taken)
     else:
         out = hard
@@ -877,11 +877,14 @@ def _all_decisions(operands: Sequence[Any]) -> list[Decision]:
 
 
 def few_decisions(
-    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any], *, growing: bool = True
+    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any], *, growing: bool = True, summed: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`. One operand may
     have more, integers that a float of several decisions was made into, unless the result may have decisions of its own
     (`growing`). (A bool is known by its probability, and with one decision what is computed from it goes on.)
+
+    `summed`: a count goes on as its expectation in any mode, with the gradients of all decisions; the one decision of
+    `merge` has those of one. (A code of weighted bits is looked up: what is next to its expectation is no code.)
     """
     operands = (*args, *kwargs.values())
     many = len(_all_decisions(operands))
@@ -889,14 +892,17 @@ def few_decisions(
         return args, kwargs
     if not growing and any(len(decisions(x)) == many and x.dtype != torch.bool for x in operands):
         return args, kwargs
-    return tuple(_reduced(region, x) for x in args), {name: _reduced(region, x) for name, x in kwargs.items()}
+    reduced = functools.partial(_reduced, region, summed=summed)
+    return tuple(reduced(x) for x in args), {name: reduced(x) for name, x in kwargs.items()}
 
 
-def _reduced(region: Region, x: Any) -> Any:
+def _reduced(region: Region, x: Any, summed: bool) -> Any:
     if len(decisions(x)) <= 1:
         return x
     alias = x.view_as(x)
-    return attach(region, alias, marginal(x) if region.linear else merge(x)[0])
+    counts = summed and x.dtype != torch.bool and not x.is_floating_point() and by_ones(x)
+    counted = counts or _has_expectation(x)
+    return attach(region, alias, marginal(x) if region.linear or counted else merge(x)[0])
 
 
 def marginal(x: Tensor) -> Carrier | None:
@@ -1027,11 +1033,40 @@ def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor |
     return 1 - product(weight, 1 - other, shown) if known else product(weight, other, shown)
 
 
-def _selected(tree: Outcomes, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
-    """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided
-    decisions of its own.
+def _counts(region: Region, operands: Sequence[Any], tree: Outcomes) -> tuple[Tensor | None, Tensor | None]:
+    """Below and above the decision of `tree`, masks of the elements at which an integer among the operands is not the
+    expectation that a float computed from it shows. (That float carries nothing, and cannot tell.)
     """
-    inner = [undecided(side) for side in (tree.below, tree.above)]
+    counts = [x for x in operands if _has_expectation(x)]
+    below, above = (
+        _any_of([undecided(cofactor(region, x, tree.decision, side)) for x in counts]) for side in (False, True)
+    )
+    return below, above
+
+
+def _has_expectation(x: Any) -> bool:
+    found = None if not isinstance(x, Tensor) or x.is_floating_point() else carrier(x)
+    if isinstance(found, Outcomes):
+        return _has_expectation(found.below) or _has_expectation(found.above)
+    return isinstance(found, Expectation)
+
+
+def _any_of(masks: Sequence[Tensor | None]) -> Tensor | None:
+    known = [mask for mask in masks if mask is not None]
+    return functools.reduce(torch.logical_or, known) if known else None
+
+
+def _selected(
+    tree: Outcomes,
+    below: Tensor,
+    above: Tensor,
+    hard: Tensor,
+    counts: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
+    """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided
+    decisions of its own (or is computed from such, `counts`).
+    """
+    inner = [_any_of((undecided(side), of)) for side, of in zip((tree.below, tree.above), counts)]
     if inner[0] is None and inner[1] is None:
         return hard
     never = torch.zeros((), dtype=torch.bool, device=hard.device)

@@ -269,11 +269,9 @@ def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequ
         chosen = _regrouped_choices(put, tensors, hard)
         if chosen is not None:
             return chosen
-    if hard.dtype != torch.bool and not hard.is_floating_point():
-        deep = any(isinstance(carrier(t), Expectation) or _depth(t) > 1 for t in tensors)
-        if deep:
-            value = put([expect(t) if discrete_carrier(t) else t.to(torch.float64) for t in tensors])
-            return Expectation(value, all(by_ones(t) for t in tensors))
+    if hard.dtype != torch.bool and not hard.is_floating_point() and any(_depth(t) > 1 for t in tensors):
+        value = put([expect(t) if discrete_carrier(t) else t.to(torch.float64) for t in tensors])
+        return Expectation(value, all(by_ones(t) for t in tensors))
     weights, below, above = zip(*(_flat(t, hard.dtype) for t in tensors))
     dtype = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
     weight = put([w.to(dtype).expand(t.shape) for w, t in zip(weights, tensors)])
@@ -304,8 +302,9 @@ def _regrouped_choices(put: Callable[[list[Tensor]], Tensor], tensors: Sequence[
 
 
 def _depth(x: Any) -> int:
+    """How many decisions deep; what one decision does not describe counts as two."""
     tree = resolved(x)
-    if isinstance(tree, Choice):
+    if isinstance(tree, (Choice, Expectation)):
         return 2
     if not isinstance(tree, Outcomes):
         return 0
