@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test docs gallery evidence lint types check clean
 
 demo: $(READY)
-	@echo "== demo: training discrete networks on real data (about a minute)"
+	@echo "== demo: training discrete networks on real data (a minute or two)"
 	$(PY) -m sll demo
 
 test: $(READY)
@@ -30,7 +30,7 @@ gallery: $(READY)
 evidence: $(READY)
 	$(PY) -m pip install --quiet -c constraints.txt -e ".[evidence]"
 	$(PY) -m pip install --quiet --no-deps --ignore-requires-python softtorch
-	@echo "== evidence: eight tasks, thirteen methods (about half an hour on 2 cores; results.jsonl holds what is done)"
+	@echo "== evidence: eight tasks, thirteen methods (half an hour to an hour on 2 cores; results.jsonl holds what is done)"
 	$(PY) benchmarks/evidence
 
 lint: $(READY)

@@ -149,7 +149,7 @@ def demo(
 
     A network with sign activations and a 2-bit network on scikit-learn's digits, and a threshold classifier that
     maximises torchmetrics' F1 score itself: as they are, rewritten by hand with a straight-through estimator, and as
-    they are inside a region. All scores are those of the deployed hard program. About half a minute on two cores;
+    they are inside a region. All scores are those of the deployed hard program. A minute or two on two cores;
     nothing is downloaded.
 
     Needs `pip install "sll-core[demo]"`.

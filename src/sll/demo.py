@@ -1,6 +1,6 @@
 """Train three discrete programs on real data: as they are, rewritten by hand, and as they are inside ``sll``.
 
-    sll demo            # about half a minute on two cores; nothing is downloaded
+    sll demo            # a minute or two on two cores; nothing is downloaded
     sll demo --quick    # a few seconds: one seed, two epochs
 
 The programs are a network with sign activations and one with 2-bit weights and activations, both on scikit-learn's

@@ -162,7 +162,8 @@ class Row:
             return f"leaves autograd: {self.why}{', and with it ' + source if source else ''}"
         if not self.elements:
             return "no elements"
-        band = "its band" if self.eps is None else f"±{self.eps[1]:.3g}"
+        widths = [] if self.eps is None else list(dict.fromkeys(f"±{width:.3g}" for width in self.eps))
+        band = " … ".join(widths) or "its band"
         if not self.in_band:
             return f"none of {self.elements} decisions is within {band} of its boundary; {self._reached_by()}"
         within = f"{self.in_band} of {self.elements} decisions within {band} of their boundary"
