@@ -917,6 +917,19 @@ with sll.linearize(eps=0.1):
     y[3].backward()
 """,
     ),
+    Case(
+        INDICES,
+        "`masked_scatter` of nothing",
+        """
+with sll.linearize(eps=0.1):
+    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+""",
+        "The mask selects nothing, and is close to selecting something: what would stand there nobody has said.",
+        """
+with sll.linearize(eps=0.1):
+    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+""",
+    ),
     # --- lost: selections ---
     Case(
         SELECTED,

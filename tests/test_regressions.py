@@ -696,3 +696,98 @@ def test_counts_in_one_outcome_of_a_mask_show_their_expectation(name):
     rise = (y[-1] - y[0]).sum().detach()
     torch.testing.assert_close(g[:, 2].sum() * 1e-4, rise, atol=5e-3, rtol=0.0)
     assert g[:, 1].any()
+
+
+SELECTED_NOTHING = {
+    "times": lambda x, y: (y[x < 0] * 2).sum() + y.sum(),
+    "exp": lambda x, y: y[x < 0].exp().sum() + y.sum(),
+    "two-dimensional": lambda x, y: F.relu(y.reshape(4, 1)[x < 0]).sum() + y.sum(),
+    "masked_select": lambda x, y: (y.masked_select(x < 0) * y.sum()).sum() + y.sum(),
+    "loss": lambda x, y: F.mse_loss(y[x < 0], x[x < 0], reduction="sum") + y.sum(),
+    "read and written": lambda x, y: _written(y, x < 0, lambda f, b: f[b] * 2),
+    "written": lambda x, y: _written(y, x < 0, lambda f, b: torch.zeros(0)),
+    "in place": lambda x, y: _written(y, x < 0, lambda f, b: f[b].mul_(2)),
+    "scattered": lambda x, y: y.masked_scatter(x < 0, torch.zeros(0)).sum(),
+}
+
+
+def _written(y, mask, value):
+    f = y * 1.0
+    f[mask] = value(f, mask)
+    return f.sum()
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("name", SELECTED_NOTHING)
+def test_a_mask_that_selects_nothing(name, forward):
+    """It raised, and a write of nothing took the gradient of the whole tensor away."""
+    x, y = X(1.0, 1.0, 1.0, 1.0), X(1.0, 2.0, 3.0, 4.0)
+    with sll.linearize(0.05, forward=forward):
+        out = SELECTED_NOTHING[name](x, y)
+    assert out.item() == 10
+    assert grads(out, y) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("how", [torch.Tensor.mul_, torch.Tensor.__imul__])
+def test_what_a_mask_selects_is_modified_in_place(how, forward):
+    """``z[mask] *= 2`` wrote back as if a mask element that flips would shift all that follow."""
+    values = [0.02, 1.0, 1.0, 1.0, -1.0, 1.0], [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+    found = []
+    for doubled in (lambda z, m: how(z[m], 2), lambda z, m: z[m] * 2):
+        x, y = (X(*v) for v in values)
+        with sll.linearize(0.05, forward=forward) as region:
+            z, mask = y * 1.0, x > 0
+            z[mask] = doubled(z, mask)
+        assert not region.report().lost
+        found.append((z.tolist(), grads(z, x, y)))
+    assert found[0] == found[1]
+    assert found[0][1][0] == pytest.approx([100, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("forward", ["hard", "straight-through"])
+@pytest.mark.parametrize("one", [False, True], ids=["all", "one number"])
+def test_the_negative_bit(one, forward):
+    """The kernels read memory, where the numbers of such a view have the other sign."""
+    n = 2 * sll.fused.LEAST
+    x = torch.linspace(-1, 1, n).requires_grad_()
+    w = torch._neg_view(torch.linspace(0.3, 0.4, 1 if one else n))[0 if one else slice(None)]
+    assert w.is_neg()
+    a = torch.ones(n, requires_grad=True)
+    for f in (
+        lambda w: torch.where(x > 0, w, a * x),
+        lambda w: torch.where(x > w, a * x, w),
+        lambda w: torch.where((x > 0) & (x < 0.5), w, a * x),
+        lambda w: (a * x).masked_fill(x > 0, w) if one else torch.where(x > w, 1.0, a),
+    ):
+        with sll.linearize(0.1, forward=forward):
+            got, want = f(w), f(w.resolve_neg())
+        assert torch.equal(got, f(w)) and torch.equal(got, want)
+        assert all(map(torch.equal, torch.autograd.grad(got.sum(), [x, a]), torch.autograd.grad(want.sum(), [x, a])))
+    with sll.linearize(0.1, forward=forward):
+        y = torch.sign(x)
+    (got,) = torch.autograd.grad(y, x, torch._neg_view(torch.ones(n)))
+    assert (got <= 0).all() and got.any()
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("clamps", [False, True])
+def test_rounded_after_many_decisions(clamps, forward):
+    """Clamped before it became an integer, in "linear" it had no gradient, without a word."""
+    a, b, c = v = [torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in (1.0, 0.095, 2.0)]
+    with sll.linearize(0.04, forward=forward):
+        m = torch.where(a > 0, b, c)
+        n = torch.where(b > m * 0.5 + 0.47, b * 1.3, m)
+        q = torch.round(n * 2 + 0.3)
+        y = (q.clamp(-3, 3) if clamps else q).long().double()
+    found = torch.autograd.grad(y, v, allow_unused=True)
+    assert found[1].item() == pytest.approx(25)  # 2 n + 0.3 is 0.01 from 1/2, one step is 1 high and 0.08 wide
+
+
+def test_a_mask_copied_to_itself():
+    x = X(0.02, 1.0)
+    with sll.linearize(0.05):
+        mask = x > 0
+        assert mask.copy_(mask) is mask
+        y = mask.float()
+    assert grads(y, x) == [10, 0]

@@ -392,7 +392,7 @@ def _scaled(g: Tensor, inside: Tensor, slope: float) -> Tensor:
     if not torch.compiler.is_compiling() and not torch.is_grad_enabled() and type(g) is Tensor:
         if fused.suits(g):
             return fused.scale(g, inside, slope)
-        if g.device.type == "cpu" and g.dtype in _BITS and not fused.batched(g):
+        if g.device.type == "cpu" and g.dtype in _BITS and not fused.batched(g) and not g.is_neg():
             bits = g.view(_BITS[g.dtype]).bitwise_and(inside.view(torch.int8).neg())
             return bits.view(g.dtype).mul_(slope)
     return torch.where(inside, g * slope, 0)
@@ -444,7 +444,7 @@ class _Select(torch.autograd.Function):
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
         offset = offset if shown is None else shown
-        if not torch.compiler.is_compiling() and fused.suits(offset):
+        if not torch.compiler.is_compiling() and fused.suits(offset) and all(map(fused.plain, (taken, below, above))):
             return fused.select(offset, taken, below, above, forward == "linear", ties)
         hard = pick(taken, above, below)
         if forward != "linear":
@@ -459,7 +459,8 @@ class _Select(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, taken, below, above = ctx.saved_tensors
         taken = offset > 0 if taken is None else _unpacked(taken, g)
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not fused.suits(g):
+        slow = torch.compiler.is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
+        if slow or not all(map(fused.plain, (offset, taken, below, above))):
             jump = above - below
             if ctx.finite:
                 share = offset + 0.5 if ctx.by_weight else taken.to(g.dtype)

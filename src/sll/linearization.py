@@ -829,9 +829,9 @@ def chain(
         if chosen is not None:
             main, values = chosen
             return None if carrier(values) is not None else main.of(values)
-        if region.linear and len(_all_decisions(operands)) > MAX_DECISIONS:
+        if region.linear and _of_too_many(operands):
             return None
-        return _both_sides(region, func, *few_decisions(region, args, kwargs))
+        return _both_sides(region, func, *few_decisions(region, args, kwargs, growing=not region.linear))
 
     operands = (*args, *kwargs.values())
     n, names = len(args), tuple(kwargs)
@@ -880,20 +880,23 @@ def few_decisions(
     region: Region, args: tuple[Any, ...], kwargs: dict[str, Any], *, growing: bool = True, summed: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`. One operand may
-    have more, integers that a float of several decisions was made into, unless the result may have decisions of its own
+    have more, what a float of several decisions was rounded to, unless the result may have decisions of its own
     (`growing`). (A bool is known by its probability, and with one decision what is computed from it goes on.)
 
     `summed`: a count goes on as its expectation in any mode, with the gradients of all decisions; the one decision of
     `merge` has those of one. (A code of weighted bits is looked up: what is next to its expectation is no code.)
     """
     operands = (*args, *kwargs.values())
-    many = len(_all_decisions(operands))
-    if many <= MAX_DECISIONS:
-        return args, kwargs
-    if not growing and any(len(decisions(x)) == many and x.dtype != torch.bool for x in operands):
+    if len(_all_decisions(operands)) <= MAX_DECISIONS or not growing and not _of_too_many(operands):
         return args, kwargs
     reduced = functools.partial(_reduced, region, summed=summed)
     return tuple(reduced(x) for x in args), {name: reduced(x) for name, x in kwargs.items()}
+
+
+def _of_too_many(operands: Sequence[Any]) -> bool:
+    """Whether the operands depend on more decisions than are kept, which do not all come with one of them."""
+    many = len(_all_decisions(operands))
+    return many > MAX_DECISIONS and not any(len(decisions(x)) == many and x.dtype != torch.bool for x in operands)
 
 
 def _reduced(region: Region, x: Any, summed: bool) -> Any:

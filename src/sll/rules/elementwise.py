@@ -377,9 +377,10 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     x, mask, source = named["input"], named["mask"], named["source"]
     if carrier(mask) is None:
         return func(*args, **kwargs)
-    hard = original(func, x, mask, source)
     if source.numel() == 0:
-        return hard
+        region.lose("masked_scatter", [mask], "the source has no element for it. Use torch.where(mask, a, b).")
+        return func(*args, **kwargs)
+    hard = original(func, x, mask, source)
     if not hard.is_floating_point():
         region.lose(
             "masked_scatter",

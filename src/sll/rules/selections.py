@@ -36,7 +36,7 @@ from ..linearization import (
 )
 from ..report import LostGradientError
 from .elementwise import ARITHMETIC, CASTS, LOGIC
-from .registry import NO_GRADIENT_TO_LOSE, op_name, register, spellings
+from .registry import NO_GRADIENT_TO_LOSE, RULES, op_name, register, spellings
 
 if TYPE_CHECKING:
     from ..region import linearize as Region
@@ -111,6 +111,11 @@ def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     return attach(region, out, found.of(candidates))
 
 
+def in_place(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``x[mask] *= 2`` selects, multiplies in place and writes back: the product is the selection of the products."""
+    return RULES.get(func, one_by_one)(region, func, args, kwargs)
+
+
 def on_candidates(
     region: Region, func: Func, values: Sequence[Any], named: dict[str, Any], found: Selection
 ) -> Tensor | None:
@@ -133,7 +138,7 @@ def on_candidates(
         out = run(None)
     except (RuntimeError, IndexError, ZeroDivisionError):
         return None
-    if not out.is_floating_point() or not out.dim() or out.shape[0] != many:
+    if not out.is_floating_point() or not out.dim() or out.shape[0] != many or not many:
         return out
     finite = out.detach().isfinite().reshape(many, -1).all(1)
     hidden = ~found.taken & (~finite | (found.shown.detach() == 0))
@@ -417,6 +422,9 @@ for _names, _rule in (
 ):  # fmt: skip
     for _name in _names.split():
         SELECTIONS.update(dict.fromkeys(spellings(_name), _rule))
+for _name in _ELEMENTWISE.split():
+    for _spelled in (f"{_name}_", f"__i{_name.strip('_')}__"):
+        SELECTIONS.update(dict.fromkeys(spellings(_spelled), in_place))
 
 register(masked, "masked_select", in_place=False)
 register(nonzero, "nonzero", "argwhere", in_place=False)

@@ -100,6 +100,8 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
 
 def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     target, source = args[:2]
+    if source is target:
+        return target
     converted = _converted(region, source, target)
     if carrier(converted) is None:
         return written(target, func(target, converted, *args[2:], **kwargs))
