@@ -791,3 +791,25 @@ def test_a_mask_copied_to_itself():
         assert mask.copy_(mask) is mask
         y = mask.float()
     assert grads(y, x) == [10, 0]
+
+
+LISTED = {
+    "permute": lambda y: y.permute([1, 0]) * 2,
+    "flip": lambda y: y.flip([0]) * 2,
+    "roll": lambda y: torch.roll(y, [1], [0]) * 2,
+    "cast": lambda y: y.permute([1, 0]).double() * 2,
+    "channels last": lambda y: y[None, None].contiguous(memory_format=torch.channels_last) * 2,
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("name", LISTED)
+def test_a_choice_moved_by_what_is_given_as_a_list(name, forward):
+    """It did not recognise itself, and the recursion had no end: einops and vector-quantize-pytorch pass lists."""
+    table = torch.arange(12.0).reshape(6, 2)
+    x = torch.linspace(-1, 1, 18).reshape(3, 6).requires_grad_()
+    with sll.linearize(1.0, forward=forward):
+        got = LISTED[name](table[x.argmax(-1)])
+        want = table[x.argmax(-1)] * 2
+    assert got.sum().item() == pytest.approx(want.sum().item())
+    assert grads(got, x)[0] == pytest.approx(grads(want, x)[0])

@@ -148,8 +148,10 @@ def _differ(a: Any, b: Any) -> bool:
 
 
 def equal_keys(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple):
-        if not isinstance(b, tuple) or len(a) != len(b):
+    if a is b:
+        return True
+    if isinstance(a, (tuple, list)):
+        if not isinstance(b, (tuple, list)) or len(a) != len(b):
             return False
         for x, y in zip(a, b):  # noqa: SIM110 (asked thousands of times where decisions feed back: no generators)
             if not equal_keys(x, y):
