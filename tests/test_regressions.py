@@ -813,3 +813,71 @@ def test_a_choice_moved_by_what_is_given_as_a_list(name, forward):
         want = table[x.argmax(-1)] * 2
     assert got.sum().item() == pytest.approx(want.sum().item())
     assert grads(got, x)[0] == pytest.approx(grads(want, x)[0])
+
+
+TIED = {
+    "index": lambda x: torch.floor(x)[0].long(),
+    "reshape": lambda x: torch.floor(x).reshape(1, 1).long(),
+    "arithmetic": lambda x: (torch.floor(x)[0] * 3).long(),
+    "lookup": lambda x: torch.arange(20.0)[(torch.floor(x) * 3)[0].long()],
+    "comparison": lambda x: (torch.floor(x).view(1, 1) > 2.5).float(),
+    "remainder": lambda x: ((x + 1) % 4)[0] < 0.5,
+    "flip": lambda x: torch.where(torch.ceil(x).flip(0) > 3.5, 1.0, 2.0),
+    "sign": lambda x: torch.sign(x - 3).unsqueeze(0).long(),
+    "residual": lambda x: torch.remainder(
+        torch.arange(4), torch.div(256, (x + 1) % 4 + 1, rounding_mode="floor")[:, None]
+    ),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("name", TIED)
+def test_a_tie_that_was_moved_shows_its_hard_side(name, forward):
+    """In "linear" it showed the other one."""
+    x = X(3.0)
+    with sll.linearize(0.01, forward=forward):
+        got = TIED[name](x)
+    assert torch.equal(got, TIED[name](x))
+
+
+GUARDED = {
+    "masked_fill": lambda v, m: (v * m).sum() / m.sum().masked_fill(m.sum() == 0, 1),
+    "plus": lambda v, m: (v * m).sum() / (m.sum() + (m.sum() == 0)),
+    "where": lambda v, m: (v * m).sum() / torch.where(m.sum() == 0, 1, m.sum()),
+    "where afterwards": lambda v, m: torch.where(m.any(), (v * m).sum() / m.sum(), 0.0),
+    "clamp": lambda v, m: (v * m).sum() / m.sum().clamp(min=1),
+}
+
+
+@pytest.mark.parametrize("eps, forward", [("auto", None), (0.01, "straight-through"), (0.01, "hard"), (0.01, "linear")])
+@pytest.mark.parametrize("name", GUARDED)
+def test_division_by_a_count_that_the_program_guards(name, eps, forward):
+    """The count is zero, and the program divides by something else: the gradient was NaN."""
+    x = X(-0.005, -1.0)
+    with sll.linearize(eps, forward=forward):
+        y = GUARDED[name](torch.tensor([2.0, 5.0]), x > 0)
+    (g,) = torch.autograd.grad(y, x)
+    assert y.isfinite() and g.isfinite().all()
+    if name != "where afterwards":  # 0 / 0 is no outcome: the decision has no gradient there
+        assert g[0] > 0
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_integer_division_by_a_count_that_the_program_guards(forward):
+    """The side that is not taken raised."""
+    x = X(-1.0, -2.0)
+    with sll.linearize(3.0, forward=forward, on_lost="ignore"):
+        n = (x > 0).sum()
+        safe = torch.where(n == 0, 1, n)
+        found = [6 // safe, 6 % safe, torch.div(6, safe, rounding_mode="floor")]
+    assert [t.item() for t in found] == [6, 0, 6]
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_a_selection_of_a_single_number(forward):
+    x = torch.tensor(-1.0, requires_grad=True)
+    with sll.linearize(0.01, forward=forward):
+        y = x.clone()
+        y[y > 0] = y[y > 0] * 2
+        none = x[x > 0] * 2
+    assert y.item() == -1 and none.shape == (0,)

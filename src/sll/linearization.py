@@ -199,7 +199,8 @@ def placed(
 ) -> Decision:
     """`decision` after its tensor of shape `shape` went through the shape op `move`, identified by `how`."""
     moved = Decision(("placed", decision, tuple(shape), how), lambda: move(decision.offset().expand(shape)))
-    moved.side = lambda _: move(torch.where(decision.taken(), 0.5, -0.5).expand(shape)) > 0
+    if decision.side is not None:  # or only the hard value knows what is at a tie, also after the move
+        moved.side = lambda _: move(torch.where(decision.taken(), 0.5, -0.5).expand(shape)) > 0
     return moved
 
 
@@ -752,14 +753,17 @@ def _both_sides(
     root = _root((*args, *kwargs.values()))
     if root is None:
         return None
-    guarded = _guarded(func, args)
+    guarded, divides = _guarded(func, args), func.__name__ in DIVISIONS
 
     def on(side: bool, x: Any) -> Any:
         outcome = cofactor(region, x, root, side)
         if not guarded or outcome is x:
             return outcome
         taken = root.offset() > 0 if side else root.offset() <= 0
-        return region.call(torch.where, root.undecided() | taken, outcome, cofactor(region, x, root, not side))
+        seen = region.call(torch.where, root.undecided() | taken, outcome, cofactor(region, x, root, not side))
+        if divides and x is args[1] and not x.is_floating_point():  # integers raise
+            seen = region.call(torch.where, seen.detach() != 0, seen, 1)
+        return seen
 
     below, above = (
         region.call(func, *[on(side, x) for x in args], **{name: on(side, x) for name, x in kwargs.items()})
@@ -1261,6 +1265,8 @@ def through_expectation(
     ``widen`` converts the discrete operands that carry nothing, too (a matrix product wants one dtype).
     """
 
+    divides = func.__name__ in DIVISIONS and len(args) > 1
+
     def as_float(x: Any, how: str) -> Any:
         if isinstance(x, (tuple, list)):
             return type(x)(as_float(item, how) for item in x)
@@ -1270,7 +1276,11 @@ def through_expectation(
         if how == "shown" or not discrete_carrier(x):
             return number
         expected = expect(x).to(exact_dtype(x))
-        return expected if how == "expected" else hard_forward(number, expected)
+        if how == "expected":
+            return expected
+        if divides and x is args[1]:  # a zero that the program guards against: it divides by it on another side
+            number = torch.where(number == 0, expected.detach(), number)
+        return hard_forward(number, expected)
 
     def run(how: str) -> Tensor:
         found: Tensor = func(*as_float(list(args), how), **{name: as_float(x, how) for name, x in named.items()})
