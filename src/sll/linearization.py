@@ -148,8 +148,6 @@ def _differ(a: Any, b: Any) -> bool:
 
 
 def equal_keys(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
     if isinstance(a, (tuple, list)):
         if not isinstance(b, (tuple, list)) or len(a) != len(b):
             return False
@@ -163,7 +161,9 @@ def equal_keys(a: Any, b: Any) -> bool:
         return a == b
     if isinstance(a, Width):
         return isinstance(b, Width) and a.same(b)
-    return isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))) and type(a) is type(b) and bool(a == b)
+    if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
+        return type(a) is type(b) and bool(a == b)
+    return not torch.compiler.is_compiling() and a is b  # (Dynamo cannot ask)
 
 
 def offset_at(
