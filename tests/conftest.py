@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,12 @@ class _Table:
     def pytest_sessionfinish(self):
         rows = [(entry, test) for entry, test in self.found if test not in self.failed]
         self.path.write_text(compatibility.replaced(self.path.read_text(), compatibility.table(rows)))
+
+
+def pytest_collection_finish(session):
+    """Modules and eight thousand tests stay: the collections that tests ask for need not look at them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart(session):

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import fused
 
@@ -59,7 +60,7 @@ def run(function: Any, *args: Any) -> Tensor:
     """``function.apply(*args)``. Where no transform is active, without the detour through `inspect` that it takes for
     every function with a ``setup_context`` (to fill in defaults, and there are none): tens of microseconds.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*args)  # type: ignore[no-any-return]
     args = torch._functorch.utils.unwrap_dead_wrappers(args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return]
@@ -69,7 +70,7 @@ def packed(mask: Tensor) -> Tensor:
     """A mask to keep for backward. Inductor writes and reads bools one element at a time on the CPU, 10 ns for each;
     bytes made from floats it writes by the vector.
     """
-    return mask.to(torch.float32).to(torch.int8) if torch.compiler.is_compiling() else mask
+    return mask.to(torch.float32).to(torch.int8) if is_compiling() else mask
 
 
 def _unpacked(kept: Tensor, g: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def is_number(x: Tensor) -> Tensor:
 
 
 def _is_finite(x: Tensor) -> Tensor:
-    return x.abs() < math.inf if torch.compiler.is_compiling() else x.isfinite()
+    return x.abs() < math.inf if is_compiling() else x.isfinite()
 
 
 class _BandOffset(torch.autograd.Function):
@@ -98,7 +99,7 @@ class _BandOffset(torch.autograd.Function):
     @staticmethod
     def forward(distance: Tensor, eps: float, nan: float) -> Tensor:
         offset = (distance * (0.5 / eps)).clamp(-0.5, 0.5)
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return torch.where(is_number(offset), offset, nan)
         return offset.nan_to_num(nan=nan)
 
@@ -167,7 +168,7 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def _at_once(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
         """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        if is_compiling() or torch.is_grad_enabled():
             return None
         offset, below, above, hard, taken = saved
         for x in (g, offset, below, above, hard):
@@ -251,13 +252,13 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
             distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
-    if torch.compiler.is_compiling():
+    if is_compiling():  # noqa: SIM108
         inside = distance.abs() <= eps
     else:  # `hardshrink` is zero on the closed interval, and the cast is a comparison with zero, faster than others
         inside = F.hardshrink(distance, eps).to(torch.bool).logical_not_()
     if not linear:
         return hard, inside
-    undecided = (distance != 0 if torch.compiler.is_compiling() else distance.to(torch.bool)).logical_and_(inside)
+    undecided = (distance != 0 if is_compiling() else distance.to(torch.bool)).logical_and_(inside)
     offset = distance.mul_(0.5 / eps).clamp_(-0.5, 0.5)
     if jump.kind == "boundary":
         ramp = offset.mul_(jump.height).add_(jump.below * 0.5 + jump.above * 0.5)
@@ -326,7 +327,7 @@ def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jum
         up = (x < threshold if at_tie == above else x <= threshold).logical_not_()
     if (below, above) == (0, 1):
         hard = packed(up).to(x.dtype)
-    elif torch.compiler.is_compiling():
+    elif is_compiling():
         hard = packed(up).to(x.dtype) * (above - below) + below
     else:
         hard = torch.where(up, above, below).to(x.dtype)
@@ -340,12 +341,7 @@ _BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
 
 def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``torch.where(mask, a, b)``, which on the CPU takes up to ten times as long as the same with bits."""
-    if (
-        torch.compiler.is_compiling()
-        or a.dtype != b.dtype
-        or mask.numel() < 4 * fused.LEAST
-        or not _has_bits(mask, a, b)
-    ):
+    if is_compiling() or a.dtype != b.dtype or mask.numel() < 4 * fused.LEAST or not _has_bits(mask, a, b):
         return torch.where(mask, a, b)
     if a.dtype == torch.bool:
         return (a & mask) | (b & mask.logical_not())
@@ -389,7 +385,7 @@ class _Pick(torch.autograd.Function):
 
 def _scaled(g: Tensor, inside: Tensor, slope: float) -> Tensor:
     """``where(inside, g * slope, 0)``: an infinite `g` outside the band is not a NaN."""
-    if not torch.compiler.is_compiling() and not torch.is_grad_enabled() and type(g) is Tensor:
+    if not is_compiling() and not torch.is_grad_enabled() and type(g) is Tensor:
         if fused.suits(g):
             return fused.scale(g, inside, slope)
         if g.device.type == "cpu" and g.dtype in _BITS and not fused.batched(g) and not g.is_neg():
@@ -405,14 +401,14 @@ class _Ramp(torch.autograd.Function):
     ) -> Tensor:
         ctx.slope = jump.height * (0.5 / eps)
         ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
-        if not torch.compiler.is_compiling() and fused.suits(x):
+        if not is_compiling() and fused.suits(x):
             numbers: tuple[float, ...] = jump.numbers if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
                 numbers = (float(threshold), *jump.numbers)
             value, inside = fused.step(jump.kind, x, numbers, eps, linear)
         else:
             given = x, threshold, jump, eps, linear
-            value, inside = _traced_step(*given, hard) if torch.compiler.is_compiling() else _step(*given)
+            value, inside = _traced_step(*given, hard) if is_compiling() else _step(*given)
         ctx.save_for_backward(packed(inside))
         return value
 
@@ -444,7 +440,7 @@ class _Select(torch.autograd.Function):
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
         offset = offset if shown is None else shown
-        if not torch.compiler.is_compiling() and fused.suits(offset) and all(map(fused.plain, (taken, below, above))):
+        if not is_compiling() and fused.suits(offset) and all(map(fused.plain, (taken, below, above))):
             return fused.select(offset, taken, below, above, forward == "linear", ties)
         hard = pick(taken, above, below)
         if forward != "linear":
@@ -459,7 +455,7 @@ class _Select(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, taken, below, above = ctx.saved_tensors
         taken = offset > 0 if taken is None else _unpacked(taken, g)
-        slow = torch.compiler.is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
+        slow = is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
         if slow or not all(map(fused.plain, (offset, taken, below, above))):
             jump = above - below
             if ctx.finite:
@@ -594,7 +590,7 @@ def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Ten
     """
     if isinstance(eps, Tensor):
         distance, eps = distance * (0.5 / eps).to(distance.dtype), 0.5
-    function = _BandOffset if torch.compiler.is_compiling() else _BandOffsetJvp
+    function = _BandOffset if is_compiling() else _BandOffsetJvp
     return run(function, distance, eps, nan)
 
 
@@ -616,7 +612,7 @@ def blend(
         return torch.complex(*parts)
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
-    function = _Blend if torch.compiler.is_compiling() else _BlendJvp
+    function = _Blend if is_compiling() else _BlendJvp
     return run(
         function,
         offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
@@ -628,7 +624,7 @@ def suits(x: Tensor, *others: Any) -> bool:
     """Whether `ramp` can take the place of `band_offset` and `blend` for a step of `x` (and, if `others` are tensors,
     with them): plain tensors, and nobody who differentiates forward or transforms the function.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return x.layout == torch.strided
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return False
@@ -672,7 +668,7 @@ def select(
     like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers. `finite`: they
     are known to be. `shown`: another offset, without gradient, that the value has.
     """
-    compiling = torch.compiler.is_compiling()
+    compiling = is_compiling()
     if offset.shape != taken.shape or not suits(offset, taken):
         return None
     if not compiling and not taken.is_contiguous():
@@ -741,5 +737,5 @@ def product(a: Tensor, b: Tensor, shown: Tensor | None = None) -> Tensor:
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of `hard` (bit for bit) with the gradient of `soft`; same shape, floating point."""
-    function = _HardForward if torch.compiler.is_compiling() else _HardForwardJvp
+    function = _HardForward if is_compiling() else _HardForwardJvp
     return run(function, hard.detach(), soft.to(hard.dtype))

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import kernels
 from .checkpoint import saved_as_then, saving
@@ -76,7 +77,7 @@ class Decision:
         self._thunk: Callable[[], Tensor] | None = offset
         self._offset: Tensor | None = None
         self._saving = saving()
-        self._traced = torch.compiler.is_compiling()
+        self._traced = is_compiling()
         """Then a frame that goes on after a graph break takes its operands out of the thunk, resolved or not."""
         self.side: Callable[[Decision], Tensor | None] | None = None
         """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
@@ -163,7 +164,7 @@ def equal_keys(a: Any, b: Any) -> bool:
         return isinstance(b, Width) and a.same(b)
     if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
         return type(a) is type(b) and bool(a == b)
-    return not torch.compiler.is_compiling() and a is b  # (Dynamo cannot ask)
+    return not is_compiling() and a is b  # (Dynamo cannot ask)
 
 
 def offset_at(
@@ -236,7 +237,7 @@ def version_of(x: Any) -> int:
     """
     if not isinstance(x, Tensor):
         return 0
-    return _UNKNOWN if torch.compiler.is_compiling() else x._version
+    return _UNKNOWN if is_compiling() else x._version
 
 
 def unchanged(x: Any, version: int) -> bool:
@@ -432,7 +433,7 @@ class Chain(_Unsaved):
         self._kept = False
         self._found: Outcomes | Choice | None = None
         self._saving = saving()
-        self._traced = torch.compiler.is_compiling()  # as in `Decision`
+        self._traced = is_compiling()  # as in `Decision`
         self.length = length
 
     def resolve(self) -> Outcomes | Choice | None:
@@ -455,7 +456,7 @@ def carrier(x: Any) -> Carrier | None:
     if pair is None or not isinstance(x, Tensor):
         return None
     found, version = pair
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         if version != x._version and version != _UNKNOWN:
             return None
         within = getattr(found, "within", None)
@@ -501,7 +502,7 @@ def sorted_places(x: Any) -> Sorted | None:
 
 def discrete_carrier(x: Any) -> bool:
     """Whether `x` is a bool or integer tensor that carries a linearization."""
-    return carrier(x) is not None and not x.is_floating_point()
+    return getattr(x, "_sll", None) is not None and carrier(x) is not None and not x.is_floating_point()
 
 
 def selection(x: Any) -> Selection | None:
@@ -514,12 +515,18 @@ def selection(x: Any) -> Selection | None:
 
 def resolved(x: Any) -> Outcomes | Choice | Expectation | Selection | None:
     """What `x` carries, promises kept."""
+    if getattr(x, "_sll", None) is None:
+        return None  # most do not, and Dynamo takes a millisecond for each call
     found = carrier(x)
     return found.resolve() if isinstance(found, Chain) else found
 
 
 def outcomes(x: Any) -> Outcomes | None:
-    found = resolved(x)
+    if getattr(x, "_sll", None) is None:
+        return None
+    found = carrier(x)
+    if isinstance(found, Chain):
+        found = found.resolve()
     return found if isinstance(found, Outcomes) else None
 
 
@@ -569,7 +576,7 @@ def _is_above(mask: Tensor, polarity: int) -> Callable[[Decision], Tensor | None
     keep it, and the program is free to write into the mask that it has.
     """
     alias = mask.detach()
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return lambda _: alias if polarity > 0 else alias.logical_not()
     found: list[Any] = [keep((alias,), torch.clone)]
 
@@ -588,7 +595,7 @@ def _is_above(mask: Tensor, polarity: int) -> Callable[[Decision], Tensor | None
 def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
     """False below and True above (`polarity` 1), or the other way round (-1)."""
     above = constant(polarity > 0, hard)
-    if jump is not None and torch.compiler.is_compiling():
+    if jump is not None and is_compiling():
         # Not `hard`, which compares two tensors: compiled code would keep it for backward, and it is slow to.
         tied = jump.at_tie == jump.above
         decision.side = lambda decision: decision.offset() >= 0 if tied else decision.offset() > 0
@@ -602,7 +609,7 @@ def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jum
 
 def original(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The hard result. Its gradient comes from the outcomes, so autograd need not record it."""
-    if not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+    if not is_compiling() and torch.autograd.forward_ad._current_level >= 0:
         args = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
     with torch.no_grad():
         return func(*args, **kwargs)
@@ -613,7 +620,10 @@ def decisions(x: Any, found: list[Decision] | None = None) -> list[Decision]:
     found = [] if found is None else found
     tree = outcomes(x)
     if tree is not None:
-        if not any(d.same(tree.decision) for d in found):
+        for d in found:
+            if d.same(tree.decision):
+                break
+        else:
             found.append(tree.decision)
         decisions(tree.below, found)
         decisions(tree.above, found)
@@ -720,7 +730,7 @@ def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     below, above = known_constant(low), known_constant(high)
     if below is not None and above is not None:
         return below, above
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return None
     if low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
         return None
@@ -929,7 +939,7 @@ def marginal(x: Tensor) -> Carrier | None:
 
 def by_ones(x: Any) -> bool:
     """Whether the integers `x` change by one at most when one decision falls on its other side."""
-    if not isinstance(x, Tensor) or x.dtype == torch.bool or torch.compiler.is_compiling():
+    if not isinstance(x, Tensor) or x.dtype == torch.bool or is_compiling():
         return True
     found = resolved(x)
     if isinstance(found, Expectation):
@@ -946,7 +956,7 @@ def one_apart(values: Tensor) -> bool:
 
 def _at_most_one(x: Tensor) -> bool:
     """True where there is no number to read."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return True
     known = numbers(x)
     return known is None or bool((known.abs() <= 1).all())
@@ -1006,7 +1016,7 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
-    if found.polarity and (torch.compiler.is_compiling() or found.decision.known() or x.numel() < LEAST):
+    if found.polarity and (is_compiling() or found.decision.known() or x.numel() < LEAST):
         return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
     step = step_of_mask(x)
     at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
@@ -1029,7 +1039,7 @@ def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor |
     `below` and `above` are what it is on the two sides. With `ties`, an exact tie has half of each.
     """
     low, high = known_constant(tree.below), known_constant(tree.above)
-    if not torch.compiler.is_compiling() or low is None and high is None:
+    if not is_compiling() or low is None and high is None:
         return None
     offset = tree.decision.offset()
     other, known, weight = (above, low, offset + 0.5) if high is None else (below, high, 0.5 - offset)
@@ -1132,7 +1142,7 @@ class _Merged(Decision):
         self._found: dict[int, tuple[weakref.ref[Decision], tuple[Tensor, int] | None]] = {}
 
     def covers(self, other: Decision) -> tuple[Tensor, int] | None:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self._search(other)
         if not self.bits & other.bit:
             return None
@@ -1216,7 +1226,7 @@ def _known(mask: Tensor) -> Callable[[], Tensor]:
 
 def _merged_at_once(x: Tensor, tree: Outcomes) -> tuple[Outcomes, list[_Part]] | None:
     """`merge` of a mask with a mask on each side, of which each rises or falls with one decision or has none."""
-    if x.dtype != torch.bool or torch.compiler.is_compiling() or tree.polarity:
+    if x.dtype != torch.bool or is_compiling() or tree.polarity:
         return None
     inner = [outcomes(side) for side in (tree.below, tree.above)]
     if any(side is not None and not side.polarity for side in inner):
@@ -1246,7 +1256,7 @@ def _on_side(root: Tensor, offset: Tensor, decision: Decision, above: bool) -> C
 def _either(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``pick(mask, a, b)``, where constants are often known: half of the outcomes of a mask are."""
     x, y = known_constant(a), known_constant(b)
-    if x is None and y is None or torch.compiler.is_compiling():
+    if x is None and y is None or is_compiling():
         return pick(mask, a, b)
     if x is not None and x == y:
         return a

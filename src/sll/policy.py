@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ._options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
 from .report import call_site
@@ -327,7 +328,7 @@ class Anneal:
     def half_width(self, call: Call, /) -> float | Tensor:
         if self._of_share:
             return _quantile(call.distances, self._now)
-        return self._now if torch.compiler.is_compiling() else self.value
+        return self._now if is_compiling() else self.value
 
     def __repr__(self) -> str:
         what = "sll.Coverage({:g})" if self._of_share else "{:g}"
@@ -426,12 +427,12 @@ class Width:
                 found = float(found)
         if isinstance(found, Tensor):
             found = found.clamp(min=_TINY, max=limit)
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 # A reduction is computed once; the number itself, a dozen operations on a handful of other numbers,
                 # the compiler would compute anew for every vector of elements.
                 found = found.expand(16).amax()
         else:
-            if not torch.compiler.is_compiling() and (
+            if not is_compiling() and (
                 isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
             ):
                 raise ValueError(
@@ -481,7 +482,7 @@ def in_units(
 
 def _readable(x: Tensor) -> bool:
     """Whether reading a number costs nothing."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or _dispatched():
+    if is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or _dispatched():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
@@ -499,14 +500,14 @@ def _spread(many: int, of: int, device: torch.device) -> Tensor:
     sorted (not in compiled code, which would do so at every call).
     """
     golden = (torch.arange(many, dtype=torch.float64, device=device) * 0.6180339887498949).frac()
-    return ((golden if torch.compiler.is_compiling() else golden.sort().values) * of).long()
+    return ((golden if is_compiling() else golden.sort().values) * of).long()
 
 
 _spread_once = functools.lru_cache(maxsize=256)(_spread)
 
 
 def places(many: int, of: int, device: torch.device) -> Tensor:
-    if torch.compiler.is_compiling() or type(of) is not int or _dispatched():
+    if is_compiling() or type(of) is not int or _dispatched():
         return _spread(many, of, device)
     return _spread_once(many, of, device)
 

@@ -530,22 +530,29 @@ class linearize(_Mode):
         return out
 
     def _break_the_graph(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is."""
-        if func.__name__ not in _TAKES_A_FUNCTION and any(_is_function(x) for x in args):
-            # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
-            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {func.__name__}. {_EAGER}")
+        """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is.
+
+        Written without generators, and what is asked often is asked once: Dynamo takes milliseconds for every frame.
+        """
+        name = func.__name__
+        if name not in _TAKES_A_FUNCTION:
+            for x in args:
+                if callable(x) and not isinstance(x, (Tensor, type)):
+                    # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
+                    torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {name}. {_EAGER}")
         if not torch.is_grad_enabled():
             return
-        if (func.__name__ in DECIDES_BY_NAME or _may_carry(args)) and checkpoint.around_compilation():
-            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {_EAGER}")
-        if self.trace is not None and (func.__name__ in DECIDES_BY_NAME or _may_carry(args)):
-            torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {_EAGER}")
-        transformed = torch._C._are_functorch_transforms_active()
-        if transformed and (func.__name__ in DECIDES_BY_NAME or _may_carry(args)):
-            torch._dynamo.graph_break(
-                msg=f"sll: compiled code does not take a region into torch.func transforms. {_EAGER}"
-            )
-        if _selected(args, kwargs):
+        carries = _may_carry(args)
+        if carries or name in DECIDES_BY_NAME:
+            if checkpoint.around_compilation():
+                torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {_EAGER}")
+            if self.trace is not None:
+                torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {_EAGER}")
+            if torch._C._are_functorch_transforms_active():
+                torch._dynamo.graph_break(
+                    msg=f"sll: compiled code does not take a region into torch.func transforms. {_EAGER}"
+                )
+        if (carries or (kwargs and _may_carry(kwargs.values()))) and _selected(args, kwargs):
             self.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
 
     def _refuse_reentrant(self, func: Callable[..., Any], args: tuple[Any, ...], out: Any) -> None:
@@ -589,10 +596,6 @@ _TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
 """And calls it later."""
 
 
-def _is_function(x: Any) -> bool:
-    return callable(x) and not isinstance(x, (Tensor, type))
-
-
 _MAY_DECIDE = {"to", "type", "type_as", "max", "min", "median", "nanmedian", "true_divide", "divide", "div"}
 
 
@@ -606,7 +609,10 @@ def _decides(func: Callable[..., Any], out: Any) -> bool:
 
 
 def _selected(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return any(selection(x) is not None for x in selections.flat((*args, *kwargs.values())))
+    for x in _tensors(args, kwargs):  # noqa: SIM110 (Dynamo traces it at every call that carries something)
+        if selection(x) is not None:
+            return True
+    return False
 
 
 def _holds(x: Any) -> bool:
