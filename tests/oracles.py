@@ -10,6 +10,7 @@ can hide from it.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -42,6 +43,7 @@ def region_gradient(f: Program, x: Tensor, eps: float, forward: str) -> tuple[Te
 LOW, HIGH = -2.53, 2.57  # where jumps are looked for
 
 
+@functools.cache  # of the same program in every mode, and by other tests
 def jumps(f: Program, dtype: torch.dtype, n: int = 20_001) -> tuple[Tensor, Tensor]:
     """Positions and heights of all jumps of an elementwise program with constant pieces, found by scanning and
     bisection.

@@ -65,7 +65,7 @@ MULTICLASS = {
 }
 
 
-def multiclass_case(seed, n=16):
+def multiclass_case(seed, n=12):
     g = torch.Generator().manual_seed(seed)
     target = torch.arange(n) % CLASSES
     a = apart((n, CLASSES), g, EPS)
