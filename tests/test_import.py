@@ -30,7 +30,7 @@ def imports(tmp_path_factory):
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
     runs = [
         subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
-        for _ in range(4)
+        for _ in range(3)
     ]
     return [json.loads(run.stdout) for run in runs]
 
