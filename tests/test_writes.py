@@ -272,3 +272,41 @@ def test_in_a_transform_only_what_is_in_its_band_is_lost():
         torch.func.grad(program)(x, 5.0)
         with pytest.raises(sll.LostGradientError, match="an operand was modified"):
             torch.func.grad(program)(x, 0.4)
+
+
+GIVEN = {  # what becomes outcomes, and how it is written to
+    "where": (lambda v: (torch.where(v > 0.3, v * 0.6 - 0.1, v), v), lambda v: v.add_(1)),
+    "where, through .data": (lambda v: (torch.where(v > 0.3, v * 0.6 - 0.1, v), v), lambda v: v.data.add_(1)),
+    "where, at a mask": (lambda v: (torch.where(v > 0.3, v * 0.6 - 0.1, v), v), lambda v: v.__setitem__(v > 0.2, 7.0)),
+    "where, by a mask": (lambda v: (torch.where(v > 0.3, v * 0.6, v), v), lambda v: v.mul_((v > 0.31).double())),
+    "where, through a view": (lambda v: (torch.where(v > 0.3, v * 0.6, v), v[3:]), lambda v: v.zero_()),
+    "masked_fill": (lambda v: (v.masked_fill(v > 0.3, 0.1), v), lambda v: v.mul_(3)),
+    "a view": (lambda v: (torch.where(v > 0.3, v * 0.6 - 0.1, v).view(-1, 3).T.reshape(-1), v), lambda v: v.add_(1)),
+    "a part": (lambda v: (torch.where(v > 0.3, v * 0.6 - 0.1, v)[3:], v), lambda v: v.add_(1)),
+    "numbers": (lambda v: (torch.where(v > 0.3, n := torch.arange(v.numel()) % 5, n + 2), n), lambda n: n.add_(1)),
+    "expanded": (lambda v: (torch.where(v > 0.3, (a := v[:1] * 1).expand(v.shape[0]), v), a), lambda a: a.add_(1)),
+}
+
+
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("name", GIVEN)
+def test_outcomes_are_what_they_were_when_asked_for_again(name, forward):
+    """A decision on a chosen number works its outcomes out. They were the program's own tensors then, and changed when
+    those were written to: wrong gradients, and in "linear" wrong values far from any boundary.
+    """
+    choose, write_to = GIVEN[name]
+
+    def f(x, write):
+        chosen, target = choose(x * 1)
+        chosen = chosen.double()
+        asked = (chosen > 0.25).double() + torch.floor(chosen * 4)
+        if write:
+            write_to(target)
+        return (asked + 3 * (chosen > 0.28).double() + torch.round(chosen * 3.3 + 0.01)).sum()
+
+    x = torch.rand(600, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.8 + 0.05
+    with sll.linearize(0.02, forward=forward):
+        (want, slope), (got, found) = (results(lambda x, write=write: f(x, write), x) for write in (False, True))
+    assert slope.count_nonzero() > 10
+    assert torch.equal(got, want)
+    torch.testing.assert_close(found, slope)

@@ -37,7 +37,7 @@ from .fused import LEAST
 from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, product, select
 from .policy import Width, half_width, watch_of
 from .report import numbers
-from .sites import Site, keep
+from .sites import Guarded, Site, keep
 
 if TYPE_CHECKING:
     from .region import _Mode
@@ -263,13 +263,15 @@ class _Unsaved:
         return OrderedDict, ()
 
 
-class Outcomes(_Unsaved):
+class Outcomes(_Unsaved, Guarded):
     """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
 
     An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
     treats it like the tensor). `polarity` is 1 for (False, True), -1 for (True, False), 0 for anything else; `jump`
     describes a mask as a step of zero and one at the decision's site.
     """
+
+    GUARDED = ("below", "above")
 
     def __init__(
         self, decision: Decision, below: Tensor, above: Tensor, polarity: int = 0, jump: Jump | None = None
@@ -279,6 +281,14 @@ class Outcomes(_Unsaved):
         self.above = above
         self.polarity = polarity
         self.jump = jump
+        if known_constant(below) is None or known_constant(above) is None:
+            self.guard()
+
+    def copied(self, x: Tensor) -> Tensor:
+        copy, found = x.clone(), carrier(x)
+        if found is not None:
+            copy._sll = (found, version_of(copy))  # type: ignore[attr-defined]
+        return copy
 
 
 class Expectation(_Unsaved):
@@ -699,6 +709,9 @@ def run_on_outcomes(
             return x
     tree = _both_sides(region, func, args, kwargs)
     assert tree is not None
+    if conditional:  # what was left alone on one side may be asked the same question again: there its answer is known
+        tree.below = cofactor(region, tree.below, tree.decision, False)
+        tree.above = cofactor(region, tree.above, tree.decision, True)
     sign = _POLARITY.get(func.__name__)
     own = outcomes(args[0]) if sign is not None and args else None
     if sign is None and hard.dtype == torch.bool:

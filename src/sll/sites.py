@@ -21,7 +21,7 @@ from .kernels import HALF, Jump, compute_dtype, pick, ramp, suits
 from .policy import Watched, Width, half_width, sample
 from .report import call_site
 
-__all__ = ["Late", "Site", "keep", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
+__all__ = ["Guarded", "Late", "Site", "keep", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
 
 
 # --- later, but before a write -----------------------------------------------------------------------------------
@@ -29,14 +29,14 @@ __all__ = ["Late", "Site", "keep", "may_write", "settle", "settle_all", "settle_
 
 class _Waiting(threading.local):
     def __init__(self) -> None:
-        self.by_storage: dict[int, list[weakref.ref[Late] | weakref.ref[Kept]]] = {}
+        self.by_storage: dict[int, list[weakref.ref[Late] | weakref.ref[Kept] | weakref.ref[Guarded]]] = {}
         self.sweep_at = 256
 
 
 _WAITING = _Waiting()
 
 
-def _wait(waits: Late | Kept, tensors: Iterable[Tensor]) -> None:
+def _wait(waits: Late | Kept | Guarded, tensors: Iterable[Tensor]) -> None:
     """Tell `waits` before one of the tensors is written to."""
     waiting = _WAITING.by_storage
     if len(waiting) >= _WAITING.sweep_at:
@@ -126,6 +126,38 @@ class Kept:
                         copies[id(x)] = x, self._copy(x)
                 self._operands[i] = copies[id(x)][1]
                 self._versions[i] = self._operands[i]._version
+
+
+class Guarded:
+    """Holds tensors, in `GUARDED`, that the program may have as well: it is told before one of them is written to, and
+    goes on with a copy.
+    """
+
+    GUARDED: tuple[str, ...] = ()
+
+    def guard(self) -> None:
+        """Compiled code sees no writes, and inside of a transform nothing waits."""
+        if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+            _wait(self, [x for x in self._guarded() if x.layout == torch.strided])
+
+    def _guarded(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self.GUARDED]
+
+    def hooked(self) -> bool:
+        return any(_has_hooks(x) for x in self._guarded())
+
+    def settle(self, storage: int, copies: _Copies) -> None:
+        for name in self.GUARDED:
+            x = getattr(self, name)
+            if _storage(x) != storage or not _whole(x):
+                continue
+            if id(x) not in copies:
+                with torch.inference_mode(False), torch.enable_grad():
+                    copies[id(x)] = x, self.copied(x)
+            setattr(self, name, copies[id(x)][1])
+
+    def copied(self, x: Tensor) -> Tensor:
+        return x.clone()
 
 
 _Copies: TypeAlias = "dict[int, tuple[Tensor, Tensor]]"

@@ -251,6 +251,9 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         condition = collapse(region, condition)  # only how likely it is True matters
     if above is None:
         return region.call(torch.nonzero, condition, as_tuple=True)
+    left = _left_alone(condition, above, below)
+    if left is not None:
+        return left
     out = _choose(region, torch.where, (condition, above, below), condition, above, below)
     if out is not None:
         return out
@@ -263,6 +266,22 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     low, high = (below, above)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
     return join(region, torch.where, (condition, above, below), hard, tree, taken=_is_above(condition, found))
+
+
+def _left_alone(condition: Any, above: Any, below: Any) -> Tensor | None:
+    """What is chosen everywhere, where the condition is an outcome that is known: the tensor itself, so that the same
+    question about it is the same decision.
+    """
+    known = known_constant(condition)
+    if known is None:
+        return None
+    taken, other = (above, below) if known else (below, above)
+    if not isinstance(taken, Tensor) or taken.dim() < condition.dim():
+        return None
+    if isinstance(other, Tensor):
+        return taken if other.dtype == taken.dtype and other.shape == taken.shape else None
+    promotes = isinstance(other, (float, complex)) or taken.dtype == torch.bool and not isinstance(other, bool)
+    return None if promotes and not (isinstance(other, float) and taken.is_floating_point()) else taken
 
 
 def _is_above(mask: Tensor, found: Outcomes) -> Tensor:
@@ -345,8 +364,11 @@ def _of_outcomes(tree: Outcomes) -> bool:
 
 
 def _as_outcome(x: Any, like: Tensor | Constants) -> Tensor:
-    outcome = torch.as_tensor(x, dtype=like.dtype, device=like.device)
-    return outcome.reshape((1,) * (like.dim() - outcome.dim()) + tuple(outcome.shape))
+    """In as many dimensions as the result has. A tensor that is so already stays itself, and known to decisions."""
+    same = isinstance(x, Tensor) and x.dtype == like.dtype and x.device == like.device
+    outcome: Tensor = x if same else torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    more = like.dim() - outcome.dim()
+    return outcome.reshape((1,) * more + tuple(outcome.shape)) if more else outcome
 
 
 def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
