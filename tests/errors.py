@@ -1242,6 +1242,26 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         TORCH,
+        "What a mask chose from was written to where the region does not see it",
+        """
+level = torch.tensor([1, 2, 3, 4])
+with sll.linearize(eps=0.1):
+    chosen = torch.where(x > 0, level + 2, level)
+    with torch._C.DisableTorchFunction():
+        level.add_(1)
+    y = chosen * chosen
+""",
+        "A function of what was chosen is worked out on both sides of the decision, and one of them is there no more.",
+        """
+level = torch.tensor([1, 2, 3, 4])
+with sll.linearize(eps=0.1):
+    chosen = torch.where(x > 0, level + 2, level)
+    level.add_(1)
+    y = chosen * chosen
+""",
+    ),
+    Case(
+        TORCH,
         "`fullgraph=True`, and a mask selects elements",
         """
 @torch.compile(backend="eager", fullgraph=True)

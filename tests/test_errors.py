@@ -13,6 +13,8 @@ import sll
 PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
 WRITE = "run: python -m pytest tests/test_errors.py --errors docs/errors.md"
 
+pytestmark = pytest.mark.usefixtures("rules_as_they_were")  # some cases add one
+
 old = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
 
 

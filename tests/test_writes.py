@@ -310,3 +310,58 @@ def test_outcomes_are_what_they_were_when_asked_for_again(name, forward):
     assert slope.count_nonzero() > 10
     assert torch.equal(got, want)
     torch.testing.assert_close(found, slope)
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_what_was_chosen_may_be_written_to(forward):
+    """`where` keeps neither of its operands for backward, of which one has outcomes here."""
+
+    def f(x, write):
+        v = torch.sign(x) * 0.3 + x
+        u = torch.where(x > 0.2, v, x)
+        if write:
+            v.add_(1)
+        return u.sum()
+
+    x = torch.linspace(-0.4, 0.4, 9, dtype=torch.float64)
+    with sll.linearize(0.2, forward=forward):
+        want, got = (results(lambda x, write=write: f(x, write), x) for write in (False, True))
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("carries", [False, True])
+def test_outcomes_that_were_written_to_unseen(carries, forward):
+    """They are copies, or the write is an error."""
+    x = torch.linspace(-0.4, 0.4, 9, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.2, forward=forward, on_lost="error"):
+        i = (x > 10).long() if carries else torch.zeros(9, dtype=torch.long)
+        j = i + 2
+        k = torch.where(x > 0, j, i)
+        with torch._C.DisableTorchFunction():
+            i.add_(5)
+            j.add_(5)
+        if not carries:
+            with pytest.raises(RuntimeError, match="a tensor on which a decision was made has been modified"):
+                k * k
+            return
+        (g,) = torch.autograd.grad((k * k).to(x.dtype).sum(), x)
+    assert g.count_nonzero() >= 3
+    torch.testing.assert_close(g[g != 0], torch.full_like(g[g != 0], 10.0))
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_outcomes_in_a_transform_are_what_they_were(forward):
+    def program(x, write):
+        v = x * 1.0
+        u = torch.where(v > 0, v * 0.5 - 0.1, v)
+        asked = (u > 0.05).to(x.dtype)
+        if write:
+            v.add_(1)
+        return (asked + (u > 0.02).to(x.dtype) * 2).sum()
+
+    x = torch.linspace(-0.4, 0.4, 9, dtype=torch.float64)
+    with sll.linearize(0.2, forward=forward, on_lost="error"):
+        want, got = (torch.func.grad(lambda x, write=write: program(x, write))(x) for write in (False, True))
+    assert want.count_nonzero() >= 3
+    torch.testing.assert_close(got, want)

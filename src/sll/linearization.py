@@ -537,7 +537,11 @@ def outcomes(x: Any) -> Outcomes | None:
     found = carrier(x)
     if isinstance(found, Chain):
         found = found.resolve()
-    return found if isinstance(found, Outcomes) else None
+    if not isinstance(found, Outcomes):
+        return None
+    if not is_compiling():
+        found.ask()
+    return found
 
 
 def choice(x: Any) -> Choice | None:
@@ -575,6 +579,18 @@ def constant(value: Any, like: Tensor | Constants) -> Tensor:
 def known_constant(x: Any) -> bool | None:
     """Which bool an outcome is everywhere, without reading it."""
     return x if isinstance(x, bool) else getattr(x, "_sll_constant", None)
+
+
+def stands_for(x: Tensor, origin: Tensor) -> Tensor:
+    """`x`, which has the numbers of `origin`: the same question about either is the same decision."""
+    x._sll_origin = asked(origin)  # type: ignore[attr-defined]
+    return x
+
+
+def asked(x: Any) -> tuple[Any, int]:
+    """Of whom a question about `x` is asked, and what it had seen of writes."""
+    origin: tuple[Any, int] | None = getattr(x, "_sll_origin", None)
+    return (x, version_of(x)) if origin is None else origin
 
 
 def is_constant(outcome: Tensor) -> bool:

@@ -134,11 +134,20 @@ class Guarded:
     """
 
     GUARDED: tuple[str, ...] = ()
+    _versions: list[int] | None = None
 
     def guard(self) -> None:
         """Compiled code sees no writes, and inside of a transform nothing waits."""
         if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
-            _wait(self, [x for x in self._guarded() if x.layout == torch.strided])
+            tensors = self._guarded()
+            if not any(x.is_inference() for x in tensors):  # these count no writes
+                self._versions = [x._version for x in tensors]
+            _wait(self, [x for x in tensors if x.layout == torch.strided])
+
+    def ask(self) -> None:
+        """Raises RuntimeError if there was a write that nobody saw."""
+        if self._versions is not None and self._versions != [x._version for x in self._guarded()]:
+            raise RuntimeError(_WRITTEN.format(call_site("the decision")))
 
     def _guarded(self) -> list[Tensor]:
         return [getattr(self, name) for name in self.GUARDED]
@@ -147,14 +156,17 @@ class Guarded:
         return any(_has_hooks(x) for x in self._guarded())
 
     def settle(self, storage: int, copies: _Copies) -> None:
-        for name in self.GUARDED:
+        for i, name in enumerate(self.GUARDED):
             x = getattr(self, name)
             if _storage(x) != storage or not _whole(x):
                 continue
             if id(x) not in copies:
                 with torch.inference_mode(False), torch.enable_grad():
                     copies[id(x)] = x, self.copied(x)
-            setattr(self, name, copies[id(x)][1])
+            copy = copies[id(x)][1]
+            setattr(self, name, copy)
+            if self._versions is not None:
+                self._versions[i] = copy._version
 
     def copied(self, x: Tensor) -> Tensor:
         return x.clone()

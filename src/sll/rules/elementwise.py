@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..kernels import Jump, blend, hard_forward, packed, select
 from ..linearization import (
@@ -45,6 +46,7 @@ from ..linearization import (
     probability,
     run_on_choices,
     run_on_outcomes,
+    stands_for,
     step_of,
     step_of_mask,
 )
@@ -251,7 +253,7 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         condition = collapse(region, condition)  # only how likely it is True matters
     if above is None:
         return region.call(torch.nonzero, condition, as_tuple=True)
-    left = _left_alone(condition, above, below)
+    left = _left_alone(region, condition, above, below)
     if left is not None:
         return left
     out = _choose(region, torch.where, (condition, above, below), condition, above, below)
@@ -268,9 +270,9 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     return join(region, torch.where, (condition, above, below), hard, tree, taken=_is_above(condition, found))
 
 
-def _left_alone(condition: Any, above: Any, below: Any) -> Tensor | None:
-    """What is chosen everywhere, where the condition is an outcome that is known: the tensor itself, so that the same
-    question about it is the same decision.
+def _left_alone(region: Region, condition: Any, above: Any, below: Any) -> Tensor | None:
+    """What is chosen everywhere, where the condition is an outcome that is known. A copy (autograd may keep it, and the
+    program may write to the tensor) that stands for it: the same question about either is the same decision.
     """
     known = known_constant(condition)
     if known is None:
@@ -279,9 +281,14 @@ def _left_alone(condition: Any, above: Any, below: Any) -> Tensor | None:
     if not isinstance(taken, Tensor) or taken.dim() < condition.dim():
         return None
     if isinstance(other, Tensor):
-        return taken if other.dtype == taken.dtype and other.shape == taken.shape else None
-    promotes = isinstance(other, (float, complex)) or taken.dtype == torch.bool and not isinstance(other, bool)
-    return None if promotes and not (isinstance(other, float) and taken.is_floating_point()) else taken
+        same = other.dtype == taken.dtype and other.shape == taken.shape
+    elif isinstance(other, bool):
+        same = True
+    else:
+        same = taken.is_floating_point() or isinstance(other, int) and taken.dtype != torch.bool
+    if not same or isinstance(other, complex):
+        return None
+    return attach(region, stands_for(taken.clone(), taken), carrier(taken))
 
 
 def _is_above(mask: Tensor, found: Outcomes) -> Tensor:
@@ -364,11 +371,13 @@ def _of_outcomes(tree: Outcomes) -> bool:
 
 
 def _as_outcome(x: Any, like: Tensor | Constants) -> Tensor:
-    """In as many dimensions as the result has. A tensor that is so already stays itself, and known to decisions."""
-    same = isinstance(x, Tensor) and x.dtype == like.dtype and x.device == like.device
-    outcome: Tensor = x if same else torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    """In as many dimensions as the result has. (An alias, which `set_` leaves alone.)"""
+    outcome = torch.as_tensor(x, dtype=like.dtype, device=like.device)
     more = like.dim() - outcome.dim()
-    return outcome.reshape((1,) * more + tuple(outcome.shape)) if more else outcome
+    if more or outcome is not x:
+        return outcome.reshape((1,) * more + tuple(outcome.shape))
+    apart = not is_compiling() and torch._C._are_functorch_transforms_active()  # which sees no writes
+    return stands_for(outcome.clone() if apart else outcome.view_as(outcome), outcome)
 
 
 def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -26,6 +26,7 @@ from ..linearization import (
     Expectation,
     Outcomes,
     Sorted,
+    asked,
     attach,
     bool_outcomes,
     carrier,
@@ -243,7 +244,7 @@ def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
 def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision:
     """`x` above `threshold`; either may be a number, either may require grad."""
     site = Site(x, threshold, eps)
-    key = ("boundary", x, version_of(x), threshold, version_of(threshold), eps)
+    key = ("boundary", *asked(x), *asked(threshold), eps)
 
     def offset() -> Tensor:
         found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan), "linear", later=True)
@@ -257,7 +258,7 @@ def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False)
     jump.
     """
     site = Site(x, None, eps, shift)
-    key = ("integers", x, version_of(x), shift, eps)
+    key = ("integers", *asked(x), shift, eps)
     jumps = (lambda: _from_one(site.distance(), site.nearest())) if but_zero else None
     decision = Decision(key, lambda: offset_at(site.distance(), site.width(0.5), 0.5, true_distance=jumps), site)
     return decision, site
