@@ -344,6 +344,43 @@ def test_a_write_after_the_decision_changes_nothing(name, where):
     torch.testing.assert_close(torch.autograd.grad(w.sum(), x)[0], torch.autograd.grad(unwritten.sum(), x)[0])
 
 
+READS = {
+    "relu": torch.relu,
+    "F.relu": torch.nn.functional.relu,
+    "inplace=False": lambda v: torch.nn.functional.hardtanh(v, inplace=False),
+    "dropout": lambda v: torch.nn.functional.dropout(v, 0.5, True),
+    "out=None": lambda v: torch.add(v, 1, out=None),
+    "normalize": lambda v: torch.nn.functional.normalize(v, dim=0),
+    "method": lambda v: v.add(1),
+    "operator": lambda v: v + 1,
+    "overload": lambda v: torch.ops.aten.add.Tensor(v, 5.0),
+    "packet": lambda v: torch.ops.aten.mul(v, v),
+}
+TWINS = {
+    "F.relu": WRITES["inplace=True"],
+    "inplace=False": WRITES["inplace"],
+    "out=None": WRITES["out="],
+    "overload": WRITES["overload"],
+    "packet": WRITES["packet"],
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_what_is_only_read_is_not_copied(name):
+    x = torch.linspace(-1, 1, 9).requires_grad_()
+    with sll.linearize(0.5):
+        v = x.clone()
+        key = v.untyped_storage()._cdata  # (asked for later, it would be given to somebody who may write)
+        m = v > 0
+        for _ in range(2):  # what is known of a function may be remembered
+            READS[name](v)
+            assert key in sites._WAITING.by_storage
+        if name in TWINS:
+            TWINS[name](v)
+            assert key not in sites._WAITING.by_storage
+    assert m.any()
+
+
 def test_a_float_made_of_a_mask_after_a_write_is_that_of_the_mask():
     x = torch.linspace(-1, 1, 5001).requires_grad_()
     with sll.linearize(0.5):

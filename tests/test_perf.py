@@ -63,12 +63,15 @@ def test_a_region_adds_little_to_a_call_that_is_not_discrete(name, eps):
         with region:
             outside()
 
+    with region:
+        torch.gt(A + 1, 0)  # it waits to be asked, and is forgotten some time later: as between the layers of a network
+
     def passed_on():
         with PassesOn():
             outside()
 
     plain, linearized, nothing = (1e6 * seconds / count for seconds in best((outside, inside, passed_on)))
-    assert linearized - plain < max(8, 5 * (nothing - plain)), (plain, linearized, nothing)  # microseconds
+    assert linearized - plain < 0.5 + 2.3 * (nothing - plain), (plain, linearized, nothing)  # microseconds
 
 
 def both_ways(call, inputs, g):

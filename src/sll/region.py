@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from . import checkpoint
@@ -103,7 +103,7 @@ class _Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
-        if not is_compiling() and func not in ALWAYS and _THREAD.alone:
+        if not is_dynamo_compiling() and func not in ALWAYS and _THREAD.alone:
             for x in (*args, *kwargs.values()) if kwargs else args:
                 if isinstance(x, Tensor):
                     if getattr(x, "_sll", None) is not None:

@@ -12,6 +12,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from types import BuiltinFunctionType, MethodDescriptorType
 from typing import Any, TypeAlias
 
 import torch
@@ -267,27 +268,38 @@ def settle(operands: Iterable[Any], copies: _Copies | None = None) -> None:
             _settle(x.untyped_storage()._cdata, copies)
 
 
-_STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm", "embedding", "embedding_bag"}
-"""These write to what they are given beside their input (and do not always count it as a version)."""
-_STATISTICS |= {"fused_moving_avg_obs_fake_quant", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm_update_stats"}
-_BY_OPTION = {name for name, f in vars(torch.nn.functional).items() if "inplace" in getattr(f, "__annotations__", ())}
-_EXPOSES = {"__set__", "__setitem__", "__delitem__", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage"}
-_EXPOSES |= {"storage", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__", "__ifloordiv__", "__imod__"}
-_EXPOSES |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
+_WRITE = {"batch_norm", "instance_norm", "native_batch_norm", "embedding", "embedding_bag"}
+"""These write to what they are given beside their input (and do not always count it as a version), or expose memory."""
+_WRITE |= {"fused_moving_avg_obs_fake_quant", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm_update_stats"}
+_WRITE |= {"__set__", "__setitem__", "__delitem__", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage"}
+_WRITE |= {"storage", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__", "__ifloordiv__", "__imod__"}
+_WRITE |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
+_KNOWN: dict[Callable[..., Any], bool] = {}
+"""What the names say of PyTorch's functions that are written in C. Networks call the same few again and again."""
 
 
 def may_write(func: Callable[..., Any], kwargs: Any) -> bool:
     """Whether a torch function may write to its operands, or hands their memory to somebody who may."""
     if not _WAITING.by_storage:
         return False
-    name = getattr(func, "__name__", "_")
-    if name[-1] == "_" and name[-2:] != "__" or name in _EXPOSES or name in _BY_OPTION or name in _STATISTICS:
+    if kwargs and (kwargs.get("inplace") or kwargs.get("out") is not None):  # (passed on by name, however it was given)
         return True
-    if isinstance(func, torch._ops.OpOverload):
-        return func._schema.is_mutable
-    if isinstance(func, torch._ops.OpOverloadPacket):
-        return any(getattr(func, overload)._schema.is_mutable for overload in func.overloads())  # type: ignore[no-untyped-call]
-    return bool(kwargs) and ("out" in kwargs or "inplace" in kwargs)
+    if (known := _KNOWN.get(func)) is not None:
+        return known
+    name = getattr(func, "__name__", "_")
+    found = name in _WRITE or (name[-1] == "_" and name[-2:] != "__")
+    if isinstance(func, MethodDescriptorType) or (isinstance(func, BuiltinFunctionType) and func.__self__ is None):
+        _KNOWN[func] = found
+    elif isinstance(func, torch._ops.OpOverload):
+        return found or _mutates(func, kwargs)
+    elif isinstance(func, torch._ops.OpOverloadPacket):
+        return found or any(_mutates(getattr(func, name), kwargs) for name in func.overloads())  # type: ignore[no-untyped-call]
+    return found
+
+
+def _mutates(op: torch._ops.OpOverload[..., Any], kwargs: Any) -> bool:
+    written = [x for x in op._schema.arguments if x.alias_info is not None and x.alias_info.is_write]
+    return any(not x.kwarg_only or x.name in (kwargs or ()) for x in written)
 
 
 # --- one boundary, or those at integers ----------------------------------------------------------------------------
