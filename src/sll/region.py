@@ -41,7 +41,7 @@ from .policy import AUTO, Eps, Policy, Watched, Width, kind_of, widths
 from .report import CallSite, Lost, Report, Widths, call_site, unwrapped
 from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
 from .rules.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked, written
-from .sites import may_write, settle, settle_all, settle_hooked
+from .sites import READS, may_write, settle, settle_all, settle_hooked
 from .trace import Trace, Watch
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
@@ -112,7 +112,7 @@ class _Mode(TorchFunctionMode):
                     break
             else:
                 if not _transformed():
-                    if may_write(func, kwargs):
+                    if (kwargs or func not in READS) and may_write(func, kwargs):
                         settle((*args, *kwargs.values()) if kwargs else args)
                     return func(*args, **kwargs) if kwargs else func(*args)
         if _THREAD.at_work is not None:

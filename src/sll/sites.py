@@ -12,7 +12,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from types import BuiltinFunctionType, MethodDescriptorType
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any, TypeAlias
 
 import torch
@@ -22,7 +22,7 @@ from .kernels import HALF, Jump, compute_dtype, pick, ramp, suits
 from .policy import Watched, Width, half_width, sample
 from .report import call_site
 
-__all__ = ["Guarded", "Late", "Site", "keep", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
+__all__ = ["READS", "Guarded", "Late", "Site", "keep", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
 
 
 # --- later, but before a write -----------------------------------------------------------------------------------
@@ -274,27 +274,35 @@ _WRITE |= {"fused_moving_avg_obs_fake_quant", "cudnn_batch_norm", "miopen_batch_
 _WRITE |= {"__set__", "__setitem__", "__delitem__", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage"}
 _WRITE |= {"storage", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__", "__ifloordiv__", "__imod__"}
 _WRITE |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
-_KNOWN: dict[Callable[..., Any], bool] = {}
-"""What the names say of PyTorch's functions that are written in C. Networks call the same few again and again."""
+READS: set[Callable[..., Any]] = set()
+"""PyTorch's own functions that were called and that write to nothing, if not asked by ``out=`` or ``inplace=``."""
 
 
 def may_write(func: Callable[..., Any], kwargs: Any) -> bool:
     """Whether a torch function may write to its operands, or hands their memory to somebody who may."""
-    if not _WAITING.by_storage:
-        return False
     if kwargs and (kwargs.get("inplace") or kwargs.get("out") is not None):  # (passed on by name, however it was given)
-        return True
-    if (known := _KNOWN.get(func)) is not None:
-        return known
+        return bool(_WAITING.by_storage)
+    if func in READS:
+        return False
     name = getattr(func, "__name__", "_")
     found = name in _WRITE or (name[-1] == "_" and name[-2:] != "__")
-    if isinstance(func, MethodDescriptorType) or (isinstance(func, BuiltinFunctionType) and func.__self__ is None):
-        _KNOWN[func] = found
+    if _for_ever(func):
+        if not found:
+            READS.add(func)
     elif isinstance(func, torch._ops.OpOverload):
-        return found or _mutates(func, kwargs)
+        found = found or _mutates(func, kwargs)
     elif isinstance(func, torch._ops.OpOverloadPacket):
-        return found or any(_mutates(getattr(func, name), kwargs) for name in func.overloads())  # type: ignore[no-untyped-call]
-    return found
+        found = found or any(_mutates(getattr(func, name), kwargs) for name in func.overloads())  # type: ignore[no-untyped-call]
+    return found and bool(_WAITING.by_storage)
+
+
+def _for_ever(func: Any) -> bool:
+    """Whether a function belongs to PyTorch: one that a program makes is not to be kept."""
+    if isinstance(func, BuiltinFunctionType):
+        return func.__self__ is None or isinstance(func.__self__, ModuleType)
+    if isinstance(func, FunctionType):
+        return func.__module__ == "torch.nn.functional"
+    return isinstance(func, MethodDescriptorType)
 
 
 def _mutates(op: torch._ops.OpOverload[..., Any], kwargs: Any) -> bool:
