@@ -108,12 +108,15 @@ def line_integral(f: Program, a: Tensor, b: Tensor, times: Tensor, weights: Tens
     return total
 
 
-def gauss_between(breaks: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the 3-point Gauss rule on every interval between the sorted breakpoints in [0, 1]."""
+def gauss_between(breaks: Tensor, points: int = 3) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the Gauss rule of `points` points (2 or 3; exact for cubics, or degree 5) on every interval
+    between the sorted breakpoints in [0, 1].
+    """
     breaks = torch.cat([breaks.new_tensor([0.0, 1.0]), breaks[(breaks > 0) & (breaks < 1)]]).unique()
     left, width = breaks[:-1], breaks[1:] - breaks[:-1]
-    nodes = torch.tensor([0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5], dtype=breaks.dtype)
-    weights = torch.tensor([5.0, 8.0, 5.0], dtype=breaks.dtype) / 18
+    offsets, shares = {2: ([-1, 1], [1, 1]), 3: ([-1, 0, 1], [5, 8, 5])}[points]
+    nodes = 0.5 + torch.tensor(offsets, dtype=breaks.dtype) * (1 / 12 if points == 2 else 0.15) ** 0.5
+    weights = torch.tensor(shares, dtype=breaks.dtype) / sum(shares)
     return (left[:, None] + width[:, None] * nodes).reshape(-1), (width[:, None] * weights).reshape(-1)
 
 

@@ -375,7 +375,7 @@ def test_saved_results_load_without_sll(tmp_path):
     assert all(not vars(t) for t in results.values())
 
 
-def test_a_thousand_regions_leak_nothing():
+def test_hundreds_of_regions_leak_nothing():
     def once():
         x = torch.linspace(-1, 1, 64, requires_grad=True)
         with sll.linearize(0.5, forward="hard"):
@@ -399,11 +399,11 @@ def test_a_thousand_regions_leak_nothing():
     for _ in range(20):
         once()
     before = objects()
-    refs = [ref for _ in range(1000) for ref in once()]
+    refs = [ref for _ in range(250) for ref in once()]
     alive_before_gc = sum(ref() is not None for ref in refs)
     gc.collect()
     assert not any(ref() is not None for ref in refs)
-    assert alive_before_gc < 100  # reference counting alone frees nearly everything
+    assert alive_before_gc < 25  # reference counting alone frees nearly everything
     del refs
     assert objects() <= before  # other tests may leave something that goes meanwhile
 
