@@ -127,6 +127,33 @@ def test_metrics(name, forward):
     assert got == pytest.approx(want, rel=1e-5 if smooth and forward == "linear" else 0.03)
 
 
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("seed", [1, 5])
+def test_places_of_a_ranking_are_not_independent(seed, forward):
+    """The labels at two places count as one sum: a document that leaves the first place goes to the second."""
+    f, a, b = case("hit_rate", seed)
+    got, want = integral(f, a, b, EPS, forward)
+    assert want == 1
+    assert got == pytest.approx(want, rel=0.03)
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("grades", [[0, 1, 0, 3, 0, 5, 1], [0, 1, 0, 1, 0, 1, 1]], ids=["grades", "labels"])
+@pytest.mark.parametrize("best", [lambda x: x.topk(2).indices, lambda x: x.argsort(descending=True)[:2]])
+def test_sums_over_places_that_are_exchanged_do_not_change(best, grades, forward):
+    x = torch.tensor([0.1, 0.105, 0.5, 0.608, 0.9, 0.905, 0.205], dtype=torch.float64, requires_grad=True)
+    grades = torch.tensor(grades)
+
+    def f(x):
+        return (grades[best(x)].sum() >= grades[-2]).double() * 3 + (best(x).sum() > 8).double()
+
+    with sll.linearize(EPS, forward=forward):
+        y = f(x)
+    assert y == f(x.detach()) == 4
+    (g,) = torch.autograd.grad(y, x)
+    assert torch.equal(g, torch.zeros_like(x))
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_hard_forward_is_bit_identical(name):
     """Third-party code at points where many decisions are in their band, with ties."""

@@ -966,6 +966,15 @@ def marginal(x: Tensor) -> Carrier | None:
     return None
 
 
+def of_one_order(found: Choice) -> bool:
+    """Whether its elements are places of an order: not independent, for who stands at one stands at no other."""
+
+    def ordered(key: Any) -> bool:
+        return isinstance(key, tuple) and (key[:1] == ("places",) or any(map(ordered, key)))
+
+    return ordered(found.key)
+
+
 def by_ones(x: Any) -> bool:
     """Whether the integers `x` change by one at most when one decision falls on its other side."""
     if not isinstance(x, Tensor) or x.dtype == torch.bool or is_compiling():
@@ -973,6 +982,9 @@ def by_ones(x: Any) -> bool:
     found = resolved(x)
     if isinstance(found, Expectation):
         return found.by_ones
+    if isinstance(found, Choice):  # labels of documents that change places: one more or one less is among the first
+        values = torch.where(found.weights.detach() > 0, found.values, x.detach().unsqueeze(-1))
+        return _at_most_one(values.amax(-1) - values.amin(-1))
     if not isinstance(found, Outcomes):
         return found is None
     return _at_most_one(found.above - found.below) and by_ones(found.below) and by_ones(found.above)

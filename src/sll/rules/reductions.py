@@ -28,6 +28,7 @@ from ..linearization import (
     discrete_carrier,
     exact_dtype,
     expect,
+    of_one_order,
     original,
     resolved,
     shown_weight,
@@ -64,7 +65,8 @@ def _few_summands(
     region: Region, input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Tensor | None:
     """A sum of few weighted decisions, ``(bits * 2 ** torch.arange(3)).sum(-1)``, one after the other: that keeps their
-    joint outcomes. None for what is better known by its expectation.
+    joint outcomes, as if independent. None for what is better known by its expectation: counts, and sums over places
+    of an order, where one moves up and the other down.
     """
     if isinstance(dim, (tuple, list)) and len(dim) == 1:
         dim = dim[0]
@@ -72,7 +74,8 @@ def _few_summands(
         dim = 0
     if dtype is not None or not isinstance(dim, int) or input.dim() == 0 or not 0 < input.shape[dim] <= MAX_DECISIONS:
         return None
-    if by_ones(input) or isinstance(resolved(input), Expectation):
+    found = resolved(input)
+    if by_ones(input) or isinstance(found, Expectation) or isinstance(found, Choice) and of_one_order(found):
         return None
     parts = region.call(torch.Tensor.unbind, input, dim)
     total: Tensor = parts[0]
