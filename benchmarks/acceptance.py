@@ -158,12 +158,12 @@ def order() -> None:
                 errors[mode] = max(errors[mode], abs(got - want) / abs(want))
         table.add_row(name, " ".join(f"{w:+.3f}" for w in wants), *(f"{100 * errors[m]:.4f} %" for m in MODES))
     console.print(table)
-    f, a, b = cases.case("accuracy_micro", 0)
+    f, a, b = cases.case("precision", 1)
     for parts in (1, 4, 16):
         got, want = cases.integral(f, a, b, cases.EPS, "linear", parts)
         error = 100 * abs(got - want) / abs(want)
         console.print(
-            f"accuracy_micro, linear, intervals divided by {parts}: {error:.4f} % (what is left is quadrature)"
+            f"precision at 4, linear, intervals divided by {parts}: {error:.4f} % (what is left is quadrature)"
         )
 
 
