@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 import sll
@@ -109,14 +110,11 @@ def line_integral(f: Program, a: Tensor, b: Tensor, times: Tensor, weights: Tens
 
 
 def gauss_between(breaks: Tensor, points: int = 3) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the Gauss rule of `points` points (2 or 3; exact for cubics, or degree 5) on every interval
-    between the sorted breakpoints in [0, 1].
-    """
+    """Nodes and weights of the Gauss rule of so many points on every interval between the breakpoints in [0, 1]."""
     breaks = torch.cat([breaks.new_tensor([0.0, 1.0]), breaks[(breaks > 0) & (breaks < 1)]]).unique()
     left, width = breaks[:-1], breaks[1:] - breaks[:-1]
-    offsets, shares = {2: ([-1, 1], [1, 1]), 3: ([-1, 0, 1], [5, 8, 5])}[points]
-    nodes = 0.5 + torch.tensor(offsets, dtype=breaks.dtype) * (1 / 12 if points == 2 else 0.15) ** 0.5
-    weights = torch.tensor(shares, dtype=breaks.dtype) / sum(shares)
+    nodes, weights = (torch.as_tensor(t / 2, dtype=breaks.dtype) for t in leggauss(points))  # on [-1/2, 1/2]
+    nodes = nodes + 0.5
     return (left[:, None] + width[:, None] * nodes).reshape(-1), (width[:, None] * weights).reshape(-1)
 
 

@@ -14,7 +14,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import library, nn
 from torch.utils.checkpoint import checkpoint
 
 import sll
@@ -582,7 +582,7 @@ def test_a_rule_of_the_users(rules_as_they_were):
     def kernel(x: torch.Tensor, step: float) -> torch.Tensor:
         return torch.floor(x / step) * step
 
-    multiples = torch.library.custom_op(name, kernel, mutates_args=())
+    multiples = library.custom_op(name, kernel, mutates_args=())
     multiples.register_fake(lambda x, step: torch.empty_like(x))
 
     @source("multiples", torch.ops.sll_test.multiples.default, boundaries="multiples of `step`")

@@ -154,6 +154,16 @@ def test_sums_over_places_that_are_exchanged_do_not_change(best, grades, forward
     assert torch.equal(g, torch.zeros_like(x))
 
 
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_sums_over_ranks_know_that_no_two_are_equal(forward):
+    x = torch.tensor([0.1, 0.1041, 0.107, 0.5], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(EPS, forward=forward):
+        y = (x.argsort().argsort()[:2].sum() >= 1).double()
+    assert y == 1  # 0 + 1 at least
+    (g,) = torch.autograd.grad(y, x)
+    assert torch.equal(g, torch.zeros_like(x))
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_hard_forward_is_bit_identical(name):
     """Third-party code at points where many decisions are in their band, with ties."""

@@ -967,10 +967,12 @@ def marginal(x: Tensor) -> Carrier | None:
 
 
 def of_one_order(found: Choice) -> bool:
-    """Whether its elements are places of an order: not independent, for who stands at one stands at no other."""
+    """Whether its elements are places or ranks in an order: not independent, for no two stand at the same one."""
 
-    def ordered(key: Any) -> bool:
-        return isinstance(key, tuple) and (key[:1] == ("places",) or any(map(ordered, key)))
+    def ordered(key: tuple[Any, ...]) -> bool:
+        return any(
+            x in ("places", "positions") if isinstance(x, str) else isinstance(x, tuple) and ordered(x) for x in key
+        )
 
     return ordered(found.key)
 

@@ -75,7 +75,7 @@ def _few_summands(
     if dtype is not None or not isinstance(dim, int) or input.dim() == 0 or not 0 < input.shape[dim] <= MAX_DECISIONS:
         return None
     found = resolved(input)
-    if by_ones(input) or isinstance(found, Expectation) or isinstance(found, Choice) and of_one_order(found):
+    if isinstance(found, Expectation) or isinstance(found, Choice) and of_one_order(found) or by_ones(input):
         return None
     parts = region.call(torch.Tensor.unbind, input, dim)
     total: Tensor = parts[0]
