@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 import sll
-from sll.policy import Auto
+from sll.eps import Auto
 
 sys.path.insert(0, str(Path(__file__).parent / "evidence"))
 from tasks import TASKS

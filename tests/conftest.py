@@ -9,8 +9,8 @@ import torch
 import compatibility
 import errors
 import sll
+from sll._carry.outcomes import registry
 from sll.region import _THREAD
-from sll.rules import registry
 
 torch.set_num_threads(1)  # two workers share two cores
 

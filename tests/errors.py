@@ -384,16 +384,16 @@ def program(x):
         ARGUMENTS,
         "A rule for a function that torch does not have",
         """
-from sll.rules.elementwise import elementwise
-from sll.rules.registry import register
+from sll._carry.outcomes.elementwise import elementwise
+from sll._carry.outcomes.registry import register
 
 register(elementwise, "erfcxx")
 """,
         "`register` finds functions by their names in `torch`, `torch.Tensor`, `torch.nn.functional`, `torch.special` "
         "and `torch.linalg`. A rule for a function of your own takes the function.",
         """
-from sll.rules.elementwise import elementwise
-from sll.rules.registry import register
+from sll._carry.outcomes.elementwise import elementwise
+from sll._carry.outcomes.registry import register
 
 register(elementwise, "erfcx")
 """,

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import sll
-from sll import cli
 from sll.__main__ import main
-from sll.rules import LEFT_ALONE, SOURCES
+from sll._carry.outcomes import LEFT_ALONE, SOURCES
+from sll.tools import cli
 
 PROGRAM = """
 import torch
@@ -257,7 +257,7 @@ def test_explain_a_function_of_torch():
 
 def test_explain_the_demo():
     """Its programs are programs like any other, although they are in our package."""
-    rows = explained("sll.demo:SignNet", "--input", "rand(8, 64)", "--eps", "0.5")["report"]["rows"]
+    rows = explained("sll.tools.demo:SignNet", "--input", "rand(8, 64)", "--eps", "0.5")["report"]["rows"]
     assert [Path(row["file"]).name for row in rows] == ["demo.py", "demo.py"]
 
 
@@ -406,7 +406,7 @@ def test_doctor_names_modes_of_others(without_compiling):
 
 def test_demo(tmp_path, monkeypatch):
     """One of its tasks; `test_readme` runs them all."""
-    from sll import demo
+    from sll.tools import demo
 
     monkeypatch.setattr(demo, "make_tasks", lambda make_tasks=demo.make_tasks: make_tasks()[2:])
     done = run("demo", "--quick", "--json", "-o", tmp_path / "new" / "curves.png")
@@ -421,8 +421,8 @@ def test_demo(tmp_path, monkeypatch):
 
 
 def test_demo_needs_its_extra(monkeypatch):
-    monkeypatch.delitem(sys.modules, "sll.demo", raising=False)
-    monkeypatch.delattr(sll, "demo", raising=False)
+    monkeypatch.delitem(sys.modules, "sll.tools.demo", raising=False)
+    monkeypatch.delattr(sll.tools, "demo", raising=False)
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.classification", None)
     done = run("demo")
     assert done.exit_code == 1 and 'pip install "sll-core[demo]"' in done.stderr and done.stdout == ""
@@ -454,9 +454,9 @@ def test_compare_needs_matplotlib(here, monkeypatch):
 
 @pytest.mark.parametrize("missing", ["typer", "rich.console"])
 def test_without_its_extra(monkeypatch, capsys, missing):
-    for name in [name for name in sys.modules if name == "sll.cli" or name.startswith(missing)]:
+    for name in [name for name in sys.modules if name == "sll.tools.cli" or name.startswith(missing)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(sll, "cli")
+    monkeypatch.delattr(sll.tools, "cli")
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sll
-from sll import fused, kernels, linearization, sites
-from sll.kernels import Jump
+from sll._carry.outcomes import linearization, sites
+from sll._ops import fused, kernels
+from sll._ops.kernels import Jump
 
 INF, NAN = math.inf, math.nan
 
@@ -629,7 +630,7 @@ def test_large_tensors_have_what_small_ones_have(f, forward, monkeypatch):
     found = []
     for least in (1, 1 << 60):
         monkeypatch.setattr(fused, "LEAST", least)
-        monkeypatch.setattr("sll.linearization.LEAST", least)
+        monkeypatch.setattr("sll._carry.outcomes.linearization.LEAST", least)
         x, y, z = (t.flatten().clone().requires_grad_() for t in torch.meshgrid(grid, grid, grid, indexing="ij"))
         with sll.linearize(0.4, forward=forward):
             out = f(x, y, z)
@@ -820,8 +821,8 @@ def test_numba_that_does_not_work(monkeypatch):
     import sys
 
     fused.available.cache_clear()
-    monkeypatch.setitem(sys.modules, "sll._loops", None)  # an import raises
-    monkeypatch.delattr(sll, "_loops", raising=False)
+    monkeypatch.setitem(sys.modules, "sll._ops.loops", None)  # an import raises
+    monkeypatch.delattr(sll._ops, "loops", raising=False)
     try:
         x = torch.randn(5000, requires_grad=True)
         assert not fused.available()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 import sll
-from sll.order import Order, capped_simplex, close
+from sll._ops.order import Order, capped_simplex, close
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

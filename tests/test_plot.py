@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import sll
-from sll import CallSite, plot
-from sll.report import Report, Row
+from sll import CallSite
+from sll.tools import plot
+from sll.tools.report import Report, Row
 
 ROOT = Path(__file__).parent.parent
 

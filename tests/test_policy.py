@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 import sll
 from programs import PROGRAMS
-from sll.policy import SAMPLE, Call, Width, from_last, leads, pairs, sample
+from sll.eps import SAMPLE, Call, Width, from_last, leads, pairs, sample
 
 X = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64)
 POLICIES: dict[str, Any] = {
@@ -221,9 +221,9 @@ def test_auto_is_the_unit_window_within_reason(scale):
 )
 def test_auto_counts_what_it_would_find_by_sorting(numbers, dtype):
     d = torch.tensor(numbers, dtype=dtype)
-    found = sll.policy.AUTO.half_width(sll.Call("comparison", math.inf, lambda: d))
+    found = sll.eps.AUTO.half_width(sll.Call("comparison", math.inf, lambda: d))
     call = sll.Call("comparison", math.inf, lambda: d)
-    least, most = (sll.policy._quantile(call.distances, share) for share in (0.02, 0.75))
+    least, most = (sll.eps._quantile(call.distances, share) for share in (0.02, 0.75))
     assert found == min(max(1.0, least), most)
 
 
@@ -306,7 +306,7 @@ def test_explicit_functions_take_policies(policy):
 
 
 def _asked(eps, kind, distances):
-    return float(Width(sll.policy.checked(eps), kind).at(lambda: distances))
+    return float(Width(sll.eps.checked(eps), kind).at(lambda: distances))
 
 
 def test_auto_rounds_wherever_it_is_written():

@@ -753,7 +753,7 @@ def test_what_a_mask_selects_is_modified_in_place(how, forward):
 @pytest.mark.parametrize("one", [False, True], ids=["all", "one number"])
 def test_the_negative_bit(one, forward):
     """The kernels read memory, where the numbers of such a view have the other sign."""
-    n = 2 * sll.fused.LEAST
+    n = 2 * sll._ops.fused.LEAST
     x = torch.linspace(-1, 1, n).requires_grad_()
     w = torch._neg_view(torch.linspace(0.3, 0.4, 1 if one else n))[0 if one else slice(None)]
     assert w.is_neg()

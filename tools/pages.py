@@ -30,8 +30,7 @@ from typing import Any
 import torch
 
 import sll
-from sll.policy import Auto, kind_of
-from sll.rules import (
+from sll._carry.outcomes import (
     LEFT_ALONE,
     REMEDIES,
     RULES,
@@ -46,6 +45,7 @@ from sll.rules import (
     sources,
     writes,
 )
+from sll.eps import Auto, kind_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -321,7 +321,7 @@ def _as_markdown(text: str) -> str:
 def command_line() -> str:
     import typer.main
 
-    from sll.cli import app
+    from sll.tools.cli import app
 
     main = typer.main.get_command(app)
     lines = [

@@ -40,8 +40,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import sll
-import sll.fused
 from programs import NETWORKS, PIPELINES, training_step
+from sll._ops import fused
 
 OURS = (*REGIONS, *FUNCTIONS)
 AROUND = "region around, linear"
@@ -144,9 +144,9 @@ def elementwise(bench: Bench) -> None:
             calls[HARD] = lambda op=op, plain=plain: op.hard(*plain)
             samples = bench.clock.interleaved(calls)
             bench.add(table, op.name, samples, IDIOM, dict.fromkeys(OURS, EAGER))
-            if bench.device == "cpu" and sll.fused.available():
+            if bench.device == "cpu" and fused.available():
                 few = {name: calls[name] for name in (IDIOM, *(name for name in OURS if "auto" not in name))}
-                with mock.patch.object(sll.fused, "available", lambda: False):
+                with mock.patch.object(fused, "available", lambda: False):
                     without = bench.clock.interleaved(few, rounds=FEW)
                 bench.add(table, op.name, {f"{name}, without numba": t for name, t in without.items()},
                           f"{IDIOM}, without numba")  # fmt: skip

@@ -6,12 +6,14 @@ with sll.linearize(eps=1e-2):
 """
 
 from . import plot
-from .explanation import Explanation, InputGradient, explain
+from ._carry.outcomes import SOURCES as _SOURCES
+from ._mode.notes import EpsUsed
+from ._ops.callsite import CallSite, LostGradientError, LostGradientWarning
+from .eps import Anneal, Call, Coverage, Policy
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
-from .policy import Anneal, Call, Coverage, Policy
 from .region import enable, hard, linearize, patch, unpatch
-from .report import CallSite, EpsUsed, LostGradientError, LostGradientWarning, Report, Row
-from .rules import SOURCES as _SOURCES
+from .tools.explanation import Explanation, InputGradient, explain
+from .tools.report import Report, Row
 
 OPS: tuple[str, ...] = tuple(sorted(_SOURCES))
 """Names of the ops a region linearizes: what ``eps={...}``, ``only=`` and ``exclude=`` accept."""

@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     try:
-        from .cli import app
+        from .tools.cli import app
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("rich", "typer"):

@@ -15,13 +15,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._options import Forward, one_of, shown
-from .kernels import Jump, blend, compute_dtype, hard_forward
-from .order import constant, first_k
-from .order import rank as ranks
-from .policy import AUTO, OneEps, Width, checked, from_last, in_units, kind_of, leads, pairs
-from .rules import sources
-from .rules.sources import Step
+from ._carry.outcomes import sources
+from ._carry.outcomes.sources import Step
+from ._ops.kernels import Jump, blend, compute_dtype, hard_forward
+from ._ops.options import Forward, one_of, shown
+from ._ops.order import constant, first_k
+from ._ops.order import rank as ranks
+from .eps import AUTO, OneEps, Width, checked, from_last, in_units, kind_of, leads, pairs
 
 __all__ = [
     "argmax",

@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
-from . import checkpoint
-from ._options import OnLost, RegionForward, one_of, op_names, shown
-from .linearization import (
+from ._carry.outcomes import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
+from ._carry.outcomes.linearization import (
     Carrier,
     Choice,
     Expectation,
@@ -37,12 +36,16 @@ from .linearization import (
     uncertain,
     undecided,
 )
-from .policy import AUTO, Eps, Policy, Watched, Width, kind_of, widths
-from .report import CallSite, Lost, Report, Widths, call_site, unwrapped
-from .rules import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
-from .rules.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked, written
-from .sites import READS, may_write, settle, settle_all, settle_hooked
-from .trace import Trace, Watch
+from ._carry.outcomes.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked, written
+from ._carry.outcomes.sites import READS, may_write, settle, settle_all, settle_hooked
+from ._mode import checkpoint
+from ._mode.notes import Lost, Widths
+from ._mode.watching import Trace, Watch
+from ._ops.callsite import CallSite, call_site
+from ._ops.env import unwrapped
+from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
+from .eps import AUTO, Eps, Policy, Watched, Width, kind_of, widths
+from .tools.report import Report
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
 

@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .kernels import HALF, Jump, compute_dtype, pick, ramp, suits
-from .policy import Watched, Width, half_width, sample
-from .report import call_site
+from ..._ops.callsite import call_site
+from ..._ops.kernels import HALF, Jump, compute_dtype, pick, ramp, suits
+from ...eps import Watched, Width, half_width, sample
 
 __all__ = ["READS", "Guarded", "Late", "Site", "keep", "may_write", "settle", "settle_all", "settle_hooked", "wide"]
 

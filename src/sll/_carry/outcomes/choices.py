@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import saved_as_then, saving
-from ..kernels import band_offset, compute_dtype, hard_forward
-from ..linearization import (
+from ..._mode.checkpoint import saved_as_then, saving
+from ..._ops.kernels import band_offset, compute_dtype, hard_forward
+from ..._ops.order import Order, capped_simplex, close, traced
+from ...eps import Width, beside, from_last, half_width, in_units, lead, leads, neighbours, pairs, watch_of
+from .elementwise import elementwise
+from .linearization import (
     Choice,
     Outcomes,
     Sorted,
@@ -33,14 +36,11 @@ from ..linearization import (
     unchanged,
     version_of,
 )
-from ..order import Order, capped_simplex, close, traced
-from ..policy import Width, beside, from_last, half_width, in_units, lead, leads, neighbours, pairs, watch_of
-from .elementwise import elementwise
 from .reductions import bins_of
 from .registry import SOURCES, op_name, register, tracked
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Func = Callable[..., Any]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..kernels import hard_forward
-from ..linearization import (
+from ..._ops.kernels import hard_forward
+from .linearization import (
     MAX_DECISIONS,
     Choice,
     Expectation,
@@ -38,7 +38,7 @@ from ..linearization import (
 from .registry import register
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Func = Callable[..., Any]
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..linearization import Choice, attach, carrier, discrete_carrier, selection
+from .linearization import Choice, attach, carrier, discrete_carrier, selection
 from .registry import ALWAYS, overwrite, put, tracked, written
 from .scatters import at_items
 from .selections import SELECTIONS, one_by_one
 from .shape import regroup
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Func = Callable[..., Any]
 

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import _disable_current_modes, _get_current_di
 from torch.utils.weak import WeakIdKeyDictionary
 
 if TYPE_CHECKING:
-    from .region import _Mode as Region
+    from ..region import _Mode as Region
 
 __all__ = ["Saving", "hooked", "in_reentrant", "note", "saved_as_then", "saving"]
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ._options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
-from .report import call_site
+from ._ops.callsite import call_site
+from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
 
 if TYPE_CHECKING:
-    from .trace import Watch
+    from ._mode.watching import Watch
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "Width", "half_width", "in_units", "widths"]
 

@@ -19,8 +19,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .policy import places
-from .report import CallSite, Row, numbers, short
+from .._ops.callsite import CallSite, short
+from .._ops.env import numbers
+from ..eps import places
+from ..tools.report import Row
 
 __all__ = ["Trace", "Watch"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..kernels import band_offset
-from ..linearization import (
+from ..._ops.kernels import band_offset
+from .linearization import (
     OF_WEIGHTED,
     Expectation,
     attach,
@@ -31,7 +31,7 @@ from ..linearization import (
 from .registry import op_name, spellings, tracked
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 _COMPARISONS = {"gt": 1, "greater": 1, "ge": 1, "greater_equal": 1, "lt": -1, "less": -1, "le": -1, "less_equal": -1}
 _EQUALITIES = {"eq": 1, "__eq__": 1, "ne": -1, "not_equal": -1, "__ne__": -1}

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels import compute_dtype
-from ..linearization import (
+from ..._ops.kernels import compute_dtype
+from .elementwise import elementwise
+from .linearization import (
     MAX_VALUES,
     Chain,
     Choice,
@@ -38,11 +39,10 @@ from ..linearization import (
     sorted_places,
     version_of,
 )
-from .elementwise import elementwise
 from .registry import op_name, put, register, spellings
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Func = Callable[..., Any]
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..kernels import compute_dtype, hard_forward
-from ..linearization import (
+from ..._ops.kernels import compute_dtype, hard_forward
+from .choices import Ordered, positions
+from .linearization import (
     Expectation,
     Outcomes,
     attach,
@@ -34,12 +35,11 @@ from ..linearization import (
     settle,
     through_expectation,
 )
-from .choices import Ordered, positions
 from .registry import op_name, register
 from .shape import regroup
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Func = Callable[..., Any]
 Put = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ..kernels import Jump, blend, hard_forward, packed, select
-from ..linearization import (
+from ..._ops.env import unwrapped
+from ..._ops.kernels import Jump, blend, hard_forward, packed, select
+from .counts import through_count
+from .linearization import (
     DIVISIONS,
     MAY_BE_INFINITE,
     Chain,
@@ -50,12 +52,10 @@ from ..linearization import (
     step_of,
     step_of_mask,
 )
-from ..report import unwrapped
-from .counts import through_count
 from .registry import register, tracked
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 
 def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

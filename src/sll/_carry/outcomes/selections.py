@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..kernels import compute_dtype, hard_forward
-from ..linearization import (
+from ..._ops.callsite import LostGradientError
+from ..._ops.kernels import compute_dtype, hard_forward
+from .elementwise import ARITHMETIC, CASTS, LOGIC
+from .linearization import (
     Choice,
     Expectation,
     Selection,
@@ -34,12 +36,10 @@ from ..linearization import (
     selection,
     settle,
 )
-from ..report import LostGradientError
-from .elementwise import ARITHMETIC, CASTS, LOGIC
 from .registry import NO_GRADIENT_TO_LOSE, RULES, op_name, register, spellings
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Func = Callable[..., Any]
 

@@ -6,77 +6,18 @@ from __future__ import annotations
 
 import html
 import math
-import os
-import sys
-import sysconfig
-import warnings
-from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from .._mode.notes import EpsUsed
+from .._ops.callsite import CallSite, relative, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-__all__ = ["CallSite", "EpsUsed", "LostGradientError", "LostGradientWarning", "Report", "Row", "call_site"]
-
-
-class LostGradientWarning(UserWarning):
-    """A decision inside its band reached a function through which its linearization cannot follow."""
-
-
-class LostGradientError(RuntimeError):
-    """The same as `LostGradientWarning`, raised with ``on_lost="error"``."""
-
-
-class CallSite(NamedTuple):
-    """The line of the program at which something happened, and the torch function it called there."""
-
-    file: str
-    line: int
-    op: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line} ({self.op})"
-
-
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_DEMO = os.path.join(_OURS, "demo.py")  # a program like any other
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-
-
-def is_internal(file: str) -> bool:
-    """Whether `file` is a part of ours or of torch, where no user looks for a mistake."""
-    return file.startswith((_OURS, _TORCH)) and file != _DEMO
-
-
-def call_site(op: str) -> CallSite:
-    """The line a user can change."""
-    frame = _frame()
-    return CallSite(frame.f_code.co_filename, frame.f_lineno, op)
-
-
-def _frame() -> FrameType:
-    """The innermost that is neither ours nor torch's."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and is_internal(frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame
-
-
-class EpsUsed(NamedTuple):
-    """The half-widths that a policy chose at one call site."""
-
-    calls: int
-    smallest: float
-    largest: float
+__all__ = ["Report", "Row"]
 
 
 @dataclass(frozen=True)
@@ -222,19 +163,6 @@ def _up(x: float) -> str:
         return f"{x:g}"
     unit = 10.0 ** (math.floor(math.log10(x)) - 1)
     return f"{math.ceil(x / unit - 1e-9) * unit:.2g}"
-
-
-def short(site: CallSite) -> str:
-    return f"{_relative(site.file)}:{site.line} ({site.op})"
-
-
-def _relative(file: str) -> str:
-    """A path as a reader looks for it: from the working directory, or from where packages are installed."""
-    for start in (os.getcwd(), sysconfig.get_paths()["purelib"]):
-        if file.startswith(start + os.sep):
-            file = file[len(start) + 1 :]
-            break
-    return file if len(file) <= 60 else os.sep.join(["…", *file.split(os.sep)[-3:]])[-60:]
 
 
 @dataclass(frozen=True)
@@ -415,7 +343,7 @@ _LEAVE_OUT = ("distance", "calls", "eps", "arrived", "elements")
 def _cells(row: Row) -> tuple[str, ...]:
     decides = row.kind == "decides"
     return (
-        f"{_relative(row.site.file)}:{row.site.line}",
+        f"{relative(row.site.file)}:{row.site.line}",
         row.site.op,
         str(row.calls),
         str(row.elements),
@@ -451,87 +379,3 @@ class _Nowhere:
 
     def flush(self) -> None:
         pass
-
-
-def outside_of_transforms() -> AbstractContextManager[Any]:
-    """Leaves those of `torch.func` for a moment. (torch 2.6 imports sympy for it, which takes a second.)"""
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-
-    return temporarily_clear_interpreter_stack()  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
-
-
-def unwrapped(x: Tensor) -> Tensor:
-    """What transforms of `torch.func` wrap: inside vmap, the whole batch."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x
-
-
-def numbers(x: Tensor) -> Tensor | None:
-    """`x` to read numbers from, `unwrapped`; None where there are none (meta tensors, somebody traces or fakes)."""
-    x = unwrapped(x)
-    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
-        return None
-    with outside_of_transforms():
-        return x.detach()
-
-
-class Widths:
-    """Collects half-widths per call site. Those on another device are compared there, and read when somebody asks."""
-
-    def __init__(self) -> None:
-        self._used: dict[CallSite, tuple[int, Any, Any]] = {}
-
-    def add(self, site: CallSite, half: float | Tensor) -> None:
-        low = high = half
-        if isinstance(half, Tensor):
-            found = numbers(half)
-            if found is None:
-                return
-            half = found
-            with outside_of_transforms():  # or the result would belong to the transform, and end with it
-                low, high = half.amin(), half.amax()
-        calls, lowest, highest = self._used.get(site, (0, low, high))
-        with outside_of_transforms() if isinstance(half, Tensor) else nullcontext():
-            self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
-
-    def summary(self) -> dict[CallSite, EpsUsed]:
-        return {site: EpsUsed(calls, float(low), float(high)) for site, (calls, low, high) in self._used.items()}
-
-
-def _first(a: Any, b: Any, order: Callable[[Tensor, Tensor], Tensor]) -> Any:
-    """The smaller or the larger."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        at = a.device if isinstance(a, Tensor) else b.device
-        return order(torch.as_tensor(a, device=at), torch.as_tensor(b, device=at))
-    return min(a, b) if order is torch.minimum else max(a, b)
-
-
-class Lost:
-    """Counts lost linearizations per call site, and warns or raises once per call site."""
-
-    def __init__(self, on_lost: str) -> None:
-        self.on_lost = on_lost
-        self.calls: Counter[CallSite] = Counter()
-        self._said: set[CallSite] = set()
-
-    def add(self, op: str, undecided: object, why: str) -> None:
-        """`undecided` is a thunk: reading it synchronises with the device, so it is only called when somebody
-        listens.
-        """
-        site = call_site(op)
-        self.calls[site] += 1
-        if self.on_lost == "ignore" or site in self._said or not undecided():  # type: ignore[operator]
-            return
-        self._said.add(site)
-        message = f"the gradient of a decision inside its band ends at {op}: {why}"
-        if self.on_lost == "error":
-            raise LostGradientError(f"{site.file}:{site.line}: {message}")
-        warnings.warn_explicit(
-            message + ' Pass on_lost="ignore" to linearize() if that is intended.',
-            LostGradientWarning,
-            site.file,
-            site.line,
-            # Python's memory of what was said at which line: also when every step of a loop makes its own region.
-            registry=_frame().f_globals.setdefault("__warningregistry__", {}),
-        )

@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..fused import LEAST
-from ..kernels import Jump, band_offset, blend, compute_dtype, suits
-from ..linearization import (
+from ..._ops.env import numbers
+from ..._ops.fused import LEAST
+from ..._ops.kernels import Jump, band_offset, blend, compute_dtype, suits
+from ..._ops.order import constant as every
+from ..._ops.order import first_k
+from ...eps import Width, around, half_width, in_units, sample, watch_of
+from .counts import through_count
+from .elementwise import cast, elementwise, promised_step
+from .linearization import (
     Carrier,
     Chain,
     Constants,
@@ -44,17 +50,11 @@ from ..linearization import (
     tells,
     version_of,
 )
-from ..order import constant as every
-from ..order import first_k
-from ..policy import Width, around, half_width, in_units, sample, watch_of
-from ..report import numbers
-from ..sites import Site, wide
-from .counts import through_count
-from .elementwise import cast, elementwise, promised_step
 from .registry import ALWAYS, SOURCES, concerns, put, register, tracked
+from .sites import Site, wide
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
     Eps: TypeAlias = float | Width
 

@@ -37,9 +37,9 @@ from torch import Tensor, nn
 
 import sll
 
-from . import fused
-from .report import is_internal
-from .rules import LEFT_ALONE, SOURCES
+from .._carry.outcomes import LEFT_ALONE, SOURCES
+from .._ops import fused
+from .._ops.callsite import is_internal
 
 FAILED, USAGE = 1, 2
 

@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..linearization import attach, carrier, discrete_carrier
+from .linearization import attach, carrier, discrete_carrier
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Rule: TypeAlias = "Callable[[Region, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]"
 

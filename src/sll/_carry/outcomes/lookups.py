@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..linearization import (
+from .linearization import (
     OF_WEIGHTED,
     Choice,
     Decision,
@@ -44,7 +44,7 @@ from .selections import select
 from .shape import move
 
 if TYPE_CHECKING:
-    from ..region import linearize as Region
+    from ...region import linearize as Region
 
 Func = Callable[..., Any]
 

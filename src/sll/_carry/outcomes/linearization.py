@@ -31,17 +31,17 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import kernels
-from .checkpoint import saved_as_then, saving
-from .fused import LEAST
-from .kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, product, select
-from .policy import Width, half_width, watch_of
-from .report import numbers
+from ..._mode.checkpoint import saved_as_then, saving
+from ..._ops import kernels
+from ..._ops.env import numbers
+from ..._ops.fused import LEAST
+from ..._ops.kernels import Jump, band_offset, blend, compute_dtype, hard_forward, packed, pick, product, select
+from ...eps import Width, half_width, watch_of
 from .sites import Guarded, Site, keep
 
 if TYPE_CHECKING:
-    from .region import _Mode
-    from .region import linearize as Region
+    from ...region import _Mode
+    from ...region import linearize as Region
 
 __all__ = [
     "Carrier",

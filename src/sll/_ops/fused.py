@@ -45,7 +45,7 @@ DTYPES = (torch.float32, torch.float64)
 def available() -> bool:
     """Whether numba is installed and works here. It is imported to find out: ask last."""
     try:
-        from . import _loops  # noqa: F401
+        from . import loops  # noqa: F401
     except Exception:  # of which kind is numba's affair: without it there are the stock ops
         return False
     return True
@@ -54,9 +54,9 @@ def available() -> bool:
 @functools.cache
 def _loops() -> ModuleType:
     """The module, without the import machinery at every call."""
-    from . import _loops
+    from . import loops
 
-    return _loops
+    return loops
 
 
 def suits(x: Tensor, least: int = LEAST) -> bool:

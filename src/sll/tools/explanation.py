@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ._options import RegionForward, shown
-from .policy import Eps
-from .region import hard, linearize
-from .report import Report, Row, _plain, _up, short
+from .._ops.callsite import short
+from .._ops.options import RegionForward, shown
+from ..eps import Eps
+from ..region import hard, linearize
+from .report import Report, Row, _plain, _up
 
 if TYPE_CHECKING:
     from rich.console import Group

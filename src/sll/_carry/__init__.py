@@ -1,0 +1,1 @@
+"""What a discrete result carries, one folder per forward mode."""

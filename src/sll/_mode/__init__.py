@@ -1,0 +1,1 @@
+"""The region at work: what it notes, watches, and runs again."""

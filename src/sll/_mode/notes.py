@@ -1,0 +1,86 @@
+"""What a region notes by call site while the program runs: gradients that end somewhere, widths that were used."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._ops.callsite import CallSite, LostGradientError, LostGradientWarning, call_site, frame
+from .._ops.env import numbers, outside_of_transforms
+
+__all__ = ["EpsUsed", "Lost", "Widths"]
+
+
+class EpsUsed(NamedTuple):
+    """The half-widths that a policy chose at one call site."""
+
+    calls: int
+    smallest: float
+    largest: float
+
+
+class Widths:
+    """Collects half-widths per call site. Those on another device are compared there, and read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._used: dict[CallSite, tuple[int, Any, Any]] = {}
+
+    def add(self, site: CallSite, half: float | Tensor) -> None:
+        low = high = half
+        if isinstance(half, Tensor):
+            found = numbers(half)
+            if found is None:
+                return
+            half = found
+            with outside_of_transforms():  # or the result would belong to the transform, and end with it
+                low, high = half.amin(), half.amax()
+        calls, lowest, highest = self._used.get(site, (0, low, high))
+        with outside_of_transforms() if isinstance(half, Tensor) else nullcontext():
+            self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
+
+    def summary(self) -> dict[CallSite, EpsUsed]:
+        return {site: EpsUsed(calls, float(low), float(high)) for site, (calls, low, high) in self._used.items()}
+
+
+def _first(a: Any, b: Any, order: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """The smaller or the larger."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        at = a.device if isinstance(a, Tensor) else b.device
+        return order(torch.as_tensor(a, device=at), torch.as_tensor(b, device=at))
+    return min(a, b) if order is torch.minimum else max(a, b)
+
+
+class Lost:
+    """Counts lost linearizations per call site, and warns or raises once per call site."""
+
+    def __init__(self, on_lost: str) -> None:
+        self.on_lost = on_lost
+        self.calls: Counter[CallSite] = Counter()
+        self._said: set[CallSite] = set()
+
+    def add(self, op: str, undecided: object, why: str) -> None:
+        """`undecided` is a thunk: reading it synchronises with the device, so it is only called when somebody
+        listens.
+        """
+        site = call_site(op)
+        self.calls[site] += 1
+        if self.on_lost == "ignore" or site in self._said or not undecided():  # type: ignore[operator]
+            return
+        self._said.add(site)
+        message = f"the gradient of a decision inside its band ends at {op}: {why}"
+        if self.on_lost == "error":
+            raise LostGradientError(f"{site.file}:{site.line}: {message}")
+        warnings.warn_explicit(
+            message + ' Pass on_lost="ignore" to linearize() if that is intended.',
+            LostGradientWarning,
+            site.file,
+            site.line,
+            # Python's memory of what was said at which line: also when every step of a loop makes its own region.
+            registry=frame().f_globals.setdefault("__warningregistry__", {}),
+        )

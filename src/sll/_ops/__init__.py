@@ -1,0 +1,1 @@
+"""Kernels and facts that everything else stands on."""

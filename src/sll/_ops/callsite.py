@@ -1,0 +1,78 @@
+"""The line of the program at which something happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+
+__all__ = [
+    "CallSite",
+    "LostGradientError",
+    "LostGradientWarning",
+    "call_site",
+    "frame",
+    "is_internal",
+    "relative",
+    "short",
+]
+
+
+class LostGradientWarning(UserWarning):
+    """A decision inside its band reached a function through which its linearization cannot follow."""
+
+
+class LostGradientError(RuntimeError):
+    """The same as `LostGradientWarning`, raised with ``on_lost="error"``."""
+
+
+class CallSite(NamedTuple):
+    """The line of the program at which something happened, and the torch function it called there."""
+
+    file: str
+    line: int
+    op: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} ({self.op})"
+
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_DEMO = os.path.join(_OURS, "tools", "demo.py")  # a program like any other
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+
+
+def is_internal(file: str) -> bool:
+    """Whether `file` is a part of ours or of torch, where no user looks for a mistake."""
+    return file.startswith((_OURS, _TORCH)) and file != _DEMO
+
+
+def call_site(op: str) -> CallSite:
+    """The line a user can change."""
+    at = frame()
+    return CallSite(at.f_code.co_filename, at.f_lineno, op)
+
+
+def frame() -> FrameType:
+    """The innermost that is neither ours nor torch's."""
+    at = sys._getframe(1)
+    while at.f_back is not None and is_internal(at.f_code.co_filename):
+        at = at.f_back
+    return at
+
+
+def short(site: CallSite) -> str:
+    return f"{relative(site.file)}:{site.line} ({site.op})"
+
+
+def relative(file: str) -> str:
+    """A path as a reader looks for it: from the working directory, or from where packages are installed."""
+    for start in (os.getcwd(), sysconfig.get_paths()["purelib"]):
+        if file.startswith(start + os.sep):
+            file = file[len(start) + 1 :]
+            break
+    return file if len(file) <= 60 else os.sep.join(["…", *file.split(os.sep)[-3:]])[-60:]

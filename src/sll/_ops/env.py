@@ -1,0 +1,34 @@
+"""What can be read where: the one place that asks in which environment the program runs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["numbers", "outside_of_transforms", "unwrapped"]
+
+
+def outside_of_transforms() -> AbstractContextManager[Any]:
+    """Leaves those of `torch.func` for a moment. (torch 2.6 imports sympy for it, which takes a second.)"""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
+def unwrapped(x: Tensor) -> Tensor:
+    """What transforms of `torch.func` wrap: inside vmap, the whole batch."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
+def numbers(x: Tensor) -> Tensor | None:
+    """`x` to read numbers from, `unwrapped`; None where there are none (meta tensors, somebody traces or fakes)."""
+    x = unwrapped(x)
+    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
+        return None
+    with outside_of_transforms():
+        return x.detach()

@@ -1,0 +1,1 @@
+"""What shows, tells and draws; the engine imports none of it."""
