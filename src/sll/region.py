@@ -38,6 +38,8 @@ from ._carry.outcomes.linearization import (
 )
 from ._carry.outcomes.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked, written
 from ._carry.outcomes.sites import READS, may_write, settle, settle_all, settle_hooked
+from ._carry.shadows import engine as shadow_engine
+from ._carry.shadows import shadow as shadows
 from ._mode import checkpoint
 from ._mode.notes import Lost, Widths
 from ._mode.watching import Trace, Watch
@@ -98,15 +100,17 @@ _THREAD = _Thread()
 class _Mode(TorchFunctionMode):
     """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
 
-    _selects = False
+    selects = False
     trace: Trace | None = None
+    engine: Any = None
+    always: Any = ALWAYS
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
-        if not is_dynamo_compiling() and func not in ALWAYS and _THREAD.alone:
+        if not is_dynamo_compiling() and func not in self.always and _THREAD.alone:
             for x in (*args, *kwargs.values()) if kwargs else args:
                 if isinstance(x, Tensor):
                     if getattr(x, "_sll", None) is not None:
@@ -115,7 +119,7 @@ class _Mode(TorchFunctionMode):
                     break
             else:
                 if not _transformed():
-                    if (kwargs or func not in READS) and may_write(func, kwargs):
+                    if self.engine is None and (kwargs or func not in READS) and may_write(func, kwargs):
                         settle((*args, *kwargs.values()) if kwargs else args)
                     return func(*args, **kwargs) if kwargs else func(*args)
         if _THREAD.at_work is not None:
@@ -124,7 +128,7 @@ class _Mode(TorchFunctionMode):
             return _OUTSIDE_THE_RULES[func](self, func, args, kwargs or {})
         _THREAD.at_work = self
         try:
-            if not is_compiling() and may_write(func, kwargs):
+            if self.engine is None and not is_compiling() and may_write(func, kwargs):
                 settle((*args, *kwargs.values()) if kwargs else args)
             handle = self.dispatch if self.trace is None else self._traced
             return handle(func, args, kwargs or {})
@@ -179,7 +183,7 @@ class _Mode(TorchFunctionMode):
             if _THREAD.made is not None:
                 _THREAD.made.append(x)
             return False
-        self._selects = self._selects or selection(x) is not None
+        self.selects = self.selects or selection(x) is not None or isinstance(shadows.carried(x), shadows.Selected)
         if not _THREAD.entered:  # entered by compiled code, and left there
             return False
         _THREAD.entered[-1].adopt({id(x): weakref.ref(x)})
@@ -332,6 +336,8 @@ class linearize(_Mode):
             forward = "straight-through" if auto else "linear"
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
+        if self.mode == "straight-through":
+            self.engine, self.always = shadow_engine.dispatch, shadow_engine.ALWAYS
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
         if exclude is not None:
@@ -468,14 +474,16 @@ class linearize(_Mode):
         if compiling:
             self._break_the_graph(func, args, kwargs)
         elif recording:
-            if checkpoint.hooked() and (func in RULES or self._selects):
+            if checkpoint.hooked() and (func in RULES or self.selects):
                 checkpoint.note(_THREAD.regions, (*args, *kwargs.values()))
-            if self._selects and _selected(args, kwargs):
+            if self.engine is None and self.selects and _selected(args, kwargs):
                 found: Any = selections.rule_for(func)
                 if found is not None:
                     return found(self, func, args, kwargs)
             if torch._C._are_functorch_transforms_active() and (outside := _decided_outside_of_vmap(args, kwargs)):
                 self.lose(op_name(func), outside, "it was made outside of vmap; make it inside, or pass a float.")
+        if recording and self.engine is not None:
+            return self.engine(self, func, args, kwargs)
         rule = BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
             if recording:
@@ -744,6 +752,7 @@ _OUTSIDE_THE_RULES: dict[Any, Callable[..., Any]] = {
 
 
 ALWAYS.update(_OUTSIDE_THE_RULES)
+shadow_engine.ALWAYS.update(_OUTSIDE_THE_RULES)
 _transformed = torch._C._are_functorch_transforms_active
 
 

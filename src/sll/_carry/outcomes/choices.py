@@ -519,9 +519,18 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
     """``call(x)`` counts the sorted `boundaries` that `x` has passed; the decision is at the nearest."""
     hard: Tensor = original(call, x)
-    many = boundaries.shape[-1]
-    if many == 0 or hard.numel() == 0:
+    if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
+    offset, below, above = nearest_boundary(region, hard, boundaries, x)
+    decision = tells(decided_at(offset), hard, above)
+    return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
+
+
+def nearest_boundary(region: Region, hard: Tensor, boundaries: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Where `x` is in the band of the boundary next to it, and how many are passed below and above that. (`hard`: how
+    many are.)
+    """
+    many = boundaries.shape[-1]
     dtype = compute_dtype(boundaries.dtype, x.dtype if isinstance(x, Tensor) else boundaries.dtype)
     edges = boundaries.to(dtype)
     value = x.to(dtype) if isinstance(x, Tensor) else torch.tensor(float(x), dtype=dtype, device=edges.device)
@@ -550,8 +559,7 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     watch = watch_of(width)
     if watch is not None:
         watch.offset(distance, offset, half, gaps * 0.5)
-    decision = tells(decided_at(offset), hard, above)
-    return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
+    return offset, below, above
 
 
 def _own_ranks(boundaries: Tensor, x: Any) -> bool:

@@ -180,25 +180,14 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     return None if below is None or above is None else below + above
 
 
-register(
-    linear,
-    "sum",
-    "mean",
-    "cumsum",
-    "nansum",
-    "diff",
-    "cumulative_trapezoid",
-    "trapezoid",
-    "trapz",
-    "trace",
-    "prod",
-    "cumprod",
-)
-register(
-    product,
-    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "einsum",
-    "tensordot", "kron", "linear", "addmm", "addmv", "baddbmm", "multi_dot", "chain_matmul", "vecdot",
-)  # fmt: skip
+LINEAR = "sum mean cumsum nansum diff cumulative_trapezoid trapezoid trapz trace prod cumprod"
+PRODUCTS = """
+    matmul __matmul__ __rmatmul__ mm bmm mv dot vdot inner outer ger einsum tensordot kron linear addmm addmv baddbmm
+    multi_dot chain_matmul vecdot
+"""
+
+register(linear, *LINEAR.split())
+register(product, *PRODUCTS.split())
 register(every, "all", in_place=False)
 register(some, "any", in_place=False)
 register(count_nonzero, "count_nonzero", in_place=False)

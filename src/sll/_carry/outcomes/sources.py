@@ -72,6 +72,12 @@ class Step(NamedTuple):
     jump: Jump | None = None
 
 
+STEPS: dict[str, Callable[..., Step | None]] = {}
+"""Op -> its description: a function of the half-width and the arguments of the call."""
+NAMES: dict[str, tuple[str | Callable[..., Any], ...]] = {}
+"""Op -> the functions that are this op."""
+
+
 def source(
     op: str, *names: str | Callable[..., Any], boundaries: str, reflected: str | None = None
 ) -> Callable[[Callable[..., Step | None]], Any]:
@@ -87,6 +93,8 @@ def source(
             return _run(region, op, step, func, args, kwargs)
 
         SOURCES[op] = boundaries
+        STEPS[op] = step
+        NAMES[op] = (op, *names)
         register(rule, op, *names, source=True)
         if reflected is not None:
             ALWAYS.add(getattr(torch.Tensor, reflected))

@@ -1,0 +1,146 @@
+"""Where elements meet: sums and products are those of the shadows.
+
+`all` is the product, `any` what is left of the product of the opposites. Which place of a row an element was put at is
+another matter: it is put at one place only, so there `any` is the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .shadow import Selected, Shadow, Weights, carried, carry, shadow, tensors
+from .surrogates import alias, follow
+
+if TYPE_CHECKING:
+    from ...region import linearize as Region
+
+Func = Callable[..., Any]
+
+
+def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`sum`, `cumsum`, `prod`, `diff` …: the function of the shadow."""
+    x = args[0] if args else kwargs["input"]
+    if shadow(x) is None:
+        return func(*args, **kwargs)
+    out = func(*args, **kwargs)
+    own = shadow(x)
+    assert own is not None
+    rest = {name: y for name, y in kwargs.items() if name not in ("input", "dtype")}
+    make = lambda: func(own.value(), *args[1:], **rest)
+    if out.is_floating_point():
+        shown = own.shown(x, out.dtype)
+        return func(shown, *args[1:], **rest)
+    return carry(region, out, Shadow(make))
+
+
+def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`matmul`, `einsum` …, several operands."""
+    operands = tensors(args, kwargs)
+    decided = [x for x in operands if shadow(x) is not None]
+    if not decided:
+        return func(*args, **kwargs)
+    floats = [x for x in operands if x.is_floating_point()]
+    dtype = floats[0].dtype if floats else torch.get_default_dtype()
+
+    def swap(x: Any, make: Callable[[Tensor, Shadow], Tensor]) -> Any:
+        if isinstance(x, (tuple, list)):
+            return type(x)(swap(item, make) for item in x)
+        own = shadow(x)
+        if own is not None:
+            return make(x, own)
+        return x.to(dtype) if isinstance(x, Tensor) and not x.is_floating_point() else x
+
+    if floats:
+        return func(*(swap(x, lambda x, own: own.shown(x, dtype)) for x in args), **kwargs)
+    out = func(*args, **kwargs)
+    value = func(*(swap(x, lambda _, own: own.value()) for x in args), **kwargs)
+    return carry(region, out, Shadow.of(value))
+
+
+def _flags(region: Region, x: Tensor) -> Tensor:
+    return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)  # type: ignore[no-any-return]
+
+
+def _over(weights: Tensor, dim: Any, keepdim: bool, reduce: Callable[..., Tensor]) -> Tensor:
+    dims = range(weights.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    for d in sorted((d % max(weights.dim(), 1) for d in dims), reverse=True) if weights.dim() else ():
+        weights = reduce(weights, d, keepdim)
+    return weights
+
+
+def truth(some: bool) -> Callable[..., Any]:
+    """`any` or `all`."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else kwargs["input"]
+        if shadow(x) is None:
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        own = shadow(_flags(region, x))
+        if own is None:
+            return out
+        named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
+        reduce = torch.sum if isinstance(own, Weights) else torch.prod
+
+        def make() -> Tensor:
+            value = own.value()
+            if some != isinstance(own, Weights):
+                value = 1 - value
+            found = _over(value, named.get("dim"), bool(named.get("keepdim")), reduce).reshape(out.shape)
+            return found if some == isinstance(own, Weights) else 1 - found
+
+        if func.__name__ in ("amax", "amin", "max", "min") and out.dtype != torch.bool:
+            return out
+        flags = alias(out)
+        return carry(region, out, Shadow(lambda: follow(make(), lambda: flags.to(own.value().dtype)), exact=True))
+
+    return rule
+
+
+some, every = truth(True), truth(False)
+
+
+def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0] if args else kwargs["input"]
+    if shadow(x) is None:
+        return func(*args, **kwargs)
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    flags = _flags(region, x)
+    return region.call(torch.sum, flags) if dim is None else region.call(torch.sum, flags, dim)
+
+
+def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`amax`, `amin`: of bools `any` and `all`, of integers what torch does for the shadow's value."""
+    x = args[0] if args else kwargs["input"]
+    own = shadow(x)
+    if own is None:
+        return func(*args, **kwargs)
+    if x.dtype == torch.bool:
+        return (some if func.__name__ == "amax" else every)(region, func, args, kwargs)
+    out = func(*args, **kwargs)
+    return carry(region, out, Shadow(lambda: func(own.value(), *args[1:], **kwargs)))
+
+
+def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from .lookups import one_hot_of
+
+    named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
+    x, weights = named["input"], named.get("weights")
+    out = func(*args, **kwargs)
+    own = shadow(x)
+    if own is None:
+        return out
+    hot = one_hot_of(x, own, out.numel())
+    if weights is not None:
+        total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
+        return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
+    return carry(region, out, Shadow.of(hot.sum(0)))
+
+
+def selected(x: Any) -> Selected | None:
+    found = carried(x)
+    return found if isinstance(found, Selected) else None

@@ -1,0 +1,182 @@
+"""What a bool, an integer or an index carries in a region of local gradients.
+
+A `Shadow` stands for a discrete tensor: `value` is a float tensor with its hard value and the surrogate's gradient, and
+`other` the tensor as it would be on the other side of the nearest decision boundary, where that is known.
+
+`Weights` are the shadow of an index that was chosen: one number for each candidate, 1 for the one that was chosen,
+with the gradient of the projection that `sll.argmax` and `sll.topk_mask` are.
+
+`Whole` says of a float that it is made of whole numbers (it was rounded), and what `other` would be. It has no gradient
+of its own: a float is an ordinary tensor.
+
+`Selected` are the floats that a mask selected: ``x[mask]`` has no place for what was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .surrogates import follow
+
+if TYPE_CHECKING:
+    from ...region import linearize as Region
+
+__all__ = ["Carrier", "Selected", "Shadow", "Weights", "Whole", "carried", "carry", "shadow", "tensors"]
+
+Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
+"""From a tensor to what it would be on the other side."""
+
+
+class Shadow:
+    """The shadow of a bool or integer tensor.
+
+    `make` computes the value, anew at each call; it must depend on nothing that the program can write to. `exact`: it
+    is bit for bit the tensor's, as a float. `other` is given the tensor that carries the shadow. A bool is its opposite
+    there, if nothing else is said.
+    """
+
+    def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: bool = False) -> None:
+        self.make = make
+        self.exact = exact
+        self._value: Tensor | None = None
+        self._other = other
+
+    @classmethod
+    def of(cls, value: Tensor, other: Other = None) -> Shadow:
+        """With a value that is known."""
+        found = cls(value.clone, other)
+        found._value = value
+        return found
+
+    def value(self) -> Tensor:
+        if self._value is None:
+            with torch.enable_grad():
+                self._value = self.make()
+        return self._value
+
+    def other(self, x: Tensor) -> Tensor | None:
+        """`x` on the other side, or None if that is not known."""
+        if self._other is not None:
+            with torch.no_grad():
+                return self._other(x)
+        return x.logical_not() if x.dtype == torch.bool else None
+
+    def shown(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """``x.to(dtype)``, a float of its own, with the gradient of the shadow of `x`."""
+        with torch.enable_grad():
+            if self.exact:
+                value = self.make()
+                if value.dtype == dtype:
+                    return value
+            soft = self.value()
+            return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: x.to(dtype))
+
+
+class Weights(Shadow):
+    """The shadow of an index: numbers (*shape, n) of the candidates `labels`, which are (n,) or (*shape, n).
+
+    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `subset` weighs
+    all places of a row together, (…, n): what a set of places is asked for. `value`: the index as a number, where that
+    is not the sum of labels by weight.
+    """
+
+    def __init__(
+        self,
+        weigh: Callable[[], tuple[Tensor, Tensor]],
+        labels: Tensor | None = None,
+        positions: bool = False,
+        subset: Callable[[], Tensor] | None = None,
+        value: Callable[[], Tensor] | None = None,
+    ) -> None:
+        super().__init__(self._expected if value is None else value)
+        self._weigh = weigh
+        self._weights: Tensor | None = None
+        self._labels = labels
+        self.positions = positions
+        self.subset = subset
+
+    @property
+    def labels(self) -> Tensor:
+        if self._labels is None:
+            self.weights()
+        assert self._labels is not None
+        return self._labels
+
+    def weights(self) -> Tensor:
+        if self._weights is None:
+            with torch.enable_grad():
+                self._weights, self._labels = self._weigh()
+        return self._weights
+
+    def _expected(self) -> Tensor:
+        weights = self.weights()
+        return (weights * self.labels.to(weights.dtype)).sum(-1)
+
+    def of_labels(self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None) -> Weights:
+        """The same choice among other values."""
+        return Weights(lambda: (self.weights() if spread is None else spread(self.weights()), labels), labels)
+
+
+class Whole:
+    """A float tensor made of whole numbers, and what it would be on the other side of the nearest boundary."""
+
+    def __init__(self, other: Callable[[Tensor], Tensor | None]) -> None:
+        self._other = other
+
+    def other(self, x: Tensor) -> Tensor | None:
+        with torch.no_grad():
+            return self._other(x)
+
+
+class Selected:
+    """``x[mask]`` as long as nothing but elementwise functions followed.
+
+    `candidates` computes the function for all elements of `x`, selected or not, with the dimensions of the mask
+    flattened into one; `weights` is the shadow of the mask, flattened, and `mask` the mask.
+    """
+
+    def __init__(self, candidates: Callable[[], Tensor], shadow: Shadow, mask: Tensor) -> None:
+        self.candidates = candidates
+        self.shadow = shadow
+        self.mask = mask
+
+
+Carrier: TypeAlias = "Shadow | Whole | Selected"
+
+
+def carried(x: Any) -> Carrier | None:
+    """What `x` carries. A write that no rule has seen makes it stale: the tensor is another one then."""
+    pair = getattr(x, "_sll", None)
+    if pair is None or not isinstance(x, Tensor):
+        return None
+    found, version = pair
+    if version is not None and version != x._version:
+        return None
+    return found if isinstance(found, (Shadow, Whole, Selected)) else None
+
+
+def shadow(x: Any) -> Shadow | None:
+    """The shadow of a bool or integer tensor."""
+    found = carried(x)
+    return found if isinstance(found, Shadow) else None
+
+
+def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
+    """Let `x` carry something until the region ends."""
+    x._sll = (found, None if torch.compiler.is_compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
+    region.adopt(x)
+    return x
+
+
+def tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments of a call, those in lists and tuples as well, each once."""
+    found: dict[int, Tensor] = {}
+    for x in (*args, *kwargs.values()):
+        for item in x if isinstance(x, (tuple, list)) else (x,):
+            if isinstance(item, Tensor):
+                found[id(item)] = item
+    return list(found.values())

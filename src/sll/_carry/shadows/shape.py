@@ -1,0 +1,141 @@
+"""Functions that only move elements: shadows are moved alike.
+
+Where the index or the fill is a tensor of the program, that is done at once; otherwise when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
+from .surrogates import alias, simple
+
+if TYPE_CHECKING:
+    from ...region import linearize as Region
+
+Func = Callable[..., Any]
+
+
+def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One operand, whose elements are moved (or filled up): views, `flip`, `repeat`, `pad`, ``x[1:]`` …"""
+    x, *rest = args
+    out = func(*args, **kwargs)
+    own = carried(x)
+    if own is None or isinstance(own, Selected) or out is x:
+        return out
+    lazy = simple(x) and not _holds_tensor(rest) and not _holds_tensor(kwargs.values())
+    moved = lambda y: func(y, *rest, **kwargs)
+    parts = out if isinstance(out, (tuple, list)) else [out]
+    for i, part in enumerate(parts):
+        one = moved if part is out else lambda y, i=i: moved(y)[i]
+        carry(region, part, _moved(own, x, one, lazy))
+    return out
+
+
+def _holds_tensor(values: Any) -> bool:
+    return any(isinstance(v, Tensor) or isinstance(v, (tuple, list)) and _holds_tensor(v) for v in values)
+
+
+def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Any:
+    if isinstance(own, Weights):
+        return _moved_weights(own, x, one)
+    if own._other is None:
+        other = None
+    else:
+        then = alias(x)
+
+        def other(_: Tensor) -> Tensor | None:
+            beyond = own.other(then)
+            return None if beyond is None else one(beyond)
+
+    if isinstance(own, Whole):
+        return None if other is None else Whole(other)
+    if not lazy:
+        return Shadow.of(one(own.value()), other)
+    found = Shadow(lambda: one(own.value()), other)
+    return found
+
+
+def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> Weights:
+    """Rows of weights and labels go where their element goes; what is filled in is no choice, and has weight 0."""
+    with torch.no_grad():
+        at = one(torch.arange(1, x.numel() + 1, device=x.device).reshape(x.shape))
+
+    def gathered(t: Tensor) -> Tensor:
+        n = t.shape[-1]
+        rows = t.expand(*x.shape, n).reshape(-1, n)
+        rows = torch.cat([rows.new_zeros(1, n), rows])
+        return rows[at.reshape(-1)].reshape(*at.shape, n)
+
+    def weigh() -> tuple[Tensor, Tensor]:
+        return gathered(own.weights()), own.labels if own.labels.dim() == 1 else gathered(own.labels)
+
+    return Weights(weigh, own._labels if own.positions else None, own.positions)
+
+
+def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``cat``, ``stack`` and their kin."""
+    parts: Sequence[Any] = args[0] if args else kwargs["tensors"]
+    rest = {name: x for name, x in kwargs.items() if name != "tensors"}
+    out = func(*args, **kwargs)
+    found = [shadow(x) for x in parts]
+    if not any(own is not None for own in found):
+        return out
+    if out.is_floating_point():
+        shown = [x if own is None else own.shown(x, out.dtype) for x, own in zip(parts, found)]
+        return func(shown, *args[1:], **rest)
+    same = [own for own in found if isinstance(own, Weights) and own.positions]
+    if len(same) == len(found) and all(own.labels.shape == same[0].labels.shape for own in same):
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        if func.__name__ in ("cat", "stack", "concat", "concatenate") and isinstance(dim, int):
+            dim = dim % out.dim()
+            return carry(region, out, _joined_weights(same, func, dim))
+    lazy = all(own is not None for own in found) and simple(out)
+    fixed = [x.float() if own is None else None for x, own in zip(parts, found)]
+    make = lambda: func([v if own is None else own.value() for own, v in zip(found, fixed)], *args[1:], **rest)
+    other = None
+    if out.dtype != torch.bool and any(own is not None and own._other is not None for own in found):
+        other = _joined(func, parts, found, args[1:], rest)
+    return carry(region, out, Shadow(make, other) if lazy else Shadow.of(make(), other))
+
+
+def _joined_weights(same: list[Weights], func: Func, dim: int) -> Weights:
+    labels = same[0].labels
+    return Weights(lambda: (func([own.weights() for own in same], dim), labels), labels, positions=True)
+
+
+def _joined(func: Func, parts: Sequence[Tensor], found: Any, args: Any, kwargs: Any) -> Any:
+    then = [alias(x) for x in parts]
+
+    def other(_: Tensor) -> Tensor | None:
+        sides = [None if own is None else own.other(x) for own, x in zip(found, then)]
+        if any(own is not None and side is None for own, side in zip(found, sides)):
+            return None
+        return func([x if side is None else side for x, side in zip(then, sides)], *args, **kwargs)  # type: ignore[no-any-return]
+
+    return other
+
+
+def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    parts = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    shape = torch.broadcast_shapes(*(x.shape for x in parts))  # type: ignore[no-untyped-call]
+    return [region.call(torch.Tensor.expand, x, shape) for x in parts]
+
+
+def in_place(twin: Func) -> Callable[..., Any]:
+    """``unsqueeze_``, ``t_`` …: the tensor itself changes its shape."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x, *rest = args
+        own = carried(x)
+        then = alias(x) if isinstance(own, Shadow) else x
+        out = func(*args, **kwargs)
+        if isinstance(own, Shadow):
+            carry(region, out, _moved(own, then, lambda y: twin(y, *rest, **kwargs), True))
+        return out
+
+    return rule

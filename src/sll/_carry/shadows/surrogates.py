@@ -1,0 +1,126 @@
+"""The autograd functions of local gradients: a value that the program has anyway, with a gradient that it has not.
+
+`ramp`    the value of a discrete op, and the slope of its ramp where the distance to the boundary is in the band
+`follow`  a value, and the gradient of another tensor that stands for it
+
+Both take the function that makes the value: an autograd function must return a tensor of its own, which the program is
+free to write to. What backward needs is kept as a copy, so such writes never meet a saved tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.kernels import band_offset, hard_forward, run
+
+__all__ = ["alias", "follow", "kept", "ramp", "simple"]
+
+_hardtanh_backward = torch.ops.aten.hardtanh_backward.default
+
+
+def simple(x: Tensor) -> bool:
+    """Whether plain eager autograd follows `x`: nobody transforms, traces or differentiates forward."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
+        return False
+    return (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.layout == torch.strided
+
+
+_lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clone)
+
+
+def kept(x: Tensor) -> Tensor:
+    """`x` as it is now, whatever is written to it later; autograd follows it to `x`.
+
+    A lazy clone shares memory until somebody writes. A leaf is copied: who shares its memory (NumPy, another process)
+    would be cut off by that write.
+    """
+    if x.grad_fn is None or not simple(x):
+        return x.clone()
+    return _lazy_clone(x)
+
+
+@functools.lru_cache(maxsize=256)
+def edge(half: float, dtype: torch.dtype) -> float:
+    """The first number beyond the closed band."""
+    if dtype == torch.float64 or not 1e-36 < half < 3e38:
+        return math.nextafter(half, math.inf) if math.isfinite(half) else half
+    return float(array("f", [half])[0]) * (1 + 1.01 * 2.0**-24)
+
+
+def alias(x: Tensor) -> Tensor:
+    """`x`, which a call in the region has just made, as it is now; without gradient."""
+    return _lazy_clone(x.detach()) if simple(x) else x.detach().clone()
+
+
+class _Ramp(torch.autograd.Function):
+    """``make()``, with the gradient ``slope * g`` to `x` where ``|x - at| <= half``.
+
+    `at` is a number, or a function from `x` to the distance. NaN has no distance, and gets no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, at: Any, half: float | Tensor, slope: float | Tensor, make: Any) -> Tensor:
+        if callable(at):
+            distance = at(x)
+        else:
+            distance = x - at if at else x
+        if isinstance(half, Tensor):  # a number on another device, which nobody reads
+            distance, half = distance / half, 1.0
+        ctx.save_for_backward(distance.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf))
+        ctx.edge, ctx.slope = edge(half, distance.dtype), slope
+        return make()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (distance,) = ctx.saved_tensors
+        g = _hardtanh_backward(g.to(distance.dtype), distance, -ctx.edge, ctx.edge)
+        return g if _is_one(ctx.slope) else g * ctx.slope, None, None, None, None
+
+
+def _is_one(x: float | Tensor) -> bool:
+    return not isinstance(x, Tensor) and x == 1
+
+
+class _Follow(torch.autograd.Function):
+    """``make()``, with the gradient of `soft`."""
+
+    @staticmethod
+    def forward(ctx: Any, soft: Tensor, make: Any) -> Tensor:
+        ctx.dtype = soft.dtype
+        return make()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g.to(ctx.dtype), None
+
+
+def ramp(
+    x: Tensor,
+    at: float | Callable[[Tensor], Tensor],
+    half: float | Tensor,
+    height: float,
+    make: Callable[[], Tensor],
+) -> Tensor:
+    """``make()``, a step of `height` at the boundary ``x == at``, with the gradient of its ramp over ``± half``.
+
+    `at` may be a function from `x` to the signed distance to the nearest boundary instead.
+    """
+    if simple(x):
+        return run(_Ramp, x, at, half, height * 0.5 / half, make)
+    distance = at(x) if callable(at) else x - at
+    value = make()
+    return hard_forward(value, band_offset(distance, half).expand(value.shape) * height)
+
+
+def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    """``make()``, a float tensor of the shape of `soft`, with the gradient of `soft`."""
+    return run(_Follow, soft, make) if simple(soft) else hard_forward(make(), soft)
