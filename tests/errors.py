@@ -33,7 +33,7 @@ import torch.nn.functional as F
 import sll
 
 SOURCE = Path(sll.__file__).parent
-ELSEWHERE = {"__main__.py", "cli.py", "demo.py", "plot.py"}
+ELSEWHERE = {"__main__.py", "cli.py", "demo.py", "picture.py", "plot.py"}
 """What they say is tested with them."""
 
 ARGUMENTS = "Arguments of a region"

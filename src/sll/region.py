@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
-from ._carry.outcomes import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selections
-from ._carry.outcomes.linearization import (
+from ._carry.outcomes import NO_GRADIENT_TO_LOSE, REMEDIES, RULES, SOURCES, selection_rules
+from ._carry.outcomes.carriers import (
     Carrier,
     Choice,
     Expectation,
@@ -29,23 +29,23 @@ from ._carry.outcomes.linearization import (
     Selection,
     carrier,
     choice,
-    decisions,
     discrete_carrier,
     resolved,
     selection,
-    uncertain,
-    undecided,
 )
+from ._carry.outcomes.expectations import uncertain, undecided
 from ._carry.outcomes.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked, written
-from ._carry.outcomes.sites import READS, may_write, settle, settle_all, settle_hooked
+from ._carry.outcomes.trees import decisions
+from ._carry.outcomes.writes_seen import READS, may_write, settle, settle_all, settle_hooked
 from ._mode import checkpoint
 from ._mode.notes import Lost, Widths
 from ._mode.watching import Trace, Watch
 from ._ops.callsite import CallSite, call_site
 from ._ops.env import unwrapped
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
-from .eps import AUTO, Eps, Policy, Watched, Width, kind_of, widths
-from .tools.report import Report
+from ._reports.report import Report
+from ._rules.widths import Watched, Width
+from .eps import AUTO, Eps, Policy, kind_of, widths
 
 __all__ = ["Report", "enable", "hard", "linearize", "patch", "unpatch"]
 
@@ -471,7 +471,7 @@ class linearize(_Mode):
             if checkpoint.hooked() and (func in RULES or self._selects):
                 checkpoint.note(_THREAD.regions, (*args, *kwargs.values()))
             if self._selects and _selected(args, kwargs):
-                found: Any = selections.rule_for(func)
+                found: Any = selection_rules.rule_for(func)
                 if found is not None:
                     return found(self, func, args, kwargs)
             if torch._C._are_functorch_transforms_active() and (outside := _decided_outside_of_vmap(args, kwargs)):
