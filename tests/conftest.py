@@ -10,7 +10,7 @@ import compatibility
 import errors
 import sll
 from sll._carry.outcomes import registry
-from sll.region import _THREAD
+from sll._mode.threads import THREAD as _THREAD
 
 torch.set_num_threads(1)  # two workers share two cores
 

@@ -31,9 +31,10 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from sll._mode.threads import THREAD
 
 SOURCE = Path(sll.__file__).parent
-ELSEWHERE = {"__main__.py", "cli.py", "demo.py", "plot.py"}
+ELSEWHERE = {"__main__.py", "cli.py", "demo.py", "picture.py", "plot.py"}
 """What they say is tested with them."""
 
 ARGUMENTS = "Arguments of a region"
@@ -150,8 +151,8 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
 def _leave_everything() -> None:
     for mode in reversed(torch.overrides._get_current_function_mode_stack()):
         mode.__exit__(None, None, None)
-    while sll.region._PATCHED.regions:
-        sll.region._PATCHED.regions.pop()
+    while THREAD.patched:
+        THREAD.patched.pop()
 
 
 def _ours(filename: str) -> bool:

@@ -139,7 +139,7 @@ def test_argmax_in_low_precision_and_with_infinities(dtype):
 
 
 def test_no_state_is_touched():
-    from sll.region import _THREAD
+    from sll._mode.threads import THREAD as _THREAD
 
     x = torch.zeros(2, requires_grad=True)
     with sll.linearize(0.5):

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sll
-from sll._carry.outcomes import linearization, sites
-from sll._ops import fused, kernels
-from sll._ops.kernels import Jump
+from sll._carry.outcomes import carriers, constants, decisions, merged, writes_seen
+from sll._ops import band, bits, blend, fused, ramp
+from sll._ops import merged as one_pass
+from sll._ops.ramp import Jump
 
 INF, NAN = math.inf, math.nan
 
@@ -86,7 +87,7 @@ def test_loops_compute_what_stock_ops_compute(jump, eps, dtype, many, monkeypatc
             if jump.kind == "boundary":
                 numbers = (threshold, *jump.numbers)
             for linear in (True, False):
-                value, inside = kernels._step(x.clone(), threshold, jump, eps, linear)
+                value, inside = ramp._step(x.clone(), threshold, jump, eps, linear)
                 got, mask = fused.step(jump.kind, x, numbers, eps, linear)
                 assert torch.equal(mask, inside)
                 assert ulps(got, value).max() <= (1 if linear else 0)
@@ -122,8 +123,8 @@ def test_one_pass_is_the_blend_of_two_outcomes(jump, eps, dtype, loops, monkeypa
         if jump.kind == "trunc":
             above = torch.where(n == 0, below, above)
     for forward in ("linear", "hard"):
-        want = kernels.blend(kernels.band_offset(d, eps), below, above, hard.to(dtype).detach(), forward)
-        got = kernels.ramp(x, jump, eps, forward, threshold)
+        want = blend.blend(band.band_offset(d, eps), below, above, hard.to(dtype).detach(), forward)
+        got = ramp.ramp(x, jump, eps, forward, threshold)
         zero_at_tie = jump.kind == "trunc"  # where nothing jumps the hard value keeps its sign
         distance = ulps(got.detach(), want.detach())
         near = torch.finfo(dtype).eps * 2 * (1 + want.detach().abs())
@@ -375,10 +376,10 @@ def test_what_is_only_read_is_not_copied(name):
         m = v > 0
         for _ in range(2):  # what is known of a function may be remembered
             READS[name](v)
-            assert key in sites._WAITING.by_storage
+            assert key in writes_seen._WAITING.by_storage
         if name in TWINS:
             TWINS[name](v)
-            assert key not in sites._WAITING.by_storage
+            assert key not in writes_seen._WAITING.by_storage
     assert m.any()
 
 
@@ -416,8 +417,8 @@ def test_nothing_waits_for_ever():
             m = v > 0
         del m, v
         gc.collect()
-        sites._sweep()
-        assert sum(map(len, sites._WAITING.by_storage.values())) == 0
+        writes_seen._sweep()
+        assert sum(map(len, writes_seen._WAITING.by_storage.values())) == 0
 
 
 @pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
@@ -630,7 +631,7 @@ def test_large_tensors_have_what_small_ones_have(f, forward, monkeypatch):
     found = []
     for least in (1, 1 << 60):
         monkeypatch.setattr(fused, "LEAST", least)
-        monkeypatch.setattr("sll._carry.outcomes.linearization.LEAST", least)
+        monkeypatch.setattr("sll._carry.outcomes.expectations.LEAST", least)
         x, y, z = (t.flatten().clone().requires_grad_() for t in torch.meshgrid(grid, grid, grid, indexing="ij"))
         with sll.linearize(0.4, forward=forward):
             out = f(x, y, z)
@@ -806,7 +807,7 @@ def test_a_weight_compared_at_every_step_collects_nothing():
     for _ in range(1000):
         with sll.linearize(0.5):
             torch.sign(w)
-    assert len(sites._WAITING.by_storage[w.untyped_storage()._cdata]) < 100
+    assert len(writes_seen._WAITING.by_storage[w.untyped_storage()._cdata]) < 100
 
 
 def test_zero_of_either_sign():
@@ -848,9 +849,9 @@ def test_pick_is_where(shapes, dtype, loops, monkeypatch):
         a.view(-1)[:4] = torch.tensor([INF, -INF, NAN, -0.0], dtype=dtype)
     for mask in (dense, dense.transpose(0, -1).contiguous().transpose(0, -1), dense[..., :1].expand(dense.shape)):
         leaves = [x.clone().requires_grad_(dtype in BITS) for x in (a, b)]
-        got, want = kernels.pick(mask, *leaves), torch.where(mask, *leaves)
-        bits = BITS.get(dtype, dtype)
-        assert got.dtype == want.dtype and torch.equal(got.detach().view(bits), want.detach().view(bits))
+        got, want = bits.pick(mask, *leaves), torch.where(mask, *leaves)
+        ints = BITS.get(dtype, dtype)
+        assert got.dtype == want.dtype and torch.equal(got.detach().view(ints), want.detach().view(ints))
         if dtype not in (torch.float32, torch.float64):
             continue
         g = torch.randn(want.shape, generator=draw, dtype=dtype)
@@ -861,18 +862,18 @@ def test_pick_is_where(shapes, dtype, loops, monkeypatch):
 
 def test_pick_twice_differentiable():
     mask, x = torch.rand(5000) > 0.5, torch.randn(5000, requires_grad=True)
-    (once,) = torch.autograd.grad(kernels.pick(mask, x**3, x**2).sum(), x, create_graph=True)
+    (once,) = torch.autograd.grad(bits.pick(mask, x**3, x**2).sum(), x, create_graph=True)
     (twice,) = torch.autograd.grad(once.sum(), x)
     torch.testing.assert_close(twice, torch.where(mask, 6 * x.detach(), torch.tensor(2.0)))
 
 
 def test_pick_under_transforms():
     mask, a = torch.rand(5000) > 0.5, torch.randn(5000)
-    assert torch.equal(torch.func.grad(lambda a: kernels.pick(mask, a, -a).sum())(a), torch.where(mask, 1.0, -1.0))
-    assert torch.equal(torch.func.jvp(lambda a: kernels.pick(mask, a, -a), (a,), (a,))[1], torch.where(mask, a, -a))
+    assert torch.equal(torch.func.grad(lambda a: bits.pick(mask, a, -a).sum())(a), torch.where(mask, 1.0, -1.0))
+    assert torch.equal(torch.func.jvp(lambda a: bits.pick(mask, a, -a), (a,), (a,))[1], torch.where(mask, a, -a))
     batch = torch.stack([mask, ~mask])
     want = torch.where(batch, a, -a)
-    assert torch.equal(torch.func.vmap(lambda m: kernels.pick(m, a, -a))(batch), want)
+    assert torch.equal(torch.func.vmap(lambda m: bits.pick(m, a, -a))(batch), want)
 
 
 # --- decisions that depend on decisions ------------------------------------------------------------------------------
@@ -890,8 +891,8 @@ def _trees(signs, dtype):
     below, above, hard = (t.expand(shape).clone() for t in masks)
     for mask, offset, sign in ((below, offsets[1], signs[0]), (above, offsets[2], signs[1])):
         if sign:
-            mask._sll = (linearization.bool_outcomes(linearization.decided_at(offset), mask, sign), mask._version)
-    hard._sll = (linearization.Outcomes(linearization.decided_at(offsets[0]), below, above), hard._version)
+            mask._sll = (constants.bool_outcomes(decisions.decided_at(offset), mask, sign), mask._version)
+    hard._sll = (carriers.Outcomes(decisions.decided_at(offsets[0]), below, above), hard._version)
     return hard, offsets, (below, above)
 
 
@@ -901,19 +902,19 @@ def test_merging_in_one_pass_is_merging(signs, dtype, monkeypatch):
     found = []
     for loops in (True, False):
         if not loops:
-            monkeypatch.setattr(kernels, "merge", lambda *_: None)
+            monkeypatch.setattr(one_pass, "merge", lambda *_: None)
         hard, offsets, sides = _trees(signs, dtype)
-        tree, parts = linearization.merge(hard)
+        tree, parts = merged.merge(hard)
         offset = tree.decision.offset()
         g = torch.linspace(-2, 3, offset.numel(), dtype=dtype).reshape(offset.shape)
         wanted = [t for t, sign in zip(offsets, (1, *signs)) if sign]
         grads = torch.autograd.grad(offset, wanted, g.requires_grad_(), create_graph=True)
         again = torch.autograd.grad(sum((k * d).sum() for k, d in zip((2.0, 3.0, 5.0), grads)), [g, *wanted])
-        plain = torch.autograd.grad(linearization.merge(hard)[0].decision.offset(), wanted, g)
+        plain = torch.autograd.grad(merged.merge(hard)[0].decision.offset(), wanted, g)
         covered = []
         for side, sign in zip((hard, *sides), (1, *signs)):
             if sign:
-                (mask, same) = tree.decision.covers(linearization.outcomes(side).decision)
+                (mask, same) = tree.decision.covers(carriers.outcomes(side).decision)
                 covered += [mask, torch.tensor(same)]
         found.append([offset, tree.below, tree.above, tree.decision.taken(), *grads, *plain, *again, *covered])
         assert len(parts) == 1 + sum(sign != 0 for sign in signs)
@@ -947,8 +948,8 @@ def test_feedback_in_one_pass_is_feedback(compare, forward, n, monkeypatch):
     found = []
     for loops in (True, False):
         if not loops:
-            monkeypatch.setattr(kernels, "merge", lambda *_: None)
-            monkeypatch.setattr(kernels._Blend, "_at_once", lambda *_: None)
+            monkeypatch.setattr(one_pass, "merge", lambda *_: None)
+            monkeypatch.setattr(blend._Blend, "_at_once", lambda *_: None)
         with sll.linearize(0.3, forward=forward):
             y = _feedback(compare)(x, threshold)
         found.append([y.detach(), *torch.autograd.grad(y.sum(), (x, threshold))])

@@ -18,8 +18,9 @@ from PIL import Image
 
 import sll
 from sll import CallSite
+from sll._reports.report import Report
+from sll._reports.rows import Row
 from sll.tools import plot
-from sll.tools.report import Report, Row
 
 ROOT = Path(__file__).parent.parent
 

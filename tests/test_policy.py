@@ -17,7 +17,9 @@ from torch.func import grad, vmap
 
 import sll
 from programs import PROGRAMS
-from sll.eps import SAMPLE, Call, Width, from_last, leads, pairs, sample
+from sll._ops.samples import SAMPLE, from_last, leads, pairs, sample
+from sll._rules.widths import Width
+from sll.eps import Call
 
 X = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64)
 POLICIES: dict[str, Any] = {

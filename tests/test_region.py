@@ -409,7 +409,7 @@ def test_hundreds_of_regions_leak_nothing():
 
 
 def test_a_long_region_does_not_collect_dead_tensors():
-    from sll.region import _THREAD
+    from sll._mode.threads import THREAD as _THREAD
 
     x = torch.zeros(8, requires_grad=True)
     with sll.linearize(0.5):
@@ -420,7 +420,7 @@ def test_a_long_region_does_not_collect_dead_tensors():
         assert sum(ref() is not None for ref in live.values()) < 10
         assert len(live) <= 256  # what is gone is swept out: how soon depends on which addresses are used again
         for i in range(2000):  # no address twice, whatever the allocator does
-            _THREAD.entered[-1].adopt({-i: weakref.ref(x.detach())})
+            _THREAD.entered[-1].adopt([weakref.ref(x.detach())])
         assert len(_THREAD.entered[-1].live) <= 256
 
 

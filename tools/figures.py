@@ -24,7 +24,7 @@ from PIL import Image  # matplotlib writes PNG with it
 from torch import Tensor, nn
 
 import sll
-from sll.tools.plot import COLORS
+from sll._reports.picture import COLORS
 
 ROOT = Path(__file__).resolve().parent.parent
 SHADES = (COLORS["hard"], COLORS["auto"], COLORS["linear"], COLORS["straight_through"])

@@ -35,14 +35,19 @@ from sll._carry.outcomes import (
     REMEDIES,
     RULES,
     SOURCES,
+    casts,
     choices,
     elementwise,
     lookups,
+    orders,
+    passed,
     reductions,
     scatters,
+    selection_rules,
     selections,
     shape,
     sources,
+    where,
     writes,
 )
 from sll.eps import Auto, kind_of
@@ -155,9 +160,9 @@ def _ops_of(handler: Any, name: str) -> Iterable[str]:
     """The ops a handler makes decisions for."""
     by_hand = {
         choices.extremum: [{"max": "argmax", "min": "argmin"}.get(name, "")],
-        choices.searchsorted: ["searchsorted"],
-        choices.bucketize: ["searchsorted"],
-        sources._cast: ["cast"],
+        passed.searchsorted: ["searchsorted"],
+        passed.bucketize: ["searchsorted"],
+        casts._cast: ["cast"],
     }
     while hasattr(handler, "__code__") and handler.__closure__:
         if handler in by_hand:
@@ -214,7 +219,12 @@ def operators() -> str:
             boundary = re.sub(r"\|([^|]+)\|", r"abs(\1)", SOURCES[op])  # a bar would end the cell
             lines.append(f"| `{op}` | {code(spelled[op])} | {boundary} | {WIDTHS[kind_of(op)]} |")
         lines.append("")
-    lines += [f"The rules: {link(sources)}, {link(choices)}.", "", paragraphs(choices.__doc__), ""]
+    lines += [
+        f"The rules: {link(sources)}, {link(casts)}, {link(choices)}, {link(orders)}, {link(passed)}.",
+        "",
+        paragraphs(choices.__doc__),
+        "",
+    ]
 
     lines += [
         "## What passes a derivative on",
@@ -225,12 +235,15 @@ def operators() -> str:
     by_rule = functions_by_rule()
     for title, module in (
         ("Element by element", elementwise),
+        ("To floats", casts),
+        ("What a mask chooses", where),
         ("Shapes", shape),
         ("Reductions and matrix products", reductions),
         ("Lookups", lookups),
         ("Writes", writes),
         ("Writes at an index", scatters),
         ("Selections", selections),
+        ("Positions of what a mask selects", selection_rules),
     ):
         lines += [f"### {title}", "", f"{link(module)}. {paragraphs(module.__doc__)}", ""]
         rules = [rule for rule in by_rule if inspect.getmodule(rule) is module]

@@ -7,13 +7,14 @@ with sll.linearize(eps=1e-2):
 
 from . import plot
 from ._carry.outcomes import SOURCES as _SOURCES
-from ._mode.notes import EpsUsed
 from ._ops.callsite import CallSite, LostGradientError, LostGradientWarning
+from ._reports.report import Report
+from ._reports.rows import EpsUsed, Row
+from .decorators import enable, patch, unpatch
 from .eps import Anneal, Call, Coverage, Policy
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
-from .region import enable, hard, linearize, patch, unpatch
+from .region import hard, linearize
 from .tools.explanation import Explanation, InputGradient, explain
-from .tools.report import Report, Row
 
 OPS: tuple[str, ...] = tuple(sorted(_SOURCES))
 """Names of the ops a region linearizes: what ``eps={...}``, ``only=`` and ``exclude=`` accept."""

@@ -14,29 +14,30 @@ import bisect
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ._ops.callsite import call_site
+from ._ops.env import _readable
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
 
-if TYPE_CHECKING:
-    from ._mode.watching import Watch
+__all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "widths"]
 
-__all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "Width", "half_width", "in_units", "widths"]
 
 Kind: TypeAlias = Literal["comparison", "step", "remainder", "choice", "subset", "order"]
 
-SAMPLE = 1024
-"""Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
 
 _CHOICES = frozenset(("argmax", "argmin"))
+
+
 _ORDERS = frozenset(("sort", "kthvalue", "median", "unique"))
+
+
 _REMAINDERS = frozenset(("frac", "remainder", "fmod"))
+
+
 _STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast", "floor_divide", "div", "searchsorted", "histc"))
 
 
@@ -339,6 +340,8 @@ class Anneal:
 # --- what users pass ---------------------------------------------------------------------------------------------
 
 OneEps: TypeAlias = "float | Literal['auto'] | Policy"
+
+
 Eps: TypeAlias = "OneEps | Mapping[str, OneEps]"
 
 
@@ -383,204 +386,3 @@ def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, fl
             'write {"default": "auto", ...}'
         )
     return table.pop("default"), table
-
-
-# --- asking a policy ---------------------------------------------------------------------------------------------
-
-_TINY = 1e-30
-"""No band is narrower: its slope has to be a float32."""
-
-
-class Width:
-    """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
-
-    `record` is told the half-width once it is known; `watch` is the trace's, see `trace`.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        kind: Kind,
-        record: Callable[[float | Tensor], None] | None = None,
-        watch: Watch | None = None,
-    ) -> None:
-        self.policy = policy
-        self.kind: Kind = kind
-        self.record = record
-        self.watch = watch
-
-    def same(self, other: Width) -> bool:
-        """Whether both give the same answer to the same distances."""
-        return self.policy is other.policy and self.kind == other.kind
-
-    def at(self, make: Callable[[], Tensor], limit: float = math.inf) -> float | Tensor:
-        """The half-width for a call whose distances (any sample of them) `make` computes, at most `limit`."""
-        found = self.policy.half_width(Call(self.kind, limit, make))
-        if isinstance(found, Tensor):
-            found = found.detach()
-            if found.dim():
-                raise ValueError(
-                    f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return one number, got "
-                    f"shape {tuple(found.shape)} for a {self.kind}; reduce it, for example with .median()"
-                )
-            if _readable(found):
-                found = float(found)
-        if isinstance(found, Tensor):
-            found = found.clamp(min=_TINY, max=limit)
-            if is_compiling():
-                # A reduction is computed once; the number itself, a dozen operations on a handful of other numbers,
-                # the compiler would compute anew for every vector of elements.
-                found = found.expand(16).amax()
-        else:
-            if not is_compiling() and (
-                isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
-            ):
-                raise ValueError(
-                    f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return a positive "
-                    f"half-width, finite unless call.limit is, got {found!r} for a {self.kind}; distances of inf are "
-                    "ties, and there may be none that are finite: leave them out, and return 1.0 then"
-                )
-            found = max(_TINY, min(found, limit))
-        if self.record is not None:
-            self.record(found)
-        return found
-
-
-class Watched(float):
-    """A fixed half-width, and who is told what is done with it."""
-
-    watch: Watch
-
-
-def watch_of(eps: Any) -> Watch | None:
-    return None if type(eps) is float else getattr(eps, "watch", None)
-
-
-def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) -> float | Tensor:
-    """The half-width of the bands around boundaries at these distances."""
-    if isinstance(eps, Width):
-        return eps.at(lambda: sample(distance), limit) if distance.numel() else min(1.0, limit)
-    return min(eps, limit)
-
-
-def in_units(
-    z: Tensor,
-    eps: float | Width,
-    distances: Callable[[Tensor], Tensor],
-    gaps: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, float]:
-    """Scores and half-width, in units in which the width is a number: what is computed with both depends on ``z / eps``
-    only. `distances` is what a policy is shown of the scores (a sample); `gaps`, what a trace is: how far all decisions
-    are from being open.
-    """
-    half = eps.at(lambda: distances(z)) if isinstance(eps, Width) else eps
-    watch = watch_of(eps)
-    if watch is not None:
-        z = watch.scores(z, (gaps or distances)(z.detach()), half)
-    return (z / half, 1.0) if isinstance(half, Tensor) else (z, half)
-
-
-def _readable(x: Tensor) -> bool:
-    """Whether reading a number costs nothing."""
-    if is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or _dispatched():
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
-
-
-def _dispatched() -> bool:
-    """Whether somebody traces or fakes tensors: then nothing is read, and nothing made now may be kept."""
-    return torch._C._len_torch_dispatch_stack() > 0
-
-
-# --- samples -----------------------------------------------------------------------------------------------------
-
-
-def _spread(many: int, of: int, device: torch.device) -> Tensor:
-    """`many` places among `of`, evenly spread, never in step with the rows of an array: multiples of the golden ratio,
-    sorted (not in compiled code, which would do so at every call).
-    """
-    golden = (torch.arange(many, dtype=torch.float64, device=device) * 0.6180339887498949).frac()
-    return ((golden if is_compiling() else golden.sort().values) * of).long()
-
-
-_spread_once = functools.lru_cache(maxsize=256)(_spread)
-
-
-def places(many: int, of: int, device: torch.device) -> Tensor:
-    if is_compiling() or type(of) is not int or _dispatched():
-        return _spread(many, of, device)
-    return _spread_once(many, of, device)
-
-
-def sample(x: Tensor) -> Tensor:
-    """At most `SAMPLE` of the elements."""
-    flat = x.detach().reshape(-1)
-    n = flat.shape[0]
-    return flat if n <= SAMPLE else flat[places(SAMPLE, n, x.device)]
-
-
-def sample_rows(x: Tensor, many: int = SAMPLE) -> Tensor:
-    """At most `many` of the rows, (…, n) -> (r, n)."""
-    rows = x.detach().reshape(-1, x.shape[-1])
-    return rows if rows.shape[0] <= many else rows[places(many, rows.shape[0], x.device)]
-
-
-def from_last(z: Tensor, k: int) -> Tensor:
-    """How far entries are from the middle between the k-th largest of their row and the next: those of a subset."""
-    rows = sample_rows(z, max(1, 16 * SAMPLE // z.shape[-1]))
-    best = rows.topk(k + 1, -1).values
-    return sample(rows - (best[:, k - 1 : k] + best[:, k:]) / 2)
-
-
-def leads(z: Tensor) -> Tensor:
-    """How far the largest entry of each row leads the next: the distances of a choice."""
-    rows = sample_rows(z)
-    if rows.shape[-1] < 2:
-        return rows.new_zeros(1)
-    best = rows.topk(2, -1).values
-    return best[:, 0] - best[:, 1]
-
-
-def pairs(z: Tensor) -> Tensor:
-    """How far two entries of a row are apart, for pairs spread over all rows: the distances of an order."""
-    n = z.shape[-1]
-    if n < 2:
-        return z.new_zeros(1)
-    rows = sample_rows(z, 128)
-    per_row = max(1, min(n * (n - 1) // 2, SAMPLE // max(rows.shape[0], 1)))
-    k = torch.arange(per_row, device=z.device)
-    first = (k * 0.6180339887498949 * n).long() % n
-    apart = 1 + (k * 0.7548776662466927 * (n - 1)).long() % (n - 1)
-    return (rows[:, first] - rows[:, (first + apart) % n]).reshape(-1)
-
-
-# --- what is open, exactly: for traces ---
-
-
-def lead(z: Tensor) -> Tensor:
-    """By how much the best entry of each row leads the next."""
-    best = z.topk(min(2, z.shape[-1]), -1).values
-    return best[..., 0] - best[..., -1]
-
-
-def neighbours(z: Tensor, places: int | None = None) -> Tensor:
-    """The gaps between neighbours in sorted order; `places`: between the first so many and the next."""
-    ordered = z.sort(-1, descending=True).values
-    return -ordered[..., : None if places is None else places + 1].diff()
-
-
-def beside(z: Tensor, places: Tensor) -> Tensor:
-    """The smaller gap beside one place (descending) of each row; `places` has 1 for its last dimension."""
-    gaps = torch.nn.functional.pad(neighbours(z), (1, 1), value=math.inf)
-    return torch.minimum(gaps.gather(-1, places), gaps.gather(-1, places + 1))
-
-
-def around(z: Tensor, k: int) -> Tensor:
-    """For each entry, how far it is from the last that it would have to change places with, were it to leave or to
-    join the `k` largest.
-    """
-    if not 0 < k < z.shape[-1]:
-        return z.new_full(z.shape, math.inf)
-    best = z.topk(k + 1, -1).values
-    last, first = best[..., k - 1 : k], best[..., k:]
-    return torch.where(z >= last, z - first, last - z)

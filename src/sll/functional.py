@@ -16,12 +16,18 @@ import torch
 from torch import Tensor
 
 from ._carry.outcomes import sources
+from ._carry.outcomes.boundaries import boundary_at
 from ._carry.outcomes.sources import Step
-from ._ops.kernels import Jump, blend, compute_dtype, hard_forward
+from ._ops.band import hard_forward
+from ._ops.blend import blend
+from ._ops.dtypes import compute_dtype
 from ._ops.options import Forward, one_of, shown
 from ._ops.order import constant, first_k
 from ._ops.order import rank as ranks
-from .eps import AUTO, OneEps, Width, checked, from_last, in_units, kind_of, leads, pairs
+from ._ops.ramp import Jump
+from ._ops.samples import from_last, leads, pairs
+from ._rules.widths import Width, in_units
+from .eps import AUTO, OneEps, checked, kind_of
 
 __all__ = [
     "argmax",
@@ -114,7 +120,7 @@ def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) 
         tensor([0.0000, 0.5000, 0.7500, 1.0000])
     """
     width, linear = _checked(x, eps, forward, "heaviside")
-    step = Step(sources.boundary_at(x, 0.0, width), 0.0, 1.0, Jump("boundary", 0.0, 1.0, 0.5, 0.0))
+    step = Step(boundary_at(x, 0.0, width), 0.0, 1.0, Jump("boundary", 0.0, 1.0, 0.5, 0.0))
     return _ramp(step, lambda: torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
 
 

@@ -19,34 +19,23 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.utils import checkpoint as torch_checkpoint
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
 
-if TYPE_CHECKING:
-    from ..region import _Mode as Region
+from .._ops.saving import _TOP, saving
 
-__all__ = ["Saving", "hooked", "in_reentrant", "note", "saved_as_then", "saving"]
+__all__ = ["hooked", "in_reentrant", "note"]
 
-T = TypeVar("T")
-Saving: TypeAlias = "tuple[Callable[[Any], Any], Callable[[Any], Any]] | None"
-"""What has a hand in what autograd saves: the innermost `torch.autograd.graph.saved_tensors_hooks`."""
 
 _CHECKPOINT = inspect.unwrap(torch_checkpoint.checkpoint).__code__
+
+
 _REENTRANT = torch_checkpoint.CheckpointFunction.forward.__code__
-_SELECTIVE = (torch_checkpoint._CachingTorchDispatchMode, torch_checkpoint._CachedTorchDispatchMode)
-_autograd = torch._C._autograd
-_TOP: Callable[[bool], Saving] | None = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
-
-
-def saving() -> Saving:
-    return None if _TOP is None or torch.compiler.is_compiling() else _TOP(True)
 
 
 def hooked() -> bool:
@@ -54,7 +43,14 @@ def hooked() -> bool:
     return _TOP is None or _TOP(True) is not None
 
 
-# --- run again -----------------------------------------------------------------------------------------------------
+class Region(AbstractContextManager[Any], Protocol):
+    """What is entered again."""
+
+    def policies(self) -> list[Any]:
+        """What chooses its widths."""
+
+    def adopt(self, x: Tensor) -> bool:
+        """`x` carries something: the region takes it back at its end."""
 
 
 class Again:
@@ -148,32 +144,3 @@ def _python_frames() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
-
-
-# --- worked out late -----------------------------------------------------------------------------------------------
-
-
-def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
-    """``compute()``, with autograd saving what it would have saved `then`: outside the checkpoints entered since, and
-    outside all if the one of then is over.
-    """
-    now = saving()
-    if now is None or then is not None and now[0] is then[0]:
-        return compute()
-    if any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
-        with _disable_current_modes():  # they would wait for these calls in the second run, too
-            return _saved_as_then(then, compute)
-    return _saved_as_then(then, compute)
-
-
-def _saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
-    now, inner = saving(), []
-    while now is not None and (then is None or now[0] is not then[0]):
-        inner.append(now)
-        _autograd._pop_saved_tensors_default_hooks()
-        now = saving()
-    try:
-        return compute()
-    finally:
-        for pack, unpack in reversed(inner):
-            _autograd._push_saved_tensors_default_hooks(pack, unpack)

@@ -6,23 +6,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._ops.callsite import CallSite, LostGradientError, LostGradientWarning, call_site, frame
 from .._ops.env import numbers, outside_of_transforms
+from .._reports.rows import EpsUsed
 
-__all__ = ["EpsUsed", "Lost", "Widths"]
-
-
-class EpsUsed(NamedTuple):
-    """The half-widths that a policy chose at one call site."""
-
-    calls: int
-    smallest: float
-    largest: float
+__all__ = ["Lost", "Widths"]
 
 
 class Widths:

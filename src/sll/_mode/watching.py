@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .._ops.callsite import CallSite, short
 from .._ops.env import numbers
-from ..eps import places
-from ..tools.report import Row
+from .._ops.samples import places
+from .._reports.rows import Row
 
 __all__ = ["Trace", "Watch"]
 

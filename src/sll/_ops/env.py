@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 __all__ = ["numbers", "outside_of_transforms", "unwrapped"]
 
@@ -32,3 +33,15 @@ def numbers(x: Tensor) -> Tensor | None:
         return None
     with outside_of_transforms():
         return x.detach()
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether reading a number costs nothing."""
+    if is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or _dispatched():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def _dispatched() -> bool:
+    """Whether somebody traces or fakes tensors: then nothing is read, and nothing made now may be kept."""
+    return torch._C._len_torch_dispatch_stack() > 0

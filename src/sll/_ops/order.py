@@ -29,7 +29,9 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .kernels import compute_dtype, hard_forward, run
+from .apply import run
+from .band import hard_forward
+from .dtypes import compute_dtype
 
 __all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "sort", "traced"]
 

@@ -507,7 +507,7 @@ def explain(
 
     ```sh
     sll explain torch:round --input "linspace(-2, 2, 41)" --eps 0.1
-    sll explain sll.demo:TwoBitNet --input "rand(8, 64)" --eps 0.5 --table
+    sll explain sll.tools.demo:TwoBitNet --input "rand(8, 64)" --eps 0.5 --table
     sll explain model.py:Net --input "randn(8, 3)" --eps auto --plot report.png
     sll explain my_package.losses:f1 -i scores.pt -i "randint(0, 2, (100,))" -i reduction=mean --json
     ```

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from .._ops.callsite import short
 from .._ops.options import RegionForward, shown
+from .._reports.report import Report
+from .._reports.rows import Row, _plain, _up
 from ..eps import Eps
 from ..region import hard, linearize
-from .report import Report, Row, _plain, _up
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -8,30 +8,21 @@ counted is in its band, and it keeps the hard value when none is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.kernels import band_offset
-from .linearization import (
-    OF_WEIGHTED,
-    Expectation,
-    attach,
-    bool_outcomes,
-    by_ones,
-    carrier,
-    decided_at,
-    discrete_carrier,
-    expect,
-    offset_at,
-    original,
-    through_expectation,
-)
+from ..._ops.band import band_offset
+from ..interface import Region
+from .algebra import through_expectation
+from .carriers import Expectation, attach, carrier, discrete_carrier
+from .constants import bool_outcomes
+from .counted import OF_WEIGHTED, by_ones
+from .decisions import decided_at, offset_at
+from .expectations import expect
 from .registry import op_name, spellings, tracked
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
+from .trees import original
 
 _COMPARISONS = {"gt": 1, "greater": 1, "ge": 1, "greater_equal": 1, "lt": -1, "less": -1, "le": -1, "less_equal": -1}
 _EQUALITIES = {"eq": 1, "__eq__": 1, "ne": -1, "not_equal": -1, "__ne__": -1}

@@ -7,46 +7,24 @@ Lookups with plain indices only move the elements of the table (see `shape.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linearization import (
-    OF_WEIGHTED,
-    Choice,
-    Decision,
-    Expectation,
-    Outcomes,
-    attach,
-    bool_outcomes,
-    by_ones,
-    carrier,
-    choice,
-    constant,
-    decided_by,
-    discrete_carrier,
-    expect,
-    join,
-    mix,
-    one_apart,
-    original,
-    outcomes,
-    placed,
-    settle,
-    shows,
-    undecided,
-)
+from ..interface import Func, Region
+from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, outcomes
+from .constants import bool_outcomes, constant
+from .counted import OF_WEIGHTED, by_ones, one_apart
+from .decisions import Decision, decided_by, placed, shows
+from .expectations import expect, undecided
+from .indices import geometry, plain_item
+from .mixtures import mix, settle
 from .registry import put, register
 from .selections import select
 from .shape import move
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
+from .trees import join, original
 
 _A_COUNT = "an index that is a count is not looked up. Use (table * (count == torch.arange(n))).sum()."
 
@@ -164,36 +142,6 @@ def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[
     return move(region, func, (table, index), {})
 
 
-def geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, int]:
-    """Size of the dimension that ``items[place]`` indexes, and the number of dimensions of the result behind the
-    indexed block.
-    """
-    consumed = sum(0 if i is None or i is Ellipsis else i.dim() if _is_mask(i) else 1 for i in items)
-    ellipsis = next((n for n, i in enumerate(items) if i is Ellipsis), None)
-    rest = table.dim() - consumed
-    expanded: list[Any] = []
-    at = -1
-    for n, item in enumerate(items):
-        if n == place:
-            at = len(expanded)
-        expanded.extend([slice(None)] * rest if n == ellipsis else [item])
-    if ellipsis is None:
-        expanded.extend([slice(None)] * rest)
-    dim = sum(0 if i is None else i.dim() if _is_mask(i) else 1 for i in expanded[:at])
-    tensors = [n for n, i in enumerate(expanded) if isinstance(i, Tensor)]
-    together = tensors == list(range(tensors[0], tensors[-1] + 1))
-    behind = expanded[tensors[-1] + 1 :] if together else [i for n, i in enumerate(expanded) if n not in tensors]
-    return table.shape[dim], sum(1 for i in behind if not isinstance(i, int))
-
-
-def plain_item(item: Any) -> bool:
-    return isinstance(item, (int, slice, Tensor, type(None), type(Ellipsis)))
-
-
-def _is_mask(item: Any) -> bool:
-    return isinstance(item, Tensor) and item.dtype == torch.bool
-
-
 def _size(table: Tensor, dim: int) -> int:
     return table.shape[dim] if table.dim() else 1
 
@@ -292,11 +240,27 @@ def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
 
 
 put(torch.Tensor.__getitem__, getitem)
+
+
 register(unravel_index, "unravel_index", in_place=False)
+
+
 register(index_select, "index_select", in_place=False)
+
+
 register(gather, "gather", in_place=False)
+
+
 register(take_along_dim, "take_along_dim", in_place=False)
+
+
 register(take, "take", in_place=False)
+
+
 put(F.embedding, embedding)
+
+
 put(torch.embedding, embedding)
+
+
 register(one_hot, "one_hot", in_place=False)

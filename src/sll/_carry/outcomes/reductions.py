@@ -8,39 +8,23 @@ Reductions of floats are ordinary arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.kernels import hard_forward
-from .linearization import (
-    MAX_DECISIONS,
-    Choice,
-    Expectation,
-    Outcomes,
-    attach,
-    bool_outcomes,
-    by_ones,
-    carrier,
-    choice,
-    decided_by,
-    discrete_carrier,
-    exact_dtype,
-    expect,
-    of_one_order,
-    original,
-    resolved,
-    shown_weight,
-    shown_weights,
-    through_expectation,
-)
+from ..._ops.band import hard_forward
+from ..._ops.dtypes import exact_dtype
+from ..interface import Func, Region
+from .algebra import through_expectation
+from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved
+from .constants import bool_outcomes
+from .counted import by_ones, of_one_order
+from .decisions import decided_by
+from .expectations import expect, shown_weight, shown_weights
+from .fewer import MAX_DECISIONS
 from .registry import register
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
+from .trees import original
 
 
 def _discrete(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -20,18 +20,14 @@ the list in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linearization import attach, carrier, discrete_carrier
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Rule: TypeAlias = "Callable[[Region, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]"
+from ..interface import Region, Rule
+from .carriers import attach, carrier, discrete_carrier
 
 RULES: dict[Any, Rule] = {}
 BY_NAME: dict[str, Rule] = {}
@@ -181,7 +177,7 @@ def written(target: Any, result: Any = None) -> Any:
 
 def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Any:
     """What `base` carries once `result` has been written into its `view`."""
-    from .shape import regroup
+    from .regrouping import regroup
 
     if not base.is_contiguous() or torch.compiler.is_compiling():
         region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")

@@ -11,37 +11,25 @@ element instead, so that what it carries belongs to the same choice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.kernels import compute_dtype, hard_forward
-from .choices import Ordered, positions
-from .linearization import (
-    Expectation,
-    Outcomes,
-    attach,
-    bool_outcomes,
-    carrier,
-    choice,
-    decided_by,
-    discrete_carrier,
-    distribution,
-    equal_keys,
-    exact_dtype,
-    expect,
-    original,
-    settle,
-    through_expectation,
-)
+from ..._ops.band import hard_forward
+from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..interface import Func, Region
+from .algebra import through_expectation
+from .carriers import Expectation, Outcomes, attach, carrier, choice, discrete_carrier
+from .constants import bool_outcomes
+from .decisions import decided_by, equal_keys
+from .expectations import expect
+from .mixtures import distribution, settle
+from .orders import Ordered, positions
 from .registry import op_name, register
-from .shape import regroup
+from .regrouping import regroup
+from .trees import original
 
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 Put = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``put(into, index, source)``: `into`, with `source` (of the shape that `index` addresses) added at `index`."""
 
@@ -308,7 +296,7 @@ def at_items(
     region: Region, name: str, hard: Tensor, target: Tensor, items: tuple[Any, ...], source: Any, *, add: bool
 ) -> Tensor | None:
     """`source` written into ``target[items]``, of which one is a decided index; `hard` is the result. None: lost."""
-    from .lookups import geometry, plain_item
+    from .indices import geometry, plain_item
 
     decided = [i for i, item in enumerate(items) if discrete_carrier(item)]
     masks = [items[i] for i in decided if items[i].dtype in (torch.bool, torch.uint8)]

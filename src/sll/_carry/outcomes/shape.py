@@ -7,44 +7,21 @@ everywhere no longer is;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.kernels import compute_dtype
+from ..interface import Func, Region
+from .algebra import as_they_are
+from .carriers import Chain, Choice, Expectation, Outcomes, Sorted, attach, carrier, discrete_carrier, sorted_places
+from .constants import is_constant
+from .decisions import placed, version_of
 from .elementwise import elementwise
-from .linearization import (
-    MAX_VALUES,
-    Chain,
-    Choice,
-    Expectation,
-    Outcomes,
-    Sorted,
-    as_they_are,
-    attach,
-    bool_outcomes,
-    by_ones,
-    carrier,
-    decided_by,
-    discrete_carrier,
-    distribution,
-    expect,
-    is_constant,
-    outcomes,
-    placed,
-    resolved,
-    sorted_places,
-    version_of,
-)
 from .registry import op_name, put, register, spellings
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
+from .regrouping import regroup
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], *, fills: bool = False) -> Any:
@@ -263,65 +240,6 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return func(*args, **kwargs)
 
 
-def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
-    """The carrier of ``put(tensors)``, a function that only moves the elements of several tensors into one."""
-    if any(isinstance(resolved(t), Choice) for t in tensors):
-        chosen = _regrouped_choices(put, tensors, hard)
-        if chosen is not None:
-            return chosen
-    if hard.dtype != torch.bool and not hard.is_floating_point() and any(_depth(t) > 1 for t in tensors):
-        value = put([expect(t) if discrete_carrier(t) else t.to(torch.float64) for t in tensors])
-        return Expectation(value, all(by_ones(t) for t in tensors))
-    weights, below, above = zip(*(_flat(t, hard.dtype) for t in tensors))
-    dtype = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
-    weight = put([w.to(dtype).expand(t.shape) for w, t in zip(weights, tensors)])
-    return Outcomes(
-        decided_by(weight),
-        put([b.expand(t.shape) for b, t in zip(below, tensors)]),
-        put([a.expand(t.shape) for a, t in zip(above, tensors)]),
-    )
-
-
-def _regrouped_choices(put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
-    found = [distribution(t) for t in tensors]
-    parts = [part for part in found if part is not None]
-    many = max(part.weights.shape[-1] for part in parts)
-    if len(parts) < len(found) or many > MAX_VALUES:
-        return None
-
-    def slices(pieces: list[Tensor]) -> Tensor:
-        last = max(p.shape[-1] for p in pieces)
-        padded = [F.pad(p, (0, last - p.shape[-1])) for p in pieces]
-        return torch.stack([put([p[..., m] for p in padded]) for m in range(last)], -1)
-
-    dtype = compute_dtype(*(part.weights.dtype for part in parts))
-    weights = slices([part.weights.to(dtype) for part in parts])
-    values = slices([part.values.to(hard.dtype) for part in parts])
-    ties = slices([part.ties.expand(*part.weights.shape[:-1], 1) for part in parts])
-    return Choice(("regrouped", weights), values, weights, ties)
-
-
-def _depth(x: Any) -> int:
-    """How many decisions deep; what one decision does not describe counts as two."""
-    tree = resolved(x)
-    if isinstance(tree, (Choice, Expectation)):
-        return 2
-    if not isinstance(tree, Outcomes):
-        return 0
-    return 1 + max(_depth(tree.below), _depth(tree.above))
-
-
-def _flat(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight, below and above of one decision per element; weight 0 and `x` itself where `x` carries nothing."""
-    tree = outcomes(x)
-    if x.dtype == torch.bool and _depth(x) > 1:
-        tree = bool_outcomes(decided_by(expect(x)), x)
-    if tree is None or _depth(x) > 1 and x.dtype != torch.bool:
-        zero = torch.zeros((), dtype=torch.float32, device=x.device)
-        return zero, x.to(dtype), x.to(dtype)
-    return tree.decision.weight(), tree.below.to(dtype), tree.above.to(dtype)
-
-
 def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = "tensors" if "tensors" in kwargs else None
     tensors = kwargs["tensors"] if named else args[0]
@@ -370,21 +288,48 @@ MOVES = """
     view_copy squeeze_copy unsqueeze_copy expand_copy permute_copy transpose_copy t_copy select_copy unbind_copy
     diagonal_copy channel_shuffle pixel_shuffle pixel_unshuffle __reversed__
 """
+
+
 KEEPS_ORDER = (
     "view reshape flatten unflatten ravel squeeze unsqueeze view_as reshape_as view_copy squeeze_copy unsqueeze_copy"
 )
+
+
 _KEEPS_ORDER = {func for name in KEEPS_ORDER.split() for func in spellings(name)}
+
+
 FILLS = "tril triu pad diag diag_embed constant_pad_nd diagflat"
+
+
 JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
 
+
 register(move, *MOVES.split(), in_place=False)
+
+
 register(atleast, "atleast_1d", "atleast_2d", "atleast_3d", in_place=False)
+
+
 register(in_place_move, "unsqueeze_", "squeeze_", "t_", "transpose_", "swapaxes_", "swapdims_", in_place=False)
+
+
 register(copied, "clone", "contiguous", in_place=False)
+
+
 register(broadcast, "expand", "expand_as", "broadcast_to", in_place=False)
+
+
 register(fill, *FILLS.split())
+
+
 put(F.unfold, fill)
+
+
 register(join_tensors, *JOINS.split(), in_place=False)
+
+
 register(broadcast_tensors, "broadcast_tensors", in_place=False)
+
+
 for _getter in ("T", "mT", "H", "mH", "real"):
     put(getattr(torch.Tensor, _getter).__get__, move)

@@ -5,22 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .linearization import Choice, attach, carrier, discrete_carrier, selection
+from ..interface import Func, Region
+from .carriers import Choice, attach, carrier, discrete_carrier, selection
 from .registry import ALWAYS, overwrite, put, tracked, written
+from .regrouping import regroup
 from .scatters import at_items
-from .selections import SELECTIONS, one_by_one
-from .shape import regroup
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
+from .selection_rules import SELECTIONS
+from .selections import one_by_one
 
 
 def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.kernels import band_offset, hard_forward, run
+from ..._ops.apply import run
+from ..._ops.band import hard_forward
 from ..._ops.order import first_k
 from ..._ops.order import rank as ranks
-from ...eps import Width, from_last, half_width, in_units, leads, pairs
-from ..outcomes import choices as orders
+from ..._ops.samples import from_last, leads, pairs
+from ..._rules.widths import Width, in_units
+from ..interface import Func, Region
+from ..outcomes import orders
+from ..outcomes.passed import nearest_boundary
 from ..outcomes.registry import op_name, tracked
 from .elementwise import elementwise
 from .reductions import best_value
 from .shadow import Shadow, Weights, carry, shadow
 from .surrogates import alias, follow, kept, simple
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
@@ -231,9 +230,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if not tracked(x) or not region.linearizes("topk") or x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
     eps, scores, then = region.eps_for("topk"), kept(x), alias(out.indices)
-    weigh = lambda: _as_weights(
-        orders._weigh_first(eps, ("topk",), scores, k, dim, largest, then, in_order), then
-    )
+    weigh = lambda: _as_weights(orders._weigh_first(eps, ("topk",), scores, k, dim, largest, then, in_order), then)
 
     def subset() -> Tensor:
         rows = _rows(scores, dim, largest)
@@ -314,7 +311,7 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     hard: Tensor = call(x)
     if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
-    offset, below, above = orders.nearest_boundary(region, hard, boundaries, x)
+    offset, below, above = nearest_boundary(region, hard, boundaries, x)
     jump = (above - below).to(offset.dtype)
     numbers = alias(hard)
     value = hard_forward(numbers.to(offset.dtype), offset * jump)
@@ -374,6 +371,8 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     place = region.call(torch.clamp, place, 1, bins) if whole else place
     total = region.call(torch.bincount, place, minlength=bins + 2)
     own = shadow(total)
-    return func(*args, **kwargs) if own is None else follow(
-        own.value()[1 : bins + 1].to(x.dtype), lambda: func(*args, **kwargs).detach()
+    return (
+        func(*args, **kwargs)
+        if own is None
+        else follow(own.value()[1 : bins + 1].to(x.dtype), lambda: func(*args, **kwargs).detach())
     )

@@ -12,20 +12,16 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..outcomes.registry import op_name, tracked
+from ..._ops.apply import run
+from ..interface import Func, Region
+from ..outcomes.registry import tracked
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
-from ..._ops.kernels import run
 from .surrogates import alias, follow, simple
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -68,7 +64,19 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
 
 
 def _is_cast(name: str) -> bool:
-    return name in ("to", "type", "type_as", "float", "double", "half", "bfloat16", "clone", "contiguous", "cpu", "cuda")
+    return name in (
+        "to",
+        "type",
+        "type_as",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "clone",
+        "contiguous",
+        "cpu",
+        "cuda",
+    )
 
 
 def _cast(region: Region, x: Tensor, out: Tensor) -> Tensor:
@@ -224,9 +232,7 @@ def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
 # --- differences -------------------------------------------------------------------------------------------------
 
 
-def by_difference(
-    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-) -> Any:
+def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
     """`out` is the result; each decided operand gets the difference that it makes."""
     if not isinstance(out, Tensor):
         return out
@@ -394,5 +400,3 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         jump = torch.nan_to_num(torch.where(mask, *fixed) - torch.where(~mask, *fixed), 0.0, 0.0, 0.0)
         return _added(out, own.value() * torch.where(mask, jump, -jump))
     return run(_Where, own.value(), mask, a, b)
-
-

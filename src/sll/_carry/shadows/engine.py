@@ -8,28 +8,23 @@ carries something.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..interface import Engine, Func, Rule
 from ..outcomes.elementwise import ARITHMETIC, CASTS, LOGIC
-from ..outcomes.registry import NO_GRADIENT_TO_LOSE, op_name, spellings
 from ..outcomes.reductions import LINEAR as SUMS
 from ..outcomes.reductions import PRODUCTS
+from ..outcomes.registry import NO_GRADIENT_TO_LOSE, op_name, spellings
 from ..outcomes.shape import FILLS, JOINS, MOVES
 from ..outcomes.sources import NAMES, STEPS
 from ..outcomes.unlinearized import REMEDIES
 from . import choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
-from .shadow import Selected, Whole, carried, shadow, tensors
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
-Rule = Callable[..., Any]
+from .shadow import Selected, Weights, carried, shadow, tensors
+from .surrogates import open_elements
 
 RULES: dict[Any, Rule] = {}
 """Torch function -> ``rule(region, func, args, kwargs)``, which returns what the program sees."""
@@ -121,19 +116,45 @@ _REDUCTIONS = {func for name in ("sum", "mean") for func in spellings(name)}
 _LOSSES = {func for name in selections.LOSSES for func in spellings(name)}
 
 
-def dispatch(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call of the program."""
-    if not torch.is_grad_enabled():
+class _Shadows(Engine):
+    always = ALWAYS
+
+    def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:
+            return chosen(region, func, args, kwargs)
+        rule = BY_NAME.get(func.__name__) if torch.compiler.is_compiling() else RULES.get(func)
+        if rule is not None:
+            return rule(region, func, args, kwargs)
+        decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
+        if decided and not (func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in decided)):
+            region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
         return func(*args, **kwargs)
-    if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:
-        return chosen(region, func, args, kwargs)
-    rule = BY_NAME.get(func.__name__) if torch.compiler.is_compiling() else RULES.get(func)
-    if rule is not None:
-        return rule(region, func, args, kwargs)
-    decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
-    if decided and not (func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in decided)):
-        region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
-    return func(*args, **kwargs)
+
+    def handles(self, func: Func) -> bool:
+        return func in RULES
+
+    def decided(self, x: Any) -> bool:
+        return shadow(x) is not None
+
+    def carried(self, x: Any) -> bool:
+        return carried(x) is not None
+
+    def selected(self, x: Any) -> bool:
+        return isinstance(carried(x), Selected)
+
+    def in_band(self, x: Tensor) -> bool:
+        return self.undecided(x) > 0
+
+    def undecided(self, x: Tensor) -> int:
+        own = shadow(x)
+        return 0 if own is None else open_elements(own.value())
+
+    def flows(self, x: Tensor) -> list[Tensor]:
+        own = shadow(x)
+        return [] if own is None else [own.weights() if isinstance(own, Weights) else own.value()]
+
+
+ENGINE = _Shadows()
 
 
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
@@ -154,8 +175,3 @@ def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 sources_of_floats = {func for names in ("float double half bfloat16 to clone contiguous",) for name in names.split()
                      for func in spellings(name)}  # fmt: skip
-
-
-def passes(x: Any) -> bool:
-    """Whether a tensor carries nothing that a function without a rule could lose."""
-    return not isinstance(x, Tensor) or isinstance(carried(x), (Whole, type(None)))

@@ -8,21 +8,17 @@ An outcome beyond the end of the table counts as the end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .elementwise import _added, _quotient, neighbours
+from ..interface import Func, Region
+from .elementwise import _added, neighbours
 from .shadow import Shadow, Weights, carry, shadow
 from .shape import move
 from .surrogates import alias, follow
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 
 def look_up(
@@ -142,8 +138,19 @@ def _along(func: Func, x: Tensor, items: tuple[Any, ...], dims: list[int], i: in
     wide = index if index.shape == shape else None
     if wide is None:  # other indices broadcast with it
         extra = len(shape) - index.dim()
-        return _soft(at, out, index, own, x.shape[at_dim], behind, before, True) if extra == 0 else _soft(
-            at, out, index.reshape((1,) * extra + index.shape), _raised(own, extra), x.shape[at_dim], behind, before, True
+        return (
+            _soft(at, out, index, own, x.shape[at_dim], behind, before, True)
+            if extra == 0
+            else _soft(
+                at,
+                out,
+                index.reshape((1,) * extra + index.shape),
+                _raised(own, extra),
+                x.shape[at_dim],
+                behind,
+                before,
+                True,
+            )
         )
     return _soft(at, out, index, own, x.shape[at_dim], behind, before, True)
 
@@ -166,7 +173,9 @@ def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     return _or_moved(region, func, (x, dim, index), at, index, x, x.dim() - d - 1, d)
 
 
-def _or_moved(region: Region, func: Func, args: Any, at: Func, index: Tensor, x: Tensor, behind: int, before: int) -> Any:
+def _or_moved(
+    region: Region, func: Func, args: Any, at: Func, index: Tensor, x: Tensor, behind: int, before: int
+) -> Any:
     out = func(*args)
     own = shadow(index)
     assert own is not None
@@ -216,7 +225,9 @@ def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     index, table = (named["input"], named["weight"]) if func is F.embedding else (args[1], args[0])
     if shadow(index) is None:
         return func(*args, **kwargs)
-    swap = lambda i: func(*(i if x is index else x for x in args), **{k: i if x is index else x for k, x in kwargs.items()})
+    swap = lambda i: func(
+        *(i if x is index else x for x in args), **{k: i if x is index else x for k, x in kwargs.items()}
+    )
     return look_up(region, swap, index, table.shape[0], 1, wrap=False)
 
 

@@ -7,18 +7,14 @@ another matter: it is put at one place only, so there `any` is the sum.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..interface import Func, Region
 from .shadow import Selected, Shadow, Weights, carried, carry, shadow, tensors
 from .surrogates import alias, follow
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

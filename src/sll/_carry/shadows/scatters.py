@@ -7,19 +7,15 @@ write makes there, less the same at the place where it writes now.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..interface import Func, Region
 from .elementwise import _added
 from .shadow import Shadow, Weights, carry, shadow
 from .surrogates import alias, follow
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 
 def _as_value(x: Any) -> Any:
@@ -31,7 +27,13 @@ def _as_value(x: Any) -> Any:
 
 
 def moved_write(
-    index: Tensor, own: Shadow, source: Any, add: bool, size: int, put: Callable[..., Tensor], get: Callable[..., Tensor]
+    index: Tensor,
+    own: Shadow,
+    source: Any,
+    add: bool,
+    size: int,
+    put: Callable[..., Tensor],
+    get: Callable[..., Tensor],
 ) -> Tensor:
     """A tensor that has the gradient of the index. `put` adds values at an index to zeros, `get` reads there what the
     write overwrites.
@@ -58,7 +60,9 @@ def moved_write(
     return put(beyond, share * change(beyond)) - put(here, share * change(here))
 
 
-def _written(region: Region, hard: Tensor, func: Callable[..., Tensor], target: Tensor, source: Any, soft: Any) -> Tensor:
+def _written(
+    region: Region, hard: Tensor, func: Callable[..., Tensor], target: Tensor, source: Any, soft: Any
+) -> Tensor:
     """The result `hard` of a write; `func` writes floats in the place of `target` and `source`."""
     if hard.is_floating_point():
         if shadow(source) is not None:

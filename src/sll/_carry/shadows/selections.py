@@ -8,22 +8,17 @@ mask left out is reported as lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..interface import Func, Region
 from ..outcomes.registry import op_name
 from .elementwise import _added
 from .shadow import Selected, Shadow, carried, carry, shadow
 from .surrogates import kept
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 
 def selected(x: Any) -> Selected | None:

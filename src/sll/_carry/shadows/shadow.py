@@ -15,15 +15,13 @@ of its own: a float is an ordinary tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..interface import Region
 from .surrogates import follow
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
 
 __all__ = ["Carrier", "Selected", "Shadow", "Weights", "Whole", "carried", "carry", "shadow", "tensors"]
 
@@ -169,6 +167,8 @@ def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
     x._sll = (found, None if torch.compiler.is_compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
     region.adopt(x)
+    if isinstance(found, Selected):
+        region.selects = True
     return x
 
 

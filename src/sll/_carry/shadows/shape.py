@@ -6,18 +6,14 @@ Where the index or the fill is a tensor of the program, that is done at once; ot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..interface import Func, Region
 from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
 from .surrogates import alias, simple
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

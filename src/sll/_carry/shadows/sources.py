@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..._ops.band import hard_forward
+from ..._ops.dtypes import HALF, compute_dtype
 from ..._ops.fused import LEAST
-from ..._ops.kernels import HALF, Jump, compute_dtype, hard_forward
-from ..._ops.kernels import ramp as in_one_pass
-from ...eps import Width, half_width, sample
+from ..._ops.ramp import Jump
+from ..._ops.ramp import ramp as in_one_pass
+from ..._ops.samples import sample
+from ..._rules.widths import Width
+from ..interface import Func, Region
 from ..outcomes.registry import tracked
 from ..outcomes.sources import STEPS
 from .elementwise import elementwise
 from .shadow import Shadow, Whole, carried, carry, shadow
 from .surrogates import alias, follow, kept, ramp, simple
-
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 

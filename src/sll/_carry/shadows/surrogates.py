@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.kernels import band_offset, hard_forward, run
+from ..._ops.apply import run
+from ..._ops.band import band_offset, hard_forward
 
-__all__ = ["alias", "follow", "kept", "ramp", "simple"]
+__all__ = ["alias", "follow", "kept", "open_elements", "ramp", "simple"]
 
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 
@@ -69,10 +70,7 @@ class _Ramp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, at: Any, half: float | Tensor, slope: float | Tensor, make: Any) -> Tensor:
-        if callable(at):
-            distance = at(x)
-        else:
-            distance = x - at if at else x
+        distance = at(x) if callable(at) else x - at if at else x
         if isinstance(half, Tensor):  # a number on another device, which nobody reads
             distance, half = distance / half, 1.0
         ctx.save_for_backward(distance.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf))
@@ -124,3 +122,43 @@ def ramp(
 def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
     """``make()``, a float tensor of the shape of `soft`, with the gradient of `soft`."""
     return run(_Follow, soft, make) if simple(soft) else hard_forward(make(), soft)
+
+
+def open_elements(value: Tensor) -> int:
+    """How many elements of a shadow depend on a decision in its band: those on which some input has an effect."""
+    if not value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value):
+        return 0
+    edges = _inputs_of_bands(value)
+    if not edges:
+        return 0
+    # The effect of all inputs at once, each moved by another number: the derivative by `v` of the gradient along `v`.
+    v = torch.ones_like(value, requires_grad=True)
+    try:
+        with torch.enable_grad():
+            found = torch.autograd.grad(value, edges, v, create_graph=True, allow_unused=True)
+            moved = sum((g * torch.rand_like(g)).sum() for g in found if g is not None)
+            (effect,) = torch.autograd.grad(moved, v)  # type: ignore[arg-type]
+    except RuntimeError:  # backward has freed the graph, or hooks have it: it cannot be told
+        return value.numel()
+    return int((effect != 0).sum())
+
+
+_BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
+
+
+def _inputs_of_bands(value: Tensor) -> list[Any]:
+    """The edges of the graph at which the floats come in on which `value` decides."""
+    edges: dict[Any, Any] = {}
+    todo, seen = [value.grad_fn], set()
+    while todo and len(seen) < 10_000:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ in _BANDS or type(node).__name__ == "AccumulateGrad":
+            for parent, number in node.next_functions:
+                if parent is not None:
+                    edges[parent, number] = torch.autograd.graph.GradientEdge(parent, number)
+        else:
+            todo.extend(parent for parent, _ in node.next_functions)
+    return list(edges.values())

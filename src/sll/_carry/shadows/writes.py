@@ -7,20 +7,17 @@ to be done for tensors that are written to after a decision.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..interface import Func, Region
 from ..outcomes.registry import tracked
 from .scatters import _as_value, put_at
 from .shadow import Selected, Shadow, Weights, carried, carry, shadow
 from .surrogates import alias, follow
 
-if TYPE_CHECKING:
-    from ...region import linearize as Region
-
-Func = Callable[..., Any]
 Rule = Callable[..., Any]
 
 
@@ -173,7 +170,9 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
         return None
     rest = target.dim() - mask.dim()
     wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
-    func(target.detach().clone(), mask, value.detach() if isinstance(value, Tensor) else value)  # raises if it does not fit
+    func(
+        target.detach().clone(), mask, value.detach() if isinstance(value, Tensor) else value
+    )  # raises if it does not fit
     chosen = carried(value)
     if isinstance(chosen, Selected) and chosen.mask is mask:  # y[mask] = f(x[mask]): where(mask, f(x), y)
         full = chosen.candidates().reshape(target.shape).to(target.dtype)
@@ -183,8 +182,10 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
         overwrite(region, target, region.call(torch.masked_scatter, before, full, value.to(target.dtype)))
     else:
         value = value[0] if isinstance(value, Tensor) and value.dim() == rest + 1 else value
-        value = value.to(target.dtype) if isinstance(value, Tensor) else torch.tensor(
-            value, dtype=target.dtype, device=target.device
+        value = (
+            value.to(target.dtype)
+            if isinstance(value, Tensor)
+            else torch.tensor(value, dtype=target.dtype, device=target.device)
         )
         overwrite(region, target, region.call(torch.where, wide, value, before))
     return None
@@ -211,7 +212,9 @@ def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
         return out
     if not out.is_floating_point() or source.numel() == 0:
         region.lose(
-            "masked_scatter", [mask], "only a float source has a derivative here. Scatter floats, and convert afterwards."
+            "masked_scatter",
+            [mask],
+            "only a float source has a derivative here. Scatter floats, and convert afterwards.",
         )
         return out
     flat = source.reshape(-1)

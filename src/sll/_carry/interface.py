@@ -1,0 +1,98 @@
+"""What the carriers of decisions ask of the region around them, and how a rule is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor
+
+from .._rules.widths import Width
+
+__all__ = ["Engine", "Func", "Region", "Rule"]
+
+Func: TypeAlias = Callable[..., Any]
+
+
+class Region(Protocol):
+    """What a rule knows of the region that calls it."""
+
+    mode: Any
+    """``"linear"``, ``"hard"`` or ``"straight-through"``."""
+    linear: Any
+    trace: Any
+    selects: bool
+    """Whether a mask has selected something in it."""
+
+    def eps_for(self, op: str) -> float | Width:
+        """The half-width of the op's band."""
+
+    def linearizes(self, op: str) -> bool:
+        """Whether ``only=`` and ``exclude=`` leave it in."""
+
+    def call(self, func: Func, *args: Any, **kwargs: Any) -> Any:
+        """Run `func` as if the program had called it in the region."""
+
+    def adopt(self, x: Tensor) -> bool:
+        """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
+
+    def outermost(self) -> Any:
+        """The region at whose end decisions end."""
+
+    def lose(
+        self,
+        op: str,
+        tensors: Iterable[Tensor],
+        why: str,
+        *,
+        undecided: Callable[[], bool] | None = None,
+        origins: Iterable[Tensor] = (),
+    ) -> None:
+        """Count that the gradient of `tensors` ends at `op`; warn or raise if an element was in its band."""
+
+    def count_infinite(self, op: str, many: int) -> None:
+        """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""
+
+
+Rule: TypeAlias = Callable[[Region, Func, "tuple[Any, ...]", "dict[str, Any]"], Any]
+
+
+class Engine:
+    """How the decisions of one forward mode are carried: what a region asks of `outcomes`, `flips` and `shadows`."""
+
+    always: Any
+    """Functions that are handled whatever their operands are; others only if an operand carries something."""
+    before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None
+    """Told of every call before it runs, where somebody waits for writes."""
+
+    def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of the program, with gradients on."""
+        raise NotImplementedError
+
+    def handles(self, func: Func) -> bool:
+        """Whether there is a rule for `func`."""
+        return False
+
+    def decided(self, x: Any) -> bool:
+        """Whether `x` is a bool or integer tensor that carries a decision."""
+        return False
+
+    def carried(self, x: Any) -> bool:
+        """Whether `x` carries anything."""
+        return self.decided(x)
+
+    def selected(self, x: Any) -> bool:
+        """Whether `x` is what a mask selected."""
+        return False
+
+    def in_band(self, x: Tensor) -> bool:
+        """Whether a decision that `x` depends on is in its band."""
+        return False
+
+    def undecided(self, x: Tensor) -> int:
+        """How many elements of `x` depend on such a decision."""
+        return 0
+
+    def flows(self, x: Tensor) -> list[Tensor]:
+        """What the gradient of `x`, which is decided, would flow to."""
+        return []

@@ -1,0 +1,114 @@
+"""Distances to decision boundaries, and the decisions at them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..._ops.band import band_offset
+from ..._ops.dtypes import wide
+from ..._ops.ramp import Jump
+from ..._rules.widths import Width, half_width, watch_of
+from .constants import asked
+from .decisions import Decision, offset_at, version_of
+from .sites import Site
+
+
+def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision:
+    """`x` above `threshold`; either may be a number, either may require grad."""
+    site = Site(x, threshold, eps)
+    key = ("boundary", *asked(x), *asked(threshold), eps)
+
+    def offset() -> Tensor:
+        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan), "linear", later=True)
+        return offset_at(site.distance(), site.width(), nan=nan) if found is None else found
+
+    return Decision(key, offset, site)
+
+
+def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False) -> tuple[Decision, Site]:
+    """The decision at the nearest ``n + shift``, and its site, which knows that ``n``. `but_zero`: at 0 there is no
+    jump.
+    """
+    site = Site(x, None, eps, shift)
+    key = ("integers", *asked(x), shift, eps)
+    jumps = (lambda: _from_one(site.distance(), site.nearest())) if but_zero else None
+    decision = Decision(key, lambda: offset_at(site.distance(), site.width(0.5), 0.5, true_distance=jumps), site)
+    return decision, site
+
+
+def beside(site: Site, by: int = 0) -> Callable[[], Tensor]:
+    """The integer that the site is next to, or one before or after. (No bound method: Dynamo cannot hand one over.)"""
+    return lambda: site.nearest() + by if by else site.nearest()
+
+
+def _from_one(distance: Tensor, nearest: Tensor) -> Tensor:
+    """Distances, those from 0 replaced by those from ±1."""
+    d = distance.detach()
+    return torch.where(nearest == 0, torch.where(d < 0, d + 1, d - 1), d)
+
+
+def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
+    """The truncated values on both sides of the integer `n`; equal at 0, where `trunc` does not jump."""
+    return n - (n > 0).to(n.dtype), n + (n < 0).to(n.dtype)
+
+
+class _Multiple(NamedTuple):
+    """The multiple of the divisor next to the dividend: ``n * divisor``."""
+
+    decision: Decision
+    n: Tensor
+    remainder: Callable[[Tensor], Tensor]
+    """``dividend - quotient * divisor``"""
+
+
+def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False) -> _Multiple | None:
+    """The decision at the nearest multiple, in the dividend's units, rising with the quotient. `but_zero`: at 0 there
+    is no jump.
+    """
+    if isinstance(divisor, (int, float)) and divisor == 0:
+        return None
+    x, m = wide(dividend, divisor)
+    by_tensor = isinstance(m, Tensor)
+    n = (torch.as_tensor(x).detach() / (m.detach() if by_tensor else m)).round()
+    # Division by zero, NaN and infinity have no distance: the hard value, and no gradient to either operand.
+    valid = n.isfinite()
+    n = torch.where(valid, n, torch.zeros_like(n))
+    nothing = torch.full((), math.nan, dtype=n.dtype, device=n.device)
+
+    def remainder(quotient: Tensor) -> Tensor:
+        return torch.where(valid, x - quotient * m, nothing)
+
+    def jumps() -> Tensor:
+        size: Any = abs(m)
+        found: Tensor = _from_one(distance / size, n) * size
+        return found
+
+    if by_tensor:  # the half-width min(eps, |m|/2) moves with m, and has a derivative
+        rest, limit = remainder(n), m.abs() * 0.5
+        # A policy is asked in units of the divisor.
+        widest = half_width(eps, rest / m.abs(), 0.5) * m.detach().abs() if isinstance(eps, Width) else eps
+        half = torch.where(valid, limit.clamp(max=widest), 1.0)
+        distance = rest * m.detach().sign()
+
+        def offset() -> Tensor:
+            found = band_offset(distance / (2 * half), 0.5)
+            watch = watch_of(eps)
+            if watch is not None:
+                watch.offset(distance, found, half, limit, jumps() if but_zero else None)
+            return found
+    else:
+        distance = remainder(n) if m > 0 else -remainder(n)
+
+        def offset() -> Tensor:
+            return offset_at(distance, eps, abs(m) / 2, true_distance=jumps if but_zero else None)
+
+    key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
+    return _Multiple(Decision(key, offset), n, remainder)
+
+
+Eps: TypeAlias = float | Width

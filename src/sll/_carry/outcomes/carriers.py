@@ -1,0 +1,317 @@
+"""What a discrete result carries inside a region.
+
+A result of a discrete op is a plain tensor with one private attribute, its *carrier*:
+
+`Outcomes`      the value on either side of a decision boundary and the decision between them. An outcome is a tensor
+                that may carry a linearization of its own, so several decisions form a decision tree.
+`Choice`        one of several values, with weights: an index that an argmax or a sort chose (see `choices.py`).
+`Selection`     what a mask selected: every element that may be in it, with its weight.
+`Expectation`   an integer whose elements depend on many decisions (a count): its real-valued expected value.
+`Chain`         a float computed from discrete results by elementwise or shape ops: a promise of `Outcomes`, kept
+                only if a later discrete op asks; ordinary networks never pay for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from ..._ops.ramp import Jump
+from ..._ops.saving import saved_as_then, saving
+from ..interface import Region
+from .decisions import _UNKNOWN, Decision, unchanged, version_of
+from .writes_seen import Guarded
+
+__all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
+
+
+class _Unsaved:
+    """Not saved with its tensor. The region keeps it out of pickles and copies; where it cannot (another thread),
+    what is saved is an empty dict, which any process can read and which says nothing.
+    """
+
+    within: Any = None
+    """Made by compiled code, whose region does not take it back: it ends with that region, or the one around it, all
+    the same.
+    """
+
+    def __reduce__(self) -> Any:
+        return OrderedDict, ()
+
+
+class Outcomes(_Unsaved, Guarded):
+    """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
+
+    An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
+    treats it like the tensor). `polarity` is 1 for (False, True), -1 for (True, False), 0 for anything else; `jump`
+    describes a mask as a step of zero and one at the decision's site.
+    """
+
+    GUARDED = ("below", "above")
+
+    def __init__(
+        self, decision: Decision, below: Tensor, above: Tensor, polarity: int = 0, jump: Jump | None = None
+    ) -> None:
+        self.decision = decision
+        self.below = below
+        self.above = above
+        self.polarity = polarity
+        self.jump = jump
+        if known_constant(below) is None or known_constant(above) is None:
+            self.guard()
+
+    def copied(self, x: Tensor) -> Tensor:
+        copy, found = x.clone(), carrier(x)
+        if found is not None:
+            copy._sll = (found, version_of(copy))  # type: ignore[attr-defined]
+        return copy
+
+
+class Expectation(_Unsaved):
+    """The expected value of an integer tensor, a float tensor of the same shape.
+
+    `by_ones`: it is a count, which each decision changes by one; then the integers next to the expected value are those
+    it may be. Of a sum of weighted decisions they are not.
+    """
+
+    def __init__(self, value: Tensor, by_ones: bool = True) -> None:
+        self.value = value
+        self.by_ones = by_ones
+
+
+class Choice(_Unsaved):
+    """Element by element one of several values: ``values[..., m]`` with weight ``weights[..., m]``.
+
+    Both broadcast to the shape of the carrying tensor with one dimension more; the weights of an element are not
+    negative and sum to 1. `ties`, with a last dimension of 1, are the elements decided between equals: the hard value
+    is shown there. Equal keys (see `equal_keys`) are the same choice: their values belong together.
+    """
+
+    def __init__(self, key: tuple[Any, ...], values: Tensor, weights: Tensor, ties: Tensor) -> None:
+        self.key = key
+        self.values = values
+        self.weights = weights
+        self.ties = ties
+
+    def decided(self) -> Tensor:
+        """Mask of the elements that have one value only."""
+        return self.weights.detach().amax(-1) == 1
+
+    def of(self, values: Tensor) -> Choice:
+        """The same choice among other values."""
+        return Choice(self.key, values, self.weights, self.ties)
+
+    def map(self, key: tuple[Any, ...], move: Callable[[Tensor], Tensor]) -> Choice:
+        """The choice after its elements were moved; `move` keeps the last dimension."""
+        return Choice(key, move(self.values), move(self.weights), move(self.ties))
+
+
+class Selection(_Unsaved):
+    """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
+
+    `shown` are the weights with exact ties resolved as the hard program does, `taken` which candidates are selected,
+    `near` their positions among all elements of the mask. `decision` is what the mask carries: equal decisions make
+    the same selection.
+    """
+
+    def __init__(
+        self,
+        mask: Tensor,
+        candidates: Tensor,
+        weights: Tensor,
+        shown: Tensor,
+        taken: Tensor,
+        near: Tensor,
+        count: int,
+    ) -> None:
+        self.mask = mask
+        self.version = version_of(mask)
+        self.decision = outcomes(mask)
+        self.candidates = candidates
+        self.weights = weights
+        self.shown = shown
+        self.taken = taken
+        self.near = near
+        self.count = count
+
+    def of(self, candidates: Tensor) -> Selection:
+        """The same selection of other elements."""
+        found = Selection(self.mask, candidates, self.weights, self.shown, self.taken, self.near, self.count)
+        found.version, found.decision = self.version, self.decision
+        return found
+
+    def made_by(self, mask: Tensor) -> bool:
+        """Whether `mask` selects the same elements."""
+        if mask is self.mask and unchanged(mask, self.version):
+            return True
+        own, other = self.decision, outcomes(mask)
+        return _same_mask(own, other) and mask.shape == self.mask.shape
+
+    def same(self, other: Selection) -> bool:
+        if self.weights is other.weights or self.mask is other.mask and self.version == other.version:
+            return True
+        return _same_mask(self.decision, other.decision) and self.mask.shape == other.mask.shape
+
+
+def _same_mask(a: Outcomes | None, b: Outcomes | None) -> bool:
+    if a is None or b is None or not a.polarity or not b.polarity:
+        return False
+    return a.decision.same(b.decision) * a.polarity * b.polarity == 1
+
+
+class Sorted(_Unsaved):
+    """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
+
+    Which of two values of a row is larger is then known, and comparing them is no decision; comparing `source` with one
+    of them asks which elements are among the first so many. It is not a linearization, and `carrier` skips it.
+
+    `dim`: the sorted dimension of `source`, None if that was flattened. `places`: numbers of the places in all rows,
+    `n` each, where the largest (or smallest) stands first.
+    """
+
+    def __init__(self, source: Tensor, dim: int | None, largest: bool, places: Callable[[], Tensor]) -> None:
+        self.source = source
+        self.version = version_of(source)
+        self.dim = dim
+        self.n = source.numel() if dim is None else source.shape[dim]
+        self.largest = largest
+        self.places = places
+
+    def moved(self, places: Callable[[], Tensor]) -> Sorted:
+        found = Sorted(self.source, self.dim, self.largest, places)
+        found.version = self.version
+        return found
+
+    def found_in(self, x: Any) -> bool:
+        """Whether `x` is the source, or another differentiable view of the same numbers."""
+        a, b = x, self.source
+        if not isinstance(a, Tensor) or not unchanged(a, self.version) or not unchanged(b, self.version):
+            return False
+        if a is b:
+            return True
+        if torch._C._functorch.is_functorch_wrapped_tensor(a) or a.layout != torch.strided or a.device.type == "meta":
+            return False
+        related = a._base is b or b._base is a or a._base is not None and a._base is b._base
+        if not related or a.requires_grad != b.requires_grad or a._base is not None and a.grad_fn is None:
+            return False
+        if a.data_ptr() != b.data_ptr() or a.dtype != b.dtype:
+            return False
+        if self.dim is None or b.dim() == 1:  # all numbers, in whatever shape
+            return a.numel() == b.numel() and a.is_contiguous() and b.is_contiguous()
+        return a.shape == b.shape and a.stride() == b.stride()
+
+
+class Chain(_Unsaved):
+    """Outcomes of a tensor, computed when a discrete op asks for them.
+
+    `step`, if known, says which step of a decision's site the tensor is: what clamps it or makes it a float again need
+    not ask for outcomes. An integer tensor carries a chain only with a step.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], Outcomes | Choice | None],
+        length: int,
+        step: tuple[Decision, Jump] | None = None,
+    ) -> None:
+        self.step = step
+        self._compute: Callable[[], Outcomes | Choice | None] | None = compute
+        self._kept = False
+        self._found: Outcomes | Choice | None = None
+        self._saving = saving()
+        self._traced = is_compiling()  # as in `Decision`
+        self.length = length
+
+    def resolve(self) -> Outcomes | Choice | None:
+        if not self._kept:
+            self._kept = True
+            assert self._compute is not None
+            self._found = saved_as_then(self._saving, self._compute)
+            self.length = 0
+            if not self._traced:
+                self._compute = None  # frees what it holds on to
+        return self._found
+
+
+Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
+
+
+def carrier(x: Any) -> Carrier | None:
+    """What `x` carries, or None. A write that the region did not see makes a carrier stale, and it is ignored."""
+    pair = getattr(x, "_sll", None)
+    if pair is None or not isinstance(x, Tensor):
+        return None
+    found, version = pair
+    if not is_compiling():
+        if version != x._version and version != _UNKNOWN:
+            return None
+        within = getattr(found, "within", None)
+        if within is not None and not within.entered():
+            return None
+    if isinstance(found, Chain):
+        return found if x.is_floating_point() else found.resolve()
+    return found if isinstance(found, _Unsaved) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
+
+
+def discrete_carrier(x: Any) -> bool:
+    """Whether `x` is a bool or integer tensor that carries a linearization."""
+    return getattr(x, "_sll", None) is not None and carrier(x) is not None and not x.is_floating_point()
+
+
+def selection(x: Any) -> Selection | None:
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    if pair is None or not isinstance(pair[0], Selection):
+        return None  # without keeping promises
+    found = carrier(x)
+    return found if isinstance(found, Selection) else None
+
+
+def resolved(x: Any) -> Outcomes | Choice | Expectation | Selection | None:
+    """What `x` carries, promises kept."""
+    if getattr(x, "_sll", None) is None:
+        return None  # most do not, and Dynamo takes a millisecond for each call
+    found = carrier(x)
+    return found.resolve() if isinstance(found, Chain) else found
+
+
+def outcomes(x: Any) -> Outcomes | None:
+    if getattr(x, "_sll", None) is None:
+        return None
+    found = carrier(x)
+    if isinstance(found, Chain):
+        found = found.resolve()
+    if not isinstance(found, Outcomes):
+        return None
+    if not is_compiling():
+        found.ask()
+    return found
+
+
+def choice(x: Any) -> Choice | None:
+    found = resolved(x)
+    return found if isinstance(found, Choice) else None
+
+
+def sorted_places(x: Any) -> Sorted | None:
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    return pair[0] if pair is not None and isinstance(pair[0], Sorted) and unchanged(x, pair[1]) else None
+
+
+def known_constant(x: Any) -> bool | None:
+    """Which bool an outcome is everywhere, without reading it."""
+    return x if isinstance(x, bool) else getattr(x, "_sll_constant", None)
+
+
+def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
+    """Make `x` carry `found` until the region ends."""
+    if found is not None:
+        x._sll = (found, version_of(x))  # type: ignore[attr-defined]
+        region.selects = region.selects or isinstance(found, Selection)
+        if not region.adopt(x):
+            found.within = region.outermost()
+    return x

@@ -1,0 +1,149 @@
+"""Casts: integers and masks that become floats, floats that become integers."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.apply import packed
+from ..._ops.band import hard_forward
+from ..._ops.bits import suits
+from ..._ops.fused import LEAST
+from ..._ops.ramp import Jump
+from ..interface import Region
+from .boundaries import _toward_zero, at_integers
+from .carriers import Chain, Outcomes, attach, resolved
+from .constants import Constants, constant
+from .decisions import Decision, decided_at, tells
+from .elementwise import elementwise
+from .registry import SOURCES, register, tracked
+from .steps import in_one_pass, step_of, step_of_mask
+from .trees import original
+
+
+def promised_step(decision: Decision, jump: Jump, like: Tensor, step: tuple[Decision, Jump] | None = None) -> Chain:
+    """The promise of a step, a mask made a float or what a quantizer makes of integers, as numbers of `like`'s dtype:
+    whatever is written to what it was computed from, and without holding on to it.
+    """
+    of = Constants(like)
+
+    def compute() -> Outcomes:
+        if jump.kind == "boundary":
+            return Outcomes(decision, constant(jump.below, of), constant(jump.above, of))
+        assert decision.site is not None
+        n = decision.site.nearest()
+        below, above = (value.clamp(jump.below, jump.above).to(of.dtype) for value in (n, n + 1))
+        return Outcomes(decision, below, above)
+
+    return Chain(compute, 1, step)
+
+
+@functools.cache
+def _of_nan(dtype: torch.dtype) -> float:
+    """The integer that NaN becomes here."""
+    return float(torch.full((64,), math.nan, device="cpu").to(dtype)[0])
+
+
+def _float_asked_for(func: Callable[..., Any], args: tuple[Any, ...]) -> torch.dtype | None:
+    """The dtype, if the call converts its operand to a float and does nothing else."""
+    if len(args) == 1:
+        return _FLOATS.get(func.__name__)
+    to = args[1]
+    if len(args) == 2 and isinstance(to, torch.dtype) and to.is_floating_point and func.__name__ in ("to", "type"):
+        return to
+    return None
+
+
+_FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A mask that becomes a float is a step of what it was compared with: one pass, and no offset. So are the integers
+    of a quantizer.
+    """
+    x = args[0]
+    dtype = None if kwargs or region.trace is not None else _float_asked_for(func, args)
+    step = None if dtype is None or x.is_floating_point() else step_of(x)
+    if step is not None:
+        step = step[0], step[1]._replace(at_nan=math.nan if torch.compiler.is_compiling() else _of_nan(x.dtype))
+    elif dtype is not None:
+        step = step_of_mask(x)
+    # Integers in compiled code: NaN is what the compiler makes of it.
+    known = torch.compiler.is_compiling() and step is not None and step[1].kind == "quantize"
+    value = in_one_pass(x, step, region.mode, original(func, *args) if known else None)
+    if value is None or step is None or dtype is None:
+        return elementwise(region, func, args, kwargs)
+    if torch.compiler.is_compiling() and not known and not region.linear:
+        # The mask itself: compiled code does not see that an operand was written to between two decisions.
+        value = hard_forward(packed(x).to(value.dtype), value)
+    value = value.to(dtype)
+    return attach(region, value, promised_step(*step, value))
+
+
+register(cast, *_FLOATS, in_place=False)
+
+
+def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0]
+    if not x.is_floating_point():
+        return cast(region, func, args, kwargs)
+    quantized = step_of(x)
+    if quantized is not None and region.trace is None and not kwargs and _may_fit(quantized[1], x):
+        # In the band the float shows a blend, and the integer the likelier outcome.
+        out = original(func, _rounded(*quantized, x) if region.linear else x, *args[1:])
+        if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
+            decision, jump = quantized[0], _within(quantized[1], x, torch.iinfo(out.dtype))
+            if jump is not None:
+                return attach(region, out, promised_step(decision, jump, out, (decision, jump)))
+    if not tracked(x) or not region.linearizes("cast") or resolved(x) is not None:
+        return elementwise(region, func, args, kwargs)
+    out = func(*args, **kwargs)
+    if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
+        return out  # x.bool() asks x != 0, whose window average is zero
+    decision, site = at_integers(x, region.eps_for("cast"), but_zero=True)
+    n = site.nearest()
+    if region.trace is not None:
+        decision.offset()
+    if out.device != x.device:
+        decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
+    below, above = (side.to(out.dtype) for side in _toward_zero(n))
+    if region.mode == "straight-through":
+        tells(decision, out, above)
+    return attach(region, out, Outcomes(decision, below, above))
+
+
+def _rounded(decision: Decision, jump: Jump, x: Tensor) -> Tensor:
+    """The whole numbers that `x`, a step, shows rather. A compiler rounds the operand: it need not work out `x`."""
+    if torch.compiler.is_compiling() and decision.site is not None and decision.site.x.shape == x.shape:
+        return decision.site.x.detach().round().clamp(jump.below, jump.above)  # type: ignore[no-any-return]
+    return x.detach().round()
+
+
+def _may_fit(jump: Jump, x: Tensor) -> bool:
+    """Whether it is known between which bounds rounded numbers are, or worth reading them."""
+    if jump.kind == "quantize":
+        return True
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
+
+
+def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
+    """Which step rounded numbers `x` are as integers with these limits; None if there may be some beyond."""
+    if jump.kind == "quantize":
+        return jump if limits.min <= jump.below <= jump.above <= limits.max else None
+    low, high = x.detach().aminmax()
+    inside = bool(low >= limits.min) and bool(high <= limits.max)  # not if there is a NaN
+    return Jump("quantize", float(limits.min), float(limits.max), 0.0, math.nan) if inside else None
+
+
+_INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+SOURCES["cast"] = "integers but 0 (`.long()`, `.int()`, `.to(torch.int8)` …)"
+
+
+register(_cast, "long", "int", "short", "char", "byte", "to", "type", "type_as", in_place=False, source=True)

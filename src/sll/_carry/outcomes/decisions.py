@@ -1,0 +1,209 @@
+"""A decision: which side of a boundary, per element, and an identity.
+
+`Decision` is the weight of the outcome above the boundary, with an identity: two results of the same decision move
+together, results of different decisions are independent.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from ..._ops.band import band_offset
+from ..._ops.bits import pick
+from ..._ops.saving import saved_as_then, saving
+from ..._rules.widths import Width, half_width, watch_of
+from .sites import Site
+from .writes_seen import keep
+
+__all__ = ["Decision"]
+
+
+class Decision:
+    """Which side of a boundary, per element, and an identity.
+
+    `offset` is the position in the band, from -1/2 (below) to 1/2 (above); `weight` is the weight of the side above,
+    ``offset + 1/2``.
+    `key` identifies the decision: equal keys (tensors compared by identity) are the same decision. The offset is a
+    thunk because many masks are never asked for it. `site` is where it was made, if that is known.
+    """
+
+    def __init__(self, key: tuple[Any, ...], offset: Callable[[], Tensor], site: Site | None = None) -> None:
+        self.key = key
+        self.site = site
+        self._thunk: Callable[[], Tensor] | None = offset
+        self._offset: Tensor | None = None
+        self._saving = saving()
+        self._traced = is_compiling()
+        """Then a frame that goes on after a graph break takes its operands out of the thunk, resolved or not."""
+        self.side: Callable[[Decision], Tensor | None] | None = None
+        """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
+        it would be a cycle, and keep tensors alive.)
+        """
+
+    def offset(self) -> Tensor:
+        if self._offset is None:
+            assert self._thunk is not None
+            self._offset = saved_as_then(self._saving, self._thunk)
+            if not self._traced:
+                self._thunk = None  # frees what the thunk holds on to
+        return self._offset
+
+    def known(self) -> bool:
+        """Whether the offset has been worked out."""
+        return self._offset is not None
+
+    def weight(self) -> Tensor:
+        return self.offset() + 0.5
+
+    def taken(self) -> Tensor:
+        """Mask of the elements at which the hard program is above. The offset alone does not tell: where it is a
+        probability, the program may well have taken the less likely side.
+        """
+        side = None if self.side is None else self.side(self)
+        return self.offset() > 0 if side is None else side
+
+    def same(self, other: Decision) -> int:
+        """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
+        a, b = self.key, other.key
+        if self is other:
+            return 1
+        if a[0] != b[0]:  # the kind, a string
+            return 0
+        if a[0] == "placed":
+            return int(a[1].same(b[1])) if equal_keys(a[2:], b[2:]) else 0
+        # Asked thousands of times where decisions feed back, and nearly always about other tensors.
+        if a[0] != "boundary":
+            return 0 if _differ(a[1], b[1]) else int(equal_keys(a, b))
+        if not _differ(a[1], b[1]) and not _differ(a[3], b[3]) and equal_keys(a, b):
+            return 1
+        if _differ(a[1], b[3]) or _differ(a[3], b[1]):
+            return 0
+        return -int(equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and equal_keys(a[3:5], b[1:3]))
+
+    @functools.cached_property
+    def bit(self) -> int:
+        """One of many bits, the same one for decisions that are the same."""
+        kind, first = self.key[:2]
+        if kind == "placed":
+            return first.bit << 1  # type: ignore[no-any-return]
+        sides = (first, self.key[3]) if kind == "boundary" else (first,)  # of a boundary, in any order
+        operands = frozenset(id(x) if isinstance(x, Tensor) else x for x in sides)
+        return 1 << hash((kind, operands)) % 4096
+
+    def covers(self, other: Decision) -> tuple[Tensor, int] | None:
+        """For a merged decision: the mask of elements at which it stands for `other`, and the sign of `same`."""
+        return None
+
+    def undecided(self) -> Tensor:
+        """Mask of the elements strictly inside the band."""
+        return self.offset().abs() < 0.5
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether one is a tensor that the other is not."""
+    return a is not b and (isinstance(a, Tensor) or isinstance(b, Tensor))
+
+
+def equal_keys(a: Any, b: Any) -> bool:
+    if isinstance(a, (tuple, list)):
+        if not isinstance(b, (tuple, list)) or len(a) != len(b):
+            return False
+        for x, y in zip(a, b):  # noqa: SIM110 (asked thousands of times where decisions feed back: no generators)
+            if not equal_keys(x, y):
+                return False
+        return True
+    if isinstance(a, Tensor) or callable(a):
+        return a is b
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):  # x > 0 and x > 0.0 are the same decision
+        return a == b
+    if isinstance(a, Width):
+        return isinstance(b, Width) and a.same(b)
+    if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
+        return type(a) is type(b) and bool(a == b)
+    return not is_compiling() and a is b  # (Dynamo cannot ask)
+
+
+def offset_at(
+    distance: Tensor,
+    eps: float | Tensor | Width,
+    limit: float = math.inf,
+    nan: float = -0.5,
+    true_distance: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """Where in a band of half-width `eps`, at most `limit` (a tensor is known to be); see `band_offset`.
+    (`true_distance` is for traces.)
+    """
+    half = eps if isinstance(eps, Tensor) else half_width(eps, distance, limit)
+    offset = band_offset(distance, half, nan)
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.offset(distance, offset, half, limit, None if true_distance is None else true_distance())
+    return offset
+
+
+def decided_by(weight: Tensor) -> Decision:
+    """A decision like no other, with a given weight."""
+    return decided_at(weight - 0.5)
+
+
+def decided_at(offset: Tensor) -> Decision:
+    """A decision like no other, with a given offset."""
+    return Decision(("offset", offset), lambda: offset)
+
+
+def placed(
+    decision: Decision, shape: Sequence[int], how: tuple[Any, ...], move: Callable[[Tensor], Tensor]
+) -> Decision:
+    """`decision` after its tensor of shape `shape` went through the shape op `move`, identified by `how`."""
+    moved = Decision(("placed", decision, tuple(shape), how), lambda: move(decision.offset().expand(shape)))
+    if decision.side is not None:  # or only the hard value knows what is at a tie, also after the move
+        moved.side = lambda _: move(torch.where(decision.taken(), 0.5, -0.5).expand(shape)) > 0
+    return moved
+
+
+def shows(x: Tensor, above: Any) -> Callable[[Decision], Tensor | None]:
+    """Where `x`, as it is now, is `above`."""
+    kept = keep((x.detach(),), torch.clone)  # an alias, because `x` will hold on to the decision
+
+    def side(decision: Decision) -> Tensor | None:
+        shown = kept()
+        return None if shown is None else shown[0] == (above() if callable(above) else above)
+
+    return side
+
+
+def tells(decision: Decision, x: Tensor, above: Tensor | Callable[[], Tensor]) -> Decision:
+    """`decision`, which was made for `x`: the offset says on which side it is, and at an exact tie `x` does."""
+    shown = shows(x, above)
+
+    def side(decision: Decision) -> Tensor:
+        offset, at_tie = decision.offset(), shown(decision)
+        return offset > 0 if at_tie is None else pick(offset == 0, at_tie, offset > 0)
+
+    decision.side = side
+    return decision
+
+
+_UNKNOWN = -1
+
+
+def version_of(x: Any) -> int:
+    """Counts the writes into a tensor. While compiling there is no counter: there the in-place rules alone keep
+    carriers fresh.
+    """
+    if not isinstance(x, Tensor):
+        return 0
+    return _UNKNOWN if is_compiling() else x._version
+
+
+def unchanged(x: Any, version: int) -> bool:
+    """Whether `x` is as it was at `version`, as far as that is known."""
+    now = version_of(x)
+    return now in (version, _UNKNOWN) or version == _UNKNOWN

@@ -1,0 +1,124 @@
+"""Outcomes as the engine of a region: which rule a call gets, and what a region may ask of what is carried."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from ..._ops.env import unwrapped
+from ..interface import Engine, Func
+from . import selection_rules
+from .carriers import Choice, Expectation, Selection, carrier, choice, discrete_carrier, resolved, selection
+from .expectations import uncertain, undecided
+from .registry import ALWAYS, BY_NAME, NO_GRADIENT_TO_LOSE, RULES, op_name, written
+from .trees import decisions
+from .unlinearized import REMEDIES
+from .writes_seen import READS, may_write, settle
+
+__all__ = ["ENGINE"]
+
+_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
+_ASKS_BY_NAME = {func.__name__ for func in NO_GRADIENT_TO_LOSE}
+
+
+class _Outcomes(Engine):
+    always = ALWAYS
+
+    @staticmethod
+    def before(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+        if (kwargs or func not in READS) and may_write(func, kwargs):
+            settle((*args, *kwargs.values()) if kwargs else args)
+
+    def handles(self, func: Func) -> bool:
+        return func in RULES
+
+    def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        compiling = is_compiling()
+        if not compiling and region.selects and any(map(self.selected, tensors(args, kwargs))):
+            found: Any = selection_rules.rule_for(func)
+            if found is not None:
+                return found(region, func, args, kwargs)
+        rule = BY_NAME.get(func.__name__) if compiling else RULES.get(func)
+        if rule is not None:
+            return rule(region, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
+        lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
+        if lost and torch.is_grad_enabled():
+            silent = func.__name__ in _ASKS_BY_NAME if compiling else func in NO_GRADIENT_TO_LOSE
+            if not silent or not all(x is args[0] for x in lost):
+                region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
+        out = func(*args, **kwargs)
+        if compiling and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
+            written(args[0])
+        return out
+
+    def decided(self, x: Any) -> bool:
+        return discrete_carrier(x)
+
+    def carried(self, x: Any) -> bool:
+        return carrier(x) is not None
+
+    def selected(self, x: Any) -> bool:
+        return selection(x) is not None
+
+    def in_band(self, x: Tensor) -> bool:
+        return _in_band(x)
+
+    def undecided(self, x: Tensor) -> int:
+        return _undecided(x)
+
+    def flows(self, x: Tensor) -> list[Tensor]:
+        return _differentiable(x)
+
+
+ENGINE = _Outcomes()
+
+
+def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments of a call, in lists and tuples as well."""
+    found = []
+    for x in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(x, Tensor):
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            found.extend(item for item in x if isinstance(item, Tensor))
+    return found
+
+
+def _in_band(x: Tensor) -> bool:
+    found = carrier(x)
+    if isinstance(found, Expectation):
+        return _any(uncertain(found, x))
+    picked = selection(x)
+    if picked is not None:
+        return _any(picked.weights != 1)
+    chosen = choice(x)
+    if chosen is not None:
+        return _any(~chosen.decided())
+    return any(_any(d.undecided()) for d in decisions(x))
+
+
+def _undecided(x: Tensor) -> int:
+    """How many elements are in their band."""
+    picked = selection(x)
+    mask = picked.weights != 1 if picked is not None else undecided(x)
+    if mask is None:
+        return 0
+    mask = unwrapped(mask)
+    return int(mask.sum()) if mask.numel() != 1 else int(mask) * x.numel()
+
+
+def _differentiable(x: Tensor) -> list[Tensor]:
+    """What the gradient of a discrete `x` would flow to."""
+    found = resolved(x)
+    if isinstance(found, Expectation):
+        return [found.value]
+    if isinstance(found, (Choice, Selection)):
+        return [found.weights]
+    return [d.offset() for d in decisions(x)]
+
+
+def _any(mask: Tensor) -> bool:
+    return bool(unwrapped(mask).any())

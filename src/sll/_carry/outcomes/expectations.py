@@ -1,0 +1,179 @@
+"""The real-valued expectation of what carries a linearization, and which elements are undecided."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from ..._ops.apply import packed
+from ..._ops.band import hard_forward
+from ..._ops.bits import pick
+from ..._ops.blend import blend, product, select
+from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._ops.fused import LEAST
+from .carriers import Choice, Expectation, Outcomes, carrier, known_constant, outcomes, resolved
+from .decisions import Decision
+from .steps import in_one_pass, step_of_mask
+
+__all__ = ["expect"]
+
+
+def expect(x: Tensor, forward: str = "linear") -> Tensor:
+    """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for
+    integers. With ``"straight-through"``, for a bool that carries outcomes: what it shows, and each decision's
+    derivative has the others as the program takes them.
+    """
+    found = carrier(x)
+    if isinstance(found, Expectation):
+        return found.value
+    if isinstance(found, Choice):
+        values = found.values.to(found.weights.dtype if x.dtype == torch.bool else exact_dtype(x))
+        return (values * shown_weights(found, x).to(values.dtype)).sum(-1)
+    tree = outcomes(x)
+    if tree is None:
+        return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
+    at_once = in_one_pass(x, step_of_mask(x), forward)
+    if at_once is not None:
+        return at_once
+    below, above = expect(tree.below, forward), expect(tree.above, forward)
+    if forward == "linear" and tree.decision.side is not None:
+        at_once = _joint(tree, below, above, ties=False)
+        if at_once is not None:
+            return at_once
+    if tree.decision.side is not None:
+        at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward, finite=True)
+        if at_once is not None:
+            return at_once
+    dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
+    hard = packed(x).to(compute_dtype(*dtypes)) if x.dtype == torch.bool else x.to(exact_dtype(x))
+    if forward != "linear":
+        return blend(tree.decision.offset(), below, above, hard, forward, tree.decision.taken())
+    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), forward)
+
+
+def probability(x: Tensor) -> Tensor:
+    """Expected value of a bool; other than `expect` it is 1/2 at an exact tie, whatever `x` shows there."""
+    found = resolved(x)
+    if isinstance(found, Choice):
+        return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
+    if not isinstance(found, Outcomes):
+        return x.to(torch.float32)
+    if found.polarity and (is_compiling() or found.decision.known() or x.numel() < LEAST):
+        return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
+    step = step_of_mask(x)
+    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
+    if at_once is not None:
+        return at_once
+    below, above = probability(found.below), probability(found.above)
+    at_once = _joint(found, below, above, ties=True)
+    if at_once is not None:
+        return at_once
+    at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True, finite=True)
+    if at_once is not None:
+        return at_once
+    weight = found.decision.weight()
+    return below * (1 - weight) + above * weight
+
+
+def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor | None:
+    """The probability of a mask that is known on one side of its decision (`and`, `or`): a product, in compiled code.
+
+    `below` and `above` are what it is on the two sides. With `ties`, an exact tie has half of each.
+    """
+    low, high = known_constant(tree.below), known_constant(tree.above)
+    if not is_compiling() or low is None and high is None:
+        return None
+    offset = tree.decision.offset()
+    other, known, weight = (above, low, offset + 0.5) if high is None else (below, high, 0.5 - offset)
+    if other.shape != offset.shape or other.dtype != offset.dtype:
+        return None
+    shown = None
+    if not ties:
+        taken = tree.decision.taken() if high is None else tree.decision.taken().logical_not()
+        shown = torch.where(offset == 0, taken.to(offset.dtype), weight).detach()
+    return 1 - product(weight, 1 - other, shown) if known else product(weight, other, shown)
+
+
+def _has_expectation(x: Any) -> bool:
+    found = None if not isinstance(x, Tensor) or x.is_floating_point() else carrier(x)
+    if isinstance(found, Outcomes):
+        return _has_expectation(found.below) or _has_expectation(found.above)
+    return isinstance(found, Expectation)
+
+
+def _any_of(masks: Sequence[Tensor | None]) -> Tensor | None:
+    known = [mask for mask in masks if mask is not None]
+    return functools.reduce(torch.logical_or, known) if known else None
+
+
+def _selected(
+    tree: Outcomes,
+    below: Tensor,
+    above: Tensor,
+    hard: Tensor,
+    counts: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
+    """What is shown outside the band of the outermost decision: `hard`, unless the outcome there has undecided
+    decisions of its own (or is computed from such, `counts`).
+    """
+    inner = [_any_of((undecided(side), of)) for side, of in zip((tree.below, tree.above), counts)]
+    if inner[0] is None and inner[1] is None:
+        return hard
+    never = torch.zeros((), dtype=torch.bool, device=hard.device)
+    low, high = (never if mask is None else mask for mask in inner)
+    side = _likelier(tree.decision)
+    depends = pick(side, high, low)
+    if tree.decision.side is None:  # three values at a boundary, perhaps: only `hard` knows what is at a tie
+        depends = (tree.decision.offset() != 0) & depends
+    return pick(depends, pick(side, above.to(hard.dtype), below.to(hard.dtype)), hard)
+
+
+def _likelier(decision: Decision) -> Tensor:
+    """Mask of the elements that are rather above; at an exact tie, if the decision knows, what the program takes."""
+    offset = decision.offset()
+    return offset > 0 if decision.side is None else pick(offset == 0, decision.taken(), offset > 0)
+
+
+def undecided(x: Tensor) -> Tensor | None:
+    """Mask of the elements whose value depends on a decision in its band; None if `x` carries nothing."""
+    found = carrier(x)
+    if isinstance(found, Expectation):
+        return uncertain(found, x)
+    if isinstance(found, Choice):
+        return ~found.decided()
+    tree = outcomes(x)
+    if tree is None:
+        return None
+    offset = tree.decision.offset()
+    mask = offset.abs() < 0.5
+    for side, inner in ((offset <= 0, undecided(tree.below)), (offset > 0, undecided(tree.above))):
+        if inner is not None:
+            mask = mask | (side & inner)
+    return mask
+
+
+def uncertain(found: Expectation, x: Tensor) -> Tensor:
+    """Mask of the elements whose expectation is not the integer that is shown, rounding of a long sum aside."""
+    return (found.value.detach() - x).abs() > 1e-6 * x.abs().clamp(min=1)
+
+
+def shown_weights(found: Choice, x: Tensor) -> Tensor:
+    """The weights of a choice; at an exact tie the value that `x` shows has all the weight (and the ramp's slope)."""
+    weights = found.weights
+    shown = (found.values == x.unsqueeze(-1)).to(weights.dtype)
+    shown = shown / shown.sum(-1, keepdim=True).clamp(min=1)
+    weights, shown = torch.broadcast_tensors(weights, shown)  # type: ignore[no-untyped-call]
+    return hard_forward(torch.where(found.ties, shown, weights), weights)
+
+
+def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
+    """The weight of the outcome above; at an exact tie 1 or 0, according to what `x` shows."""
+    offset = tree.decision.offset().expand(x.shape)
+    above = (x == tree.above).to(offset.dtype).expand(x.shape)
+    zero = torch.zeros((), dtype=offset.dtype, device=x.device)
+    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), "linear")

@@ -1,0 +1,172 @@
+"""Functions of an operand that carries a `Choice`: one value for each position that may be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.band import hard_forward
+from ..._ops.dtypes import compute_dtype
+from ..interface import Region
+from .carriers import Carrier, Choice, Expectation, Outcomes, attach, carrier, choice, resolved
+from .constants import bool_outcomes, is_constant
+from .counted import by_ones, one_apart
+from .decisions import decided_by, equal_keys
+from .expectations import expect, undecided
+from .trees import original
+
+MAX_VALUES = 64
+"""An integer that depends on several choices keeps their joint values up to this many; beyond it, its expectation."""
+
+
+def _per_value(
+    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Choice, Tensor] | None:
+    """The elementwise `func` for each value of the first choice among its operands: that choice, and the results,
+    (*shape, M). They carry what else the operands carry.
+    """
+    main = next((x for x in (*args, *kwargs.values()) if choice(x) is not None), None)
+    if main is None:
+        return None
+    first = choice(main)
+    assert first is not None
+
+    def lift(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        found = choice(x)
+        if found is not None and equal_keys(found.key, first.key):
+            return found.values
+        if x.dim() == 0 and main.dim():
+            return x  # a number to type promotion, and it stays one
+        return region.call(torch.unsqueeze, x, -1)
+
+    named = {name: lift(x) for name, x in kwargs.items() if name != "memory_format"}
+    return first, region.call(func, *[lift(x) for x in args], **named)
+
+
+def run_on_choices(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The elementwise `func` of operands of which one carries a `Choice`, for each of its values; None if none does."""
+    if not any(choice(x) is not None for x in (*args, *kwargs.values())):
+        return None
+    hard = original(func, *args, **kwargs)
+    operands = (*args, *kwargs.values())
+    if not isinstance(hard, Tensor):
+        return hard
+    for x in operands:
+        if hard is x:
+            return x
+    chosen = _per_value(region, func, args, kwargs)
+    assert chosen is not None
+    found, values = chosen
+    blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
+    return settle(region, hard, found, values, blended=blended)
+
+
+def settle(
+    region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False, taken: Tensor | None = None
+) -> Tensor:
+    """The result of a function whose `hard` value and whose `values` (*shape, M) for each choice are known.
+
+    `blended`: float operands show a mixture, and a discrete result computed from it need not be one of the values.
+    `taken`: mask (*shape, M) of the value that the hard program takes, for `mix`.
+    """
+    rank = hard.dim() + 1
+    if values.dim() < rank:
+        values = region.call(torch.Tensor.reshape, values, (1,) * (rank - values.dim()) + tuple(values.shape))
+    if found.weights.dim() < rank:
+        found = found.map(found.key, lambda t: t.reshape((1,) * (rank - t.dim()) + tuple(t.shape)))
+    found = found.of(values)
+    if hard.is_complex():
+        wide = values.to(hard.dtype)
+        parts = [mix(found.of(part(wide)), part(hard), region.mode) for part in (torch.real, torch.imag)]
+        return torch.complex(*parts)
+    if hard.is_floating_point():
+        inner = undecided(values)
+        out = mix(found, hard, region.mode, inner=None if inner is None else inner.any(-1), taken=taken)
+        return attach(region, out, found if carrier(values) is None else None)
+    if carrier(values) is not None:
+        return attach(region, hard, _flattened(hard, found))
+    out = hard
+    if region.linear and blended:
+        full = values.expand(*hard.shape, values.shape[-1])
+        best = found.weights.detach().argmax(-1, keepdim=True).expand(*hard.shape, 1)
+        out = torch.where(found.decided() | found.ties.squeeze(-1), hard, full.gather(-1, best).squeeze(-1))
+    return attach(region, out, found)
+
+
+def _flattened(hard: Tensor, found: Choice) -> Carrier:
+    """Values that carry linearizations of their own, as one choice; too many as their expectation."""
+    values, weights = found.values, found.weights
+    if hard.dtype == torch.bool:
+        return bool_outcomes(decided_by((weights * expect(values)).sum(-1)), hard)
+    inner = distribution(values)
+    many = values.shape[-1] * (inner.weights.shape[-1] if inner is not None else MAX_VALUES + 1)
+    if inner is None or many > MAX_VALUES:
+        means = expect(values)
+        total = (weights.to(means.dtype) * means).sum(-1).expand(hard.shape)
+        return Expectation(total, one_apart(means) and by_ones(values))
+    joint = weights.unsqueeze(-1) * inner.weights
+    shape = (*hard.shape, *joint.shape[-2:])
+    ties = found.ties | (inner.ties.squeeze(-1) & (weights.detach() > 0)).any(-1, keepdim=True)
+    joint, flat = (t.expand(shape).reshape(*hard.shape, many) for t in (joint, inner.values))
+    return Choice(("mixed", joint), flat, joint, ties)
+
+
+def distribution(x: Tensor) -> Choice | None:
+    """`x` as a choice, not broadcast; None if only the expectation is known."""
+    found = resolved(x)
+    if isinstance(found, Expectation):
+        return None
+    if isinstance(found, Choice):
+        return found.map(found.key, lambda t: t.expand(*x.shape, t.shape[-1]))
+    if not isinstance(found, Outcomes):
+        ones = torch.ones((), dtype=torch.float32, device=x.device).expand(*x.shape, 1)
+        return Choice(("constant",), x.unsqueeze(-1), ones, ones < 1)
+    offset = found.decision.offset().expand(x.shape).unsqueeze(-1)
+    sides = [distribution(side.expand(x.shape) if is_constant(side) else side) for side in (found.below, found.above)]
+    if sides[0] is None or sides[1] is None:
+        return None
+    low, high = (side.map(side.key, lambda t: t.expand(*x.shape, t.shape[-1])) for side in sides if side is not None)
+    weights = torch.cat([low.weights * (0.5 - offset), high.weights * (0.5 + offset)], -1)
+    ties = (offset == 0) | torch.where(offset > 0, high.ties, low.ties)
+    return Choice(("mixed", weights), torch.cat([low.values, high.values], -1), weights, ties)
+
+
+def mix(found: Choice, hard: Tensor, forward: str, inner: Tensor | None = None, taken: Tensor | None = None) -> Tensor:
+    """``sum of weights * values`` over the last dimension in the band; `hard` where one value has all the weight, at an
+    exact tie, and where the values in question are not all finite. With `forward` other than ``"linear"`` the value
+    is `hard` everywhere and only the gradient is that of the sum; with ``"straight-through"`` the gradient of the
+    values goes to the one that the program takes (`taken`; by default those that are equal to `hard`).
+
+    `inner`: mask of elements whose values are undecided themselves: there `hard` is not what to show.
+    """
+    wide = compute_dtype(found.weights.dtype, hard.dtype)
+    w, v = found.weights.to(wide), found.values.to(wide)
+    best, likeliest = w.detach().max(-1)
+    infinite = ((w.detach() > 0) & ~v.detach().isfinite()).any(-1)
+    # Where something is infinite the likeliest value alone counts, and the choice has no gradient.
+    alone = (torch.arange(w.shape[-1], device=w.device) == likeliest.unsqueeze(-1)).to(wide)
+    w = torch.where(infinite.unsqueeze(-1), alone, w)
+    v = torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)
+    if forward == "straight-through":
+        shown = v.detach() == hard.detach().unsqueeze(-1) if taken is None else taken
+        shown = torch.where(shown.any(-1, keepdim=True), shown / shown.sum(-1, keepdim=True).clamp(min=1), alone)
+        return hard_forward(hard, (w * v.detach() + shown * v).sum(-1).expand(hard.shape))
+    soft = (w * v).sum(-1).expand(hard.shape)
+    if forward == "hard":
+        return hard_forward(hard, soft)
+    shown = (best == 1) | infinite | found.ties.squeeze(-1)
+    if inner is not None:
+        shown = shown & ~inner
+    return torch.where(shown, hard_forward(hard, soft), soft.to(hard.dtype))
+
+
+def collapse(region: Region, x: Tensor) -> Tensor:
+    """A bool that carries a choice, as one that carries the probability of True."""
+    if choice(x) is None or x.dtype != torch.bool:
+        return x
+    return attach(region, x.view_as(x), bool_outcomes(decided_by(expect(x)), x))

@@ -1,0 +1,254 @@
+"""Sources that order: sort, topk, kthvalue, median, unique."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.order import Order, close, traced
+from ..._ops.samples import beside, from_last, neighbours, pairs
+from ..._rules.widths import Width, in_units
+from ..interface import Func, Region
+from .carriers import Choice, attach, resolved
+from .choosing import _limit, _mark, _scores, _watched, _with_indices, chooses
+from .decisions import version_of
+from .later import LaterChoice, _Later
+from .trees import original
+
+
+def _ordered(width: float | Width, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
+    """The order whose sorted positions along the last dimension are `indices`."""
+    z, eps = in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs, neighbours)
+    order = Order(z, indices, eps, close(z, eps, _limit(z)))
+    _watched(width, order.rows)
+    return order
+
+
+def _key(width: float | Width, x: Tensor, dim: int, largest: bool) -> tuple[Any, ...]:
+    return ("places", x, version_of(x), dim % max(x.dim(), 1), largest, width)
+
+
+def _rows(order: Order, key: tuple[Any, ...], hard: Tensor, places: Tensor | None = None) -> Choice:
+    """Which elements may stand at the places (..., k). `hard`: which one does."""
+    parts = [order.elements(), order.rows, order.ties]
+    if places is not None:
+        parts = [t.gather(-2, places.unsqueeze(-1).expand(*places.shape, t.shape[-1])) for t in parts]
+    return _decide(order, key, hard, *parts)
+
+
+def _decide(order: Order, key: tuple[Any, ...], hard: Tensor, values: Tensor, weights: Tensor, ties: Tensor) -> Choice:
+    """Among equals that have no distance (infinite ones) it may be another than we sorted there."""
+    middle = torch.arange(weights.shape[-1], device=weights.device) == order.reach
+    values = torch.where((weights.detach() == 1) & middle, hard.unsqueeze(-1), values)
+    return Choice(key, values, weights, ties)
+
+
+def _back(dim: int) -> Callable[[Tensor], Tensor]:
+    """Moves the last dimension but one to where `dim` was (there is one dimension more, at the end)."""
+    return lambda t: t.movedim(-2, dim if dim >= 0 else dim - 1)
+
+
+def inverse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    """``argsort(argsort(x))``: the place of each element. None if `x` is not a permutation that a sort made."""
+    found = resolved(x)
+    named = dict(zip(("input", "dim", "descending"), args), **kwargs)
+    if not isinstance(found, Ordered) or int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
+        return None
+    if not found.known():
+        return None
+    at = positions(found.order, found.dim, found.key[1:], x)
+    if named.get("descending"):  # the same, last element first
+        at = at.map(("flipped", at.key), lambda t: t.flip(found.dim % x.dim()))
+    if func.__name__ == "argsort":
+        return attach(region, original(func, *args, **kwargs), at)
+    return _with_indices(region, func, original(func, *args, **kwargs), at)
+
+
+@chooses(
+    "sort",
+    "argsort",
+    op="sort",
+    boundaries="neighbours in sorted order change places",
+    of_integers=inverse,
+)
+def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    named = dict(zip(("input", "dim", "descending"), args), **kwargs)
+    both = func.__name__ == "sort"
+    out = func(*args, **kwargs) if both else original(func, *args, **kwargs)
+    indices = out.indices if both else out
+    dim, largest = int(named.get("dim", -1)), bool(named.get("descending", False))
+    if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
+        return out
+    last = indices.movedim(dim, -1)
+    width = region.eps_for("sort")
+    key = _key(width, x, dim, largest)
+    found: Ordered
+    if traced(x):
+        found = _weigh_order(width, key, x, dim, largest, last)
+    else:
+        found = LaterOrdered(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last))
+        found.dim = dim
+    if not both:
+        return attach(region, indices, found)
+    out = _with_indices(region, func, out, found)
+    return _mark(region, out, x, dim, largest)
+
+
+def _weigh_order(
+    width: float | Width, key: tuple[Any, ...], x: Tensor, dim: int, largest: bool, last: Tensor
+) -> Ordered:
+    order = _ordered(width, x, dim, largest, last)
+    rows = _rows(order, key, last)
+    return Ordered(rows.map(rows.key, _back(dim)), order, dim)
+
+
+class Ordered(Choice):
+    """A whole permutation: which element stands at each place. It can be inverted."""
+
+    def __init__(self, rows: Choice, order: Order, dim: int) -> None:
+        super().__init__(rows.key, rows.values, rows.weights, rows.ties)
+        self.order = order
+        self.dim = dim
+
+    def known(self) -> bool:
+        """Whether the order is known; not if its input was modified before anybody asked."""
+        return True
+
+
+class LaterOrdered(_Later, Ordered):
+    def known(self) -> bool:
+        return self.values is not None and "order" in vars(self)
+
+
+def positions(order: Order, dim: int, key: tuple[Any, ...], index: Tensor) -> Choice:
+    """The place of each element; `index` says which element stands at each place. Columns of the order's matrix."""
+    columns = order.columns()
+    places = order.neighbours().expand(columns.shape)
+    hard = torch.arange(order.n, device=index.device).expand(columns.shape[:-1])
+    found = _decide(order, ("positions", *key), hard, places, columns, order.ties)
+    # All is known in sorted order; move it to where the elements are.
+    back = index.movedim(dim, -1).unsqueeze(-1)
+    return found.map(found.key, lambda t: _back(dim)(torch.zeros_like(t).scatter(-2, back.expand(t.shape), t)))
+
+
+@chooses("topk", op="topk", boundaries="neighbours in sorted order change places")
+def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    named = dict(zip(("input", "k", "dim", "largest", "sorted"), args), **kwargs)
+    k, dim, largest = int(named["k"]), int(named.get("dim", -1)), bool(named.get("largest", True))
+    out = func(*args, **kwargs)
+    if x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
+        return out
+    in_order = bool(named.get("sorted", True))
+    width = region.eps_for("topk")
+    key = (*_key(width, x, dim, largest), k, in_order)
+    first = (width, key, x, k, dim, largest, out.indices, in_order)
+    if traced(x):
+        found = _weigh_first(*first)
+    else:
+        found = LaterChoice(region, "topk", key, x, out.indices, lambda: _weigh_first(*first))
+    out = _with_indices(region, func, out, found)
+    return _mark(region, out, x, dim, largest) if in_order else out
+
+
+def _weigh_first(
+    width: float | Width, key: tuple[Any, ...], x: Tensor, k: int, dim: int, largest: bool, hard: Tensor, in_order: bool
+) -> Choice:
+    z = _scores(x, dim, largest)
+    distances = lambda z: from_last(z, k) if k < z.shape[-1] else pairs(z)
+    z, eps = in_units(z, width, distances, lambda z: neighbours(z, k))
+    scores = z.detach()
+    n = z.shape[-1]
+    # The first k, sorted, and whatever comes close to the last of them.
+    last = scores.topk(k, -1).values.amin(-1, keepdim=True)
+    many = n if traced(z) else min(n, max(k + 1, int((last - scores < eps).sum(-1).max())))
+    indices = scores.topk(many, -1).indices
+    top = z.gather(-1, indices)
+    order = Order(top, indices, eps, close(top, eps, _limit(top), k), k)
+    _watched(width, order.rows)
+    chosen = hard.movedim(dim, -1)
+    if in_order:
+        places = torch.arange(k, device=x.device).expand(chosen.shape)
+    else:
+        places = (indices.unsqueeze(-2) == chosen.unsqueeze(-1)).to(torch.int8).argmax(-1)
+    rows = _rows(order, key, chosen, places)
+    return rows.map(key, _back(dim))
+
+
+def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:
+    """``kthvalue``, ``median``: one place of the ascending order, for each row."""
+    if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
+        return out
+    width = region.eps_for(op)
+    scores = _scores(x, dim, False)
+    places = place.expand(scores.shape[:-1]).unsqueeze(-1)
+    z, eps = in_units(scores, width, pairs, lambda z: beside(z, places))
+    indices = z.detach().argsort(dim=-1, descending=True, stable=True)
+    top = z.gather(-1, indices)
+    order = Order(top, indices, eps, close(top, eps, _limit(top)))
+    hard = out.indices.reshape(*z.shape[:-1], 1)
+    key = (*_key(width, x, dim, False), func.__name__, out.indices.dim(), places)
+    rows = _rows(order, key, hard, places)
+    _watched(width, rows.weights)
+    found = rows.map(rows.key, lambda t: t.reshape(*out.indices.shape, t.shape[-1]))
+    return _with_indices(region, func, out, found)
+
+
+@chooses("kthvalue", op="kthvalue", boundaries="the k-th smallest changes places with a neighbour")
+def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
+    dim, place = int(named.get("dim", -1)), int(named["k"]) - 1
+    out = _row_of(region, func, "kthvalue", x, func(*args, **kwargs), dim, torch.tensor(place, device=x.device))
+    return _mark(region, out, x, dim, False, place)
+
+
+@chooses("median", "nanmedian", op="median", boundaries="the median changes places with a neighbour")
+def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
+    out = func(*args, **kwargs)
+    # While compiling the mark only says that eager mode has to compare; under vmap nobody can look for NaN.
+    nan = bool(x.detach().isnan().any()) if not traced(x) else not torch.compiler.is_compiling()
+    if named.get("dim") is None:  # the value alone is continuous
+        return out if nan else _mark(region, out, x, None, False, (x.numel() - 1) // 2)
+    dim = int(named["dim"])
+    if x.dim() == 0 or x.numel() == 0:
+        return out
+    n = x.shape[dim]
+    valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
+    place = ((valid - 1) // 2).clamp(min=0)
+    if func.__name__ == "median":  # NaN if there is one: the last in order
+        place = torch.where(valid < n, n - 1, place)
+    out = _row_of(region, func, "median", x, out, dim, place)
+    return out if nan else _mark(region, out, x, dim, False, (n - 1) // 2)
+
+
+@chooses("unique", op="unique", boundaries="with `return_inverse`: neighbours in sorted order change places")
+def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    """The inverse of distinct numbers is their rank. Equal numbers have no rank of their own, and whether numbers are
+    equal has no derivative.
+    """
+    out = func(*args, **kwargs)
+    named = dict(zip(("input", "sorted", "return_inverse", "return_counts", "dim"), args), **kwargs)
+    if not named.get("return_inverse") or named.get("dim") is not None or traced(x) or x.numel() < 2:
+        return out
+    flat = x.reshape(-1)
+    index = flat.detach().argsort()
+
+    width = region.eps_for("unique")
+
+    def work_out() -> Order:
+        return _ordered(width, flat, -1, False, index)
+
+    if out[0].numel() < x.numel() or bool(flat.detach().isnan().any()):
+        region.lose(
+            "unique",
+            [],
+            "some of the numbers are equal, and equal numbers have no places of their own; use sll.rank.",
+            undecided=lambda: bool((work_out().rows.amax(-1) < 1).any()),
+        )
+        return out
+    found = positions(work_out(), -1, _key(width, x, -1, False)[1:], index)
+    attach(region, out[1], found.map(found.key, lambda t: t.reshape(*x.shape, t.shape[-1])))
+    return out

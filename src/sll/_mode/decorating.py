@@ -1,0 +1,136 @@
+"""A region as a decorator of functions, methods, generators and async functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from typing import Any
+
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .._carry.outcomes.writes_seen import settle_all
+from .._ops.options import shown
+from .mode import Mode, begin_compiled, end_compiled
+from .threads import THREAD
+
+__all__ = ["decorate"]
+
+
+def decorate(region: Mode, fn: Any) -> Any:
+    if isinstance(fn, (classmethod, staticmethod)):
+        return type(fn)(decorate(region, fn.__func__))
+    if inspect.isclass(fn) or not callable(fn):
+        raise TypeError(
+            f"linearize() decorates functions and methods, got {shown(fn)}; "
+            + (
+                "decorate a method of it, such as forward"
+                if inspect.isclass(fn)
+                else "to run code in a region write `with sll.linearize(...):`"
+            )
+        )
+    if inspect.isasyncgenfunction(fn):
+
+        @functools.wraps(fn)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            steps = _Suspended(region)
+            stream = fn(*args, **kwargs)
+            step, value = stream.asend, None
+            while True:
+                try:
+                    item = await _Steps(steps, step(value))
+                except StopAsyncIteration:
+                    return
+                try:
+                    step, value = stream.asend, (yield item)
+                except GeneratorExit:
+                    await _Steps(steps, stream.aclose())
+                    raise
+                except BaseException as error:
+                    step, value = stream.athrow, error
+
+    elif inspect.iscoroutinefunction(fn):
+
+        @functools.wraps(fn)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await _Steps(_Suspended(region), fn(*args, **kwargs))
+
+    elif inspect.isgeneratorfunction(fn):
+
+        @functools.wraps(fn)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return (yield from _drive(_Suspended(region), fn(*args, **kwargs)))
+
+    else:
+
+        @functools.wraps(fn)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not is_compiling():
+                with region:
+                    return fn(*args, **kwargs)
+            begin_compiled()  # Dynamo enters a region that exists already without calling its `__enter__`
+            with region:
+                out = fn(*args, **kwargs)
+            end_compiled()
+            return out
+
+    return wrapper
+
+
+class _Suspended:
+    """A region that is left at every ``yield`` or ``await`` and entered again: what tensors carried comes back with
+    it.
+    """
+
+    def __init__(self, region: Mode) -> None:
+        self.region = region
+        self._carried: list[tuple[weakref.ref[Tensor], Any]] = []
+
+    def __enter__(self) -> None:
+        self.region.__enter__()
+        for ref, found in self._carried:
+            tensor = ref()
+            if tensor is not None:
+                tensor._sll = found  # type: ignore[attr-defined]
+                self.region.adopt(tensor)
+
+    def __exit__(self, *exc: Any) -> None:
+        settle_all()  # nobody sees writes while it is suspended
+        self._carried = []
+        for ref in THREAD.entered[-1].live:
+            tensor = ref()
+            found = None if tensor is None else tensor.__dict__.get("_sll")
+            if found is not None:
+                self._carried.append((ref, found))
+        self.region.__exit__(*exc)
+
+
+def _drive(steps: _Suspended, generator: Any) -> Any:
+    """``yield from generator``, with the region on while the generator runs and off while it is suspended."""
+    send, value = generator.send, None
+    while True:
+        try:
+            with steps:
+                item = send(value)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            value = yield item
+            send = generator.send
+        except GeneratorExit:
+            with steps:
+                generator.close()
+            raise
+        except BaseException as error:
+            send, value = generator.throw, error
+
+
+class _Steps:
+    """An awaitable that runs another one step by step."""
+
+    def __init__(self, steps: _Suspended, awaitable: Any) -> None:
+        self._steps, self._awaitable = steps, awaitable
+
+    def __await__(self) -> Any:
+        return _drive(self._steps, self._awaitable if hasattr(self._awaitable, "send") else self._awaitable.__await__())

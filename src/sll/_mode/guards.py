@@ -1,0 +1,120 @@
+"""What a region refuses: what compiled code, reentrant checkpoints and `vmap` would lose without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._carry.interface import Engine, Func
+from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE, op_name
+from .._ops.callsite import call_site
+from .._ops.env import unwrapped
+from . import checkpoint
+from .threads import THREAD
+
+__all__ = ["EAGER", "break_the_graph", "decided_outside_of_vmap", "decides", "refuse_reentrant", "tensors"]
+
+EAGER = "Without fullgraph=True eager mode does this call."
+_TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
+"""And calls it later."""
+
+
+_MAY_DECIDE = {"to", "type", "type_as", "max", "min", "median", "nanmedian", "true_divide", "divide", "div"}
+
+
+def decides(func: Callable[..., Any], out: Any) -> bool:
+    """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float or a mere maximum (`div` with
+    a rounding mode aside).
+    """
+    if func.__name__ in _MAY_DECIDE:
+        return not isinstance(out, Tensor) or not out.is_floating_point()
+    return True
+
+
+def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is.
+
+    Written without generators, and what is asked often is asked once: Dynamo takes milliseconds for every frame.
+    """
+    name = func.__name__
+    if name not in _TAKES_A_FUNCTION:
+        for x in args:
+            if callable(x) and not isinstance(x, (Tensor, type)):
+                # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
+                torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {name}. {EAGER}")
+    if not torch.is_grad_enabled():
+        return
+    carries = _may_carry(args)
+    if carries or name in DECIDES_BY_NAME:
+        if checkpoint.around_compilation():
+            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
+        if region.trace is not None:
+            torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {EAGER}")
+        if torch._C._are_functorch_transforms_active():
+            torch._dynamo.graph_break(
+                msg=f"sll: compiled code does not take a region into torch.func transforms. {EAGER}"
+            )
+    if (carries or (kwargs and _may_carry(kwargs.values()))) and any(
+        map(region.engine.selected, tensors(args, kwargs))
+    ):
+        region.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
+
+
+def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -> None:
+    """A decision under `torch.no_grad` is the plain one. Not so in the first run of a reentrant checkpoint: there
+    the region has no gradients, and the second run has no region.
+    """
+    operands, engine = tensors(args, {}), region.engine
+    deciding = func in DISCRETE and any(x.is_floating_point() for x in operands) and decides(func, out)
+    if not deciding and not any(engine.decided(x) or engine.selected(x) for x in operands):
+        return
+    own = bool(THREAD.entered) and THREAD.entered[-1].in_reentrant
+    if not checkpoint.in_reentrant() or (own and not region.linear):
+        return  # (a region entered by the function itself is entered again)
+    site = call_site(op_name(func))
+    if own:
+        raise RuntimeError(
+            f"{site}: torch.utils.checkpoint(use_reentrant=True) runs this first without gradients, where "
+            'forward="linear" cannot show the values of the ramp; take forward="hard", or use_reentrant=False'
+        )
+    raise RuntimeError(
+        f"{site}: torch.utils.checkpoint(use_reentrant=True) runs this again outside of the region; pass "
+        'use_reentrant=False, or decorate the checkpointed function with @sll.enable(..., forward="hard")'
+    )
+
+
+def decided_outside_of_vmap(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Discrete operands that carry something which their batched selves do not."""
+    functorch = torch._C._functorch
+    found = []
+    for x in tensors(args, kwargs):
+        if not x.is_floating_point() and not engine.carried(x) and functorch.is_batchedtensor(x):
+            x = unwrapped(x)
+            if engine.decided(x):
+                found.append(x)
+    return found
+
+
+def _may_carry(operands: Iterable[Any]) -> bool:
+    """A quick look, taken at every call of a function that has no rule."""
+    for x in operands:
+        if isinstance(x, (tuple, list)):
+            if any(isinstance(item, Tensor) and getattr(item, "_sll", None) is not None for item in x):
+                return True
+        elif isinstance(x, Tensor) and getattr(x, "_sll", None) is not None:
+            return True
+    return False
+
+
+def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments of a call, in lists and tuples as well."""
+    found = []
+    for x in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(x, Tensor):
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            found.extend(item for item in x if isinstance(item, Tensor))
+    return found

@@ -1,0 +1,203 @@
+"""The `TorchFunctionMode` that regions and hard blocks are: every torch call of the program comes by `__torch_function__`.
+
+A call that decides nothing and has no operand that carries a decision is passed on at once. Every other goes to the
+`Engine` of the region's forward mode.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.overrides import TorchFunctionMode
+
+from .._carry.interface import Engine
+from .._rules.widths import Policy
+from . import checkpoint
+from .threads import THREAD, Entered, innermost, release, stack
+
+__all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled_on_their_own"]
+
+OUTSIDE: dict[Any, Callable[..., Any]] = {}
+"""Functions that no engine handles: copies, and backward."""
+
+_transformed = torch._C._are_functorch_transforms_active
+
+
+class _NoEngine(Engine):
+    """Runs everything as it is."""
+
+    always = frozenset()
+
+    def dispatch(self, region: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+
+class Mode(TorchFunctionMode):
+    """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
+
+    trace: Any = None
+    engine: Engine = _NoEngine()
+    selects = False
+    """Whether a mask has selected something in it."""
+
+    def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`dispatch`, noted by the trace."""
+        raise NotImplementedError
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What an ordinary network calls comes no further than this: it is to cost next to nothing.
+        engine = self.engine
+        if not is_dynamo_compiling() and THREAD.alone:
+            if func not in engine.always:
+                for x in (*args, *kwargs.values()) if kwargs else args:
+                    if isinstance(x, Tensor):
+                        if getattr(x, "_sll", None) is not None:
+                            break
+                    elif isinstance(x, (tuple, list, slice)) and _holds(x):
+                        break
+                else:
+                    if not _transformed():
+                        if engine.before is not None:
+                            engine.before(func, args, kwargs)
+                        return func(*args, **kwargs) if kwargs else func(*args)
+            if func not in OUTSIDE:
+                if engine.before is not None:
+                    engine.before(func, args, kwargs)
+                return self.dispatch(func, args, kwargs or {})
+        return self._among_others(func, args, kwargs or {})
+
+    def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if THREAD.at_work is not None:
+            return func(*args, **kwargs)
+        if func in OUTSIDE:
+            return OUTSIDE[func](self, func, args, kwargs)
+        THREAD.at_work = self
+        try:
+            if self.engine.before is not None and not is_compiling():
+                self.engine.before(func, args, kwargs)
+            handle = self.dispatch if self.trace is None else self.traced
+            return handle(func, args, kwargs)
+        finally:
+            THREAD.at_work = None
+
+    def __enter__(self) -> Any:
+        if is_compiling():
+            begin_compiled()
+        else:
+            recording = torch.is_grad_enabled()
+            if recording and THREAD.entered and checkpoint.hooked():
+                checkpoint.note(THREAD.regions, ())
+            THREAD.made = None  # (left by an exception)
+            THREAD.entered.append(Entered(self, not recording and checkpoint.in_reentrant()))
+            THREAD.look()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *exc: Any) -> None:
+        known = not is_compiling() and any(entered.mode is self for entered in THREAD.entered)
+        if is_compiling() or (not known and innermost() is self):  # entered by compiled code
+            super().__exit__(*exc)  # type: ignore[no-untyped-call]
+            end_compiled()
+            return
+        inside = 0
+        while isinstance(mode := innermost(), Mode) and mode is not self:
+            mode._leave()
+            inside += 1
+        if mode is not self:
+            raise RuntimeError(
+                f"{self!r} is left before {mode!r}, which was entered after it: leave that first. In a generator or a "
+                "coroutine a with block stays on while it is suspended; decorate it with @sll.enable(...) instead"
+            )
+        self._leave()
+        if THREAD.patched:
+            THREAD.patched = [region for region in THREAD.patched if region.on()]
+        if inside and exc[0] is None:
+            raise RuntimeError(
+                f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() before the "
+                "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
+            )
+
+    def policies(self) -> list[Policy]:
+        """What chooses its widths."""
+        return []
+
+    def adopt(self, x: Tensor) -> bool:
+        """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
+        entered = THREAD.entered
+        if is_compiling():
+            if THREAD.made is not None:
+                THREAD.made.append(x)
+            return False
+        if not entered:  # entered by compiled code, and left there
+            return False
+        innermost = entered[-1]
+        innermost.live.append(weakref.ref(x))
+        if len(innermost.live) >= innermost._sweep_at:
+            innermost.sweep()
+        return True
+
+    def on(self) -> bool:
+        """Entered, in this thread."""
+        return any(mode is self for mode in stack())
+
+    def entered(self) -> bool:
+        """On, or handling a call just now."""
+        return self is THREAD.at_work or self.on()
+
+    def outermost(self) -> Mode:
+        """The region or block at whose end decisions end. (torch hides a mode while it handles a call.)"""
+        return next((mode for mode in stack() if isinstance(mode, Mode)), self)
+
+    def _leave(self) -> None:
+        TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
+        live = THREAD.entered.pop().live
+        THREAD.look()
+        if THREAD.entered:  # still inside an outer region: its decisions may go on
+            THREAD.entered[-1].adopt(live)
+        else:
+            release(live)
+
+
+def _holds(x: Any) -> bool:
+    """Whether a tensor that may carry something is in a tuple, a list or a slice, however deep."""
+    for item in (x.start, x.stop, x.step) if isinstance(x, slice) else x:
+        if isinstance(item, Tensor):
+            if getattr(item, "_sll", None) is not None:
+                return True
+        elif isinstance(item, (tuple, list, slice)) and _holds(item):
+            return True
+    return False
+
+
+# --- compiled code -----------------------------------------------------------------------------------------------
+
+
+def begin_compiled() -> None:
+    if not any(isinstance(mode, Mode) for mode in stack()):
+        THREAD.made = []
+
+
+def end_compiled() -> None:
+    """What the region returns is plain, as after an eager one. So the compiler need not write out what it carried."""
+    if THREAD.made is not None and not any(isinstance(mode, Mode) for mode in stack()):
+        for x in THREAD.made:
+            x._sll = None  # type: ignore[attr-defined]
+        THREAD.made = None
+
+
+def not_compiled_on_their_own(*methods: Any) -> None:
+    """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
+    function of its own, in which `is_compiling` is true. Traced as a part of the user's function they still are.
+    """
+    dynamo = torch._C._dynamo.eval_frame
+    if hasattr(dynamo, "set_code_exec_strategy"):
+        skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
+        for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__, *methods):
+            dynamo.set_code_exec_strategy(method.__code__, skip)

@@ -1,0 +1,80 @@
+"""What each thread has entered, and the tensors that carry something until it leaves."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
+
+
+class Entered:
+    """An entered region or hard block."""
+
+    def __init__(self, mode: Any, in_reentrant: bool) -> None:
+        self.mode = mode
+        self.live: list[weakref.ref[Tensor]] = []
+        """The tensors that carry something (and some that are gone)."""
+        self._sweep_at = 256
+        self.in_reentrant = in_reentrant
+        """Entered by a function that `torch.utils.checkpoint` runs without gradients, and that will enter it again."""
+
+    def adopt(self, live: Sequence[weakref.ref[Tensor]]) -> None:
+        self.live.extend(live)
+        if len(self.live) >= self._sweep_at:
+            self.sweep()
+
+    def sweep(self) -> None:
+        self.live = [ref for ref in self.live if ref() is not None]
+        self._sweep_at = max(256, 2 * len(self.live))
+
+
+class Thread(threading.local):
+    """What this thread has entered."""
+
+    def __init__(self) -> None:
+        self.at_work: Any = None
+        """The region that is handling a call: those around it let everything pass."""
+        self.entered: list[Entered] = []
+        """Innermost last. (torch hides a mode while it handles a call.)"""
+        self.alone = False
+        """One region is entered, and it does not watch: what it passes on reaches no other."""
+        self.made: list[Tensor] | None = None
+        """In a region of compiled code that nothing is around: the tensors that were made to carry something."""
+        self.patched: list[Any] = []
+        """Regions that `sll.patch` has switched on."""
+
+    def look(self) -> None:
+        self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None
+
+    def regions(self) -> list[Any]:
+        """All that are on; at least the one that is handling a call, which compiled code may have entered."""
+        found = [entered.mode for entered in self.entered]
+        return found if self.at_work is None or found else [self.at_work]
+
+
+THREAD = Thread()
+
+
+def release(live: list[weakref.ref[Tensor]]) -> None:
+    """Leave plain tensors behind."""
+    for ref in live:
+        tensor = ref()
+        if tensor is not None:
+            tensor.__dict__.pop("_sll", None)
+
+
+def innermost() -> Any:
+    return torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+
+
+def stack() -> list[Any]:
+    """The function modes that torch knows to be on, outermost first."""
+    return torch.overrides._get_current_function_mode_stack()  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,74 @@
+"""What a traced region notes of each call: ``linearize(..., trace=True)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .._carry.interface import Func
+from .._carry.outcomes import LEFT_ALONE, REMEDIES
+from .._carry.outcomes.registry import DISCRETE, op_name, tracked
+from .._ops.callsite import call_site
+from .guards import decides, tensors
+
+__all__ = ["traced"]
+
+
+def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`dispatch`, noted by the trace."""
+    trace, engine = region.trace, region.engine
+    if trace is None or is_compiling() or not torch.is_grad_enabled():
+        return region.dispatch(func, args, kwargs)
+    trace.begin()
+    operands = tensors(args, kwargs)
+    # Asked beforehand, because the function may be in place.
+    followed, recorded = any(map(engine.carried, operands)), any(map(tracked, operands))
+    size = max((x.numel() for x in operands), default=0)
+    flows = [t for x in operands if engine.decided(x) for t in engine.flows(x)] if func in _CUTS else []
+    out = region.dispatch(func, args, kwargs)
+    name = op_name(func)
+    if func in _CUTS:
+        if recorded or (flows and name in ("detach", "__get__", ".data")):
+            row = trace.note(call_site(name), "cut", size, _CUTS[func])
+            trace.ends(row, flows)
+    elif func in DISCRETE or name == "bool" and isinstance(out, Tensor):
+        by_mode = name in ("div", "divide") and kwargs.get("rounding_mode") is not None
+        if trace.decided() or not (by_mode or decides(func, out)):
+            return out
+        if followed:
+            row = trace.note(call_site(name), "follows", size)
+            # What became an ordinary tensor passes on what reaches it.
+            row.in_band += engine.undecided(out) if engine.carried(out) else size
+        elif not any(x.is_floating_point() for x in operands):
+            return out
+        elif not recorded:
+            trace.note(call_site(name), "hard", size, "its input does not require grad")
+        elif isinstance(out, Tensor) and out.dtype == torch.bool and name in ("bool", "to", "type", "type_as"):
+            trace.note(call_site(name), "hard", size, "x != 0 has no boundary that a window average sees")
+        else:
+            trace.note(call_site(name), "hard", size, "left out by only= or exclude=, or nothing to decide")
+    elif recorded and not followed and name in LEFT_ALONE and name not in _GUARDS and not _has_float(out):
+        trace.note(call_site(name), "hard", size, LEFT_ALONE[name])
+    return out
+
+
+def _has_float(out: Any) -> bool:
+    parts = out if isinstance(out, (tuple, list)) else (out,)
+    return any(isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in parts)
+
+
+_GUARDS = {"isnan", "isinf", "isfinite", "isposinf", "isneginf", "isreal", "equal", "allclose"}
+"""These ask whether all is well, and decide nothing."""
+
+_CUTS: dict[Any, str] = {
+    **dict.fromkeys((torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__), "detached"),  # type: ignore[attr-defined]
+    **{
+        func: REMEDIES[name.strip("_")]
+        for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__array__")
+        for func in (getattr(torch.Tensor, name),)
+    },
+}
+"""How a program leaves autograd, with or without a region."""

@@ -1,0 +1,260 @@
+"""Two outcomes and an offset -> one value.
+
+All can be differentiated twice (a ramp has no curvature, so the second derivative is zero inside and outside the
+band). `blend` also works under ``torch.func`` (``grad``, ``jvp``, ``vmap``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from . import fused
+from .apply import _is_finite, _unpacked, packed, run
+from .bits import pick, suits
+from .dtypes import compute_dtype
+
+__all__ = ["blend", "product", "select"]
+
+
+class _Blend(torch.autograd.Function):
+    """``(below + above) / 2 + offset (above - below)`` inside the band, ``hard`` outside, at an exact tie, and where
+    the two outcomes do not differ by a finite amount."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None
+    ) -> Tensor:
+        if forward != "linear":
+            return hard.clone()
+        wide = compute_dtype(offset.dtype, hard.dtype)
+        difference = above.to(wide) - below.to(wide)
+        value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
+        undecided = (offset.abs() < 0.5) & (offset != 0) & _is_finite(difference)
+        return pick(undecided, value.to(hard.dtype), hard)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *saved, ctx.mode, taken = inputs
+        taken = None if taken is None else packed(taken)
+        ctx.save_for_backward(*saved, taken)
+        ctx.save_for_forward(*saved, taken)
+
+    @staticmethod
+    def _parts(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        offset, below, above, hard, taken = saved
+        wide = compute_dtype(offset.dtype, hard.dtype)
+        difference = above.to(wide) - below.to(wide)
+        finite = _is_finite(difference)
+        # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
+        if taken is not None:
+            share = _unpacked(taken, g).to(offset.dtype)
+        else:
+            shown = _unpacked(packed(hard == above), g)
+            share = pick(offset == 0, shown, offset > 0).to(offset.dtype)
+            if ctx.mode != "straight-through":
+                share = pick(finite, offset + 0.5, share)
+        return share, pick(finite, difference, torch.zeros_like(difference))
+
+    @staticmethod
+    def _at_once(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
+        """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
+        if is_compiling() or torch.is_grad_enabled():
+            return None
+        offset, below, above, hard, taken = saved
+        for x in (g, offset, below, above, hard):
+            if x.dtype != g.dtype or not fused.plain(x):
+                return None
+        if not fused.suits(g) or taken is not None and not fused.plain(taken):
+            return None
+        if taken is None:
+            taken = pick(offset == 0, hard == above, offset > 0)
+        straight = ctx.mode == "straight-through"
+        wanted = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+        return fused.select_backward(g, offset, taken, below, above, not straight, wanted)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        saved = ctx.saved_tensors  # (a checkpoint allows to ask once)
+        at_once = _Blend._at_once(ctx, g, saved)
+        if at_once is not None:
+            return *at_once, None, None, None
+        share, difference = _Blend._parts(ctx, g, saved)
+        zero = torch.zeros_like(g)
+        g_offset = g_below = g_above = None
+        if ctx.needs_input_grad[0]:
+            g_offset = pick(difference != 0, g * difference, torch.zeros_like(difference)).to(share.dtype)
+        if ctx.needs_input_grad[1]:
+            g_below = pick(share < 1, (g * (1 - share)).to(g.dtype), zero)
+        if ctx.needs_input_grad[2]:
+            g_above = pick(share > 0, (g * share).to(g.dtype), zero)
+        return g_offset, g_below, g_above, None, None, None
+
+
+class _Select(torch.autograd.Function):
+    """`_Blend` where the mask of what is taken is known, in one pass (see `fused`)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        offset: Tensor,
+        taken: Tensor,
+        below: Tensor,
+        above: Tensor,
+        forward: str,
+        ties: bool,
+        finite: bool,
+        shown: Tensor | None,
+    ) -> Tensor:
+        ctx.by_weight, ctx.finite = forward != "straight-through", finite
+        # The gradient of the offset needs no mask, which the program may write to.
+        shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
+        offset = offset if shown is None else shown
+        if not is_compiling() and fused.suits(offset) and all(map(fused.plain, (taken, below, above))):
+            return fused.select(offset, taken, below, above, forward == "linear", ties)
+        hard = pick(taken, above, below)
+        if forward != "linear":
+            return hard
+        jump = above - below
+        undecided = offset.abs() < 0.5
+        undecided = undecided if finite else undecided & _is_finite(jump)
+        undecided = undecided if ties else undecided & (offset != 0)
+        return pick(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        offset, taken, below, above = ctx.saved_tensors
+        taken = offset > 0 if taken is None else _unpacked(taken, g)
+        slow = is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
+        if slow or not all(map(fused.plain, (offset, taken, below, above))):
+            jump = above - below
+            if ctx.finite:
+                share = offset + 0.5 if ctx.by_weight else taken.to(g.dtype)
+                g_offset = torch.where(jump != 0, g * jump, 0)
+            else:
+                finite = _is_finite(jump)
+                share = torch.where(finite, offset + 0.5, taken.to(g.dtype)) if ctx.by_weight else taken.to(g.dtype)
+                g_offset = torch.where(finite & (jump != 0), g * jump, 0)
+            g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
+            g_above: Tensor | None = torch.where(share > 0, g * share, 0)
+        else:
+            wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
+            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, below, above, ctx.by_weight, wanted)
+        g_below = None if g_below is None else g_below.sum_to_size(below.shape)
+        g_above = None if g_above is None else g_above.sum_to_size(above.shape)
+        return g_offset, None, g_below, g_above, None, None, None, None
+
+
+class _Product(torch.autograd.Function):
+    """See `product`."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, shown: Tensor | None) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return (a if shown is None else shown) * b
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        return torch.where(b != 0, g * b, 0), torch.where(a != 0, g * a, 0), None
+
+
+class _BlendJvp(_Blend):
+    @staticmethod
+    def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:
+        saved = ctx.saved_tensors
+        hard = saved[3]
+        share, difference = _Blend._parts(ctx, hard, saved)
+        out = torch.zeros_like(hard)
+        if t_offset is not None:
+            out = out + torch.where(difference != 0, t_offset * difference, torch.zeros_like(difference)).to(hard.dtype)
+        if t_below is not None:
+            out = out + torch.where(share < 1, (t_below * (1 - share)).to(hard.dtype), torch.zeros_like(hard))
+        if t_above is not None:
+            out = out + torch.where(share > 0, (t_above * share).to(hard.dtype), torch.zeros_like(hard))
+        return out
+
+
+def blend(
+    offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None = None
+) -> Tensor:
+    """One value from two outcomes: ``(below + above) / 2 + offset (above - below)`` in the band, `hard` elsewhere.
+
+    With `forward` other than ``"linear"`` the value is `hard` everywhere. The gradient of the offset is the same in all
+    modes. The outcomes share theirs by weight; with ``"straight-through"`` the one that the program took gets it all:
+    the one above where the mask `taken` is True (by default, what the offset says).
+    `offset`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
+    """
+    if hard.is_complex():
+        parts = [
+            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, forward, taken),
+            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, forward, taken),
+        ]
+        return torch.complex(*parts)
+    # Expanding here lets autograd sum the gradients of broadcast operands.
+    shape = hard.shape
+    function = _Blend if is_compiling() else _BlendJvp
+    return run(
+        function,
+        offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
+        hard.detach(), forward, None if taken is None else taken.expand(shape),
+    )  # fmt: skip
+
+
+def select(
+    offset: Tensor,
+    taken: Tensor,
+    below: Any,
+    above: Any,
+    forward: str,
+    *,
+    ties: bool = False,
+    finite: bool = False,
+    shown: Tensor | None = None,
+) -> Tensor | None:
+    """``torch.where(taken, above, below)`` of floats as a blend, in one pass; None where it takes `blend`.
+
+    `taken` is the mask of the elements at which the program is above, also at exact ties; with `ties` these are blended
+    like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers. `finite`: they
+    are known to be. `shown`: another offset, without gradient, that the value has.
+    """
+    compiling = is_compiling()
+    if offset.shape != taken.shape or not suits(offset, taken):
+        return None
+    if not compiling and not taken.is_contiguous():
+        return None
+    sides, full = [], False
+    for side in (below, above):
+        if isinstance(side, Tensor):
+            if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
+                return None
+            if not compiling and fused.batched(side):
+                return None
+            full = full or side.shape == taken.shape
+            if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
+                return None
+            if not compiling and side.numel() != 1 and not side.is_contiguous():
+                return None  # what strides the result has is for torch to say, too
+        elif not isinstance(side, (int, float)):
+            return None
+        one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
+        if not compiling and one.numel() == 1 and not math.isfinite(one.detach()):
+            return None  # a report counts the elements at which the jump is infinite
+        sides.append(one)
+    if not full:
+        return None  # what dtype numbers and 0-dim tensors make is for torch to say
+    return run(_Select, offset, taken, *sides, forward, ties, finite, shown)
+
+
+def product(a: Tensor, b: Tensor, shown: Tensor | None = None) -> Tensor:
+    """The product of two probabilities of one shape: that both are true. Where one is 0, an infinite gradient is no NaN
+    to the other. `shown`: the value of `a`, without its gradient.
+    """
+    return run(_Product, a, b, shown)

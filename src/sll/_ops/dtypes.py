@@ -1,0 +1,52 @@
+"""The dtypes in which distances, offsets and expectations are computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["HALF", "compute_dtype", "wide"]
+
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The dtype in which distances and offsets are computed: float64 if any is float64, float32 for everything else.
+
+    In bfloat16 a distance has 8 bits, fewer than the number of steps in a useful band.
+    """
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def exact_dtype(x: Tensor) -> torch.dtype:
+    """The float that holds integers exactly up to 2**53, where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def wide(x: Any, *others: Any) -> list[Any]:
+    """Tensor operands in the dtype of the distance; numbers rounded as torch rounds them for the comparison."""
+    operands = (x, *others)
+    common = _common_dtype(operands)
+    to = compute_dtype(common)
+    narrow = common in HALF
+    out: list[Any] = []
+    for value in operands:
+        if isinstance(value, Tensor):
+            out.append(value if value.dtype == common == to else value.to(common).to(to))
+        else:
+            out.append(torch.tensor(value, dtype=common).item() if narrow else value)
+    return out
+
+
+def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
+    """The float dtype in which torch computes with these operands: 0-dim tensors and numbers do not widen tensors
+    with dimensions.
+    """
+    floats = [x for x in operands if isinstance(x, Tensor) and x.is_floating_point()]
+    dtypes = {x.dtype for x in floats if x.dim()} or {x.dtype for x in floats}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return compute_dtype(*dtypes)

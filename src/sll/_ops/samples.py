@@ -1,0 +1,103 @@
+"""Distances that a policy or a trace is shown: samples, and exact gaps."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .env import _dispatched
+
+SAMPLE = 1024
+"""Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
+
+
+def _spread(many: int, of: int, device: torch.device) -> Tensor:
+    """`many` places among `of`, evenly spread, never in step with the rows of an array: multiples of the golden ratio,
+    sorted (not in compiled code, which would do so at every call).
+    """
+    golden = (torch.arange(many, dtype=torch.float64, device=device) * 0.6180339887498949).frac()
+    return ((golden if is_compiling() else golden.sort().values) * of).long()
+
+
+_spread_once = functools.lru_cache(maxsize=256)(_spread)
+
+
+def places(many: int, of: int, device: torch.device) -> Tensor:
+    if is_compiling() or type(of) is not int or _dispatched():
+        return _spread(many, of, device)
+    return _spread_once(many, of, device)
+
+
+def sample(x: Tensor) -> Tensor:
+    """At most `SAMPLE` of the elements."""
+    flat = x.detach().reshape(-1)
+    n = flat.shape[0]
+    return flat if n <= SAMPLE else flat[places(SAMPLE, n, x.device)]
+
+
+def sample_rows(x: Tensor, many: int = SAMPLE) -> Tensor:
+    """At most `many` of the rows, (…, n) -> (r, n)."""
+    rows = x.detach().reshape(-1, x.shape[-1])
+    return rows if rows.shape[0] <= many else rows[places(many, rows.shape[0], x.device)]
+
+
+def from_last(z: Tensor, k: int) -> Tensor:
+    """How far entries are from the middle between the k-th largest of their row and the next: those of a subset."""
+    rows = sample_rows(z, max(1, 16 * SAMPLE // z.shape[-1]))
+    best = rows.topk(k + 1, -1).values
+    return sample(rows - (best[:, k - 1 : k] + best[:, k:]) / 2)
+
+
+def leads(z: Tensor) -> Tensor:
+    """How far the largest entry of each row leads the next: the distances of a choice."""
+    rows = sample_rows(z)
+    if rows.shape[-1] < 2:
+        return rows.new_zeros(1)
+    best = rows.topk(2, -1).values
+    return best[:, 0] - best[:, 1]
+
+
+def pairs(z: Tensor) -> Tensor:
+    """How far two entries of a row are apart, for pairs spread over all rows: the distances of an order."""
+    n = z.shape[-1]
+    if n < 2:
+        return z.new_zeros(1)
+    rows = sample_rows(z, 128)
+    per_row = max(1, min(n * (n - 1) // 2, SAMPLE // max(rows.shape[0], 1)))
+    k = torch.arange(per_row, device=z.device)
+    first = (k * 0.6180339887498949 * n).long() % n
+    apart = 1 + (k * 0.7548776662466927 * (n - 1)).long() % (n - 1)
+    return (rows[:, first] - rows[:, (first + apart) % n]).reshape(-1)
+
+
+def lead(z: Tensor) -> Tensor:
+    """By how much the best entry of each row leads the next."""
+    best = z.topk(min(2, z.shape[-1]), -1).values
+    return best[..., 0] - best[..., -1]
+
+
+def neighbours(z: Tensor, places: int | None = None) -> Tensor:
+    """The gaps between neighbours in sorted order; `places`: between the first so many and the next."""
+    ordered = z.sort(-1, descending=True).values
+    return -ordered[..., : None if places is None else places + 1].diff()
+
+
+def beside(z: Tensor, places: Tensor) -> Tensor:
+    """The smaller gap beside one place (descending) of each row; `places` has 1 for its last dimension."""
+    gaps = torch.nn.functional.pad(neighbours(z), (1, 1), value=math.inf)
+    return torch.minimum(gaps.gather(-1, places), gaps.gather(-1, places + 1))
+
+
+def around(z: Tensor, k: int) -> Tensor:
+    """For each entry, how far it is from the last that it would have to change places with, were it to leave or to
+    join the `k` largest.
+    """
+    if not 0 < k < z.shape[-1]:
+        return z.new_full(z.shape, math.inf)
+    best = z.topk(k + 1, -1).values
+    last, first = best[..., k - 1 : k], best[..., k:]
+    return torch.where(z >= last, z - first, last - z)

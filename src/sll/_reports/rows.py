@@ -1,0 +1,168 @@
+"""What became of one call site: the data of a report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .._ops.callsite import CallSite, short
+
+__all__ = ["EpsUsed", "Row"]
+
+
+class EpsUsed(NamedTuple):
+    """The half-widths that a policy chose at one call site."""
+
+    calls: int
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one call site, all its calls together. Lengths are in the units of the op's input.
+
+    Attributes:
+        site: the line and the torch function.
+        kind: ``"decides"``; ``"follows"`` (an earlier decision decides here as well, as in ``round(10 * sign(x))``);
+            ``"hard"`` (a discrete function that was not linearized); ``"lost"`` (consumes a decision without passing
+            its gradient on); ``"cut"`` (the program itself leaves autograd: ``detach``, ``item`` of a float).
+        calls: how often the program called it (inside `vmap`, once for the batch; what a checkpoint runs again counts
+            again).
+        elements: decisions made, or elements concerned, in all calls. Where one depends on an earlier decision
+            (a spike on the membrane that the last spike reset), it is made for either outcome, and counts twice.
+        in_band: how many of them were in the band.
+        eps: the smallest and the largest half-width used.
+        distance: the smallest and the largest signed distance of an input to its nearest decision boundary. For
+            choices and orders, how far two entries are apart.
+        reach: the half-widths that hold the nearest element (exact ties aside), a tenth of them, and half of them.
+        limit: the widest band there can be: half a step for ``round``, `inf` where there is one boundary.
+        grad_out: norm of the gradients that arrived at the decision in backward: what the loss would change by if it
+            fell on the other side, to first order. None if none has arrived.
+        grad_in: norm of the gradients that the band passed on to the op's input; None if none.
+        lost: for ``"lost"`` and ``"cut"``, the call sites of the decisions whose gradients end here.
+        measured: False if some of the gradients could not be seen, inside transforms of `torch.func`.
+        why: for ``"hard"``, ``"lost"`` and ``"cut"``, the reason, and what to write instead; for ``"decides"``, why
+            nothing arrives, if nothing does.
+    """
+
+    site: CallSite
+    kind: str
+    calls: int
+    elements: int
+    in_band: int = 0
+    eps: tuple[float, float] | None = None
+    distance: tuple[float, float] | None = None
+    reach: tuple[float, float, float] | None = None
+    limit: float = math.inf
+    grad_out: float | None = None
+    grad_in: float | None = None
+    lost: tuple[CallSite, ...] = ()
+    why: str = ""
+    measured: bool = True
+
+    @property
+    def share(self) -> float:
+        """``in_band / elements``; 0 if there are no elements."""
+        return self.in_band / self.elements if self.elements else 0.0
+
+    @property
+    def status(self) -> str:
+        """In two or three words: do gradients pass here?"""
+        if self.kind == "lost":
+            return "LOST here" if self.in_band else "would be lost"
+        if self.kind == "follows":
+            return "passes it on" if self.in_band or not self.elements else "decided before"
+        if self.kind != "decides":
+            return {"hard": "not linearized", "cut": "leaves autograd"}[self.kind]
+        if not self.elements:
+            return "no elements"
+        if not self.in_band or (self.grad_out and not self.grad_in):
+            return "out of reach"
+        if self.grad_in:
+            return "gets gradients"
+        return "no gradient arrives" if self.measured else "not measured"
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence: do gradients pass here, and if not, why not, and what helps."""
+        if self.status == "passes it on":
+            return "passes an earlier decision on"
+        if self.kind == "follows":
+            return "nothing is open here any more: for each element the earlier decisions lead to the same result"
+        if self.kind == "lost":
+            source = ", ".join(map(short, self.lost))
+            said = f"ends the gradient{' of ' + source if source else ''}. {_sentence(self.why)}"
+            return said if self.in_band else f"{said} (Nothing was in its band so far: nothing is lost yet.)"
+        if self.kind == "hard":
+            return f"not linearized: {self.why}"
+        if self.kind == "cut":
+            source = ", ".join(map(short, self.lost))
+            return f"leaves autograd: {self.why}{', and with it ' + source if source else ''}"
+        if not self.elements:
+            return "no elements"
+        widths = [] if self.eps is None else list(dict.fromkeys(f"±{width:.3g}" for width in self.eps))
+        band = " … ".join(widths) or "its band"
+        if not self.in_band:
+            return f"none of {self.elements} decisions is within {band} of its boundary; {self._reached_by()}"
+        within = f"{self.in_band} of {self.elements} decisions within {band} of their boundary"
+        if self.grad_out and not self.grad_in:
+            return f"{within}, but what arrives for them is zero or cancels out; {self._reached_by()}"
+        if not self.grad_in and not self.measured:
+            return f"{within}; gradients inside torch.func are not measured"
+        if not self.grad_in:
+            return f"{within}, but no gradient arrives: {self.why or 'backward has not run'}"
+        return f"gets gradients: {within}"
+
+    def _reached_by(self) -> str:
+        if self.reach is None:
+            return "all are exactly on it, or not finite"
+        now = 0.0 if self.eps is None else self.eps[1]
+        widths = zip(self.reach, ("the nearest", "a tenth", "half of them"))
+        told = [f"eps={_up(min(r, self.limit))} reaches {what}" for r, what in widths if min(r, self.limit) > now]
+        return (
+            ", ".join([told[0], *(text.replace(" reaches", "") for text in told[1:])]) if told else "wider is in vain"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers; None instead of `inf` and NaN."""
+        return {
+            "file": self.site.file,
+            "line": self.site.line,
+            "op": self.site.op,
+            "kind": self.kind,
+            "calls": self.calls,
+            "elements": self.elements,
+            "in_band": self.in_band,
+            "share": self.share,
+            "eps": _plain(self.eps),
+            "distance": _plain(self.distance),
+            "reach": _plain(self.reach),
+            "limit": _plain(self.limit),
+            "grad_out": _plain(self.grad_out),
+            "grad_in": _plain(self.grad_in),
+            "measured": self.measured,
+            "lost": [{"file": site.file, "line": site.line, "op": site.op} for site in self.lost],
+            "why": self.why,
+            "status": self.status,
+            "verdict": self.verdict,
+        }
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return [_plain(item) for item in x]
+    return x if x is None or math.isfinite(x) else None
+
+
+def _up(x: float) -> str:
+    """Two digits, rounded up: a width that is wide enough."""
+    if not math.isfinite(x) or x <= 0:
+        return f"{x:g}"
+    unit = 10.0 ** (math.floor(math.log10(x)) - 1)
+    return f"{math.ceil(x / unit - 1e-9) * unit:.2g}"
+
+
+def _sentence(x: str) -> str:
+    return x[:1].upper() + x[1:]

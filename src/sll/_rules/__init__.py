@@ -1,0 +1,1 @@
+"""What is known about torch functions: data, one row for each."""

@@ -1,0 +1,128 @@
+"""Asking a policy how wide the band is, at one call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .._ops.callsite import call_site
+from .._ops.env import _readable
+from .._ops.samples import sample
+from ..eps import Call, Kind, Policy
+
+__all__ = ["Width", "half_width", "in_units"]
+
+
+_TINY = 1e-30
+"""No band is narrower: its slope has to be a float32."""
+
+
+class Watch(Protocol):
+    """A trace's eye on one decision."""
+
+    def scores(self, z: Tensor, distances: Tensor, half: float | Tensor) -> Tensor:
+        """A choice is made among the scores `z`, whose gaps are `distances`."""
+        ...
+
+    def weights(self, weights: Tensor, each: bool = False) -> Tensor:
+        """The weights of a choice, or of `each` element by itself."""
+        ...
+
+    def offset(
+        self, distance: Tensor, offset: Tensor, half: Any, limit: Any, true_distance: Tensor | None = None
+    ) -> Any:
+        """A decision at `distance` from its boundary has this `offset`."""
+
+
+class Width:
+    """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
+
+    `record` is told the half-width once it is known; `watch` is the trace's, see `trace`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        kind: Kind,
+        record: Callable[[float | Tensor], None] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.policy = policy
+        self.kind: Kind = kind
+        self.record = record
+        self.watch = watch
+
+    def same(self, other: Width) -> bool:
+        """Whether both give the same answer to the same distances."""
+        return self.policy is other.policy and self.kind == other.kind
+
+    def at(self, make: Callable[[], Tensor], limit: float = math.inf) -> float | Tensor:
+        """The half-width for a call whose distances (any sample of them) `make` computes, at most `limit`."""
+        found = self.policy.half_width(Call(self.kind, limit, make))
+        if isinstance(found, Tensor):
+            found = found.detach()
+            if found.dim():
+                raise ValueError(
+                    f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return one number, got "
+                    f"shape {tuple(found.shape)} for a {self.kind}; reduce it, for example with .median()"
+                )
+            if _readable(found):
+                found = float(found)
+        if isinstance(found, Tensor):
+            found = found.clamp(min=_TINY, max=limit)
+            if is_compiling():
+                # A reduction is computed once; the number itself, a dozen operations on a handful of other numbers,
+                # the compiler would compute anew for every vector of elements.
+                found = found.expand(16).amax()
+        else:
+            if not is_compiling() and (
+                isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
+            ):
+                raise ValueError(
+                    f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return a positive "
+                    f"half-width, finite unless call.limit is, got {found!r} for a {self.kind}; distances of inf are "
+                    "ties, and there may be none that are finite: leave them out, and return 1.0 then"
+                )
+            found = max(_TINY, min(found, limit))
+        if self.record is not None:
+            self.record(found)
+        return found
+
+
+class Watched(float):
+    """A fixed half-width, and who is told what is done with it."""
+
+    watch: Watch
+
+
+def watch_of(eps: Any) -> Watch | None:
+    return None if type(eps) is float else getattr(eps, "watch", None)
+
+
+def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) -> float | Tensor:
+    """The half-width of the bands around boundaries at these distances."""
+    if isinstance(eps, Width):
+        return eps.at(lambda: sample(distance), limit) if distance.numel() else min(1.0, limit)
+    return min(eps, limit)
+
+
+def in_units(
+    z: Tensor,
+    eps: float | Width,
+    distances: Callable[[Tensor], Tensor],
+    gaps: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, float]:
+    """Scores and half-width, in units in which the width is a number: what is computed with both depends on ``z / eps``
+    only. `distances` is what a policy is shown of the scores (a sample); `gaps`, what a trace is: how far all decisions
+    are from being open.
+    """
+    half = eps.at(lambda: distances(z)) if isinstance(eps, Width) else eps
+    watch = watch_of(eps)
+    if watch is not None:
+        z = watch.scores(z, (gaps or distances)(z.detach()), half)
+    return (z / half, 1.0) if isinstance(half, Tensor) else (z, half)

@@ -1,0 +1,85 @@
+"""Other ways into a region than a ``with`` block: a decorator, and a switch for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
+
+from ._mode.threads import THREAD, innermost
+from ._ops.options import OnLost, RegionForward
+from .eps import Eps
+from .region import linearize
+
+__all__ = ["enable", "patch", "unpatch"]
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+
+@overload
+def enable(fn: Fn, /) -> Fn: ...
+@overload
+def enable(
+    fn: None = None,
+    /,
+    *,
+    eps: Eps = ...,
+    forward: RegionForward | None = ...,
+    only: Iterable[str] | None = ...,
+    exclude: Iterable[str] | None = ...,
+    on_lost: OnLost = ...,
+    trace: bool = ...,
+) -> Callable[[Fn], Fn]: ...
+def enable(fn: Any = None, /, **options: Any) -> Any:
+    """Decorator: the function runs in a region. ``@sll.enable``, ``@sll.enable(eps=0.1)``; options as for `linearize`.
+
+    Example:
+        >>> import torch, sll
+        >>> @sll.enable(eps=0.5, forward="hard")
+        ... def quantize(x):
+        ...     return torch.round(x)
+        >>> x = torch.tensor([0.2, 1.4], requires_grad=True)
+        >>> quantize(x).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
+    """
+    if fn is not None and not callable(fn):
+        raise TypeError(f"enable takes its options by name, got {fn!r}; write @sll.enable(eps={fn!r})")
+    region = linearize(**options)
+    return region if fn is None else region(fn)
+
+
+def patch(eps: Eps = 1e-3, **options: Any) -> linearize:
+    """Switch a region on until `unpatch`, across notebook cells. No torch attribute is replaced: it is the mode of
+    `linearize`.
+
+    Options as for `linearize`. Patching again replaces the region that is on.
+
+    Example:
+        >>> import torch, sll
+        >>> region = sll.patch(eps=1e-2)
+        >>> x = torch.zeros(1, requires_grad=True)
+        >>> torch.sign(x).backward()
+        >>> sll.unpatch()
+        >>> x.grad
+        tensor([100.])
+    """
+    region = linearize(eps, **options)
+    if THREAD.patched:
+        unpatch()
+    region.__enter__()
+    THREAD.patched.append(region)
+    return region
+
+
+def unpatch() -> None:
+    """Switch off what `patch` switched on in this thread. Raises RuntimeError if nothing is on, or if it is called
+    inside a region that was entered after `patch`.
+    """
+    if not THREAD.patched:
+        raise RuntimeError(
+            "unpatch() without patch(): no region was switched on in this thread, or it is off already; "
+            "call sll.patch() first"
+        )
+    if innermost() is not THREAD.patched[-1]:
+        raise RuntimeError(f"unpatch() inside {innermost()!r}, which was entered after patch(); leave that first")
+    THREAD.patched.pop().__exit__(None, None, None)
