@@ -11,7 +11,6 @@ What suits which kind of decision was found by experiment; `docs/choosing-eps.md
 from __future__ import annotations
 
 import bisect
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -22,6 +21,7 @@ from torch.compiler import is_compiling
 
 from ._ops.env import _readable
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
+from ._ops.samples import count_below
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "widths"]
 
@@ -86,11 +86,10 @@ class Call:
         d = self._raw
         if not _readable(d):
             return False
-        places = torch.bucketize(d, _edges(width, d.dtype), right=True)  # (of NaN, the last)
-        counts: list[int] = torch.bincount(places, minlength=5).tolist()
-        _, inside, edge, beyond, _ = counts
-        few, many = (max(math.ceil((inside + edge + beyond) * share - 1e-6), 1) for share in (least, most))
-        return few <= inside and inside + edge < many
+        counts = count_below(d, (0.0, width * (1 - 1e-6), width, math.inf))
+        inside, upto, finite = (count - counts[0] for count in counts[1:])  # (without ties)
+        few, many = (max(math.ceil(finite * share - 1e-6), 1) for share in (least, most))
+        return few <= inside and upto < many
 
     @property
     def distances(self) -> Tensor:
@@ -105,13 +104,6 @@ class Call:
             d = self._make().abs() if self._raw is None else self._raw
             self._distances = torch.where((d > 0) & d.isfinite(), d, math.inf).sort().values
         return self._distances
-
-
-@functools.lru_cache(maxsize=64)
-def _edges(width: float, dtype: torch.dtype) -> Tensor:
-    """Of ties, distances within a width, those that rounding may put there, those beyond, and none."""
-    least = torch.nextafter(torch.zeros(1, dtype=dtype, device="cpu"), torch.ones(1, dtype=dtype, device="cpu"))
-    return torch.cat([least, torch.tensor([width * (1 - 1e-6), width, math.inf], dtype=dtype, device="cpu")])
 
 
 @runtime_checkable

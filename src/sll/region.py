@@ -247,13 +247,16 @@ class linearize(Mode):
             out = func(*args, **kwargs)
             refuse_reentrant(self, func, args, out)
             return out
-        if checkpoint.hooked() and (self.selects or engine.handles(func)):
+        if checkpoint.hooked() and (self.selects or func in engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
             outside = decided_outside_of_vmap(engine, args, kwargs)
             if outside:
                 self.lose(func.__name__, outside, "it was made outside of vmap; make it inside, or pass a float.")
-        return engine.dispatch(self, func, args, kwargs)
+        rule = engine.rules.get(func)
+        if rule is None or self.selects:
+            return engine.dispatch(self, func, args, kwargs)
+        return rule(self, func, args, kwargs)
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return traced(self, func, args, kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +38,22 @@ def sample(x: Tensor) -> Tensor:
     flat = x.detach().reshape(-1)
     n = flat.shape[0]
     return flat if n <= SAMPLE else flat[places(SAMPLE, n, x.device)]
+
+
+def count_below(d: Tensor, limits: Sequence[float]) -> list[int]:
+    """How many of the numbers, which nobody has to wait for, are at most the first limit, … and below the last."""
+    *most, below = limits
+    if _numpy is not None:  # a tenth of the time for a small sample
+        count, d = _numpy.count_nonzero, d.numpy()
+    else:
+        count = torch.count_nonzero
+    return [*(int(count(d <= x)) for x in most), int(count(d < below))]
+
+
+try:
+    import numpy as _numpy
+except ImportError:  # it is optional, as it is for torch
+    _numpy = None  # type: ignore[assignment]
 
 
 def sample_rows(x: Tensor, many: int = SAMPLE) -> Tensor:

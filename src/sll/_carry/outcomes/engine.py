@@ -26,14 +26,12 @@ _ASKS_BY_NAME = {func.__name__ for func in NO_GRADIENT_TO_LOSE}
 
 class _Outcomes(Engine):
     always = ALWAYS
+    rules = RULES
 
     @staticmethod
     def before(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         if (kwargs or func not in READS) and may_write(func, kwargs):
             settle((*args, *kwargs.values()) if kwargs else args)
-
-    def handles(self, func: Func) -> bool:
-        return func in RULES
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         compiling = is_compiling()

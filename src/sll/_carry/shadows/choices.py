@@ -19,6 +19,7 @@ from ..._ops.band import hard_forward
 from ..._ops.order import first_k
 from ..._ops.order import rank as ranks
 from ..._ops.samples import from_last, leads, pairs
+from ..._ops.surrogates import alias, follow, kept, simple
 from ..._rules.widths import Width, in_units
 from ..interface import Func, Region
 from ..outcomes import orders
@@ -27,7 +28,6 @@ from ..outcomes.registry import op_name, tracked
 from .elementwise import elementwise
 from .reductions import best_value
 from .shadow import Shadow, Weights, carry, shadow
-from .surrogates import alias, follow, kept, simple
 
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 

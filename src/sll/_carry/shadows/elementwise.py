@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import run
+from ..._ops.surrogates import alias, eager, follow, lazy_clone, simple
 from ..interface import Func, Region
 from ..outcomes.registry import tracked
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
-from .surrogates import alias, follow, simple
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -40,6 +39,19 @@ AND = {"__and__", "__rand__", "bitwise_and", "logical_and"}
 OR = {"__or__", "__ror__", "bitwise_or", "logical_or"}
 XOR = {"__xor__", "__rxor__", "bitwise_xor", "logical_xor"}
 NOT = {"__invert__", "bitwise_not", "logical_not"}
+
+
+FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``mask.float()``, ``mask.to(dtype)``: the shadow, where it is the same number for number."""
+    own = shadow(args[0])
+    if own is not None and own.exact is not None and not kwargs:
+        to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
+        if to is own.exact and torch.is_grad_enabled():
+            return own.make()
+    return elementwise(region, func, args, kwargs)
 
 
 def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -103,13 +115,21 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     for y in (*args[1:], *kwargs.values()):
         if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
             return out
-    shown = alias(x.detach())  # type: ignore[union-attr]
+    return carry(region, out, _Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
 
-    def other(q: Tensor) -> Tensor | None:
-        beyond = whole.other(shown)
-        return None if beyond is None else func(beyond, *args[1:], **kwargs)
 
-    return carry(region, out, Whole(other))
+class _Mapped(Whole):
+    """A function of whole numbers `x`."""
+
+    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor]) -> None:
+        self.whole, self.x, self.version, self.func = whole, x, x._version, func
+
+    def other(self, q: Tensor) -> Tensor | None:
+        if self.x._version != self.version:
+            return None
+        beyond = self.whole.other(self.x.detach())
+        with torch.no_grad():
+            return None if beyond is None else self.func(beyond)
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
@@ -147,7 +167,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return carry(region, out, _made(make, lazy, _other(func, args, {}, known)))
 
 
-def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: bool = False) -> Shadow:
+def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype | None = None) -> Shadow:
     """At once where it depends on tensors that the program may write to."""
     if lazy and not torch.compiler.is_compiling():
         return Shadow(make, other, exact)
@@ -167,8 +187,8 @@ def _as_floats(args: tuple[Any, ...]) -> list[Any]:
     for x in args:
         own = shadow(x)
         if own is not None and id(x) not in shown:
-            value = own.value() if own.exact else None
-            shown[id(x)] = value if value is not None and value.dtype == dtype else own.shown(x, dtype)
+            value = own.value() if own.exact is dtype else None
+            shown[id(x)] = own.shown(x, dtype) if value is None else value
         out.append(x if own is None else shown[id(x)])
     return out
 
@@ -209,7 +229,9 @@ def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Ten
         own = shadow(a)
         return out if name in XOR or own is None else carry(region, out, own)
     make = _pair(name, a, b)
-    return carry(region, out, _made(make, shadow(a) is not None and shadow(b) is not None, None, True))
+    p, q = shadow(a), shadow(b)
+    exact = p.exact if p is not None and q is not None and p.exact is q.exact else None
+    return carry(region, out, _made(make, p is not None and q is not None, None, exact))
 
 
 def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
@@ -267,7 +289,7 @@ def _added(out: Tensor, soft: Tensor) -> Tensor:
     if soft.dtype != out.dtype:
         soft = soft.to(out.dtype)
     fixed = alias(out)
-    return follow(soft + out if out.requires_grad else soft, lambda: fixed.clone())
+    return follow(soft + out if out.requires_grad or not eager() else soft, lambda: lazy_clone(fixed))
 
 
 def _relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:
@@ -337,7 +359,10 @@ class _Where(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, shadow: Tensor, mask: Tensor, a: Any, b: Any) -> Tensor:
-        jump, needs = torch.as_tensor(a - b, device=mask.device).nan_to_num(0.0, 0.0, 0.0), ctx.needs_input_grad
+        needs, jump = ctx.needs_input_grad, a - b
+        if not isinstance(jump, Tensor):
+            jump = torch.tensor(jump, device=mask.device)
+        jump = jump.nan_to_num_(0.0, 0.0, 0.0)
         ctx.save_for_backward(jump, mask.clone() if needs[2] or needs[3] else None)
         ctx.shapes = [x.shape if isinstance(x, Tensor) else () for x in (shadow, a, b)]
         ctx.dtypes = [x.dtype if isinstance(x, Tensor) else None for x in (shadow, a, b)]
@@ -351,6 +376,9 @@ class _Where(torch.autograd.Function):
         above = torch.where(mask, g, 0).sum_to_size(shapes[1]).to(dtypes[1]) if needs[2] else None
         below = torch.where(mask, 0, g).sum_to_size(shapes[2]).to(dtypes[2]) if needs[3] else None
         return own, None, above, below
+
+
+_apply_where = super(torch.autograd.Function, _Where).apply
 
 
 def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -399,4 +427,4 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         fixed = [x.detach() if isinstance(x, Tensor) else x for x in (a, b)]
         jump = torch.nan_to_num(torch.where(mask, *fixed) - torch.where(~mask, *fixed), 0.0, 0.0, 0.0)
         return _added(out, own.value() * torch.where(mask, jump, -jump))
-    return run(_Where, own.value(), mask, a, b)
+    return _apply_where(own.value(), mask, a, b)

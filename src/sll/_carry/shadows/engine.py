@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.surrogates import open_elements
 from ..interface import Engine, Func, Rule
 from ..outcomes.elementwise import ARITHMETIC, CASTS, LOGIC
 from ..outcomes.reductions import LINEAR as SUMS
@@ -24,7 +25,6 @@ from ..outcomes.sources import NAMES, STEPS
 from ..outcomes.unlinearized import REMEDIES
 from . import choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
-from .surrogates import open_elements
 
 RULES: dict[Any, Rule] = {}
 """Torch function -> ``rule(region, func, args, kwargs)``, which returns what the program sees."""
@@ -60,7 +60,8 @@ def register(rule: Rule, names: str, *, source: bool = False, in_place: bool = T
 for _names in (ARITHMETIC, LOGIC, CASTS):
     register(elementwise.elementwise, _names)
     ELEMENTWISE.update(func for name in _names.split() for func in spellings(name))
-register(elementwise.elementwise, "float double half bfloat16 clone contiguous", in_place=False)
+register(elementwise.to_float, " ".join(elementwise.FLOATS), in_place=False)
+register(elementwise.elementwise, "clone contiguous", in_place=False)
 register(shape.move, MOVES, in_place=False)
 register(shape.move, FILLS)
 register(shape.move, "expand expand_as broadcast_to unfold atleast_1d atleast_2d atleast_3d", in_place=False)
@@ -118,6 +119,7 @@ _LOSSES = {func for name in selections.LOSSES for func in spellings(name)}
 
 class _Shadows(Engine):
     always = ALWAYS
+    rules = RULES
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:
@@ -129,9 +131,6 @@ class _Shadows(Engine):
         if decided and not (func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in decided)):
             region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
         return func(*args, **kwargs)
-
-    def handles(self, func: Func) -> bool:
-        return func in RULES
 
     def decided(self, x: Any) -> bool:
         return shadow(x) is not None

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from .elementwise import _added, neighbours
 from .shadow import Shadow, Weights, carry, shadow
 from .shape import move
-from .surrogates import alias, follow
 
 
 def look_up(

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from .elementwise import _added
 from .shadow import Shadow, Weights, carry, shadow
-from .surrogates import alias, follow
 
 
 def _as_value(x: Any) -> Any:

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.surrogates import kept
 from ..interface import Func, Region
 from ..outcomes.registry import op_name
 from .elementwise import _added
 from .shadow import Selected, Shadow, carried, carry, shadow
-from .surrogates import kept
 
 
 def selected(x: Any) -> Selected | None:
@@ -112,7 +112,7 @@ def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     soft = (share.reshape(-1, *(1,) * (full.dim() - 1)) * full).sum(dims, keepdim=keepdim)
     if out.is_floating_point():
         return _added(out, soft.reshape(out.shape))
-    from .surrogates import alias, follow
+    from ..._ops.surrogates import alias, follow
 
     numbers = alias(out)
     return carry(region, out, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))

@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import follow
 from ..interface import Region
-from .surrogates import follow
 
 __all__ = ["Carrier", "Selected", "Shadow", "Weights", "Whole", "carried", "carry", "shadow", "tensors"]
 
@@ -33,11 +33,11 @@ class Shadow:
     """The shadow of a bool or integer tensor.
 
     `make` computes the value, anew at each call; it must depend on nothing that the program can write to. `exact`: it
-    is bit for bit the tensor's, as a float. `other` is given the tensor that carries the shadow. A bool is its opposite
+    is bit for bit the tensor's, as a float of this type. `other` is given the tensor that carries the shadow. A bool is its opposite
     there, if nothing else is said.
     """
 
-    def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: bool = False) -> None:
+    def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None) -> None:
         self.make = make
         self.exact = exact
         self._value: Tensor | None = None
@@ -66,10 +66,8 @@ class Shadow:
     def shown(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """``x.to(dtype)``, a float of its own, with the gradient of the shadow of `x`."""
         with torch.enable_grad():
-            if self.exact:
-                value = self.make()
-                if value.dtype == dtype:
-                    return value
+            if self.exact is dtype:
+                return self.make()
             soft = self.value()
             return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: x.to(dtype))
 
@@ -126,6 +124,7 @@ class Whole:
         self._other = other
 
     def other(self, x: Tensor) -> Tensor | None:
+        """None if it is not known."""
         with torch.no_grad():
             return self._other(x)
 
@@ -165,7 +164,7 @@ def shadow(x: Any) -> Shadow | None:
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-    x._sll = (found, None if torch.compiler.is_compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
+    x._sll = (found, None if x.is_inference() or torch.compiler.is_compiling() else x._version)  # type: ignore[attr-defined]
     region.adopt(x)
     if isinstance(found, Selected):
         region.selects = True

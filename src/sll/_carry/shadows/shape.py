@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import alias, simple
 from ..interface import Func, Region
 from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
-from .surrogates import alias, simple
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

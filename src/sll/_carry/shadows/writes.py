@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from ..outcomes.registry import tracked
 from .scatters import _as_value, put_at
 from .shadow import Selected, Shadow, Weights, carried, carry, shadow
-from .surrogates import alias, follow
 
 Rule = Callable[..., Any]
 
