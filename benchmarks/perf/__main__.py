@@ -2,6 +2,7 @@
 
     python benchmarks/perf                                       # everything, 1 thread and 2; takes more than an hour
     python benchmarks/perf --quick --only elementwise overhead   # minutes: small tensors, few rounds, one thread
+    python benchmarks/perf --only small overhead                 # four minutes: small programs against their limits
     python benchmarks/perf --brief --rounds 9                    # half an hour: what docs/performance.md shows
     python benchmarks/perf --device cuda
     python benchmarks/perf --write docs/performance.md
@@ -20,6 +21,7 @@ from pathlib import Path
 import report
 import sections
 import torch
+from bench import Bench
 from competitors import OPS, load, load_published
 from figures import Results, facts
 from rich.console import Console
@@ -68,18 +70,18 @@ def main() -> None:
             once = (*sections.ONCE, *(("compiled",) if options.brief else ()))
             names = [name for name in names if turn == 0 or name not in once]
             brief = options.quick or options.brief
-            bench = sections.Bench(
+            bench = Bench(
                 clock, number, sizes, ops, options.quick, brief, turn, results, softtorch, published, status.update
             )
             sections.run(bench, names)
 
-    report.show(results, known, console)
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"facts": known, "notes": results.notes, "captions": results.captions,
               "figures": [figure.to_dict() for figure in results.figures]}  # fmt: skip
     path = options.out / "perf.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     console.print(f"All samples: [bold]{path}[/bold]")
+    report.show(results, known, console)
     if options.write is not None:
         report.write(options.write, results, known)
 

@@ -33,14 +33,19 @@ class Clock:
         return (time.perf_counter() - start) / times
 
     def interleaved(
-        self, calls: Mapping[str, Callable[[], object]], rounds: int | None = None
+        self, calls: Mapping[str, Callable[[], object]], rounds: int | None = None, most: float | None = None
     ) -> dict[str, list[float]]:
-        """Seconds per call, a list of rounds for each. Two calls before the first round warm up (and compile)."""
+        """Seconds per call, a list of rounds for each. Two calls before the first round warm up (and compile).
+
+        Where all rounds would take longer than `most` seconds there are fewer, but no fewer than `FEW`.
+        """
         rounds = self.rounds if rounds is None else rounds
         seconds = {}
         for name, call in calls.items():
             call()
             seconds[name] = self.once(call)
+        if most is not None:
+            rounds = max(FEW, min(rounds, int(most / sum(max(self.least, t) for t in seconds.values()))))
         inner = {name: max(1, int(self.least / max(t, 1e-7))) for name, t in seconds.items()}
         samples: dict[str, list[float]] = {name: [] for name in calls}
         for turn in range(rounds):
