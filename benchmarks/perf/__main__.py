@@ -7,7 +7,7 @@
     python benchmarks/perf --device cuda
     python benchmarks/perf --write docs/performance.md
 
-float32, forward and backward. What is compared takes turns (A B C A B C …) in one process; a figure is the median of
+float32, forward and backward. What is compared takes turns (A B C B C A …) in one process; a figure is the median of
 the ratios of single rounds, with their quartiles. All samples go to a JSON file. SoftTorch and the published package
 are compared if they are there (``make evidence`` installs both).
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import report
@@ -54,7 +55,7 @@ def main() -> None:
     if options.write is not None:
         report.replaced(options.write.read_text(encoding="utf-8"), "")  # complains now rather than in an hour
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a file has no width
     ops = [op for op in OPS if options.ops is None or op.name in options.ops]
     known = facts(options.device, threads, rounds, options.quick)
     results = Results()

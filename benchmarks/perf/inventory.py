@@ -1,4 +1,4 @@
-"""An (s, S) inventory: when the stock is down to s, it is filled up to S. In whole pieces, over 40 days."""
+"""An (s, S) inventory: when the stock falls below s, it is filled up to S. Stock and demand are whole, over 40 days."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ORDER, KEEP, MISS, EMPTY = 12.0, 0.5, 4.0, 3.0
 
 def inventory(low: Tensor, high: Tensor, demand: Tensor) -> Tensor:
     """Cost of each path; `demand` is (days, paths), whole numbers. The program that nobody edits."""
-    s, S = low.round().long(), high.round().long()
-    stock = S.expand(demand.shape[1])
+    full = high.round().long()
+    stock = full.expand(demand.shape[1])
     cost = torch.zeros(demand.shape[1])
     for wanted in demand:
-        order = stock <= s
-        stock = torch.where(order, S, stock)
+        order = stock < low
+        stock = torch.where(order, full, stock)
         missed = wanted > stock
         sold = torch.minimum(stock, wanted)
         stock = stock - sold
@@ -29,15 +29,15 @@ def inventory(low: Tensor, high: Tensor, demand: Tensor) -> Tensor:
 
 
 def inventory_by_hand(round: Callable[[Tensor], Tensor], step: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """In floating point throughout; a comparison of whole numbers has its window between them."""
+    """In floating point throughout; the comparison of two whole numbers has its window between them."""
 
     def by_hand(low: Tensor, high: Tensor, demand: Tensor) -> Tensor:
-        s, S = round(low), round(high)
-        stock = S.expand(demand.shape[1])
+        full = round(high)
+        stock = full.expand(demand.shape[1])
         cost = torch.zeros(demand.shape[1])
         for wanted in demand.to(low.dtype):
-            order = step(s - stock + 0.5)
-            stock = torch.lerp(stock, S, order)
+            order = step(low - stock)
+            stock = torch.lerp(stock, full, order)
             missed = step(wanted - stock - 0.5)
             sold = torch.minimum(stock, wanted)
             stock = stock - sold

@@ -7,6 +7,7 @@ import shutil
 import types
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -230,6 +231,8 @@ def memory(bench: Bench) -> None:
 CALLS = 1000
 STEPS = 30
 """Rounds of training steps at the least: two per cent are not seen in fewer."""
+MOST = 25.0
+"""Seconds for more rounds."""
 EMPTY = "an empty mode"
 
 
@@ -247,7 +250,7 @@ def overhead(bench: Bench) -> None:
     )
     a = torch.randn(4, 4, device=bench.device).requires_grad_()
     b = torch.randn(4, 4, device=bench.device)
-    small = {
+    few = {
         "add": lambda: a + b,
         "relu": lambda: torch.relu(a),
         "matmul, 4 x 4": lambda: a @ b,
@@ -260,7 +263,8 @@ def overhead(bench: Bench) -> None:
     }
     with regions["region, fixed width"]:
         torch.gt(a + 1, 0)  # it waits to be asked, and is forgotten some time later: as between the layers of a network
-    for name, call in small.items():
+    turns = replace(bench.clock, least=0.002)  # many short ones: what disturbs does so for a while
+    for name, call in few.items():
 
         def many(call: Callable[[], object] = call) -> None:
             for _ in range(CALLS):
@@ -272,7 +276,7 @@ def overhead(bench: Bench) -> None:
 
         calls: dict[str, Callable[[], object]] = {"outside": many}
         calls |= {row: lambda region=region, inside=inside: inside(region) for row, region in regions.items()}
-        samples = bench.clock.interleaved(calls, rounds=3 * bench.clock.rounds)
+        samples = turns.interleaved(calls, rounds=15 * bench.clock.rounds)
         for row in regions:
             base = samples["outside" if row == EMPTY else EMPTY]
             more = [1e6 / CALLS * (t - other) for t, other in zip(samples[row], base)]
@@ -281,7 +285,7 @@ def overhead(bench: Bench) -> None:
 
     table = f"A training step of a network without decisions, in a region, {bench.where}"
     bench.results.captions[table] = f"Per cent more than outside; SGD, nothing is linearized. Target: {STEP}."
-    steps = max(STEPS, bench.clock.rounds)
+    turns = replace(bench.clock, least=0.05)
     for name, (network, shape) in NETWORKS.items():
         bench.say(f"{table}: {name}")
         step = training_step(network, shape, bench.device)
@@ -292,7 +296,7 @@ def overhead(bench: Bench) -> None:
 
         calls = {"outside": step}
         calls |= {row: lambda region=region, step_in=step_in: step_in(region) for row, region in regions.items()}
-        samples = bench.clock.interleaved(calls, rounds=steps)
+        samples = turns.interleaved(calls, rounds=4 * STEPS, most=MOST, fewest=STEPS)
         for row in regions:
             more = [100 * (ratio - 1) for ratio in ratios(samples[row], samples["outside"])]
             target = None if row == EMPTY else STEP

@@ -285,7 +285,7 @@ def programs_of(n: int) -> list[Small]:
                for name, step in STEPS.items() for way, choose in (("products", by_products), ("lerp", by_lerp))},
               with_limits, True),
         Small("majority: a count compared", MASKS, 0.5, majority, each(majority_by_hand, STEPS),
-              lambda: (normal(n // 4, 4),)),
+              lambda: (normal(n // 4, 4),), True),
         Small("quantizer with int8", MASKS, 0.5, quantizer, each(quantizer_by_hand, rounds),
               lambda: (normal(n), *learned(4 / LEVELS)), True),
         Small("table lookup", MASKS, 0.5, lookup,

@@ -1,4 +1,4 @@
-"""Times, taken in turns: A B C A B C …, so that all see the same machine, and ratios of one round at a time."""
+"""Times, taken in turns: A B C B C A …, so that all see the same machine, and ratios of one round at a time."""
 
 from __future__ import annotations
 
@@ -33,11 +33,15 @@ class Clock:
         return (time.perf_counter() - start) / times
 
     def interleaved(
-        self, calls: Mapping[str, Callable[[], object]], rounds: int | None = None, most: float | None = None
+        self,
+        calls: Mapping[str, Callable[[], object]],
+        rounds: int | None = None,
+        most: float | None = None,
+        fewest: int = FEW,
     ) -> dict[str, list[float]]:
         """Seconds per call, a list of rounds for each. Two calls before the first round warm up (and compile).
 
-        Where all rounds would take longer than `most` seconds there are fewer, but no fewer than `FEW`.
+        Where all rounds would take longer than `most` seconds there are fewer, but not under `fewest`.
         """
         rounds = self.rounds if rounds is None else rounds
         seconds = {}
@@ -45,13 +49,15 @@ class Clock:
             call()
             seconds[name] = self.once(call)
         if most is not None:
-            rounds = max(FEW, min(rounds, int(most / sum(max(self.least, t) for t in seconds.values()))))
+            rounds = min(rounds, max(fewest, int(most / sum(max(self.least, t) for t in seconds.values()))))
         inner = {name: max(1, int(self.least / max(t, 1e-7))) for name, t in seconds.items()}
         samples: dict[str, list[float]] = {name: [] for name in calls}
+        order = list(calls)
         for turn in range(rounds):
-            for name, call in calls.items():
+            for name in order:
                 if turn < FEW or seconds[name] < SLOW:
-                    samples[name].append(self.once(call, inner[name]))
+                    samples[name].append(self.once(calls[name], inner[name]))
+            order.append(order.pop(0))  # what comes after another finds its caches: nobody always comes after the same
         return samples
 
 
