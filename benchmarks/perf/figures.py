@@ -43,6 +43,7 @@ OLD = {
 SAVED = Target("bytes per element saved for backward beyond the inputs and the hard op", 1.0)
 CALL = Target("µs more for a call that is not discrete than in an empty mode", 0.5)
 STEP = Target("% more for a training step of a network without decisions", 2.0)
+STEP_IN_A_MODE = Target("% more for such a step than in an empty mode", 2.0)
 PIPELINE = Target("pipeline, relative to its hand-written straight-through version", 1.5)
 
 

@@ -159,7 +159,7 @@ def small(bench: Bench) -> None:
     if bench.device != "cpu":
         results.note("The small programs were not measured: they, and their limits, are for the CPU.")
         return
-    clock = replace(bench.clock, rounds=2 * bench.clock.rounds + 1, least=LEAST)
+    clock = replace(bench.clock.alone(bench.threads), rounds=2 * bench.clock.rounds + 1, least=LEAST)
     results.listed += [TABLE, EVIDENCE]
     results.captions[TABLE] = (
         "The unedited program in a region, relative to the fastest version by hand in the same run, which has a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
 
 import torch
@@ -20,17 +20,23 @@ class Clock:
     rounds: int
     least: float
     """Seconds: a short call is repeated for this long in its turn."""
+    timer: Callable[[], float] = time.perf_counter
 
     def once(self, call: Callable[[], object], times: int = 1) -> float:
         """Seconds per call."""
         if self.device == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = self.timer()
         for _ in range(times):
             call()
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) / times
+        return (self.timer() - start) / times
+
+    def alone(self, threads: int) -> Clock:
+        """The same for what runs on one thread: processor time, which others on the machine disturb less."""
+        one = self.device == "cpu" and threads == 1
+        return replace(self, timer=time.process_time) if one else self
 
     def interleaved(
         self,
