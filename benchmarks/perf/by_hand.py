@@ -18,8 +18,8 @@ from torch.autograd import Function
 Map = Callable[[Tensor], Tensor]
 
 IDIOM = "idiom"
-FUNCTION = "autograd.Function, saves a mask"
-RECOMPUTED = "autograd.Function, saves x"
+FUNCTION = "Function, saves mask"
+RECOMPUTED = "Function, saves x"
 
 
 def straight(hard: Tensor, soft: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class _Rounds(Function):
 
 
 def identity(op: Map) -> dict[str, Map]:
-    return {IDIOM: lambda x: straight(op(x), x), "autograd.Function": lambda x: _Rounds.apply(x, op)}
+    return {IDIOM: lambda x: straight(op(x), x), "Function": lambda x: _Rounds.apply(x, op)}
 
 
 class _Truncates(Function):
@@ -200,4 +200,4 @@ class _Ranks(Function):
         return found
 
 
-RANKS: dict[str, Map] = {"pairs": ranks_of_pairs, "autograd.Function, running sums": _Ranks.apply}
+RANKS: dict[str, Map] = {"pairs": ranks_of_pairs, "Function, running sums": _Ranks.apply}

@@ -164,7 +164,8 @@ def small(bench: Bench) -> None:
     results.captions[TABLE] = (
         "The unedited program in a region, relative to the fastest version by hand in the same run, which has a "
         f"derivative of the same window. {bench.where}. {AUTO} has its default forward mode, the fixed width "
-        '"straight-through". What is furthest beyond its limit comes first.'
+        '"straight-through". What is furthest beyond its limit comes first. A reset is detached (cut), or kept in the '
+        "graph."
     )
     results.captions[EVIDENCE] = (
         f"`benchmarks/evidence`, relative to its rewritten version, straight-through with a window. {bench.where}."
@@ -176,7 +177,7 @@ def small(bench: Bench) -> None:
             for program in programs_of(n)
             for figure in hold(bench, clock, TABLE, contest(program, f"{program.name}, {n}"), program.limits)
         ]
-        results.figures += found + mean_of(TABLE, f"geometric mean of 22 programs, {n}", found)
+        results.figures += found + mean_of(TABLE, f"geometric mean of 22, {n}", found)
     for program in (*layers(), *simulators()):
         results.figures += hold(bench, clock, TABLE, contest(program, program.name), program.limits)
     results.figures += evidence

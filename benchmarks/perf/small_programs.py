@@ -271,8 +271,8 @@ def programs_of(n: int) -> list[Small]:
         single("heaviside", 0.5, lambda x: torch.heaviside(x, half), STEPS, n),
         single("x > 0 to float", 0.5, lambda x: (x > 0).to(x.dtype), STEPS, n),
         single("long() and back", 0.5, lambda x: x.long().to(x.dtype), TRUNCATIONS, n),
-        Small("a mask for the log", UNUSED, 0.5, logged, {"plain": logged}, lambda: network_inputs(n), True),
-        Small("a mask that indexes labels", UNUSED, 0.5, indexed, {"plain": indexed},
+        Small("mask for a log", UNUSED, 0.5, logged, {"plain": logged}, lambda: network_inputs(n), True),
+        Small("mask that indexes", UNUSED, 0.5, indexed, {"plain": indexed},
               lambda: (*network_inputs(n), torch.arange(n // 16)), True),
         Small("where", MASKS, 0.5, lambda x, y: torch.where(x > 0, x * y, y),
               {f"{name}, {way}": lambda x, y, step=step, choose=choose: choose(step(x), x * y, y)
@@ -280,11 +280,11 @@ def programs_of(n: int) -> list[Small]:
               pair, True),
         Small("masked_fill", MASKS, 0.5, lambda x, y: y.masked_fill(x > 0, 0.0),
               each(lambda step: lambda x, y: y * step(-x), STEPS), pair, True),
-        Small("mask pipeline: and, or, not", MASKS, 0.5, masks,
+        Small("and, or, not", MASKS, 0.5, masks,
               {f"{name}, {way}": masks_by_hand(step, choose)
                for name, step in STEPS.items() for way, choose in (("products", by_products), ("lerp", by_lerp))},
               with_limits, True),
-        Small("majority: a count compared", MASKS, 0.5, majority, each(majority_by_hand, STEPS),
+        Small("count compared", MASKS, 0.5, majority, each(majority_by_hand, STEPS),
               lambda: (normal(n // 4, 4),), True),
         Small("quantizer with int8", MASKS, 0.5, quantizer, each(quantizer_by_hand, rounds),
               lambda: (normal(n), *learned(4 / LEVELS)), True),
@@ -296,20 +296,20 @@ def programs_of(n: int) -> list[Small]:
         Small("top-k mask", CHOICES, 0.5, top_k, each(top_k_by_hand, TOP_KS), lambda: (normal(n // 64, 64),)),
         Small("vector quantization", CHOICES, 1.0, vector_quantization,
               each(vector_quantization_by_hand, ONE_HOTS), lambda: vector_inputs(n),
-              others={"copied gradient and codebook loss by hand": copied_gradient}),
+              others={"copied gradient by hand": copied_gradient}),
         Small("Spearman", CHOICES, RANK_WINDOW, spearman(hard_ranks), each(spearman, RANKS), lambda: rank_inputs(n)),
     ]  # fmt: skip
 
 
 def layers() -> list[Small]:
-    """Leaky integrate-and-fire, 20 steps."""
+    """Leaky integrate-and-fire, 20 steps. The reset is detached (cut), or in the graph (kept)."""
     found = []
     for shape in ((20, 64), (20, 64, 128)):
         for detached in (True, False):
             size = " x ".join(map(str, shape))
             found.append(
                 Small(
-                    f"spiking {size}, reset {'detached' if detached else 'in the graph'}", SPIKING, 0.5,
+                    f"spiking {size}, reset {'cut' if detached else 'kept'}", SPIKING, 0.5,
                     spiking(fires, detached), {name: spiking(fire, detached) for name, fire in FIRES.items()},
                     lambda shape=shape: (normal(*shape, scale=0.5),), same_formula=True,
                 )
