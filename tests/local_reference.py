@@ -29,7 +29,7 @@ from local_shadows import (
 
 def gradient(f: Callable[..., Tensor], operands: list[Tensor], eps: float | str, up: Tensor | None = None) -> Any:
     """The value of ``f(*operands)``, and the local gradients of ``(f * up).sum()`` (zeros where there are none)."""
-    leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in operands]
+    leaves = [x.detach().requires_grad_() for x in operands]
     with Local(eps):
         y = f(*leaves)
     if not y.requires_grad:
@@ -123,9 +123,10 @@ class Local(TorchFunctionMode):
         if name in ("__setitem__", "copy_"):
             return self.write(name, *args, **kwargs)
         out = kwargs.pop("out", None)
-        if name in INPLACE or name.endswith("_") and not name.endswith("__"):
-            inplace, out = func, args[0]
-            func = lambda x, *rest, **named: inplace(x.clone(), *rest, **named)
+        inplace = name in INPLACE or name.endswith("_") and not name.endswith("__")
+        if inplace and isinstance(args[0], Tensor):
+            write, out = func, args[0]
+            func = lambda x, *rest, **named: write(x.clone(), *rest, **named)
             name = INPLACE.get(name, name.removesuffix("_"))
         name = ALIASES.get(name.strip("_"), name.strip("_")) if name != "__getitem__" else name
         result = self.call(name, func, args, kwargs)

@@ -17,8 +17,8 @@ from local_shadows import (
     NAN, Shadow, as_tensor, centred, discrete, finite, nonzero, pad, shadow, tracked, value_at, with_gradient,
 )  # fmt: skip
 
-OWN = {"frac", "hardshrink", "threshold", "angle", "copysign", "remainder", "fmod"}
-"""Float ops with a gradient of their own, beside that of the jump."""
+OWN = {"frac", "hardshrink", "threshold", "angle", "copysign"}
+"""Float ops with a gradient of their own, beside that of the jump. (Of a remainder torch does not always know it.)"""
 
 
 def wide(*operands: Any) -> list[Tensor]:
@@ -59,9 +59,8 @@ def float_step(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     if name == "div" and kwargs.get("rounding_mode") is None:
         return NotImplemented
     divisor = operands[1] if len(operands) > 1 else kwargs.get("other")
-    out = func(*args, **kwargs)
-    if name not in OWN:
-        out = out.detach()
+    with torch.set_grad_enabled(name in OWN):
+        out = func(*args, **kwargs)
     if name in ("floor_divide", "div", "remainder", "fmod"):
         found = at_multiples(ref, name, kwargs.get("rounding_mode"), operands[0], divisor)
     elif name in ("round", "floor", "ceil", "trunc", "frac"):
@@ -71,6 +70,10 @@ def float_step(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     if found is None:
         return out
     q, below, above = found
+    if name in ("remainder", "fmod"):
+        a, m = wide(operands[0], divisor)
+        times = (a / m).detach().floor() if name == "remainder" else (a / m).detach().trunc()
+        out = with_gradient(out, finite(a - times * m).double())
     out = with_gradient(out, finite((above - below).detach().double()) * q)
     if name == "sign":
         ref.put(out, shadow(out, 0.0, -out.detach().double()))
