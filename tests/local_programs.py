@@ -1,4 +1,4 @@
-"""Programs of several variables for the oracle *local*: pipelines, loops, metrics, trees, choices, as people write them.
+"""Programs of several variables for the oracle *local*: pipelines, loops, metrics, trees, choices, as people write.
 
 Each is a function of float tensors of the shapes named, and returns a float tensor. Nothing in them is differentiated
 by hand: the tests run them plain, in a region and in the reference.
@@ -104,7 +104,7 @@ def triangles_of_masks(x):
     return (torch.stack([m, m.t()]).sum(0) * x[:5]).sum(1)
 
 
-# --- bits, integers, quantizers ----------------------------------------------------------------------------------------
+# --- bits, integers, quantizers --------------------------------------------------------------------------------------
 
 
 @local((5, 8))
@@ -184,7 +184,7 @@ def signs_and_parts(x):
     return torch.sign(x).sum(1) * torch.copysign(x[:, 0], x[:, 1]) + F.hardshrink(x, 0.4).sum(1) + torch.angle(x)[:, 2]
 
 
-# --- sums of floats, decided again -------------------------------------------------------------------------------------
+# --- sums of floats, decided again -----------------------------------------------------------------------------------
 
 
 @local((6, 5))
@@ -218,7 +218,7 @@ def extremes(x):
     return n.amax(1).to(x.dtype) + n.min().to(x.dtype) + (x > 0.4).amax(1).to(x.dtype) + n.max(0).values.sum()
 
 
-# --- loops -------------------------------------------------------------------------------------------------------------
+# --- loops -----------------------------------------------------------------------------------------------------------
 
 
 @local((6, 8), (8, 4), slow=True)
@@ -285,7 +285,7 @@ def state_machine(x):
     return torch.stack(seen).to(x.dtype)
 
 
-# --- metrics -----------------------------------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------------------------------
 
 
 @local((20,))
@@ -327,7 +327,7 @@ def histograms(x):
     return counts.to(x.dtype).square() + torch.histc(x, 5, -2.0, 2.0)
 
 
-# --- choices, lookups, orders --------------------------------------------------------------------------------------------
+# --- choices, lookups, orders ----------------------------------------------------------------------------------------
 
 
 @local((6, 2))

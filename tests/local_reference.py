@@ -20,10 +20,23 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from local_rules import RULES, index_put
+from local_places import PLACES, index_put
+from local_rules import DECISIONS
 from local_shadows import (
-    NAN, Shadow, as_tensor, centred, discrete, finite, flat_tensors, nonzero, pad, replaced, shadow, stacked, tracked,
-    value_at, with_gradient,
+    NAN,
+    Shadow,
+    as_tensor,
+    centred,
+    discrete,
+    finite,
+    flat_tensors,
+    nonzero,
+    pad,
+    replaced,
+    shadow,
+    stacked,
+    value_at,
+    with_gradient,
 )  # fmt: skip
 
 
@@ -161,7 +174,7 @@ class Local(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in MOVES | VIEWS:
             return self.moved(name, func, args, kwargs)
-        for names, rule in RULES:
+        for names, rule in (*DECISIONS, *PLACES):
             if name in names.split():
                 result = rule(self, name, func, args, kwargs)
                 if result is not NotImplemented:
@@ -247,7 +260,7 @@ class Local(TorchFunctionMode):
         among = flat_tensors((args, kwargs)) if only is None else [only]
         known = {id(x): x for x in among if self.get(x) is not None}
         out = func(*args, **kwargs)
-        outs = [x for x in flat_tensors([out])]
+        outs = list(flat_tensors([out]))
         if not known or name in VIEWS or all(self.get(x) is not None for x in outs):
             return out
         if any(x.is_floating_point() for x in outs) and any(discrete(x) for x in known.values()):

@@ -132,3 +132,8 @@ def stacked(parts: list[Tensor], like: Tensor) -> Tensor:
 
 def as_tensor(value: Any, like: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
+
+
+def named(args: Any, kwargs: Any, *names: str) -> dict[str, Any]:
+    """The arguments of a call by name."""
+    return {**dict(zip(names, args)), **kwargs}

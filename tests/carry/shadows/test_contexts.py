@@ -242,7 +242,7 @@ def test_gradient_of_a_quantizers_gradient():
     torch.testing.assert_close(torch.autograd.grad(g.sum(), x)[0], torch.full_like(x, 2.0))
 
 
-# --- checkpoints, autocast ---------------------------------------------------------------------------------------------
+# --- checkpoints, autocast -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -281,4 +281,6 @@ def test_autocast(dtype):
     assert torch.equal(y, shown) and y.dtype == shown.dtype
     assert all(g.any() for g in want)
     for a, b in zip(found, want):
-        torch.testing.assert_close(a, b, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps * b.abs().max())
+        torch.testing.assert_close(
+            a, b, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps * b.abs().max()
+        )

@@ -256,7 +256,7 @@ def test_counts(seed):
     check(lambda x: ((x > 0).sum(1) >= 4).double(), lambda x: ramp(step(x).sum(1)), [x])
 
 
-# --- writes between a decision and its use -----------------------------------------------------------------------------
+# --- writes between a decision and its use ---------------------------------------------------------------------------
 
 WRITES = {
     "in place": lambda t: t.mul_(3.0),

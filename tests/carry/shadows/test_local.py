@@ -113,7 +113,7 @@ def test_the_programs_have_gradients_to_compare():
         assert all(any(g[i].any() for g in found) for i in range(len(found[0]))), name
 
 
-# --- any shapes, strides, dtypes and values ---------------------------------------------------------------------------
+# --- any shapes, strides, dtypes and values --------------------------------------------------------------------------
 
 WIDE = [1e-3, 0.11, 0.27]
 RATIOS = {"rfloordiv", "rmod"}
