@@ -45,10 +45,11 @@ def in_region(f, operands, eps, up=None):
 def close(got, want, unit):
     """Beside its own size each gradient may have that of others: what cancels was rounded before."""
     assert got.dtype == want.dtype and got.shape == want.shape
+    least = torch.finfo(got.dtype).tiny
     got, want = got.double(), want.double()
     finite = want.isfinite()
     size = want[finite].abs().max() if finite.any() else 0.0
-    wrong = finite & ~((got - want).abs() <= unit * (want.abs() + 0.2 * size))
+    wrong = finite & ~((got - want).abs() <= unit * (want.abs() + 0.2 * size) + least)
     where = [tuple(at) for at in wrong.nonzero()[:5].tolist()]
     assert not wrong.any(), [(at, got[at].item(), want[at].item()) for at in where]
 
