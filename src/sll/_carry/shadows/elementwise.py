@@ -139,7 +139,7 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
     if beyond is None or not tracked(x) or any(tracked(y) for y in args[1:]):
         return out
     with torch.no_grad():
-        change = _quotient(func(beyond, *args[1:], **kwargs), out, beyond, x)
+        change = _quotient(func(beyond, *args[1:], **kwargs), out, beyond, x, x.dtype)
         flags = alias(out)
     return carry(region, out, Shadow.of(follow(x * change, lambda: flags.to(x.dtype))))
 
@@ -322,13 +322,13 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     beyond = own.other(x)
     if beyond is not None:
-        return own.value() * _quotient(at(beyond), out, beyond, x)
+        return own.value() * _quotient(at(beyond), out, beyond, x, own.value().dtype)
     if out.is_floating_point():
         return None
     low, high = neighbours(x)
     if out.dtype == torch.bool:
         return own.value() * (at(high).to(torch.int8) - at(low).to(torch.int8))
-    return own.value() * _quotient(at(high), at(low), high, low)
+    return own.value() * _quotient(at(high), at(low), high, low, own.value().dtype)
 
 
 def neighbours(n: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,13 +337,9 @@ def neighbours(n: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(n == 0, n, n - 1), n + 1
 
 
-def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor) -> Tensor:
+def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
     """``(high - low) / (to - at)``, 0 where nothing lies between."""
-    floats = low.dtype if low.is_floating_point() else torch.float32
-    if low.dtype == torch.int64 or high.dtype == torch.int64:
-        floats = torch.float64 if floats == torch.float64 else torch.float32
-    step = to.to(floats) - at.to(floats)
-    change = high.to(floats) - low.detach().to(floats)
+    step, change = to.to(dtype) - at.to(dtype), high.to(dtype) - low.detach().to(dtype)
     return torch.where((step != 0) & change.isfinite(), change / step, 0)
 
 
@@ -415,6 +411,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         return torch.where(mask, a, b)
     tensors = [x for x in (a, b) if isinstance(x, Tensor)]
     floats = any(isinstance(x, float) for x in (a, b)) or any(x.is_floating_point() for x in tensors)
+    if not floats and own is not None and _decided(a, b):
+        return _choose_integers(region, mask, own, a, b)
     if not floats or any(x.is_complex() for x in tensors):
         return by_difference(region, torch.where, (mask, a, b), {}, torch.where(mask, a, b))
     if _decided(a, b):
@@ -428,3 +426,40 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         jump = torch.nan_to_num(torch.where(mask, *fixed) - torch.where(~mask, *fixed), 0.0, 0.0, 0.0)
         return _added(out, own.value() * torch.where(mask, jump, -jump))
     return _apply_where(own.value(), mask, a, b)
+
+
+def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:
+    """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
+    out = torch.where(mask, a, b)
+    found = [candidates(x, out) for x in (a, b)]
+    if out.dtype == torch.bool or any(side is None for side in found):
+        return by_difference(region, torch.where, (mask, a, b), {}, out)
+    (labels, weights), (more, others) = (side for side in found if side is not None)
+    with torch.no_grad():
+        taken = mask.unsqueeze(-1)
+        left = torch.where(mask, b, a).unsqueeze(-1)
+        everything = torch.cat([x.expand(*out.shape, -1) for x in (labels, more, left, out.unsqueeze(-1))], -1)
+    rises = (own.value() * torch.where(mask, -1.0, 1.0)).expand(out.shape).unsqueeze(-1)
+    rises = rises - rises.detach()
+    chosen = torch.where(taken, weights, 0), torch.where(taken, 0, others)
+    full = torch.cat([*(w.expand(*out.shape, -1).to(rises.dtype) for w in chosen), rises, -rises], -1)
+    return carry(region, out, Weights(lambda: (full, everything)))
+
+
+def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What an integer may be, and the weight of each, in a last dimension; None if that is not known."""
+    own = shadow(x)
+    if own is None:
+        known = torch.as_tensor(x, dtype=like.dtype, device=like.device).unsqueeze(-1)
+        return known, torch.ones((1,), device=like.device)
+    if isinstance(own, Weights):
+        return own.labels, own.weights()
+    beyond = own.other(x)
+    if beyond is None:
+        return None
+    with torch.no_grad():
+        step = (beyond - x).to(own.value().dtype)
+        slope = torch.where(step == 0, 0, 1 / step)
+    moved = own.value() * slope
+    moved = moved - moved.detach()
+    return torch.stack([x, beyond], -1), torch.stack([1 - moved, moved], -1)

@@ -195,7 +195,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if step is None:
         return func(*args, **kwargs)
     offset = step.decision.offset()
-    hard = func(*args, **kwargs)
+    hard = func(*args, **kwargs) if op in SLOPED else _detached(func, args, kwargs)
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
         flags = alias(hard)
@@ -204,10 +204,21 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump = above - below
     soft = (offset * torch.where(jump.isfinite(), jump, 0)).expand(hard.shape).to(hard.dtype)
-    out = hard_forward(hard.detach(), soft + hard if hard.requires_grad or tracked(hard) else soft)
-    if op not in ("round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide", "div"):
+    out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
+    if op not in WHOLE:
         return out
     return carry(region, out, Whole(lambda q: (below + above - q).to(q.dtype)))
+
+
+SLOPED = {"frac", "remainder", "fmod", "hardshrink", "threshold", "copysign"}
+"""They have a slope between their boundaries, which torch knows."""
+WHOLE = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide", "div"}
+"""They make whole numbers."""
+
+
+def _detached(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    fixed = lambda x: x.detach() if isinstance(x, Tensor) else x
+    return func(*map(fixed, args), **{name: fixed(x) for name, x in kwargs.items()})
 
 
 def _side(value: Any, like: Tensor) -> Tensor:
@@ -257,12 +268,13 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         return ramp(x, lambda x: (x.abs() < 0.5).logical_and_(x != 0).to(x.dtype).add_(x - x), 0.5, 1.0, make)
     n = fixed.round()
     distance = torch.where(n == 0, math.nan, fixed - n)
-    slope = torch.where(distance.abs() <= half, 0.5 / half, 0)
-    slope = torch.where(fixed == n, 1.0, slope).to(x.dtype)
+    inside = (distance.abs() <= half).to(x.dtype)
+    slope = torch.where(fixed == n, 1, inside * (0.5 / half))
     return follow(torch.where(slope != 0, x, 0) * slope, make)
 
 
 def _beyond(x: Tensor, n: Tensor) -> Tensor:
-    """The integers on the other side of the nearest boundary of a cast."""
-    nearest = x.round()
-    return (2 * nearest - torch.sign(nearest)).to(n.dtype) - n
+    """The integers on the other side of the nearest boundary of a cast: the nearest integer that is not 0."""
+    nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
+    sign = torch.sign(nearest)
+    return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)
