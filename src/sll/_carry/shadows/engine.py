@@ -22,7 +22,7 @@ from ..outcomes.registry import NO_GRADIENT_TO_LOSE, op_name, spellings
 from ..outcomes.shape import FILLS, JOINS, MOVES
 from ..outcomes.sources import NAMES, STEPS
 from ..outcomes.unlinearized import REMEDIES
-from . import choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
+from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
 from .surrogates import open_elements
 
@@ -106,8 +106,8 @@ for _name in ("argmax", "argmin"):
 register(choices.extremum, "max min", source=True, in_place=False)
 for _name, _rule in (
     ("sort argsort", choices.sort), ("topk", choices.topk), ("kthvalue", choices.kthvalue),
-    ("median nanmedian", choices.median), ("unique", choices.unique), ("searchsorted", choices.searchsorted),
-    ("bucketize", choices.bucketize), ("histc", choices.histc),
+    ("median nanmedian", choices.median), ("unique", choices.unique), ("searchsorted", boundaries.searchsorted),
+    ("bucketize", boundaries.bucketize), ("histc", boundaries.histc),
 ):  # fmt: skip
     register(_rule, _name, source=True, in_place=False)
 

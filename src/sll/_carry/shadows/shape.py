@@ -70,7 +70,9 @@ def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> 
     def weigh() -> tuple[Tensor, Tensor]:
         return gathered(own.weights()), own.labels if own.labels.dim() == 1 else gathered(own.labels)
 
-    return Weights(weigh, own._labels if own.positions else None, own.positions)
+    owner = own.owner
+    moved = None if owner is None else lambda: one(owner() + 1)  # what is filled in belongs to another
+    return Weights(weigh, own._labels if own.positions else None, own.positions, owner=moved)
 
 
 def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
