@@ -110,7 +110,11 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if dim is None:
         best = torch.amax if op_name(func) == "max" else torch.amin
         return best_value(region, best, (x,), {}) if shadow(x) is not None else func(*args, **kwargs)
-    out, op = func(*args, **kwargs), "arg" + op_name(func)
+    out, op, own = func(*args, **kwargs), "arg" + op_name(func), shadow(x)
+    if own is not None and not torch.compiler.is_compiling():
+        index = alias(out.indices) if named.get("keepdim") or x.dim() == 0 else alias(out.indices).unsqueeze(dim)
+        make = lambda: torch.take_along_dim(own.value(), index, dim).reshape(index.shape)
+        carry(region, out.values, Shadow(lambda: make().reshape(out.values.shape)))
     if not _decides(region, func, op, x, dim):
         return out
     return _with_indices(region, func, out, _best(region, x, out.indices, dim, op))

@@ -76,8 +76,9 @@ class Spot:
         """
         low, beyond = self.index.long(), self.own.other(self.index)
         low, high = neighbours(low) if beyond is None else (low, beyond.long())
-        step, value = high - low, self.own.value()
-        share = torch.where(step == 0, 0.0, 1.0 if flag and beyond is None else 1.0 / step).to(value.dtype)
+        value = self.own.value()
+        step = (high - low).to(value.dtype)
+        share = torch.where(step == 0, 0.0, 1.0 if flag and beyond is None else 1.0 / step)
         return self.inside(low), self.inside(high), self.align(value * share)
 
     def all_rows(self) -> bool:

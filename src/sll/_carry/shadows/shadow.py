@@ -60,7 +60,7 @@ class Shadow:
 
     def other(self, x: Tensor) -> Tensor | None:
         """`x` on the other side, or None if that is not known."""
-        if self._other is not None:
+        if self._other is not None and x.dtype != torch.bool:
             with torch.no_grad():
                 return self._other(x)
         return x.logical_not() if x.dtype == torch.bool else None
