@@ -19,6 +19,7 @@ from ..outcomes.elementwise import ARITHMETIC, CASTS, LOGIC
 from ..outcomes.reductions import LINEAR as SUMS
 from ..outcomes.reductions import PRODUCTS
 from ..outcomes.registry import NO_GRADIENT_TO_LOSE, op_name, spellings
+from ..outcomes.selections import COUNTS
 from ..outcomes.shape import FILLS, JOINS, MOVES
 from ..outcomes.sources import NAMES, STEPS
 from ..outcomes.unlinearized import REMEDIES
@@ -93,6 +94,7 @@ register(scatters.index_add, "index_add")
 register(scatters.index_fill, "index_fill index_copy")
 register(scatters.index_put, "index_put")
 register(selections.masked, "masked_select", in_place=False)
+register(selections.nonzero, "nonzero argwhere", in_place=False)
 put(torch.Tensor.__setitem__, writes.setitem, always=True)
 put(torch.Tensor.copy_, writes.copy_, always=True)
 for _op in STEPS:
@@ -112,8 +114,6 @@ for _name, _rule in (
     register(_rule, _name, source=True, in_place=False)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_REDUCTIONS = {func for name in ("sum", "mean") for func in spellings(name)}
-_LOSSES = {func for name in selections.LOSSES for func in spellings(name)}
 
 
 class _Shadows(Engine):
@@ -159,19 +159,21 @@ ENGINE = _Shadows()
 
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
     """What to do with what a mask selected; None if no operand is that."""
-    for x in tensors(args, kwargs):
-        if isinstance(carried(x), Selected):
-            break
-    else:
-        return None
-    if func in NO_GRADIENT_TO_LOSE or func is torch.Tensor.__setitem__:
-        return None
-    if func in ELEMENTWISE or func in sources_of_floats:
-        return selections.on_elements
-    if func in _LOSSES:
-        return selections.loss
-    return selections.reduced if func in _REDUCTIONS and carried(args[0]) is not None else selections.other
+    if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
+        items = args[1] if func is torch.Tensor.__getitem__ else None
+        if not isinstance(items, tuple) or not any(isinstance(carried(x), Selected) for x in items):
+            return None
+    return SELECTIONS.get(func, selections.other)
 
 
-sources_of_floats = {func for names in ("float double half bfloat16 to clone contiguous",) for name in names.split()
-                     for func in spellings(name)}  # fmt: skip
+SELECTIONS: dict[Any, Rule | None] = dict.fromkeys((*NO_GRADIENT_TO_LOSE, torch.Tensor.__setitem__), None)
+"""Function -> what it does to a selection; None: nothing in particular."""
+for _rule, _names in (
+    (selections.on_elements, "float double half bfloat16 to clone contiguous squeeze"),
+    (selections.loss, " ".join(selections.LOSSES)),
+    (selections.reduced, "sum mean"),
+):
+    SELECTIONS.update((_func, _rule) for _name in _names.split() for _func in spellings(_name))
+SELECTIONS.update(dict.fromkeys(ELEMENTWISE, selections.on_elements))
+SELECTIONS[torch.Tensor.__getitem__] = selections.item
+SELECTIONS.update(dict.fromkeys(COUNTS, selections.other))

@@ -65,7 +65,8 @@ class Spot:
 
     def candidates(self) -> list[tuple[Tensor, Tensor]]:
         """Every index that may have been chosen, and its weight."""
-        labels, weights = self.labels().long().clamp(-self.size, self.size - 1), self.weights()
+        labels, weights = self.labels().long(), self.weights()
+        labels = torch.where(labels < 0, labels + self.size, labels).clamp(0, self.size - 1)
         each = zip(labels.unbind(-1), weights.expand(*self.index.shape, -1).unbind(-1))
         return [(label.expand(self.index.shape), self.align(weight)) for label, weight in each]
 
@@ -140,7 +141,8 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
     if out.is_floating_point():
         if len(spots) == 1 and spots[0].all_rows() and simple(out):
             return run(_Row, out, spots[0].weights(), table.detach())
-        return _added(out, sum(spot.soft(table) for spot in spots))  # type: ignore[arg-type]
+        soft = sum(spot.soft(table) for spot in spots)
+        return _added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)  # type: ignore[union-attr]
     if out.is_complex():
         return out
     if len(spots) == 1 and held is None:
@@ -297,14 +299,14 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     out = func(*args, **kwargs)
     x = args[0] if args else kwargs["tensor"]
     own = shadow(x)
-    if own is None:
+    if own is None or not out.numel():
         return out
     numbers, classes = alias(x), out.shape[-1]
     return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), lambda hot: 1 - hot))
 
 
 def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    index, shape = args
+    index, shape = args[0] if args else kwargs["indices"], args[1] if len(args) > 1 else kwargs["shape"]
     if shadow(index) is None:
         return func(*args, **kwargs)
     out, rest = [], index

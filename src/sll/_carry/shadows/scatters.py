@@ -122,7 +122,8 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
             source = region.call(torch.mul, source, named["alpha"])
         found = spot(x, dim, index)
         spots = [found] if shadow(index) is not None else []
-        return written(region, hard, x, source, add, spots, lambda t: found.read(t, index))
+        at = index if spot is spot_along else found.inside(index)
+        return written(region, hard, x, source, add, spots, lambda t: found.read(t, at))
 
     return rule
 
