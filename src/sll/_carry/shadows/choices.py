@@ -1,8 +1,7 @@
 """Choices and orders: the index of the best, the first `k`, all in order. Values keep torch's own gradient.
 
 An index carries `Weights`: 1 for the candidate that torch chose, with the gradient of the Euclidean projection that
-`sll.argmax` and `sll.topk_mask` are (see `order`). The gradient of a projection on the (capped) simplex is that of a mean:
-among the contenders, each gets its own ``g`` less the mean of all. It is worked out in backward.
+`sll.argmax` and `sll.topk_mask` are (see `projections`, and `order` for places). They are worked out when somebody asks.
 """
 
 from __future__ import annotations
@@ -14,20 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import run
-from ..._ops.band import hard_forward
-from ..._ops.order import first_k
+from ..._ops.order import Order as Places
+from ..._ops.order import close
 from ..._ops.order import rank as ranks
-from ..._ops.samples import from_last, leads, pairs
-from ..._ops.surrogates import alias, follow, kept, simple
+from ..._ops.projections import chosen, chosen_anywhere
+from ..._ops.samples import beside, from_last, leads, neighbours, pairs
 from ..._rules.widths import Width, in_units
 from ..interface import Func, Region
-from ..outcomes import orders
-from ..outcomes.passed import nearest_boundary
+from ..outcomes.choosing import _limit
 from ..outcomes.registry import op_name, tracked
 from .elementwise import elementwise
 from .reductions import best_value
 from .shadow import Shadow, Weights, carry, shadow
+from ..._ops.surrogates import alias, follow, kept, simple
 
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
@@ -38,97 +36,67 @@ def _positions(n: int, device: torch.device) -> Tensor:
 
 
 def _rows(x: Tensor, dim: int | None, largest: bool) -> Tensor:
-    """The scores in the dtype of distances, the dimension last, what is chosen the largest; NaN is the largest number."""
+    """The scores in the dtype of distances, the dimension last, what is chosen the largest."""
     rows = x.reshape(-1) if dim is None or x.dim() == 0 else x.movedim(dim, -1)
     rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
     return rows if largest else -rows
 
 
-# --- contenders --------------------------------------------------------------------------------------------------
+def _ordered_rows(x: Tensor, dim: int, largest: bool) -> Tensor:
+    """NaN is the largest number, in whatever direction."""
+    rows = _rows(x, dim, True)
+    rows = torch.where(rows.isnan(), torch.inf, rows)
+    return rows if largest else -rows
 
 
-class _Chosen(torch.autograd.Function):
-    """One where `index` is, with the gradient of the projection on ``{0 <= m <= 1, sum m = k}``."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-        ctx.save_for_backward(rows.clone())
-        ctx.half, ctx.k = half, index.shape[-1]
-        return torch.zeros_like(rows).scatter_(-1, index, 1.0)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (rows,) = ctx.saved_tensors
-        inside = contenders(rows, ctx.k, ctx.half)
-        many = inside.sum(-1, keepdim=True).clamp_(min=1)
-        g = torch.where(inside, g, 0)
-        return torch.where(inside, (g - g.sum(-1, keepdim=True) / many) / ctx.half, 0), None, None
+def _with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
+    """`out`, an index or a ``torch.return_types``, with what its indices carry."""
+    if isinstance(out, Tensor):
+        return carry(region, out, found)
+    if not torch.compiler.is_compiling():
+        carry(region, out.indices, found)
+        return out
+    # Dynamo does not set attributes on the parts of a result, but on views of them.
+    indices = carry(region, out.indices.view_as(out.indices), found)
+    return getattr(torch.return_types, func.__name__)((out.values.view_as(out.values), indices))
 
 
-def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
-    """Mask of the entries whose share is not fixed: those that may be among the first `k`, and may not."""
-    if k == 1:
-        best, order = rows.sort(-1, descending=True)
-        gap = (best - best[..., :1]) / half
-        count = _positions(rows.shape[-1], rows.device) + 1
-        sharing = count * gap > gap.cumsum(-1) - 1
-        sharing[..., 0] = best[..., 0].isfinite() & ~best[..., -1].isnan()
-        sharing = sharing & sharing[..., :1] & (sharing.sum(-1, keepdim=True) > 1)
-        return torch.zeros_like(sharing).scatter_(-1, order, sharing)
-    rows, width = (rows / half, 1.0) if isinstance(half, Tensor) else (rows, half)
-    weights = first_k(torch.where(rows.isnan(), torch.inf, rows), k, width)[0]
-    return (weights > 0) & (weights < 1)
-
-
-def chosen(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-    """k-hot (…, n) at `index` (…, k), with the gradient of the projection."""
-    if simple(rows):
-        return run(_Chosen, rows, index, half)
-    hot = torch.zeros_like(rows).scatter(-1, index, 1.0)
-    inside = contenders(rows.detach(), index.shape[-1], half)
-    many = inside.sum(-1, keepdim=True).clamp(min=1)
-    part = torch.where(inside, rows, 0)
-    soft = torch.where(inside, (part - part.sum(-1, keepdim=True) / many) / half, 0)
-    return hard_forward(hot, soft)
-
-
-def _half(eps: float | Width, rows: Tensor, distances: Callable[[Tensor], Tensor]) -> float | Tensor:
-    return eps.at(lambda: distances(rows.detach())) if isinstance(eps, Width) else eps
+def _decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) -> bool:
+    """Whether there is something to decide: two floats at least that autograd follows."""
+    if shadow(x) is not None:
+        region.lose(op_name(func), [x], _DISCRETE)
+    n = x.numel() if dim is None else x.shape[dim] if x.dim() else 1
+    return tracked(x) and region.linearizes(op) and n > 1 and x.numel() > 0
 
 
 # --- one position ------------------------------------------------------------------------------------------------
 
 
-def _best(region: Region, x: Tensor, index: Tensor, dim: int | None, op: str) -> Weights | None:
-    n = x.numel() if dim is None or x.dim() == 0 else x.shape[dim]
-    if n < 2 or not index.numel():
-        return None
+def _hot(x: Tensor, index: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor]) -> Tensor:
+    """Ones at `index` (…, k) among the scores `x` (…, n)."""
+    rows, half = in_units(x, eps, distances)
+    return chosen(rows, index, half) if simple(rows) else chosen_anywhere(rows, index, half)
+
+
+def _best(region: Region, x: Tensor, index: Tensor, dim: int | None, op: str) -> Weights:
+    n = x.numel() if dim is None else x.shape[dim]
     eps, then, scores = region.eps_for(op), alias(index), kept(x)
     labels = _positions(n, x.device)
 
     def weigh() -> tuple[Tensor, Tensor]:
         rows = _rows(scores, dim, op == "argmax")
-        at = then.reshape(*rows.shape[:-1], 1)
-        if region.trace is not None:
-            rows, half = in_units(rows, eps, leads)
-        else:
-            half = _half(eps, rows, leads)
-        return chosen(rows, at, half).reshape(*then.shape, n), labels
+        hot = _hot(rows, then.reshape(*rows.shape[:-1], 1), eps, leads)
+        return hot if hot.dim() == then.dim() + 1 else hot.reshape(*then.shape, n), labels
 
-    return Weights(weigh, labels, positions=True)
+    return Weights(weigh, labels, positions=True, owner=lambda: _positions(then.numel(), x.device).view(then.shape))
 
 
 def position(op: str) -> Callable[..., Any]:
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-        x = named["input"]
-        if shadow(x) is not None:
-            region.lose(op_name(func), [x], _DISCRETE)
+        x, dim = named["input"], named.get("dim")
         out = func(*args, **kwargs)
-        if not tracked(x) or not region.linearizes(op):
-            return out
-        found = _best(region, x, out, named.get("dim"), op)
-        return out if found is None else carry(region, out, found)
+        return carry(region, out, _best(region, x, out, dim, op)) if _decides(region, func, op, x, dim) else out
 
     return rule
 
@@ -139,129 +107,169 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     x, dim = named["input"], named.get("dim")
     if isinstance(dim, Tensor) or "other" in named:
         return elementwise(region, func, args, kwargs)
-    if shadow(x) is not None:
-        if dim is None:
-            return best_value(region, torch.amax if op_name(func) == "max" else torch.amin, (x,), {})
-        region.lose(op_name(func), [x], _DISCRETE)
-    out, op = func(*args, **kwargs), "arg" + op_name(func)
-    if dim is None or not tracked(x) or not region.linearizes(op):
+    if dim is None:
+        best = torch.amax if op_name(func) == "max" else torch.amin
+        return best_value(region, best, (x,), {}) if shadow(x) is not None else func(*args, **kwargs)
+    out, op, own = func(*args, **kwargs), "arg" + op_name(func), shadow(x)
+    if own is not None and not torch.compiler.is_compiling():
+        index = alias(out.indices) if named.get("keepdim") or x.dim() == 0 else alias(out.indices).unsqueeze(dim)
+        make = lambda: torch.take_along_dim(own.value(), index, dim).reshape(index.shape)
+        carry(region, out.values, Shadow(lambda: make().reshape(out.values.shape)))
+    if not _decides(region, func, op, x, dim):
         return out
-    found = _best(region, x, out.indices, dim, op)
-    return out if found is None else _with_indices(region, func, out, found)
+    return _with_indices(region, func, out, _best(region, x, out.indices, dim, op))
 
 
-def _with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
-    """`out`, a ``torch.return_types``, with what its indices carry."""
-    if not torch.compiler.is_compiling():
-        carry(region, out.indices, found)
-        return out
-    # Dynamo does not set attributes on the parts of a result, but on views of them.
-    indices = carry(region, out.indices.view_as(out.indices), found)
-    return getattr(torch.return_types, func.__name__)((out.values.view_as(out.values), indices))
+# --- places of an order ------------------------------------------------------------------------------------------
 
 
-# --- orders ------------------------------------------------------------------------------------------------------
+def _places(x: Tensor, dim: int, largest: bool, eps: float | Width, index: Tensor | None, gaps: Any = None) -> Places:
+    """The order of the rows; `index` (…, n) says which element torch has put at each place."""
+    rows, half = in_units(_ordered_rows(x, dim, largest), eps, pairs, gaps or neighbours)
+    if index is None:
+        index = torch.argsort(rows.detach(), dim=-1, descending=True, stable=True)
+    rows = rows.gather(-1, index)
+    return Places(rows, index, half, close(rows, half, _limit(rows)))
+
+
+def _as_weights(labels: Tensor, weights: Tensor, index: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Windows of an order as weights whose values are the program's: 1 for what `index` says.
+
+    Among equals that have no distance (infinite ones) it may be another than we sorted there.
+    """
+    index = index.unsqueeze(-1)
+    middle = _positions(weights.shape[-1], weights.device) == reach
+    labels = torch.where((weights.detach() == 1) & middle, index, labels)
+    return follow(weights, lambda: (labels == index).to(weights.dtype)), labels
+
+
+def _back(t: Tensor, dim: int) -> Tensor:
+    """The last dimension but one to where `dim` was (there is one dimension more, at the end)."""
+    return t.movedim(-2, dim if dim >= 0 else dim - 1)
+
+
+def _row_numbers(index: Tensor, dim: int) -> Tensor:
+    """Which row each place belongs to."""
+    shape = [1 if d == dim % index.dim() else n for d, n in enumerate(index.shape)]
+    numbers = _positions(index.numel() // max(index.shape[dim], 1), index.device)
+    return numbers.reshape(shape).expand(index.shape)
 
 
 class Order(Weights):
     """Which element stands at each place of a whole row: it can be inverted."""
 
-    def __init__(self, weigh: Any, scores: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
-        super().__init__(weigh)
-        self.scores, self.dim, self.largest, self.eps = scores, dim, largest, eps
+    def __init__(self, index: Tensor, scores: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
+        super().__init__(self._weigh_places, owner=lambda: _row_numbers(index, dim))
+        self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
 
+    def places(self) -> Places:
+        return _places(self.scores, self.dim, self.largest, self.eps, self.index.movedim(self.dim, -1))
 
-def _as_weights(found: Any, index: Tensor) -> tuple[Tensor, Tensor]:
-    """A choice as `order` weighs it, in weights whose values are the program's: 1 for what it has chosen."""
-    labels = found.values
-    return follow(found.weights, lambda: (labels == index.unsqueeze(-1)).to(found.weights.dtype)), labels
+    def _weigh_places(self) -> tuple[Tensor, Tensor]:
+        order = self.places()
+        found = _as_weights(order.elements(), order.rows, self.index.movedim(self.dim, -1), order.reach)
+        return _back(found[0], self.dim), _back(found[1], self.dim)
 
 
 def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
     x, dim, largest = named["input"], int(named.get("dim", -1)), bool(named.get("descending", False))
-    out = func(*args, **kwargs)
+    out, own = func(*args, **kwargs), shadow(x)
     index = out if isinstance(out, Tensor) else out.indices
-    own = shadow(x)
-    if own is not None:
-        found = _inverse(own, x, dim, largest, index)
-        if found is None:
-            region.lose(op_name(func), [x], _DISCRETE)
-            return out
-        return carry(region, out, found) if out is index else _with_indices(region, func, out, found)
-    if not tracked(x) or not region.linearizes("sort") or x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
+    if isinstance(own, Order) and own.dim % x.dim() == dim % x.dim():
+        return _with_indices(region, func, out, _inverse(own, largest, alias(index)))
+    if not _decides(region, func, "sort", x, dim):
         return out
-    eps, scores, then = region.eps_for("sort"), kept(x), alias(index)
-    weigh = lambda: _as_weights(orders._weigh_order(eps, ("sort",), scores, dim, largest, then.movedim(dim, -1)), then)
-    order = Order(weigh, scores, dim, largest, eps)
-    return carry(region, out, order) if out is index else _with_indices(region, func, out, order)
+    return _with_indices(region, func, out, Order(alias(index), kept(x), dim, largest, region.eps_for("sort")))
 
 
-def _inverse(own: Shadow, x: Tensor, dim: int, descending: bool, index: Tensor) -> Weights | None:
-    """``argsort(argsort(x))``: the place of each element."""
-    if not isinstance(own, Order) or own.dim % x.dim() != dim % x.dim():
-        return None
-    places, ranked = alias(x), alias(index)
-    n = x.shape[dim]
+def _inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
+    """``argsort(argsort(x))``, `ranked`: the place of each element."""
+    dim, n = own.dim, ranked.shape[own.dim]
 
     def weigh() -> tuple[Tensor, Tensor]:
-        order = orders._ordered(own.eps, own.scores, dim, own.largest, places.movedim(dim, -1))
-        found = orders.positions(order, dim, ("ranks",), places)
-        if descending:
-            found = found.map(found.key, lambda t: t.flip(dim % x.dim()))
-        return _as_weights(found, ranked)
+        order, index = own.places(), own.index.movedim(dim, -1)
+        columns = order.columns()
+        labels = order.neighbours().expand(columns.shape)
+        hard = _positions(n, index.device).expand(index.shape)
+        back = index.unsqueeze(-1).expand(columns.shape)  # from sorted order to where the elements are
+        found = [torch.zeros_like(t).scatter(-2, back, t) for t in _as_weights(labels, columns, hard, order.reach)]
+        weights, labels = (_back(t, dim) for t in found)
+        return (weights.flip(dim % ranked.dim()), labels.flip(dim % ranked.dim())) if descending else (weights, labels)
 
     def value() -> Tensor:
+        """As a number: `sll.rank`, over pairs."""
         rows, half = in_units(_rows(own.scores, dim, True), own.eps, pairs)
         soft = ranks(rows, half).movedim(-1, dim)
-        soft = n - 1 - soft if own.largest != descending else soft
+        soft = n - 1 - soft if own.largest else soft
+        soft = soft.flip(dim) if descending else soft
         return follow(soft, lambda: ranked.to(soft.dtype))
 
-    return Weights(weigh, value=value)
+    return Weights(weigh, value=value, owner=lambda: _row_numbers(ranked, dim))
 
 
 def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "k", "dim", "largest", "sorted"), args), **kwargs)
     x, k, dim = named["input"], int(named["k"]), int(named.get("dim", -1))
     largest, in_order = bool(named.get("largest", True)), bool(named.get("sorted", True))
-    if shadow(x) is not None:
-        region.lose(op_name(func), [x], _DISCRETE)
     out = func(*args, **kwargs)
-    if not tracked(x) or not region.linearizes("topk") or x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
+    if not _decides(region, func, "topk", x, dim) or k == 0:
         return out
     eps, scores, then = region.eps_for("topk"), kept(x), alias(out.indices)
-    weigh = lambda: _as_weights(orders._weigh_first(eps, ("topk",), scores, k, dim, largest, then, in_order), then)
+    distances = (lambda z: from_last(z, k)) if k < x.shape[dim] else pairs
 
-    def subset() -> Tensor:
-        rows = _rows(scores, dim, largest)
-        distances = (lambda z: from_last(z, k)) if k < rows.shape[-1] else pairs
-        rows, half = in_units(rows, eps, distances)
-        return chosen(rows, then.movedim(dim, -1), half).movedim(-1, dim)
+    def weigh() -> tuple[Tensor, Tensor]:
+        rows, half = in_units(_ordered_rows(scores, dim, largest), eps, distances, lambda z: neighbours(z, k))
+        index, at = _first(rows.detach(), k, half), then.movedim(dim, -1)
+        rows = rows.gather(-1, index)
+        order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
+        labels, weights = order.elements(), order.rows
+        if not in_order:
+            place = (index.unsqueeze(-2) == at.unsqueeze(-1)).to(torch.int8).argmax(-1).clamp(max=k - 1)
+            place = place.unsqueeze(-1).expand(labels.shape)
+            labels, weights = labels.gather(-2, place), weights.gather(-2, place)
+        weights, labels = _as_weights(labels, weights, at, order.reach)
+        return _back(weights, dim), _back(labels, dim)
 
-    return _with_indices(region, func, out, Weights(weigh, subset=subset))
+    def subset(along: int) -> Tensor | None:
+        if along % then.dim() != dim % then.dim():
+            return None
+        return _hot(_rows(scores, dim, largest), then.movedim(dim, -1), eps, distances).movedim(-1, dim)
+
+    return _with_indices(region, func, out, Weights(weigh, subset=subset, owner=lambda: _row_numbers(then, dim)))
+
+
+def _first(scores: Tensor, k: int, half: float) -> Tensor:
+    """Indices of the first `k`, sorted, and of whatever comes close to the last of them."""
+    n = scores.shape[-1]
+    if not simple(scores):
+        return scores.topk(n, -1).indices
+    last = scores.topk(k, -1).values.amin(-1, keepdim=True)
+    return scores.topk(min(n, max(k + 1, int((last - scores < half).sum(-1).max()))), -1).indices
 
 
 def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
-    if not tracked(x) or not region.linearizes(op) or x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
+    if not _decides(region, func, op, x, dim):
         return out
     eps, scores, then = region.eps_for(op), kept(x), alias(out.indices)
 
     def weigh() -> tuple[Tensor, Tensor]:
-        order = scores.detach().movedim(dim, -1).argsort(-1, stable=True)
-        found = orders._ordered(eps, scores, dim, False, order)
-        at = place.expand(found.rows.shape[:-2]).unsqueeze(-1)
-        rows = orders._rows(found, ("place",), then.reshape(at.shape), at)
-        return _as_weights(rows.map(rows.key, lambda t: t.reshape(*then.shape, t.shape[-1])), then)
+        at = place.expand(scores.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
+        order = _places(scores, dim, False, eps, None, lambda z: beside(z, at))
+        row = at.unsqueeze(-1).expand(*at.shape, order.rows.shape[-1])
+        labels, weights = (t.gather(-2, row).squeeze(-2) for t in (order.elements(), order.rows))
+        weights, labels = _as_weights(labels, weights, then.reshape(labels.shape[:-1]), order.reach)
+        return weights.reshape(*then.shape, -1), labels.reshape(*then.shape, labels.shape[-1])
 
     return _with_indices(region, func, out, Weights(weigh))
 
 
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
-    x = named["input"]
+    x, out = named["input"], func(*args, **kwargs)
     place = torch.tensor(int(named["k"]) - 1, device=x.device)
-    return _placed(region, func, "kthvalue", x, func(*args, **kwargs), int(named.get("dim", -1)), place)
+    return _placed(region, func, "kthvalue", x, out, int(named.get("dim", -1)), place)
 
 
 def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -273,7 +281,7 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     n = x.shape[dim]
     valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
     place = ((valid - 1) // 2).clamp(min=0)
-    if func.__name__ == "median":  # NaN if there is one: the last in order
+    if op_name(func) == "median":  # NaN if there is one: the last in order
         place = torch.where(valid < n, n - 1, place)
     return _placed(region, func, "median", x, out, dim, place)
 
@@ -282,10 +290,8 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     """The inverse of distinct numbers is their rank. Whether numbers are equal has no derivative."""
     named = dict(zip(("input", "sorted", "return_inverse", "return_counts", "dim"), args), **kwargs)
     x, out = named["input"], func(*args, **kwargs)
-    wanted = named.get("return_inverse") and named.get("dim") is None and x.numel() > 1
-    if shadow(x) is not None:
-        region.lose("unique", [x], _DISCRETE)
-    if not wanted or not tracked(x) or not region.linearizes("unique") or not simple(x):
+    asked = named.get("return_inverse") and named.get("dim") is None and simple(x)
+    if not _decides(region, func, "unique", x, None) or not asked:
         return out
     if out[0].numel() < x.numel() or bool(x.detach().isnan().any()):
         region.lose(
@@ -293,86 +299,11 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
             undecided=lambda: True,
         )  # fmt: skip
         return out
-    eps, scores, then = region.eps_for("unique"), kept(x), alias(out[1])
-    index = x.detach().reshape(-1).argsort()
-    own = Order(lambda: (index, index), scores.reshape(-1), -1, False, eps)
-    found = _inverse(own, index, -1, False, then.reshape(-1))
-    assert found is not None
-    weigh = lambda: tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))
-    carry(region, out[1], Weights(weigh, value=lambda: found.value().reshape(then.shape)))  # type: ignore[arg-type]
+    index, then = x.detach().reshape(-1).argsort(), alias(out[1])
+    found = _inverse(Order(index, kept(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+
+    def weigh() -> tuple[Tensor, Tensor]:
+        return tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))  # type: ignore[return-value]
+
+    carry(region, out[1], Weights(weigh, value=lambda: found.value().reshape(then.shape)))
     return out
-
-
-# --- boundaries passed -------------------------------------------------------------------------------------------
-
-
-def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
-    """``call(x)`` counts the sorted `boundaries` that `x` has passed; the decision is at the nearest."""
-    hard: Tensor = call(x)
-    if boundaries.shape[-1] == 0 or hard.numel() == 0:
-        return hard
-    offset, below, above = nearest_boundary(region, hard, boundaries, x)
-    jump = (above - below).to(offset.dtype)
-    numbers = alias(hard)
-    value = hard_forward(numbers.to(offset.dtype), offset * jump)
-    return carry(region, hard, Shadow.of(value, lambda n: (below + above).to(n.dtype) - n))
-
-
-def _count_passed(region: Region, func: Func, call: Any, boundaries: Tensor, x: Any) -> Any:
-    decided = [t for t in (boundaries, x) if shadow(t) is not None]
-    if decided:
-        if shadow(boundaries) is None and not tracked(boundaries):
-            return elementwise(region, call, (x,), {})
-        region.lose(op_name(func), decided, "the boundaries get no gradient where what passes them was chosen. "
-                    "Use (x.unsqueeze(-1) > boundaries).sum(-1).")  # fmt: skip
-        return call(x)
-    if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
-        return call(x)
-    return _passed(region, call, boundaries, x)
-
-
-def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("sorted_sequence", "input"), args), **kwargs)
-    table, x = named.pop("sorted_sequence"), named.pop("input", named.pop("self", None))
-    sorter = named.get("sorter")
-    boundaries = table if sorter is None else table.gather(-1, sorter)
-
-    def call(v: Any) -> Any:
-        return func(table, v, **named)
-
-    return _count_passed(region, func, call, boundaries, x)
-
-
-def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "boundaries"), args), **kwargs)
-    x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
-
-    def call(v: Any) -> Any:
-        return func(v, boundaries, **named)
-
-    return _count_passed(region, func, call, boundaries, x)
-
-
-def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "bins", "min", "max"), args), **kwargs)
-    x = named["input"]
-    if not tracked(x) or not region.linearizes("histc"):
-        return func(*args, **kwargs)
-    bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
-    whole = low == high  # the range of the data: the outermost edges move with it, and nothing crosses them
-    if whole and x.numel():
-        low, high = float(x.detach().min()), float(x.detach().max())
-    if low == high:
-        low, high = low - 1, high + 1
-    flat = x.reshape(-1)
-    floats = torch.float64 if x.dtype == torch.float64 else torch.float32
-    edges = torch.linspace(low, high, bins + 1, dtype=floats, device=x.device)
-    place = _passed(region, lambda v: torch.searchsorted(edges, v.detach().to(floats), right=True), edges, flat)
-    place = region.call(torch.clamp, place, 1, bins) if whole else place
-    total = region.call(torch.bincount, place, minlength=bins + 2)
-    own = shadow(total)
-    return (
-        func(*args, **kwargs)
-        if own is None
-        else follow(own.value()[1 : bins + 1].to(x.dtype), lambda: func(*args, **kwargs).detach())
-    )

@@ -20,10 +20,11 @@ from ..outcomes.elementwise import ARITHMETIC, CASTS, LOGIC
 from ..outcomes.reductions import LINEAR as SUMS
 from ..outcomes.reductions import PRODUCTS
 from ..outcomes.registry import NO_GRADIENT_TO_LOSE, op_name, spellings
+from ..outcomes.selections import COUNTS
 from ..outcomes.shape import FILLS, JOINS, MOVES
 from ..outcomes.sources import NAMES, STEPS
 from ..outcomes.unlinearized import REMEDIES
-from . import choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
+from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
 
 RULES: dict[Any, Rule] = {}
@@ -94,6 +95,7 @@ register(scatters.index_add, "index_add")
 register(scatters.index_fill, "index_fill index_copy")
 register(scatters.index_put, "index_put")
 register(selections.masked, "masked_select", in_place=False)
+register(selections.nonzero, "nonzero argwhere", in_place=False)
 put(torch.Tensor.__setitem__, writes.setitem, always=True)
 put(torch.Tensor.copy_, writes.copy_, always=True)
 for _op in STEPS:
@@ -107,14 +109,12 @@ for _name in ("argmax", "argmin"):
 register(choices.extremum, "max min", source=True, in_place=False)
 for _name, _rule in (
     ("sort argsort", choices.sort), ("topk", choices.topk), ("kthvalue", choices.kthvalue),
-    ("median nanmedian", choices.median), ("unique", choices.unique), ("searchsorted", choices.searchsorted),
-    ("bucketize", choices.bucketize), ("histc", choices.histc),
+    ("median nanmedian", choices.median), ("unique", choices.unique), ("searchsorted", boundaries.searchsorted),
+    ("bucketize", boundaries.bucketize), ("histc", boundaries.histc),
 ):  # fmt: skip
     register(_rule, _name, source=True, in_place=False)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_REDUCTIONS = {func for name in ("sum", "mean") for func in spellings(name)}
-_LOSSES = {func for name in selections.LOSSES for func in spellings(name)}
 
 
 class _Shadows(Engine):
@@ -158,19 +158,21 @@ ENGINE = _Shadows()
 
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
     """What to do with what a mask selected; None if no operand is that."""
-    for x in tensors(args, kwargs):
-        if isinstance(carried(x), Selected):
-            break
-    else:
-        return None
-    if func in NO_GRADIENT_TO_LOSE or func is torch.Tensor.__setitem__:
-        return None
-    if func in ELEMENTWISE or func in sources_of_floats:
-        return selections.on_elements
-    if func in _LOSSES:
-        return selections.loss
-    return selections.reduced if func in _REDUCTIONS and carried(args[0]) is not None else selections.other
+    if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
+        items = args[1] if func is torch.Tensor.__getitem__ else None
+        if not isinstance(items, tuple) or not any(isinstance(carried(x), Selected) for x in items):
+            return None
+    return SELECTIONS.get(func, selections.other)
 
 
-sources_of_floats = {func for names in ("float double half bfloat16 to clone contiguous",) for name in names.split()
-                     for func in spellings(name)}  # fmt: skip
+SELECTIONS: dict[Any, Rule | None] = dict.fromkeys((*NO_GRADIENT_TO_LOSE, torch.Tensor.__setitem__), None)
+"""Function -> what it does to a selection; None: nothing in particular."""
+for _rule, _names in (
+    (selections.on_elements, "float double half bfloat16 to clone contiguous squeeze"),
+    (selections.loss, " ".join(selections.LOSSES)),
+    (selections.reduced, "sum mean"),
+):
+    SELECTIONS.update((_func, _rule) for _name in _names.split() for _func in spellings(_name))
+SELECTIONS.update(dict.fromkeys(ELEMENTWISE, selections.on_elements))
+SELECTIONS[torch.Tensor.__getitem__] = selections.item
+SELECTIONS.update(dict.fromkeys(COUNTS, selections.other))

@@ -1,111 +1,209 @@
 """Lookups with an index that was decided: ``table[i]``, `gather`, `embedding`, `one_hot` …
 
-The row that the program takes gets the table's gradient. The index gets the difference between that row and the one on
-the other side of the boundary; an index that was chosen gets, for each candidate, the product with that candidate's row.
-An outcome beyond the end of the table counts as the end.
+The row that the program takes gets the table's gradient. The index gets what it makes to be elsewhere, read from the
+table as it is at the call: an index with weights, for each candidate, the product with that candidate's entry; any
+other, the difference between the entry on the other side of the boundary and this one. What lies beyond the end of the
+table counts as the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.surrogates import alias, follow
+from ..._ops.apply import run
 from ..interface import Func, Region
 from .elementwise import _added, neighbours
-from .shadow import Shadow, Weights, carry, shadow
+from .selections import select
+from .shadow import Shadow, Weights, as_float, carry, shadow
 from .shape import move
+from ..._ops.surrogates import alias, follow, simple
+
+# --- where a decided index looks ---------------------------------------------------------------------------------
 
 
-def look_up(
-    region: Region, func: Func, index: Tensor, size: int, behind: int, before: int = 0, wrap: bool = True
-) -> Any:
-    """``func(index)``, a lookup in a table of `size`. The result has the dimensions of `index`, `before` others in
-    front of them and `behind` others after them.
-    """
-    own = shadow(index)
-    assert own is not None
-    out = func(index)
-    soft = _soft(func, out, index, own, size, behind, before, wrap)
-    return _result(region, out, soft)
+@dataclass
+class Spot:
+    """A decided index of a lookup: ``read(table, index)``, which a write at that index looks up, too."""
+
+    index: Tensor
+    read: Callable[[Any, Tensor], Tensor]
+    size: int
+    """Of the dimension that it is an index into."""
+    behind: int = 0
+    """How many dimensions the result has after those of the index."""
+    rows: bool = False
+    """Whether each index takes one row of the table, and all of it."""
+    along: int | None = None
+    """The dimension, if the result has the index's dimensions and the table's, and is looked up along one of them."""
+    own: Shadow = None  # type: ignore[assignment]
+    """The shadow of the index."""
+
+    def __post_init__(self) -> None:
+        self.own = self.own or shadow(self.index)  # type: ignore[assignment]
+
+    def weights(self) -> Tensor:
+        assert isinstance(self.own, Weights)
+        return self.own.weights()
+
+    def labels(self) -> Tensor:
+        assert isinstance(self.own, Weights)
+        return self.own.labels
+
+    def align(self, t: Tensor) -> Tensor:
+        """From the shape of the index to one that broadcasts with the result."""
+        return t.reshape(*t.shape, *(1,) * self.behind) if self.behind else t
+
+    def inside(self, i: Tensor) -> Tensor:
+        """What lies beyond the end of the table is its end."""
+        return torch.where(self.index < 0, i + self.size, i).clamp(0, self.size - 1)
+
+    def candidates(self) -> list[tuple[Tensor, Tensor]]:
+        """Every index that may have been chosen, and its weight."""
+        labels, weights = self.labels().long(), self.weights()
+        labels = torch.where(labels < 0, labels + self.size, labels).clamp(0, self.size - 1)
+        each = zip(labels.unbind(-1), weights.expand(*self.index.shape, -1).unbind(-1))
+        return [(label.expand(self.index.shape), self.align(weight)) for label, weight in each]
+
+    def sides(self, flag: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Below and above the boundary, and what the shadow is worth: its value by how far they are apart.
+
+        Where the other side is not known these are both neighbours, and a `flag` has a ramp between integers.
+        """
+        low, beyond = self.index.long(), self.own.other(self.index)
+        low, high = neighbours(low) if beyond is None else (low, beyond.long())
+        value = self.own.value()
+        step = (high - low).to(value.dtype)
+        share = torch.where(step == 0, 0.0, 1.0 if flag and beyond is None else 1.0 / step)
+        return self.inside(low), self.inside(high), self.align(value * share)
+
+    def all_rows(self) -> bool:
+        """Whether the weights are those of all rows of the table, in order."""
+        own = self.own
+        return self.rows and isinstance(own, Weights) and own.positions and own.labels.shape[-1] == self.size
+
+    def hot(self) -> Tensor | None:
+        """Weights with a dimension for all entries of the table, in the place of that of the index."""
+        own = self.own
+        if self.along is None or not isinstance(own, Weights) or self.index.dim() == 0:
+            return None
+        if not own.positions or own.labels.shape[-1] != self.size or self.index.shape[self.along] != 1:
+            return None
+        return own.weights().squeeze(self.along).movedim(-1, self.along)
+
+    def soft(self, table: Any, flag: bool = False) -> Tensor:
+        """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
+        with torch.no_grad():
+            fixed = finite(as_float(table.detach())) if isinstance(table, Tensor) else table
+        if self.all_rows():
+            return torch.tensordot(self.weights().to(fixed.dtype), fixed, 1)
+        hot = self.hot()
+        if hot is not None and hot.shape == fixed.shape:
+            return (hot * fixed).sum(self.along, keepdim=True)
+        read = lambda i: as_float(self.read(fixed, i))
+        if isinstance(self.own, Weights):
+            return sum(weight * read(i) for i, weight in self.candidates())  # type: ignore[return-value]
+        low, high, share = self.sides(flag)
+        if isinstance(table, Tensor):
+            read = lambda i: as_float(self.read(table.detach(), i))
+        return share * finite(read(high) - read(low))
 
 
-def _result(region: Region, out: Tensor, soft: Tensor) -> Tensor:
+def finite(x: Tensor) -> Tensor:
+    return torch.nan_to_num(x, 0.0, 0.0, 0.0)
+
+
+class _Row(torch.autograd.Function):
+    """`out`, rows of a table that weights have chosen; these get the product of the gradient with all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(finite(table).to(weights.dtype))
+        return out.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (table,) = ctx.saved_tensors
+        n = table.shape[0]
+        rows = table.reshape(n, -1).t()
+        dims = g.dim() - table.dim() + 1
+        return g, g.to(table.dtype).reshape(*g.shape[:dims], -1) @ rows, None
+
+
+def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
+    """`out` is ``read(table)``, the lookup at the indices of the program."""
+    held = shadow(table)
     if out.is_floating_point():
-        return _added(out, soft)
+        if len(spots) == 1 and spots[0].all_rows() and simple(out):
+            return run(_Row, out, spots[0].weights(), table.detach())
+        soft = sum(spot.soft(table) for spot in spots)
+        return _added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)  # type: ignore[union-attr]
     if out.is_complex():
         return out
+    if len(spots) == 1 and held is None:
+        return carry(region, out, _among_entries(spots[0], table, out))
+    soft = sum(spot.soft(table, out.dtype == torch.bool) for spot in spots)
+    return carry(region, out, _with_value(soft if held is None else soft + read(held.value()), out))
+
+
+def _with_value(soft: Any, out: Tensor, other: Any = None) -> Shadow:
     numbers = alias(out)
-    value = follow(soft.expand(out.shape), lambda: numbers.to(soft.dtype))
-    return carry(region, out, Shadow.of(value))
+    return Shadow.of(follow(soft.expand(out.shape), lambda: numbers.to(soft.dtype)), other)
 
 
-def _soft(
-    func: Func, out: Tensor, index: Tensor, own: Shadow, size: int, behind: int, before: int, wrap: bool
-) -> Tensor:
-    low = -size if wrap else 0
-
-    def at(i: Tensor) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = func(i.clamp(low, size - 1).to(index.dtype))
-        return found if found.is_floating_point() else found.float()
-
-    align = lambda t: t.reshape(*t.shape, *(1,) * behind)
+def _among_entries(spot: Spot, table: Any, out: Tensor) -> Shadow:
+    """The same decision among entries of a table of bools or integers."""
+    own = spot.own
     if isinstance(own, Weights):
-        return _of_candidates(at, index, own, behind, before)
-    beyond = own.other(index)
-    with torch.no_grad():
-        if beyond is None:
-            below, above = neighbours(index)
-            above, below = above.clamp(low, size - 1), below.clamp(low, size - 1)
-            change = at(above) - at(below)
-        else:
-            above, below = beyond, index
-            change = at(beyond) - at(index)
-        step = align(above - below.to(above.dtype))
-        slope = torch.where((step != 0) & change.isfinite(), change / step, 0)
-    return align(own.value()) * slope
+        if spot.all_rows() and table.dim() == 1:
+            return own.of_labels(table.clone())
+        labels = torch.stack([spot.read(table, i) for i, _ in spot.candidates()], -1)
+        spread = lambda w: w.reshape(*w.shape[:-1], *(1,) * spot.behind, w.shape[-1])
+        return own.of_labels(labels, spread)
+    soft = spot.soft(table, out.dtype == torch.bool)
+    beyond = own.other(spot.index)
+    if beyond is None:
+        return _with_value(soft, out)
+    entry = spot.read(table, spot.inside(beyond.long()))
+    return _with_value(soft, out, None if out.dtype == torch.bool else lambda _: entry)
 
 
-def _of_candidates(at: Callable[[Tensor], Tensor], index: Tensor, own: Weights, behind: int, before: int) -> Tensor:
-    weights, labels = own.weights(), own.labels
-    n = labels.shape[-1]
-    if labels.dim() == 1 and index.dim():  # all rows look at the same candidates: one product
-        rows = [at(label.expand(index.shape)) for label in labels]
-    else:
-        rows = [at(label.expand(index.shape)) for label in labels.unbind(-1)]
-    found = torch.stack([torch.where(row.isfinite(), row, 0) for row in rows], -1)
-    weights = weights.expand(*index.shape, n)
-    weights = weights.reshape(*index.shape, *(1,) * behind, n)
-    return (weights.to(found.dtype) * found).sum(-1)
+# --- x[...] ------------------------------------------------------------------------------------------------------
 
 
-def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, index = args
-    items = index if isinstance(index, tuple) else (index,)
-    if isinstance(index, list):
-        items = tuple(index) if any(shadow(item) is not None for item in index) else (index,)
-    found = [i for i, item in enumerate(items) if shadow(item) is not None]
-    if not found:
-        return move(region, func, args, kwargs)
-    if any(items[i].dtype == torch.bool for i in found):
-        from .selections import select
+def spots_of(x: Tensor, items: tuple[Any, ...]) -> list[Spot]:
+    """The decided ones among the items of an index.
 
-        return select(region, func, x, items)
-    out = func(x, items)
-    dims = [_dims(item) for item in items]
-    soft: Any = 0
-    for i in found:
-        soft = soft + _along(func, x, items, dims, i, out)
-    if shadow(x) is not None:
-        own = shadow(x)
-        assert own is not None
-        soft = soft + func(own.value(), items)
-    return _result(region, out, soft)
+    A number takes a dimension away, a slice keeps one. The dimensions of tensors stand together where all tensors
+    stand side by side, else in front.
+    """
+    used = sum(_dims(item) for item in items)
+    dim = kept = 0
+    found: list[tuple[int, int, Any]] = []  # an item, the dimension of the table, that of what slices and numbers leave
+    for k, item in enumerate(items):
+        many = x.dim() - used if item is Ellipsis else _dims(item)
+        number = isinstance(item, int) or isinstance(item, Tensor) and item.dim() == 0
+        if isinstance(item, (Tensor, list)):
+            found.append((k, dim, kept))
+        dim, kept = dim + many, kept + (1 if item is None else 0 if number else many)
+    arrays = [(k, at) for k, _, at in found if not (isinstance(items[k], Tensor) and items[k].dim() == 0)]
+    taken = sum(_dims(items[k]) for k, _ in arrays)
+    first = arrays[0][1] if arrays else 0
+    together = bool(arrays) and arrays[-1][1] + _dims(items[arrays[-1][0]]) - first == taken
+    behind = kept + x.dim() - dim - taken - (first if together else 0)
+
+    def spot(k: int, d: int) -> Spot:
+        index, alone = items[k], len(items) == 1
+        read = lambda t, i: t[(*items[:k], i, *items[k + 1 :])]
+        along = 0 if alone and x.dim() == index.dim() == 1 else None
+        return Spot(index, read, x.shape[d], behind if index.dim() else 0, rows=alone, along=along)
+
+    return [spot(k, d) for k, d, _ in found if shadow(items[k]) is not None]
 
 
 def _dims(item: Any) -> int:
@@ -115,150 +213,100 @@ def _dims(item: Any) -> int:
     return item.dim() if isinstance(item, Tensor) and item.dtype == torch.bool else 1
 
 
-def _along(func: Func, x: Tensor, items: tuple[Any, ...], dims: list[int], i: int, out: Tensor) -> Tensor:
-    """What one of the indices adds to ``x[items]``."""
-    index = items[i]
-    used = sum(dims)
-    filled = x.dim() - used
-    advanced = [j for j, item in enumerate(items) if isinstance(item, (Tensor, list)) or type(item) is int]
-    tensors = [items[j] for j in advanced if isinstance(items[j], Tensor)]
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
-    together = advanced == list(range(advanced[0], advanced[-1] + 1))
-    at_dim = 0
-    before = 0
-    if together:
-        for item in items[: advanced[0]]:
-            before += filled if item is Ellipsis else 1
-    for item in items[:i]:
-        at_dim += filled if item is Ellipsis else _dims(item)
-    behind = out.dim() - before - len(shape)
-    at = lambda j: func(x, (*items[:i], j, *items[i + 1 :]))
-    own = shadow(index)
-    assert own is not None
-    wide = index if index.shape == shape else None
-    if wide is None:  # other indices broadcast with it
-        extra = len(shape) - index.dim()
-        return (
-            _soft(at, out, index, own, x.shape[at_dim], behind, before, True)
-            if extra == 0
-            else _soft(
-                at,
-                out,
-                index.reshape((1,) * extra + index.shape),
-                _raised(own, extra),
-                x.shape[at_dim],
-                behind,
-                before,
-                True,
-            )
-        )
-    return _soft(at, out, index, own, x.shape[at_dim], behind, before, True)
+def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, index = args
+    items = index if isinstance(index, tuple) else (index,)
+    if isinstance(index, list) and any(shadow(item) is not None for item in index):
+        items = tuple(index)
+    decided = [item for item in items if shadow(item) is not None]
+    if not decided:
+        return move(region, func, args, kwargs)
+    if any(item.dtype == torch.bool for item in decided):
+        return select(region, func, x, items)
+    return looked_up(region, func(x, items), x, spots_of(x, items), lambda t: t[items])
 
 
-def _raised(own: Shadow, extra: int) -> Shadow:
-    """With so many dimensions of size 1 in front."""
-    if isinstance(own, Weights):
-        more = lambda labels: labels if labels.dim() == 1 else labels[(None,) * extra]
-        return Weights(lambda: (own.weights()[(None,) * extra], more(own.labels)))
-    return Shadow(lambda: own.value()[(None,) * extra], None if own._other is None else own._other)
+# --- functions ---------------------------------------------------------------------------------------------------
 
 
-def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "dim", "index"), args), **kwargs)
-    x, dim, index = named["input"], named["dim"], named["index"]
-    if shadow(index) is None:
-        return move(region, func, (x, dim, index), {})
-    d = dim % x.dim()
-    at = lambda i: x.index_select(d, i)
-    return _or_moved(region, func, (x, dim, index), at, index, x, x.dim() - d - 1, d)
+def spot_along(x: Tensor, dim: int, index: Tensor) -> Spot:
+    """`gather`, and where `scatter` writes."""
+    at = dim % max(x.dim(), 1)
+    return Spot(index, lambda t, i: t.gather(at, i), x.shape[at] if x.dim() else 1, along=at if x.dim() else None)
 
 
-def _or_moved(
-    region: Region, func: Func, args: Any, at: Func, index: Tensor, x: Tensor, behind: int, before: int
-) -> Any:
-    out = func(*args)
-    own = shadow(index)
-    assert own is not None
-    dim = args[1] if len(args) > 2 else 0
-    soft = _soft(at, out, index, own, x.shape[dim] if x.dim() else 1, behind, before, False)
-    held = shadow(x)
-    return _result(region, out, soft if held is None else soft + at_values(func, args, x, held))
+def spot_of_rows(x: Tensor, dim: int, index: Tensor) -> Spot:
+    """`index_select`, and where `index_add`, `index_fill` and `index_copy` write."""
+    at = dim % max(x.dim(), 1)
+    along = 0 if x.dim() == index.dim() == 1 else None
+    rows = at == 0 and index.dim() == 1
+    size = x.shape[at] if x.dim() else 1
+    return Spot(index, lambda t, i: t.index_select(at, i), size, max(x.dim() - at - 1, 0), rows=rows, along=along)
 
 
-def at_values(func: Func, args: Any, x: Tensor, held: Shadow) -> Tensor:
-    """The same lookup in the shadow of a table."""
-    return func(*(held.value() if y is x else y for y in args))  # type: ignore[no-any-return]
+def lookup(names: str, spot: Callable[..., Spot]) -> Callable[..., Any]:
+    """The rule of a function with these arguments; `spot` makes a `Spot` of their values."""
+    spelled = tuple(names.split())
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        named = dict(zip(spelled, args), **kwargs)
+        given = [named.get(name) for name in spelled]
+        x, index = named["input"], named["index" if "index" in spelled else "indices"]
+        if shadow(index) is None:
+            return move(region, func, tuple(given[: len(named)]), {})
+        found = spot(*given)
+        return looked_up(region, func(*args, **kwargs), x, [found], lambda t: found.read(t, index))
+
+    return rule
 
 
-def gather(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "dim", "index"), args), **kwargs)
-    x, dim, index = named["input"], named["dim"], named["index"]
-    if shadow(index) is None:
-        return move(region, func, (x, dim, index), {})
-    return _or_moved(region, func, (x, dim, index), lambda i: x.gather(dim, i), index, x, 0, 0)
-
-
-def take_along_dim(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "indices", "dim"), args), **kwargs)
-    x, index, dim = named["input"], named["indices"], named.get("dim")
-    if shadow(index) is None:
-        return move(region, func, (x, index, dim), {})
+def _along_dim(x: Tensor, index: Tensor, dim: int | None) -> Spot:
     if dim is None:
-        return region.call(torch.take, x, index.reshape(-1))
-    out = func(x, index, dim)
-    at = lambda i: torch.take_along_dim(x, i, dim)
-    own = shadow(index)
-    assert own is not None
-    return _result(region, out, _soft(at, out, index, own, x.shape[dim], 0, 0, False))
+        return Spot(index, lambda t, i: torch.take_along_dim(t, i), x.numel())
+    return Spot(index, lambda t, i: torch.take_along_dim(t, i, dim), x.shape[dim], along=dim % x.dim())
 
 
-def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "index"), args), **kwargs)
-    x, index = named["input"], named["index"]
-    if shadow(index) is None:
-        return move(region, func, (x, index), {})
-    return look_up(region, lambda i: x.take(i), index, x.numel(), 0)
+gather = lookup("input dim index", spot_along)
+index_select = lookup("input dim index", spot_of_rows)
+take = lookup("input index", lambda x, index: Spot(index, lambda t, i: t.take(i), x.numel(), rows=x.dim() == 1))
+take_along_dim = lookup("input indices dim", _along_dim)
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "weight"), args), **kwargs)
-    index, table = (named["input"], named["weight"]) if func is F.embedding else (args[1], args[0])
+    named = dict(zip(("input", "weight") if func is F.embedding else ("weight", "input"), args), **kwargs)
+    index, table = named.get("input", named.get("indices")), named["weight"]
+    out = func(*args, **kwargs)
     if shadow(index) is None:
-        return func(*args, **kwargs)
-    swap = lambda i: func(
-        *(i if x is index else x for x in args), **{k: i if x is index else x for k, x in kwargs.items()}
-    )
-    return look_up(region, swap, index, table.shape[0], 1, wrap=False)
+        return out
+    return looked_up(region, out, table, [Spot(index, lambda t, i: t[i], table.shape[0], 1, rows=True)], lambda t: t)
 
 
 def one_hot_of(x: Tensor, own: Shadow, classes: int) -> Tensor:
     """The shadow of ``one_hot(x, classes)``."""
     if isinstance(own, Weights):
         weights, labels = own.weights(), own.labels.long()
+        if own.positions and labels.shape[-1] == classes:
+            return weights
         full = weights.expand(*x.shape, labels.shape[-1])
-        labels = labels.clamp(0, classes - 1).expand(full.shape)
-        return torch.zeros(*x.shape, classes, dtype=full.dtype, device=x.device).scatter_add(-1, labels, full)
-    hot = lambda i: F.one_hot(i.long().clamp(0, classes - 1), classes).to(own.value().dtype)
-    soft = _soft(hot, x, x, own, classes, 1, 0, False)
-    numbers = alias(x)
-    return follow(soft, lambda: hot(numbers))
+        at = labels.clamp(0, classes - 1).expand(full.shape)
+        return full.new_zeros(*x.shape, classes).scatter_add(-1, at, full)
+    hot = lambda i: F.one_hot(i.long(), classes)
+    soft = Spot(x, lambda _, i: hot(i), classes, 1, own=own).soft(None)
+    return follow(soft, lambda: hot(x).to(soft.dtype))
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     out = func(*args, **kwargs)
     x = args[0] if args else kwargs["tensor"]
     own = shadow(x)
-    if own is None:
+    if own is None or not out.numel():
         return out
-    classes = out.shape[-1]
-    numbers = alias(x)
-    positions = isinstance(own, Weights) and own.positions and classes == own.labels.shape[-1]
-    make = own.weights if positions and isinstance(own, Weights) else lambda: one_hot_of(numbers, own, classes)
-    return carry(region, out, Shadow(make, lambda hot: 1 - hot))
+    numbers, classes = alias(x), out.shape[-1]
+    return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), lambda hot: 1 - hot))
 
 
 def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    index, shape = args
+    index, shape = args[0] if args else kwargs["indices"], args[1] if len(args) > 1 else kwargs["shape"]
     if shadow(index) is None:
         return func(*args, **kwargs)
     out, rest = [], index

@@ -1,24 +1,24 @@
-"""Selection by a mask: ``x[mask]``, ``masked_select(x, mask)``.
+"""Selection by a mask: ``x[mask]``, ``masked_select(x, mask)``, ``nonzero(mask)``.
 
-A selection has the shape that the program gives it, and no place for what was left out. Elementwise functions, and the
-reductions `sum` and `mean` (and losses that end in one) straight after it, see all elements with the shadow of the mask:
+A selection has the shape that the program gives it, and no place for what was left out. Functions of single elements or
+rows, and `sum` and `mean` (and losses that end in one) after them, see all elements with the shadow of the mask:
 ``f(x[mask]).mean()`` is ``(f(x) * m).sum() / m.sum()``. Everything else is ordinary for what was selected, and what the
 mask left out is reported as lost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.surrogates import kept
 from ..interface import Func, Region
 from ..outcomes.registry import op_name
 from .elementwise import _added
-from .shadow import Selected, Shadow, carried, carry, shadow
+from .shadow import Selected, Shadow, as_float, carried, carry, shadow, tensors
+from ..._ops.surrogates import alias, follow, kept, open_elements
 
 
 def selected(x: Any) -> Selected | None:
@@ -26,94 +26,128 @@ def selected(x: Any) -> Selected | None:
     return found if isinstance(found, Selected) else None
 
 
+# --- what a mask selects -----------------------------------------------------------------------------------------
+
+_WITH_OTHERS = "a mask among other indices is not followed. Use x[mask] alone."
+
+
 def select(region: Region, func: Func, x: Tensor, items: tuple[Any, ...]) -> Any:
+    """``x[mask]``."""
     mask = items[0]
     out = func(x, items if len(items) > 1 else mask)
-    if len(items) > 1 or mask.shape != x.shape[: mask.dim()]:
+    if len(items) > 1:
         region.lose("getitem", [item for item in items if shadow(item) is not None], _WITH_OTHERS)
         return out
     return _selected(region, x, mask, out)
 
 
-_WITH_OTHERS = "a mask among other indices is not followed. Use x[mask] alone."
-
-
 def _selected(region: Region, x: Tensor, mask: Tensor, out: Tensor) -> Tensor:
-    own, held = shadow(mask), shadow(x)
-    assert own is not None
-    if held is None:
-        full = kept(x) if x.is_floating_point() else x.to(own.value().dtype)
-    else:
-        full = held.shown(x, held.value().dtype)
+    held = shadow(x)
+    full = held.shown(x, held.value().dtype) if held is not None else kept(x)
     full = full.reshape(mask.numel(), *x.shape[mask.dim() :])
-    flat = Shadow(lambda: own.value().reshape(-1))
-    return carry(region, out, Selected(lambda: full, flat, mask))
+    return carry(region, out, Selected(lambda: full, _flat(mask), mask))
+
+
+def _flat(mask: Tensor) -> Shadow:
+    own = shadow(mask)
+    assert own is not None
+    return Shadow(lambda: own.value().reshape(-1))
 
 
 def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``masked_select(x, mask)``: both broadcast."""
     named = dict(zip(("input", "mask"), args), **kwargs)
     x, mask = named["input"], named["mask"]
-    if shadow(mask) is None:
-        if shadow(x) is None:
-            return func(*args, **kwargs)
-        shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
-        return region.call(torch.Tensor.__getitem__, region.call(torch.Tensor.expand, x, shape), mask.expand(shape))
+    if shadow(mask) is None and shadow(x) is None:
+        return func(*args, **kwargs)
     shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
     full, flags = (region.call(torch.Tensor.expand, t, shape) for t in (x, mask))
+    if shadow(mask) is None:
+        return region.call(torch.Tensor.__getitem__, full, flags)
     return _selected(region, full, flags, func(*args, **kwargs))
 
 
-def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An elementwise function of a selection is the selection of the function."""
-    out = _plainly(region, func, args, kwargs)
-    first = next(found for x in (*args, *kwargs.values()) if (found := selected(x)) is not None)
-
-    def extend(x: Any) -> Any:
-        found = selected(x)
-        if found is not None:
-            return found.candidates() if found.mask is first.mask else None
-        if isinstance(x, Tensor) and x.dim() and x.shape[0] == out.shape[0] != 1:
-            return None  # one row for each selected element; those left out have none
-        return x
-
-    if not isinstance(out, Tensor):
+def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The places that a mask selects: of all places, those."""
+    mask, out = args[0] if args else kwargs["input"], func(*args, **kwargs)
+    if shadow(mask) is None:
         return out
-    with torch.no_grad() if not torch.is_grad_enabled() else torch.enable_grad():
-        values = [extend(x) for x in args]
-        named = {name: extend(x) for name, x in kwargs.items()}
-    if any(x is not None and v is None for x, v in zip((*args, *kwargs.values()), (*values, *named.values()))):
-        return _lost(region, func, args, kwargs, out)
+    mask = mask if mask.dtype == torch.bool else region.call(torch.ne, mask, 0)
+    own = _flat(mask)
+    every = torch.ones_like(mask.detach()).nonzero()
+    parts = zip(out, every.unbind(-1)) if isinstance(out, tuple) else [(out, every)]
+    for part, places in parts:
+        carry(region, part, Selected(lambda places=places: places, own, mask))
+    return out
+
+
+# --- functions of a selection ------------------------------------------------------------------------------------
+
+
+def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function of elements or rows of a selection is the selection of the function."""
+    out = func(*args, **kwargs)
+    found = [s for x in tensors(args, kwargs) if (s := selected(x)) is not None]
+    first = found[0]
+    same = all(s.mask is first.mask or torch.equal(s.mask, first.mask) for s in found)
+
+    def extends(x: Any) -> bool:
+        """Whether those left out have a part in it, too: not if there is one row for each selected element."""
+        alone = not isinstance(x, Tensor) or selected(x) is not None or x.dim() == 0
+        return alone or x.shape[0] != out.shape[0] or out.shape[0] == 1
+
+    rows = isinstance(out, Tensor) and out.shape[:1] == (int(first.mask.sum()),)
+    if not same or not rows or not all(map(extends, tensors(args, kwargs))):
+        return other(region, func, args, kwargs, out)
+    full = lambda x: s.candidates() if (s := selected(x)) is not None else _all(full, x)
+    values, named = [full(x) for x in args], {name: full(x) for name, x in kwargs.items()}
     return carry(region, out, Selected(lambda: func(*values, **named), first.shadow, first.mask))
+
+
+def _all(full: Callable[[Any], Any], x: Any) -> Any:
+    return tuple(map(full, x)) if isinstance(x, tuple) else x
+
+
+def item(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``selection[:, …]``, of each row; and ``table[selection]``, for each element."""
+    x, index = args
+    items = index if isinstance(index, tuple) else (index,)
+    table = selected(x) is None and all(selected(i) is not None for i in items)
+    if table and len(items) == 1:  # what was left out may be anything
+        inside = lambda i: x[i.clamp(-x.shape[0], x.shape[0] - 1)]
+        out, found = func(x, index), selected(items[0])
+        assert found is not None
+        return carry(region, out, Selected(lambda: inside(found.candidates()), found.shadow, found.mask))
+    if table or selected(x) is not None and isinstance(index, tuple) and index[0] == slice(None):
+        return on_elements(region, func, args, kwargs)
+    return other(region, func, args, kwargs)
 
 
 def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`sum` and `mean` of a selection."""
-    x = args[0]
-    found = selected(x)
-    out = _plainly(region, func, args, kwargs)
-    assert found is not None
     named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    dim = named.get("dim")
+    x, dim, keepdim = named["input"], named.get("dim"), bool(named.get("keepdim"))
+    found = selected(x)
+    assert found is not None
     dims = list(range(x.dim())) if dim is None else [d % x.dim() for d in ([dim] if isinstance(dim, int) else dim)]
-    if 0 not in dims or not out.is_floating_point() and x.is_floating_point():
-        return _lost(region, func, args, kwargs, out)
-    keepdim = bool(named.get("keepdim"))
+    if 0 not in dims:
+        return on_elements(region, func, args, kwargs)
+    out = func(*args, **kwargs)
     with torch.no_grad():
-        full = found.candidates().detach()
+        try:
+            full = as_float(found.candidates().detach())
+        except (RuntimeError, IndexError, ValueError):  # not defined for what was left out
+            return other(region, func, args, kwargs, out)
         full = torch.where(full.isfinite(), full, 0)
-        if func.__name__ == "mean":
-            count = max(x.shape[0], 1)
-            rest = [d for d in dims if d]
-            full = full.mean(rest, keepdim=True) if rest else full
-            base = out.detach() if keepdim or out.dim() == 0 else out.detach().unsqueeze(0)
-            full = (full - base.reshape((1,) * (full.dim() - base.dim()) + base.shape)) / count
-    share = found.shadow.value()
-    soft = (share.reshape(-1, *(1,) * (full.dim() - 1)) * full).sum(dims, keepdim=keepdim)
+        rest = [d for d in dims if d]
+        if rest:
+            full = getattr(torch, op_name(func))(full, rest, keepdim=True)
+        if op_name(func) == "mean":
+            full = (full - x.detach().mean(dims, keepdim=True)) / max(x.shape[0], 1)
+    soft = found.shadow.value().reshape(-1, *(1,) * (full.dim() - 1)) * full
+    soft = soft.sum(0, keepdim=True).reshape(out.shape) if not keepdim else soft.sum(0, keepdim=True)
     if out.is_floating_point():
-        return _added(out, soft.reshape(out.shape))
-    from ..._ops.surrogates import alias, follow
-
+        return _added(out, soft)
     numbers = alias(out)
     return carry(region, out, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 
@@ -125,15 +159,14 @@ LOSSES = {
 
 
 def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A loss of elements, and then `mean` or `sum`."""
     reduction = kwargs.get("reduction", "mean")
     each = on_elements(region, func, args, {**kwargs, "reduction": "none"})
-    if reduction == "none" or selected(each) is None:
-        return each if reduction == "none" else _plainly(region, func, args, kwargs)
+    if reduction == "none":
+        return each
+    if selected(each) is None:
+        return func(*args, **kwargs)
     return region.call(torch.mean if reduction == "mean" else torch.sum, each)
-
-
-def _plainly(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(*args, **kwargs)
 
 
 _NOT_FOLLOWED = (
@@ -142,14 +175,10 @@ _NOT_FOLLOWED = (
 )
 
 
-def _lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-    masks = [found.mask for x in (*args, *kwargs.values()) if (found := selected(x)) is not None]
-    region.lose(op_name(func), masks, _NOT_FOLLOWED)
-    return out
-
-
-def other(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Any other function of a selection."""
-    if func is F.mse_loss:  # pragma: no cover (LOSSES come first)
-        return loss(region, func, args, kwargs)
-    return _lost(region, func, args, kwargs, _plainly(region, func, args, kwargs))
+def other(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None) -> Any:
+    """Any other function of a selection: lost, if the mask is open anywhere."""
+    found = [s for x in tensors(args, kwargs) if (s := selected(x)) is not None]
+    masks = [s.mask for s in found if open_elements(s.shadow.value())]
+    if masks:
+        region.lose(op_name(func), masks, _NOT_FOLLOWED)
+    return func(*args, **kwargs) if out is None else out

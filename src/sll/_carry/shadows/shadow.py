@@ -23,7 +23,9 @@ from torch import Tensor
 from ..._ops.surrogates import follow
 from ..interface import Region
 
-__all__ = ["Carrier", "Selected", "Shadow", "Weights", "Whole", "carried", "carry", "shadow", "tensors"]
+__all__ = [
+    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow", "tensors",
+]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 """From a tensor to what it would be on the other side."""
@@ -58,7 +60,7 @@ class Shadow:
 
     def other(self, x: Tensor) -> Tensor | None:
         """`x` on the other side, or None if that is not known."""
-        if self._other is not None:
+        if self._other is not None and x.dtype != torch.bool:
             with torch.no_grad():
                 return self._other(x)
         return x.logical_not() if x.dtype == torch.bool else None
@@ -76,8 +78,9 @@ class Weights(Shadow):
     """The shadow of an index: numbers (*shape, n) of the candidates `labels`, which are (n,) or (*shape, n).
 
     `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `subset` weighs
-    all places of a row together, (…, n): what a set of places is asked for. `value`: the index as a number, where that
-    is not the sum of labels by weight.
+    all places of a row together, along a given dimension: what a set of places is asked for. `value`: the index as a
+    number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are places of
+    (no two places have the same candidate).
     """
 
     def __init__(
@@ -85,8 +88,9 @@ class Weights(Shadow):
         weigh: Callable[[], tuple[Tensor, Tensor]],
         labels: Tensor | None = None,
         positions: bool = False,
-        subset: Callable[[], Tensor] | None = None,
+        subset: Callable[[int], Tensor | None] | None = None,
         value: Callable[[], Tensor] | None = None,
+        owner: Callable[[], Tensor] | None = None,
     ) -> None:
         super().__init__(self._expected if value is None else value)
         self._weigh = weigh
@@ -94,6 +98,7 @@ class Weights(Shadow):
         self._labels = labels
         self.positions = positions
         self.subset = subset
+        self.owner = owner
 
     @property
     def labels(self) -> Tensor:
@@ -114,7 +119,8 @@ class Weights(Shadow):
 
     def of_labels(self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None) -> Weights:
         """The same choice among other values."""
-        return Weights(lambda: (self.weights() if spread is None else spread(self.weights()), labels), labels)
+        weigh = lambda: (self.weights() if spread is None else spread(self.weights()), labels)
+        return Weights(weigh, labels, owner=self.owner)
 
 
 class Whole:
@@ -160,6 +166,16 @@ def shadow(x: Any) -> Shadow | None:
     """The shadow of a bool or integer tensor."""
     found = carried(x)
     return found if isinstance(found, Shadow) else None
+
+
+def as_float(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() or x.is_complex() else x.float()
+
+
+def as_value(x: Any) -> Any:
+    """What stands for an operand where floats are computed: the shadow, or the tensor as a float."""
+    own = shadow(x)
+    return own.value() if own is not None else as_float(x) if isinstance(x, Tensor) else x
 
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:

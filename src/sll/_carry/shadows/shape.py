@@ -5,7 +5,7 @@ Where the index or the fill is a tensor of the program, that is done at once; ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..._ops.surrogates import alias, simple
 from ..interface import Func, Region
+from ..outcomes.registry import op_name
 from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
 
 
@@ -21,9 +22,12 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     x, *rest = args
     out = func(*args, **kwargs)
     own = carried(x)
+    bounds = [b for b in _parts([*rest, *kwargs.values()]) if shadow(b) is not None]
+    if bounds:
+        region.lose(op_name(func), bounds, _BOUNDS)
     if own is None or isinstance(own, Selected) or out is x:
         return out
-    lazy = simple(x) and not _holds_tensor(rest) and not _holds_tensor(kwargs.values())
+    lazy = simple(x) and not _holds_tensor([*rest, *kwargs.values()])
     moved = lambda y: func(y, *rest, **kwargs)
     parts = out if isinstance(out, (tuple, list)) else [out]
     for i, part in enumerate(parts):
@@ -32,8 +36,17 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return out
 
 
+_BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k."
+
+
+def _parts(values: Any) -> Iterator[Any]:
+    """The arguments, those in lists and slices as well."""
+    for v in values:
+        yield from _parts(v) if isinstance(v, (tuple, list)) else (v.start, v.stop, v.step) if type(v) is slice else (v,)
+
+
 def _holds_tensor(values: Any) -> bool:
-    return any(isinstance(v, Tensor) or isinstance(v, (tuple, list)) and _holds_tensor(v) for v in values)
+    return any(isinstance(v, Tensor) for v in _parts(values))
 
 
 def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Any:
@@ -52,8 +65,7 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> 
         return None if other is None else Whole(other)
     if not lazy:
         return Shadow.of(one(own.value()), other)
-    found = Shadow(lambda: one(own.value()), other)
-    return found
+    return Shadow(lambda: one(own.value()), other)
 
 
 def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> Weights:
@@ -70,7 +82,9 @@ def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> 
     def weigh() -> tuple[Tensor, Tensor]:
         return gathered(own.weights()), own.labels if own.labels.dim() == 1 else gathered(own.labels)
 
-    return Weights(weigh, own._labels if own.positions else None, own.positions)
+    owner = own.owner
+    moved = None if owner is None else lambda: one(owner() + 1)  # what is filled in belongs to another
+    return Weights(weigh, own._labels if own.positions else None, own.positions, owner=moved)
 
 
 def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

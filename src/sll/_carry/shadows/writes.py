@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from ..outcomes.registry import tracked
-from .scatters import _as_value, put_at
-from .shadow import Selected, Shadow, Weights, carried, carry, shadow
+from .scatters import put_at
+from .shadow import Selected, Shadow, Weights, as_value, carried, carry, shadow
+from ..._ops.surrogates import alias, follow
 
 Rule = Callable[..., Any]
 
@@ -118,7 +118,7 @@ def _merged(put: Callable[[Tensor, Tensor], Tensor], old: Tensor, new: Tensor) -
     own, brought = shadow(old), shadow(new)
     if isinstance(own, Weights) and isinstance(brought, Weights) and own.positions and brought.positions:
         pass  # a table of places is written to row by row: their numbers are enough
-    a, b = (torch.as_tensor(_as_value(x)) for x in (old, new))
+    a, b = (torch.as_tensor(as_value(x)) for x in (old, new))
     value = put(a.to(b.dtype), b) if a.dtype != b.dtype else put(a, b)
     sides = [x if o is None else o.other(x) for x, o in ((old, own), (new, brought))]
     if old.dtype == torch.bool or any(side is None for side in sides):

@@ -1,0 +1,83 @@
+"""`searchsorted`, `bucketize` and `histc` count the boundaries passed: one decision, at the nearest boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.band import hard_forward
+from ..interface import Func, Region
+from ..outcomes.passed import nearest_boundary
+from ..outcomes.registry import op_name, tracked
+from .elementwise import elementwise
+from .shadow import Shadow, carry, shadow
+from ..._ops.surrogates import alias, follow
+
+_DECIDED = (
+    "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
+)
+
+
+def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
+    """``call(x)`` counts the sorted `boundaries` that `x` has passed; the decision is at the nearest."""
+    hard: Tensor = call(x)
+    if boundaries.shape[-1] == 0 or hard.numel() == 0:
+        return hard
+    offset, below, above = nearest_boundary(region, hard, boundaries, x)
+    jump = (above - below).to(offset.dtype)
+    value = hard_forward(hard.to(offset.dtype), offset * jump)
+    return carry(region, hard, Shadow.of(value, lambda n: (below + above).to(n.dtype) - n))
+
+
+def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:
+    decided = [t for t in (boundaries, x) if shadow(t) is not None]
+    if decided and shadow(boundaries) is None and not tracked(boundaries):
+        return elementwise(region, call, (x,), {})
+    if decided:
+        region.lose(op_name(func), decided, _DECIDED)
+        return call(x)
+    if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
+        return call(x)
+    return _passed(region, call, boundaries, x)
+
+
+def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("sorted_sequence", "input"), args), **kwargs)
+    table, x, sorter = named.pop("sorted_sequence"), named.pop("input", named.pop("self", None)), named.get("sorter")
+
+    def call(v: Any) -> Any:  # a function with a name, as rules want it
+        return func(table, v, **named)
+
+    return _count_passed(region, func, call, table if sorter is None else table.gather(-1, sorter), x)
+
+
+def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "boundaries"), args), **kwargs)
+    x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
+
+    def call(v: Any) -> Any:
+        return func(v, boundaries, **named)
+
+    return _count_passed(region, func, call, boundaries, x)
+
+
+def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "bins", "min", "max"), args), **kwargs)
+    x, hard = named["input"], func(*args, **kwargs)
+    if not tracked(x) or not region.linearizes("histc") or not x.numel():
+        return hard
+    bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
+    whole = low == high  # the range of the data: the outermost edges move with it, and nothing crosses them
+    low, high = (float(x.detach().min()), float(x.detach().max())) if whole else (low, high)
+    low, high = (low - 1, high + 1) if low == high else (low, high)
+    floats = torch.float64 if x.dtype == torch.float64 else torch.float32
+    edges = torch.linspace(low, high, bins + 1, dtype=floats, device=x.device)
+    place = _passed(region, lambda v: torch.searchsorted(edges, v.detach().to(floats), right=True), edges, x.reshape(-1))
+    place = region.call(torch.clamp, place, 1, bins) if whole else place
+    total = shadow(region.call(torch.bincount, place, minlength=bins + 2))
+    assert total is not None
+    fixed = hard.detach()
+    return follow(total.value()[1 : bins + 1].to(x.dtype), lambda: fixed.clone())
