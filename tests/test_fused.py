@@ -25,8 +25,8 @@ INF, NAN = math.inf, math.nan
 numba = pytest.importorskip("numba")
 
 BOUNDARIES = [
-    Jump("boundary", *numbers)
-    for numbers in [
+    Jump("boundary", *constants)
+    for constants in [
         (0.0, 1.0, 0.0, 0.0),  # >
         (0.0, 1.0, 1.0, 0.0),  # >=
         (1.0, 0.0, 0.0, 0.0),  # <
@@ -83,12 +83,12 @@ def test_loops_compute_what_stock_ops_compute(jump, eps, dtype, many, monkeypatc
     try:
         x = edges(dtype, eps)
         for threshold in (0.0, 0.5) if jump.kind == "boundary" else (0.0,):
-            numbers = jump.numbers if jump.kind == "quantize" else ()
+            constants = jump.constants if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
-                numbers = (threshold, *jump.numbers)
+                constants = (threshold, *jump.constants)
             for linear in (True, False):
                 value, inside = ramp._step(x.clone(), threshold, jump, eps, linear)
-                got, mask = fused.step(jump.kind, x, numbers, eps, linear)
+                got, mask = fused.step(jump.kind, x, constants, eps, linear)
                 assert torch.equal(mask, inside)
                 assert ulps(got, value).max() <= (1 if linear else 0)
                 if not linear and jump.kind in HARD:  # the sign of zero, too

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ._ops.env import _readable
+from ._ops.env import free_to_read
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "widths"]
@@ -84,7 +84,7 @@ class Call:
         if self._raw is None:
             self._raw = self._make().abs()
         d = self._raw
-        if not _readable(d):
+        if not free_to_read(d):
             return False
         places = torch.bucketize(d, _edges(width, d.dtype), right=True)  # (of NaN, the last)
         counts: list[int] = torch.bincount(places, minlength=5).tolist()
@@ -145,10 +145,10 @@ def _quantile(distances: Tensor, share: float | Tensor) -> float | Tensor:
     distances costs nothing.
     """
     if distances.shape[0] == 0:
-        return 1.0 if _readable(distances) else distances.new_ones(())
+        return 1.0 if free_to_read(distances) else distances.new_ones(())
     # A little wider, so that rounding does not push the last element out of the band.
     wider = 1 + 4e-7
-    if _readable(distances):  # a dozen ops on numbers take as long as one on a tensor
+    if free_to_read(distances):  # a dozen ops on numbers take as long as one on a tensor
         numbers = distances.tolist()
         finite = bisect.bisect_left(numbers, math.inf)
         return numbers[max(math.ceil(finite * float(share) - 1e-6) - 1, 0)] * wider if finite else 1.0

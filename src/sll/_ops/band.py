@@ -89,7 +89,7 @@ def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Ten
     """Where in the band: ``clamp(distance / (2 eps), -1/2, 1/2)``.
 
     `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float in
-    the same units, or a 0-dim tensor that is not to be read (see `policy`). A NaN distance gives the offset `nan`
+    the same units, or a 0-dim tensor that is not to be read (see `widths.py`). A NaN distance gives the offset `nan`
     (-1/2 or 1/2) and no gradient.
     """
     if isinstance(eps, Tensor):

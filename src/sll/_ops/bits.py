@@ -46,7 +46,7 @@ def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _has_bits(*tensors: Tensor) -> bool:
     """Whether these are plain tensors on the CPU, of which one sees the bits."""
-    return suits(*tensors) and not torch._C._len_torch_dispatch_stack() and all(map(fused.plain, tensors))
+    return suits(*tensors) and not torch._C._len_torch_dispatch_stack() and all(map(fused.dense, tensors))
 
 
 def _picked(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .apply import _is_finite, _unpacked, packed, run
 from .bits import pick, suits
 from .dtypes import compute_dtype
 
-__all__ = ["blend", "product", "select"]
+__all__ = ["blend", "product", "blend_by_mask"]
 
 
 class _Blend(torch.autograd.Function):
@@ -69,15 +69,15 @@ class _Blend(torch.autograd.Function):
             return None
         offset, below, above, hard, taken = saved
         for x in (g, offset, below, above, hard):
-            if x.dtype != g.dtype or not fused.plain(x):
+            if x.dtype != g.dtype or not fused.dense(x):
                 return None
-        if not fused.suits(g) or taken is not None and not fused.plain(taken):
+        if not fused.suits(g) or taken is not None and not fused.dense(taken):
             return None
         if taken is None:
             taken = pick(offset == 0, hard == above, offset > 0)
         straight = ctx.mode == "straight-through"
         wanted = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        return fused.select_backward(g, offset, taken, below, above, not straight, wanted)
+        return fused.blend_by_mask_backward(g, offset, taken, below, above, not straight, wanted)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -97,7 +97,7 @@ class _Blend(torch.autograd.Function):
         return g_offset, g_below, g_above, None, None, None
 
 
-class _Select(torch.autograd.Function):
+class _BlendByMask(torch.autograd.Function):
     """`_Blend` where the mask of what is taken is known, in one pass (see `fused`)."""
 
     @staticmethod
@@ -117,8 +117,8 @@ class _Select(torch.autograd.Function):
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
         offset = offset if shown is None else shown
-        if not is_compiling() and fused.suits(offset) and all(map(fused.plain, (taken, below, above))):
-            return fused.select(offset, taken, below, above, forward == "linear", ties)
+        if not is_compiling() and fused.suits(offset) and all(map(fused.dense, (taken, below, above))):
+            return fused.blend_by_mask(offset, taken, below, above, forward == "linear", ties)
         hard = pick(taken, above, below)
         if forward != "linear":
             return hard
@@ -133,7 +133,7 @@ class _Select(torch.autograd.Function):
         offset, taken, below, above = ctx.saved_tensors
         taken = offset > 0 if taken is None else _unpacked(taken, g)
         slow = is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
-        if slow or not all(map(fused.plain, (offset, taken, below, above))):
+        if slow or not all(map(fused.dense, (offset, taken, below, above))):
             jump = above - below
             if ctx.finite:
                 share = offset + 0.5 if ctx.by_weight else taken.to(g.dtype)
@@ -146,7 +146,9 @@ class _Select(torch.autograd.Function):
             g_above: Tensor | None = torch.where(share > 0, g * share, 0)
         else:
             wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, below, above, ctx.by_weight, wanted)
+            g_offset, g_below, g_above = fused.blend_by_mask_backward(
+                g, offset, taken, below, above, ctx.by_weight, wanted
+            )
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
         return g_offset, None, g_below, g_above, None, None, None, None
@@ -208,7 +210,7 @@ def blend(
     )  # fmt: skip
 
 
-def select(
+def blend_by_mask(
     offset: Tensor,
     taken: Tensor,
     below: Any,
@@ -225,32 +227,36 @@ def select(
     like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers. `finite`: they
     are known to be. `shown`: another offset, without gradient, that the value has.
     """
-    compiling = is_compiling()
     if offset.shape != taken.shape or not suits(offset, taken):
         return None
-    if not compiling and not taken.is_contiguous():
+    if not is_compiling() and not taken.is_contiguous():
         return None
-    sides, full = [], False
-    for side in (below, above):
-        if isinstance(side, Tensor):
-            if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
-                return None
-            if not compiling and fused.batched(side):
-                return None
-            full = full or side.shape == taken.shape
-            if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
-                return None
-            if not compiling and side.numel() != 1 and not side.is_contiguous():
-                return None  # what strides the result has is for torch to say, too
-        elif not isinstance(side, (int, float)):
-            return None
-        one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
-        if not compiling and one.numel() == 1 and not math.isfinite(one.detach()):
-            return None  # a report counts the elements at which the jump is infinite
-        sides.append(one)
-    if not full:
+    sides = [_side(side, offset, taken) for side in (below, above)]
+    if sides[0] is None or sides[1] is None:
+        return None
+    if not any(isinstance(side, Tensor) and side.shape == taken.shape for side in (below, above)):
         return None  # what dtype numbers and 0-dim tensors make is for torch to say
-    return run(_Select, offset, taken, *sides, forward, ties, finite, shown)
+    return run(_BlendByMask, offset, taken, *sides, forward, ties, finite, shown)
+
+
+def _side(side: Any, offset: Tensor, taken: Tensor) -> Tensor | None:
+    """A branch as `_BlendByMask` takes it; None if it takes `blend`."""
+    compiling = is_compiling()
+    if not isinstance(side, (int, float, Tensor)):
+        return None
+    if isinstance(side, Tensor):
+        if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
+            return None
+        if not compiling and fused.batched(side):
+            return None
+        if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
+            return None
+        if not compiling and side.numel() != 1 and not side.is_contiguous():
+            return None  # what strides the result has is for torch to say, too
+    one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
+    if not compiling and one.numel() == 1 and not math.isfinite(one.detach()):
+        return None  # a report counts the elements at which the jump is infinite
+    return one
 
 
 def product(a: Tensor, b: Tensor, shown: Tensor | None = None) -> Tensor:

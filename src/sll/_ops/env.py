@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-__all__ = ["numbers", "outside_of_transforms", "unwrapped"]
+__all__ = ["readable", "outside_of_transforms", "unwrapped"]
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
@@ -26,7 +26,7 @@ def unwrapped(x: Tensor) -> Tensor:
     return x
 
 
-def numbers(x: Tensor) -> Tensor | None:
+def readable(x: Tensor) -> Tensor | None:
     """`x` to read numbers from, `unwrapped`; None where there are none (meta tensors, somebody traces or fakes)."""
     x = unwrapped(x)
     if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
@@ -35,13 +35,13 @@ def numbers(x: Tensor) -> Tensor | None:
         return x.detach()
 
 
-def _readable(x: Tensor) -> bool:
+def free_to_read(x: Tensor) -> bool:
     """Whether reading a number costs nothing."""
-    if is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or _dispatched():
+    if is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or dispatched():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def _dispatched() -> bool:
+def dispatched() -> bool:
     """Whether somebody traces or fakes tensors: then nothing is read, and nothing made now may be kept."""
     return torch._C._len_torch_dispatch_stack() > 0

@@ -1,8 +1,8 @@
 """The loops of `fused`, compiled by numba. Only `fused` imports this, and only where numba is installed.
 
-Each does for one element what `kernels` does with stock ops, in the same order of operations. `given` has the numbers
-in the dtype of the tensors, so that nothing is computed in a wider one. Selections are written without early exits:
-these loops become vector instructions.
+Each does for one element what `ramp.py` and `blend.py` do with stock ops, in the same order of operations. `given` has
+the numbers in the dtype of the tensors, so that nothing is computed in a wider one. Selections are written without
+early exits: these loops become vector instructions.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _merge_backward(
 
 
 KERNELS: dict[str, Any] = {"pick": _pick, "merge": _merge, "merge_backward": _merge_backward}
-KERNELS |= {"select": _select, "select_backward": _select_backward}
+KERNELS |= {"blend_by_mask": _select, "blend_by_mask_backward": _select_backward}
 KERNELS |= {"boundary": _boundary, "round": _round, "floor": _floor, "ceil": _ceil, "trunc": _trunc}
 KERNELS |= {"quantize": _quantize, "scale": _scale}
 

@@ -78,10 +78,10 @@ def merge(
     `linearization.merge`, the reference.
     """
     for x in (offset, low, high):
-        if x is not None and (x.shape != hard.shape or x.dtype != offset.dtype or not suits(x) or not fused.plain(x)):
+        if x is not None and (x.shape != hard.shape or x.dtype != offset.dtype or not suits(x) or not fused.dense(x)):
             return None
     masks = [x.expand(hard.shape).contiguous() for x in (below, above, hard)]
-    if not all(map(fused.plain, masks)) or not fused.suits(offset, least=1):
+    if not all(map(fused.dense, masks)) or not fused.suits(offset, least=1):
         return None
     offsets = (None if x is None else x.contiguous() for x in (offset, low, high))
     return Merged(*run(_Merge, *offsets, *masks, signs))

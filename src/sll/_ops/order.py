@@ -340,7 +340,7 @@ class _Differences(torch.autograd.Function):
         return _DifferencesJvp.apply(*front, eps), 0  # type: ignore[no-untyped-call]
 
 
-# As in `kernels`: Dynamo refuses a Function with a `jvp`, so compiled code gets the classes above.
+# As in `band.py`: Dynamo refuses a Function with a `jvp`, so compiled code gets the classes above.
 
 
 class _RankJvp(_Rank):

@@ -39,7 +39,7 @@ class Jump(NamedTuple):
     at_nan: float = 0.0
 
     @property
-    def numbers(self) -> tuple[float, float, float, float]:
+    def constants(self) -> tuple[float, float, float, float]:
         return self.below, self.above, self.at_tie, self.at_nan
 
     @property
@@ -53,7 +53,7 @@ class Jump(NamedTuple):
 
     def flipped(self) -> Jump:
         """1 minus it, for a boundary between 0 and 1."""
-        below, above, at_tie, at_nan = (1 - value for value in self.numbers)
+        below, above, at_tie, at_nan = (1 - value for value in self.constants)
         return Jump(self.kind, below, above, at_tie, at_nan)
 
 
@@ -98,16 +98,7 @@ def _traced_step(
     """
     kind, below, above, at_tie, at_nan = jump
     if kind == "quantize":
-        n = x.floor()
-        distance = (x - n) - 0.5
-        inside = (distance.abs() <= eps) & (n >= below) & (n < above)
-        if hard is None:
-            hard = x.round().clamp(below, above) + 0.0
-            hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
-        if not linear:
-            return hard.to(x.dtype, copy=True), inside
-        ramp = (_steep(distance, eps) + 0.5 + n).clamp(below, above)
-        return torch.where(distance.abs() > 0, ramp, hard.to(x.dtype)), inside
+        return _traced_quantize(x, jump, eps, linear, hard)
     if kind != "boundary":
         return _step(x, threshold, jump, eps, linear)
     inside = (x - threshold).abs() <= eps
@@ -130,6 +121,20 @@ def _traced_step(
         return torch.where(size >= 0, ramp, at_nan), inside
     exception = at_tie if at_tie == at_nan else torch.where(size >= 0, at_tie, at_nan).to(x.dtype)
     return torch.where(size > 0, ramp, exception), inside
+
+
+def _traced_quantize(x: Tensor, jump: Jump, eps: float, linear: bool, hard: Tensor | None) -> tuple[Tensor, Tensor]:
+    _, below, above, _, at_nan = jump
+    n = x.floor()
+    distance = (x - n) - 0.5
+    inside = (distance.abs() <= eps) & (n >= below) & (n < above)
+    if hard is None:
+        hard = x.round().clamp(below, above) + 0.0
+        hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
+    if not linear:
+        return hard.to(x.dtype, copy=True), inside
+    ramp = (_steep(distance, eps) + 0.5 + n).clamp(below, above)
+    return torch.where(distance.abs() > 0, ramp, hard.to(x.dtype)), inside
 
 
 def _steep(distance: Tensor, eps: float) -> Tensor:
@@ -165,10 +170,10 @@ class _Ramp(torch.autograd.Function):
         ctx.slope = jump.height * (0.5 / eps)
         ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
         if not is_compiling() and fused.suits(x):
-            numbers: tuple[float, ...] = jump.numbers if jump.kind == "quantize" else ()
+            constants: tuple[float, ...] = jump.constants if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
-                numbers = (float(threshold), *jump.numbers)
-            value, inside = fused.step(jump.kind, x, numbers, eps, linear)
+                constants = (float(threshold), *jump.constants)
+            value, inside = fused.step(jump.kind, x, constants, eps, linear)
         else:
             given = x, threshold, jump, eps, linear
             value, inside = _traced_step(*given, hard) if is_compiling() else _step(*given)

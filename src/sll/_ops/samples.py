@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .env import _dispatched
+from .env import dispatched
 
 SAMPLE = 1024
 """Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
@@ -27,7 +27,7 @@ _spread_once = functools.lru_cache(maxsize=256)(_spread)
 
 
 def places(many: int, of: int, device: torch.device) -> Tensor:
-    if is_compiling() or type(of) is not int or _dispatched():
+    if is_compiling() or type(of) is not int or dispatched():
         return _spread(many, of, device)
     return _spread_once(many, of, device)
 

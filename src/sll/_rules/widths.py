@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .._ops.callsite import call_site
-from .._ops.env import _readable
+from .._ops.env import free_to_read
 from .._ops.samples import sample
 from ..eps import Call, Kind, Policy
 
@@ -71,7 +71,7 @@ class Width:
                     f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return one number, got "
                     f"shape {tuple(found.shape)} for a {self.kind}; reduce it, for example with .median()"
                 )
-            if _readable(found):
+            if free_to_read(found):
                 found = float(found)
         if isinstance(found, Tensor):
             found = found.clamp(min=_TINY, max=limit)

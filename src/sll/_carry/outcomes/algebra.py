@@ -18,7 +18,7 @@ from .decisions import Decision
 from .expectations import expect
 from .fewer import _of_too_many, few_decisions
 from .mixtures import _per_value
-from .trees import DIVISIONS, _both_sides, _numbers, _root, cofactor, join, original
+from .trees import DIVISIONS, _both_constants, _both_sides, _root, cofactor, join, original
 from .writes_seen import keep
 
 __all__ = ["run_on_outcomes"]
@@ -65,7 +65,7 @@ def run_on_outcomes(
 
 def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
     """What is False on one side and True on the other is its decision again: ``True & mask`` is the mask."""
-    sides = _numbers(tree.below, tree.above)
+    sides = _both_constants(tree.below, tree.above)
     if sides is None or sides[0] == sides[1]:
         return
     tree.polarity = 1 if sides[1] else -1

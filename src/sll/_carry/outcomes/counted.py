@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ..._ops.env import numbers
+from ..._ops.env import readable
 from .carriers import Choice, Expectation, Outcomes, resolved
 
 
@@ -36,7 +36,7 @@ def _at_most_one(x: Tensor) -> bool:
     """True where there is no number to read."""
     if is_compiling():
         return True
-    known = numbers(x)
+    known = readable(x)
     return known is None or bool((known.abs() <= 1).all())
 
 

@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 from ..._ops.apply import packed
 from ..._ops.band import hard_forward
 from ..._ops.bits import pick
-from ..._ops.blend import blend, product, select
+from ..._ops.blend import blend, blend_by_mask, product
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.fused import LEAST
 from .carriers import Choice, Expectation, Outcomes, carrier, known_constant, outcomes, resolved
@@ -46,7 +46,7 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
         if at_once is not None:
             return at_once
     if tree.decision.side is not None:
-        at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward, finite=True)
+        at_once = blend_by_mask(tree.decision.offset(), tree.decision.taken(), below, above, forward, finite=True)
         if at_once is not None:
             return at_once
     dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
@@ -73,7 +73,9 @@ def probability(x: Tensor) -> Tensor:
     at_once = _joint(found, below, above, ties=True)
     if at_once is not None:
         return at_once
-    at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True, finite=True)
+    at_once = blend_by_mask(
+        found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True, finite=True
+    )
     if at_once is not None:
         return at_once
     weight = found.decision.weight()

@@ -19,10 +19,10 @@ from .constants import bool_outcomes, constant
 from .counted import OF_WEIGHTED, by_ones, one_apart
 from .decisions import Decision, decided_by, placed, shows
 from .expectations import expect, undecided
-from .indices import geometry, plain_item
-from .mixtures import mix, settle
+from .indices import geometry, indexes
+from .mixtures import join_values, mix
 from .registry import put, register
-from .selections import select
+from .selections import selected
 from .shape import move
 from .trees import join, original
 
@@ -78,7 +78,7 @@ def _look_up_choices(
     taken = aligned(values == index.clamp(-size if wrap else 0, size - 1).unsqueeze(-1))
     chosen = Choice(key, values, aligned(chosen.weights), aligned(chosen.ties))
     if found is not None:
-        return settle(region, hard, chosen, found, taken=taken)
+        return join_values(region, hard, chosen, found, taken=taken)
     table = torch.stack([expect(x) if not x.is_floating_point() else x for x in pieces], -1)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
@@ -120,7 +120,7 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         )
         return func(table, index)
     # Lists, ranges and arrays index like tensors.
-    items = tuple(i if plain_item(i) else torch.as_tensor(i, device=table.device) for i in items)
+    items = tuple(i if indexes(i) else torch.as_tensor(i, device=table.device) for i in items)
     place = linearized[0]
     size, trailing = geometry(table, items, place)
 
@@ -134,7 +134,7 @@ def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[
     mask = items[0]
     compiling = torch.compiler.is_compiling()
     if len(items) == 1 and mask.dtype == torch.bool and not compiling:
-        return select(region, table, mask, func(table, index))
+        return selected(region, table, mask, func(table, index))
     why = "which elements a mask selects beside other indices has no derivative; use where(), or (x * mask).sum()."
     if compiling:
         why = "what a mask selects is not followed in compiled code."

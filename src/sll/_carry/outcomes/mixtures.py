@@ -63,10 +63,10 @@ def run_on_choices(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     assert chosen is not None
     found, values = chosen
     blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
-    return settle(region, hard, found, values, blended=blended)
+    return join_values(region, hard, found, values, blended=blended)
 
 
-def settle(
+def join_values(
     region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False, taken: Tensor | None = None
 ) -> Tensor:
     """The result of a function whose `hard` value and whose `values` (*shape, M) for each choice are known.

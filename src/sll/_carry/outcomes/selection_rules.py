@@ -19,12 +19,12 @@ from .selections import (
     _FAILS,
     COUNTS,
     _candidates,
+    bare,
     lost,
     on_candidates,
     on_elements,
     one_by_one,
-    plain,
-    select,
+    selected,
 )
 from .trees import original
 
@@ -65,7 +65,7 @@ def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     dims = tuple(d % rank for d in dim) if dim else tuple(range(rank))
     mean = op_name(func) == "mean"
     if 0 not in dims:
-        out = func(plain(x), *args[1:], **kwargs)
+        out = func(bare(x), *args[1:], **kwargs)
         inner = region.call(func, found.candidates, *args[1:], **{n: v for n, v in kwargs.items() if n != "input"})
         return attach(region, out, found.of(inner))
     hard = original(func, *args, **kwargs)
@@ -76,11 +76,11 @@ def moved(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     """``squeeze``, ``unsqueeze``, ``reshape`` that keep the dimension of the selected elements first."""
     x = args[0]
     found = selection(x)
-    shape = func(plain(x), *args[1:], **kwargs).shape
+    shape = func(bare(x), *args[1:], **kwargs).shape
     if found is None or not shape or shape[0] != x.shape[0] or x.shape[0] == 0:
         return one_by_one(region, func, args, kwargs)
     candidates = found.candidates.reshape(found.candidates.shape[0], *shape[1:])
-    return attach(region, func(plain(x), *args[1:], **kwargs), found.of(candidates))
+    return attach(region, func(bare(x), *args[1:], **kwargs), found.of(candidates))
 
 
 def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,7 +119,7 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         if own.same(picked[0]):  # x[mask][other]: both decide
             flags = picked[0].candidates
             weights, shown = own.weights * probability(flags), own.shown * expect(flags)
-            out = func(plain(table), plain(index))
+            out = func(bare(table), bare(index))
             keep = (weights.detach() > 0).nonzero().squeeze(1)
             candidates = region.call(torch.Tensor.__getitem__, own.candidates, keep)
             taken = (own.taken & flags)[keep]
@@ -128,14 +128,14 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
             return attach(region, out, found)
     elif own is not None and isinstance(items[0], slice) and items[0] == slice(None) and not any(picked):
         if not any(isinstance(item, Tensor) for item in items):  # further dimensions
-            return attach(region, func(plain(table), index), own.of(func(own.candidates, index)))
+            return attach(region, func(bare(table), index), own.of(func(own.candidates, index)))
     elif own is None and all(found is not None and not item.is_floating_point() for found, item in zip(picked, items)):
         first = picked[0]
         assert first is not None
         if all(
             found is not None and found.same(first) and item.dtype != torch.bool for found, item in zip(picked, items)
         ):
-            out = func(table, tuple(plain(item) for item in items))  # table[mask.nonzero(as_tuple=True)]
+            out = func(table, tuple(bare(item) for item in items))  # table[mask.nonzero(as_tuple=True)]
             at = [found.candidates for found in picked if found is not None]
             # What is not selected may be out of range.
             at = [torch.where(first.taken, i, i.clamp(-size, size - 1)) for i, size in zip(at, table.shape)]
@@ -154,7 +154,7 @@ def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())
     hard = original(torch.nonzero, x)
-    out = select(region, every, flags, hard)
+    out = selected(region, every, flags, hard)
     as_tuple = kwargs.get("as_tuple")
     if not as_tuple:
         return out

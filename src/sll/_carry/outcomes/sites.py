@@ -1,7 +1,7 @@
 """Where a decision was made: what is remembered of a call until somebody asks for its distances.
 
 Most masks are never asked for their distances, and a step whose value is all that is wanted computes it in one pass
-(`kernels.ramp`). So a source remembers its operands, and works out distances later (`Late`), at the latest before
+(`ramp`). So a source remembers its operands, and works out distances later (`Late`), at the latest before
 one of the operands is written to: the region says so at every write it sees (`settle`). A promise of outcomes keeps its
 operands as they were (`Kept`).
 """
@@ -98,7 +98,7 @@ class Site:
     def ramp(self, jump: Jump, forward: str, later: bool = False, hard: Tensor | None = None) -> Tensor | None:
         """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
 
-        `later`: the operands may have been written to since. (`hard`: see `ramp` in `kernels`.)
+        `later`: the operands may have been written to since. (`hard`: see `ramp`.)
         """
         x, level = self.x, self.threshold
         if not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim():

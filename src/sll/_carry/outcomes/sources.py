@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..._ops.blend import blend
 from ..._ops.dtypes import wide
-from ..._ops.env import numbers
+from ..._ops.env import readable
 from ..._ops.ramp import Jump
-from ..interface import Region
+from ..interface import Func, Region
 from .algebra import run_on_outcomes
 from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, boundary_at
 from .carriers import Carrier, Chain, Expectation, Outcomes, attach, carrier, discrete_carrier
@@ -110,6 +110,11 @@ def _run(
     jump = step(region.eps_for(op), *args, **kwargs)
     if jump is None:
         return func(*args, **kwargs)
+    return _decided(region, op, jump, func, args, kwargs)
+
+
+def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a call that makes this decision."""
     if region.trace is not None:
         jump.decision.offset()  # watched, also if nobody asks for it
     site = jump.decision.site
@@ -158,7 +163,7 @@ def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
 
 def _number(x: Tensor) -> float | None:
     """The number in a tensor, where reading it makes nobody wait."""
-    known = numbers(x) if not torch.compiler.is_compiling() and x.device.type == "cpu" else None
+    known = readable(x) if not torch.compiler.is_compiling() and x.device.type == "cpu" else None
     return None if known is None else float(known)
 
 

@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 
 from ..._ops.bits import pick
 from ..._ops.blend import blend
-from ..._ops.env import numbers
+from ..._ops.env import readable
 from ..interface import Region
 from .carriers import Outcomes, attach, carrier, known_constant, outcomes
 from .constants import is_constant
@@ -124,11 +124,11 @@ def _guarded(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 def _settled(outcome: Tensor) -> Tensor:
     """An outcome that depends on a decision in name only (``False & mask``), as the constant it is."""
     tree = outcomes(outcome)
-    sides = None if tree is None else _numbers(tree.below, tree.above)
+    sides = None if tree is None else _both_constants(tree.below, tree.above)
     return outcome if tree is None or sides is None or sides[0] != sides[1] else tree.below
 
 
-def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
+def _both_constants(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     """The constants that two outcomes are, where reading them makes nobody wait."""
     below, above = known_constant(low), known_constant(high)
     if below is not None and above is not None:
@@ -137,7 +137,7 @@ def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
         return None
     if low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
         return None
-    known = [x for x in (numbers(low), numbers(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
+    known = [x for x in (readable(low), readable(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
     return (known[0].item(), known[1].item()) if len(known) == 2 else None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..._ops.band import hard_forward
-from ..._ops.blend import blend, select
+from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import unwrapped
 from ..interface import Region
@@ -97,7 +97,7 @@ def _choose(
     if found.polarity:
         taken = _is_above(mask, found)
         low, high = (below, above) if found.polarity > 0 else (above, below)
-        out = select(found.decision.offset(), taken, low, high, region.mode)
+        out = blend_by_mask(found.decision.offset(), taken, low, high, region.mode)
         return None if out is None else attach(region, out, _between(region, found.decision, low, high, out))
     if not _of_outcomes(found):
         return None
@@ -122,7 +122,7 @@ def _chosen_by_probability(
     straight = region.mode == "straight-through"
     offset = (expect(mask, "straight-through") if straight else probability(mask)) - 0.5
     shown = _where_ties_are_hard(mask) if region.linear else None
-    out = select(offset, mask, below, above, region.mode, shown=shown)
+    out = blend_by_mask(offset, mask, below, above, region.mode, shown=shown)
     if out is not None:
         return out
     hard = original(func, *args)
