@@ -34,16 +34,17 @@ from ._carry.outcomes.carriers import (
     selection,
 )
 from ._carry.outcomes.expectations import uncertain, undecided
-from ._carry.outcomes.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, LEFT_ALONE, op_name, tracked, written
+from ._carry.outcomes.registry import ALWAYS, BY_NAME, DECIDES_BY_NAME, DISCRETE, written
 from ._carry.outcomes.trees import decisions
 from ._carry.outcomes.writes_seen import READS, may_write, settle, settle_all, settle_hooked
 from ._mode import checkpoint
 from ._mode.notes import Lost, Widths
 from ._mode.watching import Trace, Watch
 from ._ops.callsite import CallSite, call_site
-from ._ops.env import unwrapped
+from ._ops.env import tracked, unwrapped
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
 from ._reports.report import Report
+from ._rules.index import LEFT_ALONE, op_name
 from ._rules.widths import Watched, Width
 from .eps import AUTO, Eps, Policy, kind_of, widths
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-__all__ = ["readable", "outside_of_transforms", "unwrapped"]
+__all__ = ["dispatched", "free_to_read", "outside_of_transforms", "readable", "tracked", "unwrapped"]
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
@@ -45,3 +45,18 @@ def free_to_read(x: Tensor) -> bool:
 def dispatched() -> bool:
     """Whether somebody traces or fakes tensors: then nothing is read, and nothing made now may be kept."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def tracked(x: Any) -> bool:
+    """Whether autograd follows `x`: it requires grad, or carries a forward-mode tangent."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return False
+    if x.requires_grad:
+        return x.layout == torch.strided
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    if functorch.is_functorch_wrapped_tensor(x) and tracked(functorch.get_unwrapped(x)):
+        return True  # vmap inside grad
+    forward = torch.autograd.forward_ad
+    return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]

@@ -11,14 +11,15 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..._ops.ramp import Jump
+from ..._rules.index import NAMED, names_of
 from ..interface import Region
 from .carriers import Chain, Choice, Expectation, Outcomes, attach, carrier, discrete_carrier, outcomes
-from .counted import _KEEP_STEPS, by_ones
+from .counted import by_ones
 from .decisions import Decision
 from .expectations import expect
 from .fewer import _of_too_many, few_decisions
 from .mixtures import _per_value
-from .trees import DIVISIONS, _both_constants, _both_sides, _root, cofactor, join, original
+from .trees import _both_constants, _both_sides, _root, cofactor, join, original
 from .writes_seen import keep
 
 __all__ = ["run_on_outcomes"]
@@ -38,7 +39,7 @@ def run_on_outcomes(
     of their own (`conditional`), nest. Returns None if no operand has outcomes.
     """
     growing = conditional and any(isinstance(x, Tensor) and x.is_floating_point() for x in (*args, *kwargs.values()))
-    args, kwargs = few_decisions(region, args, kwargs, growing=growing, summed=func.__name__ in _KEEP_STEPS)
+    args, kwargs = few_decisions(region, args, kwargs, growing=growing, summed=func.__name__ in NAMED["by_ones"])
     operands = (*args, *kwargs.values())
     if _root(operands) is None:
         return None
@@ -79,7 +80,7 @@ def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
         tree.jump = jumps.pop()
 
 
-_POLARITY = {"clone": 1, "contiguous": 1, "__invert__": -1, "bitwise_not": -1, "logical_not": -1}
+_POLARITY = {**dict.fromkeys(names_of("copies"), 1), **dict.fromkeys(NAMED["not"], -1)}
 """Functions of a bool after which (False, True) is (False, True) again, or turned round."""
 
 
@@ -150,7 +151,7 @@ def through_expectation(
     ``widen`` converts the discrete operands that carry nothing, too (a matrix product wants one dtype).
     """
 
-    divides = func.__name__ in DIVISIONS and len(args) > 1
+    divides = func.__name__ in NAMED["divides"] and len(args) > 1
 
     def as_float(x: Any, how: str) -> Any:
         if isinstance(x, (tuple, list)):
@@ -180,7 +181,7 @@ def through_expectation(
         value = hard_forward(value, run("straight-through"))
     if not (hard.is_floating_point() or hard.is_complex()):
         operands = [y for x in (*args, *named.values()) for y in (x if isinstance(x, (tuple, list)) else (x,))]
-        counts = func.__name__ in _KEEP_STEPS and all(by_ones(x) for x in operands if discrete_carrier(x))
+        counts = func.__name__ in NAMED["by_ones"] and all(by_ones(x) for x in operands if discrete_carrier(x))
         return attach(region, hard, Expectation(value, counts))
     if not region.linear:
         return hard_forward(hard, value)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..._ops.apply import packed
 from ..._ops.band import hard_forward
 from ..._ops.bits import suits
+from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..interface import Region
@@ -21,7 +22,7 @@ from .carriers import Chain, Outcomes, attach, resolved
 from .constants import Constants, constant
 from .decisions import Decision, decided_at, tells
 from .elementwise import elementwise
-from .registry import SOURCES, register, tracked
+from .registry import follows
 from .steps import in_one_pass, step_of, step_of_mask
 from .trees import original
 
@@ -85,7 +86,7 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     return attach(region, value, promised_step(*step, value))
 
 
-register(cast, *_FLOATS, in_place=False)
+follows(cast, "floats")
 
 
 def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -143,7 +144,4 @@ def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
 _INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-SOURCES["cast"] = "integers but 0 (`.long()`, `.int()`, `.to(torch.int8)` …)"
-
-
-register(_cast, "long", "int", "short", "char", "byte", "to", "type", "type_as", in_place=False, source=True)
+follows(_cast, "casts")

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import tracked
 from ..._ops.order import capped_simplex, traced
 from ..._ops.samples import lead, leads
+from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units
 from ..interface import Func, Region
 from .carriers import Choice, attach, discrete_carrier, sorted_places
@@ -21,7 +23,7 @@ from .choosing import _DISCRETE, _limit, _mark, _scores, _watched, _with_indices
 from .decisions import version_of
 from .elementwise import elementwise
 from .later import LaterChoice
-from .registry import op_name, register, tracked
+from .registry import follows
 from .trees import original
 
 # --- one position ------------------------------------------------------------------------------------------------
@@ -91,10 +93,10 @@ def _position(op: str) -> Callable[..., Any]:
     return rule
 
 
-chooses("argmax", op="argmax", boundaries="the best entry leads the next by 0")(_position("argmax"))
+chooses("argmax")(_position("argmax"))
 
 
-chooses("argmin", op="argmin", boundaries="the best entry leads the next by 0")(_position("argmin"))
+chooses("argmin")(_position("argmin"))
 
 
 def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -141,7 +143,7 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     return _mark(region, out, x, dim, op_name(func) == "amax", 0)
 
 
-register(extremum, "max", "min", in_place=False, source=True)
+follows(extremum, "extremes")
 
 
-register(best_value, "amax", "amin", in_place=False, marks=True)
+follows(best_value, "best_values")

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import compute_dtype
+from ..._ops.env import tracked
+from ..._rules.index import op_name
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from .carriers import Choice, Sorted, attach, carrier, discrete_carrier
-from .registry import SOURCES, op_name, register, tracked
+from .registry import follows
 
 
-def chooses(
-    *names: str, op: str, boundaries: str, of_integers: Any = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function that chooses positions along one dimension of its first operand.
+def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The rule of the functions with this op, which choose positions along one dimension of their first operand.
 
     The decorated function is called as ``rule(region, func, args, kwargs, x)`` when `x` is a float that autograd
     follows; otherwise the original runs. A discrete operand that carries something is lost, unless `of_integers` knows
@@ -37,8 +37,7 @@ def chooses(
                 return func(*args, **kwargs)
             return rule(region, func, args, kwargs, x)
 
-        SOURCES[op] = boundaries
-        register(handler, *names, in_place=False, source=True)
+        follows(handler, op)
         return rule
 
     return decorate

@@ -56,11 +56,3 @@ OF_WEIGHTED = (
     "torch.where(bit, table[1::2], table[::2]), or compare the bits."
 )
 """Why a sum that changes by more than one ends where a count would go on."""
-
-
-_KEEP_STEPS = set(
-    """sum nansum cumsum trace diff add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__
-    positive abs absolute __abs__ maximum minimum fmax fmin clamp clip clamp_min clamp_max where masked_fill clone
-    contiguous to type type_as""".split()
-)
-"""Functions of which the results change by one if their operands do."""

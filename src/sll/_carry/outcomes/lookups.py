@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..interface import Func, Region
@@ -21,7 +20,7 @@ from .decisions import Decision, decided_by, placed, shows
 from .expectations import expect, undecided
 from .indices import geometry, indexes
 from .mixtures import join_values, mix
-from .registry import put, register
+from .registry import follows
 from .selections import selected
 from .shape import move
 from .trees import join, original
@@ -239,28 +238,25 @@ def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     return tuple(reversed(found))
 
 
-put(torch.Tensor.__getitem__, getitem)
+follows(getitem, "Tensor.__getitem__")
 
 
-register(unravel_index, "unravel_index", in_place=False)
+follows(unravel_index, "unravel_index")
 
 
-register(index_select, "index_select", in_place=False)
+follows(index_select, "index_select")
 
 
-register(gather, "gather", in_place=False)
+follows(gather, "gather")
 
 
-register(take_along_dim, "take_along_dim", in_place=False)
+follows(take_along_dim, "take_along_dim")
 
 
-register(take, "take", in_place=False)
+follows(take, "take")
 
 
-put(F.embedding, embedding)
+follows(embedding, "F.embedding", "torch.embedding")
 
 
-put(torch.embedding, embedding)
-
-
-register(one_hot, "one_hot", in_place=False)
+follows(one_hot, "one_hot")

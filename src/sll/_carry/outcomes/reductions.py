@@ -23,7 +23,7 @@ from .counted import by_ones, of_one_order
 from .decisions import decided_by
 from .expectations import expect, shown_weight, shown_weights
 from .fewer import MAX_DECISIONS
-from .registry import register
+from .registry import follows
 from .trees import original
 
 
@@ -164,26 +164,9 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     return None if below is None or above is None else below + above
 
 
-register(
-    linear,
-    "sum",
-    "mean",
-    "cumsum",
-    "nansum",
-    "diff",
-    "cumulative_trapezoid",
-    "trapezoid",
-    "trapz",
-    "trace",
-    "prod",
-    "cumprod",
-)
-register(
-    product,
-    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "einsum",
-    "tensordot", "kron", "linear", "addmm", "addmv", "baddbmm", "multi_dot", "chain_matmul", "vecdot",
-)  # fmt: skip
-register(every, "all", in_place=False)
-register(some, "any", in_place=False)
-register(count_nonzero, "count_nonzero", in_place=False)
-register(bincount, "bincount", in_place=False)
+follows(linear, "sums")
+follows(product, "products")
+follows(every, "all")
+follows(some, "any")
+follows(count_nonzero, "count_nonzero")
+follows(bincount, "bincount")

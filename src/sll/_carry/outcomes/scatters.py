@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._rules.index import op_name
 from ..interface import Func, Region
 from .algebra import through_expectation
 from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier
@@ -26,7 +27,7 @@ from .decisions import decided_by, equal_keys
 from .expectations import expect
 from .mixtures import distribution, join_values
 from .orders import Ordered, positions
-from .registry import op_name, register
+from .registry import follows
 from .regrouping import regroup
 from .trees import original
 
@@ -342,8 +343,8 @@ def at_items(
     return write(region, name, hard, target, index, source, put, spread, size, add=add)
 
 
-register(_scatter(False), "scatter")
-register(_scatter(True), "scatter_add")
-register(index_add, "index_add")
-register(index_fill, "index_fill", "index_copy")
-register(index_put, "index_put")
+follows(_scatter(False), "scatter")
+follows(_scatter(True), "scatter_add")
+follows(index_add, "index_add")
+follows(index_fill, "index_fill", "index_copy")
+follows(index_put, "index_put")

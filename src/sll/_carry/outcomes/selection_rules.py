@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_name, spellings
+from ..._rules.table import ROWS
 from ..interface import Func, Region
 from .carriers import Expectation, Selection, attach, discrete_carrier, selection
-from .elementwise import ARITHMETIC, CASTS, LOGIC
 from .expectations import expect, probability
-from .registry import NO_GRADIENT_TO_LOSE, RULES, op_name, register, spellings
+from .registry import RULES, follows
 from .selections import (
     _EVERYTHING,
     _FAILS,
@@ -172,39 +173,24 @@ def in_place(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     return RULES.get(func, one_by_one)(region, func, args, kwargs)
 
 
-_LOSSES = """
-    mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits cross_entropy
-    nll_loss
-"""
-
-
-_ELEMENTWISE = f"""
-    {ARITHMETIC} {LOGIC} {CASTS} clone contiguous
-    gt __gt__ ge __ge__ lt __lt__ le __le__ sign round floor ceil trunc long int to
-"""
-
-
-SELECTIONS: dict[Any, Any] = {}
-
-
-for _names, _rule in (
-    (_ELEMENTWISE, on_elements), ("sum mean", reduce), (_LOSSES, loss), ("__getitem__", indexed),
-    ("unsqueeze squeeze reshape view", moved),
-):  # fmt: skip
-    for _name in _names.split():
-        SELECTIONS.update(dict.fromkeys(spellings(_name), _rule))
-
-
-for _name in _ELEMENTWISE.split():
-    for _spelled in (f"{_name}_", f"__i{_name.strip('_')}__"):
-        SELECTIONS.update(dict.fromkeys(spellings(_spelled), in_place))
+SELECTIONS: dict[Any, Any] = {
+    **dict.fromkeys(functions_with("each"), on_elements),
+    **dict.fromkeys(functions_with("weighted"), reduce),
+    **dict.fromkeys((func for name in names_of("losses") for func in spellings(name)), loss),
+    **dict.fromkeys(functions_with("keeps_rows"), moved),
+    torch.Tensor.__getitem__: indexed,
+}
+for _row in ROWS:
+    if "each" in _row.facts.split():
+        for _name in _row.names.split():
+            SELECTIONS.update(dict.fromkeys(in_place_forms(_name), in_place))
 
 
 def rule_for(func: Func) -> Any:
     """The rule for a call with a selection among its operands; None for what asks about a tensor only."""
-    if func in NO_GRADIENT_TO_LOSE and func not in COUNTS:
+    if func in ASKS and func not in COUNTS:
         return None
     return SELECTIONS.get(func, one_by_one)
 
 
-register(nonzero, "nonzero", "argwhere", in_place=False)
+follows(nonzero, "nonzero", "argwhere")

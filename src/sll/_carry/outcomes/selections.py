@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from ..._ops.callsite import LostGradientError
+from ..._rules.index import op_name
 from ..interface import Func, Region
 from .carriers import Choice, Selection, attach, carrier, discrete_carrier, selection
 from .expectations import expect, probability
 from .mixtures import join_values
-from .registry import op_name, register
+from .registry import follows
 
 
 def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
@@ -243,4 +244,4 @@ def one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     )  # fmt: skip
 
 
-register(masked, "masked_select", in_place=False)
+follows(masked, "masked_select")

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..._rules.index import functions_with, op_name
 from ..interface import Func, Region
 from .algebra import as_they_are
 from .carriers import Chain, Choice, Expectation, Outcomes, Sorted, attach, carrier, discrete_carrier, sorted_places
 from .constants import is_constant
 from .decisions import placed, version_of
 from .elementwise import elementwise
-from .registry import op_name, put, register, spellings
+from .registry import follows
 from .regrouping import regroup
 
 
@@ -288,56 +288,28 @@ def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs:
     return tuple(region.call(torch.Tensor.expand, t, shape) for t in tensors)
 
 
-MOVES = """
-    view reshape flatten unflatten ravel squeeze unsqueeze transpose t permute movedim moveaxis swapaxes swapdims
-    repeat tile repeat_interleave flip fliplr flipud roll rot90 narrow select view_as
-    reshape_as diagonal unfold chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind adjoint
-    unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg
-    view_copy squeeze_copy unsqueeze_copy expand_copy permute_copy transpose_copy t_copy select_copy unbind_copy
-    diagonal_copy channel_shuffle pixel_shuffle pixel_unshuffle __reversed__
-"""
+_KEEPS_ORDER = functions_with("in_order")
 
 
-KEEPS_ORDER = (
-    "view reshape flatten unflatten ravel squeeze unsqueeze view_as reshape_as view_copy squeeze_copy unsqueeze_copy"
-)
+follows(move, "moves")
 
 
-_KEEPS_ORDER = {func for name in KEEPS_ORDER.split() for func in spellings(name)}
+follows(atleast, "stacked_moves")
 
 
-FILLS = "tril triu pad diag diag_embed constant_pad_nd diagflat"
+follows(in_place_move, "in_place_moves")
 
 
-JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
+follows(copied, "copies")
 
 
-register(move, *MOVES.split(), in_place=False)
+follows(broadcast, "broadcasts")
 
 
-register(atleast, "atleast_1d", "atleast_2d", "atleast_3d", in_place=False)
+follows(fill, "fills")
 
 
-register(in_place_move, "unsqueeze_", "squeeze_", "t_", "transpose_", "swapaxes_", "swapdims_", in_place=False)
+follows(join_tensors, "joins")
 
 
-register(copied, "clone", "contiguous", in_place=False)
-
-
-register(broadcast, "expand", "expand_as", "broadcast_to", in_place=False)
-
-
-register(fill, *FILLS.split())
-
-
-put(F.unfold, fill)
-
-
-register(join_tensors, *JOINS.split(), in_place=False)
-
-
-register(broadcast_tensors, "broadcast_tensors", in_place=False)
-
-
-for _getter in ("T", "mT", "H", "mH", "real"):
-    put(getattr(torch.Tensor, _getter).__get__, move)
+follows(broadcast_tensors, "broadcast_tensors")

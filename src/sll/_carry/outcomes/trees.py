@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 from ..._ops.bits import pick
 from ..._ops.blend import blend
 from ..._ops.env import readable
+from ..._rules.index import NAMED
 from ..interface import Region
 from .carriers import Outcomes, attach, carrier, known_constant, outcomes
 from .constants import is_constant
@@ -97,7 +98,7 @@ def _both_sides(
     root = _root((*args, *kwargs.values()))
     if root is None:
         return None
-    guarded, divides = _guarded(func, args), func.__name__ in DIVISIONS
+    guarded, divides = _guarded(func, args), func.__name__ in NAMED["divides"]
 
     def on(side: bool, x: Any) -> Any:
         outcome = cofactor(region, x, root, side)
@@ -118,7 +119,7 @@ def _both_sides(
 
 def _guarded(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     name = func.__name__
-    return name in MAY_BE_INFINITE or (name in DIVISIONS and len(args) > 1 and carrier(args[1]) is not None)
+    return name in NAMED["poles"] or (name in NAMED["divides"] and len(args) > 1 and carrier(args[1]) is not None)
 
 
 def _settled(outcome: Tensor) -> Tensor:
@@ -139,14 +140,6 @@ def _both_constants(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
         return None
     known = [x for x in (readable(low), readable(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
     return (known[0].item(), known[1].item()) if len(known) == 2 else None
-
-
-MAY_BE_INFINITE: set[str] = set()
-"""Functions that can turn a finite operand into inf, NaN or an error (log), and DIVISIONS those that do for a divisor.
-Names, because Dynamo does not find Python-level functions in a set. Filled by `rules`."""
-
-
-DIVISIONS: set[str] = set()
 
 
 def _counts(region: Region, operands: Sequence[Any], tree: Outcomes) -> tuple[Tensor | None, Tensor | None]:

@@ -22,7 +22,7 @@ from .decisions import Decision, decided_at
 from .elementwise import elementwise
 from .expectations import expect, probability
 from .mixtures import collapse
-from .registry import register
+from .registry import follows
 from .trees import decisions, join, original
 
 
@@ -218,10 +218,10 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     return region.call(torch.where, mask, taken.reshape(hard.shape), x)
 
 
-register(where, "where", in_place=False)
+follows(where, "where")
 
 
-register(masked_fill, "masked_fill")
+follows(masked_fill, "masked_fill")
 
 
-register(masked_scatter, "masked_scatter")
+follows(masked_scatter, "masked_scatter")

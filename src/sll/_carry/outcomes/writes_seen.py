@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.callsite import call_site
+from ..._rules.index import NAMED
 
 __all__ = ["READS", "Guarded", "Late", "keep", "may_write", "settle", "settle_all", "settle_hooked"]
 
@@ -256,14 +257,6 @@ def settle(operands: Iterable[Any], copies: _Copies | None = None) -> None:
             _settle(x.untyped_storage()._cdata, copies)
 
 
-_WRITE = {"batch_norm", "instance_norm", "native_batch_norm", "embedding", "embedding_bag"}
-"""These write to what they are given beside their input (and do not always count it as a version), or expose memory."""
-_WRITE |= {"fused_moving_avg_obs_fake_quant", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm_update_stats"}
-_WRITE |= {"__set__", "__setitem__", "__delitem__", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage"}
-_WRITE |= {"storage", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__", "__ifloordiv__", "__imod__"}
-_WRITE |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
-
-
 READS: set[Callable[..., Any]] = set()
 """PyTorch's own functions that were called and that write to nothing, if not asked by ``out=`` or ``inplace=``."""
 
@@ -275,7 +268,7 @@ def may_write(func: Callable[..., Any], kwargs: Any) -> bool:
     if func in READS:
         return False
     name = getattr(func, "__name__", "_")
-    found = name in _WRITE or (name[-1] == "_" and name[-2:] != "__")
+    found = name in NAMED["writes"] or (name[-1] == "_" and name[-2:] != "__")
     if _for_ever(func):
         if not found:
             READS.add(func)
