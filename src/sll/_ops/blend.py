@@ -28,11 +28,7 @@ class _Blend(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None
-    ) -> Tensor:
-        if forward != "linear":
-            return hard.clone()
+    def forward(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
@@ -41,25 +37,18 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *saved, ctx.mode, taken = inputs
-        taken = None if taken is None else packed(taken)
-        ctx.save_for_backward(*saved, taken)
-        ctx.save_for_forward(*saved, taken)
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def _parts(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        offset, below, above, hard, taken = saved
+        offset, below, above, hard = saved
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         finite = _is_finite(difference)
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-        if taken is not None:
-            share = _unpacked(taken, g).to(offset.dtype)
-        else:
-            shown = _unpacked(packed(hard == above), g)
-            share = pick(offset == 0, shown, offset > 0).to(offset.dtype)
-            if ctx.mode != "straight-through":
-                share = pick(finite, offset + 0.5, share)
+        shown = _unpacked(packed(hard == above), g)
+        share = pick(finite, offset + 0.5, pick(offset == 0, shown, offset > 0).to(offset.dtype))
         return share, pick(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
@@ -67,24 +56,22 @@ class _Blend(torch.autograd.Function):
         """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
         if is_compiling() or torch.is_grad_enabled():
             return None
-        offset, below, above, hard, taken = saved
+        offset, below, above, hard = saved
         for x in (g, offset, below, above, hard):
             if x.dtype != g.dtype or not fused.dense(x):
                 return None
-        if not fused.suits(g) or taken is not None and not fused.dense(taken):
+        if not fused.suits(g):
             return None
-        if taken is None:
-            taken = pick(offset == 0, hard == above, offset > 0)
-        straight = ctx.mode == "straight-through"
+        taken = pick(offset == 0, hard == above, offset > 0)
         wanted = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        return fused.blend_by_mask_backward(g, offset, taken, below, above, not straight, wanted)
+        return fused.blend_by_mask_backward(g, offset, taken, below, above, wanted)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         saved = ctx.saved_tensors  # (a checkpoint allows to ask once)
         at_once = _Blend._at_once(ctx, g, saved)
         if at_once is not None:
-            return *at_once, None, None, None
+            return *at_once, None
         share, difference = _Blend._parts(ctx, g, saved)
         zero = torch.zeros_like(g)
         g_offset = g_below = g_above = None
@@ -94,7 +81,7 @@ class _Blend(torch.autograd.Function):
             g_below = pick(share < 1, (g * (1 - share)).to(g.dtype), zero)
         if ctx.needs_input_grad[2]:
             g_above = pick(share > 0, (g * share).to(g.dtype), zero)
-        return g_offset, g_below, g_above, None, None, None
+        return g_offset, g_below, g_above, None
 
 
 class _BlendByMask(torch.autograd.Function):
@@ -107,21 +94,18 @@ class _BlendByMask(torch.autograd.Function):
         taken: Tensor,
         below: Tensor,
         above: Tensor,
-        forward: str,
         ties: bool,
         finite: bool,
         shown: Tensor | None,
     ) -> Tensor:
-        ctx.by_weight, ctx.finite = forward != "straight-through", finite
+        ctx.finite = finite
         # The gradient of the offset needs no mask, which the program may write to.
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
         offset = offset if shown is None else shown
         if not is_compiling() and fused.suits(offset) and all(map(fused.dense, (taken, below, above))):
-            return fused.blend_by_mask(offset, taken, below, above, forward == "linear", ties)
+            return fused.blend_by_mask(offset, taken, below, above, ties)
         hard = pick(taken, above, below)
-        if forward != "linear":
-            return hard
         jump = above - below
         undecided = offset.abs() < 0.5
         undecided = undecided if finite else undecided & _is_finite(jump)
@@ -135,23 +119,19 @@ class _BlendByMask(torch.autograd.Function):
         slow = is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
         if slow or not all(map(fused.dense, (offset, taken, below, above))):
             jump = above - below
-            if ctx.finite:
-                share = offset + 0.5 if ctx.by_weight else taken.to(g.dtype)
-                g_offset = torch.where(jump != 0, g * jump, 0)
-            else:
+            share = offset + 0.5
+            if not ctx.finite:
                 finite = _is_finite(jump)
-                share = torch.where(finite, offset + 0.5, taken.to(g.dtype)) if ctx.by_weight else taken.to(g.dtype)
-                g_offset = torch.where(finite & (jump != 0), g * jump, 0)
+                share, jump = torch.where(finite, share, taken.to(g.dtype)), torch.where(finite, jump, 0)
+            g_offset = torch.where(jump != 0, g * jump, 0)
             g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
             g_above: Tensor | None = torch.where(share > 0, g * share, 0)
         else:
             wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-            g_offset, g_below, g_above = fused.blend_by_mask_backward(
-                g, offset, taken, below, above, ctx.by_weight, wanted
-            )
+            g_offset, g_below, g_above = fused.blend_by_mask_backward(g, offset, taken, below, above, wanted)
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
-        return g_offset, None, g_below, g_above, None, None, None, None
+        return g_offset, None, g_below, g_above, None, None, None
 
 
 class _Product(torch.autograd.Function):
@@ -184,30 +164,22 @@ class _BlendJvp(_Blend):
         return out
 
 
-def blend(
-    offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None = None
-) -> Tensor:
+def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
     """One value from two outcomes: ``(below + above) / 2 + offset (above - below)`` in the band, `hard` elsewhere.
 
-    With `forward` other than ``"linear"`` the value is `hard` everywhere. The gradient of the offset is the same in all
-    modes. The outcomes share theirs by weight; with ``"straight-through"`` the one that the program took gets it all:
-    the one above where the mask `taken` is True (by default, what the offset says).
-    `offset`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
+    The outcomes share the gradient by weight. `offset`, `below` and `above` broadcast to the shape of `hard`, whose
+    dtype the result has.
     """
     if hard.is_complex():
-        parts = [
-            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, forward, taken),
-            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, forward, taken),
-        ]
-        return torch.complex(*parts)
+        sides = below.to(hard.dtype), above.to(hard.dtype)
+        return torch.complex(
+            blend(offset, sides[0].real, sides[1].real, hard.real),
+            blend(offset, sides[0].imag, sides[1].imag, hard.imag),
+        )
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
-    function = _Blend if is_compiling() else _BlendJvp
-    return run(
-        function,
-        offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
-        hard.detach(), forward, None if taken is None else taken.expand(shape),
-    )  # fmt: skip
+    sides = below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape)
+    return run(_Blend if is_compiling() else _BlendJvp, offset.expand(shape), *sides, hard.detach())
 
 
 def blend_by_mask(
@@ -215,7 +187,6 @@ def blend_by_mask(
     taken: Tensor,
     below: Any,
     above: Any,
-    forward: str,
     *,
     ties: bool = False,
     finite: bool = False,
@@ -236,7 +207,7 @@ def blend_by_mask(
         return None
     if not any(isinstance(side, Tensor) and side.shape == taken.shape for side in (below, above)):
         return None  # what dtype numbers and 0-dim tensors make is for torch to say
-    return run(_BlendByMask, offset, taken, *sides, forward, ties, finite, shown)
+    return run(_BlendByMask, offset, taken, *sides, ties, finite, shown)
 
 
 def _side(side: Any, offset: Tensor, taken: Tensor) -> Tensor | None:

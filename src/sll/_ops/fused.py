@@ -25,8 +25,6 @@ from torch import Tensor
 __all__ = [
     "available",
     "batched",
-    "merge",
-    "merge_backward",
     "pick",
     "dense",
     "scale",
@@ -118,13 +116,13 @@ def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     return value
 
 
-def blend_by_mask(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, linear: bool, ties: bool) -> Tensor:
+def blend_by_mask(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, ties: bool) -> Tensor:
     """The value of `blend.blend_by_mask`; all tensors of one shape, or one element."""
     offset, taken, low, high = (t.detach().contiguous() for t in (offset, taken, below, above))
     value = torch.empty_like(offset)
     arrays = map(_flat, (offset, taken, low, high, value))
     one, other = low.numel() == 1, high.numel() == 1
-    _run("blend_by_mask", offset.numel(), *arrays, _numbers(offset.dtype, 0.5, 0.0), linear, ties, one, other)
+    _run("blend_by_mask", offset.numel(), *arrays, _numbers(offset.dtype, 0.5, 0.0), ties, one, other)
     return value
 
 
@@ -134,7 +132,6 @@ def blend_by_mask_backward(
     taken: Tensor,
     below: Tensor,
     above: Tensor,
-    by_weight: bool,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of the offset, and if they are wanted of what is below and of what is above."""
@@ -143,37 +140,8 @@ def blend_by_mask_backward(
     of_below, of_above = (torch.empty_like(g) if want else g.new_empty(1) for want in wanted)
     arrays = map(_flat, (g, offset, taken, low, high, of_offset, of_below, of_above))
     one, other = low.numel() == 1, high.numel() == 1
-    _run("blend_by_mask_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight, one, other, *wanted)
+    _run("blend_by_mask_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), one, other, *wanted)
     return of_offset, of_below if wanted[0] else None, of_above if wanted[1] else None
-
-
-def merge(
-    offset: Tensor, low: Tensor | None, high: Tensor | None, masks: tuple[Tensor, ...], signs: tuple[int, int]
-) -> tuple[Tensor, ...]:
-    """The value of `merged.merge` and its masks; `masks` are below, above and hard. All contiguous, of one shape."""
-    merged = torch.empty_like(offset)
-    found = tuple(torch.empty_like(offset, dtype=torch.bool) for _ in range(4))
-    low, high = offset if low is None else low, offset if high is None else high
-    tensors = (offset, low, high, *masks, merged, *found)
-    _run("merge", offset.numel(), *map(_flat, tensors), _numbers(offset.dtype, 0.5, 0.0, 1.0), *signs)
-    return merged, *found
-
-
-def merge_backward(
-    g: Tensor,
-    offset: Tensor,
-    low: Tensor | None,
-    high: Tensor | None,
-    masks: tuple[Tensor, Tensor],
-    signs: tuple[int, int],
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of the offsets; None of what is None."""
-    found = tuple(torch.empty_like(offset) for _ in range(3))
-    wanted = low is not None, high is not None
-    low, high = offset if low is None else low, offset if high is None else high
-    tensors = (*(t.detach().contiguous() for t in (g, offset, low, high, *masks)), *found)
-    _run("merge_backward", g.numel(), *map(_flat, tensors), _numbers(g.dtype, 0.5, 0.0, 1.0), *signs)
-    return found[0], found[1] if wanted[0] else None, found[2] if wanted[1] else None
 
 
 # --- tensors as flat arrays ----------------------------------------------------------------------------------------

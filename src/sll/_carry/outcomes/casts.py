@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import packed
-from ..._ops.band import hard_forward
 from ..._ops.bits import suits
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
@@ -20,7 +18,7 @@ from ..interface import Region
 from .boundaries import _toward_zero, at_integers
 from .carriers import Chain, Outcomes, attach, resolved
 from .constants import Constants, constant
-from .decisions import Decision, decided_at, tells
+from .decisions import Decision, decided_at
 from .elementwise import elementwise
 from .registry import follows
 from .steps import in_one_pass, step_of, step_of_mask
@@ -76,12 +74,9 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
         step = step_of_mask(x)
     # Integers in compiled code: NaN is what the compiler makes of it.
     known = torch.compiler.is_compiling() and step is not None and step[1].kind == "quantize"
-    value = in_one_pass(x, step, region.mode, original(func, *args) if known else None)
+    value = in_one_pass(x, step, original(func, *args) if known else None)
     if value is None or step is None or dtype is None:
         return elementwise(region, func, args, kwargs)
-    if torch.compiler.is_compiling() and not known and not region.linear:
-        # The mask itself: compiled code does not see that an operand was written to between two decisions.
-        value = hard_forward(packed(x).to(value.dtype), value)
     value = value.to(dtype)
     return attach(region, value, promised_step(*step, value))
 
@@ -96,7 +91,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     quantized = step_of(x)
     if quantized is not None and region.trace is None and not kwargs and _may_fit(quantized[1], x):
         # In the band the float shows a blend, and the integer the likelier outcome.
-        out = original(func, _rounded(*quantized, x) if region.linear else x, *args[1:])
+        out = original(func, _rounded(*quantized, x), *args[1:])
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
             decision, jump = quantized[0], _within(quantized[1], x, torch.iinfo(out.dtype))
             if jump is not None:
@@ -113,8 +108,6 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if out.device != x.device:
         decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
     below, above = (side.to(out.dtype) for side in _toward_zero(n))
-    if region.mode == "straight-through":
-        tells(decision, out, above)
     return attach(region, out, Outcomes(decision, below, above))
 
 

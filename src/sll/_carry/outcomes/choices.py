@@ -37,16 +37,14 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     eps = region.eps_for(op)
     key = ("choice", op, x, version_of(x), None if dim is None else dim % x.dim(), eps, keepdim)
     largest = op == "argmax"
-    # Policies may let everybody share. Where no value shows it, those with less than 3 % may be left out.
-    most = CONTENDERS if isinstance(eps, Width) and not region.linear else n
     if traced(x):
-        return _weigh_best(key, x, hard, dim, largest, eps, most)
-    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps, most))
+        return _weigh_best(key, x, hard, dim, largest, eps)
+    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps))
 
 
 CONTENDERS = 32
-"""How many entries may share a choice whose width a policy found, or whose number is not known while tracing: a lookup
-costs that many rows of its table."""
+"""How many entries may share a choice whose number is not known while tracing: a lookup costs that many rows of its
+table."""
 
 
 def _weigh_best(
@@ -56,7 +54,6 @@ def _weigh_best(
     dim: int | None,
     largest: bool,
     width: float | Width,
-    limit: int,
 ) -> Choice:
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
     z, eps = in_units(_scores(rows, -1, largest), width, leads, lead)
@@ -64,10 +61,10 @@ def _weigh_best(
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
     if traced(z):
-        many = min(n, limit, CONTENDERS)
+        many = min(n, CONTENDERS)
     else:
         most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
-        many = min(n, limit, max(2, min(most, 2 * _limit(z[..., 0]))))
+        many = min(n, max(2, min(most, 2 * _limit(z[..., 0]))))
     index = scores.topk(many, -1).indices
     place = hard.reshape(z.shape[:-1]).unsqueeze(-1)
     if many < n:  # of more equal entries than are looked at, torch may take another

@@ -84,9 +84,8 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         offset = band_offset(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
     else:
         offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
-    if region.linear:
-        # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
-        hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
+    # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
+    hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
     return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
 
 

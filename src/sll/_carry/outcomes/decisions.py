@@ -6,7 +6,6 @@ together, results of different decisions are independent.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,20 +85,6 @@ class Decision:
         if _differ(a[1], b[3]) or _differ(a[3], b[1]):
             return 0
         return -int(equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and equal_keys(a[3:5], b[1:3]))
-
-    @functools.cached_property
-    def bit(self) -> int:
-        """One of many bits, the same one for decisions that are the same."""
-        kind, first = self.key[:2]
-        if kind == "placed":
-            return first.bit << 1  # type: ignore[no-any-return]
-        sides = (first, self.key[3]) if kind == "boundary" else (first,)  # of a boundary, in any order
-        operands = frozenset(id(x) if isinstance(x, Tensor) else x for x in sides)
-        return 1 << hash((kind, operands)) % 4096
-
-    def covers(self, other: Decision) -> tuple[Tensor, int] | None:
-        """For a merged decision: the mask of elements at which it stands for `other`, and the sign of `same`."""
-        return None
 
     def undecided(self) -> Tensor:
         """Mask of the elements strictly inside the band."""

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import NAMED
 from ..interface import Region
 from .algebra import chain, run_on_outcomes
-from .carriers import Choice, Expectation, attach, carrier, discrete_carrier, known_constant
+from .carriers import Expectation, attach, carrier, discrete_carrier, known_constant
 from .constants import constant
 from .counts import through_count
 from .decisions import Decision
@@ -66,8 +65,6 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     if not carried:
         return func(*args, **kwargs)
     if not any(discrete_carrier(x) for x in carried):
-        if not region.linear and _constant_choice(operands):
-            return run_on_choices(region, func, args, kwargs)
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor) or any(out is x for x in operands):
             return out
@@ -104,24 +101,6 @@ def _folded(region: Region, func: Callable[..., Any], a: Any, b: Any) -> Tensor 
 
 
 _FOLDS = {name: getattr(operator, f"__{logic}__") for logic in ("and", "or", "xor") for name in NAMED[logic]}
-
-
-def _constant_choice(operands: tuple[Any, ...]) -> bool:
-    """Whether the operands are choices among constants, and constants: a rank that was made a float, say.
-
-    ``forward="hard"`` then takes the difference of the function between the values, not its tangent at the hard one:
-    ``1 / rank`` falls by 1/2 from rank 1 to rank 2, whatever its slope at either.
-    """
-    chosen = 0
-    for x in operands:
-        found = carrier(x)
-        if isinstance(found, Choice):
-            if found.values.requires_grad:
-                return False
-            chosen += 1
-        elif found is not None or tracked(x):
-            return False
-    return chosen > 0
 
 
 follows(elementwise, "elementwise")

@@ -23,10 +23,9 @@ from .steps import in_one_pass, step_of_mask
 __all__ = ["expect"]
 
 
-def expect(x: Tensor, forward: str = "linear") -> Tensor:
+def expect(x: Tensor) -> Tensor:
     """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for
-    integers. With ``"straight-through"``, for a bool that carries outcomes: what it shows, and each decision's
-    derivative has the others as the program takes them.
+    integers.
     """
     found = carrier(x)
     if isinstance(found, Expectation):
@@ -37,23 +36,20 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    at_once = in_one_pass(x, step_of_mask(x), forward)
+    at_once = in_one_pass(x, step_of_mask(x))
     if at_once is not None:
         return at_once
-    below, above = expect(tree.below, forward), expect(tree.above, forward)
-    if forward == "linear" and tree.decision.side is not None:
-        at_once = _joint(tree, below, above, ties=False)
-        if at_once is not None:
-            return at_once
+    offset = tree.decision.offset()
+    below, above = expect(tree.below), expect(tree.above)
     if tree.decision.side is not None:
-        at_once = blend_by_mask(tree.decision.offset(), tree.decision.taken(), below, above, forward, finite=True)
+        at_once = _joint(tree, below, above, ties=False)
+        if at_once is None:
+            at_once = blend_by_mask(offset, tree.decision.taken(), below, above, finite=True)
         if at_once is not None:
             return at_once
-    dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
+    dtypes = (offset.dtype, below.dtype, above.dtype)
     hard = packed(x).to(compute_dtype(*dtypes)) if x.dtype == torch.bool else x.to(exact_dtype(x))
-    if forward != "linear":
-        return blend(tree.decision.offset(), below, above, hard, forward, tree.decision.taken())
-    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), forward)
+    return blend(offset, below, above, _selected(tree, below, above, hard))
 
 
 def probability(x: Tensor) -> Tensor:
@@ -66,16 +62,14 @@ def probability(x: Tensor) -> Tensor:
     if found.polarity and (is_compiling() or found.decision.known() or x.numel() < LEAST):
         return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
     step = step_of_mask(x)
-    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
+    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)))
     if at_once is not None:
         return at_once
     below, above = probability(found.below), probability(found.above)
     at_once = _joint(found, below, above, ties=True)
     if at_once is not None:
         return at_once
-    at_once = blend_by_mask(
-        found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True, finite=True
-    )
+    at_once = blend_by_mask(found.decision.offset(), found.decision.taken(), below, above, ties=True, finite=True)
     if at_once is not None:
         return at_once
     weight = found.decision.weight()
@@ -178,4 +172,4 @@ def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
     offset = tree.decision.offset().expand(x.shape)
     above = (x == tree.above).to(offset.dtype).expand(x.shape)
     zero = torch.zeros((), dtype=offset.dtype, device=x.device)
-    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), "linear")
+    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)))

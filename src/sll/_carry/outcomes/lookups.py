@@ -74,10 +74,9 @@ def _look_up_choices(
 
     same = trailing == 0 and hard.shape == index.shape
     key = chosen.key if same else ("trailing", chosen.key, trailing, hard.dim())
-    taken = aligned(values == index.clamp(-size if wrap else 0, size - 1).unsqueeze(-1))
     chosen = Choice(key, values, aligned(chosen.weights), aligned(chosen.ties))
     if found is not None:
-        return join_values(region, hard, chosen, found, taken=taken)
+        return join_values(region, hard, chosen, found)
     table = torch.stack([expect(x) if not x.is_floating_point() else x for x in pieces], -1)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
@@ -86,7 +85,7 @@ def _look_up_choices(
         return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1), counts))
     unsure = [undecided(x) for x in pieces]
     inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
-    return mix(chosen.of(table), hard, region.mode, inner=inner, taken=taken)
+    return mix(chosen.of(table), hard, inner)
 
 
 def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:

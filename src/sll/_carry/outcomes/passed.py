@@ -164,7 +164,5 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     if total is None:
         return hard
     total = total[1:-1]
-    if not region.linear:
-        return hard_forward(hard, total)
     certain = (total.detach() - hard).abs() < 1e-6
     return torch.where(certain, hard_forward(hard, total), total.to(hard.dtype))

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.band import hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region
 from .algebra import through_expectation
@@ -140,7 +139,7 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         )
         return out
     if out.is_floating_point():
-        return total.to(out.dtype) if region.linear else hard_forward(out, total)
+        return total.to(out.dtype)
     return attach(region, out, Expectation(total))
 
 

@@ -136,8 +136,6 @@ def _finish(region: Region, hard: Tensor, soft: Tensor, touched: Tensor) -> Tens
         return attach(region, hard, bool_outcomes(decided_by(soft), hard))
     if not hard.is_floating_point():
         return attach(region, hard, Expectation(soft))
-    if not region.linear:
-        return hard_forward(hard, soft)
     return torch.where(touched, soft.to(hard.dtype), hard_forward(hard, soft))
 
 

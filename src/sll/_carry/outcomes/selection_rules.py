@@ -48,8 +48,6 @@ def total(
         soft = soft / torch.where(many == 0, 1, many)  # an empty selection: NaN, and no gradient
     if not hard.is_floating_point():
         return attach(region, hard, Expectation(soft))
-    if not region.linear:
-        return hard_forward(hard, soft)
     decided = (found.weights.detach() == 1).all()
     return torch.where(decided, hard_forward(hard, soft), soft.to(hard.dtype))
 

@@ -95,7 +95,9 @@ class Site:
             self._half = half_width(self.eps, self.distance(), limit)
         return self._half
 
-    def ramp(self, jump: Jump, forward: str, later: bool = False, hard: Tensor | None = None) -> Tensor | None:
+    def ramp(
+        self, jump: Jump, forward: str = "linear", later: bool = False, hard: Tensor | None = None
+    ) -> Tensor | None:
         """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
 
         `later`: the operands may have been written to since. (`hard`: see `ramp`.)

@@ -28,7 +28,7 @@ from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, b
 from .carriers import Carrier, Chain, Expectation, Outcomes, attach, carrier, discrete_carrier
 from .constants import Constants, bool_outcomes, constant
 from .counts import through_count
-from .decisions import Decision, decided_at, offset_at, tells, version_of
+from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
 from .fewer import few_decisions
 from .mixtures import run_on_choices
@@ -115,7 +115,7 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
         jump.decision.offset()  # watched, also if nobody asks for it
     site = jump.decision.site
     if jump.jump is not None and site is not None and op not in _BOOLS:
-        value = site.ramp(jump.jump, region.mode)
+        value = site.ramp(jump.jump)
         if value is not None:
             value = value.to(site.dtype())
             return attach(region, value, _promised(region, jump, value))
@@ -123,11 +123,9 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1, jump.jump))
     below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
-    if region.mode == "straight-through":
-        tells(jump.decision, hard, above)
     if not hard.is_floating_point():
         return attach(region, hard, Outcomes(jump.decision, below, above))
-    out = blend(jump.decision.offset(), below, above, hard, region.mode)
+    out = blend(jump.decision.offset(), below, above, hard)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
 
@@ -145,8 +143,6 @@ def _promised(region: Region, jump: Step, value: Tensor) -> Carrier:
     def sides() -> tuple[Tensor, Tensor]:
         return _outcome(low, like), _outcome(high, like)
 
-    if region.mode == "straight-through":
-        tells(decision, value, lambda: _outcome(high, like))
     assert decision.site is not None and jump.jump is not None
     step = (decision, jump.jump) if jump.jump.kind == "round" else None
     return Chain(lambda: Outcomes(decision, *sides()), 0, step)

@@ -18,7 +18,6 @@ from .carriers import Outcomes, attach, carrier, known_constant, outcomes
 from .constants import is_constant
 from .decisions import Decision
 from .expectations import _any_of, _has_expectation, _likelier, _selected, undecided
-from .merged import merge
 
 
 def original(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -52,10 +51,6 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
     sign = decision.same(tree.decision)
     if sign:
         return tree.above if side == (sign > 0) else tree.below
-    covered = decision.covers(tree.decision)
-    if covered is not None:
-        mask, sign = covered
-        return pick(mask, tree.above if side == (sign > 0) else tree.below, x)
     below = cofactor(region, tree.below, decision, side)
     above = cofactor(region, tree.above, decision, side)
     if below is tree.below and above is tree.above:
@@ -65,26 +60,21 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
 
 def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     """A tensor of the shape of `like` that has these outcomes."""
-    offset, taken = tree.decision.offset(), tree.decision.taken()
-    hard = pick(taken, tree.above, tree.below)
+    offset = tree.decision.offset()
+    hard = pick(tree.decision.taken(), tree.above, tree.below)
     if like.is_floating_point():
         hard, offset = torch.broadcast_tensors(hard, offset)  # type: ignore[no-untyped-call]
-        return attach(region, blend(offset, tree.below, tree.above, hard, region.mode, _taken(region, tree)), tree)
+        return attach(region, blend(offset, tree.below, tree.above, hard), tree)
     return attach(region, hard, tree)
 
 
-def _taken(region: Region, tree: Outcomes) -> Tensor | None:
-    return tree.decision.taken() if region.mode == "straight-through" else None
-
-
 def _root(operands: Sequence[Any]) -> Decision | None:
-    """The decision to branch on: the first operand's, or one that covers it."""
-    root: Decision | None = None
+    """The decision to branch on: the first operand's."""
     for x in operands:
         tree = outcomes(x)
-        if tree is not None and (root is None or tree.decision.covers(root) is not None):
-            root = tree.decision
-    return root
+        if tree is not None:
+            return tree.decision
+    return None
 
 
 def _both_sides(
@@ -153,38 +143,19 @@ def _counts(region: Region, operands: Sequence[Any], tree: Outcomes) -> tuple[Te
     return below, above
 
 
-def join(
-    region: Region,
-    func: Any,
-    operands: Sequence[Any],
-    hard: Tensor,
-    tree: Outcomes,
-    *,
-    conditional: bool = False,
-    taken: Tensor | None = None,
-) -> Tensor:
-    """The result of a function whose `hard` value and whose `tree` of outcomes are known. `taken`: mask of the elements
-    at which it has the outcome above, if that is known better than by the decision.
-    """
+def join(region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree: Outcomes) -> Tensor:
+    """The result of a function whose `hard` value and whose `tree` of outcomes are known."""
     below, above = tree.below, tree.above
-    taken = _taken(region, tree) if taken is None or region.mode != "straight-through" else taken
     if hard.is_complex():
-        return blend(tree.decision.offset(), below, above, hard, region.mode, taken)
+        return blend(tree.decision.offset(), below, above, hard)
+    out = hard
     if hard.is_floating_point():
         region.count_infinite_jumps(func, operands, tree)
-        shown = _selected(tree, below, above, hard, _counts(region, operands, tree)) if region.linear else hard
-        out = blend(tree.decision.offset(), below, above, shown, region.mode, taken)
-    else:
-        out = hard
-        if region.linear and any(
-            isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands
-        ):
-            # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
-            # result computed from it. It gets the likelier outcome instead.
-            likelier = pick(_likelier(tree.decision), above, below).expand(hard.shape)
-            out = likelier if tree.decision.side is not None else pick(tree.decision.offset() != 0, likelier, hard)
-    attach(region, out, tree)
-    if not region.linear and conditional and len(decisions(out)) > 1:
-        # A decision that depends on a decision: see `merge`.
-        attach(region, out, merge(out)[0])
-    return out
+        shown = _selected(tree, below, above, hard, _counts(region, operands, tree))
+        out = blend(tree.decision.offset(), below, above, shown)
+    elif any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
+        # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
+        # result computed from it. It gets the likelier outcome instead.
+        likelier = pick(_likelier(tree.decision), above, below).expand(hard.shape)
+        out = likelier if tree.decision.side is not None else pick(tree.decision.offset() != 0, likelier, hard)
+    return attach(region, out, tree)

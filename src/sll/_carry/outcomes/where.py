@@ -54,7 +54,7 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     hard = original(torch.where, condition, above, below)
     low, high = (below, above)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
-    return join(region, torch.where, (condition, above, below), hard, tree, taken=_is_above(condition, found))
+    return join(region, torch.where, (condition, above, below), hard, tree)
 
 
 def _left_alone(region: Region, condition: Any, above: Any, below: Any) -> Tensor | None:
@@ -97,7 +97,7 @@ def _choose(
     if found.polarity:
         taken = _is_above(mask, found)
         low, high = (below, above) if found.polarity > 0 else (above, below)
-        out = blend_by_mask(found.decision.offset(), taken, low, high, region.mode)
+        out = blend_by_mask(found.decision.offset(), taken, low, high)
         return None if out is None else attach(region, out, _between(region, found.decision, low, high, out))
     if not _of_outcomes(found):
         return None
@@ -119,10 +119,9 @@ def _between(region: Region, decision: Decision, low: Any, high: Any, out: Tenso
 def _chosen_by_probability(
     region: Region, func: Callable[..., Any], args: tuple[Any, ...], mask: Tensor, above: Any, below: Any
 ) -> Tensor | None:
-    straight = region.mode == "straight-through"
-    offset = (expect(mask, "straight-through") if straight else probability(mask)) - 0.5
-    shown = _where_ties_are_hard(mask) if region.linear else None
-    out = blend_by_mask(offset, mask, below, above, region.mode, shown=shown)
+    offset = probability(mask) - 0.5
+    shown = _where_ties_are_hard(mask)
+    out = blend_by_mask(offset, mask, below, above, shown=shown)
     if out is not None:
         return out
     hard = original(func, *args)
@@ -130,9 +129,9 @@ def _chosen_by_probability(
         return None
     low, high = _as_outcome(below, hard), _as_outcome(above, hard)
     region.count_infinite_jumps(func, (mask, above, below), Outcomes(decided_at(offset), low, high))
-    out = blend(offset, low, high, hard, region.mode, mask if straight else None)
+    out = blend(offset, low, high, hard)
     if shown is not None:
-        out = hard_forward(blend(shown, low, high, hard, region.mode), out)
+        out = hard_forward(blend(shown, low, high, hard), out)
     return out
 
 
@@ -182,7 +181,7 @@ def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     hard = original(func, x, mask, value)
     low, high = (x, value)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
-    return join(region, func, (x, mask, value), hard, tree, taken=_is_above(mask, found))
+    return join(region, func, (x, mask, value), hard, tree)
 
 
 def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -214,7 +213,7 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     first = position.detach().floor()
     near, far = flat[first.long()], flat[(first + 1).clamp(max=last).long()]
     shown = flat[(flags.cumsum(0) - flags.long()).clamp(0, last)]
-    taken = blend((position - first - 0.5).to(share.dtype), near, far, shown, region.mode)
+    taken = blend((position - first - 0.5).to(share.dtype), near, far, shown)
     return region.call(torch.where, mask, taken.reshape(hard.shape), x)
 
 
