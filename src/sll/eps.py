@@ -18,9 +18,8 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from ._ops.env import free_to_read
+from ._ops.env import compiling, free_to_read
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "widths"]
@@ -329,7 +328,7 @@ class Anneal:
     def half_width(self, call: Call, /) -> float | Tensor:
         if self._of_share:
             return _quantile(call.distances, self._now)
-        return self._now if is_compiling() else self.value
+        return self._now if compiling() else self.value
 
     def __repr__(self) -> str:
         what = "sll.Coverage({:g})" if self._of_share else "{:g}"

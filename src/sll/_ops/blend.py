@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from . import fused
 from .apply import _is_finite, _unpacked, packed, run
 from .bits import pick, suits
 from .dtypes import compute_dtype
+from .env import compiling
 
 __all__ = ["blend", "product", "blend_by_mask"]
 
@@ -54,7 +54,7 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def _at_once(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
         """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
-        if is_compiling() or torch.is_grad_enabled():
+        if compiling() or torch.is_grad_enabled():
             return None
         offset, below, above, hard = saved
         for x in (g, offset, below, above, hard):
@@ -103,7 +103,7 @@ class _BlendByMask(torch.autograd.Function):
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
         offset = offset if shown is None else shown
-        if not is_compiling() and fused.suits(offset) and all(map(fused.dense, (taken, below, above))):
+        if not compiling() and fused.suits(offset) and all(map(fused.dense, (taken, below, above))):
             return fused.blend_by_mask(offset, taken, below, above, ties)
         hard = pick(taken, above, below)
         jump = above - below
@@ -116,7 +116,7 @@ class _BlendByMask(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, taken, below, above = ctx.saved_tensors
         taken = offset > 0 if taken is None else _unpacked(taken, g)
-        slow = is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
+        slow = compiling() or torch.is_grad_enabled() or not fused.suits(g)
         if slow or not all(map(fused.dense, (offset, taken, below, above))):
             jump = above - below
             share = offset + 0.5
@@ -179,7 +179,7 @@ def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
     sides = below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape)
-    return run(_Blend if is_compiling() else _BlendJvp, offset.expand(shape), *sides, hard.detach())
+    return run(_Blend if compiling() else _BlendJvp, offset.expand(shape), *sides, hard.detach())
 
 
 def blend_by_mask(
@@ -200,7 +200,7 @@ def blend_by_mask(
     """
     if offset.shape != taken.shape or not suits(offset, taken):
         return None
-    if not is_compiling() and not taken.is_contiguous():
+    if not compiling() and not taken.is_contiguous():
         return None
     sides = [_side(side, offset, taken) for side in (below, above)]
     if sides[0] is None or sides[1] is None:
@@ -212,20 +212,20 @@ def blend_by_mask(
 
 def _side(side: Any, offset: Tensor, taken: Tensor) -> Tensor | None:
     """A branch as `_BlendByMask` takes it; None if it takes `blend`."""
-    compiling = is_compiling()
+    traced = compiling()
     if not isinstance(side, (int, float, Tensor)):
         return None
     if isinstance(side, Tensor):
         if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
             return None
-        if not compiling and fused.batched(side):
+        if not traced and fused.batched(side):
             return None
         if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
             return None
-        if not compiling and side.numel() != 1 and not side.is_contiguous():
+        if not traced and side.numel() != 1 and not side.is_contiguous():
             return None  # what strides the result has is for torch to say, too
     one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
-    if not compiling and one.numel() == 1 and not math.isfinite(one.detach()):
+    if not traced and one.numel() == 1 and not math.isfinite(one.detach()):
         return None  # a report counts the elements at which the jump is infinite
     return one
 

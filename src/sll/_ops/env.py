@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling as compiling
 
-__all__ = ["dispatched", "free_to_read", "outside_of_transforms", "readable", "tracked", "unwrapped"]
+__all__ = ["compiling", "dispatched", "free_to_read", "outside_of_transforms", "readable", "tracked", "unwrapped"]
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
@@ -37,7 +37,7 @@ def readable(x: Tensor) -> Tensor | None:
 
 def free_to_read(x: Tensor) -> bool:
     """Whether reading a number costs nothing."""
-    if is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or dispatched():
+    if compiling() or type(x) is not Tensor or x.device.type != "cpu" or dispatched():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
@@ -53,7 +53,7 @@ def tracked(x: Any) -> bool:
         return False
     if x.requires_grad:
         return x.layout == torch.strided
-    if torch.compiler.is_compiling():
+    if compiling():
         return False
     functorch = torch._C._functorch
     if functorch.is_functorch_wrapped_tensor(x) and tracked(functorch.get_unwrapped(x)):

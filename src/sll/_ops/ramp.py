@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from . import fused
 from .apply import _unpacked, is_number, packed, run
 from .bits import _scaled, pick
+from .env import compiling
 
 __all__ = ["Jump", "ramp"]
 
@@ -73,13 +73,13 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
             distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
-    if is_compiling():  # noqa: SIM108
+    if compiling():  # noqa: SIM108
         inside = distance.abs() <= eps
     else:  # `hardshrink` is zero on the closed interval, and the cast is a comparison with zero, faster than others
         inside = F.hardshrink(distance, eps).to(torch.bool).logical_not_()
     if not linear:
         return hard, inside
-    undecided = (distance != 0 if is_compiling() else distance.to(torch.bool)).logical_and_(inside)
+    undecided = (distance != 0 if compiling() else distance.to(torch.bool)).logical_and_(inside)
     offset = distance.mul_(0.5 / eps).clamp_(-0.5, 0.5)
     if jump.kind == "boundary":
         ramp = offset.mul_(jump.height).add_(jump.below * 0.5 + jump.above * 0.5)
@@ -153,7 +153,7 @@ def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jum
         up = (x < threshold if at_tie == above else x <= threshold).logical_not_()
     if (below, above) == (0, 1):
         hard = packed(up).to(x.dtype)
-    elif is_compiling():
+    elif compiling():
         hard = packed(up).to(x.dtype) * (above - below) + below
     else:
         hard = torch.where(up, above, below).to(x.dtype)
@@ -169,14 +169,14 @@ class _Ramp(torch.autograd.Function):
     ) -> Tensor:
         ctx.slope = jump.height * (0.5 / eps)
         ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
-        if not is_compiling() and fused.suits(x):
+        if not compiling() and fused.suits(x):
             constants: tuple[float, ...] = jump.constants if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
                 constants = (float(threshold), *jump.constants)
             value, inside = fused.step(jump.kind, x, constants, eps, linear)
         else:
             given = x, threshold, jump, eps, linear
-            value, inside = _traced_step(*given, hard) if is_compiling() else _step(*given)
+            value, inside = _traced_step(*given, hard) if compiling() else _step(*given)
         ctx.save_for_backward(packed(inside))
         return value
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.bits import suits
-from ..._ops.env import tracked
+from ..._ops.env import compiling, tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..interface import Region
@@ -69,11 +69,11 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     dtype = None if kwargs or region.trace is not None else _float_asked_for(func, args)
     step = None if dtype is None or x.is_floating_point() else step_of(x)
     if step is not None:
-        step = step[0], step[1]._replace(at_nan=math.nan if torch.compiler.is_compiling() else _of_nan(x.dtype))
+        step = step[0], step[1]._replace(at_nan=math.nan if compiling() else _of_nan(x.dtype))
     elif dtype is not None:
         step = step_of_mask(x)
     # Integers in compiled code: NaN is what the compiler makes of it.
-    known = torch.compiler.is_compiling() and step is not None and step[1].kind == "quantize"
+    known = compiling() and step is not None and step[1].kind == "quantize"
     value = in_one_pass(x, step, original(func, *args) if known else None)
     if value is None or step is None or dtype is None:
         return elementwise(region, func, args, kwargs)
@@ -113,7 +113,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
 
 def _rounded(decision: Decision, jump: Jump, x: Tensor) -> Tensor:
     """The whole numbers that `x`, a step, shows rather. A compiler rounds the operand: it need not work out `x`."""
-    if torch.compiler.is_compiling() and decision.site is not None and decision.site.x.shape == x.shape:
+    if compiling() and decision.site is not None and decision.site.x.shape == x.shape:
         return decision.site.x.detach().round().clamp(jump.below, jump.above)  # type: ignore[no-any-return]
     return x.detach().round()
 
@@ -122,7 +122,7 @@ def _may_fit(jump: Jump, x: Tensor) -> bool:
     """Whether it is known between which bounds rounded numbers are, or worth reading them."""
     if jump.kind == "quantize":
         return True
-    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
+    return not compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
 
 
 def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:

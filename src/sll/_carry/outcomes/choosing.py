@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import compute_dtype
-from ..._ops.env import tracked
+from ..._ops.env import compiling, tracked
 from ..._rules.index import op_name
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
@@ -48,7 +48,7 @@ _DISCRETE = "of integers, which one is largest has no derivative here. Choose am
 
 def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
     """`out`, a ``torch.return_types``, with what its indices carry."""
-    if not torch.compiler.is_compiling():
+    if not compiling():
         attach(region, out.indices, found)
         return out
     # Dynamo does not set attributes on the parts of a result, but on views of them.

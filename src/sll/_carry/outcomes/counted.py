@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from ..._ops.env import readable
+from ..._ops.env import compiling, readable
 from .carriers import Choice, Expectation, Outcomes, resolved
 
 
 def by_ones(x: Any) -> bool:
     """Whether the integers `x` change by one at most when one decision falls on its other side."""
-    if not isinstance(x, Tensor) or x.dtype == torch.bool or is_compiling():
+    if not isinstance(x, Tensor) or x.dtype == torch.bool or compiling():
         return True
     found = resolved(x)
     if isinstance(found, Expectation):
@@ -34,7 +33,7 @@ def one_apart(values: Tensor) -> bool:
 
 def _at_most_one(x: Tensor) -> bool:
     """True where there is no number to read."""
-    if is_compiling():
+    if compiling():
         return True
     known = readable(x)
     return known is None or bool((known.abs() <= 1).all())

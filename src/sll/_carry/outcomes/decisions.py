@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.band import band_offset
 from ..._ops.bits import pick
+from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
 from ..._rules.widths import Width, half_width, watch_of
 from .sites import Site
@@ -39,7 +39,7 @@ class Decision:
         self._thunk: Callable[[], Tensor] | None = offset
         self._offset: Tensor | None = None
         self._saving = saving()
-        self._traced = is_compiling()
+        self._traced = compiling()
         """Then a frame that goes on after a graph break takes its operands out of the thunk, resolved or not."""
         self.side: Callable[[Decision], Tensor | None] | None = None
         """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
@@ -112,7 +112,7 @@ def equal_keys(a: Any, b: Any) -> bool:
         return isinstance(b, Width) and a.same(b)
     if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
         return type(a) is type(b) and bool(a == b)
-    return not is_compiling() and a is b  # (Dynamo cannot ask)
+    return not compiling() and a is b  # (Dynamo cannot ask)
 
 
 def offset_at(
@@ -185,7 +185,7 @@ def version_of(x: Any) -> int:
     """
     if not isinstance(x, Tensor):
         return 0
-    return _UNKNOWN if is_compiling() else x._version
+    return _UNKNOWN if compiling() else x._version
 
 
 def unchanged(x: Any, version: int) -> bool:

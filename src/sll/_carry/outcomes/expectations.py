@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.apply import packed
 from ..._ops.band import hard_forward
 from ..._ops.bits import pick
 from ..._ops.blend import blend, blend_by_mask, product
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._ops.env import compiling
 from ..._ops.fused import LEAST
 from .carriers import Choice, Expectation, Outcomes, carrier, known_constant, outcomes, resolved
 from .decisions import Decision
@@ -59,7 +59,7 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
-    if found.polarity and (is_compiling() or found.decision.known() or x.numel() < LEAST):
+    if found.polarity and (compiling() or found.decision.known() or x.numel() < LEAST):
         return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
     step = step_of_mask(x)
     at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)))
@@ -82,7 +82,7 @@ def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor |
     `below` and `above` are what it is on the two sides. With `ties`, an exact tie has half of each.
     """
     low, high = known_constant(tree.below), known_constant(tree.above)
-    if not is_compiling() or low is None and high is None:
+    if not compiling() or low is None and high is None:
         return None
     offset = tree.decision.offset()
     other, known, weight = (above, low, offset + 0.5) if high is None else (below, high, 0.5 - offset)

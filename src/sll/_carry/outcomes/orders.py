@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling
 from ..._ops.order import Order, close, traced
 from ..._ops.samples import beside, from_last, neighbours, pairs
 from ..._rules.widths import Width, in_units
@@ -203,7 +204,7 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
     out = func(*args, **kwargs)
     # While compiling the mark only says that eager mode has to compare; under vmap nobody can look for NaN.
-    nan = bool(x.detach().isnan().any()) if not traced(x) else not torch.compiler.is_compiling()
+    nan = bool(x.detach().isnan().any()) if not traced(x) else not compiling()
     if named.get("dim") is None:  # the value alone is continuous
         return out if nan else _mark(region, out, x, None, False, (x.numel() - 1) // 2)
     dim = int(named["dim"])

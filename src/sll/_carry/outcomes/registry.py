@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import tracked
+from ..._ops.env import compiling, tracked
 from ..._rules.index import in_place_forms, op_name, spellings
 from ..._rules.table import ROWS, Row
 from ..interface import Func, Region, Rule
@@ -185,7 +185,7 @@ def overwrite(region: Region, target: Tensor, result: Tensor) -> Tensor:
 
 def written(target: Any, result: Any = None) -> Any:
     """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)."""
-    if torch.compiler.is_compiling() and getattr(target, "_sll", None) is not None:
+    if compiling() and getattr(target, "_sll", None) is not None:
         target._sll = None
     return result
 
@@ -194,7 +194,7 @@ def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor)
     """What `base` carries once `result` has been written into its `view`."""
     from .regrouping import regroup
 
-    if not base.is_contiguous() or torch.compiler.is_compiling():
+    if not base.is_contiguous() or compiling():
         region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
         return None
     offset = view.storage_offset() - base.storage_offset()

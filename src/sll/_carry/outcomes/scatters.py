@@ -42,6 +42,9 @@ def _soft(x: Any, dtype: torch.dtype) -> Any:
     return (expect(x) if discrete_carrier(x) else x).to(dtype)
 
 
+_NO_POSITIONS = "an index that is a count has no positions. Use x.unsqueeze(-1) == torch.arange(n) as weights."
+
+
 def write(
     region: Region,
     name: str,
@@ -64,11 +67,7 @@ def write(
     """
     dist = distribution(index)
     if dist is None:
-        region.lose(
-            name,
-            [index],
-            "an index that is a count has no positions. Use x.unsqueeze(-1) == torch.arange(n) as weights.",
-        )
+        region.lose(name, [index], _NO_POSITIONS)
         return None
     dtype = torch.promote_types(
         compute_dtype(dist.weights.dtype, hard.dtype), torch.float32 if hard.is_floating_point() else exact_dtype(hard)
@@ -81,16 +80,14 @@ def write(
         touched = put(touched, at, ((weight > 0) & (weight < 1) & ~even).to(dtype))
     old = _soft(target, dtype)
     if add:
-        soft = old + total
-    else:
-        covered = share.clamp(max=1)
-        one_value = not isinstance(source, Tensor) or source.dim() == 0 and carrier(source) is None
-        if one_value and carrier(target) is None and not hard.is_floating_point():
-            value = source if isinstance(source, Tensor) else torch.tensor(source)
-            new = torch.full((1,) * hard.dim(), value.item(), dtype=hard.dtype, device=hard.device)
-            return attach(region, hard, Outcomes(decided_by(covered), target.detach().clone(), new))
-        soft = old * (1 - covered) + total / share.clamp(min=1)
-    return _finish(region, hard, soft, touched > 0)
+        return _finish(region, hard, old + total, touched > 0)
+    covered = share.clamp(max=1)
+    one_value = not isinstance(source, Tensor) or source.dim() == 0 and carrier(source) is None
+    if one_value and carrier(target) is None and not hard.is_floating_point():
+        value = source if isinstance(source, Tensor) else torch.tensor(source)
+        new = torch.full((1,) * hard.dim(), value.item(), dtype=hard.dtype, device=hard.device)
+        return attach(region, hard, Outcomes(decided_by(covered), target.detach().clone(), new))
+    return _finish(region, hard, old * (1 - covered) + total / share.clamp(min=1), touched > 0)
 
 
 def _steps(

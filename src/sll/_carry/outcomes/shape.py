@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling
 from ..._rules.index import functions_with, op_name
 from ..interface import Func, Region
 from .algebra import as_they_are
@@ -59,7 +60,7 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
                 region, out, _moved(_Move(region, func, tuple(x.shape), args[1:], kwargs, None, out, fills), x, found)
             )
         )
-    if torch.compiler.is_compiling():  # Dynamo cannot set attributes on the parts themselves
+    if compiling():  # Dynamo cannot set attributes on the parts themselves
         out = tuple(part.view_as(part) for part in out)
     for i, part in enumerate(out):
         attach(region, part, _moved(_Move(region, func, tuple(x.shape), args[1:], kwargs, i, part, fills), x, found))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..._ops.bits import pick, suits
 from ..._ops.dtypes import wide
+from ..._ops.env import compiling
 from ..._ops.ramp import Jump, ramp
 from ..._ops.samples import sample
 from ..._rules.widths import Watched, Width, half_width
@@ -29,7 +30,7 @@ def _distance(x: Any, threshold: Any, shift: float) -> tuple[Tensor, Tensor | No
     if threshold is not None:
         a, b = wide(x, threshold)
         distance = a - b
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.compiler.is_compiling():
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not compiling():
             # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it would be slow.)
             distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
         return distance, None
@@ -46,7 +47,7 @@ class Site:
     """
 
     def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
-        self._copies = torch.compiler.is_compiling()
+        self._copies = compiling()
         if self._copies:  # which cost nothing where nobody writes to the operands: the compiler drops them
             x, threshold = (value.clone() if isinstance(value, Tensor) else value for value in (x, threshold))
         self.x = x
@@ -89,7 +90,7 @@ class Site:
 
     def width(self, limit: float = math.inf) -> float | Tensor | Width:
         """The half-width, asked of a policy once. (With a trace it is asked where the distances are known.)"""
-        if not isinstance(self.eps, Width) or self.eps.watch is not None or torch.compiler.is_compiling():
+        if not isinstance(self.eps, Width) or self.eps.watch is not None or compiling():
             return self.eps
         if self._half is None:
             self._half = half_width(self.eps, self.distance(), limit)

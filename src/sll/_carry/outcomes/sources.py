@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..._ops.blend import blend
 from ..._ops.dtypes import wide
-from ..._ops.env import readable, tracked
+from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import add, spellings
 from ..._rules.table import Row
@@ -155,7 +155,7 @@ def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
 
 def _number(x: Tensor) -> float | None:
     """The number in a tensor, where reading it makes nobody wait."""
-    known = readable(x) if not torch.compiler.is_compiling() and x.device.type == "cpu" else None
+    known = readable(x) if not compiling() and x.device.type == "cpu" else None
     return None if known is None else float(known)
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.bits import pick
 from ..._ops.blend import blend
-from ..._ops.env import readable
+from ..._ops.env import compiling, readable
 from ..._rules.index import NAMED
 from ..interface import Region
 from .carriers import Outcomes, attach, carrier, known_constant, outcomes
@@ -22,7 +21,7 @@ from .expectations import _any_of, _has_expectation, _likelier, _selected, undec
 
 def original(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The hard result. Its gradient comes from the outcomes, so autograd need not record it."""
-    if not is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+    if not compiling() and torch.autograd.forward_ad._current_level >= 0:
         args = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
     with torch.no_grad():
         return func(*args, **kwargs)
@@ -124,7 +123,7 @@ def _both_constants(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     below, above = known_constant(low), known_constant(high)
     if below is not None and above is not None:
         return below, above
-    if is_compiling():
+    if compiling():
         return None
     if low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
         return None

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.band import hard_forward
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import unwrapped
+from ..._ops.env import compiling, unwrapped
 from ..interface import Region
 from .algebra import as_they_are, chain
 from .carriers import Chain, Choice, Outcomes, attach, carrier, known_constant
@@ -140,7 +139,7 @@ def _where_ties_are_hard(mask: Tensor) -> Tensor | None:
 
     That is what is shown. The gradient is the ramp's all the same.
     """
-    if not torch.compiler.is_compiling():
+    if not compiling():
         tied = functools.reduce(torch.logical_or, [decision.offset() == 0 for decision in decisions(mask)])
         if tied.device.type == "cpu" and not bool(unwrapped(tied).any()):
             return None
@@ -162,7 +161,7 @@ def _as_outcome(x: Any, like: Tensor | Constants) -> Tensor:
     more = like.dim() - outcome.dim()
     if more or outcome is not x:
         return outcome.reshape((1,) * more + tuple(outcome.shape))
-    apart = not is_compiling() and torch._C._are_functorch_transforms_active()  # which sees no writes
+    apart = not compiling() and torch._C._are_functorch_transforms_active()  # which sees no writes
     return stands_for(outcome.clone() if apart else outcome.view_as(outcome), outcome)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.callsite import call_site
+from ..._ops.env import compiling
 from ..._rules.index import NAMED
 
 __all__ = ["READS", "Guarded", "Late", "keep", "may_write", "settle", "settle_all", "settle_hooked"]
@@ -128,7 +129,7 @@ class Guarded:
 
     def guard(self) -> None:
         """Compiled code sees no writes, and inside of a transform nothing waits."""
-        if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        if not compiling() and not torch._C._are_functorch_transforms_active():
             tensors = self._guarded()
             if not any(x.is_inference() for x in tensors):  # these count no writes
                 self._versions = [x._version for x in tensors]
@@ -181,7 +182,7 @@ def _whole(x: Tensor) -> bool:
 
 def keep(operands: tuple[Any, ...], copy: Callable[[Tensor], Tensor]) -> Callable[[], tuple[Any, ...] | None]:
     """A promise of `operands` as they are now (see `Kept`). Compiled code sees no writes."""
-    return (lambda: operands) if torch.compiler.is_compiling() else Kept(operands, copy)
+    return (lambda: operands) if compiling() else Kept(operands, copy)
 
 
 def _storage(x: Tensor) -> int | None:
@@ -197,7 +198,7 @@ _WRITTEN = (
 
 def can_wait(*operands: Any) -> bool:
     """Whether nothing that is going on would be over when the result is asked for."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if compiling() or torch._C._are_functorch_transforms_active():
         return False
     if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
         return False
