@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import compatibility
 import errors
 import sll
 from sll._carry.outcomes import registry
+from sll._rules import index, table
 from sll._mode.threads import THREAD as _THREAD
 
 torch.set_num_threads(1)  # two workers share two cores
@@ -29,31 +29,17 @@ def no_region_survives():
     assert state() == before == (0, 0, None, torch.float32, True)
 
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def perf(monkeypatch):
-    """`benchmarks/perf` can be imported, and is gone afterwards: its `programs` are not those of the tests."""
-    names = {path.stem for folder in ("perf", "evidence") for path in (BENCHMARKS / folder).glob("[!_]*.py")}
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(str(BENCHMARKS / "perf"))
-    yield
-    for name in names:
-        sys.modules.pop(name, None)
-
-
 @pytest.fixture
 def rules_as_they_were():
     """For tests that add some: others count what is in the registry."""
     tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
-    tables += (registry.SOURCES, registry.DISCRETE, registry.ALWAYS)
-    before = [table.copy() for table in tables]
+    tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
+    before, rows = [found.copy() for found in tables], list(table.ROWS)
     yield
-    for table, kept in zip(tables, before):
-        table.clear()
-        table.update(kept)
+    for found, kept in zip(tables, before):
+        found.clear()
+        found.update(kept)
+    table.ROWS[:] = rows
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,8 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from ._ops.env import _readable
+from ._ops.env import compiling, free_to_read
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
 from ._ops.samples import count_below
 
@@ -84,7 +83,7 @@ class Call:
         if self._raw is None:
             self._raw = self._make().abs()
         d = self._raw
-        if not _readable(d):
+        if not free_to_read(d):
             return False
         counts = count_below(d, (0.0, width * (1 - 1e-6), width, math.inf))
         inside, upto, finite = (count - counts[0] for count in counts[1:])  # (without ties)
@@ -137,10 +136,10 @@ def _quantile(distances: Tensor, share: float | Tensor) -> float | Tensor:
     distances costs nothing.
     """
     if distances.shape[0] == 0:
-        return 1.0 if _readable(distances) else distances.new_ones(())
+        return 1.0 if free_to_read(distances) else distances.new_ones(())
     # A little wider, so that rounding does not push the last element out of the band.
     wider = 1 + 4e-7
-    if _readable(distances):  # a dozen ops on numbers take as long as one on a tensor
+    if free_to_read(distances):  # a dozen ops on numbers take as long as one on a tensor
         numbers = distances.tolist()
         finite = bisect.bisect_left(numbers, math.inf)
         return numbers[max(math.ceil(finite * float(share) - 1e-6) - 1, 0)] * wider if finite else 1.0
@@ -321,7 +320,7 @@ class Anneal:
     def half_width(self, call: Call, /) -> float | Tensor:
         if self._of_share:
             return _quantile(call.distances, self._now)
-        return self._now if is_compiling() else self.value
+        return self._now if compiling() else self.value
 
     def __repr__(self) -> str:
         what = "sll.Coverage({:g})" if self._of_share else "{:g}"

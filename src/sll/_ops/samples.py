@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from .env import _dispatched
+from .env import compiling, dispatched
 
 SAMPLE = 1024
 """Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
@@ -21,14 +20,14 @@ def _spread(many: int, of: int, device: torch.device) -> Tensor:
     sorted (not in compiled code, which would do so at every call).
     """
     golden = (torch.arange(many, dtype=torch.float64, device=device) * 0.6180339887498949).frac()
-    return ((golden if is_compiling() else golden.sort().values) * of).long()
+    return ((golden if compiling() else golden.sort().values) * of).long()
 
 
 _spread_once = functools.lru_cache(maxsize=256)(_spread)
 
 
 def places(many: int, of: int, device: torch.device) -> Tensor:
-    if is_compiling() or type(of) is not int or _dispatched():
+    if compiling() or type(of) is not int or dispatched():
         return _spread(many, of, device)
     return _spread_once(many, of, device)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .band import band_offset, hard_forward
+from .env import compiling
 
 __all__ = ["alias", "eager", "follow", "kept", "lazy_clone", "open_elements", "ramp", "simple", "whole_step"]
 
@@ -27,7 +28,7 @@ _hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 
 def eager() -> bool:
     """Whether plain autograd is all there is: nobody compiles, transforms, traces or differentiates forward."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if compiling() or torch._C._are_functorch_transforms_active():
         return False
     return torch.autograd.forward_ad._current_level < 0 and not torch._C._len_torch_dispatch_stack()
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling, tracked
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, simple
 from ..interface import Func, Region
-from ..outcomes.registry import tracked
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
 
 LINEAR = set(
@@ -169,7 +169,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
 
 def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype | None = None) -> Shadow:
     """At once where it depends on tensors that the program may write to."""
-    if lazy and not torch.compiler.is_compiling():
+    if lazy and not compiling():
         return Shadow(make, other, exact)
     return Shadow.of(make(), other)
 

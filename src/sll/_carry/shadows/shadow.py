@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling
 from ..._ops.surrogates import follow
 from ..interface import Region
 
@@ -180,7 +181,7 @@ def as_value(x: Any) -> Any:
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-    x._sll = (found, None if x.is_inference() or torch.compiler.is_compiling() else x._version)  # type: ignore[attr-defined]
+    x._sll = (found, None if x.is_inference() or compiling() else x._version)  # type: ignore[attr-defined]
     region.adopt(x)
     if isinstance(found, Selected):
         region.selects = True

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..._ops.surrogates import alias, simple
+from ..._rules.index import op_name
 from ..interface import Func, Region
-from ..outcomes.registry import op_name
 from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling, tracked
+from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from ..outcomes.registry import tracked
 from .scatters import put_at
 from .shadow import Selected, Shadow, Weights, as_value, carried, carry, shadow
-from ..._ops.surrogates import alias, follow
 
 Rule = Callable[..., Any]
 
@@ -95,7 +95,7 @@ def overwrite(region: Region, target: Tensor, result: Tensor) -> Tensor:
     torch.Tensor.copy_(target, result)
     if found is not None and target.shape == result.shape:
         carry(region, target, found)
-    elif torch.compiler.is_compiling():
+    elif compiling():
         target._sll = None  # type: ignore[attr-defined]
     if base is not None and of_base is not None:
         carry(region, base, of_base)
@@ -104,7 +104,7 @@ def overwrite(region: Region, target: Tensor, result: Tensor) -> Tensor:
 
 def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Shadow | None:
     """What `base` carries once `result` has been written into its `view`."""
-    if not base.is_contiguous() or torch.compiler.is_compiling():
+    if not base.is_contiguous() or compiling():
         region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
         return None
     offset = view.storage_offset() - base.storage_offset()
@@ -196,7 +196,7 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     converted = _converted(region, source, target)
     if source is target or carried(converted) is None:
         out = func(target, converted, *args[2:], **kwargs)
-        if torch.compiler.is_compiling() and getattr(target, "_sll", None) is not None and source is not target:
+        if compiling() and getattr(target, "_sll", None) is not None and source is not target:
             target._sll = None
         return out
     return overwrite(region, target, region.call(torch.Tensor.expand, converted, target.shape))
