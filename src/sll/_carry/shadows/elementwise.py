@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, lazy_clone, simple
+from ..._ops.surrogates import alias, eager, follow, simple
 from ..interface import Func, Region
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
 
@@ -176,11 +176,10 @@ def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype
 
 def _as_floats(args: tuple[Any, ...]) -> list[Any]:
     """The operands as floats of the type that the result has, with the gradients of their shadows."""
-    dtypes = [x.dtype for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
-    dtype = torch.get_default_dtype()
-    if dtypes:
-        ranked = [x for x in args if isinstance(x, Tensor)]
-        dtype = torch.result_type(*ranked) if len(ranked) == 2 else dtypes[0]
+    floats = [x for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+    dtype = torch.get_default_dtype() if not floats else floats[0].dtype
+    for x in [x for x in floats if x.dim()] or floats:  # (those without a dimension have no say where others have one)
+        dtype = x.dtype if x is floats[0] or not floats[0].dim() else torch.promote_types(dtype, x.dtype)
     dtype = dtype.to_real() if dtype.is_complex else dtype
     shown: dict[int, Tensor] = {}
     out: list[Any] = []
@@ -289,7 +288,7 @@ def _added(out: Tensor, soft: Tensor) -> Tensor:
     if soft.dtype != out.dtype:
         soft = soft.to(out.dtype)
     fixed = alias(out)
-    return follow(soft + out if out.requires_grad or not eager() else soft, lambda: lazy_clone(fixed))
+    return follow(soft + out if out.requires_grad or not eager() else soft, lambda: fixed)
 
 
 def _relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
+from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import follow
 from ..interface import Region
 
@@ -45,6 +46,7 @@ class Shadow:
         self.exact = exact
         self._value: Tensor | None = None
         self._other = other
+        self._saving = saving()
 
     @classmethod
     def of(cls, value: Tensor, other: Other = None) -> Shadow:
@@ -56,7 +58,7 @@ class Shadow:
     def value(self) -> Tensor:
         if self._value is None:
             with torch.enable_grad():
-                self._value = self.make()
+                self._value = saved_as_then(self._saving, self.make)
         return self._value
 
     def other(self, x: Tensor) -> Tensor | None:
@@ -111,7 +113,7 @@ class Weights(Shadow):
     def weights(self) -> Tensor:
         if self._weights is None:
             with torch.enable_grad():
-                self._weights, self._labels = self._weigh()
+                self._weights, self._labels = saved_as_then(self._saving, self._weigh)
         return self._weights
 
     def _expected(self) -> Tensor:
@@ -181,7 +183,8 @@ def as_value(x: Any) -> Any:
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-    x._sll = (found, None if x.is_inference() or compiling() else x._version)  # type: ignore[attr-defined]
+    version = None if compiling() or x.is_inference() else x._version
+    x._sll = (found, version)  # type: ignore[attr-defined]
     region.adopt(x)
     if isinstance(found, Selected):
         region.selects = True
