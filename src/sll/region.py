@@ -13,7 +13,7 @@ from ._carry import outcomes, shadows
 from ._carry.interface import Engine
 from ._mode import checkpoint
 from ._mode.decorating import decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
+from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant, tensors
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Widths
 from ._mode.threads import THREAD
@@ -253,10 +253,23 @@ class linearize(Mode):
             outside = decided_outside_of_vmap(engine, args, kwargs)
             if outside:
                 self.lose(func.__name__, outside, "it was made outside of vmap; make it inside, or pass a float.")
+        if not THREAD.alone:
+            engine = self._engine_of(func, tensors(args, kwargs))
         rule = engine.rules.get(func)
         if rule is None or self.selects:
             return engine.dispatch(self, func, args, kwargs)
         return rule(self, func, args, kwargs)
+
+    def _engine_of(self, func: Callable[..., Any], operands: list[Tensor]) -> Engine:
+        """What was decided in a region around this one, with another forward mode, is carried on as it was there."""
+        carried = [x for x in operands if getattr(x, "_sll", None) is not None]
+        found = [engine for engine in set(ENGINES.values()) if any(map(engine.decided, carried))]
+        if len(found) == 1:
+            return found[0]
+        foreign = [x for engine in found if engine is not self.engine for x in carried if engine.decided(x)]
+        if foreign:
+            self.lose(func.__name__, foreign, "it was decided in a region with another forward=; take one in both.")
+        return self.engine
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return traced(self, func, args, kwargs)
