@@ -45,7 +45,7 @@ def _rows(x: Tensor, dim: int | None, largest: bool) -> Tensor:
 def _ordered_rows(x: Tensor, dim: int, largest: bool) -> Tensor:
     """NaN is the largest number, in whatever direction."""
     rows = _rows(x, dim, True)
-    rows = torch.where(rows.isnan(), torch.inf, rows)
+    rows = torch.nan_to_num(rows, torch.inf, torch.inf, -torch.inf)
     return rows if largest else -rows
 
 
@@ -234,7 +234,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     def subset(along: int) -> Tensor | None:
         if along % then.dim() != dim % then.dim():
             return None
-        return _hot(_rows(scores, dim, largest), then.movedim(dim, -1), eps, distances).movedim(-1, dim)
+        return _hot(_ordered_rows(scores, dim, largest), then.movedim(dim, -1), eps, distances).movedim(-1, dim)
 
     return _with_indices(region, func, out, Weights(weigh, subset=subset, owner=lambda: _row_numbers(then, dim)))
 

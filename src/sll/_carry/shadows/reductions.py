@@ -126,9 +126,8 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 
     named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
     x, weights = named["input"], named.get("weights")
-    out = func(*args, **kwargs)
-    own = shadow(x)
-    if own is None:
+    out, own = func(*args, **kwargs), shadow(x)
+    if own is None or not out.numel():
         return out
     hot = one_hot_of(x, own, out.numel())
     if weights is not None:

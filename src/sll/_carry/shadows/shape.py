@@ -27,6 +27,9 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         region.lose(op_name(func), bounds, _BOUNDS)
     if own is None or isinstance(own, Selected) or out is x:
         return out
+    if isinstance(out, Tensor) and out.dtype != x.dtype:
+        region.lose(op_name(func), [x], "it takes the bits of a number apart. Convert with .to(dtype).")
+        return out
     lazy = simple(x) and not _holds_tensor([*rest, *kwargs.values()])
     moved = lambda y: func(y, *rest, **kwargs)
     parts = out if isinstance(out, (tuple, list)) else [out]
@@ -42,7 +45,9 @@ _BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of posi
 def _parts(values: Any) -> Iterator[Any]:
     """The arguments, those in lists and slices as well."""
     for v in values:
-        yield from _parts(v) if isinstance(v, (tuple, list)) else (v.start, v.stop, v.step) if type(v) is slice else (v,)
+        yield from (
+            _parts(v) if isinstance(v, (tuple, list)) else (v.start, v.stop, v.step) if type(v) is slice else (v,)
+        )
 
 
 def _holds_tensor(values: Any) -> bool:
