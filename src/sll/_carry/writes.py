@@ -1,7 +1,7 @@
 """Writes, whatever carries decisions: ``op_``, ``out=``, ``inplace=True`` are the function, and then a write.
 
-An engine says what is particular in a `Writes`: who is concerned, how an operand is kept for the function that is not in
-place, and what a write into a view tells its base.
+An engine says what is particular in a `Writes`: who is concerned, how an operand is kept for the function that is not
+in place, and what a write into a view tells its base.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Writes:
     before: Callable[[Region, Tensor], Tensor]
     """The tensor as it is now, with what it carries."""
     carry: Callable[[Region, Tensor, Tensor], None]
-    """``carry(region, target, result)``: `target` is `result` now, and carries the same; or nothing, if that does not."""
+    """``carry(region, target, result)``: `target` is `result` now, and carries the same, or nothing."""
     through: Callable[[Region, Tensor, Tensor], Callable[[], None] | None]
     """``through(region, view, result)``: asked before `result` is written into a view; called after that."""
 
@@ -62,7 +62,7 @@ class Writes:
         return rule
 
     def spelled_out(self, rule: Rule, source: bool) -> Rule:
-        """``out=`` is a computation followed by a copy, and so is ``inplace=True``; NumPy's spellings become torch's."""
+        """``out=`` is a computation and then a copy, and so is ``inplace=True``; NumPy's spellings become torch's."""
 
         def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not kwargs:

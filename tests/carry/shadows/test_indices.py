@@ -107,7 +107,7 @@ def test_choices_of_labels_and_of_indices_again():
     scores = torch.tensor([[0.5, 0.4, 0.1], [0.0, 0.1, 0.2]], dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([4, 0, 2])
     flags = torch.tensor([True, False, True])
-    want = slope(lambda s: (F.one_hot(s.argmax(1), 3).double() @ TABLE[labels]), scores, 1.0)
+    want = slope(lambda s: F.one_hot(s.argmax(1), 3).double() @ TABLE[labels], scores, 1.0)
     for look in (lambda s: TABLE[labels[s.argmax(1)]], lambda s: TABLE[labels.gather(0, s.argmax(1))],
                  lambda s: TABLE[labels.expand(2, 3)[torch.arange(2), s.argmax(1)]]):  # fmt: skip
         torch.testing.assert_close(slope(look, scores, 1.0), want)
@@ -159,7 +159,11 @@ ADDS = {
     "index_put": lambda y, i, v: y.index_put((i,), y.new_tensor(v), accumulate=True),
     "one_hot": lambda y, i, v: y + v * F.one_hot(i, 5).to(y.dtype),
 }
-ONE = {"round": lambda x: torch.round(x[0]).long(), "argmax": lambda x: x.argmax(), "topk": lambda x: x.topk(1).indices[0]}
+ONE = {
+    "round": lambda x: torch.round(x[0]).long(),
+    "argmax": lambda x: x.argmax(),
+    "topk": lambda x: x.topk(1).indices[0],
+}
 
 
 def setitem(y, i, v):
@@ -201,7 +205,11 @@ def test_a_set_of_rows_is_not_a_set_of_columns():
     x = torch.tensor([[0.5, 0.4, 0.1], [0.1, 0.2, 0.15], [0.3, 0.0, 0.2]], dtype=torch.float64, requires_grad=True)
     with region():
         y = torch.zeros(3, 3).double().scatter(0, x.topk(2, 1).indices, 1.0)
-        z = torch.zeros(3, 3).double().index_put((x.topk(2, 1).indices, torch.arange(2).expand(3, 2)), TABLE[:1] * 0 + 1)
+        z = (
+            torch.zeros(3, 3)
+            .double()
+            .index_put((x.topk(2, 1).indices, torch.arange(2).expand(3, 2)), TABLE[:1] * 0 + 1)
+        )
     up = torch.arange(9.0, dtype=torch.float64).reshape(3, 3)
     torch.testing.assert_close(*(torch.autograd.grad(t, x, up)[0] for t in (y, z)))
 

@@ -16,7 +16,8 @@ HOSTS = {
     "max": (lambda x: F.one_hot(x.max(-1, keepdim=True)[1].squeeze(-1), x.shape[-1]).to(x.dtype),
             lambda x, h: sll.argmax(x, -1, eps=h)),
     "flat": (lambda x: F.one_hot(x.argmax(), x.numel()).to(x.dtype), lambda x, h: sll.argmax(x.reshape(-1), -1, eps=h)),
-    "topk": (lambda x: torch.zeros_like(x).scatter(-1, x.topk(2, -1).indices, 1.0), lambda x, h: sll.topk_mask(x, 2, eps=h)),
+    "topk": (lambda x: torch.zeros_like(x).scatter(-1, x.topk(2, -1).indices, 1.0),
+             lambda x, h: sll.topk_mask(x, 2, eps=h)),
     "topk of the smallest": (lambda x: torch.zeros_like(x).scatter(-1, x.topk(2, -1, largest=False)[1], 1.0),
                              lambda x, h: sll.topk_mask(-x, 2, eps=h)),
     "topk one by one": (lambda x: F.one_hot(x.topk(2, -1).indices, x.shape[-1]).sum(-2).to(x.dtype),
@@ -24,7 +25,8 @@ HOSTS = {
     "topk unsorted": (lambda x: F.one_hot(x.topk(2, -1, sorted=False).indices, x.shape[-1]).sum(-2).to(x.dtype),
                       lambda x, h: sll.topk_mask(x, 2, eps=h)),
     "rank": (lambda x: x.argsort(-1).argsort(-1).to(x.dtype), lambda x, h: sll.rank(x, eps=h)),
-    "rank downwards": (lambda x: x.argsort(-1, descending=True).argsort(-1).to(x.dtype), lambda x, h: sll.rank(-x, eps=h)),
+    "rank downwards": (lambda x: x.argsort(-1, descending=True).argsort(-1).to(x.dtype),
+                       lambda x, h: sll.rank(-x, eps=h)),
 }  # fmt: skip
 
 

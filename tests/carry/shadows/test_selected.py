@@ -34,7 +34,8 @@ SAME = {
     "keepdim": (lambda x: ROWS[x > 0].sum(0, keepdim=True), lambda x: (ROWS * m_of(x)[:, None]).sum(0, keepdim=True)),
     "difference of two": (lambda x: (x[x > 0] - V[0 < x]).abs().sum(), lambda x: ((x - V).abs() * m_of(x)).sum()),
     "loss": (lambda x: F.mse_loss(x[x > 0], V[x > 0]), lambda x: ((x - V).square() * m_of(x)).sum() / m_of(x).sum()),
-    "summed loss": (lambda x: F.l1_loss(x[x > 0], V[x > 0], reduction="sum"), lambda x: ((x - V).abs() * m_of(x)).sum()),
+    "summed loss": (lambda x: F.l1_loss(x[x > 0], V[x > 0], reduction="sum"),
+                    lambda x: ((x - V).abs() * m_of(x)).sum()),
     "nonzero": (lambda x: V[(x > 0).nonzero(as_tuple=True)].sum(), lambda x: (V * m_of(x)).sum()),
     "nonzero column": (lambda x: V[(x > 0).nonzero()[:, 0]].sum(), lambda x: (V * m_of(x)).sum()),
     "squeezed": (lambda x: V[(x > 0).nonzero().squeeze(1)].mean(), lambda x: (V * m_of(x)).sum() / m_of(x).sum()),
@@ -101,7 +102,8 @@ def test_what_was_left_out_may_be_anything(name):
 
 
 @pytest.mark.parametrize("f", [
-    lambda i: V[:i], lambda i: V[i:], lambda i: V.narrow(0, i, 1), lambda i: V.select(0, i), lambda i: V.split([i, 4 - i]),
+    lambda i: V[:i], lambda i: V[i:], lambda i: V.narrow(0, i, 1), lambda i: V.select(0, i),
+    lambda i: V.split([i, 4 - i]),
 ])  # fmt: skip
 def test_bounds_and_sizes_are_lost(f):
     x = torch.tensor([0.5, 0.53, 0.0, 0.1], requires_grad=True)

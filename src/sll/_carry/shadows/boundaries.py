@@ -14,7 +14,7 @@ from ..outcomes.passed import nearest_boundary
 from ..outcomes.registry import op_name, tracked
 from .elementwise import elementwise
 from .shadow import Shadow, carry, shadow
-from .surrogates import alias, follow
+from .surrogates import follow
 
 _DECIDED = (
     "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."

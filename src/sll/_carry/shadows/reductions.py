@@ -58,7 +58,7 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _flags(region: Region, x: Tensor) -> Tensor:
-    return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)  # type: ignore[no-any-return]
+    return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
 
 
 def _over(weights: Tensor, dim: Any, keepdim: bool, reduce: Callable[..., Tensor]) -> Tensor:

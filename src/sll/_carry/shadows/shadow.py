@@ -24,7 +24,8 @@ from ..interface import Region
 from .surrogates import follow
 
 __all__ = [
-    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow", "tensors",
+    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
+    "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -94,7 +95,8 @@ class Weights(Shadow):
         value: Callable[[], Tensor] | None = None,
         owner: Callable[[], Tensor] | None = None,
     ) -> None:
-        super().__init__(self._expected if value is None else value)
+        super().__init__(weigh if value is None else value)  # type: ignore[arg-type]
+        self._numbered = value is not None
         self._weigh = weigh
         self._weights: Tensor | None = None
         self._labels = labels
@@ -115,9 +117,12 @@ class Weights(Shadow):
                 self._weights, self._labels = self._weigh()
         return self._weights
 
-    def _expected(self) -> Tensor:
-        weights = self.weights()
-        return (weights * self.labels.to(weights.dtype)).sum(-1)
+    def value(self) -> Tensor:
+        if self._value is None and not self._numbered:
+            weights = self.weights()
+            with torch.enable_grad():
+                self._value = (weights * self.labels.to(weights.dtype)).sum(-1)
+        return super().value()
 
     def of_labels(self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None) -> Weights:
         """The same choice among other values."""

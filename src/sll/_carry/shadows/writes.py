@@ -1,7 +1,7 @@
 """Writes into tensors: ``x[index] = value``, ``copy_``, ``op_`` and ``out=``.
 
-Each is the function that is not in place, on a copy, and then the write. A shadow is a tensor of its own, so nothing has
-to be done for tensors that are written to after a decision.
+Each is the function that is not in place, on a copy, and then the write. A shadow is a tensor of its own, so nothing
+has to be done for tensors that are written to after a decision.
 """
 
 from __future__ import annotations
