@@ -27,6 +27,7 @@ LINEAR = set(
     __mul__ __rmul__ true_divide __truediv__ div divide __div__""".split()
 )
 """Linear in every operand (a quotient in the first)."""
+PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 QUOTIENTS = {"true_divide", "__truediv__", "div", "divide", "__div__"}
 KEEPS_WHOLE = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ mul multiply __mul__ __rmul__ abs
@@ -148,7 +149,7 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
 
 
 def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None:
+    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None or args[0] is args[-1] and func.__name__ in PRODUCTS:
         return by_difference(region, func, args, {}, func(*args))
     floats = func.__name__ in QUOTIENTS or any(
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
@@ -160,10 +161,12 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return out
     own = [shadow(x) for x in args]
     known = [x for x, found in zip(args, own) if found is not None]
-    if len(known) == 1 and isinstance(shadow(known[0]), Weights):
-        return by_difference(region, func, args, {}, out)
     lazy = all(found is not None or not isinstance(x, Tensor) for x, found in zip(args, own))
     make = lambda: func(*(x if found is None else found.value() for x, found in zip(args, own)))
+    if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights):
+        value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
+        labels = _relabelled(func, args, {}, known[0], chosen)
+        return carry(region, out, chosen.of_labels(labels, _spread(out.dim()), value))
     return carry(region, out, _made(make, lazy, _other(func, args, {}, known)))
 
 
@@ -174,8 +177,8 @@ def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype
     return Shadow.of(make(), other)
 
 
-def _as_floats(args: tuple[Any, ...]) -> list[Any]:
-    """The operands as floats of the type that the result has, with the gradients of their shadows."""
+def _as_floats(args: tuple[Any, ...], only: set[int] | None = None) -> list[Any]:
+    """The operands (`only`: those) as floats of the type that the result has, with the gradients of their shadows."""
     dtypes = [x.dtype for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
     dtype = torch.get_default_dtype()
     if dtypes:
@@ -185,7 +188,7 @@ def _as_floats(args: tuple[Any, ...]) -> list[Any]:
     shown: dict[int, Tensor] = {}
     out: list[Any] = []
     for x in args:
-        own = shadow(x)
+        own = shadow(x) if only is None or id(x) in only else None
         if own is not None and id(x) not in shown:
             value = own.value() if own.exact is dtype else None
             shown[id(x)] = own.shown(x, dtype) if value is None else value
@@ -265,14 +268,13 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         if isinstance(own, Weights):
             labels = _relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, _spread(out.dim())))
-    parts = [_share(func, args, kwargs, out, x) for x in operands.values()]
+    parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
+    soft = sum(part for part in parts.values() if part is not None)
     if out.is_floating_point():
-        if any(part is None for part in parts):  # the derivative of the function of floats
-            return func(*_as_floats(args), **kwargs)
-        soft = sum(part for part in parts if part is not None)
-        assert isinstance(soft, Tensor)
-        return _added(out, soft)
-    soft = sum(part for part in parts if part is not None)
+        unknown = {key for key, part in parts.items() if part is None}
+        if unknown:  # the derivative of the function of floats
+            out = func(*_as_floats(args, unknown), **kwargs)
+        return _added(out, soft) if isinstance(soft, Tensor) else out
     shape, numbers = out.shape, alias(out)
     value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
     return carry(region, out, Shadow.of(value, _other(func, args, kwargs, list(operands.values()))))
@@ -354,15 +356,12 @@ class _Where(torch.autograd.Function):
     """``torch.where(mask, a, b)`` of floats, whose `shadow` gets ``g (a - b)``."""
 
     @staticmethod
-    def forward(ctx: Any, shadow: Tensor, mask: Tensor, a: Any, b: Any) -> Tensor:
-        needs, jump = ctx.needs_input_grad, a - b
-        if not isinstance(jump, Tensor):
-            jump = torch.tensor(jump, device=mask.device)
-        jump = jump.nan_to_num_(0.0, 0.0, 0.0)
+    def forward(ctx: Any, shadow: Tensor, mask: Tensor, a: Any, b: Any, jump: Tensor, take: Any) -> Tensor:
+        needs = ctx.needs_input_grad
         ctx.save_for_backward(jump, mask.clone() if needs[2] or needs[3] else None)
         ctx.shapes = [x.shape if isinstance(x, Tensor) else () for x in (shadow, a, b)]
         ctx.dtypes = [x.dtype if isinstance(x, Tensor) else None for x in (shadow, a, b)]
-        return torch.where(mask, a, b)
+        return take(a, b)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -371,7 +370,7 @@ class _Where(torch.autograd.Function):
         own = (g * jump).sum_to_size(shapes[0]).to(dtypes[0]) if needs[0] else None
         above = torch.where(mask, g, 0).sum_to_size(shapes[1]).to(dtypes[1]) if needs[2] else None
         below = torch.where(mask, 0, g).sum_to_size(shapes[2]).to(dtypes[2]) if needs[3] else None
-        return own, None, above, below
+        return own, None, above, below, None, None
 
 
 _apply_where = super(torch.autograd.Function, _Where).apply
@@ -392,9 +391,8 @@ def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
     if x.is_floating_point() and shadow(mask) is not None:
-        value = value.to(x.dtype) if isinstance(value, Tensor) else value
-        out = choose(region, mask, value, x)
-        return out if out.shape == x.shape else func(*args, **kwargs)
+        value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
+        return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
     if not _decided(x, mask, value):
         return func(*args, **kwargs)
     return by_difference(region, func, (x, mask, value), {}, func(x, mask, value))
@@ -404,8 +402,9 @@ def _decided(*operands: Any) -> bool:
     return any(shadow(x) is not None for x in operands)
 
 
-def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
-    """``torch.where(mask, a, b)``."""
+def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
+    """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
+    take = fill or (lambda a, b: torch.where(mask, a, b))
     own = shadow(mask)
     if own is None and not _decided(a, b):
         return torch.where(mask, a, b)
@@ -419,20 +418,22 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         dtype = torch.result_type(a, b)
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
     if own is None:
-        return torch.where(mask, a, b)
+        return take(a, b)
     if isinstance(own, Weights) or not simple(mask) or not all(simple(x) for x in (a, b) if isinstance(x, Tensor)):
-        out = torch.where(mask, a, b)
-        fixed = [x.detach() if isinstance(x, Tensor) else x for x in (a, b)]
-        jump = torch.nan_to_num(torch.where(mask, *fixed) - torch.where(~mask, *fixed), 0.0, 0.0, 0.0)
-        return _added(out, own.value() * torch.where(mask, jump, -jump))
-    return _apply_where(own.value(), mask, a, b)
+        out = take(a, b)
+        jump = torch.nan_to_num(out - torch.where(~mask, a, b), 0.0, 0.0, 0.0)
+        value = own.value()
+        return _added(out, (value - value.detach()) * torch.where(mask, jump, -jump))
+    jump = a - b  # autograd follows it: that is for a second derivative
+    jump = jump.nan_to_num_(0.0, 0.0, 0.0) if isinstance(jump, Tensor) else torch.tensor(jump, device=mask.device)
+    return _apply_where(own.value(), mask, a, b, jump, take)
 
 
 def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
     out = torch.where(mask, a, b)
-    found = [candidates(x, out) for x in (a, b)]
-    if out.dtype == torch.bool or any(side is None for side in found):
+    found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
+    if any(side is None for side in found):
         return by_difference(region, torch.where, (mask, a, b), {}, out)
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():

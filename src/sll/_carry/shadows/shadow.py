@@ -99,6 +99,7 @@ class Weights(Shadow):
         self._labels = labels
         self.positions = positions
         self.subset = subset
+        self.number = value
         self.owner = owner
 
     @property
@@ -118,10 +119,14 @@ class Weights(Shadow):
         weights = self.weights()
         return (weights * self.labels.to(weights.dtype)).sum(-1)
 
-    def of_labels(self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None) -> Weights:
-        """The same choice among other values."""
-        weigh = lambda: (self.weights() if spread is None else spread(self.weights()), labels)
-        return Weights(weigh, labels, owner=self.owner)
+    def of_labels(
+        self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None, value: Callable[[], Tensor] | None = None
+    ) -> Weights:
+        """The same choice among other values. `spread` fits what belongs to an element to the result."""
+        fit = spread or (lambda t: t)
+        owner = self.owner
+        owned = None if owner is None else lambda: fit(owner().unsqueeze(-1)).squeeze(-1)
+        return Weights(lambda: (fit(self.weights()), labels), labels, value=value, owner=owned)
 
 
 class Whole:

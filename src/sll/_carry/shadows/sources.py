@@ -196,6 +196,8 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
 
 def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """From the description of the op: its offset in the band, and the values on both sides."""
+    if op == "remainder" and not isinstance(args[0], Tensor):  # torch does not know the derivative of ``2 % x``
+        args = (torch.as_tensor(args[0], dtype=args[1].dtype, device=args[1].device), *args[1:])
     step = STEPS[op](region.eps_for(op), *args, **kwargs)
     if step is None:
         return func(*args, **kwargs)
