@@ -20,7 +20,7 @@ from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace, Watch
 from ._ops.callsite import CallSite, call_site
-from ._ops.env import compiling
+from ._ops.env import compiling, unusual
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
 from ._reports.report import Report
 from ._rules.index import SOURCES
@@ -258,6 +258,12 @@ class linearize(Mode):
         rule = engine.rules.get(func)
         if rule is None or self.selects:
             return engine.dispatch(self, func, args, kwargs)
+        return rule(self, func, args, kwargs)
+
+    def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rule = self.engine.rules.get(func)
+        if rule is None or self.selects or not torch.is_grad_enabled() or checkpoint.hooked() or unusual():
+            return self.dispatch(func, args, kwargs)
         return rule(self, func, args, kwargs)
 
     def _engine_of(self, func: Callable[..., Any], operands: list[Tensor]) -> Engine:
