@@ -12,6 +12,7 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -394,7 +395,11 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     if own is None:
         return take(a, b)
     out, value, jump = take(a, b), own.value(), a - b
-    jump = jump.nan_to_num(0.0, 0.0, 0.0) if isinstance(jump, Tensor) else torch.tensor(jump, device=mask.device)
+    if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
+        region.count_infinite("where", open_elements(value))
+    if not isinstance(jump, Tensor):
+        jump = torch.tensor(jump, device=mask.device)
+    jump = jump.nan_to_num(0.0, 0.0, 0.0)
     if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
         value = value - value.detach()
     return _added(out, value * jump)
