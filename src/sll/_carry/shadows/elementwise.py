@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow
+from ..._ops.surrogates import alias, eager, follow, open_elements
 from ..interface import Func, Region
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
 
