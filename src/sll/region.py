@@ -21,6 +21,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from . import checkpoint
+from ._carry import flips
 from ._options import OnLost, RegionForward, one_of, op_names, shown
 from .linearization import (
     Carrier,
@@ -473,6 +474,8 @@ class linearize(_Mode):
                     return found(self, func, args, kwargs)
             if torch._C._are_functorch_transforms_active() and (outside := _decided_outside_of_vmap(args, kwargs)):
                 self.lose(op_name(func), outside, "it was made outside of vmap; make it inside, or pass a float.")
+        if recording and not compiling and self.mode == "hard":
+            return flips.dispatch(self, func, args, kwargs)
         rule = BY_NAME.get(func.__name__) if compiling else RULES.get(func)
         if rule is not None:
             if recording:

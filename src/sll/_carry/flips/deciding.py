@@ -1,0 +1,265 @@
+"""Decisions: which elements are in their band, on which side, and the weights of their flips.
+
+A flip goes to one side of the boundary. An element exactly at the boundary has two, one to either side.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .entries import Block, Decision, positions
+from .mapped import Func, elementwise, mapped, plain_of, with_block
+from .primitives import slope, take
+from .uses import band_offset, compute_dtype, half_width, sources, tracked, watch_of, wide
+
+__all__ = ["Open", "at_boundary", "at_integers", "batched", "compare", "general", "steps_at_integers", "to_side"]
+
+
+class Open(NamedTuple):
+    """The open elements of a decision, and the side that each flip goes to."""
+
+    block: Block
+    above: Tensor
+
+
+class _Asked(threading.local):
+    """What was asked before, by the id of the operand: the same question has the same flips."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, Open]]]] = {}
+
+
+_ASKED = _Asked()
+_KEPT = 8
+
+
+def batched(x: Tensor) -> bool:
+    """Whether which elements are open cannot be read: under `torch.vmap`."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
+def _again(x: Tensor, key: Any, found: Open) -> Open:
+    """`found`, or what was found when the same was asked before, and nothing is different."""
+    known = _ASKED.of.get(id(x))
+    if known is None or known[0]() is not x:
+        key_of = id(x)
+        known = _ASKED.of[key_of] = weakref.ref(x, lambda _: _ASKED.of.pop(key_of, None)), []
+    for other, before in known[1]:
+        if other == key and before.block.size == found.block.size:
+            same = torch.equal(before.block.at, found.block.at) and torch.equal(before.above, found.above)
+            if same:
+                return before
+    known[1].append((key, found))
+    del known[1][:-_KEPT]
+    return found
+
+
+def _sides(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of the elements in the band, whether they go to the side above, and the slope of that."""
+    flat = distance.reshape(-1)
+    if batched(flat) or isinstance(half, Tensor) and batched(half):
+        at = torch.arange(flat.shape[0], device=flat.device).repeat(2)
+        above = torch.arange(at.shape[0], device=flat.device) < flat.shape[0]
+        inside = (flat.abs() <= half).repeat(2)
+        open_ = inside & torch.where(above, flat.repeat(2) <= 0, flat.repeat(2) >= 0)
+        return at, above, torch.where(open_, torch.where(above, 1.0, -1.0).to(flat.dtype) * (0.5 / half), 0)
+    at = (flat.abs() <= half).nonzero().squeeze(1)
+    d = flat.index_select(0, at)
+    above = d <= 0
+    ties = (d == 0).nonzero().squeeze(1) if d.numel() else at
+    if ties.numel():
+        at = torch.cat([at, at[ties]])
+        above = torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
+    return at, above, torch.where(above, 0.5 / half, -0.5 / half).to(flat.dtype)
+
+
+def _weight(a: Any, b: Any, shape: torch.Size, at: Tensor, by: Tensor) -> Tensor:
+    """Weights of flips that open with ``a - b``."""
+    if not tracked(a):
+        a, b, by = b, None, -by
+    if not tracked(b):
+        return slope(a, positions(at, shape, a.shape), by)
+    return slope(a, positions(at, shape, a.shape), by, b, positions(at, shape, b.shape), -by)
+
+
+def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
+    """Where ``a > b`` is open."""
+    x, y = wide(a.detach() if isinstance(a, Tensor) else a, b.detach() if isinstance(b, Tensor) else b)
+    distance = x - y
+    half = half_width(eps, distance)
+    at, above, by = _sides(distance, half)
+    watch = watch_of(eps)
+    if watch is not None:
+        x, y = wide(a, b)
+        offset = band_offset(x - y, half)
+        watch.offset(x - y, offset, half, math.inf)
+        weight = slope(offset.expand(shape), at, torch.where(above, 1.0, -1.0).to(by.dtype))
+    else:
+        weight = _weight(a, b, shape, at, by)
+    found = Open(Block(Decision(weight), None, at, True), above)
+    if batched(distance):
+        return found
+    swap = isinstance(a, Tensor) and isinstance(b, Tensor) and id(a) > id(b)
+    first, other = (b, a) if swap or not isinstance(a, Tensor) else (a, b)
+    held = (id(other), other._version) if isinstance(other, Tensor) else float(other)
+    key = "boundary", shape, first._version, held, repr(eps) if not isinstance(eps, float) else float(eps)
+    asked = Open(found.block, ~above) if first is b else found
+    known = _again(first, key, asked)
+    return found if known is asked else Open(known.block, ~known.above if first is b else known.above)
+
+
+def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole: bool = False) -> tuple[Open, Tensor]:
+    """Where x is near ``n + shift``, and that n for each flip. `but_zero`: at 0 there is no boundary. `whole`: whole
+    numbers are what they are, and pass the gradient on.
+    """
+    (d,) = wide(x.detach())
+    n = d.round() if shift == 0.0 else d.floor()
+    distance = (d - n) - shift
+    if but_zero:
+        distance = torch.where(n == 0, math.nan, distance)
+    half = half_width(eps, distance, 0.5)
+    at, above, by = _sides(distance, half)
+    if whole:
+        by = torch.where(take(distance, at) == 0, torch.where(above, 0.5, -0.5).to(by.dtype), by)
+    watch = watch_of(eps)
+    if watch is not None:
+        (y,) = wide(x)
+        offset = band_offset((y - n) - shift, half)
+        watch.offset((y - n) - shift, offset, half, 0.5)
+        weight = slope(offset, at, torch.where(above, 1.0, -1.0).to(by.dtype))
+    else:
+        weight = slope(x, at, by)
+    found = Open(Block(Decision(weight), None, at, True), above)
+    if not batched(distance):
+        key = "integers", x._version, shift, but_zero, repr(eps) if not isinstance(eps, float) else float(eps)
+        found = _again(x, key, found)
+    return found, take(n, found.block.at)
+
+
+def to_side(above: Tensor, low: Any, high: Any, dtype: torch.dtype) -> Tensor:
+    """The values that flips go to."""
+    if dtype == torch.bool and isinstance(high, bool):
+        return above if high else ~above
+    return torch.where(above, high, low).to(dtype)
+
+
+# --- rules ---
+
+
+def _decides(region: Any, op: str, operands: Any) -> bool:
+    return region.linearizes(op) and any(tracked(x) for x in operands)
+
+
+def compare(op: str, low: Any, high: Any) -> Callable[..., Any]:
+    """A step at ``input == other``, or of one operand at 0."""
+
+    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = (*args, *kwargs.values()), {}
+        a, b = plain_of(args[0]), plain_of(args[1]) if len(args) > 1 else 0.0
+        hard = func(a, *([b] if len(args) > 1 else []))
+        before = mapped(func, args, {}, hard.shape, hard.dtype)
+        if not _decides(region, op, (a, b)):
+            return with_block(region, hard, before)
+        found = at_boundary(a, b, region.eps_for(op), hard.shape)
+        return with_block(region, hard, before, found.block, to_side(found.above, low, high, hard.dtype))
+
+    return rule
+
+
+def steps_at_integers(op: str, shift: float, low: int, but_zero: bool = False) -> Callable[..., Any]:
+    """A function that is ``n + low`` below the boundary at ``n + shift``, and one more above."""
+
+    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("decimals"):
+            return general(op)(region, func, args, kwargs)
+        x = plain_of(args[0])
+        hard = func(x)
+        before = mapped(func, args[:1], {}, hard.shape, hard.dtype)
+        if not _decides(region, op, (x,)):
+            return with_block(region, hard, before)
+        found, n = at_integers(x, region.eps_for(op), shift, but_zero)
+        high = n + (low + 1)
+        values = toward_zero(n, found.above) if but_zero else torch.where(found.above, high, high - 1)
+        return with_block(region, hard, before, found.block, values.to(hard.dtype))
+
+    return rule
+
+
+def toward_zero(n: Tensor, above: Tensor) -> Tensor:
+    """The truncated values beside the integer n."""
+    return torch.where(above, n + (n < 0).to(n.dtype), n - (n > 0).to(n.dtype))
+
+
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A float that becomes an integer is truncated; what was rounded already is followed."""
+    x = args[0]
+    if not x.is_floating_point() or plain_of(x) is not x or not _decides(region, "cast", (x,)):
+        return elementwise(region, func, args, kwargs)
+    hard = func(*args, **kwargs)
+    if not isinstance(hard, Tensor) or hard.dtype not in _INTEGERS:
+        return hard
+    found, n = at_integers(x, region.eps_for("cast"), 0.0, True, True)
+    values = toward_zero(n, found.above).to(hard.dtype)
+    return with_block(region, hard, None, found.block, values)
+
+
+def general(op: str) -> Callable[..., Any]:
+    """A source of which only the description is known: its derivative says what is open."""
+    step = getattr(sources, op)
+
+    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        plain = [plain_of(x) for x in args]
+        hard = func(*plain, **kwargs)
+        before = mapped(func, args, kwargs, hard.shape, hard.dtype)
+        described = None
+        if _decides(region, op, plain):
+            described = _described(step, region.eps_for(op), plain, kwargs, hard)
+        if described is None:
+            return with_block(region, hard, before)
+        return with_block(region, hard, before, *described)
+
+    return rule
+
+
+def _described(
+    step: Func, eps: Any, args: list[Any], kwargs: dict[str, Any], hard: Tensor
+) -> tuple[Block, Tensor] | None:
+    given = [x.detach() if isinstance(x, Tensor) else x for x in args]
+    found = step(eps, *given, **kwargs)
+    if found is None:
+        return None
+    followed = [i for i, x in enumerate(args) if tracked(x)]
+
+    def offset(*leaves: Tensor) -> Tensor:
+        for i, leaf in zip(followed, leaves):
+            given[i] = leaf
+        return step(eps, *given, **kwargs).decision.offset().expand(hard.shape)  # type: ignore[no-any-return]
+
+    where, pull = torch.func.vjp(offset, *[args[i].detach().expand(hard.shape) for i in followed])
+    slopes = [s.reshape(-1) for s in pull(torch.ones_like(where))]
+    open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
+    at, above, _ = _sides(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
+    operands = [args[i] for i in followed]
+    places = [positions(at, hard.shape, x.shape) for x in operands]
+    by = [torch.where(above, 1, -1) * s.index_select(0, at) for s in slopes]
+    rest = (operands[1], places[1], by[1]) if len(operands) > 1 else ()
+    weight = slope(operands[0], places[0], by[0], *rest)
+    low, high = (side() if callable(side) else side for side in (found.below, found.above))
+    low, high = (take(s.expand(hard.shape), at) if isinstance(s, Tensor) else s for s in (low, high))
+    return Block(Decision(weight), None, at, True), to_side(above, low, high, hard.dtype)

@@ -1,0 +1,104 @@
+"""The two autograd primitives of flips, and what gathers elements.
+
+`slope`  the weights of flips: zero, with the slope of the ramp as their gradient
+`meet`   a float with the gradient of its flips: weight times difference
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...kernels import compute_dtype, run
+
+__all__ = ["meet", "slope", "take"]
+
+
+def take(x: Tensor, at: Tensor) -> Tensor:
+    """Elements of a tensor, without gradient."""
+    return x.detach().reshape(-1).index_select(0, at)
+
+
+class _Slope(torch.autograd.Function):
+    """Zeros; the gradient of operand i goes, times `by`, to the elements `at`. (Nothing is freed with the graph: the
+    same decision may be asked for again after backward.)
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor | None, at: Any, at_b: Any, by: Tensor, by_b: Tensor | None) -> Tensor:
+        return torch.zeros_like(by)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        a, b, *ctx.rest = inputs
+        ctx.like = (a.shape, a.dtype), None if b is None else (b.shape, b.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        at, at_b, by, by_b = ctx.rest
+        found: list[Tensor | None] = [None, None]
+        for i, (like, where, slope) in enumerate(zip(ctx.like, (at, at_b), (by, by_b))):
+            if ctx.needs_input_grad[i]:
+                zeros = torch.zeros(like[0].numel(), dtype=by.dtype, device=by.device)
+                found[i] = zeros.index_add(0, where, g * slope).reshape(like[0]).to(like[1])
+        return *found, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, t_a: Any, t_b: Any, *_: Any) -> Tensor:
+        at, at_b, by, by_b = ctx.rest
+        out = torch.zeros_like(by)
+        for t, where, slope in ((t_a, at, by), (t_b, at_b, by_b)):
+            if t is not None:
+                out = out + t.reshape(-1).index_select(0, where).to(by.dtype) * slope
+        return out
+
+
+class _Meet(torch.autograd.Function):
+    """The value, with the gradient of the flips: to each weight the gradient at its element, times the difference."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, at: Tensor, difference: Tensor) -> Tensor:
+        return x.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, ctx.at, ctx.difference = inputs
+        ctx.shape, ctx.dtype, ctx.wide = x.shape, x.dtype, weight.dtype
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        if not ctx.needs_input_grad[1]:
+            return g, None, None, None
+        here = g.reshape(-1).index_select(0, ctx.at)
+        at_weight = torch.where(ctx.difference != 0, here * ctx.difference, 0)
+        if at_weight.is_complex():
+            at_weight = (here * ctx.difference.conj()).real
+        return g, at_weight.to(ctx.wide), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, t_x: Any, t_weight: Any, *_: Any) -> Tensor:
+        out = torch.zeros(ctx.shape, dtype=ctx.dtype, device=ctx.at.device) if t_x is None else t_x.clone()
+        if t_weight is None:
+            return out
+        change = (t_weight * ctx.difference).to(ctx.dtype)
+        return out.reshape(-1).index_add(0, ctx.at, change).reshape(ctx.shape)
+
+
+def slope(
+    a: Tensor, at: Tensor, by: Tensor, b: Tensor | None = None, at_b: Tensor | None = None, by_b: Tensor | None = None
+) -> Tensor:
+    return run(_Slope, a, b, at, at_b, by, by_b)
+
+
+def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """`x` with the gradient of flips in which its elements `at` are `values`. No finite difference is none."""
+    wide = compute_dtype(x.dtype) if x.dtype != torch.float64 and not x.is_complex() else x.dtype
+    difference = values.to(wide) - take(x, at).to(wide)
+    difference = torch.nan_to_num(difference, nan=0.0, posinf=0.0, neginf=0.0)
+    return run(_Meet, x, weight, at, difference)

@@ -1,0 +1,154 @@
+"""Which function is carried how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...rules.elementwise import ARITHMETIC, CASTS, LOGIC
+from ...rules.shape import FILLS, JOINS, MOVES
+from ...rules.unlinearized import NO_GRADIENT_TO_LOSE
+from .deciding import cast, compare, general, steps_at_integers
+from .entries import Flips, carry, flips_of
+from .mapped import Func, elementwise, plain_of
+from .moving import carriers, flip_by_flip, move, reduce_sum
+from .uses import op_name, spellings, tracked
+
+__all__ = ["dispatch"]
+
+TABLE: dict[Any, Callable[..., Any]] = {}
+
+
+def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    rule = TABLE.get(func)
+    if rule is not None:
+        return rule(region, func, args, kwargs)
+    if func in NO_GRADIENT_TO_LOSE:
+        return func(*args, **kwargs)
+    return flip_by_flip(region, func, args, kwargs)
+
+
+def put(rule: Callable[..., Any], names: str, in_place: bool = False) -> None:
+    for name in names.split():
+        for func in spellings(name):
+            TABLE[func] = spelled_out(rule)
+        if in_place:
+            bare = name.strip("_")
+            twins = spellings(name)
+            twin = getattr(torch.Tensor, name, twins[0] if twins else None)
+            for func in (*spellings(f"{name}_"), *spellings(f"__i{bare}__")):
+                TABLE[func] = in_place_of(twin)
+
+
+def spelled_out(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """``input=`` and ``out=`` and NumPy's spellings."""
+
+    def handler(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not kwargs:
+            return rule(region, func, args, kwargs)
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {name: x for name, x in kwargs.items() if name != "input"}
+        kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in kwargs.items()}
+        if kwargs.get("inplace") and _concerns(args):
+            return overwrite(region, args[0], handler(region, func, (kept(region, args[0]), *args[1:]), kwargs | {"inplace": False}))
+        out = kwargs.get("out")
+        if out is None or not isinstance(out, Tensor):
+            kwargs.pop("out", None) if out is None else None
+            return rule(region, func, args, kwargs)
+        if not _concerns((args, kwargs)):
+            return func(*args, **kwargs)
+        result = rule(region, func, args, {name: x for name, x in kwargs.items() if name != "out"})
+        if out.shape != result.shape:
+            out.resize_(result.shape)
+        return overwrite(region, out, result)
+
+    return handler
+
+
+def _concerns(args: Any) -> bool:
+    from .moving import leaves
+
+    return any(flips_of(x) is not None or tracked(x) for x in leaves(args))
+
+
+def in_place_of(twin: Func) -> Callable[..., Any]:
+    def handler(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        target = args[0]
+        if not _concerns((args, kwargs)):
+            return func(*args, **kwargs)
+        before = kept(region, target)
+        result = region.call(twin, *(before if x is target else x for x in args), **kwargs)
+        if result.shape != target.shape or not torch.can_cast(result.dtype, target.dtype):
+            return func(*args, **kwargs)  # raises, as it does without a region
+        return overwrite(region, target, result)
+
+    return handler
+
+
+def kept(region: Any, target: Tensor) -> Tensor:
+    """A copy that carries the same: what backward saves must survive the write."""
+    found = flips_of(target)
+    if found is None:
+        return target.clone()
+    if found.plain is None:
+        copy = target.clone()
+        copy._sll = Flips(found.layout, found.values), copy._version  # type: ignore[attr-defined]
+        region.adopt(copy)
+        return copy
+    return carry(region, found.plain.clone(), found.layout, found.values)
+
+
+def overwrite(region: Any, target: Tensor, result: Tensor) -> Tensor:
+    """``target.copy_(result)``, with what it carries."""
+    if target.dtype != result.dtype:
+        result = region.call(torch.Tensor.to, result, target.dtype)
+    torch.Tensor.copy_(target, result)
+    found = flips_of(result)
+    if found is not None and target.shape == result.shape:
+        target._sll = found, target._version  # type: ignore[attr-defined]
+        region.adopt(target)
+    return target
+
+
+def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return (elementwise if kwargs.get("rounding_mode") is None else general("div"))(region, func, args, kwargs)
+
+
+def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    carried = [x for x, _ in carriers(args[1], {})]
+    return (flip_by_flip if carried else move)(region, func, args, kwargs)
+
+
+put(elementwise, f"{ARITHMETIC} {LOGIC} where masked_fill", in_place=True)
+put(elementwise, CASTS, in_place=True)
+put(move, f"{MOVES} {FILLS} {JOINS} expand expand_as broadcast_to broadcast_tensors clone contiguous atleast_1d")
+put(getitem, "__getitem__")
+put(reduce_sum, "sum count_nonzero nansum")
+for _names, _low, _high in (
+    ("gt __gt__ greater", False, True),
+    ("ge __ge__ greater_equal", False, True),
+    ("lt __lt__ less", True, False),
+    ("le __le__ less_equal", True, False),
+    ("signbit", True, False),
+    ("sign sgn", -1.0, 1.0),
+    ("angle", math.pi, 0.0),
+):
+    put(compare(_names.split()[0], _low, _high), _names, in_place=True)
+for _names, _shift, _low in (("round", 0.5, 0), ("floor", 0.0, -1), ("ceil", 0.0, 0)):
+    put(steps_at_integers(_names, _shift, _low), _names, in_place=True)
+put(steps_at_integers("trunc", 0.0, 0, but_zero=True), "trunc fix", in_place=True)
+for _names in (
+    "isclose", "heaviside", "copysign", "hardshrink", "threshold", "frac", "floor_divide __floordiv__",
+    "remainder __mod__", "fmod",
+):  # fmt: skip
+    put(general(_names.split()[0]), _names, in_place=True)
+for _getter in ("T", "mT", "H", "mH"):
+    TABLE[getattr(torch.Tensor, _getter).__get__] = move
+put(divided, "div divide", in_place=True)
+put(elementwise, "float double half bfloat16")
+put(cast, "long int short char byte to type type_as")

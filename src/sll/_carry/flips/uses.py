@@ -1,0 +1,48 @@
+"""What flips use of the rest of the library, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ...kernels import band_offset, compute_dtype
+from ...policy import half_width, in_units, leads, pairs, watch_of
+from ...report import call_site
+from ...rules import sources
+from ...rules.registry import op_name, spellings, tracked
+from ...sites import wide
+from .primitives import take
+
+__all__ = [
+    "band_offset",
+    "call_site",
+    "compute_dtype",
+    "count_infinite",
+    "half_width",
+    "in_units",
+    "leads",
+    "op_name",
+    "pairs",
+    "sources",
+    "spellings",
+    "tracked",
+    "watch_of",
+    "wide",
+]
+
+
+def count_infinite(region: Any, func: Callable[..., Any], operands: tuple[Any, ...], hard: Tensor, found: Any) -> None:
+    """Count flips whose difference is infinite, where a number says that it may be."""
+    for x in operands:
+        if isinstance(x, Tensor) and not x.dim() and x.is_floating_point() and x.device.type == "cpu":
+            x = float(x.detach())
+        if isinstance(x, float) and not math.isfinite(x):
+            layout, values = found
+            difference = values - take(hard, layout.at)
+            count = int((~difference.isfinite()).sum())
+            if count:
+                region._infinite[call_site(op_name(func))] += count
+            return
