@@ -20,7 +20,7 @@ from .mapped import Func, elementwise, mapped, plain_of, with_block
 from .primitives import slope, take
 from .uses import band_offset, compute_dtype, half_width, sources, tracked, watch_of, wide
 
-__all__ = ["Open", "at_boundary", "at_integers", "batched", "compare", "general", "steps_at_integers", "to_side"]
+__all__ = ["Open", "at_boundary", "at_integers", "batched", "compare", "general", "sides_of", "steps_at_integers", "to_side"]
 
 
 class Open(NamedTuple):
@@ -67,7 +67,7 @@ def _again(x: Tensor, key: Any, found: Open) -> Open:
     return found
 
 
-def _sides(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sides_of(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of the elements in the band, whether they go to the side above, and the slope of that."""
     flat = distance.reshape(-1)
     if batched(flat) or isinstance(half, Tensor) and batched(half):
@@ -100,7 +100,7 @@ def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
     x, y = wide(a.detach() if isinstance(a, Tensor) else a, b.detach() if isinstance(b, Tensor) else b)
     distance = x - y
     half = half_width(eps, distance)
-    at, above, by = _sides(distance, half)
+    at, above, by = sides_of(distance, half)
     watch = watch_of(eps)
     if watch is not None:
         x, y = wide(a, b)
@@ -131,7 +131,7 @@ def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole
     if but_zero:
         distance = torch.where(n == 0, math.nan, distance)
     half = half_width(eps, distance, 0.5)
-    at, above, by = _sides(distance, half)
+    at, above, by = sides_of(distance, half)
     if whole:
         by = torch.where(take(distance, at) == 0, torch.where(above, 0.5, -0.5).to(by.dtype), by)
     watch = watch_of(eps)
@@ -219,13 +219,18 @@ def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     return with_block(region, hard, None, found.block, values)
 
 
+_NO_DERIVATIVE = ("heaviside", "floor_divide")
+"""torch has none of its own for them."""
+
+
 def general(op: str) -> Callable[..., Any]:
     """A source of which only the description is known: its derivative says what is open."""
     step = getattr(sources, op)
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plain = [plain_of(x) for x in args]
-        hard = func(*plain, **kwargs)
+        without = op in _NO_DERIVATIVE
+        hard = func(*([x.detach() if isinstance(x, Tensor) else x for x in plain] if without else plain), **kwargs)
         before = mapped(func, args, kwargs, hard.shape, hard.dtype)
         described = None
         if _decides(region, op, plain):
@@ -240,10 +245,10 @@ def general(op: str) -> Callable[..., Any]:
 def _described(
     step: Func, eps: Any, args: list[Any], kwargs: dict[str, Any], hard: Tensor
 ) -> tuple[Block, Tensor] | None:
-    given = [x.detach() if isinstance(x, Tensor) else x for x in args]
-    found = step(eps, *given, **kwargs)
+    found = step(eps, *args, **kwargs)
     if found is None:
         return None
+    given = [x.detach() if isinstance(x, Tensor) else x for x in args]
     followed = [i for i, x in enumerate(args) if tracked(x)]
 
     def offset(*leaves: Tensor) -> Tensor:
@@ -254,7 +259,7 @@ def _described(
     where, pull = torch.func.vjp(offset, *[args[i].detach().expand(hard.shape) for i in followed])
     slopes = [s.reshape(-1) for s in pull(torch.ones_like(where))]
     open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
-    at, above, _ = _sides(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
+    at, above, _ = sides_of(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
     operands = [args[i] for i in followed]
     places = [positions(at, hard.shape, x.shape) for x in operands]
     by = [torch.where(above, 1, -1) * s.index_select(0, at) for s in slopes]

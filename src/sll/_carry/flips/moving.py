@@ -1,4 +1,4 @@
-"""Functions that move elements, reductions, and whatever else there is: flip by flip."""
+"""Functions that move elements, and sums."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .mapped import Func, plain_of
 from .primitives import take
 from .uses import op_name
 
-__all__ = ["carriers", "flip_by_flip", "move", "reduce_sum", "replaced"]
+__all__ = ["carriers", "leaves", "move", "reduce_sum", "replaced"]
 
-MAX_FLIPS = 256
-"""A function of which nothing is known runs once for each flip, up to this many."""
-_FILLED = -1
+
+_FIRST = 2**40
+"""The number of the first element: what fills is none."""
 
 
 def leaves(x: Any) -> Iterable[Tensor]:
@@ -79,7 +79,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
         if out.is_floating_point() and any(not x.is_floating_point() for x, _ in found):
             as_float = lambda x: region.call(torch.Tensor.to, x, out.dtype) if flips_of(x) else x
             return region.call(func, *replaced(args, as_float), **replaced(kwargs, as_float))
-    starts, end = {}, 0
+    starts, end = {}, _FIRST
     for x in leaves((args[:1], kwargs.get("tensors"))):
         if id(x) not in starts:
             starts[id(x)] = end
@@ -155,25 +155,31 @@ def reduce_sum(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """A sum of integers: each flip changes it by what it changes. (Floats meet: their gradient is right.)"""
     x = args[0]
     found = flips_of(x)
-    if found is None or x.is_floating_point():
+    if found is None or (x.is_floating_point() and found.layout.size > MAX_OF_SUM):
         return func(*args, **kwargs)
-    hard = func(*args, **kwargs)
-    if hard.is_floating_point():
+    name = op_name(func)
+    hard = func(*(plain_of(x), *args[1:]), **kwargs)
+    if hard.is_floating_point() and not x.is_floating_point():
         named = {name: value for name, value in kwargs.items() if name != "dtype"}
-        return func(region.call(torch.Tensor.to, x, hard.dtype), *args[1:], **named)
-    if op_name(func) == "count_nonzero":
+        return region.call(func, region.call(torch.Tensor.to, x, hard.dtype), *args[1:], **named)
+    if name == "count_nonzero":
         found = Flips(found.layout, (found.values != 0).to(hard.dtype))
         x = x != 0
     named = dict(zip(("dim", "keepdim"), args[1:]), **kwargs)
-    key = "sum", x.shape, _hashable(named.get("dim"))
-    layout, entry = _summed(found.layout, x, hard, named.get("dim"), key)
+    dim = tuple(named["dim"]) if isinstance(named.get("dim"), list) else named.get("dim")
+    key = "sum", x.shape, dim
+    layout, entry = _summed(found.layout, x, hard, dim, key)
     change = found.values.to(hard.dtype) - take(x, found.layout.at).to(hard.dtype)
+    if name == "mean":
+        change = change * (hard.numel() / x.numel())
+    if hard.is_floating_point():
+        change = torch.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
     total = torch.zeros(layout.size, dtype=hard.dtype, device=hard.device).index_add(0, entry, change)
     return carry(region, hard, layout, take(hard, layout.at) + total)
 
 
-def _hashable(dim: Any) -> Any:
-    return tuple(dim) if isinstance(dim, list) else dim
+MAX_OF_SUM = 1024
+"""A sum of floats with more entries is met at once."""
 
 
 def _summed(layout: Layout, x: Tensor, hard: Tensor, dim: Any, key: Any) -> tuple[Layout, Tensor]:
@@ -188,13 +194,12 @@ def _summed(layout: Layout, x: Tensor, hard: Tensor, dim: Any, key: Any) -> tupl
     for block in layout.blocks:
         here = at[start : start + block.size]
         start += block.size
-        found = block.moved.get(key)
-        inverse = None
-        if found is None or not block.single:
-            found, inverse = _grouped(block, here, hard.numel()) if found is None or True else (found, None)
-            if key in block.moved:
-                found = block.moved[key]
-            block.moved[key] = found
+        known = block.moved.get(key)
+        if known is not None and block.single:
+            found, inverse = known, None
+        else:
+            found, inverse = _grouped(block, here, hard.numel())
+            found = block.moved.setdefault(key, found)
         if inverse is None:
             inverse = torch.arange(block.size, device=x.device)
         blocks.append(found)
@@ -211,89 +216,3 @@ def _grouped(block: Block, at: Tensor, many: int) -> tuple[Block, Tensor | None]
         return Block(block.decision, block.flip, at, True), None
     keys, inverse = torch.unique(block.flips() * many + at, return_inverse=True)
     return Block(block.decision, keys // many, keys % many, False), inverse
-
-
-# --- everything else ---
-
-
-def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Any function: it runs again for each flip of its discrete operands. Float operands meet in it."""
-    out = func(*args, **kwargs)
-    found = [(x, flips) for x, flips in carriers(args, kwargs) if not x.is_floating_point()]
-    parts = list(leaves(out))
-    if not found or not parts or any(part is x for part in parts for x, _ in found):
-        return out
-    worlds = _worlds(found)
-    if sum(many.numel() for _, many, _ in worlds) > MAX_FLIPS:
-        return _lost(region, func, found, out, "too many decisions are open. Take a smaller eps.")
-    flat = [(part.detach().reshape(-1), [], [], []) for part in parts]
-    decisions = [decision for decision, _, _ in worlds]
-    for number, (_, flips, pick) in enumerate(worlds):
-        for flip in flips.tolist():
-            changed = {id(x): _in_flip(x, f, pick(f, flip)) for x, f in found}
-            put = lambda x: changed.get(id(x), x.detach())  # noqa: B023
-            with torch.no_grad():
-                try:
-                    again = func(*replaced(args, put), **replaced(kwargs, put))
-                except (RuntimeError, IndexError):
-                    continue  # the program would have failed there
-            for (hard, ats, values, of), other in zip(flat, leaves(again)):
-                if other.numel() != hard.numel():
-                    return _lost(region, func, found, out, "its shape depends on the decision.")
-                other = other.reshape(-1)
-                at = ((other != hard) & ~((other != other) & (hard != hard))).nonzero().squeeze(1)
-                ats.append(at)
-                values.append(other[at])
-                of.append((number, flip))
-    for part, (_, ats, values, of) in zip(parts, flat):
-        layout, order = _collected(decisions, ats, of)
-        if layout is None:
-            continue
-        known = torch.cat([values[i] for i in order])
-        carried = carry(region, part, layout, known)
-        if carried is not part:
-            out = replaced(out, lambda x: carried if x is part else x)  # noqa: B023
-    return out
-
-
-def _worlds(found: list[tuple[Tensor, Flips]]) -> list[Any]:
-    """All decisions, their flips, and which entries belong to one."""
-    flips_by: dict[Any, list[Tensor]] = {}
-    for _, flips in found:
-        for block in flips.layout.blocks:
-            flips_by.setdefault(block.decision, []).append(block.flips())
-
-    def picker(decision: Any) -> Callable[[Flips, int], Tensor]:
-        def pick(flips: Flips, flip: int) -> Tensor:
-            masks = [
-                b.flips() == flip if b.decision is decision else torch.zeros(b.size, dtype=torch.bool)
-                for b in flips.layout.blocks
-            ]
-            return torch.cat(masks).nonzero().squeeze(1)
-
-        return pick
-
-    return [(decision, torch.cat(flips).unique(), picker(decision)) for decision, flips in flips_by.items()]
-
-
-def _in_flip(x: Tensor, flips: Flips, entries: Tensor) -> Tensor:
-    flat = x.detach().reshape(-1).index_copy(0, flips.layout.at[entries], flips.values[entries])
-    return flat.reshape(x.shape)
-
-
-def _collected(decisions: list[Any], ats: list[Tensor], of: list[tuple[int, int]]) -> tuple[Layout | None, list[int]]:
-    blocks, order = [], []
-    for number, decision in enumerate(decisions):
-        mine = [i for i, (n, _) in enumerate(of) if n == number]
-        if not mine:
-            continue
-        flip = torch.cat([torch.full_like(ats[i], of[i][1]) for i in mine])
-        blocks.append(Block(decision, flip, torch.cat([ats[i] for i in mine]), False))
-        order += mine
-    return (Layout(tuple(blocks)) if blocks else None), order
-
-
-def _lost(region: Any, func: Func, found: list[Any], out: Any, why: str) -> Any:
-    many = sum(flips.layout.size for _, flips in found)
-    region.lose(op_name(func), [], why, undecided=lambda: many > 0)
-    return out

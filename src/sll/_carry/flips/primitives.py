@@ -29,8 +29,8 @@ class _Slope(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor | None, at: Any, at_b: Any, by: Tensor, by_b: Tensor | None) -> Tensor:
-        return torch.zeros_like(by)
+    def forward(a: Tensor, b: Tensor | None, at: Any, at_b: Any, by: Tensor, by_b: Tensor | None, flip: Any) -> Tensor:
+        return torch.zeros_like(by) if flip is None else by.new_zeros(int(flip[-1]) + 1 if flip.numel() else 0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -39,22 +39,23 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        at, at_b, by, by_b = ctx.rest
+        at, at_b, by, by_b, flip = ctx.rest
+        g = g if flip is None else g.index_select(0, flip)
         found: list[Tensor | None] = [None, None]
         for i, (like, where, slope) in enumerate(zip(ctx.like, (at, at_b), (by, by_b))):
             if ctx.needs_input_grad[i]:
                 zeros = torch.zeros(like[0].numel(), dtype=by.dtype, device=by.device)
                 found[i] = zeros.index_add(0, where, g * slope).reshape(like[0]).to(like[1])
-        return *found, None, None, None, None
+        return *found, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, t_a: Any, t_b: Any, *_: Any) -> Tensor:
-        at, at_b, by, by_b = ctx.rest
+        at, at_b, by, by_b, flip = ctx.rest
         out = torch.zeros_like(by)
         for t, where, slope in ((t_a, at, by), (t_b, at_b, by_b)):
             if t is not None:
                 out = out + t.reshape(-1).index_select(0, where).to(by.dtype) * slope
-        return out
+        return out if flip is None else out.new_zeros(int(flip[-1]) + 1 if flip.numel() else 0).index_add(0, flip, out)
 
 
 class _Meet(torch.autograd.Function):
@@ -91,9 +92,18 @@ class _Meet(torch.autograd.Function):
 
 
 def slope(
-    a: Tensor, at: Tensor, by: Tensor, b: Tensor | None = None, at_b: Tensor | None = None, by_b: Tensor | None = None
+    a: Tensor,
+    at: Tensor,
+    by: Tensor,
+    b: Tensor | None = None,
+    at_b: Tensor | None = None,
+    by_b: Tensor | None = None,
+    flip: Tensor | None = None,
 ) -> Tensor:
-    return run(_Slope, a, b, at, at_b, by, by_b)
+    """The weights of flips, whose gradient goes to the elements `at` of `a`, times `by` (and to those of `b`). `flip`:
+    the flip that each of `at` belongs to, if one opens with several elements.
+    """
+    return run(_Slope, a, b, at, at_b, by, by_b, flip)
 
 
 def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:

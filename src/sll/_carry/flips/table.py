@@ -13,11 +13,13 @@ from torch import Tensor
 from ...rules.elementwise import ARITHMETIC, CASTS, LOGIC
 from ...rules.shape import FILLS, JOINS, MOVES
 from ...rules.unlinearized import NO_GRADIENT_TO_LOSE
+from .choosing import best, extremum, histogram, kth, order, passed
 from .deciding import cast, compare, general, steps_at_integers
-from .entries import Flips, carry, flips_of
-from .mapped import Func, elementwise, plain_of
-from .moving import carriers, flip_by_flip, move, reduce_sum
-from .uses import op_name, spellings, tracked
+from .mapped import Func, elementwise
+from .every import flip_by_flip
+from .moving import carriers, move, reduce_sum
+from .uses import spellings
+from .writing import concerns, copy, in_place_of, kept, overwrite, setitem
 
 __all__ = ["dispatch"]
 
@@ -54,13 +56,14 @@ def spelled_out(rule: Callable[..., Any]) -> Callable[..., Any]:
         if not args and "input" in kwargs:
             args, kwargs = (kwargs["input"],), {name: x for name, x in kwargs.items() if name != "input"}
         kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in kwargs.items()}
-        if kwargs.get("inplace") and _concerns(args):
-            return overwrite(region, args[0], handler(region, func, (kept(region, args[0]), *args[1:]), kwargs | {"inplace": False}))
+        if kwargs.get("inplace") and concerns(args):
+            before = (kept(region, args[0]), *args[1:])
+            return overwrite(region, args[0], handler(region, func, before, kwargs | {"inplace": False}))
         out = kwargs.get("out")
         if out is None or not isinstance(out, Tensor):
             kwargs.pop("out", None) if out is None else None
             return rule(region, func, args, kwargs)
-        if not _concerns((args, kwargs)):
+        if not concerns(args, kwargs):
             return func(*args, **kwargs)
         result = rule(region, func, args, {name: x for name, x in kwargs.items() if name != "out"})
         if out.shape != result.shape:
@@ -68,51 +71,6 @@ def spelled_out(rule: Callable[..., Any]) -> Callable[..., Any]:
         return overwrite(region, out, result)
 
     return handler
-
-
-def _concerns(args: Any) -> bool:
-    from .moving import leaves
-
-    return any(flips_of(x) is not None or tracked(x) for x in leaves(args))
-
-
-def in_place_of(twin: Func) -> Callable[..., Any]:
-    def handler(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        target = args[0]
-        if not _concerns((args, kwargs)):
-            return func(*args, **kwargs)
-        before = kept(region, target)
-        result = region.call(twin, *(before if x is target else x for x in args), **kwargs)
-        if result.shape != target.shape or not torch.can_cast(result.dtype, target.dtype):
-            return func(*args, **kwargs)  # raises, as it does without a region
-        return overwrite(region, target, result)
-
-    return handler
-
-
-def kept(region: Any, target: Tensor) -> Tensor:
-    """A copy that carries the same: what backward saves must survive the write."""
-    found = flips_of(target)
-    if found is None:
-        return target.clone()
-    if found.plain is None:
-        copy = target.clone()
-        copy._sll = Flips(found.layout, found.values), copy._version  # type: ignore[attr-defined]
-        region.adopt(copy)
-        return copy
-    return carry(region, found.plain.clone(), found.layout, found.values)
-
-
-def overwrite(region: Any, target: Tensor, result: Tensor) -> Tensor:
-    """``target.copy_(result)``, with what it carries."""
-    if target.dtype != result.dtype:
-        result = region.call(torch.Tensor.to, result, target.dtype)
-    torch.Tensor.copy_(target, result)
-    found = flips_of(result)
-    if found is not None and target.shape == result.shape:
-        target._sll = found, target._version  # type: ignore[attr-defined]
-        region.adopt(target)
-    return target
 
 
 def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -128,7 +86,19 @@ put(elementwise, f"{ARITHMETIC} {LOGIC} where masked_fill", in_place=True)
 put(elementwise, CASTS, in_place=True)
 put(move, f"{MOVES} {FILLS} {JOINS} expand expand_as broadcast_to broadcast_tensors clone contiguous atleast_1d")
 put(getitem, "__getitem__")
-put(reduce_sum, "sum count_nonzero nansum")
+for _op in ("argmax", "argmin"):
+    put(best(_op), _op)
+    put(extremum(_op), _op[3:])
+put(order("sort"), "sort argsort")
+put(order("topk"), "topk")
+put(kth("kthvalue"), "kthvalue")
+put(kth("median"), "median nanmedian")
+put(passed, "searchsorted bucketize")
+put(reduce_sum, "sum mean count_nonzero")
+put(flip_by_flip, "scatter scatter_add scatter_reduce index_put index_add index_fill index_copy masked_scatter", True)
+put(histogram, "histc")
+TABLE[torch.Tensor.__setitem__] = setitem
+TABLE[torch.Tensor.copy_] = copy
 for _names, _low, _high in (
     ("gt __gt__ greater", False, True),
     ("ge __ge__ greater_equal", False, True),

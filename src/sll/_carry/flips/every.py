@@ -1,0 +1,133 @@
+"""Whatever else there is: the function runs again in each flip, all flips at once where `torch.vmap` can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .entries import Block, Decision, Flips, Layout, carry, flips_of
+from .mapped import Func
+from .moving import carriers, leaves, replaced
+from .uses import op_name
+
+__all__ = ["flip_by_flip", "lost"]
+
+MAX_ELEMENTS = 2**24
+"""What is computed for all flips together."""
+MAX_CALLS = 256
+"""Calls for one flip each, where they cannot be computed together."""
+
+
+def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Any function: it runs again for each flip of its discrete operands. Float operands meet in it."""
+    found = [(x, flips) for x, flips in carriers(args, kwargs) if not x.is_floating_point()]
+    before = {id(x): x.detach() for x, _ in found}
+    out = func(*args, **kwargs)
+    parts = list(leaves(out))
+    if not found or not parts or any(part is x for part in parts for x, _ in found):
+        if found and not parts:
+            lost(region, func, found, "Python and NumPy numbers have no derivative.")
+        return out
+    flips = _all_flips(found)
+    if not flips.size:
+        changed: list[Any] | None = [part.detach().reshape(1, -1)[:0] for part in parts]
+    else:
+        changed = _in_flips(func, args, kwargs, found, before, flips)
+    if changed is None or any(c.shape[1] != part.numel() for c, part in zip(changed, parts)):
+        lost(region, func, found, "what it does depends on too many decisions, or its shape does.")
+        return out
+    for part, values in zip(parts, changed):
+        hard = part.detach().reshape(1, -1)
+        flip, at = ((values != hard) & ~((values != values) & (hard != hard))).nonzero(as_tuple=True)
+        carried = carry(region, part, flips.layout(flip, at), values[flip, at])
+        if carried is not part:
+            out = replaced(out, lambda x: carried if x is part else x)  # noqa: B023
+    return out
+
+
+class _AllFlips:
+    """The flips of several operands, numbered: those of one decision after those of another."""
+
+    def __init__(self, of: dict[Decision, Tensor]) -> None:
+        self.of = of
+        self.size = sum(flips.numel() for flips in of.values())
+
+    def numbers(self, layout: Layout) -> Tensor:
+        """Of the entries of a layout."""
+        starts, start = {}, 0
+        for decision, flips in self.of.items():
+            starts[decision] = start
+            start += flips.numel()
+        parts = [torch.searchsorted(self.of[b.decision], b.flips()) + starts[b.decision] for b in layout.blocks]
+        return torch.cat(parts)
+
+    def layout(self, flip: Tensor, at: Tensor) -> Layout:
+        """Entries with these (sorted) numbers."""
+        ends = torch.tensor([flips.numel() for flips in self.of.values()], device=flip.device).cumsum(0)
+        stops = torch.searchsorted(flip, ends).tolist()
+        blocks, begin, start = [], 0, 0
+        for (decision, flips), stop in zip(self.of.items(), stops):
+            blocks.append(Block(decision, flips[flip[begin:stop] - start], at[begin:stop], False))
+            begin, start = stop, start + flips.numel()
+        return Layout(tuple(blocks))
+
+
+def _all_flips(found: list[tuple[Tensor, Flips]]) -> _AllFlips:
+    of: dict[Decision, list[Tensor]] = {}
+    for _, flips in found:
+        for block in flips.layout.blocks:
+            of.setdefault(block.decision, []).append(block.flips())
+    return _AllFlips({decision: torch.cat(flips).unique() for decision, flips in of.items()})
+
+
+def _in_flips(
+    func: Func, args: Any, kwargs: Any, found: Any, before: dict[int, Tensor], flips: _AllFlips
+) -> list[Tensor] | None:
+    """The results in all flips, (flips, elements) each; None if there are too many."""
+    most = max(x.numel() for x in leaves((args, kwargs)))
+    if flips.size * most > MAX_ELEMENTS:
+        return None
+    changed = {}
+    for x, carried in found:
+        rows = before[id(x)].reshape(1, -1).repeat(flips.size, 1)
+        rows[flips.numbers(carried.layout), carried.layout.at] = carried.values
+        changed[id(x)] = rows.reshape(flips.size, *x.shape)
+    order = list(changed)
+
+    def call(*given: Tensor) -> tuple[Tensor, ...]:
+        by = dict(zip(order, given))
+        put: Callable[[Tensor], Tensor] = lambda x: by.get(id(x), x.detach())
+        return tuple(leaves(func(*replaced(args, put), **replaced(kwargs, put))))
+
+    with torch.no_grad():
+        try:
+            out = torch.vmap(call)(*changed.values())
+        except (RuntimeError, ValueError):
+            out = None
+        if out is None:
+            if flips.size > MAX_CALLS:
+                return None
+            out = _one_by_one(call, list(changed.values()), flips.size)
+    return out and [part.reshape(flips.size, -1) for part in out]
+
+
+def _one_by_one(call: Callable[..., Any], given: list[Tensor], many: int) -> list[Tensor] | None:
+    hard: tuple[Tensor, ...] | None = None
+    rows: list[tuple[Tensor, ...]] = []
+    for i in range(many):
+        try:
+            rows.append(call(*[x[i] for x in given]))
+        except (RuntimeError, IndexError):  # the program would have failed there
+            return None
+    if any(a.shape != b.shape for row in rows for a, b in zip(row, rows[0])):
+        return None
+    del hard
+    return [torch.stack(parts) for parts in zip(*rows)]
+
+
+def lost(region: Any, func: Func, found: list[Any], why: str) -> None:
+    many = sum(flips.layout.size for _, flips in found)
+    region.lose(op_name(func), [], why, undecided=lambda: many > 0)
