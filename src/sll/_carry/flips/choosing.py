@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .deciding import batched, sides_of
 from .entries import Block, Decision, Layout, carry, flips_of
 from .mapped import Func, elementwise
-from .primitives import slope
-from .uses import compute_dtype, half_width, in_units, leads, op_name, pairs, tracked, wide
 from .every import flip_by_flip
+from .primitives import slope, take
+from .uses import (
+    capped_simplex,
+    close,
+    compute_dtype,
+    half_width,
+    in_units,
+    leads,
+    op_name,
+    pairs,
+    tracked,
+    wide,
+)
 
-__all__ = ["best", "extremum", "kth", "order", "passed"]
+__all__ = ["best", "extremum", "kth", "order", "passed", "unique"]
 
 MOST = 32
 """So many contenders share a choice whose width a policy found."""
@@ -86,45 +98,65 @@ def extremum(op: str) -> Any:
     return rule
 
 
-def _exchange(
-    region: Any,
-    x: Tensor,
-    op: str,
-    scores: tuple[Tensor, Tensor],
-    largest: bool,
-    places: Tensor,
-    hard: Tensor,
-    back: Tensor,
-) -> None:
-    """Let the index `hard` carry the exchanges of neighbours. `places`: the elements of each row in order, as far as
-    they matter; `back`: flat positions of places in `hard`, -1 where a place is not shown.
+class _Exchanges(NamedTuple):
+    """For each flip, the row and the two places of it that are exchanged."""
+
+    decision: Decision
+    row: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def _exchanges(
+    region: Any, op: str, x: Tensor, scores: tuple[Tensor, Tensor], places: Tensor, largest: bool
+) -> _Exchanges:
+    """What may change places in rows that are ordered by `places`. An element that is among the first k changes places
+    with one that is not; their weights add up to the projection on the capped simplex (see `order`).
     """
     numbers = scores[1]
     z, eps = in_units(scores[0], region.eps_for(op), pairs)
     ordered = z.gather(-1, places)
-    gap = ordered[:, :-1] - ordered[:, 1:]
-    open_ = (gap < eps) & gap.isfinite()
+    reach = 1 if batched(z) else close(ordered, eps, REACH)
+    padded = F.pad(F.pad(ordered, (reach, 0), value=math.inf), (0, reach), value=-math.inf)
+    windows = padded.unfold(-1, 2 * reach, 1)[:, 1:-1]  # around each boundary between two places
+    share = capped_simplex(windows, reach, eps)
+    inside = (share > 0) & (share < 1) & windows.isfinite()
+    leaving, coming = inside[..., :reach], inside[..., reach:]
+    pair = leaving.unsqueeze(-1) & coming.unsqueeze(-2)
     if batched(z):
-        row = torch.arange(gap.shape[0], device=z.device).repeat_interleave(gap.shape[1])
-        place = torch.arange(gap.shape[1], device=z.device).repeat(gap.shape[0])
+        row, boundary, i, j = (t.reshape(-1) for t in torch.ones(pair.shape, device=z.device).nonzero(as_tuple=True))
     else:
-        row, place = open_.nonzero(as_tuple=True)
-    first, second = places[row, place], places[row, place + 1]
-    sign = torch.where(open_[row, place], (0.5 if largest else -0.5) / eps, 0.0).to(z.dtype)
-    flip = torch.arange(row.shape[0], device=z.device)
-    weight = slope(
-        x,
-        torch.cat([numbers[row, second], numbers[row, first]]),
-        torch.cat([sign, -sign]),
-        flip=flip.repeat(2),
-    )
-    at = torch.cat([back[row, place], back[row, place + 1]])
-    values = torch.cat([second, first])
-    flips = flip.repeat(2)
-    if not batched(z):
+        row, boundary, i, j = pair.nonzero(as_tuple=True)
+    many = torch.arange(2 * reach, device=z.device)
+    p, q = (t[row, boundary].sum(-1, keepdim=True).clamp(min=1) for t in (leaving, coming))
+    mean = 1 / (p + q)
+    goes, comes = (many == i.unsqueeze(-1)).to(z.dtype), (many == j.unsqueeze(-1) + reach).to(z.dtype)
+    by = (comes - mean) / p - (goes - mean) / q - ((many >= reach).to(z.dtype) - q * mean) / (p * q)
+    by = torch.where(inside[row, boundary] & pair[row, boundary, i, j].unsqueeze(-1), by / eps, 0)
+    start = boundary + 1 - reach
+    window = (start.unsqueeze(-1) + many).clamp(0, places.shape[-1] - 1)
+    at = numbers[row.unsqueeze(-1), places[row.unsqueeze(-1), window]]
+    flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(2 * reach)
+    by = by.to(z.dtype).reshape(-1) * (1 if largest else -1)
+    return _Exchanges(Decision(slope(x, at.reshape(-1), by, flip=flip)), row, start + i, start + j + reach)
+
+
+def _carry_exchanges(
+    region: Any, hard: Tensor, found: _Exchanges, back: Tensor, values: Tensor
+) -> None:
+    """`hard` shows `values` (rows, places) at `back`, its flat positions (-1: not at all)."""
+    row, first, second = found.row, found.first, found.second
+    at = torch.cat([back[row, first], back[row, second]])
+    new = torch.cat([values[row, second], values[row, first]])
+    flip = torch.arange(row.shape[0], device=row.device).repeat(2)
+    if not batched(back) and not batched(new):
         shown = (at >= 0).nonzero().squeeze(1)
-        at, values, flips = at[shown], values[shown], flips[shown]
-    carry(region, hard, Layout((Block(Decision(weight), flips, at, False),)), values.to(hard.dtype))
+        at, new, flip = at[shown], new[shown], flip[shown]
+    carry(region, hard, Layout((Block(found.decision, flip, at, False),)), new.to(hard.dtype))
+
+
+REACH = 8
+"""So many places apart elements may be that change places."""
 
 
 def _back(hard: Tensor, dim: int) -> Tensor:
@@ -153,12 +185,13 @@ def order(op: str) -> Any:
         if op == "topk" and places.shape[1]:
             inner = z.gather(-1, places).argsort(dim=-1, descending=True, stable=True)
             places, back = places.gather(-1, inner), back.gather(-1, inner)
-            if places.shape[1] < z.shape[1]:
-                rest = z.scatter(-1, places, -math.inf)
-                places = torch.cat([places, rest.argmax(-1, keepdim=True)], -1)
-                back = torch.nn.functional.pad(back, (0, 1), value=-1)
+            more = min(z.shape[1] - places.shape[1], REACH)
+            rest = z.scatter(-1, places, -math.inf).topk(more, -1).indices
+            places = torch.cat([places, rest], -1)
+            back = F.pad(back, (0, more), value=-1)
         if places.shape[1] > 1:
-            _exchange(region, x, op, (z, numbers), largest, places, hard, back)
+            found = _exchanges(region, op, x, (z, numbers), places, largest)
+            _carry_exchanges(region, hard, found, back, places)
         return out
 
     return rule
@@ -185,13 +218,31 @@ def kth(op: str) -> Any:
         else:
             place = torch.full_like(count, (many - 1) // 2)
         here = torch.arange(many, device=x.device) == place
-        places = torch.where(here, out.indices.reshape(-1, 1), places)
+        chosen = out.indices.reshape(-1, 1)
+        places = torch.where(places == chosen, places.gather(-1, place), places)  # of equals, the one that is shown
+        places = torch.where(here, chosen, places)
         at = torch.arange(z.shape[0], device=x.device).unsqueeze(-1)
         if many > 1:
-            _exchange(region, x, op, (z, numbers), False, places, out.indices, torch.where(here, at, -1))
+            found = _exchanges(region, op, x, (z, numbers), places, False)
+            _carry_exchanges(region, out.indices, found, torch.where(here, at, -1), places)
         return out
 
     return rule
+
+
+def unique(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The inverse of distinct numbers is their rank."""
+    x = args[0]
+    out = func(*args, **kwargs)
+    named = dict(zip(("sorted", "return_inverse", "return_counts", "dim"), args[1:]), **kwargs)
+    if not tracked(x) or not region.linearizes("unique") or x.numel() < 2 or named.get("dim") is not None:
+        return out
+    if named.get("return_inverse"):
+        z, numbers = _scores(x, None, False)
+        places = z.argsort(dim=-1, descending=True, stable=True)
+        found = _exchanges(region, "unique", x, (z, numbers), places, False)
+        _carry_exchanges(region, out[1], found, places, out[1].reshape(1, -1).gather(-1, places))
+    return out
 
 
 def passed(
@@ -221,9 +272,12 @@ def passed(
     at, above, by = sides_of(distance / half, 1.0)
     by = by / half.reshape(-1)[at]
     where = nearest.reshape(-1)[at]
+    shown = take(hard, at)
+    wrong = (shown == where + above.to(shown.dtype)) & (take(distance, at) != 0)
+    above, by = above ^ wrong, torch.where(wrong, -by, by)  # (rounding: the other side is where the program is not)
+    value = where + above.to(hard.dtype)
     if table.dim() > 1:
         where = where + at // hard.shape[-1] * (last + 1)
-    value = nearest.reshape(-1)[at] + above.to(hard.dtype)
     if tracked(given) and tracked(table):
         weight = slope(given, at, by, table, where, -by)
     else:

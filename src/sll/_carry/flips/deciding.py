@@ -122,8 +122,8 @@ def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
 
 
 def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole: bool = False) -> tuple[Open, Tensor]:
-    """Where x is near ``n + shift``, and that n for each flip. `but_zero`: at 0 there is no boundary. `whole`: whole
-    numbers are what they are, and pass the gradient on.
+    """Where x is near ``n + shift``, and that n for each flip. `but_zero`: at 0 there is no boundary. `whole`: if all
+    are whole numbers already, nothing is decided: the gradient passes.
     """
     (d,) = wide(x.detach())
     n = d.round() if shift == 0.0 else d.floor()
@@ -132,8 +132,8 @@ def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole
         distance = torch.where(n == 0, math.nan, distance)
     half = half_width(eps, distance, 0.5)
     at, above, by = sides_of(distance, half)
-    if whole:
-        by = torch.where(take(distance, at) == 0, torch.where(above, 0.5, -0.5).to(by.dtype), by)
+    if whole and not batched(d) and bool((d == n).all()):
+        by = torch.where(above, 0.5, -0.5).to(by.dtype)
     watch = watch_of(eps)
     if watch is not None:
         (y,) = wide(x)
@@ -223,12 +223,17 @@ _NO_DERIVATIVE = ("heaviside", "floor_divide")
 """torch has none of its own for them."""
 
 
+_DIVIDE = ("remainder", "fmod")
+
+
 def general(op: str) -> Callable[..., Any]:
     """A source of which only the description is known: its derivative says what is open."""
     step = getattr(sources, op)
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plain = [plain_of(x) for x in args]
+        if op in _DIVIDE and len(plain) > 1 and tracked(plain[1]):  # by zero: NaN, and no gradient
+            plain[1] = torch.where(plain[1] == 0, plain[1].detach(), plain[1])
         without = op in _NO_DERIVATIVE
         hard = func(*([x.detach() if isinstance(x, Tensor) else x for x in plain] if without else plain), **kwargs)
         before = mapped(func, args, kwargs, hard.shape, hard.dtype)
@@ -260,11 +265,14 @@ def _described(
     slopes = [s.reshape(-1) for s in pull(torch.ones_like(where))]
     open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
     at, above, _ = sides_of(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
+    low, high = (side() if callable(side) else side for side in (found.below, found.above))
+    low, high = (take(s.expand(hard.shape), at) if isinstance(s, Tensor) else s for s in (low, high))
+    shown = take(hard, at)
+    wrong = (shown == to_side(above, low, high, hard.dtype)) & (take(where, at) != 0)
+    above = above ^ wrong  # (rounding: the other side is where the program is not)
     operands = [args[i] for i in followed]
     places = [positions(at, hard.shape, x.shape) for x in operands]
     by = [torch.where(above, 1, -1) * s.index_select(0, at) for s in slopes]
     rest = (operands[1], places[1], by[1]) if len(operands) > 1 else ()
     weight = slope(operands[0], places[0], by[0], *rest)
-    low, high = (side() if callable(side) else side for side in (found.below, found.above))
-    low, high = (take(s.expand(hard.shape), at) if isinstance(s, Tensor) else s for s in (low, high))
     return Block(Decision(weight), None, at, True), to_side(above, low, high, hard.dtype)

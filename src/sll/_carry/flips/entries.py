@@ -216,7 +216,7 @@ def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
         if rest is not None:
             blocks.append(rest)
             end += rest.size
-    return Layout(tuple(blocks), a), a.size, torch.cat(places)
+    return (Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a), a.size, torch.cat(places)
 
 
 def _matched(a: Layout, starts: dict[Block, int], block: Block, end: int) -> tuple[Tensor, Block | None]:

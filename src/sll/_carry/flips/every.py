@@ -11,9 +11,10 @@ from torch import Tensor
 from .entries import Block, Decision, Flips, Layout, carry, flips_of
 from .mapped import Func
 from .moving import carriers, leaves, replaced
-from .uses import op_name
+from .primitives import take
+from .uses import REMEDIES, op_name, unwrapped
 
-__all__ = ["flip_by_flip", "lost"]
+__all__ = ["differs", "flip_by_flip", "lost"]
 
 MAX_ELEMENTS = 2**24
 """What is computed for all flips together."""
@@ -29,7 +30,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     parts = list(leaves(out))
     if not found or not parts or any(part is x for part in parts for x, _ in found):
         if found and not parts:
-            lost(region, func, found, "Python and NumPy numbers have no derivative.")
+            lost(region, func, found, REMEDIES.get(op_name(func), "its result is no tensor."))
         return out
     flips = _all_flips(found)
     if not flips.size:
@@ -129,5 +130,9 @@ def _one_by_one(call: Callable[..., Any], given: list[Tensor], many: int) -> lis
 
 
 def lost(region: Any, func: Func, found: list[Any], why: str) -> None:
-    many = sum(flips.layout.size for _, flips in found)
-    region.lose(op_name(func), [], why, undecided=lambda: many > 0)
+    region.lose(op_name(func), [], why, undecided=lambda: any(differs(x, flips) for x, flips in found))
+
+
+def differs(x: Tensor, flips: Flips) -> bool:
+    """Whether there is a flip in which `x` is not what it is."""
+    return bool(unwrapped(flips.values != take(x, flips.layout.at)).any())

@@ -54,7 +54,7 @@ def mapped(
         found = carried.get(id(x))
         if found is None:
             return values_on(x, shape, whole)
-        return values_on(x, shape, whole, found, join(found.layout, whole)[1])
+        return values_on(x, shape, whole, found, join(whole, found.layout)[2])
 
     if not whole.size:
         return whole, torch.empty(0, dtype=dtype, device=whole.at.device)

@@ -171,7 +171,7 @@ def reduce_sum(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     layout, entry = _summed(found.layout, x, hard, dim, key)
     change = found.values.to(hard.dtype) - take(x, found.layout.at).to(hard.dtype)
     if name == "mean":
-        change = change * (hard.numel() / x.numel())
+        change = change * (hard.numel() / max(x.numel(), 1))
     if hard.is_floating_point():
         change = torch.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
     total = torch.zeros(layout.size, dtype=hard.dtype, device=hard.device).index_add(0, entry, change)

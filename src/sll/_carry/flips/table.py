@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ...rules.elementwise import ARITHMETIC, CASTS, LOGIC
 from ...rules.shape import FILLS, JOINS, MOVES
-from ...rules.unlinearized import NO_GRADIENT_TO_LOSE
-from .choosing import best, extremum, histogram, kth, order, passed
+from .choosing import best, extremum, histogram, kth, order, passed, unique
 from .deciding import cast, compare, general, steps_at_integers
+from .entries import carry, flips_of
 from .mapped import Func, elementwise
 from .every import flip_by_flip
-from .moving import carriers, move, reduce_sum
-from .uses import spellings
+from .moving import carriers, leaves, move, reduce_sum
+from .selecting import select, selected, through
+from .uses import NO_GRADIENT_TO_LOSE, spellings
 from .writing import concerns, copy, in_place_of, kept, overwrite, setitem
 
 __all__ = ["dispatch"]
@@ -28,6 +29,8 @@ TABLE: dict[Any, Callable[..., Any]] = {}
 
 def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = TABLE.get(func)
+    if region._selects and any(selected(x) is not None for x in leaves((args, kwargs))):
+        return through(region, rule, func, args, kwargs)
     if rule is not None:
         return rule(region, func, args, kwargs)
     if func in NO_GRADIENT_TO_LOSE:
@@ -39,6 +42,7 @@ def put(rule: Callable[..., Any], names: str, in_place: bool = False) -> None:
     for name in names.split():
         for func in spellings(name):
             TABLE[func] = spelled_out(rule)
+            TABLE[func].elementwise = rule in (elementwise, divided, cast)
         if in_place:
             bare = name.strip("_")
             twins = spellings(name)
@@ -79,13 +83,46 @@ def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     carried = [x for x, _ in carriers(args[1], {})]
-    return (flip_by_flip if carried else move)(region, func, args, kwargs)
+    if not carried:
+        return move(region, func, args, kwargs)
+    if isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
+        return select(region, func, args, kwargs)
+    return flip_by_flip(region, func, args, kwargs)
 
 
+def reflected(op: str) -> Callable[..., Any]:
+    """``2 // x``"""
+
+    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x, other = args
+        if not isinstance(other, Tensor):
+            other = torch.tensor(other, dtype=x.dtype if x.is_floating_point() else None, device=x.device)
+        return region.call(getattr(torch, op), other, x)
+
+    return rule
+
+
+def bincount(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("weights", "minlength"), args[1:]), **kwargs)
+    x, weights, out = args[0], named.get("weights"), func(*args, **kwargs)
+    found = flips_of(x)
+    if found is None or found.layout.size * out.numel() > 2**22:
+        return out if found is None else flip_by_flip(region, func, args, kwargs)
+    bins = torch.arange(out.numel(), device=x.device)
+    here = region.call(torch.eq, region.call(torch.Tensor.unsqueeze, x, -1), bins)
+    if weights is not None:
+        here = region.call(torch.mul, here, weights.unsqueeze(-1))
+    total = flips_of(region.call(torch.sum, here, 0))
+    return out if total is None else carry(region, out, total.layout, total.values.to(out.dtype))
+
+
+for _op in ("floor_divide", "remainder"):
+    for _func in spellings({"floor_divide": "__rfloordiv__", "remainder": "__rmod__"}[_op]):
+        TABLE[_func] = reflected(_op)
 put(elementwise, f"{ARITHMETIC} {LOGIC} where masked_fill", in_place=True)
 put(elementwise, CASTS, in_place=True)
 put(move, f"{MOVES} {FILLS} {JOINS} expand expand_as broadcast_to broadcast_tensors clone contiguous atleast_1d")
-put(getitem, "__getitem__")
+put(getitem, "__getitem__ masked_select")
 for _op in ("argmax", "argmin"):
     put(best(_op), _op)
     put(extremum(_op), _op[3:])
@@ -93,6 +130,8 @@ put(order("sort"), "sort argsort")
 put(order("topk"), "topk")
 put(kth("kthvalue"), "kthvalue")
 put(kth("median"), "median nanmedian")
+put(unique, "unique")
+put(bincount, "bincount")
 put(passed, "searchsorted bucketize")
 put(reduce_sum, "sum mean count_nonzero")
 put(flip_by_flip, "scatter scatter_add scatter_reduce index_put index_add index_fill index_copy masked_scatter", True)

@@ -8,20 +8,27 @@ from typing import Any
 
 from torch import Tensor
 
-from ...kernels import band_offset, compute_dtype
+from ...kernels import band_offset, compute_dtype, hard_forward
+from ...order import capped_simplex, close
 from ...policy import half_width, in_units, leads, pairs, watch_of
-from ...report import call_site
+from ...report import call_site, unwrapped
 from ...rules import sources
 from ...rules.registry import op_name, spellings, tracked
+from ...rules.unlinearized import NO_GRADIENT_TO_LOSE, REMEDIES
 from ...sites import wide
 from .primitives import take
 
 __all__ = [
+    "NO_GRADIENT_TO_LOSE",
+    "REMEDIES",
     "band_offset",
     "call_site",
+    "capped_simplex",
+    "close",
     "compute_dtype",
     "count_infinite",
     "half_width",
+    "hard_forward",
     "in_units",
     "leads",
     "op_name",
@@ -29,6 +36,7 @@ __all__ = [
     "sources",
     "spellings",
     "tracked",
+    "unwrapped",
     "watch_of",
     "wide",
 ]

@@ -57,7 +57,7 @@ def overwrite(region: Any, target: Tensor, result: Tensor) -> Tensor:
     torch.Tensor.copy_(target, result)
     _hand_over(region, target, flips_of(result) if target.shape == result.shape else None)
     if base is not None:
-        _hand_over(region, base, whole and flips_of(whole))
+        _hand_over(region, base, None if whole is None else flips_of(whole))
     return target
 
 
