@@ -16,7 +16,6 @@ from .every import flip_by_flip
 from .primitives import slope, take
 from .uses import (
     capped_simplex,
-    close,
     compute_dtype,
     half_width,
     in_units,
@@ -98,65 +97,114 @@ def extremum(op: str) -> Any:
     return rule
 
 
-class _Exchanges(NamedTuple):
-    """For each flip, the row and the two places of it that are exchanged."""
+class Reordered(NamedTuple):
+    """For each flip: the row, at which place what is reordered begins, and which element of it comes where."""
 
     decision: Decision
     row: Tensor
-    first: Tensor
-    second: Tensor
+    start: Tensor
+    order: Tensor
 
 
-def _exchanges(
+def reorderings(
     region: Any, op: str, x: Tensor, scores: tuple[Tensor, Tensor], places: Tensor, largest: bool
-) -> _Exchanges:
-    """What may change places in rows that are ordered by `places`. An element that is among the first k changes places
-    with one that is not; their weights add up to the projection on the capped simplex (see `order`).
+) -> Reordered:
+    """How rows that are ordered by `places` may be reordered. Neighbours change places; where several are in one band,
+    one moves past others, too. The weights add up to the projection on the capped simplex for each boundary between
+    two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``.
     """
     numbers = scores[1]
     z, eps = in_units(scores[0], region.eps_for(op), pairs)
     ordered = z.gather(-1, places)
-    reach = 1 if batched(z) else close(ordered, eps, REACH)
-    padded = F.pad(F.pad(ordered, (reach, 0), value=math.inf), (0, reach), value=-math.inf)
-    windows = padded.unfold(-1, 2 * reach, 1)[:, 1:-1]  # around each boundary between two places
-    share = capped_simplex(windows, reach, eps)
-    inside = (share > 0) & (share < 1) & windows.isfinite()
-    leaving, coming = inside[..., :reach], inside[..., reach:]
-    pair = leaving.unsqueeze(-1) & coming.unsqueeze(-2)
-    if batched(z):
-        row, boundary, i, j = (t.reshape(-1) for t in torch.ones(pair.shape, device=z.device).nonzero(as_tuple=True))
-    else:
-        row, boundary, i, j = pair.nonzero(as_tuple=True)
-    many = torch.arange(2 * reach, device=z.device)
-    p, q = (t[row, boundary].sum(-1, keepdim=True).clamp(min=1) for t in (leaving, coming))
-    mean = 1 / (p + q)
-    goes, comes = (many == i.unsqueeze(-1)).to(z.dtype), (many == j.unsqueeze(-1) + reach).to(z.dtype)
-    by = (comes - mean) / p - (goes - mean) / q - ((many >= reach).to(z.dtype) - q * mean) / (p * q)
-    by = torch.where(inside[row, boundary] & pair[row, boundary, i, j].unsqueeze(-1), by / eps, 0)
-    start = boundary + 1 - reach
-    window = (start.unsqueeze(-1) + many).clamp(0, places.shape[-1] - 1)
+    row, start, many = _runs(ordered, eps)
+    size = int(many.max()) if not batched(z) and many.numel() else 2
+    window = start.unsqueeze(-1) + torch.arange(size, device=z.device)
+    there = window - start.unsqueeze(-1) < many.unsqueeze(-1)
+    window = window.clamp(max=places.shape[-1] - 1)
+    near = torch.where(there, ordered[row.unsqueeze(-1), window], -math.inf)
+    by, orders = _moves(_shares(near, eps), size)
     at = numbers[row.unsqueeze(-1), places[row.unsqueeze(-1), window]]
-    flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(2 * reach)
-    by = by.to(z.dtype).reshape(-1) * (1 if largest else -1)
-    return _Exchanges(Decision(slope(x, at.reshape(-1), by, flip=flip)), row, start + i, start + j + reach)
+    sign = 1 if largest else -1
+    if batched(z):
+        run = torch.arange(row.shape[0], device=z.device).repeat_interleave(len(orders))
+        kind = torch.arange(len(orders), device=z.device).repeat(row.shape[0])
+    else:
+        run, kind = (by != 0).any(-1).nonzero(as_tuple=True)
+    flip = torch.arange(run.shape[0], device=z.device).repeat_interleave(size)
+    weight = slope(x, at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
+    return Reordered(Decision(weight), row[run], start[run], torch.tensor(orders, device=z.device)[kind])
 
 
-def _carry_exchanges(
-    region: Any, hard: Tensor, found: _Exchanges, back: Tensor, values: Tensor
-) -> None:
-    """`hard` shows `values` (rows, places) at `back`, its flat positions (-1: not at all)."""
-    row, first, second = found.row, found.first, found.second
-    at = torch.cat([back[row, first], back[row, second]])
-    new = torch.cat([values[row, second], values[row, first]])
-    flip = torch.arange(row.shape[0], device=row.device).repeat(2)
-    if not batched(back) and not batched(new):
-        shown = (at >= 0).nonzero().squeeze(1)
-        at, new, flip = at[shown], new[shown], flip[shown]
-    carry(region, hard, Layout((Block(found.decision, flip, at, False),)), new.to(hard.dtype))
+def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs of neighbours in each other's band: row, first place, and how many places (at most `LONGEST`)."""
+    gap = ordered[:, :-1] - ordered[:, 1:]
+    if batched(ordered):
+        row = torch.arange(gap.shape[0], device=gap.device).repeat_interleave(gap.shape[1])
+        start = torch.arange(gap.shape[1], device=gap.device).repeat(gap.shape[0])
+        return row, start, torch.full_like(row, 2)
+    open_ = (gap < eps) & ordered[:, 1:].isfinite() & ordered[:, :-1].isfinite()
+    before, after = F.pad(open_, (1, 0))[:, :-1], F.pad(open_, (0, 1))[:, 1:]
+    row, start = (open_ & ~before).nonzero(as_tuple=True)
+    end = (open_ & ~after).nonzero(as_tuple=True)[1]
+    many = end - start + 2
+    parts = (many - 2) // (LONGEST - 1) + 1  # a longer run is cut
+    which = torch.arange(int(parts.sum()), device=row.device) - (parts.cumsum(0) - parts).repeat_interleave(parts)
+    row, start, many = (t.repeat_interleave(parts) for t in (row, start, many))
+    return row, start + which * (LONGEST - 1), (many - which * (LONGEST - 1)).clamp(max=LONGEST)
 
 
-REACH = 8
-"""So many places apart elements may be that change places."""
+def _shares(near: Tensor, eps: float) -> Tensor:
+    """(runs, boundaries, elements, elements): the derivative of an element's share in what is before a boundary, with
+    respect to each. The first and the last boundary have nothing to share.
+    """
+    size = near.shape[-1]
+    none = torch.zeros(near.shape[0], size, size, dtype=near.dtype, device=near.device)
+    found = [none]
+    for k in range(1, size):
+        share = capped_simplex(near, k, eps)
+        inside = ((share > 0) & (share < 1) & near.isfinite()).to(near.dtype)
+        mean = inside / inside.sum(-1, keepdim=True).clamp(min=1)
+        found.append((torch.diag_embed(inside) - inside.unsqueeze(-1) * mean.unsqueeze(-2)) / eps)
+    return torch.stack([*found, none], 1)
+
+
+def _moves(share: Tensor, size: int) -> tuple[Tensor, list[list[int]]]:
+    """Weights (runs, reorderings, elements) that make each boundary change as `share` says, and the reorderings."""
+    by, orders, places = [], [], list(range(size))
+    for t in range(1, size):
+        # Neighbours, with what the moves past several leave.
+        rest = share[:, t, t] - share[:, t - 1, t] + share[:, t + 1, t - 1]
+        by.append(rest + share[:, t, : max(t - 1, 0)].sum(1))
+        orders.append([*places[: t - 1], t, t - 1, *places[t + 1 :]])
+        for s in range(t - 1):
+            by.append(share[:, s + 1, t] - share[:, s, t])
+            orders.append([*places[:s], t, *places[s:t], *places[t + 1 :]])
+            by.append(share[:, t + 1, s] - share[:, t, s])
+            orders.append([*places[:s], *places[s + 1 : t + 1], s, *places[t + 1 :]])
+    return torch.stack(by, 1), orders
+
+
+def _carry_order(region: Any, hard: Tensor, found: Reordered, at: Tensor, values: Tensor, ranks: bool = False) -> None:
+    """`hard` shows `values` (rows, places) at `at`, its flat positions (-1: not at all). `ranks`: an element takes the
+    value of its new place along.
+    """
+    size = found.order.shape[-1]
+    row = found.row.unsqueeze(-1)
+    old = (found.start.unsqueeze(-1) + torch.arange(size, device=row.device)).clamp(max=values.shape[-1] - 1)
+    new = (found.start.unsqueeze(-1) + found.order).clamp(max=values.shape[-1] - 1)
+    to, of = (new, old) if ranks else (old, new)
+    where, what = at[row, to], values[row, of]
+    flip = torch.arange(row.shape[0], device=row.device).unsqueeze(-1).expand(-1, size)
+    if batched(where) or batched(what):
+        where, what, flip = (t.reshape(-1) for t in (where, what, flip))
+    else:
+        shown = (where >= 0) & (new != old)
+        where, what, flip = where[shown], what[shown], flip[shown]
+    carry(region, hard, Layout((Block(found.decision, flip, where, False),)), what.to(hard.dtype))
+
+
+LONGEST = 6
+"""So many elements in each other's band are reordered together."""
 
 
 def _back(hard: Tensor, dim: int) -> Tensor:
@@ -185,13 +233,12 @@ def order(op: str) -> Any:
         if op == "topk" and places.shape[1]:
             inner = z.gather(-1, places).argsort(dim=-1, descending=True, stable=True)
             places, back = places.gather(-1, inner), back.gather(-1, inner)
-            more = min(z.shape[1] - places.shape[1], REACH)
+            more = min(z.shape[1] - places.shape[1], LONGEST)
             rest = z.scatter(-1, places, -math.inf).topk(more, -1).indices
             places = torch.cat([places, rest], -1)
             back = F.pad(back, (0, more), value=-1)
         if places.shape[1] > 1:
-            found = _exchanges(region, op, x, (z, numbers), places, largest)
-            _carry_exchanges(region, hard, found, back, places)
+            _carry_order(region, hard, reorderings(region, op, x, (z, numbers), places, largest), back, places)
         return out
 
     return rule
@@ -223,8 +270,8 @@ def kth(op: str) -> Any:
         places = torch.where(here, chosen, places)
         at = torch.arange(z.shape[0], device=x.device).unsqueeze(-1)
         if many > 1:
-            found = _exchanges(region, op, x, (z, numbers), places, False)
-            _carry_exchanges(region, out.indices, found, torch.where(here, at, -1), places)
+            found = reorderings(region, op, x, (z, numbers), places, False)
+            _carry_order(region, out.indices, found, torch.where(here, at, -1), places)
         return out
 
     return rule
@@ -240,8 +287,8 @@ def unique(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     if named.get("return_inverse"):
         z, numbers = _scores(x, None, False)
         places = z.argsort(dim=-1, descending=True, stable=True)
-        found = _exchanges(region, "unique", x, (z, numbers), places, False)
-        _carry_exchanges(region, out[1], found, places, out[1].reshape(1, -1).gather(-1, places))
+        found = reorderings(region, "unique", x, (z, numbers), places, False)
+        _carry_order(region, out[1], found, places, out[1].reshape(1, -1).gather(-1, places), ranks=True)
     return out
 
 

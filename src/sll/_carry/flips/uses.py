@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...kernels import band_offset, compute_dtype, hard_forward
-from ...order import capped_simplex, close
+from ...order import capped_simplex
 from ...policy import half_width, in_units, leads, pairs, watch_of
 from ...report import call_site, unwrapped
 from ...rules import sources
@@ -24,7 +24,6 @@ __all__ = [
     "band_offset",
     "call_site",
     "capped_simplex",
-    "close",
     "compute_dtype",
     "count_infinite",
     "half_width",
