@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .deciding import batched, sides_of
+from .deciding import sides_of
 from .entries import Block, Decision, Layout, carry, flips_of
 from .mapped import Func, elementwise
 from .every import flip_by_flip
+from .identity import again, batched, held
 from .primitives import slope, take
 from .uses import (
     capped_simplex,
@@ -66,7 +67,11 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     by = torch.where(inside[row] & other[row, column].unsqueeze(-1), (alone - 1 / members[row]) * (1 if largest else -1) / eps, 0)
     flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
     weight = slope(x, numbers[row.unsqueeze(-1), index[row]].reshape(-1), by.reshape(-1).to(z.dtype), flip=flip)
-    return carry(region, hard, Layout((Block(Decision(weight), None, row, True),)), index[row, column])
+    block, values = Block(Decision(weight), None, row, True), index[row, column]
+    if not batched(z):
+        key = "choice", numbers.shape, numbers.stride(), largest, held(width)
+        block = again(x, key, block, (row, values))
+    return carry(region, hard, Layout((block,)), values)
 
 
 def best(op: str) -> Any:
@@ -132,7 +137,11 @@ def reorderings(
         run, kind = (by != 0).any(-1).nonzero(as_tuple=True)
     flip = torch.arange(run.shape[0], device=z.device).repeat_interleave(size)
     weight = slope(x, at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
-    return Reordered(Decision(weight), row[run], start[run], torch.tensor(orders, device=z.device)[kind])
+    found = Reordered(Decision(weight), row[run], start[run], torch.tensor(orders, device=z.device)[kind])
+    if batched(z):
+        return found
+    key = "order", numbers.shape, numbers.stride(), largest, held(region.eps_for(op))
+    return again(x, key, found, (*found[1:], places))
 
 
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

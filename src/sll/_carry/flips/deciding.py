@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,11 +14,12 @@ import torch
 from torch import Tensor
 
 from .entries import Block, Decision, positions
+from .identity import again, batched, held
 from .mapped import Func, elementwise, mapped, plain_of, with_block
 from .primitives import slope, take
 from .uses import band_offset, compute_dtype, half_width, sources, tracked, watch_of, wide
 
-__all__ = ["Open", "at_boundary", "at_integers", "batched", "compare", "general", "sides_of", "steps_at_integers", "to_side"]
+__all__ = ["Open", "at_boundary", "at_integers", "compare", "general", "sides_of", "steps_at_integers", "to_side"]
 
 
 class Open(NamedTuple):
@@ -28,43 +27,6 @@ class Open(NamedTuple):
 
     block: Block
     above: Tensor
-
-
-class _Asked(threading.local):
-    """What was asked before, by the id of the operand: the same question has the same flips."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, Open]]]] = {}
-
-
-_ASKED = _Asked()
-_KEPT = 8
-
-
-def batched(x: Tensor) -> bool:
-    """Whether which elements are open cannot be read: under `torch.vmap`."""
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(x):
-        if functorch.is_batchedtensor(x):
-            return True
-        x = functorch.get_unwrapped(x)
-    return False
-
-
-def _again(x: Tensor, key: Any, found: Open) -> Open:
-    """`found`, or what was found when the same was asked before, and nothing is different."""
-    known = _ASKED.of.get(id(x))
-    if known is None or known[0]() is not x:
-        key_of = id(x)
-        known = _ASKED.of[key_of] = weakref.ref(x, lambda _: _ASKED.of.pop(key_of, None)), []
-    for other, before in known[1]:
-        if other == key and before.block.size == found.block.size:
-            same = torch.equal(before.block.at, found.block.at) and torch.equal(before.above, found.above)
-            if same:
-                return before
-    known[1].append((key, found))
-    del known[1][:-_KEPT]
-    return found
 
 
 def sides_of(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,10 +76,9 @@ def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
         return found
     swap = isinstance(a, Tensor) and isinstance(b, Tensor) and id(a) > id(b)
     first, other = (b, a) if swap or not isinstance(a, Tensor) else (a, b)
-    held = (id(other), other._version) if isinstance(other, Tensor) else float(other)
-    key = "boundary", shape, first._version, held, repr(eps) if not isinstance(eps, float) else float(eps)
+    key = "boundary", shape, held(other), held(eps)
     asked = Open(found.block, ~above) if first is b else found
-    known = _again(first, key, asked)
+    known = again(first, key, asked, (asked.block.at, asked.above))
     return found if known is asked else Open(known.block, ~known.above if first is b else known.above)
 
 
@@ -144,8 +105,8 @@ def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole
         weight = slope(x, at, by)
     found = Open(Block(Decision(weight), None, at, True), above)
     if not batched(distance):
-        key = "integers", x._version, shift, but_zero, repr(eps) if not isinstance(eps, float) else float(eps)
-        found = _again(x, key, found)
+        key = "integers", shift, but_zero, held(eps)
+        found = again(x, key, found, (at, above))
     return found, take(n, found.block.at)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .entries import Block, Decision, Flips, Layout, carry, flips_of
-from .mapped import Func
+from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
 from .primitives import take
 from .uses import REMEDIES, op_name, unwrapped
@@ -23,10 +23,12 @@ MAX_CALLS = 256
 
 
 def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Any function: it runs again for each flip of its discrete operands. Float operands meet in it."""
-    found = [(x, flips) for x, flips in carriers(args, kwargs) if not x.is_floating_point()]
+    """Any function: it runs again in each flip. If only floats carry any, they meet in it."""
+    found = carriers(args, kwargs)
+    if all(x.is_floating_point() for x, _ in found):
+        return func(*args, **kwargs)
     before = {id(x): x.detach() for x, _ in found}
-    out = func(*args, **kwargs)
+    out = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
     parts = list(leaves(out))
     if not found or not parts or any(part is x for part in parts for x, _ in found):
         if found and not parts:
@@ -38,6 +40,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     else:
         changed = _in_flips(func, args, kwargs, found, before, flips)
     if changed is None or any(c.shape[1] != part.numel() for c, part in zip(changed, parts)):
+        out = func(*args, **kwargs)
         lost(region, func, found, "what it does depends on too many decisions, or its shape does.")
         return out
     for part, values in zip(parts, changed):
