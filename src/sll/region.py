@@ -61,6 +61,11 @@ class _Entered:
         self.in_reentrant = in_reentrant
         """Entered by a function that `torch.utils.checkpoint` runs without gradients, and that will enter it again."""
 
+    def keep(self, x: Tensor) -> None:
+        self.live[id(x)] = weakref.ref(x)
+        if len(self.live) >= self._sweep_at:
+            self.adopt({})
+
     def adopt(self, live: dict[int, weakref.ref[Tensor]]) -> None:
         self.live.update(live)
         if len(self.live) >= self._sweep_at:
@@ -182,6 +187,11 @@ class _Mode(TorchFunctionMode):
             return False
         _THREAD.entered[-1].adopt({id(x): weakref.ref(x)})
         return True
+
+    def keep(self, x: Tensor) -> None:
+        """`adopt`, for flips: eager code, and nothing to ask."""
+        if _THREAD.entered:
+            _THREAD.entered[-1].keep(x)
 
     def entered(self) -> bool:
         """In this thread."""

@@ -16,6 +16,7 @@ that fails, flips are matched by their numbers.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from .primitives import meet, take
 
-__all__ = ["Block", "Decision", "Flips", "Layout", "carry", "flips_of", "join", "positions", "spread", "values_on"]
+__all__ = ["Block", "Decision", "Flips", "Layout", "carry", "flips_of", "join", "mark", "positions", "spread", "values_on"]
 
 Key: TypeAlias = "tuple[Any, ...] | None"
 
@@ -78,7 +79,7 @@ class Layout:
         self._at: Tensor | None = None
         self._weight: Tensor | None = None
         self._places: dict[Any, Tensor] = {}
-        self.joined: dict[int, tuple[Layout, Layout, _Place, _Place]] = {}
+        self.joined: dict[int, tuple[weakref.ref[Layout], weakref.ref[Layout], _Place, _Place]] = {}
         self.moves: dict[Any, tuple[Layout, Tensor]] = {}
 
     def _together(self, of: Callable[[Any], Tensor]) -> Tensor:
@@ -94,6 +95,7 @@ class Layout:
         """The flat positions of all entries."""
         if self._at is None:
             self._at = self._together(lambda part: part.at)
+            self._forget()
         return self._at
 
     @property
@@ -101,7 +103,13 @@ class Layout:
         """The weights of all entries."""
         if self._weight is None:
             self._weight = self._together(lambda part: part.weight if isinstance(part, Layout) else part.weight())
+            self._forget()
         return self._weight
+
+    def _forget(self) -> None:
+        """What all is known of needs no base: a loop is not to keep the layouts of all its steps."""
+        if self._at is not None and self._weight is not None:
+            self.base = None
 
     def at_of(self, shape: torch.Size, operand: torch.Size) -> Tensor:
         """Positions in an operand that broadcasts to the result's `shape`."""
@@ -132,10 +140,9 @@ class Flips:
 def flips_of(x: Any) -> Flips | None:
     """What a tensor carries; after a write nothing."""
     pair = getattr(x, "_sll", None)
-    if pair is None or not isinstance(x, Tensor):
+    if pair is None:
         return None
-    found, version = pair
-    return found if type(found) is Flips and version == x._version else None
+    return pair[0] if type(pair[0]) is Flips and pair[1] == x._version else None
 
 
 def carry(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> Tensor:
@@ -145,9 +152,14 @@ def carry(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> Tensor:
         found = Flips(layout, values, hard)
     else:
         out, found = hard, Flips(layout, values)
-    out._sll = found, out._version  # type: ignore[attr-defined]
-    region.adopt(out)
-    return out
+    return mark(region, out, found)
+
+
+def mark(region: Any, x: Tensor, found: Any) -> Tensor:
+    """Let `x` carry something until the region ends."""
+    x._sll = found, x._version  # type: ignore[attr-defined]
+    region.keep(x)
+    return x
 
 
 def positions(at: Tensor, shape: torch.Size, operand: torch.Size) -> Tensor:
@@ -171,15 +183,15 @@ def join(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
     if a is b:
         return a, None, None
     known = a.joined.get(id(b))
-    if known is not None and known[0] is b:
-        return known[1:]
+    if known is not None and known[0]() is b and (whole := known[1]()) is not None:
+        return whole, known[2], known[3]
     if a.known >= b.known:
         found = a, None, _places_in(a, b)
     elif b.known >= a.known:
         found = b, _places_in(b, a), None
     else:
         found = _joined(a, b)
-    a.joined[id(b)] = b, *found
+    a.joined[id(b)] = weakref.ref(b), weakref.ref(found[0]), *found[1:]
     return found
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .entries import Block, Flips, Layout, carry, flips_of, join, spread, values_on
-from .uses import count_infinite
+from .uses import count_infinite, spellings
 
 __all__ = ["broadcast", "elementwise", "mapped", "plain_of", "with_block"]
 
@@ -35,35 +35,56 @@ def broadcast(found: Flips, of: torch.Size, shape: torch.Size) -> Flips:
     return Flips(layout, found.values[entry])
 
 
+_Entries: TypeAlias = "tuple[Layout, Tensor] | None"
+
+
 def mapped(
     func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], shape: torch.Size, dtype: torch.dtype
-) -> tuple[Layout, Tensor] | None:
+) -> _Entries:
     """The function on the entries of its operands; None if no operand carries any."""
     layout: Layout | None = None
-    carried: dict[int, Flips] = {}
-    for x in (*args, *kwargs.values()) if kwargs else args:
-        found = flips_of(x)
-        if found is not None:
-            found = carried[id(x)] = broadcast(found, x.shape, shape)
-            layout = found.layout if layout is None else join(layout, found.layout)[0]
+    found = [flips_of(x) for x in args]
+    for i, flips in enumerate(found):
+        if flips is not None:
+            if args[i].shape != shape:
+                found[i] = flips = broadcast(flips, args[i].shape, shape)
+            if layout is None:
+                layout = flips.layout
+            elif layout is not flips.layout:
+                layout = join(layout, flips.layout)[0]
+    named = {}
+    if kwargs:
+        named = {name: x for name, x in kwargs.items() if name not in _NOT_OF_ENTRIES}
+        for x in named.values():
+            flips = flips_of(x)
+            if flips is not None:
+                of = broadcast(flips, x.shape, shape).layout
+                layout = of if layout is None else join(layout, of)[0]
     if layout is None:
         return None
-    whole = layout
-
-    def on(x: Any) -> Any:
-        found = carried.get(id(x))
-        if found is None:
-            return values_on(x, shape, whole)
-        return values_on(x, shape, whole, found, join(whole, found.layout)[2])
-
-    if not whole.size:
-        return whole, torch.empty(0, dtype=dtype, device=whole.at.device)
+    if not layout.size:
+        return layout, torch.empty(0, dtype=dtype, device=layout.at.device)
+    given = []
+    for x, flips in zip(args, found):
+        if flips is None:
+            given.append(values_on(x, shape, layout) if isinstance(x, Tensor) else x)
+        elif flips.layout is layout:
+            given.append(flips.values)
+        else:
+            given.append(values_on(x, shape, layout, flips, join(layout, flips.layout)[2]))
     with torch.no_grad():
-        named = {name: on(x) for name, x in kwargs.items() if name not in _NOT_OF_ENTRIES} if kwargs else {}
-        values = func(*[on(x) for x in args], **named)
+        values = func(*given, **{name: _named_on(x, shape, layout) for name, x in named.items()})
         if values.dim() == 0:
-            values = values.expand(whole.size)
-    return whole, values if values.dtype == dtype else values.to(dtype)
+            values = values.expand(layout.size)
+    return layout, values if values.dtype == dtype else values.to(dtype)
+
+
+def _named_on(x: Any, shape: torch.Size, layout: Layout) -> Any:
+    flips = flips_of(x)
+    if flips is None:
+        return values_on(x, shape, layout)
+    flips = broadcast(flips, x.shape, shape)
+    return values_on(x, shape, layout, flips, join(layout, flips.layout)[2])
 
 
 def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -77,8 +98,12 @@ def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str
     found = mapped(func, args, kwargs, hard.shape, hard.dtype)
     if found is None:
         return hard
-    count_infinite(region, func, args, hard, found)
+    if func in _MAY_BE_INFINITE:
+        count_infinite(region, func, args, hard, found)
     return carry(region, hard, *found)
+
+
+_MAY_BE_INFINITE = {f for name in ("where", "masked_fill", "mul", "div", "add", "sub") for f in spellings(name)}
 
 
 def with_block(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Block, Flips, Layout, carry, flips_of, join, spread, values_on
+from .entries import mark, Block, Flips, Layout, carry, flips_of, join, spread, values_on
 from .mapped import Func, plain_of
 from .primitives import take
 from .uses import op_name
@@ -123,8 +123,7 @@ def _attach(
     if not out.is_floating_point():
         return carry(region, out, layout, values)
     plain = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
-    out._sll = Flips(layout, values, plain), out._version  # type: ignore[attr-defined]
-    region.adopt(out)
+    mark(region, out, Flips(layout, values, plain))
     return out
 
 
@@ -137,8 +136,7 @@ def _each(region: Any, func: Func, args: Any, kwargs: Any, out: Any, results: li
     for i, (part, (layout, values)) in enumerate(zip(parts, results)):
         if layout is None:
             continue
-        part._sll = Flips(layout, values.to(part.dtype), None if plain is None else plain[i]), part._version
-        region.adopt(part)
+        mark(region, part, Flips(layout, values.to(part.dtype), None if plain is None else plain[i]))
     return out
 
 

@@ -18,7 +18,7 @@ __all__ = ["meet", "slope", "take"]
 
 def take(x: Tensor, at: Tensor) -> Tensor:
     """Elements of a tensor, without gradient."""
-    return x.detach().reshape(-1).index_select(0, at)
+    return torch.take(x.detach(), at)
 
 
 class _Slope(torch.autograd.Function):
@@ -64,30 +64,37 @@ class _Meet(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, at: Tensor, difference: Tensor) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, at: Tensor, values: Tensor, shown: Tensor) -> Tensor:
         return x.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, ctx.at, ctx.difference = inputs
-        ctx.shape, ctx.dtype, ctx.wide = x.shape, x.dtype, weight.dtype
+        x, weight, ctx.at, ctx.values, ctx.shown = inputs
+        ctx.shape, ctx.wide = x.shape, weight.dtype
+
+    @staticmethod
+    def _difference(ctx: Any) -> Tensor:
+        """What the flips change. No finite difference is none."""
+        values, shown = ctx.values, ctx.shown
+        wide = values.dtype if values.is_complex() else compute_dtype(values.dtype, ctx.wide)
+        return torch.nan_to_num(values.to(wide) - shown.to(wide), nan=0.0, posinf=0.0, neginf=0.0)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         if not ctx.needs_input_grad[1]:
-            return g, None, None, None
-        here = g.reshape(-1).index_select(0, ctx.at)
-        at_weight = torch.where(ctx.difference != 0, here * ctx.difference, 0)
-        if at_weight.is_complex():
-            at_weight = (here * ctx.difference.conj()).real
-        return g, at_weight.to(ctx.wide), None, None
+            return g, None, None, None, None
+        difference = _Meet._difference(ctx)
+        here = torch.take(g, ctx.at)
+        at_weight = (here * difference.conj()).real if here.is_complex() else here * difference
+        return g, torch.where(difference != 0, at_weight, 0).to(ctx.wide), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, t_x: Any, t_weight: Any, *_: Any) -> Tensor:
-        out = torch.zeros(ctx.shape, dtype=ctx.dtype, device=ctx.at.device) if t_x is None else t_x.clone()
+        dtype, device = ctx.values.dtype, ctx.at.device
+        out = torch.zeros(ctx.shape, dtype=dtype, device=device) if t_x is None else t_x.clone()
         if t_weight is None:
             return out
-        change = (t_weight * ctx.difference).to(ctx.dtype)
+        change = (t_weight * _Meet._difference(ctx)).to(dtype)
         return out.reshape(-1).index_add(0, ctx.at, change).reshape(ctx.shape)
 
 
@@ -107,8 +114,9 @@ def slope(
 
 
 def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:
-    """`x` with the gradient of flips in which its elements `at` are `values`. No finite difference is none."""
-    wide = compute_dtype(x.dtype) if x.dtype != torch.float64 and not x.is_complex() else x.dtype
-    difference = values.to(wide) - take(x, at).to(wide)
-    difference = torch.nan_to_num(difference, nan=0.0, posinf=0.0, neginf=0.0)
-    return run(_Meet, x, weight, at, difference)
+    """`x` with the gradient of flips in which its elements `at` are `values`."""
+    shown = torch.take(x.detach(), at) if at.shape[0] else values
+    if torch._C._are_functorch_transforms_active():
+        return _Meet.apply(x, weight, at, values, shown)  # type: ignore[no-any-return]
+    # Without the detour through functorch's wrappers, which takes longer than all the rest.
+    return super(torch.autograd.Function, _Meet).apply(x, weight, at, values, shown)  # type: ignore[no-any-return, misc]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import carry, flips_of
+from .entries import mark, carry, flips_of
 from .every import differs, flip_by_flip
 from .mapped import Func
 from .moving import leaves, replaced
@@ -39,8 +39,7 @@ def select(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _mark(region: Any, out: Tensor, found: Selected) -> Tensor:
-    out._sll = found, out._version  # type: ignore[attr-defined]
-    region.adopt(out)
+    mark(region, out, found)
     region._selects = True
     return out
 

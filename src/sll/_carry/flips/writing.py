@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Flips, carry, flips_of
+from .entries import mark, Flips, carry, flips_of
 from .every import flip_by_flip
 from .mapped import Func
 from .moving import carriers, leaves, move
@@ -63,8 +63,7 @@ def overwrite(region: Any, target: Tensor, result: Tensor) -> Tensor:
 
 def _hand_over(region: Any, target: Tensor, found: Flips | None) -> None:
     if found is not None:
-        target._sll = found, target._version  # type: ignore[attr-defined]
-        region.adopt(target)
+        mark(region, target, found)
 
 
 def _written_through(region: Any, base: Tensor, view: Tensor, result: Tensor) -> Tensor | None:
