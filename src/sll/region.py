@@ -355,6 +355,7 @@ class linearize(_Mode):
         self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
+        self._approximate: Counter[CallSite] = Counter()
         self._widths = Widths()
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
@@ -401,7 +402,12 @@ class linearize(_Mode):
         """
         rows = () if self.trace is None else self.trace.rows()
         return Report(
-            dict(self._lost.calls), dict(self._infinite), self._widths.summary(), rows, self.trace is not None
+            dict(self._lost.calls),
+            dict(self._infinite),
+            self._widths.summary(),
+            rows,
+            self.trace is not None,
+            dict(self._approximate),
         )
 
     # --- what rules ask ---
@@ -456,6 +462,10 @@ class linearize(_Mode):
             in_band = sum(map(_undecided, tensors)) if undecided is None else int(undecided())
             self.trace.lose(call_site(op), flows, elements, in_band, why)
         self._lost.add(op, undecided or (lambda: any(_in_band(x) for x in tensors)), why)
+
+    def approximate(self, op: str, flips: int) -> None:
+        """Count flips that are not followed any further."""
+        self._approximate[call_site(op)] += flips
 
     def count_infinite_jumps(self, func: Callable[..., Any], operands: Iterable[Any], tree: Outcomes) -> None:
         if is_compiling() or not any(_infinite(x) for x in operands):

@@ -41,11 +41,14 @@ def sides_of(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Te
     at = (flat.abs() <= half).nonzero().squeeze(1)
     d = flat.index_select(0, at)
     above = d <= 0
-    ties = (d == 0).nonzero().squeeze(1) if d.numel() else at
-    if ties.numel():
+    if not at.shape[0]:
+        return at, above, d
+    if not bool(d.all()):
+        ties = (d == 0).nonzero().squeeze(1)
         at = torch.cat([at, at[ties]])
         above = torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
-    return at, above, torch.where(above, 0.5 / half, -0.5 / half).to(flat.dtype)
+    by = torch.where(above, 0.5 / half, -0.5 / half)
+    return at, above, by if by.dtype == flat.dtype else by.to(flat.dtype)
 
 
 def _weight(a: Any, b: Any, shape: torch.Size, at: Tensor, by: Tensor) -> Tensor:
@@ -57,11 +60,17 @@ def _weight(a: Any, b: Any, shape: torch.Size, at: Tensor, by: Tensor) -> Tensor
     return slope(a, positions(at, shape, a.shape), by, b, positions(at, shape, b.shape), -by)
 
 
+_WIDE = (torch.float32, torch.float64)
+
+
 def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
     """Where ``a > b`` is open."""
-    x, y = wide(a.detach() if isinstance(a, Tensor) else a, b.detach() if isinstance(b, Tensor) else b)
-    distance = x - y
-    half = half_width(eps, distance)
+    if type(b) is float and a.dtype in _WIDE:
+        distance = a.detach() - b
+    else:
+        x, y = wide(a.detach() if isinstance(a, Tensor) else a, b.detach() if isinstance(b, Tensor) else b)
+        distance = x - y
+    half = eps if type(eps) is float else half_width(eps, distance)
     at, above, by = sides_of(distance, half)
     watch = watch_of(eps)
     if watch is not None:
@@ -72,13 +81,11 @@ def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
     else:
         weight = _weight(a, b, shape, at, by)
     found = Open(Block(Decision(weight), None, at, True), above)
-    if batched(distance):
-        return found
     swap = isinstance(a, Tensor) and isinstance(b, Tensor) and id(a) > id(b)
     first, other = (b, a) if swap or not isinstance(a, Tensor) else (a, b)
     key = "boundary", shape, held(other), held(eps)
     asked = Open(found.block, ~above) if first is b else found
-    known = again(first, key, asked, (asked.block.at, asked.above))
+    known = again(first, key, asked, () if batched(distance) else (asked.block.at, asked.above))
     return found if known is asked else Open(known.block, ~known.above if first is b else known.above)
 
 
@@ -104,9 +111,8 @@ def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole
     else:
         weight = slope(x, at, by)
     found = Open(Block(Decision(weight), None, at, True), above)
-    if not batched(distance):
-        key = "integers", shift, but_zero, held(eps)
-        found = again(x, key, found, (at, above))
+    key = "integers", distance.shape, shift, but_zero, held(eps)
+    found = again(x, key, found, () if batched(distance) else (at, above))
     return found, take(n, found.block.at)
 
 
@@ -225,7 +231,7 @@ def _described(
     where, pull = torch.func.vjp(offset, *[args[i].detach().expand(hard.shape) for i in followed])
     slopes = [s.reshape(-1) for s in pull(torch.ones_like(where))]
     open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
-    at, above, _ = sides_of(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
+    at, above, open_by = sides_of(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
     low, high = (side() if callable(side) else side for side in (found.below, found.above))
     low, high = (take(s.expand(hard.shape), at) if isinstance(s, Tensor) else s for s in (low, high))
     shown = take(hard, at)
@@ -233,7 +239,7 @@ def _described(
     above = above ^ wrong  # (rounding: the other side is where the program is not)
     operands = [args[i] for i in followed]
     places = [positions(at, hard.shape, x.shape) for x in operands]
-    by = [torch.where(above, 1, -1) * s.index_select(0, at) for s in slopes]
+    by = [torch.where(open_by != 0, torch.where(above, 1, -1) * s.index_select(0, at), 0) for s in slopes]
     rest = (operands[1], places[1], by[1]) if len(operands) > 1 else ()
     weight = slope(operands[0], places[0], by[0], *rest)
     return Block(Decision(weight), None, at, True), to_side(above, low, high, hard.dtype)

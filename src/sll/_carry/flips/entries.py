@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .primitives import meet, take
 
-__all__ = ["Block", "Decision", "Flips", "Layout", "carry", "flips_of", "join", "mark", "positions", "spread", "values_on"]
+__all__ = ["MOST", "MOST_PER_ELEMENT", "Block", "Decision", "Flips", "Layout", "carry", "flips_of", "join", "mark", "positions", "spread", "values_on"]
 
 Key: TypeAlias = "tuple[Any, ...] | None"
 
@@ -84,6 +84,8 @@ class Layout:
 
     def _together(self, of: Callable[[Any], Tensor]) -> Tensor:
         base = self.base
+        if not self.blocks:
+            return torch.zeros(0, dtype=torch.int64)
         if base is None:
             parts = [of(block) for block in self.blocks]
         else:
@@ -149,10 +151,29 @@ def carry(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> Tensor:
     """`hard`, which has these values in flips. A float gets their gradient at once, as if it went no further."""
     if hard.is_floating_point() or hard.is_complex():
         out = meet(hard, layout.weight, layout.at, values)
+        if layout.size > MOST and layout.size > MOST_PER_ELEMENT * hard.numel():
+            hard, layout, values = _newest(region, hard, layout, values)
         found = Flips(layout, values, hard)
     else:
         out, found = hard, Flips(layout, values)
     return mark(region, out, found)
+
+
+MOST_PER_ELEMENT = 32
+"""A float keeps so many flips for each element on average, and at least"""
+MOST = 4096
+"""in all. The oldest are met before: what follows sees their local gradient."""
+
+
+def _newest(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> tuple[Tensor, Layout, Tensor]:
+    keep, first, limit = 0, len(layout.blocks), max(MOST, MOST_PER_ELEMENT * hard.numel()) // 2
+    while first and keep + layout.blocks[first - 1].size <= limit:
+        first -= 1
+        keep += layout.blocks[first].size
+    cut = layout.size - keep
+    old = Layout(layout.blocks[:first])
+    region.approximate("flips", cut)
+    return meet(hard, old.weight, layout.at[:cut], values[:cut]), Layout(layout.blocks[first:]), values[cut:]
 
 
 def mark(region: Any, x: Tensor, found: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .entries import Block, Decision, Flips, Layout, carry, flips_of
+from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
 from .primitives import take
@@ -27,25 +28,26 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     found = carriers(args, kwargs)
     if all(x.is_floating_point() for x, _ in found):
         return func(*args, **kwargs)
-    before = {id(x): x.detach() for x, _ in found}
+    name, flips = op_name(func), _all_flips(found)
+    changed = None if name[-1:] == "_" else _in_flips(func, args, kwargs, found, flips)
+    if changed is None:
+        out = func(*args, **kwargs)
+        why = "what it does depends on too many decisions, or its shape does."
+        lost(region, func, found, REMEDIES.get(name, why))
+        return out
     out = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
     parts = list(leaves(out))
-    if not found or not parts or any(part is x for part in parts for x, _ in found):
-        if found and not parts:
-            lost(region, func, found, REMEDIES.get(op_name(func), "its result is no tensor."))
+    if not parts:
+        lost(region, func, found, REMEDIES.get(name, "its result is no tensor."))
         return out
-    flips = _all_flips(found)
-    if not flips.size:
-        changed: list[Any] | None = [part.detach().reshape(1, -1)[:0] for part in parts]
-    else:
-        changed = _in_flips(func, args, kwargs, found, before, flips)
-    if changed is None or any(c.shape[1] != part.numel() for c, part in zip(changed, parts)):
-        out = func(*args, **kwargs)
-        lost(region, func, found, "what it does depends on too many decisions, or its shape does.")
-        return out
+    if any(c.shape[1] != part.numel() for c, part in zip(changed, parts)):
+        lost(region, func, found, "its shape depends on the decision.")
+        return func(*args, **kwargs)
     for part, values in zip(parts, changed):
         hard = part.detach().reshape(1, -1)
-        flip, at = ((values != hard) & ~((values != values) & (hard != hard))).nonzero(as_tuple=True)
+        other = (values != hard) & ~((values != values) & (hard != hard))
+        other = torch.ones(other.shape, dtype=torch.bool, device=other.device) if batched(other) else other
+        flip, at = other.nonzero(as_tuple=True)
         carried = carry(region, part, flips.layout(flip, at), values[flip, at])
         if carried is not part:
             out = replaced(out, lambda x: carried if x is part else x)  # noqa: B023
@@ -88,7 +90,7 @@ def _all_flips(found: list[tuple[Tensor, Flips]]) -> _AllFlips:
 
 
 def _in_flips(
-    func: Func, args: Any, kwargs: Any, found: Any, before: dict[int, Tensor], flips: _AllFlips
+    func: Func, args: Any, kwargs: Any, found: Any, flips: _AllFlips
 ) -> list[Tensor] | None:
     """The results in all flips, (flips, elements) each; None if there are too many."""
     most = max(x.numel() for x in leaves((args, kwargs)))
@@ -96,10 +98,12 @@ def _in_flips(
         return None
     changed = {}
     for x, carried in found:
-        rows = before[id(x)].reshape(1, -1).repeat(flips.size, 1)
-        rows[flips.numbers(carried.layout), carried.layout.at] = carried.values
+        rows = x.detach().reshape(1, -1).repeat(flips.size, 1)
+        rows = rows.index_put((flips.numbers(carried.layout), carried.layout.at), carried.values.to(x.dtype))
         changed[id(x)] = rows.reshape(flips.size, *x.shape)
     order = list(changed)
+    if not flips.size:
+        return _of_none(func, args, kwargs)
 
     def call(*given: Tensor) -> tuple[Tensor, ...]:
         by = dict(zip(order, given))
@@ -118,8 +122,15 @@ def _in_flips(
     return out and [part.reshape(flips.size, -1) for part in out]
 
 
+def _of_none(func: Func, args: Any, kwargs: Any) -> list[Tensor]:
+    """The results in no flips."""
+    detached: Callable[[Tensor], Tensor] = lambda x: x.detach()
+    with torch.no_grad():
+        out = func(*replaced(args, detached), **replaced(kwargs, detached))
+    return [part.reshape(1, -1)[:0] for part in leaves(out)]
+
+
 def _one_by_one(call: Callable[..., Any], given: list[Tensor], many: int) -> list[Tensor] | None:
-    hard: tuple[Tensor, ...] | None = None
     rows: list[tuple[Tensor, ...]] = []
     for i in range(many):
         try:
@@ -128,7 +139,6 @@ def _one_by_one(call: Callable[..., Any], given: list[Tensor], many: int) -> lis
             return None
     if any(a.shape != b.shape for row in rows for a, b in zip(row, rows[0])):
         return None
-    del hard
     return [torch.stack(parts) for parts in zip(*rows)]
 
 

@@ -28,6 +28,8 @@ _KEPT = 8
 
 def batched(x: Tensor) -> bool:
     """Whether which elements are open cannot be read: under `torch.vmap`."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(x):
         if functorch.is_batchedtensor(x):

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .entries import Block, Flips, Layout, carry, flips_of, join, spread, values_on
+from .entries import MOST, MOST_PER_ELEMENT, Block, Flips, Layout, carry, flips_of, join, spread, values_on
 from .uses import count_infinite, spellings
 
 __all__ = ["broadcast", "elementwise", "mapped", "plain_of", "with_block"]
@@ -72,10 +72,13 @@ def mapped(
             given.append(flips.values)
         else:
             given.append(values_on(x, shape, layout, flips, join(layout, flips.layout)[2]))
-    with torch.no_grad():
+    torch._C._set_grad_enabled(False)  # (a context manager would take longer than the function)
+    try:
         values = func(*given, **{name: _named_on(x, shape, layout) for name, x in named.items()})
-        if values.dim() == 0:
-            values = values.expand(layout.size)
+    finally:
+        torch._C._set_grad_enabled(True)
+    if values.dim() == 0:
+        values = values.expand(layout.size)
     return layout, values if values.dtype == dtype else values.to(dtype)
 
 
@@ -88,6 +91,8 @@ def _named_on(x: Any, shape: torch.Size, layout: Layout) -> Any:
 
 
 def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) > 1:
+        args = tuple(_met_if_wide(x, args) for x in args)
     plain = [plain_of(x) for x in args]
     hard = func(*plain, **{name: plain_of(x) for name, x in kwargs.items()}) if kwargs else func(*plain)
     if not isinstance(hard, Tensor):
@@ -101,6 +106,17 @@ def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if func in _MAY_BE_INFINITE:
         count_infinite(region, func, args, hard, found)
     return carry(region, hard, *found)
+
+
+def _met_if_wide(x: Any, args: tuple[Any, ...]) -> Any:
+    """A float that broadcasts to so many elements that its flips are met first: each changes all of them."""
+    found = flips_of(x)
+    if found is None or found.plain is None or found.layout.size < 64:
+        return x
+    most = max(y.numel() for y in args if isinstance(y, Tensor))
+    if found.layout.size * most <= max(1, x.numel()) * max(MOST_PER_ELEMENT * most, MOST):
+        return x
+    return x.view_as(x)
 
 
 _MAY_BE_INFINITE = {f for name in ("where", "masked_fill", "mul", "div", "add", "sub") for f in spellings(name)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...kernels import compute_dtype, run
+from ...kernels import compute_dtype
 
 __all__ = ["meet", "slope", "take"]
 
@@ -98,6 +98,24 @@ class _Meet(torch.autograd.Function):
         return out.reshape(-1).index_add(0, ctx.at, change).reshape(ctx.shape)
 
 
+class _MeetNow(torch.autograd.Function):
+    """`_Meet` where no transform is active: in one call."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rest: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        ctx.at, ctx.values, ctx.shown = rest
+        ctx.shape, ctx.wide = x.shape, weight.dtype
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _Meet.backward(ctx, g)[:3]
+
+    @staticmethod
+    def jvp(ctx: Any, t_x: Any, t_weight: Any, *_: Any) -> Tensor:
+        return _Meet.jvp(ctx, t_x, t_weight)
+
+
 def slope(
     a: Tensor,
     at: Tensor,
@@ -110,7 +128,9 @@ def slope(
     """The weights of flips, whose gradient goes to the elements `at` of `a`, times `by` (and to those of `b`). `flip`:
     the flip that each of `at` belongs to, if one opens with several elements.
     """
-    return run(_Slope, a, b, at, at_b, by, by_b, flip)
+    if torch._C._are_functorch_transforms_active():
+        return _Slope.apply(a, b, at, at_b, by, by_b, flip)  # type: ignore[no-any-return]
+    return apply_now(_Slope, a, b, at, at_b, by, by_b, flip)
 
 
 def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:
@@ -118,5 +138,9 @@ def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:
     shown = torch.take(x.detach(), at) if at.shape[0] else values
     if torch._C._are_functorch_transforms_active():
         return _Meet.apply(x, weight, at, values, shown)  # type: ignore[no-any-return]
-    # Without the detour through functorch's wrappers, which takes longer than all the rest.
-    return super(torch.autograd.Function, _Meet).apply(x, weight, at, values, shown)  # type: ignore[no-any-return, misc]
+    return apply_now(_MeetNow, x, weight, (at, values, shown))
+
+
+def apply_now(function: Any, *args: Any) -> Tensor:
+    """``function.apply`` where no transform is active, without looking for its wrappers: that takes longer than it."""
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return, misc]
