@@ -27,13 +27,13 @@ from .uses import (
     wide,
 )
 
-__all__ = ["best", "extremum", "kth", "order", "passed", "unique"]
+__all__ = ["best", "carry_order", "extremum", "kth", "order", "passed", "reorderings", "scores", "unique"]
 
 MOST = 32
 """So many contenders share a choice whose width a policy found."""
 
 
-def _scores(x: Tensor, dim: int | None, largest: bool) -> tuple[Tensor, Tensor]:
+def scores(x: Tensor, dim: int | None, largest: bool) -> tuple[Tensor, Tensor]:
     """± x without gradient, one row for each choice, NaN the largest number; and the flat positions."""
     numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
     rows = x.detach().to(compute_dtype(x.dtype))
@@ -47,7 +47,7 @@ def _scores(x: Tensor, dim: int | None, largest: bool) -> tuple[Tensor, Tensor]:
 
 def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, largest: bool) -> Tensor:
     """`hard`, the index of the largest or smallest: flips to those that share sparsemax."""
-    z, numbers = _scores(x, dim, largest)
+    z, numbers = scores(x, dim, largest)
     width = region.eps_for(op)
     z, eps = in_units(z, width, leads)
     top = z.amax(-1, keepdim=True)
@@ -112,17 +112,17 @@ class Reordered(NamedTuple):
 
 
 def reorderings(
-    region: Any, op: str, x: Tensor, scores: tuple[Tensor, Tensor], places: Tensor, largest: bool
+    region: Any, op: str, x: Tensor, given: tuple[Tensor, Tensor], places: Tensor, largest: bool
 ) -> Reordered:
     """How rows that are ordered by `places` may be reordered. Neighbours change places; where several are in one band,
     one moves past others, too. The weights add up to the projection on the capped simplex for each boundary between
     two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``.
     """
-    numbers = scores[1]
-    z, eps = in_units(scores[0], region.eps_for(op), pairs)
+    numbers = given[1]
+    z, eps = in_units(given[0], region.eps_for(op), pairs)
     ordered = z.gather(-1, places)
     row, start, many = _runs(ordered, eps)
-    size = int(many.max()) if not batched(z) and many.numel() else 2
+    size = int(many.max()) if many.numel() else 2
     window = start.unsqueeze(-1) + torch.arange(size, device=z.device)
     there = window - start.unsqueeze(-1) < many.unsqueeze(-1)
     window = window.clamp(max=places.shape[-1] - 1)
@@ -147,6 +147,9 @@ def reorderings(
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Runs of neighbours in each other's band: row, first place, and how many places (at most `LONGEST`)."""
     gap = ordered[:, :-1] - ordered[:, 1:]
+    if batched(ordered) and ordered.shape[1] <= LONGEST:
+        row = torch.arange(gap.shape[0], device=gap.device)
+        return row, torch.zeros_like(row), torch.full_like(row, ordered.shape[1])
     if batched(ordered):
         row = torch.arange(gap.shape[0], device=gap.device).repeat_interleave(gap.shape[1])
         start = torch.arange(gap.shape[1], device=gap.device).repeat(gap.shape[0])
@@ -193,7 +196,7 @@ def _moves(share: Tensor, size: int) -> tuple[Tensor, list[list[int]]]:
     return torch.stack(by, 1), orders
 
 
-def _carry_order(region: Any, hard: Tensor, found: Reordered, at: Tensor, values: Tensor, ranks: bool = False) -> None:
+def carry_order(region: Any, hard: Tensor, found: Reordered, at: Tensor, values: Tensor, ranks: bool = False) -> None:
     """`hard` shows `values` (rows, places) at `at`, its flat positions (-1: not at all). `ranks`: an element takes the
     value of its new place along.
     """
@@ -205,6 +208,8 @@ def _carry_order(region: Any, hard: Tensor, found: Reordered, at: Tensor, values
     where, what = at[row, to], values[row, of]
     flip = torch.arange(row.shape[0], device=row.device).unsqueeze(-1).expand(-1, size)
     if batched(where) or batched(what):
+        slot = (where >= 0).to(torch.int8).argmax(-1, keepdim=True)  # what is not shown repeats what is
+        where, what = (torch.where(where >= 0, t, t.gather(-1, slot)) for t in (where, what))
         where, what, flip = (t.reshape(-1) for t in (where, what, flip))
     else:
         shown = (where >= 0) & (new != old)
@@ -236,7 +241,7 @@ def order(op: str) -> Any:
         else:
             named = dict(zip(("dim", "descending"), args[1:]), **kwargs)
             dim, largest = named.get("dim", -1), named.get("descending", False)
-        z, numbers = _scores(x, dim, largest)
+        z, numbers = scores(x, dim, largest)
         back = _back(hard, dim)
         places = hard.movedim(dim, -1).reshape(z.shape[0], -1)
         if op == "topk" and places.shape[1]:
@@ -247,7 +252,7 @@ def order(op: str) -> Any:
             places = torch.cat([places, rest], -1)
             back = F.pad(back, (0, more), value=-1)
         if places.shape[1] > 1:
-            _carry_order(region, hard, reorderings(region, op, x, (z, numbers), places, largest), back, places)
+            carry_order(region, hard, reorderings(region, op, x, (z, numbers), places, largest), back, places)
         return out
 
     return rule
@@ -263,7 +268,7 @@ def kth(op: str) -> Any:
         if isinstance(out, Tensor) or not tracked(x) or not region.linearizes(op) or x.dim() == 0:
             return out
         dim = named.get("dim", -1)
-        z, numbers = _scores(x, dim, False)
+        z, numbers = scores(x, dim, False)
         places = z.argsort(dim=-1, descending=True, stable=True)
         many = x.shape[dim]
         count = (~x.detach().isnan()).movedim(dim, -1).reshape(-1, many).sum(-1, keepdim=True)
@@ -280,7 +285,7 @@ def kth(op: str) -> Any:
         at = torch.arange(z.shape[0], device=x.device).unsqueeze(-1)
         if many > 1:
             found = reorderings(region, op, x, (z, numbers), places, False)
-            _carry_order(region, out.indices, found, torch.where(here, at, -1), places)
+            carry_order(region, out.indices, found, torch.where(here, at, -1), places)
         return out
 
     return rule
@@ -294,10 +299,10 @@ def unique(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     if not tracked(x) or not region.linearizes("unique") or x.numel() < 2 or named.get("dim") is not None:
         return out
     if named.get("return_inverse"):
-        z, numbers = _scores(x, None, False)
+        z, numbers = scores(x, None, False)
         places = z.argsort(dim=-1, descending=True, stable=True)
         found = reorderings(region, "unique", x, (z, numbers), places, False)
-        _carry_order(region, out[1], found, places, out[1].reshape(1, -1).gather(-1, places), ranks=True)
+        carry_order(region, out[1], found, places, out[1].reshape(1, -1).gather(-1, places), ranks=True)
     return out
 
 

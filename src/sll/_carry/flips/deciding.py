@@ -214,26 +214,37 @@ def general(op: str) -> Callable[..., Any]:
     return rule
 
 
+class _NothingToDecide(Exception):
+    pass
+
+
 def _described(
     step: Func, eps: Any, args: list[Any], kwargs: dict[str, Any], hard: Tensor
 ) -> tuple[Block, Tensor] | None:
-    found = step(eps, *args, **kwargs)
-    if found is None:
-        return None
-    given = [x.detach() if isinstance(x, Tensor) else x for x in args]
     followed = [i for i, x in enumerate(args) if tracked(x)]
+    given = [x.detach() if isinstance(x, Tensor) else x for x in args]
+    sides: list[Any] = []
 
-    def offset(*leaves: Tensor) -> Tensor:
+    def offset(*leaves: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         for i, leaf in zip(followed, leaves):
             given[i] = leaf
-        return step(eps, *given, **kwargs).decision.offset().expand(hard.shape)  # type: ignore[no-any-return]
+        found = step(eps, *given, **kwargs)
+        if found is None:
+            raise _NothingToDecide
+        sides[:] = [side() if callable(side) else side for side in (found.below, found.above)]
+        aux = tuple(side.expand(hard.shape) for side in sides if isinstance(side, Tensor))
+        return found.decision.offset().expand(hard.shape), aux
 
-    where, pull = torch.func.vjp(offset, *[args[i].detach().expand(hard.shape) for i in followed])
+    try:
+        leaves = [args[i].detach().expand(hard.shape) for i in followed]
+        where, pull, aux = torch.func.vjp(offset, *leaves, has_aux=True)
+    except _NothingToDecide:
+        return None
     slopes = [s.reshape(-1) for s in pull(torch.ones_like(where))]
     open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
     at, above, open_by = sides_of(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
-    low, high = (side() if callable(side) else side for side in (found.below, found.above))
-    low, high = (take(s.expand(hard.shape), at) if isinstance(s, Tensor) else s for s in (low, high))
+    known = iter(aux)
+    low, high = (take(next(known), at) if isinstance(side, Tensor) else side for side in sides)
     shown = take(hard, at)
     wrong = (shown == to_side(above, low, high, hard.dtype)) & (take(where, at) != 0)
     above = above ^ wrong  # (rounding: the other side is where the program is not)

@@ -13,11 +13,37 @@ from .mapped import Func, plain_of
 from .primitives import take
 from .uses import op_name
 
-__all__ = ["carriers", "leaves", "move", "reduce_sum", "replaced"]
+__all__ = ["Found", "carriers", "found_in", "leaves", "move", "reduce_sum", "replaced"]
 
 
 _FIRST = 2**40
 """The number of the first element: what fills is none."""
+
+
+class Found:
+    """Which element of a tensor each value is, by flat position, and along which dimension it was looked for."""
+
+    def __init__(self, source: Tensor, of: Tensor, dim: int | None) -> None:
+        self.source = source
+        self.version = source._version
+        self.of = of
+        self.dim = None if source.dim() == 1 else dim
+
+
+def found_in(x: Any) -> Found | None:
+    pair = getattr(x, "_sll", None)
+    return pair[0] if pair is not None and type(pair[0]) is Found and pair[1] == x._version else None
+
+
+def _where_found(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """Moved values of a sort are values of a sort."""
+    found = found_in(args[0]) if args else None
+    if found is None or out is args[0]:
+        return out
+    moved = func(found.of, *args[1:], **kwargs)
+    for part, of in zip(leaves(out), leaves(moved)):
+        mark(region, part, Found(found.source, of, found.dim))
+    return out
 
 
 def leaves(x: Any) -> Iterable[Tensor]:
@@ -69,7 +95,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     found = carriers(args, kwargs)
     out = func(*args, **kwargs)
     if not found:
-        return out
+        return _where_found(region, func, args, kwargs, out)
     if isinstance(out, Tensor):
         if any(out is x for x, _ in found):
             return out

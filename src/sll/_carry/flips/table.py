@@ -17,9 +17,10 @@ from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
 from .mapped import Func, elementwise
 from .every import flip_by_flip
-from .moving import carriers, leaves, move, reduce_sum
+from .moving import carriers, found_in, leaves, move, reduce_sum
 from .selecting import select, selected, through
-from .uses import NO_GRADIENT_TO_LOSE, spellings
+from .sorted_values import compared, extreme, mark_found
+from .uses import NO_GRADIENT_TO_LOSE, spellings, tracked
 from .writing import concerns, copy, in_place_of, kept, overwrite, setitem
 
 __all__ = ["dispatch"]
@@ -90,6 +91,45 @@ def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return flip_by_flip(region, func, args, kwargs)
 
 
+def compare_sorted(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A comparison; with what was found by sorting it asks for places."""
+
+    def either(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) == 2 and region.linearizes("topk") and (found_in(args[0]) or found_in(args[1])):
+            out = compared(region, func, *args)
+            if out is not None:
+                return out
+        return rule(region, func, args, kwargs)
+
+    return either
+
+
+def values_found(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that returns values and indices: the values are remembered as found by sorting."""
+
+    def marked(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = rule(region, func, args, kwargs)
+        x = args[0]
+        if not isinstance(out, Tensor) and tracked(x) and x.dim():
+            named = dict(zip(_DIM_OF.get(func.__name__, ("dim",)), args[1:]), **kwargs)
+            mark_found(region, out.values, x, out.indices.detach(), named.get("dim", -1))
+        return out
+
+    return marked
+
+
+def of_all(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """``x.max()`` is the first in order of all."""
+
+    def one(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return (extreme if len(args) == 1 and not kwargs else rule)(region, func, args, kwargs)
+
+    return one
+
+
+_DIM_OF = {"topk": ("k", "dim"), "kthvalue": ("k", "dim")}
+
+
 def reflected(op: str) -> Callable[..., Any]:
     """``2 // x``"""
 
@@ -125,11 +165,12 @@ put(move, f"{MOVES} {FILLS} {JOINS} expand expand_as broadcast_to broadcast_tens
 put(getitem, "__getitem__ masked_select")
 for _op in ("argmax", "argmin"):
     put(best(_op), _op)
-    put(extremum(_op), _op[3:])
-put(order("sort"), "sort argsort")
-put(order("topk"), "topk")
-put(kth("kthvalue"), "kthvalue")
-put(kth("median"), "median nanmedian")
+    put(of_all(values_found(extremum(_op))), _op[3:])
+put(values_found(order("sort")), "sort argsort")
+put(values_found(order("topk")), "topk")
+put(values_found(kth("kthvalue")), "kthvalue")
+put(values_found(kth("median")), "median nanmedian")
+put(extreme, "amax amin")
 put(unique, "unique")
 put(bincount, "bincount")
 put(passed, "searchsorted bucketize")
@@ -147,7 +188,7 @@ for _names, _low, _high in (
     ("sign sgn", -1.0, 1.0),
     ("angle", math.pi, 0.0),
 ):
-    put(compare(_names.split()[0], _low, _high), _names, in_place=True)
+    put(compare_sorted(compare(_names.split()[0], _low, _high)), _names, in_place=True)
 for _names, _shift, _low in (("round", 0.5, 0), ("floor", 0.0, -1), ("ceil", 0.0, 0)):
     put(steps_at_integers(_names, _shift, _low), _names, in_place=True)
 put(steps_at_integers("trunc", 0.0, 0, but_zero=True), "trunc fix", in_place=True)
