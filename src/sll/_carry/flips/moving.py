@@ -214,29 +214,28 @@ def _summed(layout: Layout, x: Tensor, hard: Tensor, dim: Any, key: Any) -> tupl
     keep = [1 if d in {i % max(x.dim(), 1) for i in dims} else n for d, n in enumerate(x.shape)]
     row = torch.arange(hard.numel(), device=x.device).reshape(keep).expand(x.shape).reshape(-1)
     at = row.index_select(0, layout.at)
-    blocks, entries, start, end = [], [], 0, 0
-    for block in layout.blocks:
-        here = at[start : start + block.size]
-        start += block.size
-        known = block.moved.get(key)
-        if known is not None and block.single:
-            found, inverse = known, None
-        else:
-            found, inverse = _grouped(block, here, hard.numel())
-            found = block.moved.setdefault(key, found)
-        if inverse is None:
-            inverse = torch.arange(block.size, device=x.device)
-        blocks.append(found)
-        entries.append(inverse + end)
-        end += found.size
-    result = Layout(tuple(blocks)), torch.cat(entries)
+    parts = dict.fromkeys(block.decision for block in layout.blocks)
+    single = len(parts) == len(layout.blocks) and all(block.single for block in layout.blocks)
+    if single:
+        blocks = []
+        for block, here in zip(layout.blocks, at.split([block.size for block in layout.blocks])):
+            found = block.moved.setdefault(key, Block(block.decision, block.flip, here, True))
+            blocks.append(found)
+        result = Layout(tuple(blocks)), torch.arange(layout.size, device=x.device)
+    else:
+        result = _grouped(layout, at, hard.numel())
     layout.moves[key] = result
     return result
 
 
-def _grouped(block: Block, at: Tensor, many: int) -> tuple[Block, Tensor | None]:
-    """A block whose entries went to `at`, those of one flip at one place together."""
-    if block.single:
-        return Block(block.decision, block.flip, at, True), None
-    keys, inverse = torch.unique(block.flips() * many + at, return_inverse=True)
-    return Block(block.decision, keys // many, keys % many, False), inverse
+def _grouped(layout: Layout, at: Tensor, many: int) -> tuple[Layout, Tensor]:
+    """The entries went to `at`: those of one flip at one place come together."""
+    number = {decision: i for i, decision in enumerate(dict.fromkeys(block.decision for block in layout.blocks))}
+    flips = torch.cat([block.flips() for block in layout.blocks])
+    most = int(flips.max()) + 1 if flips.numel() else 1
+    which = torch.tensor([number[block.decision] for block in layout.blocks], device=at.device)
+    which = which.repeat_interleave(torch.tensor([block.size for block in layout.blocks], device=at.device))
+    keys, entry = torch.unique((which * most + flips) * many + at, return_inverse=True)
+    at, flips, sizes = keys % many, keys // many, torch.bincount(keys // many // most, minlength=len(number)).tolist()
+    pieces = zip(number, (flips % most).split(sizes), at.split(sizes))
+    return Layout(tuple(Block(decision, flip, here, False) for decision, flip, here in pieces)), entry
