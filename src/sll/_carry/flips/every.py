@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Block, Decision, Flips, Layout, carry, flips_of
+from .entries import Block, Decision, Flips, Layout, carry, mark
 from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
 from .primitives import take
 from .uses import REMEDIES, op_name, unwrapped
 
-__all__ = ["differs", "flip_by_flip", "lost"]
+__all__ = ["differs", "flip_by_flip", "lost", "ragged"]
 
 MAX_ELEMENTS = 2**24
 """What is computed for all flips together."""
@@ -23,27 +23,40 @@ MAX_CALLS = 256
 """Calls for one flip each, where they cannot be computed together."""
 
 
+class Ragged:
+    """What a result is in each flip, where its shape depends on the decision: what a mask selects."""
+
+    def __init__(self, flips: AllFlips, values: list[Tensor]) -> None:
+        self.flips = flips
+        self.values = values
+
+
+def ragged(x: Any) -> Ragged | None:
+    pair = getattr(x, "_sll", None)
+    return pair[0] if pair is not None and type(pair[0]) is Ragged and pair[1] == x._version else None
+
+
 def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Any function: it runs again in each flip. If only floats carry any, they meet in it."""
     found = carriers(args, kwargs)
-    if all(x.is_floating_point() for x, _ in found):
+    loose = {id(x): r for x in leaves((args, kwargs)) if (r := ragged(x)) is not None}
+    if not loose and all(x.is_floating_point() for x, _ in found):
         return func(*args, **kwargs)
-    name, flips = op_name(func), _all_flips(found)
-    changed = None if name[-1:] == "_" else _in_flips(func, args, kwargs, found, flips)
-    if changed is None:
-        out = func(*args, **kwargs)
-        why = "what it does depends on too many decisions, or its shape does."
-        lost(region, func, found, REMEDIES.get(name, why))
-        return out
+    name, flips = op_name(func), AllFlips(found, list(loose.values()))
+    again = None if name[-1:] == "_" and name[-2:] != "__" else _in_flips(func, args, kwargs, found, loose, flips)
+    if again is None:
+        lost(region, func, found, REMEDIES.get(name, "too many decisions are open, or it writes. Take a smaller eps."))
+        return func(*args, **kwargs)
     out = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
     parts = list(leaves(out))
     if not parts:
         lost(region, func, found, REMEDIES.get(name, "its result is no tensor."))
         return out
-    if any(c.shape[1] != part.numel() for c, part in zip(changed, parts)):
-        lost(region, func, found, "its shape depends on the decision.")
-        return func(*args, **kwargs)
-    for part, values in zip(parts, changed):
+    region._selects = region._selects or any(isinstance(values, list) for values in again)
+    for part, values in zip(parts, again):
+        if isinstance(values, list):
+            mark(region, part, Ragged(flips, values))
+            continue
         hard = part.detach().reshape(1, -1)
         other = (values != hard) & ~((values != values) & (hard != hard))
         other = torch.ones(other.shape, dtype=torch.bool, device=other.device) if batched(other) else other
@@ -54,12 +67,27 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     return out
 
 
-class _AllFlips:
+class AllFlips:
     """The flips of several operands, numbered: those of one decision after those of another."""
 
-    def __init__(self, of: dict[Decision, Tensor]) -> None:
-        self.of = of
-        self.size = sum(flips.numel() for flips in of.values())
+    def __init__(self, found: list[tuple[Tensor, Flips]], loose: list[Ragged]) -> None:
+        of: dict[Decision, list[Tensor]] = {}
+        for _, carried in found:
+            for block in carried.layout.blocks:
+                of.setdefault(block.decision, []).append(block.flips())
+        for ragged in loose:
+            for decision, flips in ragged.flips.of.items():
+                of.setdefault(decision, []).append(flips)
+        self.of = {decision: torch.cat(flips).unique() for decision, flips in of.items()}
+        self.size = sum(flips.numel() for flips in self.of.values())
+
+    def number(self, other: AllFlips) -> dict[int, int]:
+        """Which of these each of the others is."""
+        mine = {(id(d), flip): i for i, (d, flip) in enumerate(self._each())}
+        return {mine[id(d), flip]: i for i, (d, flip) in enumerate(other._each())}
+
+    def _each(self) -> list[tuple[Decision, int]]:
+        return [(decision, flip) for decision, flips in self.of.items() for flip in flips.tolist()]
 
     def numbers(self, layout: Layout) -> Tensor:
         """Of the entries of a layout."""
@@ -81,65 +109,51 @@ class _AllFlips:
         return Layout(tuple(blocks))
 
 
-def _all_flips(found: list[tuple[Tensor, Flips]]) -> _AllFlips:
-    of: dict[Decision, list[Tensor]] = {}
-    for _, flips in found:
-        for block in flips.layout.blocks:
-            of.setdefault(block.decision, []).append(block.flips())
-    return _AllFlips({decision: torch.cat(flips).unique() for decision, flips in of.items()})
-
-
 def _in_flips(
-    func: Func, args: Any, kwargs: Any, found: Any, flips: _AllFlips
-) -> list[Tensor] | None:
-    """The results in all flips, (flips, elements) each; None if there are too many."""
+    func: Func, args: Any, kwargs: Any, found: Any, loose: dict[int, Ragged], flips: AllFlips
+) -> list[Any] | None:
+    """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many."""
     most = max(x.numel() for x in leaves((args, kwargs)))
     if flips.size * most > MAX_ELEMENTS:
         return None
-    changed = {}
+    changed: dict[int, Any] = {}
     for x, carried in found:
         rows = x.detach().reshape(1, -1).repeat(flips.size, 1)
         rows = rows.index_put((flips.numbers(carried.layout), carried.layout.at), carried.values.to(x.dtype))
         changed[id(x)] = rows.reshape(flips.size, *x.shape)
     order = list(changed)
-    if not flips.size:
-        return _of_none(func, args, kwargs)
 
-    def call(*given: Tensor) -> tuple[Tensor, ...]:
-        by = dict(zip(order, given))
+    def call(given: Any, also: dict[int, Tensor]) -> tuple[Tensor, ...]:
+        by = dict(zip(order, given)) | also
         put: Callable[[Tensor], Tensor] = lambda x: by.get(id(x), x.detach())
         return tuple(leaves(func(*replaced(args, put), **replaced(kwargs, put))))
 
     with torch.no_grad():
+        if not flips.size:
+            return [part.reshape(1, -1)[:0] for part in call((), {})]
         try:
-            out = torch.vmap(call)(*changed.values())
+            if not loose:
+                return [x.reshape(flips.size, -1) for x in torch.vmap(lambda *x: call(x, {}))(*changed.values())]
         except (RuntimeError, ValueError):
-            out = None
-        if out is None:
-            if flips.size > MAX_CALLS:
-                return None
-            out = _one_by_one(call, list(changed.values()), flips.size)
-    return out and [part.reshape(flips.size, -1) for part in out]
-
-
-def _of_none(func: Func, args: Any, kwargs: Any) -> list[Tensor]:
-    """The results in no flips."""
-    detached: Callable[[Tensor], Tensor] = lambda x: x.detach()
-    with torch.no_grad():
-        out = func(*replaced(args, detached), **replaced(kwargs, detached))
-    return [part.reshape(1, -1)[:0] for part in leaves(out)]
-
-
-def _one_by_one(call: Callable[..., Any], given: list[Tensor], many: int) -> list[Tensor] | None:
-    rows: list[tuple[Tensor, ...]] = []
-    for i in range(many):
-        try:
-            rows.append(call(*[x[i] for x in given]))
-        except (RuntimeError, IndexError):  # the program would have failed there
+            pass
+        if flips.size > MAX_CALLS:
             return None
-    if any(a.shape != b.shape for row in rows for a, b in zip(row, rows[0])):
-        return None
-    return [torch.stack(parts) for parts in zip(*rows)]
+        numbers = {key: flips.number(r.flips) for key, r in loose.items()}
+        rows = []
+        for i in range(flips.size):
+            also = {key: loose[key].values[number[i]] for key, number in numbers.items() if i in number}
+            try:
+                rows.append(call([x[i] for x in changed.values()], also))
+            except (RuntimeError, IndexError):  # the program would have failed there
+                rows.append(call((), {}))
+        hard = call((), {})
+    return [_together(part, [row[i] for row in rows]) for i, part in enumerate(hard)]
+
+
+def _together(hard: Tensor, values: list[Tensor]) -> Any:
+    if any(value.shape != hard.shape for value in values):
+        return values
+    return torch.stack(values).reshape(len(values), -1)
 
 
 def lost(region: Any, func: Func, found: list[Any], why: str) -> None:

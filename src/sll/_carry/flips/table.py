@@ -16,9 +16,8 @@ from .choosing import best, extremum, histogram, kth, order, passed, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
 from .mapped import Func, elementwise
-from .every import flip_by_flip
+from .every import flip_by_flip, ragged
 from .moving import carriers, found_in, leaves, move, reduce_sum
-from .selecting import select, selected, through
 from .sorted_values import compared, extreme, mark_found
 from .uses import NO_GRADIENT_TO_LOSE, spellings, tracked
 from .writing import concerns, copy, in_place_of, kept, overwrite, setitem
@@ -30,12 +29,12 @@ TABLE: dict[Any, Callable[..., Any]] = {}
 
 def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = TABLE.get(func)
-    if region._selects and any(selected(x) is not None for x in leaves((args, kwargs))):
-        return through(region, rule, func, args, kwargs)
+    if rule is None and func in NO_GRADIENT_TO_LOSE:
+        return func(*args, **kwargs)
+    if region._selects and func is not torch.Tensor.__setitem__ and any(ragged(x) for x in leaves((args, kwargs))):
+        return flip_by_flip(region, func, args, kwargs)
     if rule is not None:
         return rule(region, func, args, kwargs)
-    if func in NO_GRADIENT_TO_LOSE:
-        return func(*args, **kwargs)
     return flip_by_flip(region, func, args, kwargs)
 
 
@@ -43,7 +42,6 @@ def put(rule: Callable[..., Any], names: str, in_place: bool = False) -> None:
     for name in names.split():
         for func in spellings(name):
             TABLE[func] = spelled_out(rule)
-            TABLE[func].elementwise = rule in (elementwise, divided, cast)
         if in_place:
             bare = name.strip("_")
             twins = spellings(name)
@@ -84,11 +82,7 @@ def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     carried = [x for x, _ in carriers(args[1], {})]
-    if not carried:
-        return move(region, func, args, kwargs)
-    if isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
-        return select(region, func, args, kwargs)
-    return flip_by_flip(region, func, args, kwargs)
+    return (flip_by_flip if carried else move)(region, func, args, kwargs)
 
 
 def compare_sorted(rule: Callable[..., Any]) -> Callable[..., Any]:

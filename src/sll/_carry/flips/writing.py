@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .entries import mark, Flips, carry, flips_of
-from .every import flip_by_flip
+from .every import flip_by_flip, ragged
 from .mapped import Func
 from .moving import carriers, leaves, move
 from .uses import tracked
@@ -92,7 +92,8 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     decided = carriers(index, {})
     if isinstance(value, Tensor) and value.dtype != target.dtype and concerns(value):
         value = region.call(torch.Tensor.to, value, target.dtype)
-    if not decided and flips_of(value) is None and flips_of(target) is None:
+    loose = ragged(value) is not None
+    if not decided and not loose and flips_of(value) is None and flips_of(target) is None:
         return func(target, index, value)
     before = kept(region, target)
     if not isinstance(value, Tensor):
@@ -100,7 +101,7 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if isinstance(index, Tensor) and decided and index.dtype == torch.bool and value.numel() == 1:
         mask = region.call(torch.Tensor.reshape, index, index.shape + (1,) * (target.dim() - index.dim()))
         written = region.call(torch.where, mask, value.reshape(()), before)
-    elif decided:
+    elif decided or loose:
         written = flip_by_flip(region, _assigned, ([before, value.to(target.dtype)], index), {})
     else:
         written = move(region, _assigned, ([before, value], index), {})
