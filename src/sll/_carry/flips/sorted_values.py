@@ -13,7 +13,7 @@ from .mapped import Func
 from .moving import Found, found_in
 from .uses import op_name, tracked
 
-__all__ = ["compared", "extreme", "mark_found"]
+__all__ = ["compared", "extreme", "mark_found", "mark_median"]
 
 
 def mark_found(region: Any, values: Tensor, x: Tensor, indices: Tensor, dim: int) -> None:
@@ -33,6 +33,10 @@ def extreme(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         dim = dim[0] if len(dim) == 1 else None if not dim or x.dim() == len(dim) else ()
     if not tracked(x) or not x.numel() or not x.dim() or dim == ():
         return out
+    known = found_in(x)
+    if known is not None and x.dim() == 1:  # of sorted values, one of those
+        best = (x.detach().argmax if "max" in op_name(func) else x.detach().argmin)()
+        return mark(region, out, Found(known.source, known.of[best].reshape(out.shape), known.dim))
     flat = x.detach().reshape(-1) if dim is None else x.detach()
     best = (flat.argmax if "max" in op_name(func) else flat.argmin)(0 if dim is None else dim)
     if dim is None:
@@ -40,6 +44,12 @@ def extreme(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     else:
         mark_found(region, out, x, best.reshape(out.shape), dim)
     return out
+
+
+def mark_median(region: Any, out: Tensor, x: Tensor) -> None:
+    """The median of all elements."""
+    of = (x.detach().reshape(-1) == out.detach()).to(torch.int8).argmax()
+    mark(region, out, Found(x, of.reshape(out.shape), None))
 
 
 def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:

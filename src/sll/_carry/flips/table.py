@@ -18,7 +18,7 @@ from .entries import carry, flips_of
 from .mapped import Func, elementwise
 from .every import flip_by_flip, ragged
 from .moving import carriers, found_in, leaves, move, reduce_sum
-from .sorted_values import compared, extreme, mark_found
+from .sorted_values import compared, extreme, mark_found, mark_median
 from .uses import NO_GRADIENT_TO_LOSE, spellings, tracked
 from .writing import concerns, copy, in_place_of, kept, overwrite, setitem
 
@@ -107,6 +107,8 @@ def values_found(rule: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(out, Tensor) and tracked(x) and x.dim():
             named = dict(zip(_DIM_OF.get(func.__name__, ("dim",)), args[1:]), **kwargs)
             mark_found(region, out.values, x, out.indices.detach(), named.get("dim", -1))
+        elif func.__name__ in ("median", "nanmedian") and isinstance(out, Tensor) and tracked(x) and x.numel():
+            mark_median(region, out, x)
         return out
 
     return marked
