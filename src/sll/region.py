@@ -584,7 +584,8 @@ class linearize(_Mode):
         """
         tensors = _tensors(args, {})
         decides = func in DISCRETE and any(x.is_floating_point() for x in tensors) and _decides(func, out)
-        if not decides and not any(discrete_carrier(x) or selection(x) is not None for x in tensors):
+        follows = any(discrete_carrier(x) or selection(x) is not None or flips.carries(x) for x in tensors)
+        if not decides and not follows:
             return
         own = bool(_THREAD.entered) and _THREAD.entered[-1].in_reentrant
         if not checkpoint.in_reentrant() or (own and not self.linear):

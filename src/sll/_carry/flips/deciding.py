@@ -214,6 +214,19 @@ def general(op: str) -> Callable[..., Any]:
     return rule
 
 
+def _derivatives(f: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
+    """An elementwise function of the leaves, its derivatives, and what else it returns."""
+    if torch._C._are_functorch_transforms_active():
+        where, pull, aux = torch.func.vjp(f, *leaves, has_aux=True)
+        return where, pull(torch.ones_like(where)), aux
+    same: Callable[[Any], Any] = lambda x: x  # (whoever hooks what is saved is not to see this)
+    with torch.autograd.graph.saved_tensors_hooks(same, same):
+        given = [x.clone().requires_grad_() for x in leaves]
+        where, aux = f(*given)
+        found = torch.autograd.grad(where.sum(), given, allow_unused=True)
+    return where.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found)], aux
+
+
 class _NothingToDecide(Exception):
     pass
 
@@ -236,11 +249,10 @@ def _described(
         return found.decision.offset().expand(hard.shape), aux
 
     try:
-        leaves = [args[i].detach().expand(hard.shape) for i in followed]
-        where, pull, aux = torch.func.vjp(offset, *leaves, has_aux=True)
+        where, slopes, aux = _derivatives(offset, [args[i].detach().expand(hard.shape) for i in followed])
     except _NothingToDecide:
         return None
-    slopes = [s.reshape(-1) for s in pull(torch.ones_like(where))]
+    slopes = [s.reshape(-1) for s in slopes]
     open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
     at, above, open_by = sides_of(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
     known = iter(aux)

@@ -15,7 +15,7 @@ from .moving import carriers, leaves, replaced
 from .primitives import take
 from .uses import REMEDIES, op_name, unwrapped
 
-__all__ = ["differs", "flip_by_flip", "lost", "ragged"]
+__all__ = ["Ragged", "differs", "flip_by_flip", "lost", "ragged"]
 
 MAX_ELEMENTS = 2**24
 """What is computed for all flips together."""

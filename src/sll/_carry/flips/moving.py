@@ -106,7 +106,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
             as_float = lambda x: region.call(torch.Tensor.to, x, out.dtype) if flips_of(x) else x
             return region.call(func, *replaced(args, as_float), **replaced(kwargs, as_float))
     starts, end = {}, _FIRST
-    for x in leaves((args[:1], kwargs.get("tensors"))):
+    for x in (*leaves((args[:1], kwargs.get("tensors"))), *(x for x, _ in found)):
         if id(x) not in starts:
             starts[id(x)] = end
             end += x.numel()

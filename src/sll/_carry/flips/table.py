@@ -27,11 +27,15 @@ __all__ = ["dispatch"]
 TABLE: dict[Any, Callable[..., Any]] = {}
 
 
+WRITE: set[Any] = {setitem}
+"""The rules of functions that write to their operand."""
+
+
 def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = TABLE.get(func)
     if rule is None and func in NO_GRADIENT_TO_LOSE:
         return func(*args, **kwargs)
-    if region._selects and func is not torch.Tensor.__setitem__ and any(ragged(x) for x in leaves((args, kwargs))):
+    if region._selects and rule not in WRITE and any(ragged(x) for x in leaves((args, kwargs))):
         return flip_by_flip(region, func, args, kwargs)
     if rule is not None:
         return rule(region, func, args, kwargs)
@@ -48,6 +52,7 @@ def put(rule: Callable[..., Any], names: str, in_place: bool = False) -> None:
             twin = getattr(torch.Tensor, name, twins[0] if twins else None)
             for func in (*spellings(f"{name}_"), *spellings(f"__i{bare}__")):
                 TABLE[func] = in_place_of(twin)
+                WRITE.add(TABLE[func])
 
 
 def spelled_out(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +61,7 @@ def spelled_out(rule: Callable[..., Any]) -> Callable[..., Any]:
     def handler(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not kwargs:
             return rule(region, func, args, kwargs)
-        if not args and "input" in kwargs:
+        if not args and "input" in kwargs and "condition" not in kwargs:
             args, kwargs = (kwargs["input"],), {name: x for name, x in kwargs.items() if name != "input"}
         kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in kwargs.items()}
         if kwargs.get("inplace") and concerns(args):

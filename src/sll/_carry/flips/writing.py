@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .entries import mark, Flips, carry, flips_of
-from .every import flip_by_flip, ragged
+from .every import Ragged, flip_by_flip, ragged
 from .mapped import Func
 from .moving import carriers, leaves, move
 from .uses import tracked
@@ -19,7 +19,7 @@ __all__ = ["concerns", "copy", "in_place_of", "kept", "overwrite", "setitem"]
 
 def concerns(*args: Any) -> bool:
     """Whether an operand carries flips or is followed by autograd."""
-    return any(flips_of(x) is not None or tracked(x) for x in leaves(args))
+    return any(getattr(x, "_sll", None) is not None or tracked(x) for x in leaves(args))
 
 
 def in_place_of(twin: Func) -> Callable[..., Any]:
@@ -40,7 +40,8 @@ def kept(region: Any, target: Tensor) -> Tensor:
     """A copy that carries the same: what backward saves must survive the write."""
     found = flips_of(target)
     if found is None:
-        return target.clone()
+        loose, copied = ragged(target), target.clone()
+        return copied if loose is None else mark(region, copied, loose)
     if found.plain is not None:
         return carry(region, found.plain.clone(), found.layout, found.values)
     return carry(region, target.clone(), found.layout, found.values)
@@ -55,13 +56,13 @@ def overwrite(region: Any, target: Tensor, result: Tensor) -> Tensor:
     if base is not None and (flips_of(base) or flips_of(result)):
         whole = _written_through(region, base, target, result)
     torch.Tensor.copy_(target, result)
-    _hand_over(region, target, flips_of(result) if target.shape == result.shape else None)
+    _hand_over(region, target, (flips_of(result) or ragged(result)) if target.shape == result.shape else None)
     if base is not None:
         _hand_over(region, base, None if whole is None else flips_of(whole))
     return target
 
 
-def _hand_over(region: Any, target: Tensor, found: Flips | None) -> None:
+def _hand_over(region: Any, target: Tensor, found: Flips | Ragged | None) -> None:
     if found is not None:
         mark(region, target, found)
 
