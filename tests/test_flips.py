@@ -82,7 +82,9 @@ PROGRAMS = {
     "product": lambda x, decide: (1 + decide(x)) * (2 + decide(x, 0.1)) * x,
     "hysteresis": hysteresis,
     "integrate and fire": integrate_and_fire,
-    "in place": lambda x, decide: (lambda y: y.mul_(3).add_(x).masked_fill_(decide(x, 0.2), 4.0))(decide(x).to(x.dtype)),
+    "in place": lambda x, decide: (lambda y: y.mul_(3).add_(x).masked_fill_(decide(x, 0.2), 4.0))(
+        decide(x).to(x.dtype)
+    ),
     "where": lambda x, decide: torch.where(decide(x), torch.where(decide(x, 0.2), x, -x), torch.sin(x)),
     "turned round": lambda x, decide: (lambda m: m.flip(0).flip(0) ^ m)(decide(x)).to(x.dtype) + decide(x, 0.1),
 }

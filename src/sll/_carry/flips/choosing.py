@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .deciding import sides_of
 from .entries import Block, Decision, Layout, carry, flips_of
-from .mapped import Func, elementwise
 from .every import flip_by_flip
 from .identity import again, batched, held
+from .mapped import Func, elementwise
 from .moving import found_in
 from .primitives import slope, take
 from .uses import (
@@ -65,7 +65,9 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     else:
         row, column = other.nonzero(as_tuple=True)
     alone = (torch.arange(most, device=z.device) == column.unsqueeze(-1)).to(z.dtype)
-    by = torch.where(inside[row] & other[row, column].unsqueeze(-1), (alone - 1 / members[row]) * (1 if largest else -1) / eps, 0)
+    by = torch.where(
+        inside[row] & other[row, column].unsqueeze(-1), (alone - 1 / members[row]) * (1 if largest else -1) / eps, 0
+    )
     flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
     weight = slope(x, numbers[row.unsqueeze(-1), index[row]].reshape(-1), by.reshape(-1).to(z.dtype), flip=flip)
     block, values = Block(Decision(weight), None, row, True), index[row, column]
@@ -307,9 +309,7 @@ def unique(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     return out
 
 
-def passed(
-    region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], op: str = "searchsorted"
-) -> Any:
+def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], op: str = "searchsorted") -> Any:
     """``searchsorted`` and ``bucketize``: one decision, at the nearest boundary."""
     by_value = op_name(func) == "bucketize"
     names = ("input", "boundaries") if by_value else ("sorted_sequence", "input")
@@ -331,7 +331,10 @@ def passed(
     full = table.detach().expand(*hard.shape[:-1], table.shape[-1]) if table.dim() > 1 else table.detach()
     last = table.shape[-1] - 1
     v, t = wide(given.detach(), full)
-    look = (lambda i: t.gather(-1, i)) if table.dim() > 1 else (lambda i: t[i])
+
+    def look(i: Tensor) -> Tensor:
+        return t.gather(-1, i) if table.dim() > 1 else t[i]  # type: ignore[no-any-return]
+
     low, high = (hard.long() - 1).clamp(0, last), hard.long().clamp(0, last)
     nearest = torch.where((v - look(low)).abs() <= (look(high) - v).abs(), low, high)
     middle = look(nearest)

@@ -17,7 +17,7 @@ from .entries import Block, Decision, positions
 from .identity import again, batched, held
 from .mapped import Func, elementwise, mapped, plain_of, with_block
 from .primitives import slope, take
-from .uses import band_offset, compute_dtype, half_width, sources, tracked, watch_of, wide
+from .uses import band_offset, half_width, sources, tracked, watch_of, wide
 
 __all__ = ["Open", "at_boundary", "at_integers", "compare", "general", "sides_of", "steps_at_integers", "to_side"]
 
@@ -217,7 +217,7 @@ def general(op: str) -> Callable[..., Any]:
 def _derivatives(f: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
     """An elementwise function of the leaves, its derivatives, and what else it returns."""
     if torch._C._are_functorch_transforms_active():
-        where, pull, aux = torch.func.vjp(f, *leaves, has_aux=True)
+        where, pull, aux = torch.func.vjp(f, *leaves, has_aux=True)  # type: ignore[misc]
         return where, pull(torch.ones_like(where)), aux
     same: Callable[[Any], Any] = lambda x: x  # (whoever hooks what is saved is not to see this)
     with torch.autograd.graph.saved_tensors_hooks(same, same):

@@ -25,7 +25,21 @@ from torch import Tensor
 
 from .primitives import meet, take
 
-__all__ = ["MOST", "MOST_PER_ELEMENT", "Block", "Decision", "Flips", "Layout", "carry", "flips_of", "join", "mark", "positions", "spread", "values_on"]
+__all__ = [
+    "MOST",
+    "MOST_PER_ELEMENT",
+    "Block",
+    "Decision",
+    "Flips",
+    "Layout",
+    "carry",
+    "flips_of",
+    "join",
+    "mark",
+    "positions",
+    "spread",
+    "values_on",
+]
 
 Key: TypeAlias = "tuple[Any, ...] | None"
 
@@ -206,6 +220,7 @@ def join(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
     known = a.joined.get(id(b))
     if known is not None and known[0]() is b and (whole := known[1]()) is not None:
         return whole, known[2], known[3]
+    found: tuple[Layout, _Place, _Place]
     if a.known >= b.known:
         found = a, None, _places_in(a, b)
     elif b.known >= a.known:

@@ -71,14 +71,14 @@ class AllFlips:
     """The flips of several operands, numbered: those of one decision after those of another."""
 
     def __init__(self, found: list[tuple[Tensor, Flips]], loose: list[Ragged]) -> None:
-        of: dict[Decision, list[Tensor]] = {}
+        flips_of: dict[Decision, list[Tensor]] = {}
         for _, carried in found:
             for block in carried.layout.blocks:
-                of.setdefault(block.decision, []).append(block.flips())
+                flips_of.setdefault(block.decision, []).append(block.flips())
         for ragged in loose:
             for decision, flips in ragged.flips.of.items():
-                of.setdefault(decision, []).append(flips)
-        self.of = {decision: torch.cat(flips).unique() for decision, flips in of.items()}
+                flips_of.setdefault(decision, []).append(flips)
+        self.of: dict[Decision, Tensor] = {d: torch.unique(torch.cat(flips)) for d, flips in flips_of.items()}
         self.size = sum(flips.numel() for flips in self.of.values())
 
     def number(self, other: AllFlips) -> dict[int, int]:

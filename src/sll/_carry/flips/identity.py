@@ -38,7 +38,6 @@ def batched(x: Tensor) -> bool:
     return False
 
 
-
 def held(x: Any) -> Any:
     """What stands for an operand or a width in a question."""
     if isinstance(x, Tensor):
@@ -51,7 +50,7 @@ def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...]) -> T:
     known = _ASKED.of.get(id(x))
     if known is None or known[0]() is not x:
         place, of = id(x), _ASKED.of
-        known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []  # type: ignore[func-returns-value]
+        known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
     key = (x._version, key)
     for other, before, then in known[1]:
         if other == key and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(then, what)):

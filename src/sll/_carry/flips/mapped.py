@@ -93,7 +93,9 @@ def _named_on(x: Any, shape: torch.Size, layout: Layout) -> Any:
 def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if len(args) > 1:
         args = tuple(_met_if_wide(x, args) for x in args)
-    plain = [plain_of(x) for x in args]
+        plain = [_as_it_is(x) for x in args]
+    else:
+        plain = [plain_of(x) for x in args]
     hard = func(*plain, **{name: plain_of(x) for name, x in kwargs.items()}) if kwargs else func(*plain)
     if not isinstance(hard, Tensor):
         return hard
@@ -106,6 +108,16 @@ def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if func in _MAY_BE_INFINITE:
         count_infinite(region, func, args, hard, found)
     return carry(region, hard, *found)
+
+
+def _as_it_is(x: Any) -> Any:
+    """`plain_of`; what is discrete is kept by backward as it is, whatever is written to it later."""
+    found = flips_of(x)
+    if found is None:
+        return x
+    if found.plain is not None:
+        return found.plain
+    return x if torch._C._are_functorch_transforms_active() else torch._lazy_clone(x)
 
 
 def _met_if_wide(x: Any, args: tuple[Any, ...]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import mark, Block, Flips, Layout, carry, flips_of, join, spread, values_on
+from .entries import Block, Flips, Layout, carry, flips_of, join, mark, spread
 from .mapped import Func, plain_of
 from .primitives import take
 from .uses import op_name
@@ -120,7 +120,8 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     results = []
     key = _key(func, found[0][0].shape, args[1:], kwargs) if len(starts) == 1 else None
     for i, (part, source) in enumerate(zip(leaves(out), leaves(numbers))):
-        layout, values = None, None
+        layout: Layout | None = None
+        values: Any = None
         for x, flips in found:
             of, entry = spread(flips.layout, key and (*key, i), lambda: source - starts[id(x)])  # noqa: B023
             moved = flips.values[entry]
@@ -143,9 +144,7 @@ def _put(base: Tensor, place: Any, values: Tensor) -> Tensor:
     return base.index_copy(0, where, values)
 
 
-def _attach(
-    region: Any, func: Func, args: Any, kwargs: Any, out: Tensor, layout: Layout, values: Tensor
-) -> Tensor:
+def _attach(region: Any, func: Func, args: Any, kwargs: Any, out: Tensor, layout: Layout, values: Tensor) -> Tensor:
     if not out.is_floating_point():
         return carry(region, out, layout, values)
     plain = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
@@ -160,7 +159,7 @@ def _each(region: Any, func: Func, args: Any, kwargs: Any, out: Any, results: li
     if any(part.is_floating_point() for part in parts):
         plain = list(leaves(func(*replaced(args, plain_of), **replaced(kwargs, plain_of))))
     for i, (part, (layout, values)) in enumerate(zip(parts, results)):
-        if layout is None:
+        if layout is None or values is None:
             continue
         mark(region, part, Flips(layout, values.to(part.dtype), None if plain is None else plain[i]))
     return out
@@ -218,7 +217,7 @@ def _summed(layout: Layout, x: Tensor, hard: Tensor, dim: Any, key: Any) -> tupl
     single = len(parts) == len(layout.blocks) and all(block.single for block in layout.blocks)
     if single:
         blocks = []
-        for block, here in zip(layout.blocks, at.split([block.size for block in layout.blocks])):
+        for block, here in zip(layout.blocks, at.split([block.size for block in layout.blocks])):  # type: ignore[no-untyped-call]
             found = block.moved.setdefault(key, Block(block.decision, block.flip, here, True))
             blocks.append(found)
         result = Layout(tuple(blocks)), torch.arange(layout.size, device=x.device)
@@ -237,5 +236,5 @@ def _grouped(layout: Layout, at: Tensor, many: int) -> tuple[Layout, Tensor]:
     which = which.repeat_interleave(torch.tensor([block.size for block in layout.blocks], device=at.device))
     keys, entry = torch.unique((which * most + flips) * many + at, return_inverse=True)
     at, flips, sizes = keys % many, keys // many, torch.bincount(keys // many // most, minlength=len(number)).tolist()
-    pieces = zip(number, (flips % most).split(sizes), at.split(sizes))
+    pieces = zip(number, (flips % most).split(sizes), at.split(sizes))  # type: ignore[no-untyped-call]
     return Layout(tuple(Block(decision, flip, here, False) for decision, flip, here in pieces)), entry

@@ -129,7 +129,7 @@ def slope(
     the flip that each of `at` belongs to, if one opens with several elements.
     """
     if torch._C._are_functorch_transforms_active():
-        return _Slope.apply(a, b, at, at_b, by, by_b, flip)  # type: ignore[no-any-return]
+        return _Slope.apply(a, b, at, at_b, by, by_b, flip)  # type: ignore[no-any-return, no-untyped-call]
     return apply_now(_Slope, a, b, at, at_b, by, by_b, flip)
 
 
@@ -137,10 +137,10 @@ def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:
     """`x` with the gradient of flips in which its elements `at` are `values`."""
     shown = torch.take(x.detach(), at) if at.shape[0] else values
     if torch._C._are_functorch_transforms_active():
-        return _Meet.apply(x, weight, at, values, shown)  # type: ignore[no-any-return]
+        return _Meet.apply(x, weight, at, values, shown)  # type: ignore[no-any-return, no-untyped-call]
     return apply_now(_MeetNow, x, weight, (at, values, shown))
 
 
 def apply_now(function: Any, *args: Any) -> Tensor:
     """``function.apply`` where no transform is active, without looking for its wrappers: that takes longer than it."""
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return, misc]
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Values that were found by sorting: comparing an element with them asks for its place, ``x >= x.topk(k).values[-1]``."""
+"""Values found by sorting: comparing an element with them asks for its place, ``x >= x.topk(k).values[-1]``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def extreme(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     named = dict(zip(("dim", "keepdim"), args[1:]), **kwargs)
     dim = named.get("dim")
     if isinstance(dim, (tuple, list)):
-        dim = dim[0] if len(dim) == 1 else None if not dim or x.dim() == len(dim) else ()
-    if not tracked(x) or not x.numel() or not x.dim() or dim == ():
+        if 1 < len(dim) < x.dim():
+            return out
+        dim = dim[0] if len(dim) == 1 else None
+    if not tracked(x) or not x.numel() or not x.dim():
         return out
     known = found_in(x)
     if known is not None and x.dim() == 1:  # of sorted values, one of those
@@ -75,7 +77,7 @@ def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:
     hard = func(a, b)
     order = reorderings(region, "topk", x, (z, numbers), places, True)
     carry_order(region, hard, order, at, first_ones if op in ("gt", "ge") else ~first_ones, ranks=True)
-    return hard
+    return hard  # type: ignore[no-any-return]
 
 
 _MIRRORED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}

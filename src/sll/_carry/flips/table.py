@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...rules.elementwise import ARITHMETIC, CASTS, LOGIC
@@ -15,8 +14,8 @@ from ...rules.shape import FILLS, JOINS, MOVES
 from .choosing import best, extremum, histogram, kth, order, passed, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
-from .mapped import Func, elementwise
 from .every import flip_by_flip, ragged
+from .mapped import Func, elementwise
 from .moving import carriers, found_in, leaves, move, reduce_sum
 from .sorted_values import compared, extreme, mark_found, mark_median
 from .uses import NO_GRADIENT_TO_LOSE, spellings, tracked
@@ -49,7 +48,7 @@ def put(rule: Callable[..., Any], names: str, in_place: bool = False) -> None:
         if in_place:
             bare = name.strip("_")
             twins = spellings(name)
-            twin = getattr(torch.Tensor, name, twins[0] if twins else None)
+            twin: Any = getattr(torch.Tensor, name, twins[0] if twins else None)
             for func in (*spellings(f"{name}_"), *spellings(f"__i{bare}__")):
                 TABLE[func] = in_place_of(twin)
                 WRITE.add(TABLE[func])

@@ -13,8 +13,8 @@ from ...order import capped_simplex
 from ...policy import half_width, in_units, leads, pairs, watch_of
 from ...report import call_site, unwrapped
 from ...rules import sources
-from ...rules.registry import op_name, spellings, tracked
-from ...rules.unlinearized import NO_GRADIENT_TO_LOSE, REMEDIES
+from ...rules.registry import NO_GRADIENT_TO_LOSE, op_name, spellings, tracked
+from ...rules.unlinearized import REMEDIES
 from ...sites import wide
 from .primitives import take
 

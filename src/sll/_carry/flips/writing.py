@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import mark, Flips, carry, flips_of
+from .entries import Flips, carry, flips_of, mark
 from .every import Ragged, flip_by_flip, ragged
 from .mapped import Func
 from .moving import carriers, leaves, move
