@@ -152,6 +152,11 @@ class Mode(TorchFunctionMode):
         THREAD.entered[-1].take(x)
         return True
 
+    def keep(self, x: Tensor) -> None:
+        """`adopt`, in eager code."""
+        if THREAD.entered:
+            THREAD.entered[-1].take(x)
+
     def on(self) -> bool:
         """Entered, in this thread."""
         return any(mode is self for mode in stack())
