@@ -424,8 +424,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
         jump = torch.nan_to_num(out - torch.where(~mask, a, b), 0.0, 0.0, 0.0)
         value = own.value()
         return _added(out, (value - value.detach()) * torch.where(mask, jump, -jump))
-    jump = a - b  # autograd follows it: that is for a second derivative
-    jump = jump.nan_to_num_(0.0, 0.0, 0.0) if isinstance(jump, Tensor) else torch.tensor(jump, device=mask.device)
+    # Autograd follows the jump: that is for a second derivative.
+    jump = torch.as_tensor(a - b, device=mask.device).nan_to_num_(0.0, 0.0, 0.0)
     return _apply_where(own.value(), mask, a, b, jump, take)
 
 

@@ -74,7 +74,9 @@ def _put(func: Any, rule: Rule, always: bool) -> None:
         ALWAYS.add(func)
 
 
-def _register(rule: Rule, functions: list[Any], source: bool, marks: bool, name: str = "", in_place: bool = False) -> None:
+def _register(
+    rule: Rule, functions: list[Any], source: bool, marks: bool, name: str = "", in_place: bool = False
+) -> None:
     for func in functions:
         _put(func, writes.spelled_out(rule, source), source or marks)
     if in_place and functions:

@@ -137,7 +137,11 @@ def index_put(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     named = dict(zip(("input", "indices", "values", "accumulate"), args), **kwargs)
     x, items, source, add = named["input"], tuple(named["indices"]), named["values"], bool(named.get("accumulate"))
     decided = [y for y in tensors((x, source, *items), {}) if shadow(y) is not None]
-    return put_at(region, _write(region, func, args, kwargs, source), x, items, source, add) if decided else func(*args, **kwargs)
+    return (
+        put_at(region, _write(region, func, args, kwargs, source), x, items, source, add)
+        if decided
+        else func(*args, **kwargs)
+    )
 
 
 _MASKED = "what a mask selects is written where it is. Use torch.where(mask, value, x)."

@@ -120,7 +120,10 @@ class Weights(Shadow):
         return (weights * self.labels.to(weights.dtype)).sum(-1)
 
     def of_labels(
-        self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None, value: Callable[[], Tensor] | None = None
+        self,
+        labels: Tensor,
+        spread: Callable[[Tensor], Tensor] | None = None,
+        value: Callable[[], Tensor] | None = None,
     ) -> Weights:
         """The same choice among other values. `spread` fits what belongs to an element to the result."""
         fit = spread or (lambda t: t)

@@ -42,7 +42,9 @@ _BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of posi
 def _parts(values: Any) -> Iterator[Any]:
     """The arguments, those in lists and slices as well."""
     for v in values:
-        yield from _parts(v) if isinstance(v, (tuple, list)) else (v.start, v.stop, v.step) if type(v) is slice else (v,)
+        yield from (
+            _parts(v) if isinstance(v, (tuple, list)) else (v.start, v.stop, v.step) if type(v) is slice else (v,)
+        )
 
 
 def _holds_tensor(values: Any) -> bool:

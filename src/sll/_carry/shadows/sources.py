@@ -258,7 +258,9 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
             found = whole.other(floats.detach())
             return None if found is None else found.to(n.dtype)
 
-        return carry(region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype))
+        return carry(
+            region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
+        )
     eps = region.eps_for("cast")
     make = lambda: _truncated(floats, eps, numbers)
     found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
