@@ -10,6 +10,7 @@ import compatibility
 import errors
 import sll
 from sll._carry.outcomes import registry
+from sll._rules import index, table
 from sll._mode.threads import THREAD as _THREAD
 
 torch.set_num_threads(1)  # two workers share two cores
@@ -32,12 +33,13 @@ def no_region_survives():
 def rules_as_they_were():
     """For tests that add some: others count what is in the registry."""
     tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
-    tables += (registry.SOURCES, registry.DISCRETE, registry.ALWAYS)
-    before = [table.copy() for table in tables]
+    tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
+    before, rows = [found.copy() for found in tables], list(table.ROWS)
     yield
-    for table, kept in zip(tables, before):
-        table.clear()
-        table.update(kept)
+    for found, kept in zip(tables, before):
+        found.clear()
+        found.update(kept)
+    table.ROWS[:] = rows
 
 
 @pytest.fixture(autouse=True)

@@ -401,6 +401,36 @@ register(elementwise, "erfcx")
     ),
     Case(
         ARGUMENTS,
+        "A rule for a function that has one",
+        """
+from sll._carry.outcomes.elementwise import elementwise
+from sll._carry.outcomes.registry import register
+
+register(elementwise, "exp")
+""",
+        "A function has one rule. `docs/operators.md` names all functions that have one.",
+        """
+from sll._carry.outcomes.elementwise import elementwise
+from sll._carry.outcomes.registry import register
+
+register(elementwise, "i1e")
+""",
+    ),
+    Case(
+        ARGUMENTS,
+        "A source under a name that is taken",
+        """
+from sll._carry.outcomes.boundaries import boundary_at
+from sll._carry.outcomes.sources import Step, source
+
+@source("sign", boundaries="0")
+def sign(eps, input):
+    return Step(boundary_at(input, 0.0, eps), -1.0, 1.0)
+""",
+        "Names in `sll.OPS` and functions of torch have one source each. Give an op of your own a name of its own.",
+    ),
+    Case(
+        ARGUMENTS,
         "An op that is wanted and excluded",
         'region = sll.linearize(only=["round", "gt"], exclude=["round"])',
         "It is one or the other. To linearize everything but `round`, leave `only=` out.",

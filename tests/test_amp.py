@@ -84,17 +84,18 @@ def test_the_distance_has_float32(dtype):
     torch.testing.assert_close(g.double(), s * (1 - s) * 0.5, rtol=torch.finfo(dtype).eps, atol=0)
 
 
+@pytest.mark.parametrize("mode", ["hard", "straight-through"])
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("name", list(PROGRAMS)[::5])
-def test_programs_in_half_precision(name, dtype):
-    """forward="hard" shows the plain program; the gradient is that of the float32 program at the same numbers, if the
+def test_programs_in_half_precision(name, dtype, mode):
+    """Hard values are the plain program's; the gradient is that of the float32 program at the same numbers, if the
     program itself does not round: the bands here are 64 times as wide as its steps are fine."""
     f = PROGRAMS[name]
     x = (torch.randint(-16, 17, (64,), generator=torch.Generator().manual_seed(0)) / 8).to(dtype)
     with torch.no_grad():
         plain = f(x)
     y = x.clone().requires_grad_()
-    with sll.linearize(0.1, forward="hard", on_lost="ignore"):
+    with sll.linearize(0.1, forward=mode, on_lost="ignore"):
         out = f(y)
     assert out.dtype == plain.dtype and torch.equal(out, plain)
     if out.requires_grad:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import sll
-from sll._carry.outcomes import registry
+from sll._rules import index
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -107,7 +107,7 @@ def test_every_example_is_in_the_gallery():
 
 
 def test_a_new_rule_makes_the_page_stale(monkeypatch):
-    monkeypatch.setitem(registry.LEFT_ALONE, "no_such_function", "because")
+    monkeypatch.setitem(index.LEFT_ALONE, "no_such_function", "because")
     assert pages.stale("operators.md", pages.operators())
 
 

@@ -14,7 +14,7 @@ FOLDER = str(Path(__file__).parent.parent / "benchmarks" / "evidence")
 def evidence(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     yield
-    for name in ("tasks", "rewritten", "methods", "run", "report"):
+    for name in ("tasks", "rewritten", "methods", "run", "report", "engines"):
         sys.modules.pop(name, None)
 
 
@@ -46,3 +46,20 @@ def test_a_failing_method_is_a_result(evidence):
 
     result = run.train(run.Job("f1", "sll(eps=-1.0)", None, 1e-2, 0, quick=True))
     assert "eps must be positive" in result["error"]
+
+
+def test_versions_are_worse_beyond_two_standard_errors(evidence):
+    import engines
+
+    def runs(label, *scores, lr=0.1):
+        known = {"task": "f1", "label": label, "lr": lr, "quick": False, "untrained": 1.0}
+        return {seed: {**known, "test": score} for seed, score in enumerate(scores)}
+
+    old = runs("old", 1.0, 2.0, 3.0, 4.0)
+    assert engines.paired(old, runs("new", 0.0, 1.2, 2.1, 3.0), 4).verdict == engines.WORSE
+    assert engines.paired(old, runs("new", 0.0, 3.1, 2.1, 4.5), 4).verdict == "not worse"
+    assert engines.paired(old, runs("new", 2.0, 3.1, 4.1, 4.9), 4).verdict == "better"
+    assert engines.paired(old, runs("new", 2.0, 3.1, 4.1), 4).verdict == engines.UNFINISHED
+    assert engines.paired(old, runs("new", 2.0, 3.1, 4.1, float("nan")), 4).verdict == engines.WORSE
+    with pytest.raises(SystemExit, match="not the same training"):
+        engines.paired(old, runs("new", 1.0, lr=0.2), 4)

@@ -34,6 +34,13 @@ def programs(f):
     return pytest.mark.parametrize("forward", ["linear", "hard"])(pytest.mark.parametrize("name", PROGRAMS)(f))
 
 
+def programs_of_all_modes(f):
+    """Local gradients have tests of their own, in carry/shadows: here every fourth program."""
+    cases = [(name, forward) for name in PROGRAMS for forward in ("linear", "hard")]
+    cases += [(name, "straight-through") for name in list(PROGRAMS)[::4]]
+    return pytest.mark.parametrize(("name", "forward"), cases)(f)
+
+
 class Case:
     """A program in a region: as a function that enters it, and its gradient by autograd."""
 
@@ -57,7 +64,7 @@ class Case:
 
 
 @row(FUNC, "`grad`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `linearize`; region inside or around", "works")
-@programs
+@programs_of_all_modes
 def test_transforms(name, forward):
     case = Case(name, forward)
     x, ones = case.x, torch.ones_like(case.x)
@@ -71,7 +78,7 @@ def test_transforms(name, forward):
 
 
 @row(FUNC, "forward-mode AD (`torch.autograd.forward_ad`)", "works")
-@programs
+@programs_of_all_modes
 def test_forward_mode(name, forward):
     case = Case(name, forward)
     with forward_ad.dual_level():
@@ -85,7 +92,7 @@ def test_forward_mode(name, forward):
     "works",
     "what raises under `vmap` without a region still does",
 )
-@programs
+@programs_of_all_modes
 def test_vmap(name, forward):
     case = Case(name, forward)
     if name in NOT_BATCHABLE:

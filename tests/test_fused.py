@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sll
-from sll._carry.outcomes import carriers, constants, decisions, merged, writes_seen
+from sll._carry.outcomes import writes_seen
 from sll._ops import band, bits, blend, fused, ramp
-from sll._ops import merged as one_pass
 from sll._ops.ramp import Jump
 
 INF, NAN = math.inf, math.nan
@@ -25,8 +24,8 @@ INF, NAN = math.inf, math.nan
 numba = pytest.importorskip("numba")
 
 BOUNDARIES = [
-    Jump("boundary", *numbers)
-    for numbers in [
+    Jump("boundary", *constants)
+    for constants in [
         (0.0, 1.0, 0.0, 0.0),  # >
         (0.0, 1.0, 1.0, 0.0),  # >=
         (1.0, 0.0, 0.0, 0.0),  # <
@@ -83,12 +82,12 @@ def test_loops_compute_what_stock_ops_compute(jump, eps, dtype, many, monkeypatc
     try:
         x = edges(dtype, eps)
         for threshold in (0.0, 0.5) if jump.kind == "boundary" else (0.0,):
-            numbers = jump.numbers if jump.kind == "quantize" else ()
+            constants = jump.constants if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
-                numbers = (threshold, *jump.numbers)
+                constants = (threshold, *jump.constants)
             for linear in (True, False):
                 value, inside = ramp._step(x.clone(), threshold, jump, eps, linear)
-                got, mask = fused.step(jump.kind, x, numbers, eps, linear)
+                got, mask = fused.step(jump.kind, x, constants, eps, linear)
                 assert torch.equal(mask, inside)
                 assert ulps(got, value).max() <= (1 if linear else 0)
                 if not linear and jump.kind in HARD:  # the sign of zero, too
@@ -123,7 +122,8 @@ def test_one_pass_is_the_blend_of_two_outcomes(jump, eps, dtype, loops, monkeypa
         if jump.kind == "trunc":
             above = torch.where(n == 0, below, above)
     for forward in ("linear", "hard"):
-        want = blend.blend(band.band_offset(d, eps), below, above, hard.to(dtype).detach(), forward)
+        soft = blend.blend(band.band_offset(d, eps), below, above, hard.to(dtype).detach())
+        want = soft if forward == "linear" else band.hard_forward(hard.to(dtype).detach(), soft)
         got = ramp.ramp(x, jump, eps, forward, threshold)
         zero_at_tie = jump.kind == "trunc"  # where nothing jumps the hard value keeps its sign
         distance = ulps(got.detach(), want.detach())
@@ -879,50 +879,6 @@ def test_pick_under_transforms():
 # --- decisions that depend on decisions ------------------------------------------------------------------------------
 
 
-def _trees(signs, dtype):
-    """All that can meet at an element: two decisions on either side of a third, below, in, at the boundary of and above
-    their bands, and the masks that go with them.
-    """
-    at = torch.tensor([-0.5, -0.25, 0.0, 0.125, 0.5], dtype=dtype)
-    root, low, high = (t.reshape(-1, 1) for t in torch.cartesian_prod(at, at, at).unbind(1))
-    masks = torch.cartesian_prod(*3 * [torch.tensor([False, True])]).unbind(1)
-    shape = (root.shape[0], masks[0].shape[0])
-    offsets = [t.expand(shape).clone().requires_grad_() for t in (root, low, high)]
-    below, above, hard = (t.expand(shape).clone() for t in masks)
-    for mask, offset, sign in ((below, offsets[1], signs[0]), (above, offsets[2], signs[1])):
-        if sign:
-            mask._sll = (constants.bool_outcomes(decisions.decided_at(offset), mask, sign), mask._version)
-    hard._sll = (carriers.Outcomes(decisions.decided_at(offsets[0]), below, above), hard._version)
-    return hard, offsets, (below, above)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (0, 1), (0, -1), (-1, 0)])
-def test_merging_in_one_pass_is_merging(signs, dtype, monkeypatch):
-    found = []
-    for loops in (True, False):
-        if not loops:
-            monkeypatch.setattr(one_pass, "merge", lambda *_: None)
-        hard, offsets, sides = _trees(signs, dtype)
-        tree, parts = merged.merge(hard)
-        offset = tree.decision.offset()
-        g = torch.linspace(-2, 3, offset.numel(), dtype=dtype).reshape(offset.shape)
-        wanted = [t for t, sign in zip(offsets, (1, *signs)) if sign]
-        grads = torch.autograd.grad(offset, wanted, g.requires_grad_(), create_graph=True)
-        again = torch.autograd.grad(sum((k * d).sum() for k, d in zip((2.0, 3.0, 5.0), grads)), [g, *wanted])
-        plain = torch.autograd.grad(merged.merge(hard)[0].decision.offset(), wanted, g)
-        covered = []
-        for side, sign in zip((hard, *sides), (1, *signs)):
-            if sign:
-                (mask, same) = tree.decision.covers(carriers.outcomes(side).decision)
-                covered += [mask, torch.tensor(same)]
-        found.append([offset, tree.below, tree.above, tree.decision.taken(), *grads, *plain, *again, *covered])
-        assert len(parts) == 1 + sum(sign != 0 for sign in signs)
-        assert offset.unique().numel() > 5  # (some are joint probabilities)
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6 if dtype == torch.float32 else 1e-14, rtol=0)
-
-
 def _feedback(compare):
     def program(x, threshold):
         membrane = torch.zeros_like(x[0])
@@ -948,7 +904,6 @@ def test_feedback_in_one_pass_is_feedback(compare, forward, n, monkeypatch):
     found = []
     for loops in (True, False):
         if not loops:
-            monkeypatch.setattr(one_pass, "merge", lambda *_: None)
             monkeypatch.setattr(blend._Blend, "_at_once", lambda *_: None)
         with sll.linearize(0.3, forward=forward):
             y = _feedback(compare)(x, threshold)

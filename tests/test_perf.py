@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import gc
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
 import sll
 
-FOLDER = str(Path(__file__).parent.parent / "benchmarks" / "perf")
-MODULES = ("competitors", "figures", "programs", "report", "saved", "sections", "timing")
-
 SAVED = dict.fromkeys(("sign", "heaviside", "threshold", "x > 0", "round", "floor"), 1)
 """Bytes per element kept for backward, beyond the inputs and the hard op. What saves less may lower it."""
-
-
-@pytest.fixture
-def perf(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def best(calls, tries=7):

@@ -16,6 +16,9 @@ from compatibility import row
 AREA = "threads, workers, asyncio"
 
 
+MODES = ["linear", "hard", "straight-through"]
+
+
 def slope(x=0.01):
     t = torch.tensor(x, requires_grad=True)
     return torch.autograd.grad(torch.sign(t), t)[0].item()
@@ -55,26 +58,28 @@ def test_workers(method):
 
 
 @row(AREA, "`threading`, thread pools: each thread has its own regions", "works")
-def test_threads_have_their_own_regions():
+@pytest.mark.parametrize("forward", MODES)
+def test_threads_have_their_own_regions(forward):
     barrier = threading.Barrier(4)
 
     def work(eps):
         barrier.wait()
         if eps is None:
             return [slope() for _ in range(50)]
-        with sll.linearize(eps):
+        with sll.linearize(eps, forward=forward):
             return [slope() for _ in range(50)]
 
     widths = [None, 0.5, 0.25, 0.125]
-    with ThreadPoolExecutor(4) as pool, sll.linearize(0.02):
+    with ThreadPoolExecutor(4) as pool, sll.linearize(0.02, forward=forward):
         found = list(pool.map(work, widths))
         assert slope() == pytest.approx(50)
     for eps, slopes in zip(widths, found):
         assert slopes == [0.0 if eps is None else 1 / eps] * 50
 
 
-def test_one_region_object_in_several_threads():
-    region = sll.linearize(0.25)
+@pytest.mark.parametrize("forward", MODES)
+def test_one_region_object_in_several_threads(forward):
+    region = sll.linearize(0.25, forward=forward)
     barrier = threading.Barrier(4)
 
     def work(_):

@@ -50,6 +50,8 @@ from sll._carry.outcomes import (
     where,
     writes,
 )
+from sll._rules.index import spellings
+from sll._rules.table import ROWS
 from sll.eps import Auto, kind_of
 
 ROOT = Path(__file__).parent.parent
@@ -147,31 +149,11 @@ def functions_by_rule() -> dict[Any, list[str]]:
 def functions_by_op() -> dict[str, list[str]]:
     """Name in ``sll.OPS`` -> the names of its functions."""
     found: dict[str, set[str]] = {op: set() for op in SOURCES}
-    for func, handler in RULES.items():
-        name = name_of(func)
-        if name is None or rule_of(handler) is None:
-            continue
-        for op in _ops_of(handler, name):
-            found[op].add(name)
+    for row in ROWS:
+        if row.op and row.family != "reflected":
+            funcs = [func for name in row.names.split() for func in spellings(name)]
+            found[row.op].update(name for func in funcs if (name := name_of(func)) is not None)
     return {op: sorted(names, key=lambda n: (not n[0].isalpha(), n)) for op, names in found.items()}
-
-
-def _ops_of(handler: Any, name: str) -> Iterable[str]:
-    """The ops a handler makes decisions for."""
-    by_hand = {
-        choices.extremum: [{"max": "argmax", "min": "argmin"}.get(name, "")],
-        passed.searchsorted: ["searchsorted"],
-        passed.bucketize: ["searchsorted"],
-        casts._cast: ["cast"],
-    }
-    while hasattr(handler, "__code__") and handler.__closure__:
-        if handler in by_hand:
-            return by_hand[handler]
-        inner = inspect.getclosurevars(handler).nonlocals
-        if isinstance(inner.get("op"), str):
-            return [inner["op"]]
-        handler = inner.get("rule")
-    return by_hand.get(handler, [])
 
 
 def code(names: Iterable[str]) -> str:

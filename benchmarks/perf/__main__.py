@@ -2,11 +2,12 @@
 
     python benchmarks/perf                                       # everything, 1 thread and 2; takes more than an hour
     python benchmarks/perf --quick --only elementwise overhead   # minutes: small tensors, few rounds, one thread
+    python benchmarks/perf --only small overhead                 # four minutes: small programs against their limits
     python benchmarks/perf --brief --rounds 9                    # half an hour: what docs/performance.md shows
     python benchmarks/perf --device cuda
     python benchmarks/perf --write docs/performance.md
 
-float32, forward and backward. What is compared takes turns (A B C A B C …) in one process; a figure is the median of
+float32, forward and backward. What is compared takes turns (A B C B C A …) in one process; a figure is the median of
 the ratios of single rounds, with their quartiles. All samples go to a JSON file. SoftTorch and the published package
 are compared if they are there (``make evidence`` installs both).
 """
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import report
 import sections
 import torch
+from bench import Bench
 from competitors import OPS, load, load_published
 from figures import Results, facts
 from rich.console import Console
@@ -52,7 +55,7 @@ def main() -> None:
     if options.write is not None:
         report.replaced(options.write.read_text(encoding="utf-8"), "")  # complains now rather than in an hour
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a file has no width
     ops = [op for op in OPS if options.ops is None or op.name in options.ops]
     known = facts(options.device, threads, rounds, options.quick)
     results = Results()
@@ -68,18 +71,18 @@ def main() -> None:
             once = (*sections.ONCE, *(("compiled",) if options.brief else ()))
             names = [name for name in names if turn == 0 or name not in once]
             brief = options.quick or options.brief
-            bench = sections.Bench(
+            bench = Bench(
                 clock, number, sizes, ops, options.quick, brief, turn, results, softtorch, published, status.update
             )
             sections.run(bench, names)
 
-    report.show(results, known, console)
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"facts": known, "notes": results.notes, "captions": results.captions,
               "figures": [figure.to_dict() for figure in results.figures]}  # fmt: skip
     path = options.out / "perf.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     console.print(f"All samples: [bold]{path}[/bold]")
+    report.show(results, known, console)
     if options.write is not None:
         report.write(options.write, results, known)
 

@@ -41,8 +41,9 @@ OLD = {
     "round": Target("published 0.1.5, round, relative to sll", 10.0, at_least=True),
 }
 SAVED = Target("bytes per element saved for backward beyond the inputs and the hard op", 1.0)
-CALL = Target("µs more for a call that is not discrete", 2.5)
+CALL = Target("µs more for a call that is not discrete than in an empty mode", 0.5)
 STEP = Target("% more for a training step of a network without decisions", 2.0)
+STEP_IN_A_MODE = Target("% more for such a step than in an empty mode", 2.0)
 PIPELINE = Target("pipeline, relative to its hand-written straight-through version", 1.5)
 
 
@@ -57,6 +58,8 @@ class Figure:
     target: Target | None = None
     seconds: tuple[float, ...] = ()
     """The times behind the ratios."""
+    base: str = ""
+    """What the ratios are to, where that differs within a table."""
 
     @property
     def median(self) -> float:
@@ -81,6 +84,7 @@ class Figure:
         return {
             "table": self.table, "row": self.row, "column": self.column, "unit": self.unit,
             "median": middle, "quartiles": [low, high], "samples": list(self.samples), "seconds": list(self.seconds),
+            "base": self.base,
             "target": None if self.target is None else {"text": self.target.text, "limit": str(self.target)},
             "reached": self.reached, "limit within the quartiles": self.close,
         }  # fmt: skip
@@ -98,6 +102,8 @@ class Results:
     captions: dict[str, str] = field(default_factory=dict)
     """Of each table: what is measured, and relative to what."""
     notes: list[str] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
+    """Tables with one figure a line, the worst first."""
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -108,6 +114,19 @@ class Results:
 
     def of(self, table: str) -> list[Figure]:
         return [figure for figure in self.figures if figure.table == table]
+
+    def worst_first(self, table: str) -> list[Figure]:
+        """Relative to their limits; those that have none at the end."""
+        figures = self.of(table)
+        held = [figure for figure in figures if figure.target is not None]
+        held.sort(key=lambda figure: figure.median / figure.target.limit, reverse=True)
+        free = sorted((f for f in figures if f.target is None), key=lambda figure: figure.median, reverse=True)
+        return held + free
+
+    def verdict(self) -> str:
+        """One line for all figures that have a limit."""
+        reached = [figure.reached for figure in self.figures if figure.target is not None]
+        return f"{sum(reached)} of {len(reached)} figures are within their limits."
 
     def verdicts(self) -> list[tuple[Target, list[Figure]]]:
         targets = dict.fromkeys(figure.target for figure in self.figures if figure.target is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -170,9 +171,9 @@ def resnet18() -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
-def transformer() -> nn.Module:
-    layer = nn.TransformerEncoderLayer(256, 8, 1024, dropout=0.0, batch_first=True)
-    return nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+def transformer(layers: int, width: int) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(width, width // 32, 4 * width, dropout=0.0, batch_first=True)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
 def training_step(network: Callable[[], nn.Module], shape: tuple[int, ...], device: str) -> Callable[[], Any]:
@@ -190,7 +191,9 @@ def training_step(network: Callable[[], nn.Module], shape: tuple[int, ...], devi
     return step
 
 
+SMALL_NETWORK = "Transformer, 2 layers, d = 128, 8 x 64"
 NETWORKS = {
-    "Transformer encoder, 4 layers, d = 256, 8 x 64": (transformer, (8, 64, 256)),
-    "ResNet-18, 8 x 3 x 32 x 32": (resnet18, (8, 3, 32, 32)),
+    SMALL_NETWORK: (partial(transformer, 2, 128), (8, 64, 128)),
+    "Transformer, 4 layers, d = 256, 8 x 64": (partial(transformer, 4, 256), (8, 64, 256)),
+    "ResNet-18, 4 x 3 x 32 x 32": (resnet18, (4, 3, 32, 32)),
 }

@@ -9,6 +9,7 @@ from competitors import OPS
 from figures import Figure, Results, number
 from rich.console import Console
 from rich.table import Table
+from timing import spread
 
 BEGIN = "<!-- written by: python benchmarks/perf --write docs/performance.md -->"
 END = "<!-- end -->"
@@ -32,6 +33,20 @@ def cell(figure: Figure | None) -> str:
     if figure is None:
         return ""
     return str(figure) + {True: " ✓", False: " ✗", None: ""}[figure.reached] + "~" * figure.close
+
+
+LISTED = ("program", "region", "times as long", "limit", "reached", "µs", "µs by hand", "fastest by hand")
+
+
+def line(figure: Figure) -> tuple[str, ...]:
+    """A row below `LISTED`."""
+    limit = "" if figure.target is None else str(figure.target)
+    reached = {True: "yes", False: "NO", None: ""}[figure.reached] + " (close)" * figure.close
+    ours, hand = (
+        (number(1e6 * spread(seconds)[0]) if seconds else "")
+        for seconds in (figure.seconds, [t / ratio for t, ratio in zip(figure.seconds, figure.samples)])
+    )
+    return figure.row, figure.column, str(figure), limit, reached, ours, hand, figure.base
 
 
 def summary(results: Results) -> list[tuple[str, ...]]:
@@ -67,6 +82,12 @@ def facts_line(facts: dict[str, Any]) -> str:
 def show(results: Results, facts: dict[str, Any], console: Console) -> None:
     console.print(facts_line(facts))
     for name in results.tables():
+        if name in results.listed:
+            table = Table(*LISTED, title=name, caption=results.captions.get(name))
+            for figure in results.worst_first(name):
+                table.add_row(*line(figure), style={True: "green", False: "red", None: ""}[figure.reached])
+            console.print(table)
+            continue
         columns, rows = grid(results.of(name))
         table = Table("", *columns, title=name, caption=results.captions.get(name))
         for row, cells in rows:
@@ -74,12 +95,13 @@ def show(results: Results, facts: dict[str, Any], console: Console) -> None:
             table.add_row(row, *(f"[green]{c}[/]" if "✓" in c else f"[red]{c}[/]" if "✗" in c else c for c in shown))
         console.print(table)
     table = Table(*SUMMARY, title="Targets")
-    for line in summary(results):
-        table.add_row(*line)
+    for verdict in summary(results):
+        table.add_row(*verdict)
     console.print(table)
     for note in results.notes:
         console.print(f"Note: {note}", markup=False)
     console.print(READING)
+    console.print(results.verdict())
 
 
 def _row(cells: list[str]) -> str:
@@ -89,10 +111,14 @@ def _row(cells: list[str]) -> str:
 def markdown(results: Results, facts: dict[str, Any]) -> str:
     lines = [f"One run: {facts_line(facts)}.", "", READING, ""]
     lines += [_row(list(SUMMARY)), "|---|---:|---:|---:|---:|---|"]
-    lines += [_row(list(line)) for line in summary(results)]
+    lines += [_row(list(verdict)) for verdict in summary(results)]
     for name in results.tables():
         columns, rows = grid(results.of(name))
         lines += ["", f"### {name}", "", results.captions.get(name, ""), ""]
+        if name in results.listed:
+            lines += [_row(list(LISTED)), "|---|---|" + "---:|" * (len(LISTED) - 3) + "---|"]
+            lines += [_row(list(line(figure))) for figure in results.worst_first(name)]
+            continue
         lines += [_row(["", *columns]), "|---|" + "---:|" * len(columns)]
         lines += [_row([row, *(cell(cells.get(column)) for column in columns)]) for row, cells in rows]
     if any(figure.column in {op.name for op in OPS} for figure in results.figures):

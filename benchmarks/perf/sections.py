@@ -6,13 +6,13 @@ import os
 import shutil
 import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
+from bench import Bench, both_ways, count, working
 from competitors import (
     CLIPPED,
     COPY,
@@ -33,14 +33,15 @@ from competitors import (
     recomputed_function,
     sll_function,
 )
-from figures import CALL, COMPILED, EAGER, OLD, PIPELINE, SAVED, SOFT, STEP, Figure, Results, Target
+from figures import CALL, COMPILED, EAGER, OLD, PIPELINE, SAVED, SOFT, STEP, STEP_IN_A_MODE, Figure, Target
 from saved import saved
-from timing import FEW, Clock, ratios
+from small import small
+from timing import FEW, ratios
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import sll
-from programs import NETWORKS, PIPELINES, training_step
+from programs import NETWORKS, PIPELINES, SMALL_NETWORK, training_step
 from sll._ops import fused
 
 OURS = (*REGIONS, *FUNCTIONS)
@@ -49,57 +50,6 @@ SOFTTORCH_MOST = 10**6
 """Elements: its `round` takes a minute for ten million."""
 SOFTTORCH_BYTES = {"round": 600}
 """Bytes per element that SoftTorch's `round` needs at its peak: eleven neighbours for each element."""
-
-
-@dataclass
-class Bench:
-    clock: Clock
-    threads: int
-    sizes: Sequence[int]
-    ops: Sequence[Op]
-    quick: bool
-    brief: bool
-    turn: int
-    """0 for the first number of threads."""
-    results: Results
-    softtorch: ModuleType | None
-    published: ModuleType | None
-    say: Callable[[str], None]
-
-    @property
-    def device(self) -> str:
-        return self.clock.device
-
-    @property
-    def where(self) -> str:
-        return "CUDA" if self.device == "cuda" else f"{self.threads} thread{'s' * (self.threads > 1)}"
-
-    def add(
-        self,
-        table: str,
-        column: str,
-        samples: Mapping[str, Sequence[float]],
-        base: str,
-        targets: Mapping[str, Target] | None = None,
-    ) -> None:
-        """A column of ratios to `base`."""
-        for row, seconds in samples.items():
-            target = (targets or {}).get(row)
-            values = ratios(seconds, samples[base])
-            self.results.figures.append(Figure(table, row, column, "x", tuple(values), target, tuple(seconds)))
-
-
-def both_ways(
-    call: Callable[..., Tensor], inputs: Sequence[Tensor], g: Tensor, wrt: Sequence[Tensor] | None = None
-) -> Callable[[], object]:
-    """An input that gets no gradient is an error: that would be too fast."""
-    wrt = inputs if wrt is None else wrt
-    return lambda: torch.autograd.grad(call(*inputs), wrt, g)
-
-
-def count(n: int) -> str:
-    exponent = len(str(n)) - 1
-    return f"n = 1e{exponent}" if n == 10**exponent else f"n = {n}"
 
 
 def free_bytes(device: str) -> float:
@@ -250,19 +200,6 @@ def compiled(bench: Bench) -> None:
     torch._dynamo.reset()
 
 
-def working(bench: Bench, calls: Mapping[str, Callable[[], object]], what: str) -> dict[str, Callable[[], object]]:
-    """Those that run. What does not is part of the result."""
-    found = {}
-    for name, call in calls.items():
-        try:
-            call()
-        except Exception as error:
-            bench.results.note(f"{what}, {name}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
-        else:
-            found[name] = call
-    return found
-
-
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +228,11 @@ def memory(bench: Bench) -> None:
 
 # --- what a region costs where it does nothing -------------------------------------------------------------------
 
-CALLS = 100
+CALLS = 1000
+STEPS = 30
+"""Rounds of training steps at the least: two per cent are not seen in fewer."""
+MOST = 15.0
+"""Seconds for more rounds."""
 EMPTY = "an empty mode"
 
 
@@ -303,13 +244,13 @@ class EmptyMode(TorchFunctionMode):
 def overhead(bench: Bench) -> None:
     table = f"A call that is not discrete, in a region, {bench.where}"
     bench.results.captions[table] = (
-        "Microseconds more than outside, arguments that require grad, after a decision: a "
-        "region that remembers decisions looks for writes. An empty mode is what PyTorch itself takes for "
-        f"any `TorchFunctionMode`. Target for sll: {CALL}."
+        "Microseconds more than in an empty `TorchFunctionMode`, which is what PyTorch itself takes for any; its own "
+        "row has the microseconds more than outside. Arguments require grad, and a decision was made before: a "
+        f"region that remembers decisions looks for writes. Target: {CALL}."
     )
     a = torch.randn(4, 4, device=bench.device).requires_grad_()
     b = torch.randn(4, 4, device=bench.device)
-    small = {
+    few = {
         "add": lambda: a + b,
         "relu": lambda: torch.relu(a),
         "matmul, 4 x 4": lambda: a @ b,
@@ -322,7 +263,9 @@ def overhead(bench: Bench) -> None:
     }
     with regions["region, fixed width"]:
         torch.gt(a + 1, 0)  # it waits to be asked, and is forgotten some time later: as between the layers of a network
-    for name, call in small.items():
+    clock = bench.clock.alone(bench.threads)
+    turns = replace(clock, least=0.002)  # many short ones: what disturbs does so for a while
+    for name, call in few.items():
 
         def many(call: Callable[[], object] = call) -> None:
             for _ in range(CALLS):
@@ -334,14 +277,19 @@ def overhead(bench: Bench) -> None:
 
         calls: dict[str, Callable[[], object]] = {"outside": many}
         calls |= {row: lambda region=region, inside=inside: inside(region) for row, region in regions.items()}
-        samples = bench.clock.interleaved(calls, rounds=3 * bench.clock.rounds)
+        samples = turns.interleaved(calls, rounds=8 * bench.clock.rounds)
         for row in regions:
-            more = [1e6 / CALLS * (t - base) for t, base in zip(samples[row], samples["outside"])]
+            base = samples["outside" if row == EMPTY else EMPTY]
+            more = [1e6 / CALLS * (t - other) for t, other in zip(samples[row], base)]
             target = None if row == EMPTY else CALL
             bench.results.figures.append(Figure(table, row, name, "us", tuple(more), target, tuple(samples[row])))
 
     table = f"A training step of a network without decisions, in a region, {bench.where}"
-    bench.results.captions[table] = f"Per cent more than outside; SGD, nothing is linearized. Target: {STEP}."
+    bench.results.captions[table] = (
+        "Forward, backward and a step of SGD in the region, nothing is linearized. Per cent more than outside, and "
+        f"more than in an empty mode. Target: {STEP}. In the smallest network an empty mode alone takes more than that."
+    )
+    turns = replace(clock, least=0.05)
     for name, (network, shape) in NETWORKS.items():
         bench.say(f"{table}: {name}")
         step = training_step(network, shape, bench.device)
@@ -352,11 +300,15 @@ def overhead(bench: Bench) -> None:
 
         calls = {"outside": step}
         calls |= {row: lambda region=region, step_in=step_in: step_in(region) for row, region in regions.items()}
-        samples = bench.clock.interleaved(calls)
+        samples = turns.interleaved(calls, rounds=4 * STEPS, most=MOST, fewest=STEPS)
         for row in regions:
             more = [100 * (ratio - 1) for ratio in ratios(samples[row], samples["outside"])]
-            target = None if row == EMPTY else STEP
+            target = None if row == EMPTY or name == SMALL_NETWORK else STEP
             bench.results.figures.append(Figure(table, row, name, "%", tuple(more), target, tuple(samples[row])))
+        for row in list(regions)[1:]:
+            more = [100 * (ratio - 1) for ratio in ratios(samples[row], samples[EMPTY])]
+            title = f"{row}, than in an empty mode"
+            bench.results.figures.append(Figure(table, title, name, "%", tuple(more), STEP_IN_A_MODE))
 
 
 # --- pipelines ---------------------------------------------------------------------------------------------------
@@ -434,11 +386,12 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "compiled": compiled,
     "memory": memory,
     "overhead": overhead,
+    "small": small,
     "pipelines": pipelines,
     "rank": rank,
 }
-ONCE = ("memory",)
-"""The same with every number of threads."""
+ONCE = ("memory", "overhead", "small")
+"""The same with every number of threads, or meant for one: measured with the first."""
 
 
 def run(bench: Bench, names: Sequence[str]) -> None:

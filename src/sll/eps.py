@@ -11,17 +11,16 @@ What suits which kind of decision was found by experiment; `docs/choosing-eps.md
 from __future__ import annotations
 
 import bisect
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from ._ops.env import _readable
+from ._ops.env import compiling, free_to_read
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
+from ._ops.samples import count_below
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "widths"]
 
@@ -84,13 +83,12 @@ class Call:
         if self._raw is None:
             self._raw = self._make().abs()
         d = self._raw
-        if not _readable(d):
+        if not free_to_read(d):
             return False
-        places = torch.bucketize(d, _edges(width, d.dtype), right=True)  # (of NaN, the last)
-        counts: list[int] = torch.bincount(places, minlength=5).tolist()
-        _, inside, edge, beyond, _ = counts
-        few, many = (max(math.ceil((inside + edge + beyond) * share - 1e-6), 1) for share in (least, most))
-        return few <= inside and inside + edge < many
+        counts = count_below(d, (0.0, width * (1 - 1e-6), width, math.inf))
+        inside, upto, finite = (count - counts[0] for count in counts[1:])  # (without ties)
+        few, many = (max(math.ceil(finite * share - 1e-6), 1) for share in (least, most))
+        return few <= inside and upto < many
 
     @property
     def distances(self) -> Tensor:
@@ -105,13 +103,6 @@ class Call:
             d = self._make().abs() if self._raw is None else self._raw
             self._distances = torch.where((d > 0) & d.isfinite(), d, math.inf).sort().values
         return self._distances
-
-
-@functools.lru_cache(maxsize=64)
-def _edges(width: float, dtype: torch.dtype) -> Tensor:
-    """Of ties, distances within a width, those that rounding may put there, those beyond, and none."""
-    least = torch.nextafter(torch.zeros(1, dtype=dtype, device="cpu"), torch.ones(1, dtype=dtype, device="cpu"))
-    return torch.cat([least, torch.tensor([width * (1 - 1e-6), width, math.inf], dtype=dtype, device="cpu")])
 
 
 @runtime_checkable
@@ -145,10 +136,10 @@ def _quantile(distances: Tensor, share: float | Tensor) -> float | Tensor:
     distances costs nothing.
     """
     if distances.shape[0] == 0:
-        return 1.0 if _readable(distances) else distances.new_ones(())
+        return 1.0 if free_to_read(distances) else distances.new_ones(())
     # A little wider, so that rounding does not push the last element out of the band.
     wider = 1 + 4e-7
-    if _readable(distances):  # a dozen ops on numbers take as long as one on a tensor
+    if free_to_read(distances):  # a dozen ops on numbers take as long as one on a tensor
         numbers = distances.tolist()
         finite = bisect.bisect_left(numbers, math.inf)
         return numbers[max(math.ceil(finite * float(share) - 1e-6) - 1, 0)] * wider if finite else 1.0
@@ -329,7 +320,7 @@ class Anneal:
     def half_width(self, call: Call, /) -> float | Tensor:
         if self._of_share:
             return _quantile(call.distances, self._now)
-        return self._now if is_compiling() else self.value
+        return self._now if compiling() else self.value
 
     def __repr__(self) -> str:
         what = "sll.Coverage({:g})" if self._of_share else "{:g}"

@@ -95,7 +95,8 @@ def _ramp(step: Step | None, hard: Callable[[], Tensor], linear: bool) -> Tensor
         torch.as_tensor(side() if callable(side) else side, dtype=value.dtype, device=value.device)
         for side in (step.below, step.above)
     )
-    return blend(step.decision.offset(), below, above, value, forward)
+    soft = blend(step.decision.offset(), below, above, value)
+    return soft if linear else hard_forward(value, soft)
 
 
 def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:

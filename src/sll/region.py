@@ -8,22 +8,22 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ._carry import outcomes, shadows
 from ._carry.interface import Engine
-from ._carry.outcomes import SOURCES
 from ._mode import checkpoint
 from ._mode.decorating import decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
+from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant, tensors
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Widths
 from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace, Watch
 from ._ops.callsite import CallSite, call_site
+from ._ops.env import compiling
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
 from ._reports.report import Report
+from ._rules.index import SOURCES
 from ._rules.widths import Watched, Width
 from .eps import AUTO, Eps, Policy, kind_of, widths
 
@@ -147,7 +147,7 @@ class linearize(Mode):
         return self.mode
 
     def __enter__(self) -> linearize:
-        if not is_compiling():
+        if not compiling():
             for around in THREAD.entered:
                 if around.mode.trace is not None:
                     around.mode.trace.has_inner = True
@@ -184,7 +184,7 @@ class linearize(Mode):
         eps = self._eps_of.get(op, self._eps)
         if isinstance(eps, float) and self.trace is None:
             return eps
-        if is_compiling():
+        if compiling():
             return eps if isinstance(eps, float) else Width(eps, kind_of(op))
         site = call_site(op)
         watch = None if self.trace is None else self.trace.watch(site)
@@ -216,7 +216,7 @@ class linearize(Mode):
         """Count that the linearization of `tensors` ends at `op`; warn or raise if an element was in its band
         (`undecided` tells, where no tensor carries it yet, and `origins` are what its gradient would flow to).
         """
-        if is_compiling():
+        if compiling():
             if self._lost.on_lost != "ignore":  # eager mode knows more, and says what there is to say
                 torch._dynamo.graph_break(
                     msg=f"sll: the gradient of a decision may end at {op}: {why} {EAGER} "
@@ -240,20 +240,36 @@ class linearize(Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = self.engine
-        if is_compiling():
+        if compiling():
             break_the_graph(self, func, args, kwargs)
             return engine.dispatch(self, func, args, kwargs)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             out = func(*args, **kwargs)
             refuse_reentrant(self, func, args, out)
             return out
-        if checkpoint.hooked() and (self.selects or engine.handles(func)):
+        if checkpoint.hooked() and (self.selects or func in engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
             outside = decided_outside_of_vmap(engine, args, kwargs)
             if outside:
                 self.lose(func.__name__, outside, "it was made outside of vmap; make it inside, or pass a float.")
-        return engine.dispatch(self, func, args, kwargs)
+        if not THREAD.alone:
+            engine = self._engine_of(func, tensors(args, kwargs))
+        rule = engine.rules.get(func)
+        if rule is None or self.selects:
+            return engine.dispatch(self, func, args, kwargs)
+        return rule(self, func, args, kwargs)
+
+    def _engine_of(self, func: Callable[..., Any], operands: list[Tensor]) -> Engine:
+        """What was decided in a region around this one, with another forward mode, is carried on as it was there."""
+        carried = [x for x in operands if getattr(x, "_sll", None) is not None]
+        found = [engine for engine in set(ENGINES.values()) if any(map(engine.decided, carried))]
+        if len(found) == 1:
+            return found[0]
+        foreign = [x for engine in found if engine is not self.engine for x in carried if engine.decided(x)]
+        if foreign:
+            self.lose(func.__name__, foreign, "it was decided in a region with another forward=; take one in both.")
+        return self.engine
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return traced(self, func, args, kwargs)

@@ -62,16 +62,14 @@ class Engine:
 
     always: Any
     """Functions that are handled whatever their operands are; others only if an operand carries something."""
+    rules: dict[Any, Any] = {}
+    """Torch function -> `Rule`."""
     before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None
     """Told of every call before it runs, where somebody waits for writes."""
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of the program, with gradients on."""
         raise NotImplementedError
-
-    def handles(self, func: Func) -> bool:
-        """Whether there is a rule for `func`."""
-        return False
 
     def decided(self, x: Any) -> bool:
         """Whether `x` is a bool or integer tensor that carries a decision."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .._carry.interface import Engine, Func
-from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE, op_name
+from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from .._ops.callsite import call_site
 from .._ops.env import unwrapped
+from .._rules.index import op_name
 from . import checkpoint
 from .threads import THREAD
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import CallSite, LostGradientError, LostGradientWarning, call_site, frame
-from .._ops.env import numbers, outside_of_transforms
+from .._ops.env import outside_of_transforms, readable
 from .._reports.rows import EpsUsed
 
 __all__ = ["Lost", "Widths"]
@@ -27,7 +27,7 @@ class Widths:
     def add(self, site: CallSite, half: float | Tensor) -> None:
         low = high = half
         if isinstance(half, Tensor):
-            found = numbers(half)
+            found = readable(half)
             if found is None:
                 return
             half = found

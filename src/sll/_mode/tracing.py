@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .._carry.interface import Func
-from .._carry.outcomes import LEFT_ALONE, REMEDIES
-from .._carry.outcomes.registry import DISCRETE, op_name, tracked
+from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import call_site
+from .._ops.env import tracked
+from .._rules.index import LEFT_ALONE, REMEDIES, op_name
 from .guards import decides, tensors
 
 __all__ = ["traced"]

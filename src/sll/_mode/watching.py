@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import CallSite, short
-from .._ops.env import numbers
+from .._ops.env import readable
 from .._ops.samples import places
 from .._reports.rows import Row
 
@@ -188,9 +188,9 @@ class Watch:
         """
         row = self._row()
         shown = (distance if true_distance is None else true_distance).detach()
-        d = numbers(shown)
+        d = readable(shown)
         if d is not None:
-            mask = numbers(shown.abs() <= half)  # inside vmap each has its own half-width
+            mask = readable(shown.abs() <= half)  # inside vmap each has its own half-width
             inside = 0 if mask is None else int(mask.sum())
             with self._trace.lock:
                 row.elements += d.numel()
@@ -205,7 +205,7 @@ class Watch:
         go on with.
         """
         row = self._row()
-        d = numbers(distances)
+        d = readable(distances)
         if d is not None:
             with self._trace.lock:
                 _widths(row, half, math.inf)
@@ -218,7 +218,7 @@ class Watch:
     def weights(self, weights: Tensor, each: bool = False) -> Tensor:
         """What came of the scores: weights of contenders, the last dimension, or of each element by itself."""
         row = self._row()
-        w = numbers(weights)
+        w = readable(weights)
         if w is not None:
             undecided = (w > 0) & (w < 1) if each else w.amax(-1) < 1
             many = int(undecided.sum())
@@ -276,14 +276,14 @@ def _decided_at(tensors: Iterable[Tensor]) -> list[CallSite]:
 def _widths(row: _Site, half: float | Tensor, limit: float | Tensor) -> None:
     low = high = half
     if isinstance(half, Tensor):
-        plain = numbers(half)
+        plain = readable(half)
         if plain is None or not plain.numel():
             return
         low, high = float(plain.min()), float(plain.max())
     low, high = float(low), float(high)
     row.eps = (low, high) if row.eps is None else (min(row.eps[0], low), max(row.eps[1], high))
     if isinstance(limit, Tensor):
-        widest = numbers(limit)
+        widest = readable(limit)
         limit = float(widest.max()) if widest is not None and widest.numel() else math.inf
     row.limit = max(row.limit, limit)
 

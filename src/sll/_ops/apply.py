@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+
+from .env import compiling
 
 __all__ = ["is_number", "packed", "run"]
 
@@ -16,7 +17,7 @@ def run(function: Any, *args: Any) -> Tensor:
     """``function.apply(*args)``. Where no transform is active, without the detour through `inspect` that it takes for
     every function with a ``setup_context`` (to fill in defaults, and there are none): tens of microseconds.
     """
-    if is_compiling() or torch._C._are_functorch_transforms_active():
+    if compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*args)  # type: ignore[no-any-return]
     args = torch._functorch.utils.unwrap_dead_wrappers(args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return]
@@ -26,7 +27,7 @@ def packed(mask: Tensor) -> Tensor:
     """A mask to keep for backward. Inductor writes and reads bools one element at a time on the CPU, 10 ns for each;
     bytes made from floats it writes by the vector.
     """
-    return mask.to(torch.float32).to(torch.int8) if is_compiling() else mask
+    return mask.to(torch.float32).to(torch.int8) if compiling() else mask
 
 
 def _unpacked(kept: Tensor, g: Tensor) -> Tensor:
@@ -44,4 +45,4 @@ def is_number(x: Tensor) -> Tensor:
 
 
 def _is_finite(x: Tensor) -> Tensor:
-    return x.abs() < math.inf if is_compiling() else x.isfinite()
+    return x.abs() < math.inf if compiling() else x.isfinite()

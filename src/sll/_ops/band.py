@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from .apply import _unpacked, is_number, packed, run
+from .env import compiling
 
 __all__ = ["band_offset", "hard_forward"]
 
@@ -25,7 +25,7 @@ class _BandOffset(torch.autograd.Function):
     @staticmethod
     def forward(distance: Tensor, eps: float, nan: float) -> Tensor:
         offset = (distance * (0.5 / eps)).clamp(-0.5, 0.5)
-        if is_compiling():
+        if compiling():
             return torch.where(is_number(offset), offset, nan)
         return offset.nan_to_num(nan=nan)
 
@@ -89,16 +89,16 @@ def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Ten
     """Where in the band: ``clamp(distance / (2 eps), -1/2, 1/2)``.
 
     `distance` is signed and in the units of the op's input; `eps` is the half-width of the band, a positive float in
-    the same units, or a 0-dim tensor that is not to be read (see `policy`). A NaN distance gives the offset `nan`
+    the same units, or a 0-dim tensor that is not to be read (see `widths.py`). A NaN distance gives the offset `nan`
     (-1/2 or 1/2) and no gradient.
     """
     if isinstance(eps, Tensor):
         distance, eps = distance * (0.5 / eps).to(distance.dtype), 0.5
-    function = _BandOffset if is_compiling() else _BandOffsetJvp
+    function = _BandOffset if compiling() else _BandOffsetJvp
     return run(function, distance, eps, nan)
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of `hard` (bit for bit) with the gradient of `soft`; same shape, floating point."""
-    function = _HardForward if is_compiling() else _HardForwardJvp
+    function = _HardForward if compiling() else _HardForwardJvp
     return run(function, hard.detach(), soft.to(hard.dtype))

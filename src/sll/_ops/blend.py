@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from . import fused
 from .apply import _is_finite, _unpacked, packed, run
 from .bits import pick, suits
 from .dtypes import compute_dtype
+from .env import compiling
 
-__all__ = ["blend", "product", "select"]
+__all__ = ["blend", "product", "blend_by_mask"]
 
 
 class _Blend(torch.autograd.Function):
@@ -28,11 +28,7 @@ class _Blend(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None
-    ) -> Tensor:
-        if forward != "linear":
-            return hard.clone()
+    def forward(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
@@ -41,50 +37,41 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *saved, ctx.mode, taken = inputs
-        taken = None if taken is None else packed(taken)
-        ctx.save_for_backward(*saved, taken)
-        ctx.save_for_forward(*saved, taken)
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def _parts(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        offset, below, above, hard, taken = saved
+        offset, below, above, hard = saved
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         finite = _is_finite(difference)
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-        if taken is not None:
-            share = _unpacked(taken, g).to(offset.dtype)
-        else:
-            shown = _unpacked(packed(hard == above), g)
-            share = pick(offset == 0, shown, offset > 0).to(offset.dtype)
-            if ctx.mode != "straight-through":
-                share = pick(finite, offset + 0.5, share)
+        shown = _unpacked(packed(hard == above), g)
+        share = pick(finite, offset + 0.5, pick(offset == 0, shown, offset > 0).to(offset.dtype))
         return share, pick(finite, difference, torch.zeros_like(difference))
 
     @staticmethod
     def _at_once(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
         """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
-        if is_compiling() or torch.is_grad_enabled():
+        if compiling() or torch.is_grad_enabled():
             return None
-        offset, below, above, hard, taken = saved
+        offset, below, above, hard = saved
         for x in (g, offset, below, above, hard):
-            if x.dtype != g.dtype or not fused.plain(x):
+            if x.dtype != g.dtype or not fused.dense(x):
                 return None
-        if not fused.suits(g) or taken is not None and not fused.plain(taken):
+        if not fused.suits(g):
             return None
-        if taken is None:
-            taken = pick(offset == 0, hard == above, offset > 0)
-        straight = ctx.mode == "straight-through"
+        taken = pick(offset == 0, hard == above, offset > 0)
         wanted = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        return fused.select_backward(g, offset, taken, below, above, not straight, wanted)
+        return fused.blend_by_mask_backward(g, offset, taken, below, above, wanted)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         saved = ctx.saved_tensors  # (a checkpoint allows to ask once)
         at_once = _Blend._at_once(ctx, g, saved)
         if at_once is not None:
-            return *at_once, None, None, None
+            return *at_once, None
         share, difference = _Blend._parts(ctx, g, saved)
         zero = torch.zeros_like(g)
         g_offset = g_below = g_above = None
@@ -94,10 +81,10 @@ class _Blend(torch.autograd.Function):
             g_below = pick(share < 1, (g * (1 - share)).to(g.dtype), zero)
         if ctx.needs_input_grad[2]:
             g_above = pick(share > 0, (g * share).to(g.dtype), zero)
-        return g_offset, g_below, g_above, None, None, None
+        return g_offset, g_below, g_above, None
 
 
-class _Select(torch.autograd.Function):
+class _BlendByMask(torch.autograd.Function):
     """`_Blend` where the mask of what is taken is known, in one pass (see `fused`)."""
 
     @staticmethod
@@ -107,21 +94,18 @@ class _Select(torch.autograd.Function):
         taken: Tensor,
         below: Tensor,
         above: Tensor,
-        forward: str,
         ties: bool,
         finite: bool,
         shown: Tensor | None,
     ) -> Tensor:
-        ctx.by_weight, ctx.finite = forward != "straight-through", finite
+        ctx.finite = finite
         # The gradient of the offset needs no mask, which the program may write to.
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
         offset = offset if shown is None else shown
-        if not is_compiling() and fused.suits(offset) and all(map(fused.plain, (taken, below, above))):
-            return fused.select(offset, taken, below, above, forward == "linear", ties)
+        if not compiling() and fused.suits(offset) and all(map(fused.dense, (taken, below, above))):
+            return fused.blend_by_mask(offset, taken, below, above, ties)
         hard = pick(taken, above, below)
-        if forward != "linear":
-            return hard
         jump = above - below
         undecided = offset.abs() < 0.5
         undecided = undecided if finite else undecided & _is_finite(jump)
@@ -132,24 +116,22 @@ class _Select(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, taken, below, above = ctx.saved_tensors
         taken = offset > 0 if taken is None else _unpacked(taken, g)
-        slow = is_compiling() or torch.is_grad_enabled() or not fused.suits(g)
-        if slow or not all(map(fused.plain, (offset, taken, below, above))):
+        slow = compiling() or torch.is_grad_enabled() or not fused.suits(g)
+        if slow or not all(map(fused.dense, (offset, taken, below, above))):
             jump = above - below
-            if ctx.finite:
-                share = offset + 0.5 if ctx.by_weight else taken.to(g.dtype)
-                g_offset = torch.where(jump != 0, g * jump, 0)
-            else:
+            share = offset + 0.5
+            if not ctx.finite:
                 finite = _is_finite(jump)
-                share = torch.where(finite, offset + 0.5, taken.to(g.dtype)) if ctx.by_weight else taken.to(g.dtype)
-                g_offset = torch.where(finite & (jump != 0), g * jump, 0)
+                share, jump = torch.where(finite, share, taken.to(g.dtype)), torch.where(finite, jump, 0)
+            g_offset = torch.where(jump != 0, g * jump, 0)
             g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
             g_above: Tensor | None = torch.where(share > 0, g * share, 0)
         else:
             wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-            g_offset, g_below, g_above = fused.select_backward(g, offset, taken, below, above, ctx.by_weight, wanted)
+            g_offset, g_below, g_above = fused.blend_by_mask_backward(g, offset, taken, below, above, wanted)
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
-        return g_offset, None, g_below, g_above, None, None, None, None
+        return g_offset, None, g_below, g_above, None, None, None
 
 
 class _Product(torch.autograd.Function):
@@ -182,38 +164,29 @@ class _BlendJvp(_Blend):
         return out
 
 
-def blend(
-    offset: Tensor, below: Tensor, above: Tensor, hard: Tensor, forward: str, taken: Tensor | None = None
-) -> Tensor:
+def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
     """One value from two outcomes: ``(below + above) / 2 + offset (above - below)`` in the band, `hard` elsewhere.
 
-    With `forward` other than ``"linear"`` the value is `hard` everywhere. The gradient of the offset is the same in all
-    modes. The outcomes share theirs by weight; with ``"straight-through"`` the one that the program took gets it all:
-    the one above where the mask `taken` is True (by default, what the offset says).
-    `offset`, `below` and `above` broadcast to the shape of `hard`, whose dtype the result has.
+    The outcomes share the gradient by weight. `offset`, `below` and `above` broadcast to the shape of `hard`, whose
+    dtype the result has.
     """
     if hard.is_complex():
-        parts = [
-            blend(offset, below.to(hard.dtype).real, above.to(hard.dtype).real, hard.real, forward, taken),
-            blend(offset, below.to(hard.dtype).imag, above.to(hard.dtype).imag, hard.imag, forward, taken),
-        ]
-        return torch.complex(*parts)
+        sides = below.to(hard.dtype), above.to(hard.dtype)
+        return torch.complex(
+            blend(offset, sides[0].real, sides[1].real, hard.real),
+            blend(offset, sides[0].imag, sides[1].imag, hard.imag),
+        )
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
-    function = _Blend if is_compiling() else _BlendJvp
-    return run(
-        function,
-        offset.expand(shape), below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape),
-        hard.detach(), forward, None if taken is None else taken.expand(shape),
-    )  # fmt: skip
+    sides = below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape)
+    return run(_Blend if compiling() else _BlendJvp, offset.expand(shape), *sides, hard.detach())
 
 
-def select(
+def blend_by_mask(
     offset: Tensor,
     taken: Tensor,
     below: Any,
     above: Any,
-    forward: str,
     *,
     ties: bool = False,
     finite: bool = False,
@@ -225,32 +198,36 @@ def select(
     like others. `below` and `above` are tensors of the shape of `taken` or with one element, or numbers. `finite`: they
     are known to be. `shown`: another offset, without gradient, that the value has.
     """
-    compiling = is_compiling()
     if offset.shape != taken.shape or not suits(offset, taken):
         return None
-    if not compiling and not taken.is_contiguous():
+    if not compiling() and not taken.is_contiguous():
         return None
-    sides, full = [], False
-    for side in (below, above):
-        if isinstance(side, Tensor):
-            if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
-                return None
-            if not compiling and fused.batched(side):
-                return None
-            full = full or side.shape == taken.shape
-            if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
-                return None
-            if not compiling and side.numel() != 1 and not side.is_contiguous():
-                return None  # what strides the result has is for torch to say, too
-        elif not isinstance(side, (int, float)):
-            return None
-        one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
-        if not compiling and one.numel() == 1 and not math.isfinite(one.detach()):
-            return None  # a report counts the elements at which the jump is infinite
-        sides.append(one)
-    if not full:
+    sides = [_side(side, offset, taken) for side in (below, above)]
+    if sides[0] is None or sides[1] is None:
+        return None
+    if not any(isinstance(side, Tensor) and side.shape == taken.shape for side in (below, above)):
         return None  # what dtype numbers and 0-dim tensors make is for torch to say
-    return run(_Select, offset, taken, *sides, forward, ties, finite, shown)
+    return run(_BlendByMask, offset, taken, *sides, ties, finite, shown)
+
+
+def _side(side: Any, offset: Tensor, taken: Tensor) -> Tensor | None:
+    """A branch as `_BlendByMask` takes it; None if it takes `blend`."""
+    traced = compiling()
+    if not isinstance(side, (int, float, Tensor)):
+        return None
+    if isinstance(side, Tensor):
+        if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
+            return None
+        if not traced and fused.batched(side):
+            return None
+        if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
+            return None
+        if not traced and side.numel() != 1 and not side.is_contiguous():
+            return None  # what strides the result has is for torch to say, too
+    one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
+    if not traced and one.numel() == 1 and not math.isfinite(one.detach()):
+        return None  # a report counts the elements at which the jump is infinite
+    return one
 
 
 def product(a: Tensor, b: Tensor, shown: Tensor | None = None) -> Tensor:

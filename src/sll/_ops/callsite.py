@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from types import FrameType
+from types import CodeType, FrameType
 from typing import NamedTuple
 
 import torch
@@ -51,6 +51,19 @@ def is_internal(file: str) -> bool:
     return file.startswith((_OURS, _TORCH)) and file != _DEMO
 
 
+class _Internal(dict[CodeType, bool]):
+    """Whether code is a part of ours or of torch, asked once."""
+
+    def __missing__(self, code: CodeType) -> bool:
+        if len(self) > 10_000:
+            self.clear()
+        self[code] = found = is_internal(code.co_filename)
+        return found
+
+
+_INTERNAL = _Internal()
+
+
 def call_site(op: str) -> CallSite:
     """The line a user can change."""
     at = frame()
@@ -60,7 +73,7 @@ def call_site(op: str) -> CallSite:
 def frame() -> FrameType:
     """The innermost that is neither ours nor torch's."""
     at = sys._getframe(1)
-    while at.f_back is not None and is_internal(at.f_code.co_filename):
+    while at.f_back is not None and _INTERNAL[at.f_code]:
         at = at.f_back
     return at
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling as compiling
 
-__all__ = ["numbers", "outside_of_transforms", "unwrapped"]
+__all__ = ["compiling", "dispatched", "free_to_read", "outside_of_transforms", "readable", "tracked", "unwrapped"]
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
@@ -26,7 +26,7 @@ def unwrapped(x: Tensor) -> Tensor:
     return x
 
 
-def numbers(x: Tensor) -> Tensor | None:
+def readable(x: Tensor) -> Tensor | None:
     """`x` to read numbers from, `unwrapped`; None where there are none (meta tensors, somebody traces or fakes)."""
     x = unwrapped(x)
     if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
@@ -35,13 +35,28 @@ def numbers(x: Tensor) -> Tensor | None:
         return x.detach()
 
 
-def _readable(x: Tensor) -> bool:
+def free_to_read(x: Tensor) -> bool:
     """Whether reading a number costs nothing."""
-    if is_compiling() or type(x) is not Tensor or x.device.type != "cpu" or _dispatched():
+    if compiling() or type(x) is not Tensor or x.device.type != "cpu" or dispatched():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def _dispatched() -> bool:
+def dispatched() -> bool:
     """Whether somebody traces or fakes tensors: then nothing is read, and nothing made now may be kept."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def tracked(x: Any) -> bool:
+    """Whether autograd follows `x`: it requires grad, or carries a forward-mode tangent."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return False
+    if x.requires_grad:
+        return x.layout == torch.strided
+    if compiling():
+        return False
+    functorch = torch._C._functorch
+    if functorch.is_functorch_wrapped_tensor(x) and tracked(functorch.get_unwrapped(x)):
+        return True  # vmap inside grad
+    forward = torch.autograd.forward_ad
+    return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]

@@ -2,7 +2,9 @@
 
 A step is a dozen stock PyTorch ops, each of which moves the whole tensor through memory. Here it is one loop forward
 (x in, value and mask out) and one backward (g and mask in, dx out): as many bytes as a copy moves, and the mask.
-`kernels` computes the same with stock ops and is what these are tested against: masks bit for bit, values to 1 ulp.
+`ramp.py`, `blend.py` and `bits.py` compute the same with stock ops and are what these are tested against: masks bit
+for bit, values to 1 ulp.
+for bit, values to 1 ulp.
 
 Nothing is imported or compiled before it is needed; numba keeps what it has compiled beside this file, or in the
 user's cache folder. Several threads are used where torch uses several, except in a forked process and where two
@@ -23,13 +25,11 @@ from torch import Tensor
 __all__ = [
     "available",
     "batched",
-    "merge",
-    "merge_backward",
     "pick",
-    "plain",
+    "dense",
     "scale",
-    "select",
-    "select_backward",
+    "blend_by_mask",
+    "blend_by_mask_backward",
     "step",
     "suits",
 ]
@@ -62,7 +62,7 @@ def _loops() -> ModuleType:
 def suits(x: Tensor, least: int = LEAST) -> bool:
     """Whether the kernels can read `x` and its results can stand for what PyTorch would compute."""
     return (
-        plain(x)
+        dense(x)
         and x.dtype in DTYPES
         and x.numel() >= least
         and torch._C._len_torch_dispatch_stack() == 0
@@ -71,7 +71,7 @@ def suits(x: Tensor, least: int = LEAST) -> bool:
     )
 
 
-def plain(x: Tensor) -> bool:
+def dense(x: Tensor) -> bool:
     """Whether what lies in the CPU's memory are the numbers of `x`."""
     known = type(x) is Tensor or type(x) is torch.nn.Parameter
     return known and x.device.type == "cpu" and x.layout == torch.strided and not x.is_neg() and not batched(x)
@@ -84,7 +84,7 @@ def batched(x: Tensor) -> bool:
 
 
 def step(kind: str, x: Tensor, numbers: tuple[float, ...], eps: float, linear: bool) -> tuple[Tensor, Tensor]:
-    """The value of a step and the mask of the elements in its band; `kind` and `numbers` as in `kernels.Jump`."""
+    """The value of a step and the mask of the elements in its band; `kind` and `numbers` as in `ramp.Jump`."""
     x = _dense(x.detach())
     value, mask = torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
     given = _numbers(x.dtype, *numbers, eps, 0.5 / eps, 0.5)
@@ -116,23 +116,22 @@ def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     return value
 
 
-def select(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, linear: bool, ties: bool) -> Tensor:
-    """The value of `kernels.select`; all tensors of one shape, or one element."""
+def blend_by_mask(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, ties: bool) -> Tensor:
+    """The value of `blend.blend_by_mask`; all tensors of one shape, or one element."""
     offset, taken, low, high = (t.detach().contiguous() for t in (offset, taken, below, above))
     value = torch.empty_like(offset)
     arrays = map(_flat, (offset, taken, low, high, value))
     one, other = low.numel() == 1, high.numel() == 1
-    _run("select", offset.numel(), *arrays, _numbers(offset.dtype, 0.5, 0.0), linear, ties, one, other)
+    _run("blend_by_mask", offset.numel(), *arrays, _numbers(offset.dtype, 0.5, 0.0), ties, one, other)
     return value
 
 
-def select_backward(
+def blend_by_mask_backward(
     g: Tensor,
     offset: Tensor,
     taken: Tensor,
     below: Tensor,
     above: Tensor,
-    by_weight: bool,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of the offset, and if they are wanted of what is below and of what is above."""
@@ -141,37 +140,8 @@ def select_backward(
     of_below, of_above = (torch.empty_like(g) if want else g.new_empty(1) for want in wanted)
     arrays = map(_flat, (g, offset, taken, low, high, of_offset, of_below, of_above))
     one, other = low.numel() == 1, high.numel() == 1
-    _run("select_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), by_weight, one, other, *wanted)
+    _run("blend_by_mask_backward", g.numel(), *arrays, _numbers(g.dtype, 0.5, 0.0), one, other, *wanted)
     return of_offset, of_below if wanted[0] else None, of_above if wanted[1] else None
-
-
-def merge(
-    offset: Tensor, low: Tensor | None, high: Tensor | None, masks: tuple[Tensor, ...], signs: tuple[int, int]
-) -> tuple[Tensor, ...]:
-    """The value of `kernels.merge` and its masks; `masks` are below, above and hard. All contiguous, of one shape."""
-    merged = torch.empty_like(offset)
-    found = tuple(torch.empty_like(offset, dtype=torch.bool) for _ in range(4))
-    low, high = offset if low is None else low, offset if high is None else high
-    tensors = (offset, low, high, *masks, merged, *found)
-    _run("merge", offset.numel(), *map(_flat, tensors), _numbers(offset.dtype, 0.5, 0.0, 1.0), *signs)
-    return merged, *found
-
-
-def merge_backward(
-    g: Tensor,
-    offset: Tensor,
-    low: Tensor | None,
-    high: Tensor | None,
-    masks: tuple[Tensor, Tensor],
-    signs: tuple[int, int],
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of the offsets; None of what is None."""
-    found = tuple(torch.empty_like(offset) for _ in range(3))
-    wanted = low is not None, high is not None
-    low, high = offset if low is None else low, offset if high is None else high
-    tensors = (*(t.detach().contiguous() for t in (g, offset, low, high, *masks)), *found)
-    _run("merge_backward", g.numel(), *map(_flat, tensors), _numbers(g.dtype, 0.5, 0.0, 1.0), *signs)
-    return found[0], found[1] if wanted[0] else None, found[2] if wanted[1] else None
 
 
 # --- tensors as flat arrays ----------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The loops of `fused`, compiled by numba. Only `fused` imports this, and only where numba is installed.
 
-Each does for one element what `kernels` does with stock ops, in the same order of operations. `given` has the numbers
-in the dtype of the tensors, so that nothing is computed in a wider one. Selections are written without early exits:
-these loops become vector instructions.
+Each does for one element what `ramp.py` and `blend.py` do with stock ops, in the same order of operations. `given` has
+the numbers in the dtype of the tensors, so that nothing is computed in a wider one. Selections are written without
+early exits: these loops become vector instructions.
 """
 
 from __future__ import annotations
@@ -102,14 +102,13 @@ def _scale(g: Any, out: Any, mask: Any, given: Any) -> None:
         out[i] = g[i] * slope if mask[i] else nothing
 
 
-def _select(
+def _blend_by_mask(
     offset: Any,
     taken: Any,
     below: Any,
     above: Any,
     value: Any,
     given: Any,
-    linear: bool,
     ties: bool,
     one: bool,
     other: bool,
@@ -123,10 +122,10 @@ def _select(
         inside = (abs(offset[i]) < half) & (ties | (offset[i] != 0)) & (abs(height) < np.inf)
         mixed = low * half + high * half + offset[i] * height
         hard = high if taken[i] else low
-        value[i] = mixed if linear and inside else hard
+        value[i] = mixed if inside else hard
 
 
-def _select_backward(
+def _blend_by_mask_backward(
     g: Any,
     offset: Any,
     taken: Any,
@@ -136,7 +135,6 @@ def _select_backward(
     of_below: Any,
     of_above: Any,
     given: Any,
-    by_weight: bool,
     one: bool,
     other: bool,
     wants_below: bool,
@@ -150,7 +148,7 @@ def _select_backward(
         finite = abs(height) < np.inf
         of_offset[i] = g[i] * height if finite & (height != 0) else nothing
         decided = half if taken[i] else -half
-        share = (offset[i] if by_weight and finite else decided) + half
+        share = (offset[i] if finite else decided) + half
         if wants_above:
             of_above[i] = g[i] * share if share > 0 else nothing
         if wants_below:
@@ -165,95 +163,8 @@ def _pick(mask: Any, a: Any, b: Any, value: Any, one: bool, other: bool) -> None
         value[i] = yes if mask[i] else no
 
 
-def _merge(
-    offset: Any,
-    low: Any,
-    high: Any,
-    below: Any,
-    above: Any,
-    hard: Any,
-    merged: Any,
-    new_below: Any,
-    new_above: Any,
-    taken: Any,
-    root: Any,
-    given: Any,
-    sign_low: int,
-    sign_high: int,
-) -> None:
-    """One decision of two: the one at `offset`, or the one on the side that it takes, at `low` or `high`.
-
-    A sign says whether the mask on that side, `below` or `above`, rises with its offset, falls, or (0) has none.
-    """
-    half, nothing, one = given[0], given[1], given[2]
-    rises_low, rises_high = sign_low > 0, sign_high > 0
-    for i in prange(offset.size):
-        at, own_low, own_high = offset[i], below[i], above[i]
-        at_low = -half if sign_low == 0 else low[i]
-        at_high = -half if sign_high == 0 else high[i]
-        undecided, side = abs(at) < half, at > 0
-        undecided_low, undecided_high = abs(at_low) < half, abs(at_high) < half
-        both = undecided & (undecided_low | undecided_high)
-        # What rises is False below and True above; what is decided is the same on both sides.
-        known_low = own_low if sign_low == 0 else (at_low > 0) == rises_low
-        known_high = own_high if sign_high == 0 else (at_high > 0) == rises_high
-        lower_in = (undecided_high & (not rises_high)) | ((not undecided_high) & known_high)
-        lower_in = lower_in if side else (undecided_low & (not rises_low)) | ((not undecided_low) & known_low)
-        upper_in = (undecided_high & rises_high) | ((not undecided_high) & known_high)
-        upper_in = upper_in if side else (undecided_low & rises_low) | ((not undecided_low) & known_low)
-        lower = ((undecided & own_low) | ((not undecided) & lower_in)) & (not both)
-        upper = ((undecided & own_high) | ((not undecided) & upper_in)) | both
-        share_low = half + (at_low if rises_low else -at_low)
-        share_low = (one if own_low else nothing) if sign_low == 0 else share_low
-        share_high = half + (at_high if rises_high else -at_high)
-        share_high = (one if own_high else nothing) if sign_high == 0 else share_high
-        mixed = (share_low * half + share_high * half + at * (share_high - share_low)) - half
-        beyond = at_high if side else at_low
-        beyond = beyond if abs(beyond) < half else -half
-        alone = at if undecided else beyond
-        merged[i] = mixed if both else alone
-        new_below[i] = lower
-        new_above[i] = upper
-        taken[i] = hard[i] == upper
-        root[i] = undecided & (not both)
-
-
-def _merge_backward(
-    g: Any,
-    offset: Any,
-    low: Any,
-    high: Any,
-    below: Any,
-    above: Any,
-    of_offset: Any,
-    of_low: Any,
-    of_high: Any,
-    given: Any,
-    sign_low: int,
-    sign_high: int,
-) -> None:
-    half, nothing, one = given[0], given[1], given[2]
-    for i in prange(offset.size):
-        at = offset[i]
-        at_low = -half if sign_low == 0 else low[i]
-        at_high = -half if sign_high == 0 else high[i]
-        undecided, side = abs(at) < half, at > 0
-        undecided_low, undecided_high = abs(at_low) < half, abs(at_high) < half
-        both = undecided & (undecided_low | undecided_high)
-        own_low, own_high = one if below[i] else nothing, one if above[i] else nothing
-        share_low = own_low if sign_low == 0 else half + (at_low if sign_low > 0 else -at_low)
-        share_high = own_high if sign_high == 0 else half + (at_high if sign_high > 0 else -at_high)
-        jump = share_high - share_low
-        of_offset[i] = (g[i] * jump if jump != 0 else nothing) if both else (g[i] if undecided else nothing)
-        to_low = g[i] * (half - at) if sign_low > 0 else -g[i] * (half - at)
-        to_high = g[i] * (half + at) if sign_high > 0 else -g[i] * (half + at)
-        here_low, here_high = undecided_low & (not (undecided | side)), undecided_high & side & (not undecided)
-        of_low[i] = to_low if both else (g[i] if here_low else nothing)
-        of_high[i] = to_high if both else (g[i] if here_high else nothing)
-
-
-KERNELS: dict[str, Any] = {"pick": _pick, "merge": _merge, "merge_backward": _merge_backward}
-KERNELS |= {"select": _select, "select_backward": _select_backward}
+KERNELS: dict[str, Any] = {"pick": _pick}
+KERNELS |= {"blend_by_mask": _blend_by_mask, "blend_by_mask_backward": _blend_by_mask_backward}
 KERNELS |= {"boundary": _boundary, "round": _round, "floor": _floor, "ceil": _ceil, "trunc": _trunc}
 KERNELS |= {"quantize": _quantize, "scale": _scale}
 

@@ -27,18 +27,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from .apply import run
 from .band import hard_forward
 from .dtypes import compute_dtype
+from .env import compiling
 
 __all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "sort", "traced"]
 
 
 def traced(x: Tensor) -> bool:
     """Whether sizes must not depend on the data: while compiling, under vmap, or without data."""
-    if is_compiling() or x.device.type == "meta":
+    if compiling() or x.device.type == "meta":
         return True
     functorch = torch._C._functorch
     return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
@@ -340,7 +340,7 @@ class _Differences(torch.autograd.Function):
         return _DifferencesJvp.apply(*front, eps), 0  # type: ignore[no-untyped-call]
 
 
-# As in `kernels`: Dynamo refuses a Function with a `jvp`, so compiled code gets the classes above.
+# As in `band.py`: Dynamo refuses a Function with a `jvp`, so compiled code gets the classes above.
 
 
 class _RankJvp(_Rank):
@@ -358,12 +358,12 @@ class _DifferencesJvp(_Differences):
 def _differences(*operands: Any) -> Tensor:
     if not torch.is_grad_enabled() and not traced(operands[0]) and torch.autograd.forward_ad._current_level < 0:
         return _Differences.forward(*operands)
-    function = _Differences if is_compiling() else _DifferencesJvp
+    function = _Differences if compiling() else _DifferencesJvp
     return run(function, *operands)
 
 
 def rank(x: Tensor, eps: float) -> Tensor:
     """Ranks of the rows of `x`, ascending, from 0; see the module's docstring."""
-    function = _Rank if is_compiling() else _RankJvp
+    function = _Rank if compiling() else _RankJvp
     ranks: Tensor = run(function, x, eps)[0]
     return ranks

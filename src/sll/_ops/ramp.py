@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from . import fused
 from .apply import _unpacked, is_number, packed, run
 from .bits import _scaled, pick
+from .env import compiling
 
 __all__ = ["Jump", "ramp"]
 
@@ -39,7 +39,7 @@ class Jump(NamedTuple):
     at_nan: float = 0.0
 
     @property
-    def numbers(self) -> tuple[float, float, float, float]:
+    def constants(self) -> tuple[float, float, float, float]:
         return self.below, self.above, self.at_tie, self.at_nan
 
     @property
@@ -53,7 +53,7 @@ class Jump(NamedTuple):
 
     def flipped(self) -> Jump:
         """1 minus it, for a boundary between 0 and 1."""
-        below, above, at_tie, at_nan = (1 - value for value in self.numbers)
+        below, above, at_tie, at_nan = (1 - value for value in self.constants)
         return Jump(self.kind, below, above, at_tie, at_nan)
 
 
@@ -73,13 +73,13 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
             distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
-    if is_compiling():  # noqa: SIM108
+    if compiling():  # noqa: SIM108
         inside = distance.abs() <= eps
     else:  # `hardshrink` is zero on the closed interval, and the cast is a comparison with zero, faster than others
         inside = F.hardshrink(distance, eps).to(torch.bool).logical_not_()
     if not linear:
         return hard, inside
-    undecided = (distance != 0 if is_compiling() else distance.to(torch.bool)).logical_and_(inside)
+    undecided = (distance != 0 if compiling() else distance.to(torch.bool)).logical_and_(inside)
     offset = distance.mul_(0.5 / eps).clamp_(-0.5, 0.5)
     if jump.kind == "boundary":
         ramp = offset.mul_(jump.height).add_(jump.below * 0.5 + jump.above * 0.5)
@@ -98,16 +98,7 @@ def _traced_step(
     """
     kind, below, above, at_tie, at_nan = jump
     if kind == "quantize":
-        n = x.floor()
-        distance = (x - n) - 0.5
-        inside = (distance.abs() <= eps) & (n >= below) & (n < above)
-        if hard is None:
-            hard = x.round().clamp(below, above) + 0.0
-            hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
-        if not linear:
-            return hard.to(x.dtype, copy=True), inside
-        ramp = (_steep(distance, eps) + 0.5 + n).clamp(below, above)
-        return torch.where(distance.abs() > 0, ramp, hard.to(x.dtype)), inside
+        return _traced_quantize(x, jump, eps, linear, hard)
     if kind != "boundary":
         return _step(x, threshold, jump, eps, linear)
     inside = (x - threshold).abs() <= eps
@@ -132,6 +123,20 @@ def _traced_step(
     return torch.where(size > 0, ramp, exception), inside
 
 
+def _traced_quantize(x: Tensor, jump: Jump, eps: float, linear: bool, hard: Tensor | None) -> tuple[Tensor, Tensor]:
+    _, below, above, _, at_nan = jump
+    n = x.floor()
+    distance = (x - n) - 0.5
+    inside = (distance.abs() <= eps) & (n >= below) & (n < above)
+    if hard is None:
+        hard = x.round().clamp(below, above) + 0.0
+        hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
+    if not linear:
+        return hard.to(x.dtype, copy=True), inside
+    ramp = (_steep(distance, eps) + 0.5 + n).clamp(below, above)
+    return torch.where(distance.abs() > 0, ramp, hard.to(x.dtype)), inside
+
+
 def _steep(distance: Tensor, eps: float) -> Tensor:
     """The offset, exactly a half outside the band: the factor is rounded up."""
     return (distance * (0.5 / eps * (1 + torch.finfo(distance.dtype).eps))).clamp(-0.5, 0.5)
@@ -148,7 +153,7 @@ def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jum
         up = (x < threshold if at_tie == above else x <= threshold).logical_not_()
     if (below, above) == (0, 1):
         hard = packed(up).to(x.dtype)
-    elif is_compiling():
+    elif compiling():
         hard = packed(up).to(x.dtype) * (above - below) + below
     else:
         hard = torch.where(up, above, below).to(x.dtype)
@@ -164,14 +169,14 @@ class _Ramp(torch.autograd.Function):
     ) -> Tensor:
         ctx.slope = jump.height * (0.5 / eps)
         ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
-        if not is_compiling() and fused.suits(x):
-            numbers: tuple[float, ...] = jump.numbers if jump.kind == "quantize" else ()
+        if not compiling() and fused.suits(x):
+            constants: tuple[float, ...] = jump.constants if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
-                numbers = (float(threshold), *jump.numbers)
-            value, inside = fused.step(jump.kind, x, numbers, eps, linear)
+                constants = (float(threshold), *jump.constants)
+            value, inside = fused.step(jump.kind, x, constants, eps, linear)
         else:
             given = x, threshold, jump, eps, linear
-            value, inside = _traced_step(*given, hard) if is_compiling() else _step(*given)
+            value, inside = _traced_step(*given, hard) if compiling() else _step(*given)
         ctx.save_for_backward(packed(inside))
         return value
 

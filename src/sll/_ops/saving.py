@@ -9,6 +9,8 @@ import torch
 from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
+from .env import compiling
+
 __all__ = ["Saving", "saved_as_then", "saving"]
 
 
@@ -29,7 +31,7 @@ _TOP: Callable[[bool], Saving] | None = getattr(_autograd, "_top_saved_tensors_d
 
 
 def saving() -> Saving:
-    return None if _TOP is None or torch.compiler.is_compiling() else _TOP(True)
+    return None if _TOP is None or compiling() else _TOP(True)
 
 
 def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:

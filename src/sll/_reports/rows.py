@@ -136,12 +136,12 @@ class Row:
             "elements": self.elements,
             "in_band": self.in_band,
             "share": self.share,
-            "eps": _plain(self.eps),
-            "distance": _plain(self.distance),
-            "reach": _plain(self.reach),
-            "limit": _plain(self.limit),
-            "grad_out": _plain(self.grad_out),
-            "grad_in": _plain(self.grad_in),
+            "eps": _finite(self.eps),
+            "distance": _finite(self.distance),
+            "reach": _finite(self.reach),
+            "limit": _finite(self.limit),
+            "grad_out": _finite(self.grad_out),
+            "grad_in": _finite(self.grad_in),
             "measured": self.measured,
             "lost": [{"file": site.file, "line": site.line, "op": site.op} for site in self.lost],
             "why": self.why,
@@ -150,9 +150,9 @@ class Row:
         }
 
 
-def _plain(x: Any) -> Any:
+def _finite(x: Any) -> Any:
     if isinstance(x, tuple):
-        return [_plain(item) for item in x]
+        return [_finite(item) for item in x]
     return x if x is None or math.isfinite(x) else None
 
 

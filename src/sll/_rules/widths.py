@@ -8,10 +8,9 @@ from numbers import Real
 from typing import Any, Protocol
 
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from .._ops.callsite import call_site
-from .._ops.env import _readable
+from .._ops.env import compiling, free_to_read
 from .._ops.samples import sample
 from ..eps import Call, Kind, Policy
 
@@ -71,16 +70,16 @@ class Width:
                     f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return one number, got "
                     f"shape {tuple(found.shape)} for a {self.kind}; reduce it, for example with .median()"
                 )
-            if _readable(found):
+            if free_to_read(found):
                 found = float(found)
         if isinstance(found, Tensor):
             found = found.clamp(min=_TINY, max=limit)
-            if is_compiling():
+            if compiling():
                 # A reduction is computed once; the number itself, a dozen operations on a handful of other numbers,
                 # the compiler would compute anew for every vector of elements.
                 found = found.expand(16).amax()
         else:
-            if not is_compiling() and (
+            if not compiling() and (
                 isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
             ):
                 raise ValueError(

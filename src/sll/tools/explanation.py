@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .._ops.callsite import short
 from .._ops.options import RegionForward, shown
 from .._reports.report import Report
-from .._reports.rows import Row, _plain, _up
+from .._reports.rows import Row, _finite, _up
 from ..eps import Eps
 from ..region import hard, linearize
 
@@ -149,8 +149,8 @@ class Explanation:
                 {
                     "name": x.name,
                     "shape": list(x.shape),
-                    "hard": _plain(x.hard),
-                    "linearized": _plain(x.linearized),
+                    "hard": _finite(x.hard),
+                    "linearized": _finite(x.linearized),
                 }
                 for x in self.inputs
             ],

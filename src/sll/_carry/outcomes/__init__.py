@@ -1,5 +1,7 @@
 """Outcomes: both sides of each decision and a weight, blended where elements meet. One file per family of functions."""
 
+from ..._rules.index import ASKS as NO_GRADIENT_TO_LOSE
+from ..._rules.index import LEFT_ALONE, REMEDIES, SOURCES
 from . import (  # noqa: F401 (they register)
     casts,
     choices,
@@ -13,13 +15,13 @@ from . import (  # noqa: F401 (they register)
     selections,
     shape,
     sources,
-    unlinearized,
     where,
     writes,
 )
 from .engine import ENGINE
-from .registry import LEFT_ALONE, NO_GRADIENT_TO_LOSE, RULES, SOURCES
-from .unlinearized import REMEDIES
+from .registry import RULES, fill
 from .writes_seen import settle_hooked
 
-__all__ = ["ENGINE", "LEFT_ALONE", "NO_GRADIENT_TO_LOSE", "REMEDIES", "RULES", "SOURCES", "settle_hooked"]
+fill()
+
+__all__ = ["ENGINE", "RULES", "settle_hooked"]

@@ -11,14 +11,15 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..._ops.ramp import Jump
+from ..._rules.index import NAMED, names_of
 from ..interface import Region
 from .carriers import Chain, Choice, Expectation, Outcomes, attach, carrier, discrete_carrier, outcomes
-from .counted import _KEEP_STEPS, by_ones
+from .counted import by_ones
 from .decisions import Decision
 from .expectations import expect
 from .fewer import _of_too_many, few_decisions
 from .mixtures import _per_value
-from .trees import DIVISIONS, _both_sides, _numbers, _root, cofactor, join, original
+from .trees import _both_constants, _both_sides, _root, cofactor, join, original
 from .writes_seen import keep
 
 __all__ = ["run_on_outcomes"]
@@ -38,7 +39,7 @@ def run_on_outcomes(
     of their own (`conditional`), nest. Returns None if no operand has outcomes.
     """
     growing = conditional and any(isinstance(x, Tensor) and x.is_floating_point() for x in (*args, *kwargs.values()))
-    args, kwargs = few_decisions(region, args, kwargs, growing=growing, summed=func.__name__ in _KEEP_STEPS)
+    args, kwargs = few_decisions(region, args, kwargs, growing=growing)
     operands = (*args, *kwargs.values())
     if _root(operands) is None:
         return None
@@ -60,12 +61,12 @@ def run_on_outcomes(
     if sign is not None and own is not None:
         tree.polarity = sign * own.polarity
         tree.jump = own.jump if sign > 0 or own.jump is None else own.jump.flipped()
-    return join(region, func, operands, hard, tree, conditional=conditional)
+    return join(region, func, operands, hard, tree)
 
 
 def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
     """What is False on one side and True on the other is its decision again: ``True & mask`` is the mask."""
-    sides = _numbers(tree.below, tree.above)
+    sides = _both_constants(tree.below, tree.above)
     if sides is None or sides[0] == sides[1]:
         return
     tree.polarity = 1 if sides[1] else -1
@@ -79,7 +80,7 @@ def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
         tree.jump = jumps.pop()
 
 
-_POLARITY = {"clone": 1, "contiguous": 1, "__invert__": -1, "bitwise_not": -1, "logical_not": -1}
+_POLARITY = {**dict.fromkeys(names_of("copies"), 1), **dict.fromkeys(NAMED["not"], -1)}
 """Functions of a bool after which (False, True) is (False, True) again, or turned round."""
 
 
@@ -102,9 +103,9 @@ def chain(
         if chosen is not None:
             main, values = chosen
             return None if carrier(values) is not None else main.of(values)
-        if region.linear and _of_too_many(operands):
+        if _of_too_many(operands):
             return None
-        return _both_sides(region, func, *few_decisions(region, args, kwargs, growing=not region.linear))
+        return _both_sides(region, func, *few_decisions(region, args, kwargs, growing=False))
 
     operands = (*args, *kwargs.values())
     n, names = len(args), tuple(kwargs)
@@ -150,40 +151,26 @@ def through_expectation(
     ``widen`` converts the discrete operands that carry nothing, too (a matrix product wants one dtype).
     """
 
-    divides = func.__name__ in DIVISIONS and len(args) > 1
-
-    def as_float(x: Any, how: str) -> Any:
+    def as_float(x: Any, expected: bool) -> Any:
         if isinstance(x, (tuple, list)):
-            return type(x)(as_float(item, how) for item in x)
+            return type(x)(as_float(item, expected) for item in x)
         if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex():
             return x
-        number = x.to(exact_dtype(x)) if widen or discrete_carrier(x) else x
-        if how == "shown" or not discrete_carrier(x):
-            return number
-        expected = expect(x).to(exact_dtype(x))
-        if how == "expected":
-            return expected
-        if divides and x is args[1]:  # a zero that the program guards against: it divides by it on another side
-            number = torch.where(number == 0, expected.detach(), number)
-        return hard_forward(number, expected)
+        if expected and discrete_carrier(x):
+            return expect(x).to(exact_dtype(x))
+        return x.to(exact_dtype(x)) if widen or discrete_carrier(x) else x
 
-    def run(how: str) -> Tensor:
-        found: Tensor = func(*as_float(list(args), how), **{name: as_float(x, how) for name, x in named.items()})
-        return found
+    def run(expected: bool) -> Tensor:
+        floats = {name: as_float(x, expected) for name, x in named.items()}
+        return func(*as_float(list(args), expected), **floats)  # type: ignore[no-any-return]
 
     hard = original(func, *args, **kwargs)
     named = {name: x for name, x in kwargs.items() if name != "dtype"}
-    value = run("expected")
-    factors = [x for x in (*args, *named.values()) if isinstance(x, Tensor)]
-    if region.mode == "straight-through" and len(factors) > 1:
-        # A product: each factor's gradient has the other one as the program takes it, as that of floats has.
-        value = hard_forward(value, run("straight-through"))
+    value = run(True)
     if not (hard.is_floating_point() or hard.is_complex()):
         operands = [y for x in (*args, *named.values()) for y in (x if isinstance(x, (tuple, list)) else (x,))]
-        counts = func.__name__ in _KEEP_STEPS and all(by_ones(x) for x in operands if discrete_carrier(x))
+        counts = func.__name__ in NAMED["by_ones"] and all(by_ones(x) for x in operands if discrete_carrier(x))
         return attach(region, hard, Expectation(value, counts))
-    if not region.linear:
-        return hard_forward(hard, value)
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
-    decided = original(run, "shown")
+    decided = original(run, False)
     return torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))

@@ -17,6 +17,8 @@ from .constants import asked
 from .decisions import Decision, offset_at, version_of
 from .sites import Site
 
+Eps: TypeAlias = float | Width
+
 
 def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision:
     """`x` above `threshold`; either may be a number, either may require grad."""
@@ -66,6 +68,34 @@ class _Multiple(NamedTuple):
     """``dividend - quotient * divisor``"""
 
 
+def _in_fixed_bands(eps: Eps, rest: Tensor, m: float, n: Tensor, valid: Tensor, but_zero: bool) -> Callable[[], Tensor]:
+    """The offset at the multiple `n` of a number `m`, which is `rest` away."""
+    distance = rest if m > 0 else -rest
+    jumps = (lambda: _from_one(distance / abs(m), n) * abs(m)) if but_zero else None
+    return lambda: offset_at(distance, eps, abs(m) / 2, true_distance=jumps)
+
+
+def _in_moving_bands(
+    eps: Eps, rest: Tensor, m: Tensor, n: Tensor, valid: Tensor, but_zero: bool
+) -> Callable[[], Tensor]:
+    """The same for a tensor: the half-width ``min(eps, |m|/2)`` moves with it, and has a derivative."""
+    limit = m.abs() * 0.5
+    # A policy is asked in units of the divisor.
+    widest = half_width(eps, rest / m.abs(), 0.5) * m.detach().abs() if isinstance(eps, Width) else eps
+    half = torch.where(valid, limit.clamp(max=widest), 1.0)
+    distance = rest * m.detach().sign()
+
+    def offset() -> Tensor:
+        found = band_offset(distance / (2 * half), 0.5)
+        watch = watch_of(eps)
+        if watch is not None:
+            size = m.abs()
+            watch.offset(distance, found, half, limit, _from_one(distance / size, n) * size if but_zero else None)
+        return found
+
+    return offset
+
+
 def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False) -> _Multiple | None:
     """The decision at the nearest multiple, in the dividend's units, rising with the quotient. `but_zero`: at 0 there
     is no jump.
@@ -83,32 +113,7 @@ def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False)
     def remainder(quotient: Tensor) -> Tensor:
         return torch.where(valid, x - quotient * m, nothing)
 
-    def jumps() -> Tensor:
-        size: Any = abs(m)
-        found: Tensor = _from_one(distance / size, n) * size
-        return found
-
-    if by_tensor:  # the half-width min(eps, |m|/2) moves with m, and has a derivative
-        rest, limit = remainder(n), m.abs() * 0.5
-        # A policy is asked in units of the divisor.
-        widest = half_width(eps, rest / m.abs(), 0.5) * m.detach().abs() if isinstance(eps, Width) else eps
-        half = torch.where(valid, limit.clamp(max=widest), 1.0)
-        distance = rest * m.detach().sign()
-
-        def offset() -> Tensor:
-            found = band_offset(distance / (2 * half), 0.5)
-            watch = watch_of(eps)
-            if watch is not None:
-                watch.offset(distance, found, half, limit, jumps() if but_zero else None)
-            return found
-    else:
-        distance = remainder(n) if m > 0 else -remainder(n)
-
-        def offset() -> Tensor:
-            return offset_at(distance, eps, abs(m) / 2, true_distance=jumps if but_zero else None)
-
+    in_bands = _in_moving_bands if by_tensor else _in_fixed_bands
+    offset = in_bands(eps, remainder(n), m, n, valid, but_zero)
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
     return _Multiple(Decision(key, offset), n, remainder)
-
-
-Eps: TypeAlias = float | Width

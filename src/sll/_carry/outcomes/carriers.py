@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
+from ..._ops.env import compiling
 from ..._ops.ramp import Jump
 from ..._ops.saving import saved_as_then, saving
 from ..interface import Region
@@ -224,7 +224,7 @@ class Chain(_Unsaved):
         self._kept = False
         self._found: Outcomes | Choice | None = None
         self._saving = saving()
-        self._traced = is_compiling()  # as in `Decision`
+        self._traced = compiling()  # as in `Decision`
         self.length = length
 
     def resolve(self) -> Outcomes | Choice | None:
@@ -247,7 +247,7 @@ def carrier(x: Any) -> Carrier | None:
     if pair is None or not isinstance(x, Tensor):
         return None
     found, version = pair
-    if not is_compiling():
+    if not compiling():
         if version != x._version and version != _UNKNOWN:
             return None
         within = getattr(found, "within", None)
@@ -287,7 +287,7 @@ def outcomes(x: Any) -> Outcomes | None:
         found = found.resolve()
     if not isinstance(found, Outcomes):
         return None
-    if not is_compiling():
+    if not compiling():
         found.ask()
     return found
 

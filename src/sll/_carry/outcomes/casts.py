@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import packed
-from ..._ops.band import hard_forward
 from ..._ops.bits import suits
+from ..._ops.env import compiling, tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..interface import Region
 from .boundaries import _toward_zero, at_integers
 from .carriers import Chain, Outcomes, attach, resolved
 from .constants import Constants, constant
-from .decisions import Decision, decided_at, tells
+from .decisions import Decision, decided_at
 from .elementwise import elementwise
-from .registry import SOURCES, register, tracked
+from .registry import follows
 from .steps import in_one_pass, step_of, step_of_mask
 from .trees import original
 
@@ -70,22 +69,19 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     dtype = None if kwargs or region.trace is not None else _float_asked_for(func, args)
     step = None if dtype is None or x.is_floating_point() else step_of(x)
     if step is not None:
-        step = step[0], step[1]._replace(at_nan=math.nan if torch.compiler.is_compiling() else _of_nan(x.dtype))
+        step = step[0], step[1]._replace(at_nan=math.nan if compiling() else _of_nan(x.dtype))
     elif dtype is not None:
         step = step_of_mask(x)
     # Integers in compiled code: NaN is what the compiler makes of it.
-    known = torch.compiler.is_compiling() and step is not None and step[1].kind == "quantize"
-    value = in_one_pass(x, step, region.mode, original(func, *args) if known else None)
+    known = compiling() and step is not None and step[1].kind == "quantize"
+    value = in_one_pass(x, step, original(func, *args) if known else None)
     if value is None or step is None or dtype is None:
         return elementwise(region, func, args, kwargs)
-    if torch.compiler.is_compiling() and not known and not region.linear:
-        # The mask itself: compiled code does not see that an operand was written to between two decisions.
-        value = hard_forward(packed(x).to(value.dtype), value)
     value = value.to(dtype)
     return attach(region, value, promised_step(*step, value))
 
 
-register(cast, *_FLOATS, in_place=False)
+follows(cast, "floats")
 
 
 def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -95,7 +91,7 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     quantized = step_of(x)
     if quantized is not None and region.trace is None and not kwargs and _may_fit(quantized[1], x):
         # In the band the float shows a blend, and the integer the likelier outcome.
-        out = original(func, _rounded(*quantized, x) if region.linear else x, *args[1:])
+        out = original(func, _rounded(*quantized, x), *args[1:])
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
             decision, jump = quantized[0], _within(quantized[1], x, torch.iinfo(out.dtype))
             if jump is not None:
@@ -112,14 +108,12 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if out.device != x.device:
         decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
     below, above = (side.to(out.dtype) for side in _toward_zero(n))
-    if region.mode == "straight-through":
-        tells(decision, out, above)
     return attach(region, out, Outcomes(decision, below, above))
 
 
 def _rounded(decision: Decision, jump: Jump, x: Tensor) -> Tensor:
     """The whole numbers that `x`, a step, shows rather. A compiler rounds the operand: it need not work out `x`."""
-    if torch.compiler.is_compiling() and decision.site is not None and decision.site.x.shape == x.shape:
+    if compiling() and decision.site is not None and decision.site.x.shape == x.shape:
         return decision.site.x.detach().round().clamp(jump.below, jump.above)  # type: ignore[no-any-return]
     return x.detach().round()
 
@@ -128,7 +122,7 @@ def _may_fit(jump: Jump, x: Tensor) -> bool:
     """Whether it is known between which bounds rounded numbers are, or worth reading them."""
     if jump.kind == "quantize":
         return True
-    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
+    return not compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
 
 
 def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
@@ -143,7 +137,4 @@ def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
 _INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-SOURCES["cast"] = "integers but 0 (`.long()`, `.int()`, `.to(torch.int8)` …)"
-
-
-register(_cast, "long", "int", "short", "char", "byte", "to", "type", "type_as", in_place=False, source=True)
+follows(_cast, "casts")

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import tracked
 from ..._ops.order import capped_simplex, traced
 from ..._ops.samples import lead, leads
+from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units
 from ..interface import Func, Region
 from .carriers import Choice, attach, discrete_carrier, sorted_places
@@ -21,7 +23,7 @@ from .choosing import _DISCRETE, _limit, _mark, _scores, _watched, _with_indices
 from .decisions import version_of
 from .elementwise import elementwise
 from .later import LaterChoice
-from .registry import op_name, register, tracked
+from .registry import follows
 from .trees import original
 
 # --- one position ------------------------------------------------------------------------------------------------
@@ -35,16 +37,14 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     eps = region.eps_for(op)
     key = ("choice", op, x, version_of(x), None if dim is None else dim % x.dim(), eps, keepdim)
     largest = op == "argmax"
-    # Policies may let everybody share. Where no value shows it, those with less than 3 % may be left out.
-    most = CONTENDERS if isinstance(eps, Width) and not region.linear else n
     if traced(x):
-        return _weigh_best(key, x, hard, dim, largest, eps, most)
-    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps, most))
+        return _weigh_best(key, x, hard, dim, largest, eps)
+    return LaterChoice(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps))
 
 
 CONTENDERS = 32
-"""How many entries may share a choice whose width a policy found, or whose number is not known while tracing: a lookup
-costs that many rows of its table."""
+"""How many entries may share a choice whose number is not known while tracing: a lookup costs that many rows of its
+table."""
 
 
 def _weigh_best(
@@ -54,7 +54,6 @@ def _weigh_best(
     dim: int | None,
     largest: bool,
     width: float | Width,
-    limit: int,
 ) -> Choice:
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
     z, eps = in_units(_scores(rows, -1, largest), width, leads, lead)
@@ -62,10 +61,10 @@ def _weigh_best(
     scores = z.detach()
     best = scores.amax(-1, keepdim=True)
     if traced(z):
-        many = min(n, limit, CONTENDERS)
+        many = min(n, CONTENDERS)
     else:
         most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
-        many = min(n, limit, max(2, min(most, 2 * _limit(z[..., 0]))))
+        many = min(n, max(2, min(most, 2 * _limit(z[..., 0]))))
     index = scores.topk(many, -1).indices
     place = hard.reshape(z.shape[:-1]).unsqueeze(-1)
     if many < n:  # of more equal entries than are looked at, torch may take another
@@ -91,10 +90,10 @@ def _position(op: str) -> Callable[..., Any]:
     return rule
 
 
-chooses("argmax", op="argmax", boundaries="the best entry leads the next by 0")(_position("argmax"))
+chooses("argmax")(_position("argmax"))
 
 
-chooses("argmin", op="argmin", boundaries="the best entry leads the next by 0")(_position("argmin"))
+chooses("argmin")(_position("argmin"))
 
 
 def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -141,7 +140,7 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     return _mark(region, out, x, dim, op_name(func) == "amax", 0)
 
 
-register(extremum, "max", "min", in_place=False, source=True)
+follows(extremum, "extremes")
 
 
-register(best_value, "amax", "amin", in_place=False, marks=True)
+follows(best_value, "best_values")

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import compute_dtype
+from ..._ops.env import compiling, tracked
+from ..._rules.index import op_name
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from .carriers import Choice, Sorted, attach, carrier, discrete_carrier
-from .registry import SOURCES, op_name, register, tracked
+from .registry import follows
 
 
-def chooses(
-    *names: str, op: str, boundaries: str, of_integers: Any = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function that chooses positions along one dimension of its first operand.
+def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The rule of the functions with this op, which choose positions along one dimension of their first operand.
 
     The decorated function is called as ``rule(region, func, args, kwargs, x)`` when `x` is a float that autograd
     follows; otherwise the original runs. A discrete operand that carries something is lost, unless `of_integers` knows
@@ -37,8 +37,7 @@ def chooses(
                 return func(*args, **kwargs)
             return rule(region, func, args, kwargs, x)
 
-        SOURCES[op] = boundaries
-        register(handler, *names, in_place=False, source=True)
+        follows(handler, op)
         return rule
 
     return decorate
@@ -49,7 +48,7 @@ _DISCRETE = "of integers, which one is largest has no derivative here. Choose am
 
 def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
     """`out`, a ``torch.return_types``, with what its indices carry."""
-    if not torch.compiler.is_compiling():
+    if not compiling():
         attach(region, out.indices, found)
         return out
     # Dynamo does not set attributes on the parts of a result, but on views of them.

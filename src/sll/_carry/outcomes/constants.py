@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
+from ..._ops.env import compiling
 from ..._ops.ramp import Jump
 from .carriers import Outcomes, carrier
 from .decisions import Decision, version_of
@@ -54,7 +54,7 @@ def _is_above(mask: Tensor, polarity: int) -> Callable[[Decision], Tensor | None
     keep it, and the program is free to write into the mask that it has.
     """
     alias = mask.detach()
-    if is_compiling():
+    if compiling():
         return lambda _: alias if polarity > 0 else alias.logical_not()
     found: list[Any] = [keep((alias,), torch.clone)]
 
@@ -73,7 +73,7 @@ def _is_above(mask: Tensor, polarity: int) -> Callable[[Decision], Tensor | None
 def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
     """False below and True above (`polarity` 1), or the other way round (-1)."""
     above = constant(polarity > 0, hard)
-    if jump is not None and is_compiling():
+    if jump is not None and compiling():
         # Not `hard`, which compares two tensors: compiled code would keep it for backward, and it is slow to.
         tied = jump.at_tie == jump.above
         decision.side = lambda decision: decision.offset() >= 0 if tied else decision.offset() > 0

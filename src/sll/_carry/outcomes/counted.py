@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from ..._ops.env import numbers
+from ..._ops.env import compiling, readable
 from .carriers import Choice, Expectation, Outcomes, resolved
 
 
 def by_ones(x: Any) -> bool:
     """Whether the integers `x` change by one at most when one decision falls on its other side."""
-    if not isinstance(x, Tensor) or x.dtype == torch.bool or is_compiling():
+    if not isinstance(x, Tensor) or x.dtype == torch.bool or compiling():
         return True
     found = resolved(x)
     if isinstance(found, Expectation):
@@ -34,9 +33,9 @@ def one_apart(values: Tensor) -> bool:
 
 def _at_most_one(x: Tensor) -> bool:
     """True where there is no number to read."""
-    if is_compiling():
+    if compiling():
         return True
-    known = numbers(x)
+    known = readable(x)
     return known is None or bool((known.abs() <= 1).all())
 
 
@@ -56,11 +55,3 @@ OF_WEIGHTED = (
     "torch.where(bit, table[1::2], table[::2]), or compare the bits."
 )
 """Why a sum that changes by more than one ends where a count would go on."""
-
-
-_KEEP_STEPS = set(
-    """sum nansum cumsum trace diff add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__
-    positive abs absolute __abs__ maximum minimum fmax fmin clamp clip clamp_min clamp_max where masked_fill clone
-    contiguous to type type_as""".split()
-)
-"""Functions of which the results change by one if their operands do."""

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import band_offset
+from ..._ops.env import tracked
+from ..._rules.index import functions_with, op_name, row_of, spellings
 from ..interface import Region
 from .algebra import through_expectation
 from .carriers import Expectation, attach, carrier, discrete_carrier
@@ -21,29 +23,13 @@ from .constants import bool_outcomes
 from .counted import OF_WEIGHTED, by_ones
 from .decisions import decided_at, offset_at
 from .expectations import expect
-from .registry import op_name, spellings, tracked
 from .trees import original
 
-_COMPARISONS = {"gt": 1, "greater": 1, "ge": 1, "greater_equal": 1, "lt": -1, "less": -1, "le": -1, "less_equal": -1}
-_EQUALITIES = {"eq": 1, "__eq__": 1, "ne": -1, "not_equal": -1, "__ne__": -1}
-
-_NAMES = {func: name for name in (*_COMPARISONS, *_EQUALITIES) for func in spellings(name)}
-_CASTS = {
-    func
-    for name in ("long", "int", "short", "char", "byte", "to", "type", "type_as", "clone", "contiguous")
-    for func in spellings(name)
-}
-_TRUTH = {func for name in ("bool", "logical_not") for func in spellings(name)}
-# Continuous functions of their operands: at integers they agree with the hard function, in between they interpolate.
-_ARITHMETIC = {
-    func
-    for name in """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ div divide
-    true_divide __truediv__ __rtruediv__ __rdiv__ __div__ neg negative __neg__ positive abs absolute __abs__ pow
-    __pow__ __rpow__ float_power square sqrt rsqrt reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum
-    minimum fmax fmin clamp clip clamp_min clamp_max where masked_fill sigmoid tanh relu float double half bfloat16 to
-    type type_as clone contiguous nan_to_num lerp addcmul addcdiv logaddexp sin cos atan2 hypot""".split()
-    for func in spellings(name)
-}
+_SIGNS = {"gt": 1, "ge": 1, "lt": -1, "le": -1, "eq": 1, "ne": -1}
+_COMPARES = {func: name for name in _SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
+_SAME_NUMBER = functions_with("same_number")
+_TRUTH = functions_with("truth")
+_SMOOTH = functions_with("smooth")
 
 
 def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -55,11 +41,11 @@ def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...
     if hard.dtype == torch.bool:
         if func in _TRUTH:
             return _compare(region, "ne" if op_name(func) == "bool" else "eq", hard, args[0], 0)
-        if func in _NAMES:
-            return _compare(region, _NAMES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
-    elif not hard.is_floating_point() and func in _CASTS:
+        if func in _COMPARES:
+            return _compare(region, _COMPARES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
+    elif not hard.is_floating_point() and func in _SAME_NUMBER:
         return attach(region, hard, Expectation(expect(args[0]), by_ones(args[0])))
-    elif func in _ARITHMETIC:
+    elif func in _SMOOTH:
         return through_expectation(region, func, args, kwargs)
     region.lose(
         op_name(func),
@@ -70,19 +56,19 @@ def through_count(region: Region, func: Callable[..., Any], args: tuple[Any, ...
 
 
 def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
-    sign = _COMPARISONS.get(name) or _EQUALITIES[name]
+    sign, equality = _SIGNS[name], name in ("eq", "ne")
     soft_a, soft_b = _soft(a), _soft(b)
     if tracked(a) or tracked(b):
-        if name in _EQUALITIES:
+        if equality:
             return hard
         # A threshold that moves continuously: an ordinary comparison, with the expectation for the count.
         eps = region.eps_for("gt" if sign > 0 else "lt")
         gap = soft_a - soft_b
         return attach(region, hard, bool_outcomes(decided_at(offset_at(gap, eps)), hard, sign))
-    if name in _EQUALITIES and not (by_ones(a) and by_ones(b)):
-        region.lose(name.strip("_"), [x for x in (a, b) if discrete_carrier(x)], OF_WEIGHTED)
+    if equality and not (by_ones(a) and by_ones(b)):
+        region.lose(name, [x for x in (a, b) if discrete_carrier(x)], OF_WEIGHTED)
         return hard
-    if name in _EQUALITIES:
+    if equality:
         whole = (
             (soft_a == soft_a.floor())
             if carrier(a) is None
@@ -94,13 +80,12 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         # At a tie the count shows its hard value, and a strict comparison that ties is False: it can only rise.
         apart = torch.where(gap >= 0, gap, -gap)
         offset = torch.where(whole, band_offset(0.5 - apart, 0.5), -0.5)
-    elif name in ("gt", "greater", "le", "less_equal"):
+    elif name in ("gt", "le"):
         offset = band_offset(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
     else:
         offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
-    if region.linear:
-        # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
-        hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
+    # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
+    hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
     return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
 
 

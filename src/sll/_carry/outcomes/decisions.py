@@ -6,17 +6,16 @@ together, results of different decisions are independent.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.band import band_offset
 from ..._ops.bits import pick
+from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
 from ..._rules.widths import Width, half_width, watch_of
 from .sites import Site
@@ -40,7 +39,7 @@ class Decision:
         self._thunk: Callable[[], Tensor] | None = offset
         self._offset: Tensor | None = None
         self._saving = saving()
-        self._traced = is_compiling()
+        self._traced = compiling()
         """Then a frame that goes on after a graph break takes its operands out of the thunk, resolved or not."""
         self.side: Callable[[Decision], Tensor | None] | None = None
         """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
@@ -87,20 +86,6 @@ class Decision:
             return 0
         return -int(equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and equal_keys(a[3:5], b[1:3]))
 
-    @functools.cached_property
-    def bit(self) -> int:
-        """One of many bits, the same one for decisions that are the same."""
-        kind, first = self.key[:2]
-        if kind == "placed":
-            return first.bit << 1  # type: ignore[no-any-return]
-        sides = (first, self.key[3]) if kind == "boundary" else (first,)  # of a boundary, in any order
-        operands = frozenset(id(x) if isinstance(x, Tensor) else x for x in sides)
-        return 1 << hash((kind, operands)) % 4096
-
-    def covers(self, other: Decision) -> tuple[Tensor, int] | None:
-        """For a merged decision: the mask of elements at which it stands for `other`, and the sign of `same`."""
-        return None
-
     def undecided(self) -> Tensor:
         """Mask of the elements strictly inside the band."""
         return self.offset().abs() < 0.5
@@ -127,7 +112,7 @@ def equal_keys(a: Any, b: Any) -> bool:
         return isinstance(b, Width) and a.same(b)
     if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
         return type(a) is type(b) and bool(a == b)
-    return not is_compiling() and a is b  # (Dynamo cannot ask)
+    return not compiling() and a is b  # (Dynamo cannot ask)
 
 
 def offset_at(
@@ -200,7 +185,7 @@ def version_of(x: Any) -> int:
     """
     if not isinstance(x, Tensor):
         return 0
-    return _UNKNOWN if is_compiling() else x._version
+    return _UNKNOWN if compiling() else x._version
 
 
 def unchanged(x: Any, version: int) -> bool:

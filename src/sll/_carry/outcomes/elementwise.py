@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 
 from ..._ops.ramp import Jump
+from ..._rules.index import NAMED
 from ..interface import Region
 from .algebra import chain, run_on_outcomes
-from .carriers import Choice, Expectation, attach, carrier, discrete_carrier, known_constant
+from .carriers import Expectation, attach, carrier, discrete_carrier, known_constant
 from .constants import constant
 from .counts import through_count
 from .decisions import Decision
 from .fewer import few_decisions
 from .mixtures import run_on_choices
-from .registry import register, tracked
+from .registry import follows
 from .steps import step_of
-from .trees import DIVISIONS, MAY_BE_INFINITE, original
+from .trees import original
 
 
 def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Decision, Jump] | None:
@@ -64,8 +65,6 @@ def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     if not carried:
         return func(*args, **kwargs)
     if not any(discrete_carrier(x) for x in carried):
-        if not region.linear and _constant_choice(operands):
-            return run_on_choices(region, func, args, kwargs)
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor) or any(out is x for x in operands):
             return out
@@ -101,60 +100,7 @@ def _folded(region: Region, func: Callable[..., Any], a: Any, b: Any) -> Tensor 
     return attach(region, original(torch.clone, mask), carrier(mask))  # (the program may write to the mask itself)
 
 
-_FOLDS = dict.fromkeys(("__and__", "bitwise_and", "logical_and", "__rand__"), operator.and_)
-_FOLDS |= dict.fromkeys(("__or__", "bitwise_or", "logical_or", "__ror__"), operator.or_)
-_FOLDS |= dict.fromkeys(("__xor__", "bitwise_xor", "logical_xor", "__rxor__"), operator.xor)
+_FOLDS = {name: getattr(operator, f"__{logic}__") for logic in ("and", "or", "xor") for name in NAMED[logic]}
 
 
-def _constant_choice(operands: tuple[Any, ...]) -> bool:
-    """Whether the operands are choices among constants, and constants: a rank that was made a float, say.
-
-    ``forward="hard"`` then takes the difference of the function between the values, not its tangent at the hard one:
-    ``1 / rank`` falls by 1/2 from rank 1 to rank 2, whatever its slope at either.
-    """
-    chosen = 0
-    for x in operands:
-        found = carrier(x)
-        if isinstance(found, Choice):
-            if found.values.requires_grad:
-                return False
-            chosen += 1
-        elif found is not None or tracked(x):
-            return False
-    return chosen > 0
-
-
-ARITHMETIC = """
-    add __add__ __radd__ sub subtract __sub__ __rsub__ rsub mul multiply __mul__ __rmul__ true_divide __truediv__
-    __rtruediv__ __div__ __rdiv__ neg negative __neg__ positive __pos__ abs absolute __abs__ pow __pow__ __rpow__
-    float_power square sqrt rsqrt reciprocal exp expm1 exp2 log log1p log2 log10 xlogy maximum minimum fmax fmin clamp
-    clip clamp_min clamp_max sin cos tan asin acos atan atan2 arcsin arccos arctan arctan2 sinh cosh tanh asinh acosh
-    atanh arcsinh arccosh arctanh sinc erf erfc erfinv lgamma digamma logit sigmoid expit hypot logaddexp logaddexp2
-    lerp addcmul addcdiv nan_to_num deg2rad rad2deg ldexp i0 softplus relu relu6 hardtanh leaky_relu elu selu celu
-    gelu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink softshrink gcd lcm log_ndtr ndtr entr xlog1py
-"""
-
-
-LOGIC = """
-    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not __and__ __or__
-    __xor__ __rand__ __ror__ __rxor__ __invert__ bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
-    __rlshift__ __rrshift__ eq ne not_equal __eq__ __ne__ isnan isinf isfinite isposinf isneginf isreal
-"""
-
-
-CASTS = "bool cpu cuda as_tensor asarray"  # clone and contiguous are in `shape.py`, casts to integers in `sources.py`
-
-
-POLES = """
-    reciprocal __rdiv__ __rtruediv__ log log1p log2 log10 xlogy sqrt rsqrt pow __pow__ __rpow__ float_power asin acos
-    acosh atanh arcsin arccos arccosh arctanh erfinv lgamma digamma logit ndtri log_ndtr xlog1py tan
-"""
-
-
-MAY_BE_INFINITE.update(POLES.split())
-
-
-DIVISIONS.update("div divide true_divide __truediv__ __div__ floor_divide __floordiv__ remainder __mod__ fmod".split())
-
-
-register(elementwise, *ARITHMETIC.split(), *LOGIC.split(), *CASTS.split())
+follows(elementwise, "elementwise")

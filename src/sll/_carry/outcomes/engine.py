@@ -6,51 +6,48 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from ..._ops.env import unwrapped
+from ..._ops.env import compiling, unwrapped
+from ..._rules.index import ASKS, REMEDIES, op_name
 from ..interface import Engine, Func
 from . import selection_rules
 from .carriers import Choice, Expectation, Selection, carrier, choice, discrete_carrier, resolved, selection
 from .expectations import uncertain, undecided
-from .registry import ALWAYS, BY_NAME, NO_GRADIENT_TO_LOSE, RULES, op_name, written
+from .registry import ALWAYS, BY_NAME, RULES, written
 from .trees import decisions
-from .unlinearized import REMEDIES
 from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_ASKS_BY_NAME = {func.__name__ for func in NO_GRADIENT_TO_LOSE}
+_ASKS_BY_NAME = {func.__name__ for func in ASKS}
 
 
 class _Outcomes(Engine):
     always = ALWAYS
+    rules = RULES
 
     @staticmethod
     def before(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         if (kwargs or func not in READS) and may_write(func, kwargs):
             settle((*args, *kwargs.values()) if kwargs else args)
 
-    def handles(self, func: Func) -> bool:
-        return func in RULES
-
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        compiling = is_compiling()
-        if not compiling and region.selects and any(map(self.selected, tensors(args, kwargs))):
+        traced = compiling()
+        if not traced and region.selects and any(map(self.selected, tensors(args, kwargs))):
             found: Any = selection_rules.rule_for(func)
             if found is not None:
                 return found(region, func, args, kwargs)
-        rule = BY_NAME.get(func.__name__) if compiling else RULES.get(func)
+        rule = BY_NAME.get(func.__name__) if traced else RULES.get(func)
         if rule is not None:
             return rule(region, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
         lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
         if lost and torch.is_grad_enabled():
-            silent = func.__name__ in _ASKS_BY_NAME if compiling else func in NO_GRADIENT_TO_LOSE
+            silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
             if not silent or not all(x is args[0] for x in lost):
                 region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
         out = func(*args, **kwargs)
-        if compiling and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
+        if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
             written(args[0])
         return out
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.apply import packed
 from ..._ops.band import hard_forward
 from ..._ops.bits import pick
-from ..._ops.blend import blend, product, select
+from ..._ops.blend import blend, blend_by_mask, product
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._ops.env import compiling
 from ..._ops.fused import LEAST
 from .carriers import Choice, Expectation, Outcomes, carrier, known_constant, outcomes, resolved
 from .decisions import Decision
@@ -23,10 +23,9 @@ from .steps import in_one_pass, step_of_mask
 __all__ = ["expect"]
 
 
-def expect(x: Tensor, forward: str = "linear") -> Tensor:
+def expect(x: Tensor) -> Tensor:
     """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for
-    integers. With ``"straight-through"``, for a bool that carries outcomes: what it shows, and each decision's
-    derivative has the others as the program takes them.
+    integers.
     """
     found = carrier(x)
     if isinstance(found, Expectation):
@@ -37,23 +36,20 @@ def expect(x: Tensor, forward: str = "linear") -> Tensor:
     tree = outcomes(x)
     if tree is None:
         return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    at_once = in_one_pass(x, step_of_mask(x), forward)
+    at_once = in_one_pass(x, step_of_mask(x))
     if at_once is not None:
         return at_once
-    below, above = expect(tree.below, forward), expect(tree.above, forward)
-    if forward == "linear" and tree.decision.side is not None:
-        at_once = _joint(tree, below, above, ties=False)
-        if at_once is not None:
-            return at_once
+    offset = tree.decision.offset()
+    below, above = expect(tree.below), expect(tree.above)
     if tree.decision.side is not None:
-        at_once = select(tree.decision.offset(), tree.decision.taken(), below, above, forward, finite=True)
+        at_once = _joint(tree, below, above, ties=False)
+        if at_once is None:
+            at_once = blend_by_mask(offset, tree.decision.taken(), below, above, finite=True)
         if at_once is not None:
             return at_once
-    dtypes = (tree.decision.offset().dtype, below.dtype, above.dtype)
+    dtypes = (offset.dtype, below.dtype, above.dtype)
     hard = packed(x).to(compute_dtype(*dtypes)) if x.dtype == torch.bool else x.to(exact_dtype(x))
-    if forward != "linear":
-        return blend(tree.decision.offset(), below, above, hard, forward, tree.decision.taken())
-    return blend(tree.decision.offset(), below, above, _selected(tree, below, above, hard), forward)
+    return blend(offset, below, above, _selected(tree, below, above, hard))
 
 
 def probability(x: Tensor) -> Tensor:
@@ -63,17 +59,17 @@ def probability(x: Tensor) -> Tensor:
         return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
     if not isinstance(found, Outcomes):
         return x.to(torch.float32)
-    if found.polarity and (is_compiling() or found.decision.known() or x.numel() < LEAST):
+    if found.polarity and (compiling() or found.decision.known() or x.numel() < LEAST):
         return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
     step = step_of_mask(x)
-    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)), "linear")
+    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)))
     if at_once is not None:
         return at_once
     below, above = probability(found.below), probability(found.above)
     at_once = _joint(found, below, above, ties=True)
     if at_once is not None:
         return at_once
-    at_once = select(found.decision.offset(), found.decision.taken(), below, above, "linear", ties=True, finite=True)
+    at_once = blend_by_mask(found.decision.offset(), found.decision.taken(), below, above, ties=True, finite=True)
     if at_once is not None:
         return at_once
     weight = found.decision.weight()
@@ -86,7 +82,7 @@ def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor |
     `below` and `above` are what it is on the two sides. With `ties`, an exact tie has half of each.
     """
     low, high = known_constant(tree.below), known_constant(tree.above)
-    if not is_compiling() or low is None and high is None:
+    if not compiling() or low is None and high is None:
         return None
     offset = tree.decision.offset()
     other, known, weight = (above, low, offset + 0.5) if high is None else (below, high, 0.5 - offset)
@@ -176,4 +172,4 @@ def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
     offset = tree.decision.offset().expand(x.shape)
     above = (x == tree.above).to(offset.dtype).expand(x.shape)
     zero = torch.zeros((), dtype=offset.dtype, device=x.device)
-    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)), "linear")
+    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)))

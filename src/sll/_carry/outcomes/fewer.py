@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,7 @@ from .carriers import Carrier, Expectation, attach
 from .constants import bool_outcomes
 from .counted import by_ones
 from .decisions import Decision, decided_by
-from .expectations import _has_expectation, expect
-from .merged import merge
+from .expectations import expect
 from .trees import decisions
 
 MAX_DECISIONS = 4
@@ -30,20 +28,16 @@ def _all_decisions(operands: Sequence[Any]) -> list[Decision]:
 
 
 def few_decisions(
-    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any], *, growing: bool = True, summed: bool = False
+    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any], *, growing: bool = True
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`. One operand may
     have more, what a float of several decisions was rounded to, unless the result may have decisions of its own
     (`growing`). (A bool is known by its probability, and with one decision what is computed from it goes on.)
-
-    `summed`: a count goes on as its expectation in any mode, with the gradients of all decisions; the one decision of
-    `merge` has those of one. (A code of weighted bits is looked up: what is next to its expectation is no code.)
     """
     operands = (*args, *kwargs.values())
     if len(_all_decisions(operands)) <= MAX_DECISIONS or not growing and not _of_too_many(operands):
         return args, kwargs
-    reduced = functools.partial(_reduced, region, summed=summed)
-    return tuple(reduced(x) for x in args), {name: reduced(x) for name, x in kwargs.items()}
+    return tuple(_reduced(region, x) for x in args), {name: _reduced(region, x) for name, x in kwargs.items()}
 
 
 def _of_too_many(operands: Sequence[Any]) -> bool:
@@ -52,13 +46,8 @@ def _of_too_many(operands: Sequence[Any]) -> bool:
     return many > MAX_DECISIONS and not any(len(decisions(x)) == many and x.dtype != torch.bool for x in operands)
 
 
-def _reduced(region: Region, x: Any, summed: bool) -> Any:
-    if len(decisions(x)) <= 1:
-        return x
-    alias = x.view_as(x)
-    counts = summed and x.dtype != torch.bool and not x.is_floating_point() and by_ones(x)
-    counted = counts or _has_expectation(x)
-    return attach(region, alias, marginal(x) if region.linear or counted else merge(x)[0])
+def _reduced(region: Region, x: Any) -> Any:
+    return x if len(decisions(x)) <= 1 else attach(region, x.view_as(x), marginal(x))
 
 
 def marginal(x: Tensor) -> Carrier | None:

@@ -30,7 +30,7 @@ def geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, in
     return table.shape[dim], sum(1 for i in behind if not isinstance(i, int))
 
 
-def plain_item(item: Any) -> bool:
+def indexes(item: Any) -> bool:
     return isinstance(item, (int, slice, Tensor, type(None), type(Ellipsis)))
 
 

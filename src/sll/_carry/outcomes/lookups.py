@@ -10,19 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.env import compiling
 from ..interface import Func, Region
 from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, outcomes
 from .constants import bool_outcomes, constant
 from .counted import OF_WEIGHTED, by_ones, one_apart
 from .decisions import Decision, decided_by, placed, shows
 from .expectations import expect, undecided
-from .indices import geometry, plain_item
-from .mixtures import mix, settle
-from .registry import put, register
-from .selections import select
+from .indices import geometry, indexes
+from .mixtures import join_values, mix
+from .registry import follows
+from .selections import selected
 from .shape import move
 from .trees import join, original
 
@@ -75,10 +75,9 @@ def _look_up_choices(
 
     same = trailing == 0 and hard.shape == index.shape
     key = chosen.key if same else ("trailing", chosen.key, trailing, hard.dim())
-    taken = aligned(values == index.clamp(-size if wrap else 0, size - 1).unsqueeze(-1))
     chosen = Choice(key, values, aligned(chosen.weights), aligned(chosen.ties))
     if found is not None:
-        return settle(region, hard, chosen, found, taken=taken)
+        return join_values(region, hard, chosen, found)
     table = torch.stack([expect(x) if not x.is_floating_point() else x for x in pieces], -1)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
@@ -87,7 +86,7 @@ def _look_up_choices(
         return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1), counts))
     unsure = [undecided(x) for x in pieces]
     inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
-    return mix(chosen.of(table), hard, region.mode, inner=inner, taken=taken)
+    return mix(chosen.of(table), hard, inner)
 
 
 def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:
@@ -120,7 +119,7 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         )
         return func(table, index)
     # Lists, ranges and arrays index like tensors.
-    items = tuple(i if plain_item(i) else torch.as_tensor(i, device=table.device) for i in items)
+    items = tuple(i if indexes(i) else torch.as_tensor(i, device=table.device) for i in items)
     place = linearized[0]
     size, trailing = geometry(table, items, place)
 
@@ -132,11 +131,11 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
     mask = items[0]
-    compiling = torch.compiler.is_compiling()
-    if len(items) == 1 and mask.dtype == torch.bool and not compiling:
-        return select(region, table, mask, func(table, index))
+    traced = compiling()
+    if len(items) == 1 and mask.dtype == torch.bool and not traced:
+        return selected(region, table, mask, func(table, index))
     why = "which elements a mask selects beside other indices has no derivative; use where(), or (x * mask).sum()."
-    if compiling:
+    if traced:
         why = "what a mask selects is not followed in compiled code."
     region.lose("getitem", [i for i in items if discrete_carrier(i)], why)
     return move(region, func, (table, index), {})
@@ -239,28 +238,25 @@ def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     return tuple(reversed(found))
 
 
-put(torch.Tensor.__getitem__, getitem)
+follows(getitem, "Tensor.__getitem__")
 
 
-register(unravel_index, "unravel_index", in_place=False)
+follows(unravel_index, "unravel_index")
 
 
-register(index_select, "index_select", in_place=False)
+follows(index_select, "index_select")
 
 
-register(gather, "gather", in_place=False)
+follows(gather, "gather")
 
 
-register(take_along_dim, "take_along_dim", in_place=False)
+follows(take_along_dim, "take_along_dim")
 
 
-register(take, "take", in_place=False)
+follows(take, "take")
 
 
-put(F.embedding, embedding)
+follows(embedding, "F.embedding", "torch.embedding")
 
 
-put(torch.embedding, embedding)
-
-
-register(one_hot, "one_hot", in_place=False)
+follows(one_hot, "one_hot")

@@ -63,16 +63,13 @@ def run_on_choices(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     assert chosen is not None
     found, values = chosen
     blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
-    return settle(region, hard, found, values, blended=blended)
+    return join_values(region, hard, found, values, blended=blended)
 
 
-def settle(
-    region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False, taken: Tensor | None = None
-) -> Tensor:
+def join_values(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False) -> Tensor:
     """The result of a function whose `hard` value and whose `values` (*shape, M) for each choice are known.
 
     `blended`: float operands show a mixture, and a discrete result computed from it need not be one of the values.
-    `taken`: mask (*shape, M) of the value that the hard program takes, for `mix`.
     """
     rank = hard.dim() + 1
     if values.dim() < rank:
@@ -82,16 +79,16 @@ def settle(
     found = found.of(values)
     if hard.is_complex():
         wide = values.to(hard.dtype)
-        parts = [mix(found.of(part(wide)), part(hard), region.mode) for part in (torch.real, torch.imag)]
+        parts = [mix(found.of(part(wide)), part(hard)) for part in (torch.real, torch.imag)]
         return torch.complex(*parts)
     if hard.is_floating_point():
         inner = undecided(values)
-        out = mix(found, hard, region.mode, inner=None if inner is None else inner.any(-1), taken=taken)
+        out = mix(found, hard, None if inner is None else inner.any(-1))
         return attach(region, out, found if carrier(values) is None else None)
     if carrier(values) is not None:
         return attach(region, hard, _flattened(hard, found))
     out = hard
-    if region.linear and blended:
+    if blended:
         full = values.expand(*hard.shape, values.shape[-1])
         best = found.weights.detach().argmax(-1, keepdim=True).expand(*hard.shape, 1)
         out = torch.where(found.decided() | found.ties.squeeze(-1), hard, full.gather(-1, best).squeeze(-1))
@@ -136,11 +133,9 @@ def distribution(x: Tensor) -> Choice | None:
     return Choice(("mixed", weights), torch.cat([low.values, high.values], -1), weights, ties)
 
 
-def mix(found: Choice, hard: Tensor, forward: str, inner: Tensor | None = None, taken: Tensor | None = None) -> Tensor:
+def mix(found: Choice, hard: Tensor, inner: Tensor | None = None) -> Tensor:
     """``sum of weights * values`` over the last dimension in the band; `hard` where one value has all the weight, at an
-    exact tie, and where the values in question are not all finite. With `forward` other than ``"linear"`` the value
-    is `hard` everywhere and only the gradient is that of the sum; with ``"straight-through"`` the gradient of the
-    values goes to the one that the program takes (`taken`; by default those that are equal to `hard`).
+    exact tie, and where the values in question are not all finite.
 
     `inner`: mask of elements whose values are undecided themselves: there `hard` is not what to show.
     """
@@ -152,13 +147,7 @@ def mix(found: Choice, hard: Tensor, forward: str, inner: Tensor | None = None, 
     alone = (torch.arange(w.shape[-1], device=w.device) == likeliest.unsqueeze(-1)).to(wide)
     w = torch.where(infinite.unsqueeze(-1), alone, w)
     v = torch.where((w.detach() > 0) | v.detach().isfinite(), v, 0)
-    if forward == "straight-through":
-        shown = v.detach() == hard.detach().unsqueeze(-1) if taken is None else taken
-        shown = torch.where(shown.any(-1, keepdim=True), shown / shown.sum(-1, keepdim=True).clamp(min=1), alone)
-        return hard_forward(hard, (w * v.detach() + shown * v).sum(-1).expand(hard.shape))
     soft = (w * v).sum(-1).expand(hard.shape)
-    if forward == "hard":
-        return hard_forward(hard, soft)
     shown = (best == 1) | infinite | found.ties.squeeze(-1)
     if inner is not None:
         shown = shown & ~inner

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling
 from ..._ops.order import Order, close, traced
 from ..._ops.samples import beside, from_last, neighbours, pairs
 from ..._rules.widths import Width, in_units
@@ -67,13 +68,7 @@ def inverse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return _with_indices(region, func, original(func, *args, **kwargs), at)
 
 
-@chooses(
-    "sort",
-    "argsort",
-    op="sort",
-    boundaries="neighbours in sorted order change places",
-    of_integers=inverse,
-)
+@chooses("sort", of_integers=inverse)
 def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
     both = func.__name__ == "sort"
@@ -134,7 +129,7 @@ def positions(order: Order, dim: int, key: tuple[Any, ...], index: Tensor) -> Ch
     return found.map(found.key, lambda t: _back(dim)(torch.zeros_like(t).scatter(-2, back.expand(t.shape), t)))
 
 
-@chooses("topk", op="topk", boundaries="neighbours in sorted order change places")
+@chooses("topk")
 def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "k", "dim", "largest", "sorted"), args), **kwargs)
     k, dim, largest = int(named["k"]), int(named.get("dim", -1)), bool(named.get("largest", True))
@@ -196,7 +191,7 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     return _with_indices(region, func, out, found)
 
 
-@chooses("kthvalue", op="kthvalue", boundaries="the k-th smallest changes places with a neighbour")
+@chooses("kthvalue")
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
     dim, place = int(named.get("dim", -1)), int(named["k"]) - 1
@@ -204,12 +199,12 @@ def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     return _mark(region, out, x, dim, False, place)
 
 
-@chooses("median", "nanmedian", op="median", boundaries="the median changes places with a neighbour")
+@chooses("median")
 def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
     out = func(*args, **kwargs)
     # While compiling the mark only says that eager mode has to compare; under vmap nobody can look for NaN.
-    nan = bool(x.detach().isnan().any()) if not traced(x) else not torch.compiler.is_compiling()
+    nan = bool(x.detach().isnan().any()) if not traced(x) else not compiling()
     if named.get("dim") is None:  # the value alone is continuous
         return out if nan else _mark(region, out, x, None, False, (x.numel() - 1) // 2)
     dim = int(named["dim"])
@@ -224,7 +219,7 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     return out if nan else _mark(region, out, x, dim, False, (n - 1) // 2)
 
 
-@chooses("unique", op="unique", boundaries="with `return_inverse`: neighbours in sorted order change places")
+@chooses("unique")
 def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     """The inverse of distinct numbers is their rank. Equal numbers have no rank of their own, and whether numbers are
     equal has no derivative.

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..._ops.band import band_offset, hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._ops.env import tracked
+from ..._rules.index import op_name
 from ..._rules.widths import half_width, watch_of
 from ..interface import Func, Region
 from .algebra import run_on_outcomes
@@ -19,7 +21,7 @@ from .decisions import decided_at, equal_keys, tells
 from .mixtures import run_on_choices
 from .orders import Ordered, _key, _ordered, positions
 from .reductions import bins_of
-from .registry import SOURCES, op_name, register, tracked
+from .registry import follows
 from .trees import original
 
 
@@ -145,16 +147,13 @@ def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     return _count_passed(region, func, call, boundaries, x, right, (args, kwargs), direct)
 
 
-SOURCES["searchsorted"] = "each boundary, half-width at most half the distance to the next"
+follows(searchsorted, "searchsorted")
 
 
-register(searchsorted, "searchsorted", in_place=False, source=True)
+follows(bucketize, "bucketize")
 
 
-register(bucketize, "bucketize", in_place=False, source=True)
-
-
-@chooses("histc", op="histc", boundaries="the edges of the bins")
+@chooses("histc")
 def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "bins", "min", "max"), args), **kwargs)
     bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
@@ -173,7 +172,5 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     if total is None:
         return hard
     total = total[1:-1]
-    if not region.linear:
-        return hard_forward(hard, total)
     certain = (total.detach() - hard).abs() < 1e-6
     return torch.where(certain, hard_forward(hard, total), total.to(hard.dtype))

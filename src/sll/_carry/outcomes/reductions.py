@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.band import hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region
 from .algebra import through_expectation
@@ -23,7 +22,7 @@ from .counted import by_ones, of_one_order
 from .decisions import decided_by
 from .expectations import expect, shown_weight, shown_weights
 from .fewer import MAX_DECISIONS
-from .registry import register
+from .registry import follows
 from .trees import original
 
 
@@ -140,7 +139,7 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         )
         return out
     if out.is_floating_point():
-        return total.to(out.dtype) if region.linear else hard_forward(out, total)
+        return total.to(out.dtype)
     return attach(region, out, Expectation(total))
 
 
@@ -164,15 +163,9 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     return None if below is None or above is None else below + above
 
 
-LINEAR = "sum mean cumsum nansum diff cumulative_trapezoid trapezoid trapz trace prod cumprod"
-PRODUCTS = """
-    matmul __matmul__ __rmatmul__ mm bmm mv dot vdot inner outer ger einsum tensordot kron linear addmm addmv baddbmm
-    multi_dot chain_matmul vecdot
-"""
-
-register(linear, *LINEAR.split())
-register(product, *PRODUCTS.split())
-register(every, "all", in_place=False)
-register(some, "any", in_place=False)
-register(count_nonzero, "count_nonzero", in_place=False)
-register(bincount, "bincount", in_place=False)
+follows(linear, "sums")
+follows(product, "products")
+follows(every, "all")
+follows(some, "any")
+follows(count_nonzero, "count_nonzero")
+follows(bincount, "bincount")

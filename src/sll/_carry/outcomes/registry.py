@@ -1,20 +1,16 @@
-"""The registry: torch function -> rule, and the decorators that fill it.
+"""The registry: torch function -> rule.
 
 A rule is called as ``rule(region, func, args, kwargs)`` for every call of the functions it is registered for, and
-returns what the program sees. Functions are registered by name; `spellings` finds every object torch knows under that
-name: the function, the
-``Tensor`` method, ``torch.nn.functional``, ``torch.special``. The in-place spellings (``round_``, ``__iadd__``) and
-``out=`` come for free.
+returns what the program sees. A file says with `follows` which rows of the table its rules are for; `fill` registers
+them in all spellings. The in-place forms (``round_``, ``__iadd__``) and ``out=`` come for free.
 
-To add a discrete function, write in `sources.py`::
+To add a discrete function, give it a row in `_rules/table.py`, and write in `sources.py`::
 
-    @source("sign", "sgn")
+    @source("sign")
     def sign(eps, input):
         return Step(boundary_at(input, 0.0, eps), below=-1.0, above=1.0)
 
-To let a linearization pass through a function that works element by element, or only moves elements, add its name to
-the list in
-`elementwise.py` or `shape.py`.
+To let a linearization pass through another function, its row is enough, if its family has a rule.
 """
 
 from __future__ import annotations
@@ -23,10 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..interface import Region, Rule
+from ..._ops.env import compiling, tracked
+from ..._rules.index import in_place_forms, op_name, spellings
+from ..._rules.table import ROWS, Row
+from ..interface import Func, Region, Rule
 from .carriers import attach, carrier, discrete_carrier
 
 RULES: dict[Any, Rule] = {}
@@ -35,28 +33,45 @@ DECIDES_BY_NAME: set[str] = set()
 """For compiled code: Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as keys, but it
 knows their names.
 """
-SOURCES: dict[str, str] = {}
-"""Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
 DISCRETE: set[Any] = set()
 """The functions that make decisions, in all their spellings."""
 ALWAYS: set[Any] = set()
 """The functions whose rules are asked whatever their operands are; others only if an operand carries something."""
-NO_GRADIENT_TO_LOSE: set[Any] = set()
-"""Functions that ask about a tensor or overwrite it: no linearization is lost there."""
-LEFT_ALONE: dict[str, str] = {}
-"""Discrete functions that a region runs as they are, each with its reason."""
-
-_NAMESPACES = (torch, torch.Tensor, F, torch.special, torch.linalg)
+_DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
+"""The families of `DISCRETE`."""
+_RULE_OF: dict[str, Rule] = {}
+"""By name, family or op of a row."""
 
 
-def spellings(name: str) -> list[Any]:
-    """Every callable that torch offers under `name`."""
-    found = []
-    for namespace in _NAMESPACES:
-        member = getattr(namespace, name, None)
-        if callable(member) and member not in found:
-            found.append(member)
-    return found
+def follows(rule: Rule, *keys: str) -> None:
+    """`rule` is that of the rows with this name, family or op: what is more special counts."""
+    for key in keys:
+        assert key not in _RULE_OF, f"{key!r} has a rule already"
+        _RULE_OF[key] = rule
+
+
+def fill() -> None:
+    """Register every function of the table that has a rule here."""
+    owner: dict[Any, Row] = {}
+    for row in ROWS:
+        for name in row.names.split():
+            for func in spellings(name):
+                assert owner.setdefault(func, row) is row, f"{op_name(func)} is in two rows"
+            rule = _RULE_OF.get(name) or _RULE_OF.get(row.family) or _RULE_OF.get(row.op)
+            if rule is not None and row.family != "reflected":
+                decides = row.family in _DECIDE
+                marks = "marks" in row.facts.split()
+                _register(rule, name, spellings(name), in_place=row.in_place, source=decides, marks=marks)
+            elif rule is not None:
+                for func in spellings(name):
+                    put(func, _reflected(rule, getattr(torch, row.op)))
+                    ALWAYS.add(func)
+
+
+def _reflected(rule: Rule, straight: Func) -> Rule:
+    return lambda region, func, args, kwargs: (
+        rule(region, straight, args[::-1], kwargs) if concerns(args, kwargs) else func(*args, **kwargs)
+    )
 
 
 def put(func: Any, rule: Rule) -> None:
@@ -65,37 +80,37 @@ def put(func: Any, rule: Rule) -> None:
         BY_NAME[func.__name__] = rule
 
 
-def register(
-    rule: Rule, *names: str | Callable[..., Any], in_place: bool = True, source: bool = False, marks: bool = False
-) -> None:
+def register(rule: Rule, *names: str | Func, in_place: bool = True, source: bool = False, marks: bool = False) -> None:
     """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``; a function
     in the place of a name, such as ``torch.ops.mine.kernel.default``, stands for itself.
 
     `source`: it makes decisions; `marks`: it lets its result carry something. Any other rule is asked only if an
-    operand carries something.
+    operand carries something. Raises ValueError for what has a rule already.
     """
     for name in names:
         functions = spellings(name) if isinstance(name, str) else [name]
         if not functions and len(names) == 1:  # (of several, some may be newer than this torch)
             raise ValueError(f"torch has no function {name!r}; for a function that is not torch's, pass the function")
-        if source:
-            DISCRETE.update(functions)
-            DECIDES_BY_NAME.update(func.__name__ for func in functions)
-        if source or marks:
-            ALWAYS.update(functions)
-        for func in functions:
-            put(func, _spelled_out(rule, source))
-        if not in_place or not functions or not isinstance(name, str):
-            continue
-        twin = getattr(torch.Tensor, name, functions[0])
-        bare = name.strip("_")
-        for in_place_name in (f"{name}_", f"__i{bare}__"):
-            for func in spellings(in_place_name):
-                put(func, _in_place(twin, source))
-                if source:
-                    DISCRETE.add(func)
-                    DECIDES_BY_NAME.add(func.__name__)
-                    ALWAYS.add(func)
+        known = next((func for func in functions if func in RULES), None)
+        if known is not None:
+            raise ValueError(f"{op_name(known)} has a rule already; a function has one")
+        _register(rule, name if isinstance(name, str) else "", functions, in_place=in_place, source=source, marks=marks)
+
+
+def _register(rule: Rule, name: str, functions: list[Any], *, in_place: bool, source: bool, marks: bool) -> None:
+    forms = in_place_forms(name) if in_place and functions and name else []
+    twin = getattr(torch.Tensor, name, functions[0]) if forms else None
+    for func in functions:
+        put(func, _spelled_out(rule, source))
+    for func in forms:
+        put(func, _in_place(twin, source))  # type: ignore[arg-type]
+    if source:
+        DISCRETE.update((*functions, *forms))
+        DECIDES_BY_NAME.update(func.__name__ for func in (*functions, *forms))
+    if source or marks:
+        ALWAYS.update(functions)
+    if source:
+        ALWAYS.update(forms)
 
 
 def _spelled_out(rule: Rule, source: bool) -> Rule:
@@ -170,7 +185,7 @@ def overwrite(region: Region, target: Tensor, result: Tensor) -> Tensor:
 
 def written(target: Any, result: Any = None) -> Any:
     """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)."""
-    if torch.compiler.is_compiling() and getattr(target, "_sll", None) is not None:
+    if compiling() and getattr(target, "_sll", None) is not None:
         target._sll = None
     return result
 
@@ -179,7 +194,7 @@ def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor)
     """What `base` carries once `result` has been written into its `view`."""
     from .regrouping import regroup
 
-    if not base.is_contiguous() or torch.compiler.is_compiling():
+    if not base.is_contiguous() or compiling():
         region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
         return None
     offset = view.storage_offset() - base.storage_offset()
@@ -199,27 +214,3 @@ def concerns(args: tuple[Any, ...], kwargs: dict[str, Any], follows: bool = True
             if carrier(item) is not None or follows and tracked(item):
                 return True
     return False
-
-
-def tracked(x: Any) -> bool:
-    """Whether autograd follows `x`: it requires grad, or carries a forward-mode tangent."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        return False
-    if x.requires_grad:
-        return x.layout == torch.strided
-    if torch.compiler.is_compiling():
-        return False
-    functorch = torch._C._functorch
-    if functorch.is_functorch_wrapped_tensor(x) and tracked(functorch.get_unwrapped(x)):
-        return True  # vmap inside grad
-    forward = torch.autograd.forward_ad
-    return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
-
-
-def op_name(func: Callable[..., Any]) -> str:
-    """How messages call a torch function."""
-    name = getattr(func, "__name__", repr(func))
-    owner = getattr(func, "__self__", None)
-    if name == "__get__" and owner is not None:
-        return f".{getattr(owner, '__name__', '?')}"
-    return name.strip("_") if name[:2] == "__" else name

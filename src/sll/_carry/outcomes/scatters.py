@@ -10,7 +10,7 @@ element instead, so that what it carries belongs to the same choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,15 +18,16 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._rules.index import op_name
 from ..interface import Func, Region
 from .algebra import through_expectation
-from .carriers import Expectation, Outcomes, attach, carrier, choice, discrete_carrier
+from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier
 from .constants import bool_outcomes
 from .decisions import decided_by, equal_keys
 from .expectations import expect
-from .mixtures import distribution, settle
+from .mixtures import distribution, join_values
 from .orders import Ordered, positions
-from .registry import op_name, register
+from .registry import follows
 from .regrouping import regroup
 from .trees import original
 
@@ -39,6 +40,9 @@ def _soft(x: Any, dtype: torch.dtype) -> Any:
     if not isinstance(x, Tensor):
         return x
     return (expect(x) if discrete_carrier(x) else x).to(dtype)
+
+
+_NO_POSITIONS = "an index that is a count has no positions. Use x.unsqueeze(-1) == torch.arange(n) as weights."
 
 
 def write(
@@ -63,59 +67,65 @@ def write(
     """
     dist = distribution(index)
     if dist is None:
-        region.lose(
-            name,
-            [index],
-            "an index that is a count has no positions. Use x.unsqueeze(-1) == torch.arange(n) as weights.",
-        )
+        region.lose(name, [index], _NO_POSITIONS)
         return None
-    values, weights = dist.values, dist.weights
     dtype = torch.promote_types(
-        compute_dtype(weights.dtype, hard.dtype), torch.float32 if hard.is_floating_point() else exact_dtype(hard)
+        compute_dtype(dist.weights.dtype, hard.dtype), torch.float32 if hard.is_floating_point() else exact_dtype(hard)
     )
-    joint = choice(source) if isinstance(source, Tensor) else None
-    own = choice(index)
-    if joint is not None and not (own is not None and equal_keys(joint.key, own.key)):
-        joint = None
-    many = values.shape[-1]
-    at = torch.where(values < 0, values + size, values)
-    weights = torch.where((at >= 0) & (at < size), weights.to(dtype), 0).expand(*index.shape, many)
-    at = at.clamp(0, size - 1).expand(*index.shape, many)
-    even = dist.ties.expand(*index.shape, many)
-    written: Any = None
-    if joint is not None:  # written and where it is written depend on the same choice
-        written = joint.values.to(dtype).expand(*index.shape, many)
-    elif at_once is not None:
-        written = _soft(source, dtype)
-        written = written.unsqueeze(-1) if isinstance(written, Tensor) and written.dim() else written
-    if at_once is not None:
-        at, even, amounts = at_once(at), at_once(even), at_once((weights * written).expand(at.shape))
-        steps = [(at, at_once(weights), even, amounts)]
-    else:
-        steps = []
-        for m in range(many):
-            weight, one = spread(weights[..., m]), None if written is None else spread(written[..., m])
-            amount = weight * (_soft(source, dtype) if one is None else one)
-            steps.append((at[..., m].contiguous(), weight, spread(even[..., m]), amount))
     total = share = touched = torch.zeros(target.shape, dtype=dtype, device=hard.device)
-    for at, weight, even, amount in steps:
+    for at, weight, even, amount in _steps(dist, index, source, dtype, size, spread, at_once):
         total = put(total, at, amount)
         if not add:
             share = put(share, at, weight)
         touched = put(touched, at, ((weight > 0) & (weight < 1) & ~even).to(dtype))
     old = _soft(target, dtype)
     if add:
-        soft = old + total
-    else:
-        covered = share.clamp(max=1)
-        plain = not isinstance(source, Tensor) or source.dim() == 0 and carrier(source) is None
-        if plain and carrier(target) is None and not hard.is_floating_point():
-            value = source if isinstance(source, Tensor) else torch.tensor(source)
-            new = torch.full((1,) * hard.dim(), value.item(), dtype=hard.dtype, device=hard.device)
-            below = target.detach().clone()
-            return attach(region, hard, Outcomes(decided_by(covered), below, new))
-        soft = old * (1 - covered) + total / share.clamp(min=1)
-    return _finish(region, hard, soft, touched > 0)
+        return _finish(region, hard, old + total, touched > 0)
+    covered = share.clamp(max=1)
+    one_value = not isinstance(source, Tensor) or source.dim() == 0 and carrier(source) is None
+    if one_value and carrier(target) is None and not hard.is_floating_point():
+        value = source if isinstance(source, Tensor) else torch.tensor(source)
+        new = torch.full((1,) * hard.dim(), value.item(), dtype=hard.dtype, device=hard.device)
+        return attach(region, hard, Outcomes(decided_by(covered), target.detach().clone(), new))
+    return _finish(region, hard, old * (1 - covered) + total / share.clamp(min=1), touched > 0)
+
+
+def _steps(
+    dist: Choice,
+    index: Tensor,
+    source: Any,
+    dtype: torch.dtype,
+    size: int,
+    spread: Callable[[Tensor], Tensor],
+    at_once: Callable[[Tensor], Tensor] | None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Where is written with which weight, whether at a tie, and how much: for all positions `at_once`, or in turns."""
+    many = dist.values.shape[-1]
+    at = torch.where(dist.values < 0, dist.values + size, dist.values)
+    weights = torch.where((at >= 0) & (at < size), dist.weights.to(dtype), 0).expand(*index.shape, many)
+    at = at.clamp(0, size - 1).expand(*index.shape, many)
+    even = dist.ties.expand(*index.shape, many)
+    joint = choice(source) if isinstance(source, Tensor) else None
+    own = choice(index)
+    written: Any = None
+    if joint is not None and own is not None and equal_keys(joint.key, own.key):
+        # written and where it is written depend on the same choice
+        written = joint.values.to(dtype).expand(*index.shape, many)
+    elif at_once is not None:
+        written = _soft(source, dtype)
+        written = written.unsqueeze(-1) if isinstance(written, Tensor) and written.dim() else written
+    if at_once is not None:
+        at = at_once(at)
+        yield at, at_once(weights), at_once(even), at_once((weights * written).expand(weights.shape))
+        return
+    for m in range(many):
+        weight, one = spread(weights[..., m]), None if written is None else spread(written[..., m])
+        yield (
+            at[..., m].contiguous(),
+            weight,
+            spread(even[..., m]),
+            weight * (_soft(source, dtype) if one is None else one),
+        )
 
 
 def _finish(region: Region, hard: Tensor, soft: Tensor, touched: Tensor) -> Tensor:
@@ -123,8 +133,6 @@ def _finish(region: Region, hard: Tensor, soft: Tensor, touched: Tensor) -> Tens
         return attach(region, hard, bool_outcomes(decided_by(soft), hard))
     if not hard.is_floating_point():
         return attach(region, hard, Expectation(soft))
-    if not region.linear:
-        return hard_forward(hard, soft)
     return torch.where(touched, soft.to(hard.dtype), hard_forward(hard, soft))
 
 
@@ -141,7 +149,7 @@ def permuted(region: Region, hard: Tensor, target: Tensor, index: Tensor, source
     rows = source.to(hard.dtype).expand(index.shape).movedim(dim, -1)
     places = at.values.movedim(dim, -2)
     values = rows.gather(-1, places.flatten(-2)).reshape(places.shape).movedim(-2, dim)
-    return settle(region, hard, at, values)
+    return join_values(region, hard, at, values)
 
 
 def _dimension(target: Tensor, dim: int) -> int | None:
@@ -296,7 +304,7 @@ def at_items(
     region: Region, name: str, hard: Tensor, target: Tensor, items: tuple[Any, ...], source: Any, *, add: bool
 ) -> Tensor | None:
     """`source` written into ``target[items]``, of which one is a decided index; `hard` is the result. None: lost."""
-    from .indices import geometry, plain_item
+    from .indices import geometry, indexes
 
     decided = [i for i, item in enumerate(items) if discrete_carrier(item)]
     masks = [items[i] for i in decided if items[i].dtype in (torch.bool, torch.uint8)]
@@ -314,7 +322,7 @@ def at_items(
         found = permuted(region, hard, target, index, source, 0)
         if found is not None:
             return found
-    items = tuple(i if plain_item(i) else torch.as_tensor(i, device=target.device) for i in items)
+    items = tuple(i if indexes(i) else torch.as_tensor(i, device=target.device) for i in items)
     size, trailing = geometry(target, items, place)
     shape = target[items].shape
 
@@ -330,8 +338,8 @@ def at_items(
     return write(region, name, hard, target, index, source, put, spread, size, add=add)
 
 
-register(_scatter(False), "scatter")
-register(_scatter(True), "scatter_add")
-register(index_add, "index_add")
-register(index_fill, "index_fill", "index_copy")
-register(index_put, "index_put")
+follows(_scatter(False), "scatter")
+follows(_scatter(True), "scatter_add")
+follows(index_add, "index_add")
+follows(index_fill, "index_fill", "index_copy")
+follows(index_put, "index_put")

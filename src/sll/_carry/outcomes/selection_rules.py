@@ -9,22 +9,24 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._ops.env import compiling
+from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_name, spellings
+from ..._rules.table import ROWS
 from ..interface import Func, Region
 from .carriers import Expectation, Selection, attach, discrete_carrier, selection
-from .elementwise import ARITHMETIC, CASTS, LOGIC
 from .expectations import expect, probability
-from .registry import NO_GRADIENT_TO_LOSE, RULES, op_name, register, spellings
+from .registry import RULES, follows
 from .selections import (
     _EVERYTHING,
     _FAILS,
     COUNTS,
     _candidates,
+    bare,
     lost,
     on_candidates,
     on_elements,
     one_by_one,
-    plain,
-    select,
+    selected,
 )
 from .trees import original
 
@@ -47,8 +49,6 @@ def total(
         soft = soft / torch.where(many == 0, 1, many)  # an empty selection: NaN, and no gradient
     if not hard.is_floating_point():
         return attach(region, hard, Expectation(soft))
-    if not region.linear:
-        return hard_forward(hard, soft)
     decided = (found.weights.detach() == 1).all()
     return torch.where(decided, hard_forward(hard, soft), soft.to(hard.dtype))
 
@@ -65,7 +65,7 @@ def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     dims = tuple(d % rank for d in dim) if dim else tuple(range(rank))
     mean = op_name(func) == "mean"
     if 0 not in dims:
-        out = func(plain(x), *args[1:], **kwargs)
+        out = func(bare(x), *args[1:], **kwargs)
         inner = region.call(func, found.candidates, *args[1:], **{n: v for n, v in kwargs.items() if n != "input"})
         return attach(region, out, found.of(inner))
     hard = original(func, *args, **kwargs)
@@ -76,11 +76,11 @@ def moved(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     """``squeeze``, ``unsqueeze``, ``reshape`` that keep the dimension of the selected elements first."""
     x = args[0]
     found = selection(x)
-    shape = func(plain(x), *args[1:], **kwargs).shape
+    shape = func(bare(x), *args[1:], **kwargs).shape
     if found is None or not shape or shape[0] != x.shape[0] or x.shape[0] == 0:
         return one_by_one(region, func, args, kwargs)
     candidates = found.candidates.reshape(found.candidates.shape[0], *shape[1:])
-    return attach(region, func(plain(x), *args[1:], **kwargs), found.of(candidates))
+    return attach(region, func(bare(x), *args[1:], **kwargs), found.of(candidates))
 
 
 def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,7 +119,7 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         if own.same(picked[0]):  # x[mask][other]: both decide
             flags = picked[0].candidates
             weights, shown = own.weights * probability(flags), own.shown * expect(flags)
-            out = func(plain(table), plain(index))
+            out = func(bare(table), bare(index))
             keep = (weights.detach() > 0).nonzero().squeeze(1)
             candidates = region.call(torch.Tensor.__getitem__, own.candidates, keep)
             taken = (own.taken & flags)[keep]
@@ -128,14 +128,14 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
             return attach(region, out, found)
     elif own is not None and isinstance(items[0], slice) and items[0] == slice(None) and not any(picked):
         if not any(isinstance(item, Tensor) for item in items):  # further dimensions
-            return attach(region, func(plain(table), index), own.of(func(own.candidates, index)))
+            return attach(region, func(bare(table), index), own.of(func(own.candidates, index)))
     elif own is None and all(found is not None and not item.is_floating_point() for found, item in zip(picked, items)):
         first = picked[0]
         assert first is not None
         if all(
             found is not None and found.same(first) and item.dtype != torch.bool for found, item in zip(picked, items)
         ):
-            out = func(table, tuple(plain(item) for item in items))  # table[mask.nonzero(as_tuple=True)]
+            out = func(table, tuple(bare(item) for item in items))  # table[mask.nonzero(as_tuple=True)]
             at = [found.candidates for found in picked if found is not None]
             # What is not selected may be out of range.
             at = [torch.where(first.taken, i, i.clamp(-size, size - 1)) for i, size in zip(at, table.shape)]
@@ -148,13 +148,13 @@ def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     x = args[0] if args else kwargs["input"]
     if not discrete_carrier(x) or x.dim() == 0:
         return func(*args, **kwargs)
-    if torch.compiler.is_compiling():
+    if compiling():
         region.lose(op_name(func), (), "where a mask is True is not followed in compiled code.")
         return func(*args, **kwargs)
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())
     hard = original(torch.nonzero, x)
-    out = select(region, every, flags, hard)
+    out = selected(region, every, flags, hard)
     as_tuple = kwargs.get("as_tuple")
     if not as_tuple:
         return out
@@ -172,39 +172,24 @@ def in_place(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     return RULES.get(func, one_by_one)(region, func, args, kwargs)
 
 
-_LOSSES = """
-    mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits cross_entropy
-    nll_loss
-"""
-
-
-_ELEMENTWISE = f"""
-    {ARITHMETIC} {LOGIC} {CASTS} clone contiguous
-    gt __gt__ ge __ge__ lt __lt__ le __le__ sign round floor ceil trunc long int to
-"""
-
-
-SELECTIONS: dict[Any, Any] = {}
-
-
-for _names, _rule in (
-    (_ELEMENTWISE, on_elements), ("sum mean", reduce), (_LOSSES, loss), ("__getitem__", indexed),
-    ("unsqueeze squeeze reshape view", moved),
-):  # fmt: skip
-    for _name in _names.split():
-        SELECTIONS.update(dict.fromkeys(spellings(_name), _rule))
-
-
-for _name in _ELEMENTWISE.split():
-    for _spelled in (f"{_name}_", f"__i{_name.strip('_')}__"):
-        SELECTIONS.update(dict.fromkeys(spellings(_spelled), in_place))
+SELECTIONS: dict[Any, Any] = {
+    **dict.fromkeys(functions_with("each"), on_elements),
+    **dict.fromkeys(functions_with("weighted"), reduce),
+    **dict.fromkeys((func for name in names_of("losses") for func in spellings(name)), loss),
+    **dict.fromkeys(functions_with("keeps_rows"), moved),
+    torch.Tensor.__getitem__: indexed,
+}
+for _row in ROWS:
+    if "each" in _row.facts.split():
+        for _name in _row.names.split():
+            SELECTIONS.update(dict.fromkeys(in_place_forms(_name), in_place))
 
 
 def rule_for(func: Func) -> Any:
     """The rule for a call with a selection among its operands; None for what asks about a tensor only."""
-    if func in NO_GRADIENT_TO_LOSE and func not in COUNTS:
+    if func in ASKS and func not in COUNTS:
         return None
     return SELECTIONS.get(func, one_by_one)
 
 
-register(nonzero, "nonzero", "argwhere", in_place=False)
+follows(nonzero, "nonzero", "argwhere")

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from ..._ops.callsite import LostGradientError
+from ..._rules.index import op_name
 from ..interface import Func, Region
 from .carriers import Choice, Selection, attach, carrier, discrete_carrier, selection
 from .expectations import expect, probability
-from .mixtures import settle
-from .registry import op_name, register
+from .mixtures import join_values
+from .registry import follows
 
 
-def select(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
+def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     """`hard` is ``x[mask]``; let it carry the elements that may be in it. The mask covers the leading dimensions."""
     share, shown = (weight.expand(mask.shape).reshape(-1) for weight in (probability(mask), expect(mask)))
     flat = region.call(torch.Tensor.reshape, x, (share.numel(), *x.shape[mask.dim() :]))
@@ -50,7 +51,7 @@ def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         return out
     shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
     full, flags = (region.call(torch.Tensor.expand, t, shape) for t in (x, mask))
-    return select(region, full, flags, out)
+    return selected(region, full, flags, out)
 
 
 def _candidates(
@@ -85,7 +86,7 @@ def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     if extended is None:
         return lost(region, func, args, kwargs, _NO_VALUES)
     found, values, named = extended
-    out = region.call(func, *(plain(x) for x in args), **{name: plain(x) for name, x in kwargs.items()})
+    out = region.call(func, *(bare(x) for x in args), **{name: bare(x) for name, x in kwargs.items()})
     if not isinstance(out, Tensor):
         return out
     candidates = on_candidates(region, func, values, named, found)
@@ -137,7 +138,7 @@ _FAILS = (
 )
 
 
-def plain(x: Any) -> Any:
+def bare(x: Any) -> Any:
     """The selection alone."""
     return x.view_as(x) if selection(x) is not None else x
 
@@ -151,7 +152,7 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         region.lose(op_name(func), [], why, undecided=undecided, origins=[picked.weights for picked in found])
         if written:
             return func(*args, **kwargs)
-        each: Callable[[Any], Any] = plain
+        each: Callable[[Any], Any] = bare
     elif func in COUNTS:
         return func(*args, **kwargs)
     else:
@@ -165,7 +166,7 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     except LostGradientError:
         raise
     except (RuntimeError, IndexError, ZeroDivisionError):
-        if each is plain:
+        if each is bare:
             raise
         out = func(*args, **kwargs)  # it is not the program that fails, but an element that it does not select
         region.lose(op_name(func), [], _FAILS, undecided=undecided, origins=[picked.weights for picked in found])
@@ -192,7 +193,7 @@ def _rows(region: Region, x: Any) -> Any:
     picked = selection(x)
     if picked is None:
         return x
-    x = plain(x)
+    x = bare(x)
     if picked.count == 0 or carrier(picked.candidates) is not None:
         return x
     expected = picked.weights.to(torch.float64).cumsum(0)
@@ -216,7 +217,7 @@ def _rows(region: Region, x: Any) -> Any:
     weights = weights.reshape(picked.count, *(1,) * (x.dim() - 1), -1)
     # At an exact tie in the mask all of the row shows the hard elements.
     ties = ((picked.shown != picked.weights)[at] & inside).any(-1).reshape(*weights.shape[:-1], 1)
-    return settle(region, x, Choice(("selected", picked.mask, picked.weights), values, weights, ties), values)
+    return join_values(region, x, Choice(("selected", picked.mask, picked.weights), values, weights, ties), values)
 
 
 COUNTS = {
@@ -243,4 +244,4 @@ def one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     )  # fmt: skip
 
 
-register(masked, "masked_select", in_place=False)
+follows(masked, "masked_select")

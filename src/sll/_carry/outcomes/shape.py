@@ -8,19 +8,20 @@ everywhere no longer is;
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.env import compiling
+from ..._rules.index import functions_with, op_name
 from ..interface import Func, Region
 from .algebra import as_they_are
 from .carriers import Chain, Choice, Expectation, Outcomes, Sorted, attach, carrier, discrete_carrier, sorted_places
 from .constants import is_constant
 from .decisions import placed, version_of
 from .elementwise import elementwise
-from .registry import op_name, put, register, spellings
+from .registry import follows
 from .regrouping import regroup
 
 
@@ -52,82 +53,90 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if isinstance(out, Tensor) and out.shape == x.shape and (func in _KEEPS_ORDER or _takes_all(func, args)):
         return attach(region, out, found)  # the same elements in the same places: the same decisions
     if isinstance(out, Tensor):
-        return out if out is x else attach(region, out, _moved(region, func, args, kwargs, found, None, out, fills))
-    if torch.compiler.is_compiling():  # Dynamo cannot set attributes on the parts themselves
+        return (
+            out
+            if out is x
+            else attach(
+                region, out, _moved(_Move(region, func, tuple(x.shape), args[1:], kwargs, None, out, fills), x, found)
+            )
+        )
+    if compiling():  # Dynamo cannot set attributes on the parts themselves
         out = tuple(part.view_as(part) for part in out)
     for i, part in enumerate(out):
-        attach(region, part, _moved(region, func, args, kwargs, found, i, part, fills))
+        attach(region, part, _moved(_Move(region, func, tuple(x.shape), args[1:], kwargs, i, part, fills), x, found))
     return out
 
 
-def _moved(
-    region: Region,
-    func: Func,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    found: Any,
-    part: int | None,
-    result: Tensor,
-    fills: bool,
-) -> Any:
-    x, *rest = args
-    shape = tuple(x.shape)
+class _Move(NamedTuple):
+    """A call that moves elements: of `part` of its result, if that has several."""
 
-    def apply(t: Tensor) -> Tensor:
+    region: Region
+    func: Func
+    shape: tuple[int, ...]
+    rest: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    part: int | None
+    result: Tensor
+    fills: bool
+
+    def of(self, t: Tensor) -> Tensor:
+        """Another tensor, moved the same way."""
         try:
-            moved = func(t, *rest, **kwargs)
+            moved = self.func(t, *self.rest, **self.kwargs)
         except RuntimeError:  # a view of a tensor with other strides than x has
-            moved = func(t.contiguous(), *rest, **kwargs)
-        picked: Tensor = moved if part is None else moved[part]
-        return picked
+            moved = self.func(t.contiguous(), *self.rest, **self.kwargs)
+        return moved if self.part is None else moved[self.part]  # type: ignore[no-any-return]
 
-    parameters = (*rest, *kwargs.values())
-    mutable = not all(_immutable(p) for p in parameters)
-    # A tensor index is known by its version, a list or array not at all.
-    how = (
-        func,
-        *((p, version_of(p)) if _immutable(p) or isinstance(p, Tensor) else object() for p in parameters),
-        part,
-    )
+    def of_offset(self, t: Tensor) -> Tensor:
+        """What a fill writes has no decision: an offset of -1/2, a weight of 0."""
+        moved = self.of(t)
+        return torch.where(moved == self.of(t + 1), -0.5, moved) if self.fills else moved
 
-    def apply_offset(t: Tensor) -> Tensor:
-        if not fills:
-            return apply(t)
-        moved = apply(t)
-        return torch.where(moved == apply(t + 1), -0.5, moved)
+    def of_outcome(self, t: Tensor) -> Tensor:
+        if is_constant(t) and not self.fills:
+            return t.reshape((1,) * self.result.dim())
+        full = self.region.call(torch.Tensor.expand, t, self.shape)
+        if not full.is_contiguous() and carrier(full) is None:
+            full = full.contiguous()
+        moved = self.region.call(self.func, full, *self.rest, **self.kwargs)
+        return moved if self.part is None else moved[self.part]  # type: ignore[no-any-return]
+
+    def parameters(self) -> tuple[Any, ...]:
+        return (*self.rest, *self.kwargs.values())
+
+    def how(self) -> tuple[Any, ...]:
+        """Its identity. A tensor index is known by its version, a list or array not at all."""
+        known = ((p, version_of(p)) if _immutable(p) or isinstance(p, Tensor) else object() for p in self.parameters())
+        return (self.func, *known, self.part)
+
+
+def _moved(move: _Move, x: Tensor, found: Any) -> Any:
+    """What the result carries, where `found` is what `x` carries."""
+    shape, how = move.shape, move.how()
+    mutable = not all(_immutable(p) for p in move.parameters())
 
     def tree() -> Outcomes | Choice | None:
         old = found.resolve() if isinstance(found, Chain) else found
         if old is None:
             return None
         if isinstance(old, Choice):
-            return _moved_choice(old, shape, how, apply, result, in_order=func in _KEEPS_ORDER) if not fills else None
-        # What a fill writes has no decision: an offset of -1/2, a weight of 0.
-        decision = placed(old.decision, shape, how, apply_offset)
+            in_order = move.func in _KEEPS_ORDER
+            return None if move.fills else _moved_choice(old, shape, how, move.of, move.result, in_order=in_order)
+        decision = placed(old.decision, shape, how, move.of_offset)
         if mutable:
             decision.offset()  # now: the program may change the index later
-        return Outcomes(decision, outcome(old.below), outcome(old.above), 0 if fills else old.polarity)
-
-    def outcome(t: Tensor) -> Tensor:
-        if is_constant(t) and not fills:
-            return t.reshape((1,) * result.dim())
-        full = region.call(torch.Tensor.expand, t, shape)
-        if not full.is_contiguous() and carrier(full) is None:
-            full = full.contiguous()
-        moved = region.call(func, full, *rest, **kwargs)
-        picked: Tensor = moved if part is None else moved[part]
-        return picked
+        sides = move.of_outcome(old.below), move.of_outcome(old.above)
+        return Outcomes(decision, *sides, 0 if move.fills else old.polarity)
 
     if isinstance(found, Expectation):
-        return Expectation(apply(found.value), found.by_ones)
-    if isinstance(found, Choice) and fills:
-        if x.is_floating_point():  # its gradient goes on, only its outcomes end here
-            return None
-        region.lose(
-            op_name(func),
-            [x],
-            "an index that was chosen has no weights beside a constant. Look up first, and pad what was found.",
-        )
+        return Expectation(move.of(found.value), found.by_ones)
+    if isinstance(found, Choice) and move.fills:
+        if not x.is_floating_point():  # of a float the gradient goes on, only its outcomes end here
+            move.region.lose(
+                op_name(move.func),
+                [x],
+                "an index that was chosen has no weights beside a constant. Look up first, and pad what was found.",
+            )
         return None
     return Chain(tree, found.length + 1) if isinstance(found, Chain) else tree()
 
@@ -280,56 +289,28 @@ def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs:
     return tuple(region.call(torch.Tensor.expand, t, shape) for t in tensors)
 
 
-MOVES = """
-    view reshape flatten unflatten ravel squeeze unsqueeze transpose t permute movedim moveaxis swapaxes swapdims
-    repeat tile repeat_interleave flip fliplr flipud roll rot90 narrow select view_as
-    reshape_as diagonal unfold chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind adjoint
-    unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg
-    view_copy squeeze_copy unsqueeze_copy expand_copy permute_copy transpose_copy t_copy select_copy unbind_copy
-    diagonal_copy channel_shuffle pixel_shuffle pixel_unshuffle __reversed__
-"""
+_KEEPS_ORDER = functions_with("in_order")
 
 
-KEEPS_ORDER = (
-    "view reshape flatten unflatten ravel squeeze unsqueeze view_as reshape_as view_copy squeeze_copy unsqueeze_copy"
-)
+follows(move, "moves")
 
 
-_KEEPS_ORDER = {func for name in KEEPS_ORDER.split() for func in spellings(name)}
+follows(atleast, "stacked_moves")
 
 
-FILLS = "tril triu pad diag diag_embed constant_pad_nd diagflat"
+follows(in_place_move, "in_place_moves")
 
 
-JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
+follows(copied, "copies")
 
 
-register(move, *MOVES.split(), in_place=False)
+follows(broadcast, "broadcasts")
 
 
-register(atleast, "atleast_1d", "atleast_2d", "atleast_3d", in_place=False)
+follows(fill, "fills")
 
 
-register(in_place_move, "unsqueeze_", "squeeze_", "t_", "transpose_", "swapaxes_", "swapdims_", in_place=False)
+follows(join_tensors, "joins")
 
 
-register(copied, "clone", "contiguous", in_place=False)
-
-
-register(broadcast, "expand", "expand_as", "broadcast_to", in_place=False)
-
-
-register(fill, *FILLS.split())
-
-
-put(F.unfold, fill)
-
-
-register(join_tensors, *JOINS.split(), in_place=False)
-
-
-register(broadcast_tensors, "broadcast_tensors", in_place=False)
-
-
-for _getter in ("T", "mT", "H", "mH", "real"):
-    put(getattr(torch.Tensor, _getter).__get__, move)
+follows(broadcast_tensors, "broadcast_tensors")

@@ -1,7 +1,7 @@
 """Where a decision was made: what is remembered of a call until somebody asks for its distances.
 
 Most masks are never asked for their distances, and a step whose value is all that is wanted computes it in one pass
-(`kernels.ramp`). So a source remembers its operands, and works out distances later (`Late`), at the latest before
+(`ramp`). So a source remembers its operands, and works out distances later (`Late`), at the latest before
 one of the operands is written to: the region says so at every write it sees (`settle`). A promise of outcomes keeps its
 operands as they were (`Kept`).
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..._ops.bits import pick, suits
 from ..._ops.dtypes import wide
+from ..._ops.env import compiling
 from ..._ops.ramp import Jump, ramp
 from ..._ops.samples import sample
 from ..._rules.widths import Watched, Width, half_width
@@ -29,7 +30,7 @@ def _distance(x: Any, threshold: Any, shift: float) -> tuple[Tensor, Tensor | No
     if threshold is not None:
         a, b = wide(x, threshold)
         distance = a - b
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.compiler.is_compiling():
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not compiling():
             # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it would be slow.)
             distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
         return distance, None
@@ -46,7 +47,7 @@ class Site:
     """
 
     def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
-        self._copies = torch.compiler.is_compiling()
+        self._copies = compiling()
         if self._copies:  # which cost nothing where nobody writes to the operands: the compiler drops them
             x, threshold = (value.clone() if isinstance(value, Tensor) else value for value in (x, threshold))
         self.x = x
@@ -89,16 +90,18 @@ class Site:
 
     def width(self, limit: float = math.inf) -> float | Tensor | Width:
         """The half-width, asked of a policy once. (With a trace it is asked where the distances are known.)"""
-        if not isinstance(self.eps, Width) or self.eps.watch is not None or torch.compiler.is_compiling():
+        if not isinstance(self.eps, Width) or self.eps.watch is not None or compiling():
             return self.eps
         if self._half is None:
             self._half = half_width(self.eps, self.distance(), limit)
         return self._half
 
-    def ramp(self, jump: Jump, forward: str, later: bool = False, hard: Tensor | None = None) -> Tensor | None:
+    def ramp(
+        self, jump: Jump, forward: str = "linear", later: bool = False, hard: Tensor | None = None
+    ) -> Tensor | None:
         """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
 
-        `later`: the operands may have been written to since. (`hard`: see `ramp` in `kernels`.)
+        `later`: the operands may have been written to since. (`hard`: see `ramp`.)
         """
         x, level = self.x, self.threshold
         if not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import compute_dtype
+from ..._ops.env import compiling
 from ..._ops.order import constant as every
 from ..._ops.order import first_k
 from ..._ops.samples import around, sample
@@ -31,7 +32,7 @@ def _compared_with_sorted(region: Region, op: str, func: Callable[..., Any], arg
     if len(args) != 2:
         return None
     a, b = (sorted_places(x) for x in args)
-    if torch.compiler.is_compiling():
+    if compiling():
         if a is not None or b is not None:
             region.lose(op, (), "a comparison with what was found by sorting is not followed in compiled code.")
         return None

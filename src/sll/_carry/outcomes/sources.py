@@ -18,19 +18,21 @@ from torch import Tensor
 
 from ..._ops.blend import blend
 from ..._ops.dtypes import wide
-from ..._ops.env import numbers
+from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
-from ..interface import Region
+from ..._rules.index import add, spellings
+from ..._rules.table import Row
+from ..interface import Func, Region
 from .algebra import run_on_outcomes
 from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, boundary_at
 from .carriers import Carrier, Chain, Expectation, Outcomes, attach, carrier, discrete_carrier
 from .constants import Constants, bool_outcomes, constant
 from .counts import through_count
-from .decisions import Decision, decided_at, offset_at, tells, version_of
+from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
 from .fewer import few_decisions
 from .mixtures import run_on_choices
-from .registry import ALWAYS, SOURCES, concerns, put, register, tracked
+from .registry import follows, register
 from .sorted_comparisons import _compared_with_sorted
 from .trees import original
 
@@ -50,38 +52,33 @@ class Step(NamedTuple):
 
 STEPS: dict[str, Callable[..., Step | None]] = {}
 """Op -> its description: a function of the half-width and the arguments of the call."""
-NAMES: dict[str, tuple[str | Callable[..., Any], ...]] = {}
-"""Op -> the functions that are this op."""
+LISTENERS: list[Callable[[str, tuple[str | Func, ...]], None]] = []
+"""Told of every source that is added to those of the table: by op, and its functions."""
 
 
-def source(
-    op: str, *names: str | Callable[..., Any], boundaries: str, reflected: str | None = None
-) -> Callable[[Callable[..., Step | None]], Any]:
+def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Callable[..., Step | None]], Any]:
     """Register a discrete function, under the name `op` that ``eps=``, ``only=`` and ``exclude=`` use and under others;
-    a function that is not torch's own, such as ``torch.ops.mine.kernel.default``, stands for itself.
+    a function that is not torch's own, such as ``torch.ops.mine.kernel.default``, stands for itself. `boundaries` says
+    where its decisions are; without it the table does.
 
     The decorated function is called with the half-width (a float, or the `Width` that works it out from distances)
     and the arguments of the torch call; returning None runs the original.
     """
 
     def decorate(step: Callable[..., Step | None]) -> Callable[..., Step | None]:
-        def rule(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _run(region, op, step, func, args, kwargs)
 
-        SOURCES[op] = boundaries
         STEPS[op] = step
-        NAMES[op] = (op, *names)
-        register(rule, op, *names, source=True)
-        if reflected is not None:
-            ALWAYS.add(getattr(torch.Tensor, reflected))
-            put(
-                getattr(torch.Tensor, reflected),
-                lambda region, func, args, kwargs: (
-                    rule(region, getattr(torch, op), args[::-1], kwargs)
-                    if concerns(args, kwargs)
-                    else func(*args, **kwargs)
-                ),
-            )
+        if not boundaries:
+            follows(rule, op)
+            return step
+        known = [name for name in (op, *names) if isinstance(name, str) and spellings(name)]
+        others = tuple(name for name in names if not isinstance(name, str))
+        add(Row(" ".join(known), "sources", op=op, boundaries=boundaries, functions=others))
+        register(rule, *known, *others, source=True)
+        for listener in LISTENERS:
+            listener(op, (*known, *others))
         return step
 
     return decorate
@@ -118,11 +115,16 @@ def _run(
     jump = step(region.eps_for(op), *args, **kwargs)
     if jump is None:
         return func(*args, **kwargs)
+    return _decided(region, op, jump, func, args, kwargs)
+
+
+def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a call that makes this decision."""
     if region.trace is not None:
         jump.decision.offset()  # watched, also if nobody asks for it
     site = jump.decision.site
     if jump.jump is not None and site is not None and op not in _BOOLS:
-        value = site.ramp(jump.jump, region.mode)
+        value = site.ramp(jump.jump)
         if value is not None:
             value = value.to(site.dtype())
             return attach(region, value, _promised(region, jump, value))
@@ -130,11 +132,9 @@ def _run(
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1, jump.jump))
     below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
-    if region.mode == "straight-through":
-        tells(jump.decision, hard, above)
     if not hard.is_floating_point():
         return attach(region, hard, Outcomes(jump.decision, below, above))
-    out = blend(jump.decision.offset(), below, above, hard, region.mode)
+    out = blend(jump.decision.offset(), below, above, hard)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
 
@@ -152,8 +152,6 @@ def _promised(region: Region, jump: Step, value: Tensor) -> Carrier:
     def sides() -> tuple[Tensor, Tensor]:
         return _outcome(low, like), _outcome(high, like)
 
-    if region.mode == "straight-through":
-        tells(decision, value, lambda: _outcome(high, like))
     assert decision.site is not None and jump.jump is not None
     step = (decision, jump.jump) if jump.jump.kind == "round" else None
     return Chain(lambda: Outcomes(decision, *sides()), 0, step)
@@ -166,7 +164,7 @@ def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
 
 def _number(x: Tensor) -> float | None:
     """The number in a tensor, where reading it makes nobody wait."""
-    known = numbers(x) if not torch.compiler.is_compiling() and x.device.type == "cpu" else None
+    known = readable(x) if not compiling() and x.device.type == "cpu" else None
     return None if known is None else float(known)
 
 
@@ -176,27 +174,27 @@ def _number(x: Tensor) -> float | None:
 # Jumps are made where they are used: numbers that a compiler finds in a global may become symbols.
 
 
-@source("gt", "__gt__", "greater", boundaries="`input == other`")
+@source("gt")
 def gt(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps), False, True, Jump("boundary", 0.0, 1.0, 0.0, 0.0))
 
 
-@source("ge", "__ge__", "greater_equal", boundaries="`input == other`")
+@source("ge")
 def ge(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps), False, True, Jump("boundary", 0.0, 1.0, 1.0, 0.0))
 
 
-@source("lt", "__lt__", "less", boundaries="`input == other`")
+@source("lt")
 def lt(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps, nan=0.5), True, False, Jump("boundary", 1.0, 0.0, 0.0, 0.0))
 
 
-@source("le", "__le__", "less_equal", boundaries="`input == other`")
+@source("le")
 def le(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(input, other, eps, nan=0.5), True, False, Jump("boundary", 1.0, 0.0, 1.0, 0.0))
 
 
-@source("isclose", boundaries="`|input - other| == atol + rtol * |other|`")
+@source("isclose")
 def isclose(
     eps: Eps, input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Step | None:
@@ -205,7 +203,7 @@ def isclose(
     return Step(decided_at(offset_at(distance, eps)), below=False, above=True)
 
 
-@source("signbit", boundaries="`0`")
+@source("signbit")
 def signbit(eps: Eps, input: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps, nan=0.5), below=True, above=False)
 
@@ -213,17 +211,17 @@ def signbit(eps: Eps, input: Tensor) -> Step | None:
 # --- steps at zero -----------------------------------------------------------------------------------------------
 
 
-@source("sign", "sgn", boundaries="`0`")
+@source("sign")
 def sign(eps: Eps, input: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps), -1.0, 1.0, Jump("boundary", -1.0, 1.0, 0.0, 0.0))
 
 
-@source("angle", boundaries="`0`")
+@source("angle")
 def angle(eps: Eps, input: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps), below=math.pi, above=0.0)
 
 
-@source("heaviside", boundaries="`0`")
+@source("heaviside")
 def heaviside(eps: Eps, input: Tensor, values: Tensor) -> Step | None:
     one = values.numel() == 1 and values.dim() <= input.dim()
     at_tie = _number(values) if one else None
@@ -233,7 +231,7 @@ def heaviside(eps: Eps, input: Tensor, values: Tensor) -> Step | None:
     return Step(boundary_at(input, 0.0, eps), 0.0, 1.0, jump)
 
 
-@source("copysign", boundaries="`other == 0`")
+@source("copysign")
 def copysign(eps: Eps, input: Any, other: Any) -> Step | None:
     if not tracked(other):
         return None  # continuous in input: torch's own gradient is right
@@ -241,14 +239,14 @@ def copysign(eps: Eps, input: Any, other: Any) -> Step | None:
     return Step(boundary_at(other, 0.0, eps), below=-size, above=size)
 
 
-@source("hardshrink", boundaries="`|input| == lambd`")
+@source("hardshrink")
 def hardshrink(eps: Eps, input: Tensor, lambd: float = 0.5) -> Step | None:
     (x,) = wide(input)
     distance = x.abs() - lambd
     return Step(decided_at(offset_at(distance, eps)), below=0.0, above=x)
 
 
-@source("threshold", boundaries="`input == threshold`")
+@source("threshold")
 def threshold(eps: Eps, input: Tensor, threshold: float, value: float, inplace: bool = False) -> Step | None:
     (x,) = wide(input)
     return Step(boundary_at(input, threshold, eps), below=value, above=x)
@@ -257,7 +255,7 @@ def threshold(eps: Eps, input: Tensor, threshold: float, value: float, inplace: 
 # --- steps at integers -------------------------------------------------------------------------------------------
 
 
-@source("round", boundaries="`n + 1/2`, with `decimals=k` `(n + 1/2) * 10**-k`")
+@source("round")
 def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     if decimals == 0:
         decision, site = at_integers(input, eps, 0.5)
@@ -276,26 +274,26 @@ def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     return Step(decision, units(lower), units(lower + 1))
 
 
-@source("floor", boundaries="integers")
+@source("floor")
 def floor(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps)
     return Step(decision, beside(site, -1), beside(site), Jump("floor"))
 
 
-@source("ceil", boundaries="integers")
+@source("ceil")
 def ceil(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps)
     return Step(decision, beside(site), beside(site, 1), Jump("ceil"))
 
 
-@source("trunc", "fix", boundaries="integers but 0")
+@source("trunc")
 def trunc(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps, but_zero=True)
     below, above = (lambda: _toward_zero(site.nearest())[0]), (lambda: _toward_zero(site.nearest())[1])
     return Step(decision, below, above, Jump("trunc"))
 
 
-@source("frac", boundaries="integers but 0")
+@source("frac")
 def frac(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps, but_zero=True)
     (x,) = wide(input)
@@ -303,18 +301,13 @@ def frac(eps: Eps, input: Tensor) -> Step | None:
     return Step(decision, x - below, x - above)
 
 
-@source(
-    "floor_divide",
-    "__floordiv__",
-    boundaries="multiples of the divisor, in the dividend's units",
-    reflected="__rfloordiv__",
-)
+@source("floor_divide")
 def floor_divide(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other)
     return at and Step(at.decision, at.n - 1, at.n)
 
 
-@source("div", "divide", boundaries="with `rounding_mode=`: multiples of the divisor")
+@source("div")
 def div(eps: Eps, input: Any, other: Any, *, rounding_mode: str | None = None) -> Step | None:
     at = _at_multiples(eps, input, other, but_zero=rounding_mode == "trunc")
     if at is None or rounding_mode == "floor":
@@ -322,13 +315,13 @@ def div(eps: Eps, input: Any, other: Any, *, rounding_mode: str | None = None) -
     return Step(at.decision, *_toward_zero(at.n))
 
 
-@source("remainder", "__mod__", boundaries="multiples of the divisor, in the dividend's units", reflected="__rmod__")
+@source("remainder")
 def remainder(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other)
     return at and Step(at.decision, at.remainder(at.n - 1), at.remainder(at.n))
 
 
-@source("fmod", boundaries="multiples of the divisor but 0, in the dividend's units")
+@source("fmod")
 def fmod(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other, but_zero=True)
     if at is None:

@@ -27,13 +27,11 @@ def step_of_mask(x: Any) -> tuple[Decision, Jump] | None:
     return found.decision, found.jump
 
 
-def in_one_pass(
-    x: Tensor, step: tuple[Decision, Jump] | None, forward: str, hard: Tensor | None = None
-) -> Tensor | None:
+def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None, hard: Tensor | None = None) -> Tensor | None:
     """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass.
     (`hard`: see `ramp`.)
     """
     if step is None or step[0].site is None:
         return None
-    value = step[0].site.ramp(step[1], forward, later=True, hard=hard)
+    value = step[0].site.ramp(step[1], later=True, hard=hard)
     return value if value is not None and value.shape == x.shape else None

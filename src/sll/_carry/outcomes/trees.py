@@ -8,23 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.bits import pick
 from ..._ops.blend import blend
-from ..._ops.env import numbers
+from ..._ops.env import compiling, readable
+from ..._rules.index import NAMED, op_name
 from ..interface import Func, Region
 from .carriers import Outcomes, attach, carrier, known_constant, outcomes
 from .constants import is_constant
 from .decisions import Decision
 from .expectations import _any_of, _has_expectation, _likelier, _selected, undecided
-from .merged import merge
-from .registry import op_name
 
 
 def original(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The hard result. Its gradient comes from the outcomes, so autograd need not record it."""
-    if not is_compiling() and torch.autograd.forward_ad._current_level >= 0:
+    if not compiling() and torch.autograd.forward_ad._current_level >= 0:
         args = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
     with torch.no_grad():
         return func(*args, **kwargs)
@@ -53,10 +51,6 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
     sign = decision.same(tree.decision)
     if sign:
         return tree.above if side == (sign > 0) else tree.below
-    covered = decision.covers(tree.decision)
-    if covered is not None:
-        mask, sign = covered
-        return pick(mask, tree.above if side == (sign > 0) else tree.below, x)
     below = cofactor(region, tree.below, decision, side)
     above = cofactor(region, tree.above, decision, side)
     if below is tree.below and above is tree.above:
@@ -66,26 +60,21 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
 
 def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     """A tensor of the shape of `like` that has these outcomes."""
-    offset, taken = tree.decision.offset(), tree.decision.taken()
-    hard = pick(taken, tree.above, tree.below)
+    offset = tree.decision.offset()
+    hard = pick(tree.decision.taken(), tree.above, tree.below)
     if like.is_floating_point():
         hard, offset = torch.broadcast_tensors(hard, offset)  # type: ignore[no-untyped-call]
-        return attach(region, blend(offset, tree.below, tree.above, hard, region.mode, _taken(region, tree)), tree)
+        return attach(region, blend(offset, tree.below, tree.above, hard), tree)
     return attach(region, hard, tree)
 
 
-def _taken(region: Region, tree: Outcomes) -> Tensor | None:
-    return tree.decision.taken() if region.mode == "straight-through" else None
-
-
 def _root(operands: Sequence[Any]) -> Decision | None:
-    """The decision to branch on: the first operand's, or one that covers it."""
-    root: Decision | None = None
+    """The decision to branch on: the first operand's."""
     for x in operands:
         tree = outcomes(x)
-        if tree is not None and (root is None or tree.decision.covers(root) is not None):
-            root = tree.decision
-    return root
+        if tree is not None:
+            return tree.decision
+    return None
 
 
 def _both_sides(
@@ -99,7 +88,7 @@ def _both_sides(
     root = _root((*args, *kwargs.values()))
     if root is None:
         return None
-    guarded, divides = _guarded(func, args), func.__name__ in DIVISIONS
+    guarded, divides = _guarded(func, args), func.__name__ in NAMED["divides"]
 
     def on(side: bool, x: Any) -> Any:
         outcome = cofactor(region, x, root, side)
@@ -120,35 +109,27 @@ def _both_sides(
 
 def _guarded(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     name = func.__name__
-    return name in MAY_BE_INFINITE or (name in DIVISIONS and len(args) > 1 and carrier(args[1]) is not None)
+    return name in NAMED["poles"] or (name in NAMED["divides"] and len(args) > 1 and carrier(args[1]) is not None)
 
 
 def _settled(outcome: Tensor) -> Tensor:
     """An outcome that depends on a decision in name only (``False & mask``), as the constant it is."""
     tree = outcomes(outcome)
-    sides = None if tree is None else _numbers(tree.below, tree.above)
+    sides = None if tree is None else _both_constants(tree.below, tree.above)
     return outcome if tree is None or sides is None or sides[0] != sides[1] else tree.below
 
 
-def _numbers(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
+def _both_constants(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     """The constants that two outcomes are, where reading them makes nobody wait."""
     below, above = known_constant(low), known_constant(high)
     if below is not None and above is not None:
         return below, above
-    if is_compiling():
+    if compiling():
         return None
     if low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
         return None
-    known = [x for x in (numbers(low), numbers(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
+    known = [x for x in (readable(low), readable(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
     return (known[0].item(), known[1].item()) if len(known) == 2 else None
-
-
-MAY_BE_INFINITE: set[str] = set()
-"""Functions that can turn a finite operand into inf, NaN or an error (log), and DIVISIONS those that do for a divisor.
-Names, because Dynamo does not find Python-level functions in a set. Filled by `rules`."""
-
-
-DIVISIONS: set[str] = set()
 
 
 def _counts(region: Region, operands: Sequence[Any], tree: Outcomes) -> tuple[Tensor | None, Tensor | None]:
@@ -162,46 +143,27 @@ def _counts(region: Region, operands: Sequence[Any], tree: Outcomes) -> tuple[Te
     return below, above
 
 
-def join(
-    region: Region,
-    func: Any,
-    operands: Sequence[Any],
-    hard: Tensor,
-    tree: Outcomes,
-    *,
-    conditional: bool = False,
-    taken: Tensor | None = None,
-) -> Tensor:
-    """The result of a function whose `hard` value and whose `tree` of outcomes are known. `taken`: mask of the elements
-    at which it has the outcome above, if that is known better than by the decision.
-    """
+def join(region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree: Outcomes) -> Tensor:
+    """The result of a function whose `hard` value and whose `tree` of outcomes are known."""
     below, above = tree.below, tree.above
-    taken = _taken(region, tree) if taken is None or region.mode != "straight-through" else taken
     if hard.is_complex():
-        return blend(tree.decision.offset(), below, above, hard, region.mode, taken)
+        return blend(tree.decision.offset(), below, above, hard)
+    out = hard
     if hard.is_floating_point():
         count_infinite_jumps(region, func, operands, tree)
-        shown = _selected(tree, below, above, hard, _counts(region, operands, tree)) if region.linear else hard
-        out = blend(tree.decision.offset(), below, above, shown, region.mode, taken)
-    else:
-        out = hard
-        if region.linear and any(
-            isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands
-        ):
-            # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
-            # result computed from it. It gets the likelier outcome instead.
-            likelier = pick(_likelier(tree.decision), above, below).expand(hard.shape)
-            out = likelier if tree.decision.side is not None else pick(tree.decision.offset() != 0, likelier, hard)
-    attach(region, out, tree)
-    if not region.linear and conditional and len(decisions(out)) > 1:
-        # A decision that depends on a decision: see `merge`.
-        attach(region, out, merge(out)[0])
-    return out
+        shown = _selected(tree, below, above, hard, _counts(region, operands, tree))
+        out = blend(tree.decision.offset(), below, above, shown)
+    elif any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
+        # In the band the float operands show a blend, a value the hard program never has, and so would a discrete
+        # result computed from it. It gets the likelier outcome instead.
+        likelier = pick(_likelier(tree.decision), above, below).expand(hard.shape)
+        out = likelier if tree.decision.side is not None else pick(tree.decision.offset() != 0, likelier, hard)
+    return attach(region, out, tree)
 
 
 def count_infinite_jumps(region: Region, func: Func, operands: Iterable[Any], tree: Outcomes) -> None:
     """Count the elements in the band whose outcomes do not differ by a finite amount."""
-    if is_compiling() or not any(_infinite(x) for x in operands):
+    if compiling() or not any(_infinite(x) for x in operands):
         return
     jump = tree.above.detach() - tree.below.detach()
     undecided = tree.decision.undecided() & ~jump.isfinite()

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from ..._ops.band import hard_forward
-from ..._ops.blend import blend, select
+from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import unwrapped
+from ..._ops.env import compiling, unwrapped
 from ..interface import Region
 from .algebra import as_they_are, chain
 from .carriers import Chain, Choice, Outcomes, attach, carrier, known_constant
@@ -22,7 +21,7 @@ from .decisions import Decision, decided_at
 from .elementwise import elementwise
 from .expectations import expect, probability
 from .mixtures import collapse
-from .registry import register
+from .registry import follows
 from .trees import count_infinite_jumps, decisions, join, original
 
 
@@ -54,7 +53,7 @@ def where(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     hard = original(torch.where, condition, above, below)
     low, high = (below, above)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
-    return join(region, torch.where, (condition, above, below), hard, tree, taken=_is_above(condition, found))
+    return join(region, torch.where, (condition, above, below), hard, tree)
 
 
 def _left_alone(region: Region, condition: Any, above: Any, below: Any) -> Tensor | None:
@@ -97,7 +96,7 @@ def _choose(
     if found.polarity:
         taken = _is_above(mask, found)
         low, high = (below, above) if found.polarity > 0 else (above, below)
-        out = select(found.decision.offset(), taken, low, high, region.mode)
+        out = blend_by_mask(found.decision.offset(), taken, low, high)
         return None if out is None else attach(region, out, _between(region, found.decision, low, high, out))
     if not _of_outcomes(found):
         return None
@@ -119,10 +118,9 @@ def _between(region: Region, decision: Decision, low: Any, high: Any, out: Tenso
 def _chosen_by_probability(
     region: Region, func: Callable[..., Any], args: tuple[Any, ...], mask: Tensor, above: Any, below: Any
 ) -> Tensor | None:
-    straight = region.mode == "straight-through"
-    offset = (expect(mask, "straight-through") if straight else probability(mask)) - 0.5
-    shown = _where_ties_are_hard(mask) if region.linear else None
-    out = select(offset, mask, below, above, region.mode, shown=shown)
+    offset = probability(mask) - 0.5
+    shown = _where_ties_are_hard(mask)
+    out = blend_by_mask(offset, mask, below, above, shown=shown)
     if out is not None:
         return out
     hard = original(func, *args)
@@ -130,9 +128,9 @@ def _chosen_by_probability(
         return None
     low, high = _as_outcome(below, hard), _as_outcome(above, hard)
     count_infinite_jumps(region, func, (mask, above, below), Outcomes(decided_at(offset), low, high))
-    out = blend(offset, low, high, hard, region.mode, mask if straight else None)
+    out = blend(offset, low, high, hard)
     if shown is not None:
-        out = hard_forward(blend(shown, low, high, hard, region.mode), out)
+        out = hard_forward(blend(shown, low, high, hard), out)
     return out
 
 
@@ -141,7 +139,7 @@ def _where_ties_are_hard(mask: Tensor) -> Tensor | None:
 
     That is what is shown. The gradient is the ramp's all the same.
     """
-    if not torch.compiler.is_compiling():
+    if not compiling():
         tied = functools.reduce(torch.logical_or, [decision.offset() == 0 for decision in decisions(mask)])
         if tied.device.type == "cpu" and not bool(unwrapped(tied).any()):
             return None
@@ -163,7 +161,7 @@ def _as_outcome(x: Any, like: Tensor | Constants) -> Tensor:
     more = like.dim() - outcome.dim()
     if more or outcome is not x:
         return outcome.reshape((1,) * more + tuple(outcome.shape))
-    apart = not is_compiling() and torch._C._are_functorch_transforms_active()  # which sees no writes
+    apart = not compiling() and torch._C._are_functorch_transforms_active()  # which sees no writes
     return stands_for(outcome.clone() if apart else outcome.view_as(outcome), outcome)
 
 
@@ -182,7 +180,7 @@ def masked_fill(region: Region, func: Callable[..., Any], args: tuple[Any, ...],
     hard = original(func, x, mask, value)
     low, high = (x, value)[:: found.polarity]
     tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
-    return join(region, func, (x, mask, value), hard, tree, taken=_is_above(mask, found))
+    return join(region, func, (x, mask, value), hard, tree)
 
 
 def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -214,14 +212,14 @@ def masked_scatter(region: Region, func: Callable[..., Any], args: tuple[Any, ..
     first = position.detach().floor()
     near, far = flat[first.long()], flat[(first + 1).clamp(max=last).long()]
     shown = flat[(flags.cumsum(0) - flags.long()).clamp(0, last)]
-    taken = blend((position - first - 0.5).to(share.dtype), near, far, shown, region.mode)
+    taken = blend((position - first - 0.5).to(share.dtype), near, far, shown)
     return region.call(torch.where, mask, taken.reshape(hard.shape), x)
 
 
-register(where, "where", in_place=False)
+follows(where, "where")
 
 
-register(masked_fill, "masked_fill")
+follows(masked_fill, "masked_fill")
 
 
-register(masked_scatter, "masked_scatter")
+follows(masked_scatter, "masked_scatter")

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import tracked
 from ..interface import Func, Region
 from .carriers import Choice, attach, carrier, discrete_carrier, selection
-from .registry import ALWAYS, overwrite, put, tracked, written
+from .registry import follows, overwrite, written
 from .regrouping import regroup
 from .scatters import at_items
 from .selection_rules import SELECTIONS
@@ -113,7 +114,6 @@ def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: d
     return one_by_one(region, func, args, kwargs)
 
 
-put(torch.Tensor.__setitem__, setitem)
+follows(setitem, "Tensor.__setitem__")
 SELECTIONS[torch.Tensor.__setitem__] = write_selection
-put(torch.Tensor.copy_, copy_)
-ALWAYS.update((torch.Tensor.__setitem__, torch.Tensor.copy_))  # floats written to integers are casts
+follows(copy_, "Tensor.copy_")  # floats written to integers are casts

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..._ops.callsite import call_site
+from ..._ops.env import compiling
+from ..._rules.index import NAMED
 
 __all__ = ["READS", "Guarded", "Late", "keep", "may_write", "settle", "settle_all", "settle_hooked"]
 
@@ -127,7 +129,7 @@ class Guarded:
 
     def guard(self) -> None:
         """Compiled code sees no writes, and inside of a transform nothing waits."""
-        if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        if not compiling() and not torch._C._are_functorch_transforms_active():
             tensors = self._guarded()
             if not any(x.is_inference() for x in tensors):  # these count no writes
                 self._versions = [x._version for x in tensors]
@@ -180,7 +182,7 @@ def _whole(x: Tensor) -> bool:
 
 def keep(operands: tuple[Any, ...], copy: Callable[[Tensor], Tensor]) -> Callable[[], tuple[Any, ...] | None]:
     """A promise of `operands` as they are now (see `Kept`). Compiled code sees no writes."""
-    return (lambda: operands) if torch.compiler.is_compiling() else Kept(operands, copy)
+    return (lambda: operands) if compiling() else Kept(operands, copy)
 
 
 def _storage(x: Tensor) -> int | None:
@@ -196,7 +198,7 @@ _WRITTEN = (
 
 def can_wait(*operands: Any) -> bool:
     """Whether nothing that is going on would be over when the result is asked for."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if compiling() or torch._C._are_functorch_transforms_active():
         return False
     if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
         return False
@@ -256,14 +258,6 @@ def settle(operands: Iterable[Any], copies: _Copies | None = None) -> None:
             _settle(x.untyped_storage()._cdata, copies)
 
 
-_WRITE = {"batch_norm", "instance_norm", "native_batch_norm", "embedding", "embedding_bag"}
-"""These write to what they are given beside their input (and do not always count it as a version), or expose memory."""
-_WRITE |= {"fused_moving_avg_obs_fake_quant", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm_update_stats"}
-_WRITE |= {"__set__", "__setitem__", "__delitem__", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage"}
-_WRITE |= {"storage", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__", "__ifloordiv__", "__imod__"}
-_WRITE |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
-
-
 READS: set[Callable[..., Any]] = set()
 """PyTorch's own functions that were called and that write to nothing, if not asked by ``out=`` or ``inplace=``."""
 
@@ -275,7 +269,7 @@ def may_write(func: Callable[..., Any], kwargs: Any) -> bool:
     if func in READS:
         return False
     name = getattr(func, "__name__", "_")
-    found = name in _WRITE or (name[-1] == "_" and name[-2:] != "__")
+    found = name in NAMED["writes"] or (name[-1] == "_" and name[-2:] != "__")
     if _for_ever(func):
         if not found:
             READS.add(func)

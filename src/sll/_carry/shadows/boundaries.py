@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import hard_forward
+from ..._ops.env import tracked
+from ..._ops.surrogates import follow
+from ..._rules.index import op_name
 from ..interface import Func, Region
 from ..outcomes.passed import nearest_boundary
-from ..outcomes.registry import op_name, tracked
 from .elementwise import elementwise
 from .shadow import Shadow, carry, shadow
-from .surrogates import follow
 
 _DECIDED = (
     "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."

@@ -13,19 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling, tracked
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.order import rank as ranks
 from ..._ops.projections import chosen, chosen_anywhere
 from ..._ops.samples import beside, from_last, leads, neighbours, pairs
+from ..._ops.surrogates import alias, follow, kept, simple
+from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units
 from ..interface import Func, Region
 from ..outcomes.choosing import _limit
-from ..outcomes.registry import op_name, tracked
 from .elementwise import elementwise
 from .reductions import best_value
 from .shadow import Shadow, Weights, carry, shadow
-from .surrogates import alias, follow, kept, simple
 
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
@@ -53,7 +54,7 @@ def _with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
     """`out`, an index or a ``torch.return_types``, with what its indices carry."""
     if isinstance(out, Tensor):
         return carry(region, out, found)
-    if not torch.compiler.is_compiling():
+    if not compiling():
         carry(region, out.indices, found)
         return out
     # Dynamo does not set attributes on the parts of a result, but on views of them.
@@ -111,7 +112,7 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         best = torch.amax if op_name(func) == "max" else torch.amin
         return best_value(region, best, (x,), {}) if shadow(x) is not None else func(*args, **kwargs)
     out, op, own = func(*args, **kwargs), "arg" + op_name(func), shadow(x)
-    if own is not None and not torch.compiler.is_compiling():
+    if own is not None and not compiling():
         shape, index = out.values.shape, alias(out.indices)
         index = index if index.dim() == x.dim() else index.unsqueeze(dim)
         carry(region, out.values, Shadow(lambda: torch.take_along_dim(own.value(), index, dim).reshape(shape)))

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import run
+from ..._ops.env import compiling, tracked
+from ..._ops.surrogates import alias, eager, follow, simple
 from ..interface import Func, Region
-from ..outcomes.registry import tracked
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
-from .surrogates import alias, follow, simple
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -40,6 +39,19 @@ AND = {"__and__", "__rand__", "bitwise_and", "logical_and"}
 OR = {"__or__", "__ror__", "bitwise_or", "logical_or"}
 XOR = {"__xor__", "__rxor__", "bitwise_xor", "logical_xor"}
 NOT = {"__invert__", "bitwise_not", "logical_not"}
+
+
+FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``mask.float()``, ``mask.to(dtype)``: the shadow, where it is the same number for number."""
+    own = shadow(args[0])
+    if own is not None and own.exact is not None and not kwargs:
+        to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
+        if to is own.exact and torch.is_grad_enabled():
+            return own.make()
+    return elementwise(region, func, args, kwargs)
 
 
 def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -103,13 +115,21 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     for y in (*args[1:], *kwargs.values()):
         if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
             return out
-    shown = alias(x.detach())  # type: ignore[union-attr]
+    return carry(region, out, _Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
 
-    def other(q: Tensor) -> Tensor | None:
-        beyond = whole.other(shown)
-        return None if beyond is None else func(beyond, *args[1:], **kwargs)
 
-    return carry(region, out, Whole(other))
+class _Mapped(Whole):
+    """A function of whole numbers `x`."""
+
+    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor]) -> None:
+        self.whole, self.x, self.version, self.func = whole, x, x._version, func
+
+    def other(self, q: Tensor) -> Tensor | None:
+        if self.x._version != self.version:
+            return None
+        beyond = self.whole.other(self.x.detach())
+        with torch.no_grad():
+            return None if beyond is None else self.func(beyond)
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
@@ -119,7 +139,7 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
     if beyond is None or not tracked(x) or any(tracked(y) for y in args[1:]):
         return out
     with torch.no_grad():
-        change = _quotient(func(beyond, *args[1:], **kwargs), out, beyond, x)
+        change = _quotient(func(beyond, *args[1:], **kwargs), out, beyond, x, x.dtype)
         flags = alias(out)
     return carry(region, out, Shadow.of(follow(x * change, lambda: flags.to(x.dtype))))
 
@@ -147,28 +167,27 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return carry(region, out, _made(make, lazy, _other(func, args, {}, known)))
 
 
-def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: bool = False) -> Shadow:
+def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype | None = None) -> Shadow:
     """At once where it depends on tensors that the program may write to."""
-    if lazy and not torch.compiler.is_compiling():
+    if lazy and not compiling():
         return Shadow(make, other, exact)
     return Shadow.of(make(), other)
 
 
 def _as_floats(args: tuple[Any, ...]) -> list[Any]:
     """The operands as floats of the type that the result has, with the gradients of their shadows."""
-    dtypes = [x.dtype for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
-    dtype = torch.get_default_dtype()
-    if dtypes:
-        ranked = [x for x in args if isinstance(x, Tensor)]
-        dtype = torch.result_type(*ranked) if len(ranked) == 2 else dtypes[0]
+    floats = [x for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+    dtype = torch.get_default_dtype() if not floats else floats[0].dtype
+    for x in [x for x in floats if x.dim()] or floats:  # (those without a dimension have no say where others have one)
+        dtype = x.dtype if x is floats[0] or not floats[0].dim() else torch.promote_types(dtype, x.dtype)
     dtype = dtype.to_real() if dtype.is_complex else dtype
     shown: dict[int, Tensor] = {}
     out: list[Any] = []
     for x in args:
         own = shadow(x)
         if own is not None and id(x) not in shown:
-            value = own.value() if own.exact else None
-            shown[id(x)] = value if value is not None and value.dtype == dtype else own.shown(x, dtype)
+            value = own.value() if own.exact is dtype else None
+            shown[id(x)] = own.shown(x, dtype) if value is None else value
         out.append(x if own is None else shown[id(x)])
     return out
 
@@ -209,7 +228,9 @@ def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Ten
         own = shadow(a)
         return out if name in XOR or own is None else carry(region, out, own)
     make = _pair(name, a, b)
-    return carry(region, out, _made(make, shadow(a) is not None and shadow(b) is not None, None, True))
+    p, q = shadow(a), shadow(b)
+    exact = p.exact if p is not None and q is not None and p.exact is q.exact else None
+    return carry(region, out, _made(make, p is not None and q is not None, None, exact))
 
 
 def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
@@ -267,7 +288,7 @@ def _added(out: Tensor, soft: Tensor) -> Tensor:
     if soft.dtype != out.dtype:
         soft = soft.to(out.dtype)
     fixed = alias(out)
-    return follow(soft + out if out.requires_grad else soft, lambda: fixed.clone())
+    return follow(soft + out if out.requires_grad or not eager() else soft, lambda: fixed)
 
 
 def _relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:
@@ -300,13 +321,13 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     beyond = own.other(x)
     if beyond is not None:
-        return own.value() * _quotient(at(beyond), out, beyond, x)
+        return own.value() * _quotient(at(beyond), out, beyond, x, own.value().dtype)
     if out.is_floating_point():
         return None
     low, high = neighbours(x)
     if out.dtype == torch.bool:
         return own.value() * (at(high).to(torch.int8) - at(low).to(torch.int8))
-    return own.value() * _quotient(at(high), at(low), high, low)
+    return own.value() * _quotient(at(high), at(low), high, low, own.value().dtype)
 
 
 def neighbours(n: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,13 +336,9 @@ def neighbours(n: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(n == 0, n, n - 1), n + 1
 
 
-def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor) -> Tensor:
+def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
     """``(high - low) / (to - at)``, 0 where nothing lies between."""
-    floats = low.dtype if low.is_floating_point() else torch.float32
-    if low.dtype == torch.int64 or high.dtype == torch.int64:
-        floats = torch.float64 if floats == torch.float64 else torch.float32
-    step = to.to(floats) - at.to(floats)
-    change = high.to(floats) - low.detach().to(floats)
+    step, change = to.to(dtype) - at.to(dtype), high.to(dtype) - low.detach().to(dtype)
     return torch.where((step != 0) & change.isfinite(), change / step, 0)
 
 
@@ -337,7 +354,10 @@ class _Where(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, shadow: Tensor, mask: Tensor, a: Any, b: Any) -> Tensor:
-        jump, needs = torch.as_tensor(a - b, device=mask.device).nan_to_num(0.0, 0.0, 0.0), ctx.needs_input_grad
+        needs, jump = ctx.needs_input_grad, a - b
+        if not isinstance(jump, Tensor):
+            jump = torch.tensor(jump, device=mask.device)
+        jump = jump.nan_to_num_(0.0, 0.0, 0.0)
         ctx.save_for_backward(jump, mask.clone() if needs[2] or needs[3] else None)
         ctx.shapes = [x.shape if isinstance(x, Tensor) else () for x in (shadow, a, b)]
         ctx.dtypes = [x.dtype if isinstance(x, Tensor) else None for x in (shadow, a, b)]
@@ -351,6 +371,9 @@ class _Where(torch.autograd.Function):
         above = torch.where(mask, g, 0).sum_to_size(shapes[1]).to(dtypes[1]) if needs[2] else None
         below = torch.where(mask, 0, g).sum_to_size(shapes[2]).to(dtypes[2]) if needs[3] else None
         return own, None, above, below
+
+
+_apply_where = super(torch.autograd.Function, _Where).apply
 
 
 def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -387,6 +410,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         return torch.where(mask, a, b)
     tensors = [x for x in (a, b) if isinstance(x, Tensor)]
     floats = any(isinstance(x, float) for x in (a, b)) or any(x.is_floating_point() for x in tensors)
+    if not floats and own is not None and _decided(a, b):
+        return _choose_integers(region, mask, own, a, b)
     if not floats or any(x.is_complex() for x in tensors):
         return by_difference(region, torch.where, (mask, a, b), {}, torch.where(mask, a, b))
     if _decided(a, b):
@@ -399,4 +424,41 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         fixed = [x.detach() if isinstance(x, Tensor) else x for x in (a, b)]
         jump = torch.nan_to_num(torch.where(mask, *fixed) - torch.where(~mask, *fixed), 0.0, 0.0, 0.0)
         return _added(out, own.value() * torch.where(mask, jump, -jump))
-    return run(_Where, own.value(), mask, a, b)
+    return _apply_where(own.value(), mask, a, b)
+
+
+def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:
+    """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
+    out = torch.where(mask, a, b)
+    found = [candidates(x, out) for x in (a, b)]
+    if out.dtype == torch.bool or any(side is None for side in found):
+        return by_difference(region, torch.where, (mask, a, b), {}, out)
+    (labels, weights), (more, others) = (side for side in found if side is not None)
+    with torch.no_grad():
+        taken = mask.unsqueeze(-1)
+        left = torch.where(mask, b, a).unsqueeze(-1)
+        everything = torch.cat([x.expand(*out.shape, -1) for x in (labels, more, left, out.unsqueeze(-1))], -1)
+    rises = (own.value() * torch.where(mask, -1.0, 1.0)).expand(out.shape).unsqueeze(-1)
+    rises = rises - rises.detach()
+    chosen = torch.where(taken, weights, 0), torch.where(taken, 0, others)
+    full = torch.cat([*(w.expand(*out.shape, -1).to(rises.dtype) for w in chosen), rises, -rises], -1)
+    return carry(region, out, Weights(lambda: (full, everything)))
+
+
+def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What an integer may be, and the weight of each, in a last dimension; None if that is not known."""
+    own = shadow(x)
+    if own is None:
+        known = torch.as_tensor(x, dtype=like.dtype, device=like.device).unsqueeze(-1)
+        return known, torch.ones((1,), device=like.device)
+    if isinstance(own, Weights):
+        return own.labels, own.weights()
+    beyond = own.other(x)
+    if beyond is None:
+        return None
+    with torch.no_grad():
+        step = (beyond - x).to(own.value().dtype)
+        slope = torch.where(step == 0, 0, 1 / step)
+    moved = own.value() * slope
+    moved = moved - moved.detach()
+    return torch.stack([x, beyond], -1), torch.stack([1 - moved, moved], -1)

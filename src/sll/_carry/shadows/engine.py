@@ -1,137 +1,137 @@
 """Local gradients: ``forward="straight-through"``.
 
 Values are the program's own. A float that a discrete op returns is an ordinary tensor with the ramp's backward; a bool,
-an integer or an index carries a `Shadow`, and whatever the program does with it is done to the shadow. This file says
-which rule each torch function has; `dispatch` is called for every call of the program that has one, or an operand that
-carries something.
+an integer or an index carries a `Shadow`, and whatever the program does with it is done to the shadow. `RULE_OF` says
+which rule the rows of the table have, by name, family or op of a row.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.env import compiling
+from ..._ops.surrogates import open_elements
+from ..._rules.index import ASKS, REMEDIES, functions_with, in_place_forms, names_of, op_name, spellings
+from ..._rules.table import ROWS
 from ..interface import Engine, Func, Rule
-from ..outcomes.elementwise import ARITHMETIC, CASTS, LOGIC
-from ..outcomes.reductions import LINEAR as SUMS
-from ..outcomes.reductions import PRODUCTS
-from ..outcomes.registry import NO_GRADIENT_TO_LOSE, op_name, spellings
-from ..outcomes.selections import COUNTS
-from ..outcomes.shape import FILLS, JOINS, MOVES
-from ..outcomes.sources import NAMES, STEPS
-from ..outcomes.unlinearized import REMEDIES
+from ..outcomes.selections import COUNTS as SIZES
+from ..outcomes.sources import LISTENERS, STEPS
 from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
-from .surrogates import open_elements
+
+RULE_OF: dict[str, Rule] = {
+    **{op: sources.decide(op) for op in STEPS},
+    "casts": sources.cast,
+    **{op: choices.position(op) for op in ("argmax", "argmin")},
+    "extremes": choices.extremum,
+    **dict.fromkeys(("sort", "argsort"), choices.sort),
+    **{name: getattr(choices, name) for name in ("topk", "kthvalue", "median", "unique")},
+    "nanmedian": choices.median,
+    **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
+    "best_values": reductions.best_value,
+    "elementwise": elementwise.elementwise,
+    "floats": elementwise.to_float,
+    **{name: getattr(elementwise, name) for name in ("where", "masked_fill")},
+    "masked_scatter": writes.masked_scatter,
+    **dict.fromkeys(("moves", "stacked_moves", "copies", "broadcasts", "fills"), shape.move),
+    "broadcast_tensors": shape.broadcast_tensors,
+    "joins": shape.join,
+    "sums": reductions.linear,
+    "products": reductions.product,
+    "all": reductions.every,
+    "any": reductions.some,
+    **{name: getattr(reductions, name) for name in ("count_nonzero", "bincount")},
+    "Tensor.__getitem__": lookups.getitem,
+    **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
+    **{name: getattr(lookups, name) for name in ("index_select", "gather", "take_along_dim", "take", "one_hot")},
+    "unravel_index": lookups.unravel_index,
+    "scatter": scatters.scatter(False),
+    "scatter_add": scatters.scatter(True),
+    "index_add": scatters.index_add,
+    **dict.fromkeys(("index_fill", "index_copy"), scatters.index_fill),
+    "index_put": scatters.index_put,
+    "Tensor.__setitem__": writes.setitem,
+    "Tensor.copy_": writes.copy_,
+    "masked_select": selections.masked,
+    **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
+}
 
 RULES: dict[Any, Rule] = {}
-"""Torch function -> ``rule(region, func, args, kwargs)``, which returns what the program sees."""
+"""Torch function -> its rule."""
 BY_NAME: dict[str, Rule] = {}
 """The same for compiled code: Dynamo knows Python-level functions by their names only."""
 ALWAYS: set[Any] = set()
 """Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
-ELEMENTWISE: set[Any] = set()
+_DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 
 
-def put(func: Any, rule: Rule, always: bool = False) -> None:
+def _put(func: Any, rule: Rule, always: bool) -> None:
     RULES[func] = rule
-    if func.__name__ != "__get__":
+    if func.__name__ != "__get__":  # an attribute: the name is that of all
         BY_NAME[func.__name__] = rule
     if always:
         ALWAYS.add(func)
 
 
-def register(rule: Rule, names: str, *, source: bool = False, in_place: bool = True) -> None:
-    """`rule` for all spellings of `names`, and what follows from it for ``name_``, ``__iname__`` and ``out=``."""
-    for name in names.split():
-        functions = spellings(name)
-        for func in functions:
-            put(func, writes.spelled_out(rule, source), source)
-        if not in_place or not functions:
-            continue
-        twin = getattr(torch.Tensor, name, functions[0])
-        for other in (f"{name}_", f"__i{name.strip('_')}__"):
-            for func in spellings(other):
-                put(func, writes.in_place(twin, source), source)
+def _register(
+    rule: Rule, functions: list[Any], source: bool, marks: bool, name: str = "", in_place: bool = False
+) -> None:
+    for func in functions:
+        _put(func, writes.spelled_out(rule, source), source or marks)
+    if in_place and functions:
+        twin = getattr(Tensor, name, functions[0])
+        for func in in_place_forms(name):
+            _put(func, writes.in_place(twin, source), source)
 
 
-for _names in (ARITHMETIC, LOGIC, CASTS):
-    register(elementwise.elementwise, _names)
-    ELEMENTWISE.update(func for name in _names.split() for func in spellings(name))
-register(elementwise.elementwise, "float double half bfloat16 clone contiguous", in_place=False)
-register(shape.move, MOVES, in_place=False)
-register(shape.move, FILLS)
-register(shape.move, "expand expand_as broadcast_to unfold atleast_1d atleast_2d atleast_3d", in_place=False)
-register(shape.join, JOINS, in_place=False)
-register(shape.broadcast_tensors, "broadcast_tensors", in_place=False)
-for _name in ("unsqueeze", "squeeze", "t", "transpose", "swapaxes", "swapdims"):
-    for _func in spellings(f"{_name}_"):
-        put(_func, shape.in_place(getattr(torch.Tensor, _name)))
-for _name in ("T", "mT", "H", "mH", "real"):
-    put(getattr(torch.Tensor, _name).__get__, shape.move)
-put(F.unfold, shape.move)
-register(reductions.linear, SUMS)
-register(reductions.product, PRODUCTS)
-register(reductions.every, "all", in_place=False)
-register(reductions.some, "any", in_place=False)
-register(reductions.count_nonzero, "count_nonzero", in_place=False)
-register(reductions.bincount, "bincount", in_place=False)
-register(reductions.best_value, "amax amin", in_place=False)
-register(elementwise.where, "where", in_place=False)
-register(elementwise.masked_fill, "masked_fill")
-register(writes.masked_scatter, "masked_scatter")
-put(torch.Tensor.__getitem__, lookups.getitem)
-for _name in ("index_select", "gather", "take_along_dim", "take", "one_hot", "unravel_index"):
-    register(getattr(lookups, _name), _name, in_place=False)
-put(F.embedding, lookups.embedding)
-put(torch.embedding, lookups.embedding)
-register(scatters.scatter(False), "scatter")
-register(scatters.scatter(True), "scatter_add")
-register(scatters.index_add, "index_add")
-register(scatters.index_fill, "index_fill index_copy")
-register(scatters.index_put, "index_put")
-register(selections.masked, "masked_select", in_place=False)
-register(selections.nonzero, "nonzero argwhere", in_place=False)
-put(torch.Tensor.__setitem__, writes.setitem, always=True)
-put(torch.Tensor.copy_, writes.copy_, always=True)
-for _op in STEPS:
-    register(sources.decide(_op), " ".join(name for name in NAMES[_op] if isinstance(name, str)), source=True)
-    for _func in NAMES[_op]:
-        if not isinstance(_func, str):
-            put(_func, writes.spelled_out(sources.decide(_op), True), always=True)
-register(sources.cast, "long int short char byte to type type_as", source=True, in_place=False)
-for _name in ("argmax", "argmin"):
-    register(choices.position(_name), _name, source=True, in_place=False)
-register(choices.extremum, "max min", source=True, in_place=False)
-for _name, _rule in (
-    ("sort argsort", choices.sort), ("topk", choices.topk), ("kthvalue", choices.kthvalue),
-    ("median nanmedian", choices.median), ("unique", choices.unique), ("searchsorted", boundaries.searchsorted),
-    ("bucketize", boundaries.bucketize), ("histc", boundaries.histc),
-):  # fmt: skip
-    register(_rule, _name, source=True, in_place=False)
+def _fill() -> None:
+    """Every function of the table that has a rule here."""
+    for row in ROWS:
+        for name in row.names.split():
+            rule = RULE_OF.get(name) or RULE_OF.get(row.family) or RULE_OF.get(row.op)
+            functions = spellings(name)
+            if row.family == "reflected":
+                for func in functions:
+                    _put(func, sources.reflected(RULE_OF[row.op], row.op), True)
+            elif row.family == "in_place_moves":
+                for func in functions:
+                    _put(func, shape.in_place(getattr(Tensor, name.rstrip("_"))), False)
+            elif rule is not None:
+                _register(rule, functions, row.family in _DECIDE, "marks" in row.facts.split(), name, row.in_place)
+
+
+def _added(op: str, functions: Any) -> None:
+    """A source that somebody adds to those of the table."""
+    for name in functions:
+        known = isinstance(name, str)
+        _register(sources.decide(op), spellings(name) if known else [name], True, False, name if known else "", known)
+
+
+_fill()
+LISTENERS.append(_added)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
+_EACH = functions_with("each") | {func for name in (*names_of("floats"), "squeeze") for func in spellings(name)}
+_WEIGHTED = functions_with("weighted")
+_LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
 class _Shadows(Engine):
     always = ALWAYS
+    rules = RULES
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:
             return chosen(region, func, args, kwargs)
-        rule = BY_NAME.get(func.__name__) if torch.compiler.is_compiling() else RULES.get(func)
+        rule = BY_NAME.get(func.__name__) if compiling() else RULES.get(func)
         if rule is not None:
             return rule(region, func, args, kwargs)
         decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
-        if decided and not (func in NO_GRADIENT_TO_LOSE and all(x is args[0] for x in decided)):
+        if decided and not (func in ASKS and all(x is args[0] for x in decided)):
             region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
         return func(*args, **kwargs)
-
-    def handles(self, func: Func) -> bool:
-        return func in RULES
 
     def decided(self, x: Any) -> bool:
         return shadow(x) is not None
@@ -160,20 +160,15 @@ ENGINE = _Shadows()
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
     """What to do with what a mask selected; None if no operand is that."""
     if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
-        items = args[1] if func is torch.Tensor.__getitem__ else None
-        if not isinstance(items, tuple) or not any(isinstance(carried(x), Selected) for x in items):
-            return None
-    return SELECTIONS.get(func, selections.other)
-
-
-SELECTIONS: dict[Any, Rule | None] = dict.fromkeys((*NO_GRADIENT_TO_LOSE, torch.Tensor.__setitem__), None)
-"""Function -> what it does to a selection; None: nothing in particular."""
-for _rule, _names in (
-    (selections.on_elements, "float double half bfloat16 to clone contiguous squeeze"),
-    (selections.loss, " ".join(selections.LOSSES)),
-    (selections.reduced, "sum mean"),
-):
-    SELECTIONS.update((_func, _rule) for _name in _names.split() for _func in spellings(_name))
-SELECTIONS.update(dict.fromkeys(ELEMENTWISE, selections.on_elements))
-SELECTIONS[torch.Tensor.__getitem__] = selections.item
-SELECTIONS.update(dict.fromkeys(COUNTS, selections.other))
+        return None
+    if func in SIZES:
+        return selections.other
+    if func in ASKS or func.__name__ == "__setitem__":
+        return None
+    if func is Tensor.__getitem__:
+        return selections.item
+    if func in _EACH:
+        return selections.on_elements
+    if func in _LOSSES:
+        return selections.loss
+    return selections.reduced if func in _WEIGHTED and carried(args[0]) is not None else selections.other

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.apply import run
+from ..._ops.surrogates import alias, follow, simple
 from ..interface import Func, Region
 from .elementwise import _added, neighbours
 from .selections import select
 from .shadow import Shadow, Weights, as_float, carry, shadow
 from .shape import move
-from .surrogates import alias, follow, simple
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from .shadow import Selected, Shadow, Weights, carried, carry, shadow, tensors
-from .surrogates import alias, follow
 
 
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import alias, follow, simple
+from ..._rules.index import op_name
 from ..interface import Func, Region
-from ..outcomes.registry import op_name
 from .elementwise import _added
 from .lookups import Spot, finite, spot_along, spot_of_rows, spots_of
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
-from .surrogates import alias, follow, simple
 
 
 def written(

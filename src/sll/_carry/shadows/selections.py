@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import alias, follow, kept, open_elements
+from ..._rules.index import op_name
 from ..interface import Func, Region
-from ..outcomes.registry import op_name
 from .elementwise import _added
 from .shadow import Selected, Shadow, as_float, carried, carry, shadow, tensors
-from .surrogates import alias, follow, kept, open_elements
 
 
 def selected(x: Any) -> Selected | None:

@@ -20,8 +20,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling
+from ..._ops.saving import saved_as_then, saving
+from ..._ops.surrogates import follow
 from ..interface import Region
-from .surrogates import follow
 
 __all__ = [
     "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
@@ -36,15 +38,16 @@ class Shadow:
     """The shadow of a bool or integer tensor.
 
     `make` computes the value, anew at each call; it must depend on nothing that the program can write to. `exact`: it
-    is bit for bit the tensor's, as a float. `other` is given the tensor that carries the shadow. A bool is its opposite
+    is bit for bit the tensor's, as a float of this type. `other` is given the tensor that carries the shadow. A bool is its opposite
     there, if nothing else is said.
     """
 
-    def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: bool = False) -> None:
+    def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None) -> None:
         self.make = make
         self.exact = exact
         self._value: Tensor | None = None
         self._other = other
+        self._saving = saving()
 
     @classmethod
     def of(cls, value: Tensor, other: Other = None) -> Shadow:
@@ -56,7 +59,7 @@ class Shadow:
     def value(self) -> Tensor:
         if self._value is None:
             with torch.enable_grad():
-                self._value = self.make()
+                self._value = saved_as_then(self._saving, self.make)
         return self._value
 
     def other(self, x: Tensor) -> Tensor | None:
@@ -69,10 +72,8 @@ class Shadow:
     def shown(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """``x.to(dtype)``, a float of its own, with the gradient of the shadow of `x`."""
         with torch.enable_grad():
-            if self.exact:
-                value = self.make()
-                if value.dtype == dtype:
-                    return value
+            if self.exact is dtype:
+                return self.make()
             soft = self.value()
             return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: x.to(dtype))
 
@@ -114,7 +115,7 @@ class Weights(Shadow):
     def weights(self) -> Tensor:
         if self._weights is None:
             with torch.enable_grad():
-                self._weights, self._labels = self._weigh()
+                self._weights, self._labels = saved_as_then(self._saving, self._weigh)
         return self._weights
 
     def value(self) -> Tensor:
@@ -137,6 +138,7 @@ class Whole:
         self._other = other
 
     def other(self, x: Tensor) -> Tensor | None:
+        """None if it is not known."""
         with torch.no_grad():
             return self._other(x)
 
@@ -186,7 +188,8 @@ def as_value(x: Any) -> Any:
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-    x._sll = (found, None if torch.compiler.is_compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
+    version = None if compiling() or x.is_inference() else x._version
+    x._sll = (found, version)  # type: ignore[attr-defined]
     region.adopt(x)
     if isinstance(found, Selected):
         region.selects = True

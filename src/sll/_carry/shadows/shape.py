@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.surrogates import alias, simple
+from ..._rules.index import op_name
 from ..interface import Func, Region
-from ..outcomes.registry import op_name
 from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
-from .surrogates import alias, simple
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

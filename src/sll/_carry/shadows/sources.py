@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import hard_forward
-from ..._ops.dtypes import HALF, compute_dtype
+from ..._ops.dtypes import HALF
+from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
 from ..._rules.widths import Width
-from ..interface import Func, Region
-from ..outcomes.registry import tracked
+from ..interface import Func, Region, Rule
 from ..outcomes.sources import STEPS
-from .elementwise import elementwise
+from .elementwise import elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
-from .surrogates import alias, follow, kept, ramp, simple
 
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 
@@ -70,7 +70,7 @@ def half_at(eps: float | Width, x: Tensor, at: float | Callable[[Tensor], Tensor
         return min(eps, limit)
     if not x.numel():
         return min(1.0, limit)
-    return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at, limit)
+    return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at if at else sample(x), limit)
 
 
 # --- floats ------------------------------------------------------------------------------------------------------
@@ -78,8 +78,14 @@ def half_at(eps: float | Width, x: Tensor, at: float | Callable[[Tensor], Tensor
 
 def decide(op: str) -> Callable[..., Any]:
     """The rule of a source."""
+    stepping, rising = op in STEPPING, RISING.get(op)
 
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not kwargs and (stepping or rising is not None) and _common(region, op, args):
+            if stepping and len(args) == 1:
+                return _step(region, op, func, args[0])
+            if rising is not None and len(args) == 2:
+                return _compare(region, op, func, args[0], args[1], rising)
         if op == "div" and kwargs.get("rounding_mode") is None:
             return elementwise(region, func, args, kwargs)
         operands = (*args, *kwargs.values())
@@ -88,14 +94,31 @@ def decide(op: str) -> Callable[..., Any]:
                 return _decide_again(region, op, func, args, kwargs)
         if not region.linearizes(op) or not any(map(tracked, operands)):
             return func(*args, **kwargs)
-        if not kwargs and region.trace is None:
-            if op in STEPPING and len(args) == 1 and simple(args[0]):
-                return _step(region, op, func, args[0])
-            if op in RISING and len(args) == 2 and all(simple(x) for x in args if isinstance(x, Tensor)):
-                return _compare(region, op, func, *args)
         return described(region, op, func, args, kwargs)
 
     return rule
+
+
+def reflected(rule: Rule, op: str) -> Rule:
+    """Of ``2 // x``: the operands are in the other order."""
+    return lambda region, func, args, kwargs: rule(region, getattr(torch, op), args[::-1], kwargs)
+
+
+def _common(region: Region, op: str, args: tuple[Any, ...]) -> bool:
+    """Whether the operands are ordinary tensors of floats and numbers, in eager mode, and autograd follows one."""
+    follows = False
+    for x in args:
+        kind = type(x)
+        if kind is Tensor or kind is torch.nn.Parameter:
+            if x.dtype not in FULL or x.layout is not torch.strided:
+                return False
+            follows = follows or x.requires_grad
+        elif kind is not float and kind is not int:
+            return False
+    return follows and region.linearizes(op) and region.trace is None and eager()
+
+
+FULL = (torch.float32, torch.float64)
 
 
 def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -111,68 +134,61 @@ def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kw
 
 def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
     at, limit, jump = STEPPING[op]
-    floats = wide(x)
-    half = half_at(region.eps_for(op), floats, at, limit)
+    half = half_at(region.eps_for(op), x, at, limit)
     if x.numel() >= LEAST and isinstance(half, float):
-        out = in_one_pass(floats, jump, half, "hard").to(x.dtype)
+        out = in_one_pass(x, jump, half, "hard")
+    elif half == limit and op != "trunc":  # the whole step: every number is in some band
+        out = whole_step(x, lambda: func(x))
     else:
-        out = ramp(floats, at, half, jump.height, lambda: func(x))
-    return carry(region, out, Whole(beside(op, x)))
+        out = ramp(x, at, half, jump.height, lambda: func(x))
+    return carry(region, out, Beside(op, x))
 
 
-def beside(op: str, x: Tensor) -> Callable[[Tensor], Tensor | None]:
-    """From the whole numbers that `op` makes of `x` to those on the other side of the nearest boundary; None if `x`
-    has been written to.
-    """
-    if op == "sign":
-        return torch.neg
-    fixed = x.detach()
-    version = None if torch.compiler.is_compiling() or x.is_inference() else fixed._version
+class Beside(Whole):
+    """What `op` makes of `x`, and the whole number on the other side of the nearest boundary."""
 
-    def other(q: Tensor) -> Tensor | None:
-        if version is not None and fixed._version != version:
+    def __init__(self, op: str, x: Tensor) -> None:
+        self.op, self.x, self.version = op, x, x._version
+
+    def other(self, q: Tensor) -> Tensor | None:
+        if self.x._version != self.version:
             return None
-        if op == "round":
-            return q + torch.where(fixed >= q, 1, -1).to(q.dtype)
-        n = fixed.round()
-        if op == "trunc":
-            return (2 * n - torch.sign(n) - q).to(q.dtype)
-        return (2 * n - q + (1 if op == "ceil" else -1)).to(q.dtype)
-
-    return other
+        with torch.no_grad():
+            if self.op == "sign":
+                return q.neg()
+            if self.op == "round":
+                return q + torch.where(self.x >= q, 1, -1).to(q.dtype)
+            n = self.x.round()
+            if self.op == "trunc":
+                return 2 * n - torch.sign(n) - q
+            return 2 * n - q + (1 if self.op == "ceil" else -1)
 
 
 # --- bools -------------------------------------------------------------------------------------------------------
 
 
-def _compare(region: Region, op: str, func: Func, a: Any, b: Any) -> Tensor:
+def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float) -> Tensor:
     hard: Tensor = func(a, b)
-    flags, rising, at = alias(hard), RISING[op], 0.0
+    flags, at = lazy_clone(hard), 0.0
     if not isinstance(b, Tensor):
-        x, at = kept(wide(a)), float(b)
+        x, at = kept(a), float(b)
     elif not isinstance(a, Tensor):
-        x, at, rising = kept(wide(b)), float(a), -rising
+        x, at, rising = kept(b), float(a), -rising
     else:
-        x = torch.sub(*_same(a, b))
+        x = a - b
     eps = region.eps_for(op)
-    half: list[float | Tensor] = []
+    known: list[float | Tensor] = []
 
     def make() -> Tensor:
-        if not half:
-            half.append(half_at(eps, x, at, math.inf))
-        if flags.numel() >= LEAST and isinstance(half[0], float):
-            strict = op in ("gt", "lt")
+        half = known[0] if known else half_at(eps, x, at, math.inf)
+        if not known:
+            known.append(half)
+        if flags.numel() >= LEAST and isinstance(half, float):
             low, high = (0.0, 1.0) if rising > 0 else (1.0, 0.0)
-            return in_one_pass(x, Jump("boundary", low, high, 1.0 - strict, 0.0), half[0], "hard", at)
-        return ramp(x, at, half[0], rising, lambda: flags.to(x.dtype))
+            return in_one_pass(x, Jump("boundary", low, high, float(op in ("ge", "le")), 0.0), half, "hard", at)
+        return ramp(x, at, half, rising, lambda: flags.to(x.dtype))
 
-    return carry(region, hard, Shadow(make, exact=True))
-
-
-def _same(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the dtype of their distance."""
-    dtype = compute_dtype(a.dtype, b.dtype)
-    return a if a.dtype == dtype else a.to(dtype), b if b.dtype == dtype else b.to(dtype)
+    return carry(region, hard, Shadow(make, exact=x.dtype))
 
 
 # --- everything else ---------------------------------------------------------------------------------------------
@@ -184,7 +200,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if step is None:
         return func(*args, **kwargs)
     offset = step.decision.offset()
-    hard = func(*args, **kwargs)
+    hard = func(*args, **kwargs) if op in SLOPED else _detached(func, args, kwargs)
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
         flags = alias(hard)
@@ -193,10 +209,21 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump = above - below
     soft = (offset * torch.where(jump.isfinite(), jump, 0)).expand(hard.shape).to(hard.dtype)
-    out = hard_forward(hard.detach(), soft + hard if hard.requires_grad or tracked(hard) else soft)
-    if op not in ("round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide", "div"):
+    out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
+    if op not in WHOLE:
         return out
     return carry(region, out, Whole(lambda q: (below + above - q).to(q.dtype)))
+
+
+SLOPED = {"frac", "remainder", "fmod", "hardshrink", "threshold", "copysign"}
+"""They have a slope between their boundaries, which torch knows."""
+WHOLE = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide", "div"}
+"""They make whole numbers."""
+
+
+def _detached(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    fixed = lambda x: x.detach() if isinstance(x, Tensor) else x
+    return func(*map(fixed, args), **{name: fixed(x) for name, x in kwargs.items()})
 
 
 def _side(value: Any, like: Tensor) -> Tensor:
@@ -211,7 +238,7 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     """``.long()``, ``.to(...)``, ``.type(...)``: a decision where a float becomes an integer."""
     x = args[0]
     if not x.is_floating_point():
-        return elementwise(region, func, args, kwargs)
+        return to_float(region, func, args, kwargs)
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor) or out is x:
         return out
@@ -220,18 +247,21 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return elementwise(region, func, args, kwargs) if isinstance(whole, Whole) else out
     if not tracked(x) or not region.linearizes("cast"):
         return out
-    numbers, floats = alias(out), kept(wide(x)).to(out.device)
+    numbers, floats = alias(out), kept(wide(x))
+    if out.device != x.device:
+        floats = floats.to(out.device)
     if isinstance(whole, Whole):
-        shown = alias(x.detach())
 
         def other(n: Tensor) -> Tensor | None:
-            found = whole.other(shown)
-            return None if found is None else found.to(n.dtype).to(n.device)
+            found = whole.other(floats.detach())
+            return None if found is None else found.to(n.dtype)
 
-        return carry(region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=True))
+        return carry(
+            region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
+        )
     eps = region.eps_for("cast")
     make = lambda: _truncated(floats, eps, numbers)
-    found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=True)
+    found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
     found._other = lambda n: _beyond(floats, n)
     return carry(region, out, found)
 
@@ -239,15 +269,19 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     """The integers, with the ramp of `trunc`, and that of the identity where `x` is an integer already."""
     fixed = x.detach()
-    n = fixed.round()
-    distance = torch.where(n == 0, math.nan, x - n)
     half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
-    slope = torch.where(distance.detach().abs() <= half, 0.5 / half, 0)
-    slope = torch.where(fixed == n, 1.0, slope).to(x.dtype)
-    return follow(torch.where(slope != 0, x, 0) * slope, lambda: numbers.to(x.dtype))
+    make = lambda: numbers.to(x.dtype)
+    if half == 0.5 and eager():  # all are in a band but those that are nearest to 0, and not 0
+        return ramp(x, lambda x: (x.abs() < 0.5).logical_and_(x != 0).to(x.dtype).add_(x - x), 0.5, 1.0, make)
+    n = fixed.round()
+    distance = torch.where(n == 0, math.nan, fixed - n)
+    inside = (distance.abs() <= half).to(x.dtype)
+    slope = torch.where(fixed == n, 1, inside * (0.5 / half))
+    return follow(torch.where(slope != 0, x, 0) * slope, make)
 
 
 def _beyond(x: Tensor, n: Tensor) -> Tensor:
-    """The integers on the other side of the nearest boundary of a cast."""
-    nearest = x.round()
-    return (2 * nearest - torch.sign(nearest)).to(n.dtype) - n
+    """The integers on the other side of the nearest boundary of a cast: the nearest integer that is not 0."""
+    nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
+    sign = torch.sign(nearest)
+    return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling, tracked
+from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from ..outcomes.registry import tracked
 from ..writes import Writes
 from .scatters import put_at
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
-from .surrogates import alias, follow
 
 
 def _before(region: Region, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
     found = carried(result)
     if found is not None:
         carry(region, target, found)
-    elif torch.compiler.is_compiling():
+    elif compiling():
         target._sll = None  # type: ignore[attr-defined]
 
 
@@ -37,7 +37,7 @@ def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None]
     base = view._base
     if base is None or view.is_floating_point() or shadow(result) is None and shadow(base) is None:
         return None
-    if not base.is_contiguous() or torch.compiler.is_compiling():
+    if not base.is_contiguous() or compiling():
         region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
         return None
     offset = view.storage_offset() - base.storage_offset()
@@ -132,7 +132,7 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     if source is not target and carried(converted) is not None:
         return overwrite(region, target, converted)
     out = func(target, converted, *args[2:], **kwargs)
-    if torch.compiler.is_compiling() and source is not target:
+    if compiling() and source is not target:
         target._sll = None
     return out
 

@@ -18,24 +18,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import run
-from ..._ops.band import band_offset, hard_forward
+from .band import band_offset, hard_forward
+from .env import compiling
 
-__all__ = ["alias", "follow", "kept", "open_elements", "ramp", "simple"]
+__all__ = ["alias", "eager", "follow", "kept", "lazy_clone", "open_elements", "ramp", "simple", "whole_step"]
 
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 
 
+def eager() -> bool:
+    """Whether plain autograd is all there is: nobody compiles, transforms, traces or differentiates forward."""
+    if compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return torch.autograd.forward_ad._current_level < 0 and not torch._C._len_torch_dispatch_stack()
+
+
 def simple(x: Tensor) -> bool:
-    """Whether plain eager autograd follows `x`: nobody transforms, traces or differentiates forward."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
-        return False
-    return (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.layout == torch.strided
+    """Whether `x` is an ordinary tensor, in eager mode."""
+    return (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.layout == torch.strided and eager()
 
 
-_lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clone)
+lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clone)
 
 
 def kept(x: Tensor) -> Tensor:
@@ -44,9 +47,12 @@ def kept(x: Tensor) -> Tensor:
     A lazy clone shares memory until somebody writes. A leaf is copied: who shares its memory (NumPy, another process)
     would be cut off by that write.
     """
-    if x.grad_fn is None or not simple(x):
-        return x.clone()
-    return _lazy_clone(x)
+    return x.clone() if x.is_leaf or not simple(x) else lazy_clone(x)
+
+
+def alias(x: Tensor) -> Tensor:
+    """`x`, which a call in the region has just made, as it is now; without gradient."""
+    return lazy_clone(x.detach()) if simple(x) else x.detach().clone()
 
 
 @functools.lru_cache(maxsize=256)
@@ -57,15 +63,11 @@ def edge(half: float, dtype: torch.dtype) -> float:
     return float(array("f", [half])[0]) * (1 + 1.01 * 2.0**-24)
 
 
-def alias(x: Tensor) -> Tensor:
-    """`x`, which a call in the region has just made, as it is now; without gradient."""
-    return _lazy_clone(x.detach()) if simple(x) else x.detach().clone()
-
-
 class _Ramp(torch.autograd.Function):
     """``make()``, with the gradient ``slope * g`` to `x` where ``|x - at| <= half``.
 
-    `at` is a number, or a function from `x` to the distance. NaN has no distance, and gets no gradient.
+    `at` is a number, or a function from `x` to the distance. NaN has no distance, and gets no gradient; with an
+    infinite `half`, all other finite numbers do.
     """
 
     @staticmethod
@@ -73,19 +75,19 @@ class _Ramp(torch.autograd.Function):
         distance = at(x) if callable(at) else x - at if at else x
         if isinstance(half, Tensor):  # a number on another device, which nobody reads
             distance, half = distance / half, 1.0
-        ctx.save_for_backward(distance.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf))
-        ctx.edge, ctx.slope = edge(half, distance.dtype), slope
+        ctx.save_for_backward(distance.nan_to_num(math.inf, math.inf, -math.inf))
+        ctx.edge, ctx.slope, ctx.dtype = edge(half, distance.dtype), slope, distance.dtype
         return make()  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         (distance,) = ctx.saved_tensors
-        g = _hardtanh_backward(g.to(distance.dtype), distance, -ctx.edge, ctx.edge)
-        return g if _is_one(ctx.slope) else g * ctx.slope, None, None, None, None
-
-
-def _is_one(x: float | Tensor) -> bool:
-    return not isinstance(x, Tensor) and x == 1
+        g = g if g.dtype is ctx.dtype else g.to(ctx.dtype)
+        g = _hardtanh_backward(g, distance, -ctx.edge, ctx.edge)
+        slope = ctx.slope
+        if type(slope) is float:
+            return g if slope == 1.0 else g * slope, None, None, None, None
+        return g * slope, None, None, None, None
 
 
 class _Follow(torch.autograd.Function):
@@ -101,27 +103,31 @@ class _Follow(torch.autograd.Function):
         return g.to(ctx.dtype), None
 
 
-def ramp(
-    x: Tensor,
-    at: float | Callable[[Tensor], Tensor],
-    half: float | Tensor,
-    height: float,
-    make: Callable[[], Tensor],
-) -> Tensor:
+def ramp(x: Tensor, at: Any, half: float | Tensor, height: float, make: Callable[[], Tensor]) -> Tensor:
     """``make()``, a step of `height` at the boundary ``x == at``, with the gradient of its ramp over ``± half``.
 
     `at` may be a function from `x` to the signed distance to the nearest boundary instead.
     """
-    if simple(x):
-        return run(_Ramp, x, at, half, height * 0.5 / half, make)
+    if eager():
+        return _apply_ramp(x, at, half, height * 0.5 / half, make)
     distance = at(x) if callable(at) else x - at
     value = make()
     return hard_forward(value, band_offset(distance, half).expand(value.shape) * height)
 
 
+def whole_step(x: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    """``make()`` with the gradient of `x`, where that is a finite number (in eager mode)."""
+    return _apply_ramp(x, 0.0, math.inf, 1.0, make)  # type: ignore[no-any-return]
+
+
 def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
     """``make()``, a float tensor of the shape of `soft`, with the gradient of `soft`."""
-    return run(_Follow, soft, make) if simple(soft) else hard_forward(make(), soft)
+    return _apply_follow(soft, make) if eager() else hard_forward(make(), soft)
+
+
+# `Function.apply` looks at its class each time: what it looks for is not there.
+_apply_ramp = super(torch.autograd.Function, _Ramp).apply
+_apply_follow = super(torch.autograd.Function, _Follow).apply
 
 
 def open_elements(value: Tensor) -> int:

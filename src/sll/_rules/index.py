@@ -1,0 +1,136 @@
+"""What can be asked of the table: the functions behind a name, the names with a fact, the row of a name.
+
+Sets are by name where compiled code asks: Dynamo does not recognise Python-level functions (`Tensor.pow`,
+`Tensor.__rsub__`) as keys, but it knows their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .table import FACTS, FAMILIES, ROWS, Row
+
+__all__ = [
+    "ASKS",
+    "LEFT_ALONE",
+    "NAMED",
+    "REMEDIES",
+    "SOURCES",
+    "add",
+    "functions_with",
+    "in_place_forms",
+    "names_of",
+    "op_name",
+    "row_of",
+    "spellings",
+]
+
+_NAMESPACES = {"torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.special, "linalg": torch.linalg}
+
+SOURCES: dict[str, str] = {}
+"""Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
+LEFT_ALONE: dict[str, str] = {}
+"""Discrete functions that a region runs as they are, each with its reason."""
+REMEDIES: dict[str, str] = {}
+"""Op name -> what to do instead, said in `LostGradientWarning`."""
+ASKS: set[Any] = set()
+"""Functions that ask about a tensor or overwrite it: no linearization is lost there."""
+NAMED: dict[str, set[str]] = {fact: set() for fact in FACTS}
+"""Fact -> the names of the functions that have it, as in ``func.__name__``."""
+ROW_OF: dict[str, Row] = {}
+"""By name."""
+
+
+def spellings(name: str) -> list[Any]:
+    """Every callable that torch offers under `name`; one only for a name with its namespace (``F.unfold``)."""
+    space, dot, bare = name.rpartition(".")
+    if dot:
+        member = getattr(_NAMESPACES[space], bare)
+        return [member if callable(member) else member.__get__]
+    found = []
+    for namespace in _NAMESPACES.values():
+        member = getattr(namespace, name, None)
+        if callable(member) and member not in found:
+            found.append(member)
+    return found
+
+
+def in_place_forms(name: str) -> list[Any]:
+    """The functions ``name_`` and ``__iname__``."""
+    return [func for form in (f"{name}_", f"__i{name.strip('_')}__") for func in spellings(form)]
+
+
+def op_name(func: Callable[..., Any]) -> str:
+    """How messages call a torch function."""
+    name = getattr(func, "__name__", repr(func))
+    owner = getattr(func, "__self__", None)
+    if name == "__get__" and owner is not None:
+        return f".{getattr(owner, '__name__', '?')}"
+    return name.strip("_") if name[:2] == "__" else name
+
+
+def row_of(name: str) -> Row:
+    """The row that has this name."""
+    return ROW_OF[name]
+
+
+def names_of(family: str) -> list[str]:
+    """The names of all functions of a family."""
+    return [name for row in ROWS if row.family == family for name in row.names.split()]
+
+
+def functions_with(*facts: str) -> set[Any]:
+    """The functions that have one of the facts, in all spellings."""
+    return {
+        func
+        for row in ROWS
+        if not set(facts).isdisjoint(row.facts.split())
+        for name in row.names.split()
+        for func in spellings(name)
+    }
+
+
+def add(row: Row) -> Row:
+    """Put a row into the table. Raises ValueError for a name that has a row already."""
+    _index(row)
+    ROWS.append(row)
+    return row
+
+
+def _index(row: Row) -> None:
+    assert row.family in FAMILIES, f"unknown family {row.family!r}"
+    for name in row.names.split():
+        if name in ROW_OF:
+            raise ValueError(f"torch's {name} is known already, as {ROW_OF[name].op or ROW_OF[name].family!r}")
+        ROW_OF[name] = row
+        bare = name.rpartition(".")[2]
+        for fact in row.facts.split():
+            NAMED[fact].add(bare)
+        if row.left_alone:
+            LEFT_ALONE[bare] = row.left_alone
+        if row.remedy:
+            REMEDIES[bare.strip("_")] = row.remedy
+        if row.family == "asks":
+            ASKS.update(spellings(name))
+    if row.boundaries:
+        SOURCES[row.op] = row.boundaries
+
+
+def _index_attributes() -> None:
+    """Properties ask, too: shape, dtype, device, requires_grad, grad …"""
+    moves = {func for name in names_of("moves") if "." in name for func in spellings(name)}
+    for member in vars(torch._C.TensorBase).values():
+        if type(member).__name__ == "getset_descriptor" and member.__get__ not in moves:
+            ASKS.update({member.__get__, member.__set__, member.__delete__})
+    for member in vars(torch.Tensor).values():
+        if isinstance(member, property):
+            ASKS.update({member.__get__, member.__set__})
+
+
+for _row in ROWS:
+    _index(_row)
+_index_attributes()

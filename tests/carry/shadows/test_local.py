@@ -1,0 +1,177 @@
+"""Oracle 3: ``forward="straight-through"`` shows the plain program's bits and has the local gradients of
+`local_reference`, which knows nothing of the engine.
+"""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import assume, given, settings
+
+import local_programs
+import programs
+import sll
+from local_reference import gradient
+from oracles import plain
+from test_hard_forward import INTEGER, OPS, same_bits, tensors
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+WIDTHS = {
+    torch.float64: [0.0517, 0.2113, 0.5, "auto"],
+    torch.float32: [0.2113, "auto"],
+    torch.float16: [0.0517, "auto"],
+    torch.bfloat16: [0.2113, 0.5],
+}
+UNITS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3.2e-2}  # halves: four ulp
+
+UNSPECIFIED = {
+    "first_in_ranking": "the place of the first True: how a selection of a certain number shares is not written down",
+    "masked_scatter_one": "what a mask shifts in a source is not written down",
+}
+
+
+def in_region(f, operands, eps, up=None):
+    leaves = [x.detach().requires_grad_() for x in operands]
+    with sll.linearize(eps, forward="straight-through", on_lost="ignore"):
+        y = f(*leaves)
+    if not y.requires_grad:
+        return y, [torch.zeros_like(x) for x in operands]
+    up = torch.ones_like(y) if up is None else up
+    found = torch.autograd.grad(y, leaves, up.to(y.dtype), allow_unused=True)
+    return y.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(operands, found)]
+
+
+def close(got, want, unit):
+    """Beside its own size each gradient may have that of others: what cancels was rounded before."""
+    assert got.dtype == want.dtype and got.shape == want.shape
+    least = torch.finfo(got.dtype).tiny
+    got, want = got.double(), want.double()
+    finite = want.isfinite()
+    size = want[finite].abs().max() if finite.any() else 0.0
+    wrong = finite & ~((got - want).abs() <= unit * (want.abs() + 0.2 * size) + least)
+    where = [tuple(at) for at in wrong.nonzero()[:5].tolist()]
+    assert not wrong.any(), [(at, got[at].item(), want[at].item()) for at in where]
+
+
+def agree(f, operands, eps, context="", only=None):
+    """Values bit for bit, gradients as the reference has them (`only`: where it says). Returns those of the region."""
+    operands = [x.detach() for x in operands]
+    want = plain(lambda *_: f(*operands), None)
+    up = 0.5 + torch.arange(want.numel()).reshape(want.shape).remainder(9) / 8
+    value, found = in_region(f, operands, eps, up)
+    assert same_bits(value, want) and (value.stride() == want.stride() or not want.numel()), context
+    shown, expected = gradient(f, operands, eps, up)
+    assert torch.equal(shown.nan_to_num(7.0), want.nan_to_num(7.0))  # the reference runs the program as it is
+    unit = max(UNITS[x.dtype] for x in (*operands, want) if x.is_floating_point())
+    for x, a, b in zip(operands, found, expected):
+        a, b = (a, b) if only is None else (torch.where(only, g, 0) for g in (a, b))
+        try:
+            close(a, b, unit)
+        except AssertionError as error:
+            raise AssertionError(f"{context} eps={eps} {x.dtype}: {error}") from None
+    return found
+
+
+# --- the suite's programs of one variable ----------------------------------------------------------------------------
+
+
+def points(dtype, wide):
+    """All over the place. In wide bands not halfway between two boundaries: which of them is nearest is not defined."""
+    x = torch.linspace(-2.37, 2.41, 23, dtype=torch.float64) * 1.0137 + 0.0031
+    x = (x if wide else torch.cat([x, torch.tensor([0.0, 0.5, -0.5, 1.5, 0.3, 1.0], dtype=torch.float64)])).to(dtype)
+    for scale in (1, 2, 3, 4, 1 / 0.3, 10, 3.7, 1 / 0.7, 1 / 0.8):
+        halves = x.double() * scale * 2
+        x = x[(halves - halves.round()).abs() > 0.02] if wide else x
+    return x
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name", programs.PROGRAMS)
+def test_programs(name, dtype):
+    if name in UNSPECIFIED:
+        pytest.skip(UNSPECIFIED[name])
+    for eps in WIDTHS[dtype]:
+        wide = eps in (0.5, "auto") or name == "round_decimals"
+        agree(programs.PROGRAMS[name], [points(dtype, wide)], eps, name)
+
+
+# --- programs of several variables -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name", local_programs.PROGRAMS)
+def test_programs_of_several_variables(name, dtype):
+    f = local_programs.PROGRAMS[name]
+    for seed, eps in enumerate(WIDTHS[dtype][:1] if name in local_programs.SLOW else WIDTHS[dtype]):
+        agree(f, local_programs.operands(name, dtype, seed), eps, name)
+
+
+def test_the_programs_have_gradients_to_compare():
+    """Zeros agree with everything."""
+    for name, f in local_programs.PROGRAMS.items():
+        found = [gradient(f, local_programs.operands(name, torch.float64, seed), "auto")[1] for seed in range(3)]
+        assert all(any(g[i].any() for g in found) for i in range(len(found[0]))), name
+
+
+# --- any shapes, strides, dtypes and values --------------------------------------------------------------------------
+
+WIDE = [1e-3, 0.11, 0.27]
+RATIOS = {"rfloordiv", "rmod"}
+STEPS = {"floordiv", "mod", "fmod", "div_trunc", "quantize", "round1"}
+CONTINUOUS = {"frac", "hardshrink", "threshold", "copysign", "mod", "fmod", "rmod", "mod_self"}
+"""Ops with a gradient of their own: what it is at NaN and infinity is not defined."""
+FLOATS = {name: f for name, f in OPS.items() if name not in ("split",)}
+COUNTED = {name: f for name, f in INTEGER.items() if name != "bincount"}
+
+
+def everywhere(f, x, eps, name):
+    try:
+        y = plain(f, x.clone())
+    except (RuntimeError, IndexError) as error:
+        with pytest.raises(type(error)), sll.linearize(eps, forward="straight-through", on_lost="ignore"):
+            f(x.detach().clone().requires_grad_())
+        return
+    with sll.linearize(eps, forward="straight-through", on_lost="ignore"):
+        shown = f(x.detach().requires_grad_())
+    assert same_bits(shown, y) and (shown.stride() == y.stride() or not y.numel())
+    numbers = f if y.is_floating_point() else lambda x: f(x).to(torch.float64)
+    agree(numbers, [x], eps, name, x.isfinite() if name in CONTINUOUS else None)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@settings(max_examples=10, deadline=None)
+@given(x=tensors(), eps=st.sampled_from(WIDE))
+def test_ops(name, x, eps):
+    if name in RATIOS:  # beside many boundaries within one rounding of each other nothing can be compared
+        assume(bool(((x.abs() > 0.05) & (x.abs() < 100)).all()))
+    if name in STEPS:  # the numbers of a half are further apart than the steps
+        assume(x.dtype in (torch.float64, torch.float32) or not bool((x.abs() > 100).any()))
+        assume(name != "round1" or eps < 0.05)  # bands that touch: who is in one is a matter of rounding
+    everywhere(FLOATS[name], x, eps, name)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+@settings(max_examples=10, deadline=None)
+@given(x=tensors(finite=True), eps=st.sampled_from(WIDE))
+def test_integer_ops(name, x, eps):
+    everywhere(COUNTED[name], x, eps, name)
+
+
+BOTH = {
+    "gt": lambda x, y: (x > y).to(x.dtype), "where": lambda x, y: torch.where(x > y, x, y),
+    "and": lambda x, y: ((x > 0.25) & (y <= 0.25)) * x, "remainder": lambda x, y: torch.remainder(x, y.abs() + 0.6),
+    "floor_divide": lambda x, y: torch.floor_divide(x, y.abs() + 0.6), "copysign": torch.copysign,
+    "ints": lambda x, y: torch.round(x).int() * torch.floor(y).int() + (x > y).int() * 1.5,
+    "lookup": lambda x, y: y[(x > 0.25).long().clamp(max=y.shape[0] - 1)] if y.dim() and y.shape[0] else x,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOTH)
+@settings(max_examples=8, deadline=None)
+@given(x=tensors([torch.float64, torch.float32], finite=True), seed=st.integers(0, 9), eps=st.sampled_from(WIDE))
+def test_ops_of_two(name, x, seed, eps):
+    y = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(x.dtype)
+    agree(BOTH[name], [x, y], eps, name)
+    if x.dim() > 1 and name != "lookup":
+        agree(BOTH[name], [x, y[:1]], eps, name)
