@@ -430,8 +430,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
 def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
     out = torch.where(mask, a, b)
-    found = [candidates(x, out) for x in (a, b)]
-    if out.dtype == torch.bool or any(side is None for side in found):
+    found = [candidates(x, out) for x in (a, b)] if out.dtype != torch.bool else [None]
+    if any(side is None for side in found):
         return by_difference(region, torch.where, (mask, a, b), {}, out)
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():

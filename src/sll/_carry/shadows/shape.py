@@ -61,7 +61,7 @@ def _holds_tensor(values: Any) -> bool:
 def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Any:
     if isinstance(own, Weights):
         return _moved_weights(own, x, one)
-    if own._other is None:
+    if isinstance(own, Shadow) and own._other is None:
         other = None
     else:
         then = alias(x)
