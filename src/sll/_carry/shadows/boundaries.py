@@ -76,7 +76,9 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     low, high = (low - 1, high + 1) if low == high else (low, high)
     floats = torch.float64 if x.dtype == torch.float64 else torch.float32
     edges = torch.linspace(low, high, bins + 1, dtype=floats, device=x.device)
-    place = _passed(region, lambda v: torch.searchsorted(edges, v.detach().to(floats), right=True), edges, x.reshape(-1))
+    place = _passed(
+        region, lambda v: torch.searchsorted(edges, v.detach().to(floats), right=True), edges, x.reshape(-1)
+    )
     place = region.call(torch.clamp, place, 1, bins) if whole else place
     total = shadow(region.call(torch.bincount, place, minlength=bins + 2))
     assert total is not None

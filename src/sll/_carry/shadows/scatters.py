@@ -98,8 +98,8 @@ def _write(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if own is None or not args[0].is_floating_point():
         return func(*args, **kwargs)  # type: ignore[no-any-return]
     shown = own.shown(source, args[0].dtype)
-    swap = lambda x: shown if x is source else x
-    return func(*map(swap, args), **{name: swap(x) for name, x in kwargs.items()})  # type: ignore[no-any-return]
+    named = {name: shown if x is source else x for name, x in kwargs.items()}
+    return func(*(shown if x is source else x for x in args), **named)  # type: ignore[no-any-return]
 
 
 def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along) -> Callable[..., Any]:
@@ -137,7 +137,11 @@ def index_put(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     named = dict(zip(("input", "indices", "values", "accumulate"), args), **kwargs)
     x, items, source, add = named["input"], tuple(named["indices"]), named["values"], bool(named.get("accumulate"))
     decided = [y for y in tensors((x, source, *items), {}) if shadow(y) is not None]
-    return put_at(region, _write(region, func, args, kwargs, source), x, items, source, add) if decided else func(*args, **kwargs)
+    return (
+        put_at(region, _write(region, func, args, kwargs, source), x, items, source, add)
+        if decided
+        else func(*args, **kwargs)
+    )
 
 
 _MASKED = "what a mask selects is written where it is. Use torch.where(mask, value, x)."

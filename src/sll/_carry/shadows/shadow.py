@@ -26,7 +26,8 @@ from ..._ops.surrogates import follow
 from ..interface import Region
 
 __all__ = [
-    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow", "tensors",
+    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
+    "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -95,7 +96,8 @@ class Weights(Shadow):
         value: Callable[[], Tensor] | None = None,
         owner: Callable[[], Tensor] | None = None,
     ) -> None:
-        super().__init__(self._expected if value is None else value)
+        super().__init__(weigh if value is None else value)  # type: ignore[arg-type]
+        self._numbered = value is not None
         self._weigh = weigh
         self._weights: Tensor | None = None
         self._labels = labels
@@ -116,9 +118,12 @@ class Weights(Shadow):
                 self._weights, self._labels = saved_as_then(self._saving, self._weigh)
         return self._weights
 
-    def _expected(self) -> Tensor:
-        weights = self.weights()
-        return (weights * self.labels.to(weights.dtype)).sum(-1)
+    def value(self) -> Tensor:
+        if self._value is None and not self._numbered:
+            weights = self.weights()
+            with torch.enable_grad():
+                self._value = (weights * self.labels.to(weights.dtype)).sum(-1)
+        return super().value()
 
     def of_labels(self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None) -> Weights:
         """The same choice among other values."""
