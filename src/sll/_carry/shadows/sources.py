@@ -99,11 +99,6 @@ def decide(op: str) -> Callable[..., Any]:
     return rule
 
 
-def reflected(rule: Rule, op: str) -> Rule:
-    """Of ``2 // x``: the operands are in the other order."""
-    return lambda region, func, args, kwargs: rule(region, getattr(torch, op), args[::-1], kwargs)
-
-
 def _common(region: Region, op: str, args: tuple[Any, ...]) -> bool:
     """Whether the operands are ordinary tensors of floats and numbers, in eager mode, and autograd follows one."""
     follows = False
