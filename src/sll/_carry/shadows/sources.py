@@ -24,7 +24,7 @@ from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
 from ..._rules.widths import Width
-from ..interface import Func, Region, Rule
+from ..interface import Func, Region
 from ..outcomes.sources import STEPS
 from .elementwise import elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
@@ -97,11 +97,6 @@ def decide(op: str) -> Callable[..., Any]:
         return described(region, op, func, args, kwargs)
 
     return rule
-
-
-def reflected(rule: Rule, op: str) -> Rule:
-    """Of ``2 // x``: the operands are in the other order."""
-    return lambda region, func, args, kwargs: rule(region, getattr(torch, op), args[::-1], kwargs)
 
 
 def _common(region: Region, op: str, args: tuple[Any, ...]) -> bool:
