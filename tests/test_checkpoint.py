@@ -101,7 +101,7 @@ CASES = {
     "mask in, twice and outside": shared_mask,
     "mask closed over": lambda ck, x, v: (lambda m: ck(lambda v: choose(m, v), v))(x > 0.1),
     "mask out": used_after,
-    "float of a decision in": lambda ck, x, v: ck(lambda s, v: (s > 0.5).double() * v, torch.sign(x), v),
+    "float of a decision in": lambda ck, x, v: ck(lambda s, v: (s > 0.9).double() * v, torch.sign(x), v),
     "one after the other": one_after_the_other,
     "nested": lambda ck, x, v: ck(
         lambda x, v: ck(lambda x, v: torch.round(x) * v, x, v) * torch.sign(v), x, v

@@ -24,44 +24,81 @@ class _Chosen(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.half, ctx.k = half, index.shape[-1]
+        ctx.save_for_backward(rows, index)
+        ctx.half = half
         return rows.new_zeros(rows.shape).scatter_(-1, index, 1.0)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        (rows,) = ctx.saved_tensors
-        inside = _best_contenders(rows, ctx.half) if ctx.k == 1 else _contenders(rows, ctx.k, ctx.half)
+        rows, index = ctx.saved_tensors
+        one = index.shape[-1] == 1
+        inside = _best_contenders(rows, ctx.half) if one else _set_contenders(rows, index, ctx.half)
         if inside is None:
             return (g - g.mean(-1, keepdim=True)).div_(ctx.half), None, None
-        return _centred(g, inside) / ctx.half, None, None
+        return _centred(g, inside).div_(ctx.half), None, None
 
 
 def _centred(g: Tensor, inside: Tensor) -> Tensor:
-    """Less its mean over the rows of the mask; zero outside."""
-    g = torch.where(inside, g, 0)
-    return torch.where(inside, g - g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp_(min=1), 0)
+    """Less its mean over the rows of `inside`, which is 1 for contenders and 0 for all others; zero there."""
+    g = g * inside
+    return torch.addcmul(g, inside, g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp_(min=1), value=-1)
 
 
 def _best_contenders(rows: Tensor, half: float | Tensor) -> Tensor | None:
-    """Support of ``sparsemax(rows / half)``; None if it is everything.
+    """Ones in the support of ``sparsemax(rows / half)``; None if it is everything.
 
-    Michelot's algorithm: entries below the threshold that a set has are not in the support; begin with those less than
-    `half` from the best, and repeat. Each round is a handful of kernels, and there are few. (Nothing is nearer than
-    `half` to infinity or NaN: such rows have no contenders.)
+    The threshold `tau` at which ``sum relu(z - tau)`` is 1, by Newton's method from below: the sum is convex, so that
+    the support only shrinks, and is found when its size stays (Michelot's algorithm). Each round is a handful of
+    kernels, and there are few. Nothing is nearer than `half` to infinity or NaN: such rows have no contenders.
     """
-    z = rows - rows.amax(-1, keepdim=True)
+    best = rows.amax(-1, keepdim=True)
+    z = rows - best
     spread = (z.mean(-1, keepdim=True) - z.amin(-1, keepdim=True)) * rows.shape[-1]
     if bool((spread < half).all()):
         return None
     z = z / half
-    inside = z > -1
+    if not bool(best.isfinite().all()):
+        z = torch.where(best.isfinite(), z, -torch.inf)
+    tau: Tensor = torch.full_like(best, -1)
+    many = 0
     while True:
-        tau = (torch.where(inside, z, 0).sum(-1, keepdim=True) - 1) / inside.sum(-1, keepdim=True)
-        fewer = inside & (z > tau)
-        if torch.equal(fewer, inside):
+        above = (z - tau).relu_()
+        inside = above.sign()
+        size = inside.sum(-1, keepdim=True)
+        left = int(size.sum())
+        if left == many:
             return inside
-        inside = fewer
+        tau, many = tau + (above.sum(-1, keepdim=True) - 1) / size.clamp_(min=1), left
+
+
+def _set_contenders(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
+    """Ones where the projection of ``rows / half`` on ``{0 <= m <= 1, sum m = k}`` is strictly between 0 and 1. The
+    first `k` are at `index`.
+
+    In units of `half` from the last that is in, the threshold at which ``sum clamp(z - tau, 0, 1)`` is `k` lies between
+    -1 and the first that is out: Newton's method, kept between bounds.
+    """
+    k = index.shape[-1]
+    if k == rows.shape[-1]:
+        return torch.zeros_like(rows)
+    last = rows.gather(-1, index).amin(-1, keepdim=True)
+    high = (rows.scatter(-1, index, -torch.inf).amax(-1, keepdim=True) - last) / half
+    z, low = (rows - last) / half, torch.full_like(last, -1)
+    open_ = high > low
+    if not bool(open_.all()):  # rows in which nobody is near, NaN and infinity
+        z, high = torch.where(open_, z, torch.where(z < 0, -2.0, 2.0)), torch.where(open_, high, 0)
+    tau = (low + high) / 2
+    slack = 8 * k * torch.finfo(rows.dtype).eps
+    for _ in range(50):
+        share = (z - tau).clamp_(0, 1)
+        excess = share.sum(-1, keepdim=True) - k
+        inside = share.sign() - share.floor()
+        if bool((excess.abs() <= slack).logical_or_(~open_).all()):
+            break
+        low, high = torch.where(excess > 0, tau, low), torch.where(excess > 0, high, tau)
+        step = tau + excess / inside.sum(-1, keepdim=True)
+        tau = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+    return inside * open_
 
 
 def _contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
@@ -81,4 +118,5 @@ def chosen(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
 def chosen_anywhere(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
     """The same in what every transform and compiler knows."""
     hot = torch.zeros_like(rows).scatter(-1, index, 1.0)
-    return hard_forward(hot, _centred(rows, _contenders(rows.detach(), index.shape[-1], half)) / half)
+    inside = _contenders(rows.detach(), index.shape[-1], half)
+    return hard_forward(hot, _centred(torch.where(inside, rows, 0), inside.to(rows.dtype)) / half)

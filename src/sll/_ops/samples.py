@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+import sys
 
 import torch
 from torch import Tensor
@@ -39,20 +39,18 @@ def sample(x: Tensor) -> Tensor:
     return flat if n <= SAMPLE else flat[places(SAMPLE, n, x.device)]
 
 
-def count_below(d: Tensor, limits: Sequence[float]) -> list[int]:
-    """How many of the numbers, which nobody has to wait for, are at most the first limit, … and below the last."""
-    *most, below = limits
-    if _numpy is not None:  # a tenth of the time for a small sample
-        count, d = _numpy.count_nonzero, d.numpy()
+def counts_within(d: Tensor, width: float) -> tuple[int, int, int]:
+    """How many distances, which nobody has to wait for, are within `width` for sure, within it but for rounding, and
+    numbers at all; ties are left out. `d` is not negative.
+    """
+    limits = 0.0, width * (1 - 1e-6), width, torch.finfo(d.dtype).max
+    numpy = sys.modules.get("numpy")  # (importing it takes longer than all the rest of us)
+    if numpy is not None:  # a tenth of the time for a small sample
+        ties, *counts = numpy.sort(d.numpy()).searchsorted(limits, "right").tolist()
     else:
-        count = torch.count_nonzero
-    return [*(int(count(d <= x)) for x in most), int(count(d < below))]
-
-
-try:
-    import numpy as _numpy
-except ImportError:  # it is optional, as it is for torch
-    _numpy = None  # type: ignore[assignment]
+        ties, *counts = (int((d <= limit).sum()) for limit in limits)
+    inside, upto, many = (count - ties for count in counts)
+    return inside, upto, many
 
 
 def sample_rows(x: Tensor, many: int = SAMPLE) -> Tensor:
@@ -73,8 +71,8 @@ def leads(z: Tensor) -> Tensor:
     rows = sample_rows(z)
     if rows.shape[-1] < 2:
         return rows.new_zeros(1)
-    best = rows.topk(2, -1).values
-    return best[:, 0] - best[:, 1]
+    best, at = rows.max(-1, keepdim=True)  # twice the largest: several times as fast as `topk`
+    return (best - rows.scatter(-1, at, -math.inf).amax(-1, keepdim=True)).squeeze(-1)
 
 
 def pairs(z: Tensor) -> Tensor:

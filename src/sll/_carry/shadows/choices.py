@@ -1,7 +1,7 @@
 """Choices and orders: the index of the best, the first `k`, all in order. Values keep torch's own gradient.
 
 An index carries `Weights`: 1 for the candidate that torch chose, with the gradient of the Euclidean projection that
-`sll.argmax` and `sll.topk_mask` are (see `projections`, and `order` for places). They are worked out when somebody asks.
+`sll.argmax` and `sll.topk_mask` are (see `projections`, and `order` for places), worked out when somebody asks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _rows(x: Tensor, dim: int | None, largest: bool) -> Tensor:
 def _ordered_rows(x: Tensor, dim: int, largest: bool) -> Tensor:
     """NaN is the largest number, in whatever direction."""
     rows = _rows(x, dim, True)
-    rows = torch.where(rows.isnan(), torch.inf, rows)
+    rows = torch.nan_to_num(rows, torch.inf, torch.inf, -torch.inf)
     return rows if largest else -rows
 
 
@@ -113,9 +113,9 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         return best_value(region, best, (x,), {}) if shadow(x) is not None else func(*args, **kwargs)
     out, op, own = func(*args, **kwargs), "arg" + op_name(func), shadow(x)
     if own is not None and not compiling():
-        index = alias(out.indices) if named.get("keepdim") or x.dim() == 0 else alias(out.indices).unsqueeze(dim)
-        make = lambda: torch.take_along_dim(own.value(), index, dim).reshape(index.shape)
-        carry(region, out.values, Shadow(lambda: make().reshape(out.values.shape)))
+        shape, index = out.values.shape, alias(out.indices)
+        index = index if index.dim() == x.dim() else index.unsqueeze(dim)
+        carry(region, out.values, Shadow(lambda: torch.take_along_dim(own.value(), index, dim).reshape(shape)))
     if not _decides(region, func, op, x, dim):
         return out
     return _with_indices(region, func, out, _best(region, x, out.indices, dim, op))
@@ -160,16 +160,18 @@ class Order(Weights):
     """Which element stands at each place of a whole row: it can be inverted."""
 
     def __init__(self, index: Tensor, scores: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
-        super().__init__(self._weigh_places, owner=lambda: _row_numbers(index, dim))
+        # Neither holds the order itself: nobody would free it.
+        def places() -> Places:
+            return _places(scores, dim, largest, eps, index.movedim(dim, -1))
+
+        def weigh() -> tuple[Tensor, Tensor]:
+            order = places()
+            weights, labels = _as_weights(order.elements(), order.rows, index.movedim(dim, -1), order.reach)
+            return _back(weights, dim), _back(labels, dim)
+
+        super().__init__(weigh, owner=lambda: _row_numbers(index, dim))
+        self.places = places
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
-
-    def places(self) -> Places:
-        return _places(self.scores, self.dim, self.largest, self.eps, self.index.movedim(self.dim, -1))
-
-    def _weigh_places(self) -> tuple[Tensor, Tensor]:
-        order = self.places()
-        found = _as_weights(order.elements(), order.rows, self.index.movedim(self.dim, -1), order.reach)
-        return _back(found[0], self.dim), _back(found[1], self.dim)
 
 
 def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -235,7 +237,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     def subset(along: int) -> Tensor | None:
         if along % then.dim() != dim % then.dim():
             return None
-        return _hot(_rows(scores, dim, largest), then.movedim(dim, -1), eps, distances).movedim(-1, dim)
+        return _hot(_ordered_rows(scores, dim, largest), then.movedim(dim, -1), eps, distances).movedim(-1, dim)
 
     return _with_indices(region, func, out, Weights(weigh, subset=subset, owner=lambda: _row_numbers(then, dim)))
 

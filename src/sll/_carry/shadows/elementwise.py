@@ -11,6 +11,8 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, lazy_clone, simple
+from ..._ops.surrogates import alias, eager, follow, open_elements
 from ..interface import Func, Region
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
 
@@ -179,11 +181,10 @@ def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype
 
 def _as_floats(args: tuple[Any, ...], only: set[int] | None = None) -> list[Any]:
     """The operands (`only`: those) as floats of the type that the result has, with the gradients of their shadows."""
-    dtypes = [x.dtype for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
-    dtype = torch.get_default_dtype()
-    if dtypes:
-        ranked = [x for x in args if isinstance(x, Tensor)]
-        dtype = torch.result_type(*ranked) if len(ranked) == 2 else dtypes[0]
+    floats = [x for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+    # (Those without a dimension have no say where others have one.)
+    dtypes = [x.dtype for x in floats if x.dim()] or [x.dtype for x in floats] or [torch.get_default_dtype()]
+    dtype = functools.reduce(torch.promote_types, dtypes)
     dtype = dtype.to_real() if dtype.is_complex else dtype
     shown: dict[int, Tensor] = {}
     out: list[Any] = []
@@ -286,12 +287,10 @@ def _spread(dims: int) -> Callable[[Tensor], Tensor]:
 
 
 def _added(out: Tensor, soft: Tensor) -> Tensor:
-    """`out`, with its own gradient and that of `soft`."""
-    soft = soft.expand(out.shape)
-    if soft.dtype != out.dtype:
-        soft = soft.to(out.dtype)
-    fixed = alias(out)
-    return follow(soft + out if out.requires_grad or not eager() else soft, lambda: lazy_clone(fixed))
+    """`out`, which nobody else has, with its own gradient and that of `soft`."""
+    soft = soft if soft.shape == out.shape else soft.expand(out.shape)
+    soft = soft if soft.dtype == out.dtype else soft.to(out.dtype)
+    return follow(soft + out if out.requires_grad or not eager() else soft, out.detach)
 
 
 def _relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:
@@ -352,30 +351,6 @@ def _finite(x: Tensor) -> Tensor:
 # --- where -------------------------------------------------------------------------------------------------------
 
 
-class _Where(torch.autograd.Function):
-    """``torch.where(mask, a, b)`` of floats, whose `shadow` gets ``g (a - b)``."""
-
-    @staticmethod
-    def forward(ctx: Any, shadow: Tensor, mask: Tensor, a: Any, b: Any, jump: Tensor, take: Any) -> Tensor:
-        needs = ctx.needs_input_grad
-        ctx.save_for_backward(jump, mask.clone() if needs[2] or needs[3] else None)
-        ctx.shapes = [x.shape if isinstance(x, Tensor) else () for x in (shadow, a, b)]
-        ctx.dtypes = [x.dtype if isinstance(x, Tensor) else None for x in (shadow, a, b)]
-        return take(a, b)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        jump, mask = ctx.saved_tensors
-        needs, shapes, dtypes = ctx.needs_input_grad, ctx.shapes, ctx.dtypes
-        own = (g * jump).sum_to_size(shapes[0]).to(dtypes[0]) if needs[0] else None
-        above = torch.where(mask, g, 0).sum_to_size(shapes[1]).to(dtypes[1]) if needs[2] else None
-        below = torch.where(mask, 0, g).sum_to_size(shapes[2]).to(dtypes[2]) if needs[3] else None
-        return own, None, above, below, None, None
-
-
-_apply_where = super(torch.autograd.Function, _Where).apply
-
-
 def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`."""
     names = ("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other")
@@ -419,14 +394,15 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
     if own is None:
         return take(a, b)
-    if isinstance(own, Weights) or not simple(mask) or not all(simple(x) for x in (a, b) if isinstance(x, Tensor)):
-        out = take(a, b)
-        jump = torch.nan_to_num(out - torch.where(~mask, a, b), 0.0, 0.0, 0.0)
-        value = own.value()
-        return _added(out, (value - value.detach()) * torch.where(mask, jump, -jump))
-    # Autograd follows the jump: that is for a second derivative.
-    jump = torch.as_tensor(a - b, device=mask.device).nan_to_num_(0.0, 0.0, 0.0)
-    return _apply_where(own.value(), mask, a, b, jump, take)
+    out, value, jump = take(a, b), own.value(), a - b
+    if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
+        region.count_infinite("where", open_elements(value))
+    if not isinstance(jump, Tensor):
+        jump = torch.tensor(jump, device=mask.device)
+    jump = jump.nan_to_num(0.0, 0.0, 0.0)
+    if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
+        value = value - value.detach()
+    return _added(out, value * jump)
 
 
 def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:

@@ -98,20 +98,28 @@ class Spot:
 
     def soft(self, table: Any, flag: bool = False) -> Tensor:
         """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
-        with torch.no_grad():
-            fixed = finite(as_float(table.detach())) if isinstance(table, Tensor) else table
-        if self.all_rows():
-            return torch.tensordot(self.weights().to(fixed.dtype), fixed, 1)
+        fixed = as_float(table.detach()) if isinstance(table, Tensor) else None
+
+        def read(i: Tensor) -> Tensor:
+            return as_float(self.read(fixed, i))
+
+        if not isinstance(self.own, Weights):
+            low, high, share = self.sides(flag)
+            return share * finite(read(high) - read(low))
+        if fixed is not None and self.all_rows():
+            return torch.tensordot(self.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[no-any-return]
         hot = self.hot()
-        if hot is not None and hot.shape == fixed.shape:
-            return (hot * fixed).sum(self.along, keepdim=True)
-        read = lambda i: as_float(self.read(fixed, i))
-        if isinstance(self.own, Weights):
-            return sum(weight * read(i) for i, weight in self.candidates())  # type: ignore[return-value]
-        low, high, share = self.sides(flag)
-        if isinstance(table, Tensor):
-            read = lambda i: as_float(self.read(table.detach(), i))
-        return share * finite(read(high) - read(low))
+        if fixed is not None and hot is not None and hot.shape == fixed.shape:
+            return (hot * finite(fixed)).sum(self.along, keepdim=True)
+        parts = [weight * finite(read(i)) for i, weight in self.candidates()]
+        return _total(parts)
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    total, *rest = parts
+    for part in rest:
+        total = total + part
+    return total
 
 
 def finite(x: Tensor) -> Tensor:
@@ -141,13 +149,13 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
     if out.is_floating_point():
         if len(spots) == 1 and spots[0].all_rows() and simple(out):
             return run(_Row, out, spots[0].weights(), table.detach())
-        soft = sum(spot.soft(table) for spot in spots)
-        return _added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)  # type: ignore[union-attr]
+        soft = _total([spot.soft(table) for spot in spots])
+        return _added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():
         return out
     if len(spots) == 1 and held is None:
         return carry(region, out, _among_entries(spots[0], table, out))
-    soft = sum(spot.soft(table, out.dtype == torch.bool) for spot in spots)
+    soft = _total([spot.soft(table, out.dtype == torch.bool) for spot in spots])
     return carry(region, out, _with_value(soft if held is None else soft + read(held.value()), out))
 
 
@@ -274,7 +282,7 @@ take_along_dim = lookup("input indices dim", _along_dim)
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "weight") if func is F.embedding else ("weight", "input"), args), **kwargs)
-    index, table = named.get("input", named.get("indices")), named["weight"]
+    index, table = named["input" if "input" in named else "indices"], named["weight"]
     out = func(*args, **kwargs)
     if shadow(index) is None:
         return out
@@ -290,9 +298,8 @@ def one_hot_of(x: Tensor, own: Shadow, classes: int) -> Tensor:
         full = weights.expand(*x.shape, labels.shape[-1])
         at = labels.clamp(0, classes - 1).expand(full.shape)
         return full.new_zeros(*x.shape, classes).scatter_add(-1, at, full)
-    hot = lambda i: F.one_hot(i.long(), classes)
-    soft = Spot(x, lambda _, i: hot(i), classes, 1, own=own).soft(None)
-    return follow(soft, lambda: hot(x).to(soft.dtype))
+    soft = Spot(x, lambda _, i: F.one_hot(i.long(), classes), classes, 1, own=own).soft(None)
+    return follow(soft, lambda: F.one_hot(x.long(), classes).to(soft.dtype))
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -58,7 +58,7 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _flags(region: Region, x: Tensor) -> Tensor:
-    return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)  # type: ignore[no-any-return]
+    return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
 
 
 def _over(weights: Tensor, dim: Any, keepdim: bool, reduce: Callable[..., Tensor]) -> Tensor:
@@ -130,9 +130,8 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 
     named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
     x, weights = named["input"], named.get("weights")
-    out = func(*args, **kwargs)
-    own = shadow(x)
-    if own is None:
+    out, own = func(*args, **kwargs), shadow(x)
+    if own is None or not out.numel():
         return out
     hot = one_hot_of(x, own, out.numel())
     if weights is not None:

@@ -98,8 +98,8 @@ def _write(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if own is None or not args[0].is_floating_point():
         return func(*args, **kwargs)  # type: ignore[no-any-return]
     shown = own.shown(source, args[0].dtype)
-    swap = lambda x: shown if x is source else x
-    return func(*map(swap, args), **{name: swap(x) for name, x in kwargs.items()})  # type: ignore[no-any-return]
+    named = {name: shown if x is source else x for name, x in kwargs.items()}
+    return func(*(shown if x is source else x for x in args), **named)  # type: ignore[no-any-return]
 
 
 def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ mask left out is reported as lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     every = torch.ones_like(mask.detach()).nonzero()
     parts = zip(out, every.unbind(-1)) if isinstance(out, tuple) else [(out, every)]
     for part, places in parts:
-        carry(region, part, Selected(lambda places=places: places, own, mask))
+        carry(region, part, Selected(functools.partial(torch.Tensor.view_as, places, places), own, mask))
     return out
 
 
@@ -99,13 +99,14 @@ def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     rows = isinstance(out, Tensor) and out.shape[:1] == (int(first.mask.sum()),)
     if not same or not rows or not all(map(extends, tensors(args, kwargs))):
         return other(region, func, args, kwargs, out)
-    full = lambda x: s.candidates() if (s := selected(x)) is not None else _all(full, x)
-    values, named = [full(x) for x in args], {name: full(x) for name, x in kwargs.items()}
+    values, named = [_all(x) for x in args], {name: _all(x) for name, x in kwargs.items()}
     return carry(region, out, Selected(lambda: func(*values, **named), first.shadow, first.mask))
 
 
-def _all(full: Callable[[Any], Any], x: Any) -> Any:
-    return tuple(map(full, x)) if isinstance(x, tuple) else x
+def _all(x: Any) -> Any:
+    """All elements, in the place of those selected."""
+    found = selected(x)
+    return found.candidates() if found is not None else tuple(map(_all, x)) if isinstance(x, tuple) else x
 
 
 def item(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -114,10 +115,10 @@ def item(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     items = index if isinstance(index, tuple) else (index,)
     table = selected(x) is None and all(selected(i) is not None for i in items)
     if table and len(items) == 1:  # what was left out may be anything
-        inside = lambda i: x[i.clamp(-x.shape[0], x.shape[0] - 1)]
-        out, found = func(x, index), selected(items[0])
+        out, found, last = func(x, index), selected(items[0]), x.shape[0] - 1
         assert found is not None
-        return carry(region, out, Selected(lambda: inside(found.candidates()), found.shadow, found.mask))
+        every = found.candidates().clamp(-last - 1, last)
+        return carry(region, out, Selected(lambda: x[every], found.shadow, found.mask))
     if table or selected(x) is not None and isinstance(index, tuple) and index[0] == slice(None):
         return on_elements(region, func, args, kwargs)
     return other(region, func, args, kwargs)

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
+from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import follow
 from ..interface import Region
 
 __all__ = [
-    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow", "tensors",
+    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
+    "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -45,6 +47,7 @@ class Shadow:
         self.exact = exact
         self._value: Tensor | None = None
         self._other = other
+        self._saving = saving()
 
     @classmethod
     def of(cls, value: Tensor, other: Other = None) -> Shadow:
@@ -56,7 +59,7 @@ class Shadow:
     def value(self) -> Tensor:
         if self._value is None:
             with torch.enable_grad():
-                self._value = self.make()
+                self._value = saved_as_then(self._saving, self.make)
         return self._value
 
     def other(self, x: Tensor) -> Tensor | None:
@@ -93,7 +96,8 @@ class Weights(Shadow):
         value: Callable[[], Tensor] | None = None,
         owner: Callable[[], Tensor] | None = None,
     ) -> None:
-        super().__init__(self._expected if value is None else value)
+        super().__init__(weigh if value is None else value)  # type: ignore[arg-type]
+        self._numbered = value is not None
         self._weigh = weigh
         self._weights: Tensor | None = None
         self._labels = labels
@@ -112,12 +116,15 @@ class Weights(Shadow):
     def weights(self) -> Tensor:
         if self._weights is None:
             with torch.enable_grad():
-                self._weights, self._labels = self._weigh()
+                self._weights, self._labels = saved_as_then(self._saving, self._weigh)
         return self._weights
 
-    def _expected(self) -> Tensor:
-        weights = self.weights()
-        return (weights * self.labels.to(weights.dtype)).sum(-1)
+    def value(self) -> Tensor:
+        if self._value is None and not self._numbered:
+            weights = self.weights()
+            with torch.enable_grad():
+                self._value = (weights * self.labels.to(weights.dtype)).sum(-1)
+        return super().value()
 
     def of_labels(
         self,
@@ -189,7 +196,8 @@ def as_value(x: Any) -> Any:
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-    x._sll = (found, None if x.is_inference() or compiling() else x._version)  # type: ignore[attr-defined]
+
+    x._sll = (found, None if compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
     region.adopt(x)
     if isinstance(found, Selected):
         region.selects = True

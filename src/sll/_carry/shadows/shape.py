@@ -5,6 +5,7 @@ Where the index or the fill is a tensor of the program, that is done at once; ot
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,12 +28,18 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         region.lose(op_name(func), bounds, _BOUNDS)
     if own is None or isinstance(own, Selected) or out is x:
         return out
+    if isinstance(out, Tensor) and out.dtype != x.dtype:
+        region.lose(op_name(func), [x], "it takes the bits of a number apart. Convert with .to(dtype).")
+        return out
     lazy = simple(x) and not _holds_tensor([*rest, *kwargs.values()])
-    moved = lambda y: func(y, *rest, **kwargs)
-    parts = out if isinstance(out, (tuple, list)) else [out]
-    for i, part in enumerate(parts):
-        one = moved if part is out else lambda y, i=i: moved(y)[i]
-        carry(region, part, _moved(own, x, one, lazy))
+
+    def moved(i: int, y: Tensor) -> Tensor:
+        found = func(y, *rest, **kwargs)
+        return found if alone else found[i]  # type: ignore[no-any-return]
+
+    alone = isinstance(out, Tensor)
+    for i, part in enumerate([out] if alone else out):
+        carry(region, part, _moved(own, x, functools.partial(moved, i), lazy))
     return out
 
 
@@ -106,7 +113,11 @@ def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
             return carry(region, out, _joined_weights(same, func, dim))
     lazy = all(own is not None for own in found) and simple(out)
     fixed = [x.float() if own is None else None for x, own in zip(parts, found)]
-    make = lambda: func([v if own is None else own.value() for own, v in zip(found, fixed)], *args[1:], **rest)
+
+    def make() -> Tensor:
+        values = [v if own is None else own.value() for own, v in zip(found, fixed)]
+        return func(values, *args[1:], **rest)  # type: ignore[no-any-return]
+
     other = None
     if out.dtype != torch.bool and any(own is not None and own._other is not None for own in found):
         other = _joined(func, parts, found, args[1:], rest)

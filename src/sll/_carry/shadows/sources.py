@@ -42,15 +42,15 @@ def wide(x: Tensor) -> Tensor:
 
 def _halfway(x: Tensor) -> Tensor:
     """From the nearest ``n + 1/2``."""
-    return (x - x.floor()).sub_(0.5)
+    return (x - x.detach().floor()).sub_(0.5)
 
 
 def _to_integer(x: Tensor) -> Tensor:
-    return x - x.round()
+    return x - x.detach().round()
 
 
 def _to_integer_but_zero(x: Tensor) -> Tensor:
-    n = x.round()
+    n = x.detach().round()
     return torch.where(n == 0, math.nan, x - n)
 
 
@@ -273,8 +273,6 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     fixed = x.detach()
     half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
     make = lambda: numbers.to(x.dtype)
-    if half == 0.5 and eager():  # all are in a band but those that are nearest to 0, and not 0
-        return ramp(x, lambda x: (x.abs() < 0.5).logical_and_(x != 0).to(x.dtype).add_(x - x), 0.5, 1.0, make)
     n = fixed.round()
     distance = torch.where(n == 0, math.nan, fixed - n)
     inside = (distance.abs() <= half).to(x.dtype)

@@ -1,0 +1,101 @@
+"""Writes, whatever carries decisions: ``op_``, ``out=``, ``inplace=True`` are the function, and then a write.
+
+An engine says what is particular in a `Writes`: who is concerned, how an operand is kept for the function that is not
+in place, and what a write into a view tells its base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .interface import Func, Region, Rule
+
+__all__ = ["Writes"]
+
+_NUMPY = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def _rank(dtype: torch.dtype) -> int:
+    """bool < integer < float < complex: torch refuses to write a result into a lower one."""
+    return 3 if dtype.is_complex else 2 if dtype.is_floating_point else 0 if dtype == torch.bool else 1
+
+
+@dataclass
+class Writes:
+    decided: Callable[[Tensor], bool]
+    """Whether a tensor carries a decision."""
+    tracked: Callable[[Any], bool]
+    """Whether a source would decide on it."""
+    before: Callable[[Region, Tensor], Tensor]
+    """The tensor as it is now, with what it carries."""
+    carry: Callable[[Region, Tensor, Tensor], None]
+    """``carry(region, target, result)``: `target` is `result` now, and carries the same, or nothing."""
+    through: Callable[[Region, Tensor, Tensor], Callable[[], None] | None]
+    """``through(region, view, result)``: asked before `result` is written into a view; called after that."""
+
+    def concerns(self, args: tuple[Any, ...], kwargs: dict[str, Any], source: bool) -> bool:
+        """Whether an operand carries something, or (of a source) is followed by autograd."""
+        for x in (*args, *kwargs.values()):
+            for item in x if isinstance(x, (tuple, list)) else (x,):
+                if isinstance(item, Tensor) and (self.decided(item) or source and self.tracked(item)):
+                    return True
+        return False
+
+    def in_place(self, twin: Func, source: bool) -> Rule:
+        """The rule of ``op_``, where `twin` is ``op``."""
+
+        def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            target = args[0]
+            if not isinstance(target, Tensor) or not self.concerns(args, kwargs, source):
+                return func(*args, **kwargs)
+            before = self.before(region, target)
+            result = region.call(twin, *(before if x is target else x for x in args), **kwargs)
+            if result.shape != target.shape or _rank(result.dtype) > _rank(target.dtype):
+                return func(*args, **kwargs)  # raises, as it does without a region
+            return self.overwrite(region, target, result)
+
+        return rule
+
+    def spelled_out(self, rule: Rule, source: bool) -> Rule:
+        """``out=`` is a computation and then a copy, and so is ``inplace=True``; NumPy's spellings become torch's."""
+
+        def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not kwargs:
+                return rule(region, func, args, kwargs)
+            if not args and "input" in kwargs and "condition" not in kwargs:
+                args = (kwargs["input"],)
+                kwargs = {name: x for name, x in kwargs.items() if name != "input"}
+            kwargs = {_NUMPY.get(name, name): x for name, x in kwargs.items() if name != "out" or x is not None}
+            if kwargs.get("inplace") and self.concerns(args, kwargs, source):
+                before = self.before(region, args[0])
+                result = rule(region, func, (before, *args[1:]), {**kwargs, "inplace": False})
+                return self.overwrite(region, args[0], result)
+            out = kwargs.get("out")
+            if not isinstance(out, Tensor):
+                return rule(region, func, args, kwargs)
+            if not self.concerns(args, kwargs, source):
+                return func(*args, **kwargs)
+            result = rule(region, func, args, {name: x for name, x in kwargs.items() if name != "out"})
+            if out.shape != result.shape:
+                out.resize_(result.shape)
+            return self.overwrite(region, out, result)
+
+        return handler
+
+    def overwrite(self, region: Region, target: Tensor, result: Tensor) -> Tensor:
+        """``target.copy_(result)``, with what `result` carries; if `target` is a view, its base has it, too."""
+        if target.dtype != result.dtype:
+            result = region.call(torch.Tensor.to, result, target.dtype)
+        if target.shape != result.shape:
+            result = region.call(torch.Tensor.expand, result, target.shape)
+        of_base = self.through(region, target, result) if target._base is not None else None
+        torch.Tensor.copy_(target, result)
+        self.carry(region, target, result)
+        if of_base is not None:
+            of_base()
+        return target

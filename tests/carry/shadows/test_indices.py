@@ -1,0 +1,230 @@
+"""Lookups with a decided index, and writes at one: the same differences, whatever the function is called."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import sll
+
+EPS = 0.2
+TABLE = torch.tensor([2.0, -1.0, 5.0, 0.5, 7.0], dtype=torch.float64)
+SQUARE = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def region(eps=EPS, **more):
+    return sll.linearize(eps, forward="straight-through", on_lost="error", **more)
+
+
+def slope(f, x, eps=EPS):
+    with region(eps):
+        y = f(x)
+    return torch.autograd.grad(y, x, torch.ones_like(y))[0]
+
+
+LOOKUPS = {
+    "getitem": lambda t, i: t[i],
+    "getitem with others": lambda t, i: t.expand(3, 5)[:, i][1],
+    "after a number": lambda t, i: t.expand(3, 5)[2, i],
+    "after ...": lambda t, i: t.expand(2, 3, 5)[..., i][1, 1],
+    "after None": lambda t, i: t[None, i][0],
+    "before a slice": lambda t, i: t[:, None].expand(5, 3)[i, 1:][:, 0],
+    "two indices": lambda t, i: t.expand(5, 5)[torch.arange(i.numel()), i],
+    "two indices apart": lambda t, i: t[:, None].expand(3, 5, 4)[torch.arange(3)[:, None], i, 2:].mean((0, 2)),
+    "two that broadcast": lambda t, i: t.expand(3, 5)[torch.arange(3)[:, None], i][2],
+    "negative": lambda t, i: t[i - 5],
+    "a 0-dim index": lambda t, i: torch.stack([t[k] for k in i]),
+    "a 0-dim index after a slice": lambda t, i: torch.stack([t.expand(3, 5)[:, k] for k in i], 1)[0],
+    "index_select": lambda t, i: t.index_select(0, i),
+    "index_select of columns": lambda t, i: t.expand(3, 5).index_select(1, i)[0],
+    "gather": lambda t, i: t.gather(0, i),
+    "gather of rows": lambda t, i: t.expand(i.numel(), 5).gather(1, i[:, None]).squeeze(1),
+    "take": lambda t, i: t.take(i),
+    "take_along_dim": lambda t, i: torch.take_along_dim(t, i, 0),
+    "take_along_dim flat": lambda t, i: torch.take_along_dim(t, i),
+    "embedding": lambda t, i: F.embedding(i, t[:, None]).squeeze(1),
+    "one_hot": lambda t, i: F.one_hot(i, 5).to(t.dtype) @ t,
+    "where of labels": lambda t, i: ((i[:, None] == torch.arange(5)) * t).sum(1),
+}
+INDICES = {
+    "round": lambda x: torch.round(x).long(),
+    "floor": lambda x: torch.floor(x).int().long(),
+    "count": lambda x: (x[:, None] > torch.arange(1.0, 5)).sum(1),
+    "argmax": lambda x: (-(x[:, None] - torch.arange(5.0)).square()).argmax(1),
+    "argsort": lambda x: (x[:, None] - torch.arange(5.0)).abs().argsort(1)[:, 0],
+}
+NOT_OF_COUNTS = {"negative", "where of labels"}
+"""A count has no other side; what its neighbours are depends on the function."""
+
+
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_all_lookups_are_one(name, index):
+    if index == "count" and name in NOT_OF_COUNTS:
+        return
+    x = torch.tensor([0.45, 1.1, 3.6, 2.0, 0.9], dtype=torch.float64, requires_grad=True)
+    make = lambda f: lambda x: f(TABLE, INDICES[index](x)) * torch.arange(1.0, 6)
+    want = slope(make(LOOKUPS["getitem"]), x)
+    assert want.any()
+    torch.testing.assert_close(slope(make(LOOKUPS[name]), x), want)
+
+
+def test_the_difference_at_the_boundary():
+    """Beyond the end of the table counts as the end."""
+    x = torch.tensor([0.45, 1.6, 4.45, -0.45], dtype=torch.float64, requires_grad=True)
+    found = slope(lambda x: TABLE[torch.round(x).long()], x)
+    torch.testing.assert_close(found, torch.tensor([-3.0, 6.0, 0, 0], dtype=torch.float64) / (2 * EPS))
+
+
+def test_entries_that_are_not_finite_do_not_leak():
+    table = torch.tensor([1.0, torch.inf, 3.0, torch.nan], dtype=torch.float64)
+    x = torch.tensor([0.45, 1.9, 2.45], dtype=torch.float64, requires_grad=True)
+    scores = torch.tensor([[0.0, -0.1, 0.1, -0.2]], dtype=torch.float64, requires_grad=True)
+    assert not slope(lambda x: table[torch.round(x).long()], x).any()
+    for look in (lambda s: table[s.argmax(1)], lambda s: table.expand(1, 4).gather(1, s.argmax(1, keepdim=True))):
+        g = slope(look, scores, 1.0)
+        assert g.isfinite().all() and g.any()
+
+
+@pytest.mark.parametrize("write", [lambda t: t.mul_(0), lambda t: t.copy_(t.flip(0))])
+@pytest.mark.parametrize("index", INDICES)
+def test_the_table_is_read_at_the_call(index, write):
+    x = torch.tensor([0.45, 1.1, 3.6, 2.0, 0.9], dtype=torch.float64, requires_grad=True)
+    want = slope(lambda x: TABLE[INDICES[index](x)], x)
+    table = TABLE.clone()
+
+    def program(x):
+        y = table[INDICES[index](x)]
+        write(table)
+        return y
+
+    assert torch.equal(slope(program, x), want)
+
+
+def test_choices_of_labels_and_of_indices_again():
+    """A table of integers, looked up by a choice, chooses among its entries."""
+    scores = torch.tensor([[0.5, 0.4, 0.1], [0.0, 0.1, 0.2]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([4, 0, 2])
+    flags = torch.tensor([True, False, True])
+    want = slope(lambda s: F.one_hot(s.argmax(1), 3).double() @ TABLE[labels], scores, 1.0)
+    for look in (lambda s: TABLE[labels[s.argmax(1)]], lambda s: TABLE[labels.gather(0, s.argmax(1))],
+                 lambda s: TABLE[labels.expand(2, 3)[torch.arange(2), s.argmax(1)]]):  # fmt: skip
+        torch.testing.assert_close(slope(look, scores, 1.0), want)
+    want = slope(lambda s: F.one_hot(s.argmax(1), 3).double() @ flags.double(), scores, 1.0)
+    torch.testing.assert_close(slope(lambda s: flags[s.argmax(1)].double(), scores, 1.0), want)
+
+
+def test_a_table_of_decisions():
+    x = torch.tensor([0.1, 0.45], dtype=torch.float64, requires_grad=True)
+    with region():
+        table = torch.stack([x[0] > 0, x[0] > 0.15, x[0] > 5]).long()
+        y = table[torch.round(x[1]).long()].double()
+    assert y == 1
+    torch.testing.assert_close(torch.autograd.grad(y, x)[0], torch.tensor([1.0, -1.0]).double() / (2 * EPS))
+
+
+def test_a_vector_quantizer_trains_scores_and_codes():
+    generator = torch.Generator().manual_seed(1)
+    x, codes = (torch.randn(n, 3, generator=generator, dtype=torch.float64).requires_grad_() for n in (6, 4))
+    up = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    with region(1.0):
+        y = codes[torch.cdist(x, codes).argmin(1)]
+    got = torch.autograd.grad(y, (x, codes), up)
+    soft = sll.argmax(-torch.cdist(x, codes), 1, eps=1.0)
+    hard = F.one_hot(torch.cdist(x, codes).argmin(1), 4).double()
+    by_hand = (hard + soft - soft.detach()) @ codes.detach() + hard @ (codes - codes.detach())
+    for a, b in zip(got, torch.autograd.grad(by_hand, (x, codes), up)):
+        torch.testing.assert_close(a, b)
+
+
+# --- writes ------------------------------------------------------------------------------------------------------
+
+WRITES = {
+    "scatter": lambda y, i, v: y.scatter(0, i[None], v),
+    "index_fill": lambda y, i, v: y.index_fill(0, i[None], v),
+    "index_fill from the end": lambda y, i, v: y.index_fill(0, i[None] - 5, v),
+    "index_copy": lambda y, i, v: y.index_copy(0, i[None], y.new_full((1,), v)),
+    "index_put": lambda y, i, v: y.index_put((i,), y.new_tensor(v)),
+    "setitem": lambda y, i, v: setitem(y.clone(), i, v),
+    "setitem after ...": lambda y, i, v: setitem(y.clone(), (..., i), v),
+    "setitem in a row": lambda y, i, v: setitem(y.expand(3, 5).clone(), (1, i), v)[1],
+    "where": lambda y, i, v: torch.where(torch.arange(5) == i, torch.tensor(v, dtype=y.dtype), y),
+    "scatter_": lambda y, i, v: y.clone().scatter_(0, i[None], v),
+}
+ADDS = {
+    "scatter_add": lambda y, i, v: y.scatter_add(0, i[None], y.new_full((1,), v)),
+    "index_add": lambda y, i, v: y.index_add(0, i[None], y.new_full((1,), v)),
+    "index_add alpha": lambda y, i, v: y.index_add(0, i[None], y.new_full((1,), 1), alpha=v),
+    "index_put": lambda y, i, v: y.index_put((i,), y.new_tensor(v), accumulate=True),
+    "one_hot": lambda y, i, v: y + v * F.one_hot(i, 5).to(y.dtype),
+}
+ONE = {
+    "round": lambda x: torch.round(x[0]).long(),
+    "argmax": lambda x: x.argmax(),
+    "topk": lambda x: x.topk(1).indices[0],
+}
+
+
+def setitem(y, i, v):
+    y[i] = v
+    return y
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+@pytest.mark.parametrize("index", ONE)
+@pytest.mark.parametrize("name", [*WRITES, *(f"add {name}" for name in ADDS)])
+def test_all_writes_are_one(name, index, dtype):
+    functions = ADDS if name.startswith("add ") else WRITES
+    x = torch.tensor([1.45, 1.4, 1.0, 0.2, 1.35], dtype=torch.float64, requires_grad=True)
+    make = lambda f: lambda x: f(TABLE.to(dtype), ONE[index](x), 3).double() * torch.arange(1.0, 6)
+    want = slope(make(next(iter(functions.values()))), x)
+    assert want.any()
+    torch.testing.assert_close(slope(make(functions[name.removeprefix("add ")]), x), want)
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: torch.zeros(2, 4).double().scatter(1, x.topk(2, 1).indices, 1.0),
+    lambda x: torch.stack([setitem(torch.zeros(4).double(), row.topk(2).indices, 1.0) for row in x]),
+    lambda x: setitem(torch.zeros(2, 4).double(), (torch.arange(2)[:, None], x.topk(2, 1).indices), 1.0),
+    lambda x: torch.zeros(2, 4).long().scatter(1, x.topk(2, 1).indices, 1).double(),
+    lambda x: torch.zeros(2, 4, dtype=torch.bool).scatter(1, x.argsort(1, descending=True)[:, :2], True).double(),
+    lambda x: torch.zeros(4, 2).double().scatter(0, x.t().topk(2, 0).indices, 1.0).t(),
+])  # fmt: skip
+def test_a_set_written_as_ones_is_the_mask_of_the_set(make):
+    x = torch.tensor([[0.5, 0.3, 0.45, 0.4], [0.1, 0.2, 0.0, 0.15]], dtype=torch.float64, requires_grad=True)
+    up = torch.tensor([[1.0, 2, 4, 8], [16, 32, 64, 128]], dtype=torch.float64)
+    (want,) = torch.autograd.grad(sll.topk_mask(x, 2, eps=EPS), x, up)
+    with region():
+        y = make(x)
+    torch.testing.assert_close(torch.autograd.grad(y, x, up)[0], want)
+
+
+def test_a_set_of_rows_is_not_a_set_of_columns():
+    """Indices of the largest of each row, written as places in each column."""
+    x = torch.tensor([[0.5, 0.4, 0.1], [0.1, 0.2, 0.15], [0.3, 0.0, 0.2]], dtype=torch.float64, requires_grad=True)
+    with region():
+        y = torch.zeros(3, 3).double().scatter(0, x.topk(2, 1).indices, 1.0)
+        z = (
+            torch.zeros(3, 3)
+            .double()
+            .index_put((x.topk(2, 1).indices, torch.arange(2).expand(3, 2)), TABLE[:1] * 0 + 1)
+        )
+    up = torch.arange(9.0, dtype=torch.float64).reshape(3, 3)
+    torch.testing.assert_close(*(torch.autograd.grad(t, x, up)[0] for t in (y, z)))
+
+
+def test_what_stood_in_a_tensor_that_is_overwritten_does_not_matter():
+    x = torch.tensor([0.5, 0.3, 0.45], dtype=torch.float64, requires_grad=True)
+    found = []
+    for fill in (0, 2**62):
+        with region():
+            ranks = torch.full((3,), fill).scatter_(0, x.argsort(), torch.arange(3)).double()
+        found.append(torch.autograd.grad(ranks, x, torch.tensor([1.0, 2.0, 4.0]).double())[0])
+    assert torch.equal(*found) and found[0].any()
+
+
+def test_a_reduction_is_lost():
+    x = torch.tensor([0.5, 0.4], requires_grad=True)
+    with region(), pytest.raises(sll.LostGradientError, match="reduce="):
+        torch.zeros(2).scatter(0, x.argmax()[None], 1.0, reduce="add")
