@@ -120,6 +120,7 @@ def test_one_place_of_an_order(name, keepdim):
 
 
 @pytest.mark.parametrize("index", [
+    lambda x: torch.empty(4, dtype=torch.int64).scatter_(0, x.argsort(), torch.arange(4)),
     lambda x: x.unique(return_inverse=True)[1], lambda x: x.argsort().argsort(), lambda x: x.sort()[1].sort()[1]
 ])  # fmt: skip
 def test_ranks_as_numbers_and_as_labels(index):

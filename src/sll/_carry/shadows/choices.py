@@ -180,13 +180,13 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out, own = func(*args, **kwargs), shadow(x)
     index = out if isinstance(out, Tensor) else out.indices
     if isinstance(own, Order) and own.dim % x.dim() == dim % x.dim():
-        return _with_indices(region, func, out, _inverse(own, largest, alias(index)))
+        return _with_indices(region, func, out, inverse(own, largest, alias(index)))
     if not _decides(region, func, "sort", x, dim):
         return out
     return _with_indices(region, func, out, Order(alias(index), kept(x), dim, largest, region.eps_for("sort")))
 
 
-def _inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
+def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
     """``argsort(argsort(x))``, `ranked`: the place of each element."""
     dim, n = own.dim, ranked.shape[own.dim]
 
@@ -303,7 +303,7 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         )  # fmt: skip
         return out
     index, then = x.detach().reshape(-1).argsort(), alias(out[1])
-    found = _inverse(Order(index, kept(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+    found = inverse(Order(index, kept(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
 
     def weigh() -> tuple[Tensor, Tensor]:
         return tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))  # type: ignore[return-value]

@@ -16,6 +16,7 @@ from ..._ops.surrogates import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, in_place_forms, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from ..interface import Engine, Func, Rule
+from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
@@ -112,7 +113,7 @@ _fill()
 LISTENERS.append(_added)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_EACH = functions_with("each") | {func for name in names_of("floats") for func in spellings(name)}
+_EACH = functions_with("each") | {func for name in (*names_of("floats"), "squeeze") for func in spellings(name)}
 _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
@@ -160,8 +161,12 @@ def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """What to do with what a mask selected; None if no operand is that."""
     if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
         return None
+    if func in SIZES:
+        return selections.other
     if func in ASKS or func.__name__ == "__setitem__":
         return None
+    if func is Tensor.__getitem__:
+        return selections.item
     if func in _EACH:
         return selections.on_elements
     if func in _LOSSES:

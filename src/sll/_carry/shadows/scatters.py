@@ -16,6 +16,7 @@ from torch import Tensor
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
+from .choices import Order, inverse
 from .elementwise import _added
 from .lookups import Spot, finite, spot_along, spot_of_rows, spots_of
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
@@ -116,6 +117,8 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
         if not decided:
             return func(*args, **kwargs)
         hard = _write(region, func, args, kwargs, source)
+        if not add and (order := _inverted(x, dim, index, source)) is not None:
+            return carry(region, hard, inverse(order, False, alias(hard)))
         if isinstance(source, Tensor) and source.dim() and spot is spot_along:
             source = region.call(torch.Tensor.__getitem__, source, tuple(map(slice, index.shape)))
         if named.get("alpha", 1) != 1:
@@ -126,6 +129,17 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
         return written(region, hard, x, source, add, spots, lambda t: found.read(t, at))
 
     return rule
+
+
+def _inverted(x: Tensor, dim: int, index: Tensor, source: Any) -> Order | None:
+    """The order that ``x.scatter(dim, order, arange)`` inverts: the place of each element."""
+    own = shadow(index)
+    if not isinstance(own, Order) or own.dim % x.dim() != dim % x.dim() or not isinstance(source, Tensor):
+        return None
+    if x.is_floating_point() or x.shape != index.shape or source.shape != index.shape or shadow(source) is not None:
+        return None
+    places = torch.arange(x.shape[dim], device=x.device).reshape(-1, *(1,) * (x.dim() - dim % x.dim() - 1))
+    return own if bool((source == places).all()) else None
 
 
 index_add = scatter(True, spot_of_rows)
