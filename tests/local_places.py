@@ -204,6 +204,8 @@ def scatter(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     given, x = found.given, found.table
     src = next((given[key] for key in ("src", "source", "value") if key in given), None)
     dim = given["dim"]
+    if name == "scatter" and inverts(ref, x, dim, found.index, src):
+        return ref.put_ranks(found.index, func(*args, **kwargs))
     if name.startswith("scatter"):
         if isinstance(src, Tensor) and src.dim():
             src = src[tuple(slice(n) for n in found.index.shape)]
@@ -211,6 +213,14 @@ def scatter(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
                        (dim, found.index), found.index)  # fmt: skip
     return written(ref, func, args, kwargs, x, src, name == "index_add", lookup, torch.index_select,
                    (dim, found.index), found.index)  # fmt: skip
+
+
+def inverts(ref: Any, x: Tensor, dim: int, index: Tensor, src: Any) -> bool:
+    """Whether the places of an order are written where its elements are: these are ranks, then."""
+    if id(index) not in ref.orders or not isinstance(src, Tensor) or not x.shape == index.shape == src.shape:
+        return False
+    places = torch.arange(x.shape[dim]).reshape(-1, *[1] * (x.dim() - dim % x.dim() - 1))
+    return discrete(x) and ref.orders[id(index)][2] == dim % x.dim() and bool((src == places).all())
 
 
 def written(

@@ -331,6 +331,27 @@ class Local(TorchFunctionMode):
         assert info is not None
         return self.put(out, shadow(out, 0.0, value_at(func, args, kwargs, {id(known[0]): info.alt})))
 
+    # choices
+
+    def owners(self, many: int) -> Tensor:
+        """Numbers for so many choices."""
+        self.choices += many
+        return torch.arange(self.choices - many, self.choices).double()
+
+    def rows_own(self, index: Tensor, dim: int) -> Tensor:
+        """The places of a row are one choice."""
+        many = index.numel() // max(index.shape[dim], 1)
+        shape = [1 if d == dim else n for d, n in enumerate(index.shape)]
+        return self.owners(many).reshape(shape).expand(index.shape)
+
+    def put_ranks(self, order: Tensor, ranks: Tensor) -> Tensor:
+        """`ranks` say where `order` has put each element: places to choose from, and numbers."""
+        _, weights, dim, numbers = self.orders[id(order)]
+        w = weights.transpose(-1, -2).movedim(-2, dim)
+        c = torch.arange(w.shape[-1]).double().expand(w.shape)
+        r = numbers - ((c - ranks.double().unsqueeze(-1)) * w).sum(-1)
+        return self.put(ranks, shadow(ranks, c=c, w=w, r=r, o=self.rows_own(ranks, dim)))
+
     # writes
 
     def write(self, name: str, x: Tensor, *rest: Any, **kwargs: Any) -> Any:

@@ -322,14 +322,8 @@ def weigh_best(ref: Any, x: Tensor, index: Tensor, dim: int | None, keepdim: boo
     if keepdim and x.dim():
         w = w.reshape(*[1] * x.dim(), n) if dim is None else w.unsqueeze(dim if dim >= 0 else dim - 1)
     w = w.reshape(*index.shape, n)
-    own = owners(ref, index.numel()).reshape(index.shape)
+    own = ref.owners(index.numel()).reshape(index.shape)
     ref.put(index, shadow(index, c=torch.arange(n).double().expand(w.shape), w=w, o=own))
-
-
-def owners(ref: Any, many: int) -> Tensor:
-    """Numbers for so many choices."""
-    ref.choices += many
-    return torch.arange(ref.choices - many, ref.choices).double()
 
 
 def argmax(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -373,12 +367,8 @@ def order(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     x, index = given["input"], out if isinstance(out, Tensor) else out.indices
     dim = given.get("dim", -1)
     if id(x) in ref.orders and name in ("sort", "argsort"):
-        _, weights, along, numbers = ref.orders[id(x)]
-        assert along == dim % x.dim() and not given.get("descending")
-        w = weights.transpose(-1, -2).movedim(-2, along)
-        c, own = torch.arange(w.shape[-1]).double().expand(w.shape), rows_own(ref, index, along)
-        r = numbers - ((c - index.double().unsqueeze(-1)) * w).sum(-1)
-        ref.put(index, shadow(index, c=c, w=w, r=r, o=own))
+        assert ref.orders[id(x)][2] == dim % x.dim() and not given.get("descending")
+        ref.put_ranks(x, index)
         return out
     if not tracked(x) or dim is None or x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
@@ -402,7 +392,7 @@ def order(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         if "sort" in name:
             ref.orders[id(index)] = (index, w, dim, numbers_of(-rows, h).movedim(-1, dim))
         w = w.movedim(-2, dim)
-    own = NAN if name in ("kthvalue", "median", "nanmedian") else rows_own(ref, index, dim)
+    own = NAN if name in ("kthvalue", "median", "nanmedian") else ref.rows_own(index, dim)
     ref.put(index, shadow(index, c=torch.arange(n).double().expand(w.shape), w=w, o=own))
     return out
 
@@ -411,13 +401,6 @@ def numbers_of(rows: Tensor, h: float) -> Tensor:
     """The ranks as numbers: how many are smaller, one ramp for each pair (``sll.rank``)."""
     d = rows.unsqueeze(-1) - rows.unsqueeze(-2)
     return offset(d, h).sum(-1)
-
-
-def rows_own(ref: Any, index: Tensor, dim: int) -> Tensor:
-    """The places of a row are one choice."""
-    many = index.numel() // max(index.shape[dim], 1)
-    shape = [1 if d == dim else n for d, n in enumerate(index.shape)]
-    return owners(ref, many).reshape(shape).expand(index.shape)
 
 
 def subset(rows: Tensor, k: int) -> Tensor:
