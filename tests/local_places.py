@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from local_shadows import (
+    NAN,
+    PARTS,
     Shadow,
     as_tensor,
     centred,
@@ -18,7 +20,6 @@ from local_shadows import (
     finite,
     named,
     nonzero,
-    pad,
     shadow,
     with_gradient,
 )  # fmt: skip
@@ -62,7 +63,10 @@ def lookup(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = (found.index, found.limit), {}
     if ref.get(found.index) is None:
         return func(*args, **kwargs) if found.table is None else from_table(ref, found.table, func, args, kwargs)
-    return looked_up(ref, func, args, kwargs, found.table, [found.index], found.place, lambda _: found.limit)
+    out = looked_up(ref, func, args, kwargs, found.table, [found.index], found.place, lambda _: found.limit)
+    if name == "one_hot":  # as a mask it knows its other value
+        return ref.put(out, shadow(out, ref.get(out).total(out), (1 - out).double()))
+    return out
 
 
 def from_table(ref: Any, table: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
@@ -155,16 +159,16 @@ def where(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         return NotImplemented
     a, b = (as_tensor(v, hard).to(hard.dtype) if ref.get(v) is None else v for v in (a, b))
     infos = [shadow(v) if ref.get(v) is None else ref.get(v) for v in (a, b)]
-    width = max(info.c.shape[-1] for info in infos)
+    infos = [info.widened(max(info.c.shape[-1] for info in infos)) for info in infos]
     m = mask.expand(hard.shape)
 
     def taken(part: str) -> Tensor:
         parts = [getattr(info, part) for info in infos]
         if part in "cw":
-            return torch.where(m.unsqueeze(-1), *(pad(p, width).expand(*hard.shape, width) for p in parts))
+            return torch.where(m.unsqueeze(-1), *(p.expand(*hard.shape, p.shape[-1]) for p in parts))
         return torch.where(m, *parts)
 
-    found = Shadow(*(taken(part) for part in ("s", "alt", "c", "w")))
+    found = Shadow(*(taken(part) for part in PARTS))
     if ref.get(mask) is None:
         return ref.put(hard, found)
     left = torch.where(m, b, a).double()
@@ -172,7 +176,7 @@ def where(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     if all(ref.get(v) is None for v in (a, b)):
         return ref.put(hard, shadow(hard, (left - hard) * rises, left))
     c, w = torch.cat([found.c, left.unsqueeze(-1)], -1), torch.cat([found.w, rises.unsqueeze(-1)], -1)
-    return ref.put(hard, Shadow(found.s, found.alt, c, w))
+    return ref.put(hard, Shadow(found.s, found.alt, found.r, torch.full_like(found.o, NAN), c, w))
 
 
 # --- writes at an index (L10) ----------------------------------------------------------------------------------------
@@ -242,7 +246,9 @@ def written(
     total = total + difference(alt.long(), weight) - difference(there, weight)
     total = total.reshape(x.shape)
     if discrete(hard):
-        return ref.put(hard, shadow(hard, total + centred(soft).reshape(x.shape)))
+        hot = isinstance(src, (int, float)) and src == 1 and not x.any()
+        alt = 1 - hard.double() if hot else NAN
+        return ref.put(hard, shadow(hard, total + centred(soft).reshape(x.shape), alt))
     return with_gradient(hard, total)
 
 

@@ -24,6 +24,7 @@ from local_places import PLACES, index_put
 from local_rules import DECISIONS
 from local_shadows import (
     NAN,
+    PARTS,
     Shadow,
     as_tensor,
     centred,
@@ -31,9 +32,9 @@ from local_shadows import (
     finite,
     flat_tensors,
     nonzero,
-    pad,
     replaced,
     shadow,
+    slope_at,
     stacked,
     value_at,
     with_gradient,
@@ -83,14 +84,27 @@ LOST = set(
 )
 KEEPS_ALT = {"clamp", "clamp_min", "clamp_max", "neg", "abs", "add", "sub", "mul", "rsub", "minimum", "maximum"}
 WHOLE_ONLY = {"add", "sub", "mul", "rsub"}
+LINEAR_IN = set(
+    "add sub mul rsub neg positive div to type type_as float double half bfloat16 long int short byte char".split()
+)
+
+
+def is_linear(name: str, args: Any, kwargs: Any, x: Tensor, hard: Tensor) -> bool:
+    """Whether a function is linear in its operand `x`, whose type may change only to that of other numbers."""
+    others = [y for y in (*args, *kwargs.values()) if y is not x]
+    if name == "div" and (kwargs.get("rounding_mode") is not None or args[0] is not x):
+        return False
+    squared = name == "mul" and not others
+    return name in LINEAR_IN and hard.dtype != torch.bool and not squared
 
 
 @dataclass
 class Local(TorchFunctionMode):
     eps: float | str
     stored: dict[int, tuple[Tensor, int, Shadow]] = field(default_factory=dict)
-    orders: dict[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict)
+    orders: dict[int, tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
     selected: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    choices: int = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -104,7 +118,7 @@ class Local(TorchFunctionMode):
         if found is None or found[1] != x._version or found[0].dtype != x.dtype:
             return None  # nothing known, or somebody else wrote to it
         at = self.places(x)
-        return found[2].map(lambda part, _: part[at])
+        return found[2].map(lambda part: part[at])
 
     def put(self, x: Tensor, new: Shadow | None) -> Tensor:
         key, at = x.untyped_storage()._cdata, self.places(x)
@@ -114,9 +128,8 @@ class Local(TorchFunctionMode):
         many = x.untyped_storage().nbytes() // x.element_size()
         base = shadow(x.new_zeros(many)) if old is None else old[2]
         width = max(base.c.shape[-1], new.c.shape[-1])
-        base, new = (Shadow(a.s, a.alt, pad(a.c, width), pad(a.w, width)) for a in (base, new))
-        parts = ("s", "alt", "c", "w")
-        flat = Shadow(*(getattr(base, n).index_put((at,), getattr(new, n)) for n in parts))
+        base, new = base.widened(width), new.widened(width)
+        flat = Shadow(*(getattr(base, n).index_put((at,), getattr(new, n)) for n in PARTS))
         self.stored[key] = (x, x._version, flat)
         return x
 
@@ -162,7 +175,7 @@ class Local(TorchFunctionMode):
             key = out.untyped_storage()._cdata
             if key in self.stored and previous is None:  # the rest of it is as stale
                 del self.stored[key]
-            self.put(out, info.map(lambda part, _: part.expand(*out.shape, *part.shape[result.dim() :])))
+            self.put(out, info.map(lambda part: part.expand(*out.shape, *part.shape[result.dim() :])))
         return out
 
     def call(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -182,12 +195,14 @@ class Local(TorchFunctionMode):
         if known and name in LINEAR:
             return self.linear(func, args, kwargs)
         if known:
-            return self.through(func, args, kwargs)
+            return self.through(func, args, kwargs, name=name)
         return self.remembered(name, func, args, kwargs)
 
     # rules that hold for many functions
 
-    def through(self, func: Any, args: Any, kwargs: Any, place: Any = None, only: Any = None, limit: Any = None) -> Any:
+    def through(
+        self, func: Any, args: Any, kwargs: Any, place: Any = None, only: Any = None, limit: Any = None, name: str = ""
+    ) -> Any:
         """Elementwise functions and lookups (L5, L6, L9): run again at the other values of each operand.
 
         `place` tells how what belongs to an operand's element lies in the result; `limit`, how far an index may go.
@@ -198,20 +213,26 @@ class Local(TorchFunctionMode):
         among = flat_tensors((args, kwargs)) if only is None else only
         operands = {id(x): x for x in among if discrete(x) and self.get(x) is not None}
         at_hard = value_at(func, args, kwargs, {}).expand(hard.shape)
-        parts = [self.changed(x, func, args, kwargs, hard, at_hard, place, limit) for x in operands.values()]
+        parts = [self.changed(x, func, args, kwargs, hard, at_hard, place, limit, name) for x in operands.values()]
         if not parts:
             return hard
         total = sum(part.total(at_hard) for part in parts)
         if not discrete(hard):
             return with_gradient(hard, total)
         if len(parts) > 1 or hard.dtype == torch.bool:
-            return self.put(hard, shadow(hard, total))
+            return self.put(hard, shadow(hard, total, o=parts[0].o if len(parts) == 1 else NAN))
         return self.put(hard, parts[0])
 
     def changed(
-        self, x: Tensor, func: Any, args: Any, kwargs: Any, hard: Tensor, at_hard: Tensor, place: Any, limit: Any
-    ) -> Shadow:
-        """What the result carries because of one operand."""
+        self, x: Tensor, func: Any, args: Any, kwargs: Any, hard: Tensor, at_hard: Tensor, place: Any, limit: Any,
+        name: str,
+    ) -> Shadow:  # fmt: skip
+        """What the result carries because of one operand.
+
+        A function that is linear in it has its derivative; any other, the difference to the other value. Where that is
+        not known, a float has the derivative of the function of floats; an integer, and what is looked up, the
+        difference between both neighbours (0 has none below: counts); a bool, a ramp between those.
+        """
         info, n = self.get(x), x.detach().double()
         assert info is not None
 
@@ -227,14 +248,20 @@ class Local(TorchFunctionMode):
             return torch.where((value - at_hard).isfinite(), value, at_hard)
 
         alt, unknown = other(info.alt), shaped(info.alt).isnan()
-        slope = (alt - at_hard) / shaped(nonzero(info.alt - n))
-        if unknown.any():
-            beside = (other(n + 1) - other(n - 1)) * (1.0 if hard.dtype == torch.bool else 0.5)
-            slope = torch.where(unknown, beside, slope)
+        slope, linear = (alt - at_hard) / shaped(nonzero(info.alt - n)), is_linear(name, args, kwargs, x, hard)
+        if linear and x.dtype != torch.bool:
+            slope = other(n + 1) - at_hard
+        elif unknown.any() and place is None and not discrete(hard):
+            slope = torch.where(unknown, slope_at(func, args, kwargs, x, hard.shape), slope)
+        elif unknown.any():
+            low = torch.where(n == 0, n, n - 1)
+            apart = 1.0 if hard.dtype == torch.bool else shaped(n + 1 - low)
+            slope = torch.where(unknown, (other(n + 1) - other(low)) / apart, slope)
         many = range(info.c.shape[-1])
         c, w = [other(info.c[..., k]) for k in many], [shaped(info.w[..., k]) for k in many]
         alt = torch.where(unknown, NAN, alt)
-        return Shadow(slope * shaped(info.s), alt, stacked(c, hard), stacked(w, hard))
+        r = slope * shaped(info.r) if linear else 0.0 * at_hard
+        return Shadow(slope * shaped(info.s), alt, r, shaped(info.o), stacked(c, hard), stacked(w, hard))
 
     def linear(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Sums and products (L7), run on the shadows."""
@@ -271,7 +298,7 @@ class Local(TorchFunctionMode):
             ids[id(x)] = torch.arange(start, start + x.numel()).reshape(x.shape)
             start += x.numel()
             info = self.get(x)
-            rows.append(info if x.dim() else info.map(lambda part, _: part.unsqueeze(0)))
+            rows.append(info if x.dim() else info.map(lambda part: part.unsqueeze(0)))
         named = {**kwargs, "value": 0} if name == "pad" else kwargs
         plain = args[:3] if name == "pad" else args
 
@@ -284,12 +311,11 @@ class Local(TorchFunctionMode):
         width = max(info.c.shape[-1] for info in rows)
         none = shadow(torch.zeros(1, dtype=torch.float64))
         parts = {}
-        for n in ("s", "alt", "c", "w"):
-            each = [getattr(info, n) for info in [none, *rows]]
-            each = [pad(part, width) if n in "cw" else part for part in each]
+        for n in PARTS:
+            each = [getattr(info.widened(width), n) for info in [none, *rows]]
             parts[n] = torch.cat([part.flatten(0, -2 if n in "cw" else -1) for part in each])
         for x, at in zip(outs, found):
-            self.put(x, shadow(x, parts["s"][at], parts["alt"][at], parts["c"][at], parts["w"][at]))
+            self.put(x, shadow(x, **{n: part[at] for n, part in parts.items()}))
         return out
 
     def remembered(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -338,9 +364,9 @@ class Local(TorchFunctionMode):
         old = shadow(x) if old is None else old
         new = shadow(fresh[index]) if info is None else info
         width = max(old.c.shape[-1], new.c.shape[-1])
-        old, new = (Shadow(a.s, a.alt, pad(a.c, width), pad(a.w, width)) for a in (old, new))
+        old, new = old.widened(width), new.widened(width)
         parts_ = []
-        for n in ("s", "alt", "c", "w"):
+        for n in PARTS:
             a, b = getattr(old, n), getattr(new, n)
             more = a.shape[x.dim() :]
             b = b.expand(*at.shape, *more)

@@ -208,7 +208,8 @@ def cast(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     s = torch.where(whole & fixed.isfinite(), centred(torch.where(fixed.isfinite(), value, 0.0).double()), q)
     passed = fixed.abs() >= nearest.abs()
     alt = torch.where(passed, nearest - fixed.sign(), nearest).double()
-    known = torch.full_like(alt, NAN) if memory is None else memory.alt.trunc()
+    beside = torch.where(fixed == 0, 1.0, fixed - fixed.sign()).double()
+    known = beside if memory is None else memory.alt.trunc()
     return ref.put(out, shadow(out, s, torch.where(whole, known, alt)))
 
 
@@ -220,10 +221,10 @@ def truth(ref: Any, x: Tensor) -> Tensor:
     return ref.real(x if x.dtype == torch.bool else ref.call("ne", torch.ne, (x, 0), {}))
 
 
-def product(x: Tensor, dim: Any, keepdim: bool) -> Tensor:
+def over(x: Tensor, reduce: Any, dim: Any, keepdim: bool) -> Tensor:
     dims = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
     for d in sorted((d % max(x.dim(), 1) for d in dims), reverse=True):
-        x = x.prod(d, keepdim=True)
+        x = reduce(x, d, keepdim=True) if x.shape[d] or reduce in (Tensor.sum, Tensor.prod) else x.sum(d, keepdim=True)
     if keepdim:
         return x
     return x.squeeze(tuple(dims)) if x.dim() else x
@@ -235,10 +236,15 @@ def any_all(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         return NotImplemented
     given = named(args, kwargs, "input", "dim", "keepdim")
     dim, keepdim = given.get("dim"), bool(given.get("keepdim", False))
-    hard, m = func(*args, **kwargs), truth(ref, x)
+    hard, flags = func(*args, **kwargs), x if x.dtype == torch.bool else ref.call("ne", torch.ne, (x, 0), {})
     every = name in ("all", "amin", "min")
-    soft = product(m, dim, keepdim) if every else 1 - product(1 - m, dim, keepdim)
-    return ref.result(hard, soft)
+    m = 1 - ref.real(flags) if every else ref.real(flags)
+    known = ref.get(flags)
+    found = 1 - over(1 - m, Tensor.prod, dim, keepdim)
+    if known is not None:  # places of one choice exclude each other
+        first, last = (over(known.o, reduce, dim, keepdim) for reduce in (Tensor.amin, Tensor.amax))
+        found = torch.where(first == last, over(m, Tensor.sum, dim, keepdim), found)
+    return ref.result(hard, 1 - found if every else found)
 
 
 def count_nonzero(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -312,14 +318,18 @@ def weigh_best(ref: Any, x: Tensor, index: Tensor, dim: int | None, keepdim: boo
     h = ref.width("choice", leads(rows))
     best = rows.detach().amax(-1, keepdim=True)
     z = torch.where(best.isfinite(), in_units(rows, h), -4.0 * torch.arange(n))
-    if ref.eps == "auto" and n > 32:
-        contend = torch.zeros_like(z).scatter(-1, z.detach().topk(32, -1).indices, 1.0) > 0
-        z = torch.where(contend, z, z.detach().amin(-1, keepdim=True) - 9)
     w = centred(projection(z, 1))
     if keepdim and x.dim():
         w = w.reshape(*[1] * x.dim(), n) if dim is None else w.unsqueeze(dim if dim >= 0 else dim - 1)
     w = w.reshape(*index.shape, n)
-    ref.put(index, shadow(index, c=torch.arange(n).double().expand(w.shape), w=w))
+    own = owners(ref, index.numel()).reshape(index.shape)
+    ref.put(index, shadow(index, c=torch.arange(n).double().expand(w.shape), w=w, o=own))
+
+
+def owners(ref: Any, many: int) -> Tensor:
+    """Numbers for so many choices."""
+    ref.choices += many
+    return torch.arange(ref.choices - many, ref.choices).double()
 
 
 def argmax(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -363,10 +373,12 @@ def order(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     x, index = given["input"], out if isinstance(out, Tensor) else out.indices
     dim = given.get("dim", -1)
     if id(x) in ref.orders and name in ("sort", "argsort"):
-        _, weights, along = ref.orders[id(x)]
+        _, weights, along, numbers = ref.orders[id(x)]
         assert along == dim % x.dim() and not given.get("descending")
         w = weights.transpose(-1, -2).movedim(-2, along)
-        ref.put(index, shadow(index, c=torch.arange(w.shape[-1]).double().expand(w.shape), w=w))
+        c, own = torch.arange(w.shape[-1]).double().expand(w.shape), rows_own(ref, index, along)
+        r = numbers - ((c - index.double().unsqueeze(-1)) * w).sum(-1)
+        ref.put(index, shadow(index, c=c, w=w, r=r, o=own))
         return out
     if not tracked(x) or dim is None or x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
@@ -388,10 +400,24 @@ def order(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         w = w.gather(-2, at.unsqueeze(-1).expand(*at.shape, n)).movedim(-2, dim)
     else:
         if "sort" in name:
-            ref.orders[id(index)] = (index, w, dim)
+            ref.orders[id(index)] = (index, w, dim, numbers_of(-rows, h).movedim(-1, dim))
         w = w.movedim(-2, dim)
-    ref.put(index, shadow(index, c=torch.arange(n).double().expand(w.shape), w=w))
+    own = NAN if name in ("kthvalue", "median", "nanmedian") else rows_own(ref, index, dim)
+    ref.put(index, shadow(index, c=torch.arange(n).double().expand(w.shape), w=w, o=own))
     return out
+
+
+def numbers_of(rows: Tensor, h: float) -> Tensor:
+    """The ranks as numbers: how many are smaller, one ramp for each pair (``sll.rank``)."""
+    d = rows.unsqueeze(-1) - rows.unsqueeze(-2)
+    return offset(d, h).sum(-1)
+
+
+def rows_own(ref: Any, index: Tensor, dim: int) -> Tensor:
+    """The places of a row are one choice."""
+    many = index.numel() // max(index.shape[dim], 1)
+    shape = [1 if d == dim else n for d, n in enumerate(index.shape)]
+    return owners(ref, many).reshape(shape).expand(index.shape)
 
 
 def subset(rows: Tensor, k: int) -> Tensor:

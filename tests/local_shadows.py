@@ -29,32 +29,46 @@ def tracked(x: Any) -> bool:
 class Shadow:
     """Beside each element of a bool or integer tensor (or of a float that an op rounded, which has `alt` only).
 
-    `s` has the value 0 and the gradient of the element; `alt` is its other value, NaN if it is not known. A choice has
-    candidates `c` with weights `w` (value 0, gradient of the weight) in one more dimension.
+    `s` has the value 0 and the gradient of the element; `alt` is its other value, NaN if it is not known. `r` is what
+    only functions that are linear pass on (a rank is another function as a number than as an index). `o` numbers the
+    choice that the element is a place of, NaN if there is none. A choice has candidates `c` with weights `w` (value 0,
+    gradient of the weight) in one more dimension.
     """
 
     s: Tensor
     alt: Tensor
+    r: Tensor
+    o: Tensor
     c: Tensor
     w: Tensor
 
-    def map(self, f: Callable[[Tensor, Any], Tensor]) -> Shadow:
-        """`f` on each part; it is told what stands where there is nothing."""
-        return Shadow(f(self.s, 0.0), f(self.alt, NAN), f(self.c, 0.0), f(self.w, 0.0))
+    def map(self, f: Callable[[Tensor], Tensor]) -> Shadow:
+        """`f` on each part."""
+        return Shadow(*(f(getattr(self, name)) for name in PARTS))
 
     def total(self, hard: Tensor) -> Tensor:
         """The gradient of the value."""
-        return self.s + ((self.c - hard.detach().double().unsqueeze(-1)) * self.w).sum(-1)
+        return self.s + self.r + ((self.c - hard.detach().double().unsqueeze(-1)) * self.w).sum(-1)
+
+    def widened(self, width: int) -> Shadow:
+        """With as many candidates."""
+        return Shadow(self.s, self.alt, self.r, self.o, pad(self.c, width), pad(self.w, width))
 
 
-def shadow(like: Tensor, s: Any = 0.0, alt: Any = NAN, c: Tensor | None = None, w: Tensor | None = None) -> Shadow:
+PARTS = ("s", "alt", "r", "o", "c", "w")
+
+
+def shadow(
+    like: Tensor, s: Any = 0.0, alt: Any = NAN, c: Tensor | None = None, w: Tensor | None = None, r: Any = 0.0,
+    o: Any = NAN,
+) -> Shadow:  # fmt: skip
     def full(x: Any) -> Tensor:
         return x.expand(like.shape) if isinstance(x, Tensor) else torch.full(like.shape, x, dtype=torch.float64)
 
     if like.dtype == torch.bool:
         alt = 1 - like.double()
     none = torch.zeros(*like.shape, 0, dtype=torch.float64)
-    return Shadow(full(s), full(alt), none if c is None else c, none if w is None else w)
+    return Shadow(full(s), full(alt), full(r), full(o), none if c is None else c, none if w is None else w)
 
 
 def centred(x: Tensor) -> Tensor:
@@ -111,6 +125,19 @@ def value_at(func: Any, args: Any, kwargs: Any, other: dict[int, Tensor]) -> Ten
 
     with torch.no_grad():
         return func(*replaced(args, swap), **replaced(kwargs, swap)).double()
+
+
+def slope_at(func: Any, args: Any, kwargs: Any, x: Tensor, shape: Any) -> Tensor:
+    """The derivative of an elementwise `func` of floats by the operand `x`, at the values that the program has."""
+    with torch.enable_grad():
+        at = x.detach().double().expand(shape).clone().requires_grad_()
+
+        def swap(y: Any) -> Any:
+            return at if y is x else y.detach().double() if isinstance(y, Tensor) and y.is_floating_point() else y
+
+        out = func(*replaced(args, swap), **replaced(kwargs, swap))
+        found = torch.autograd.grad(out.sum(), at, allow_unused=True)[0] if out.requires_grad else None
+    return torch.zeros(shape, dtype=torch.float64) if found is None else found
 
 
 def finite(x: Tensor) -> Tensor:

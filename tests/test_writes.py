@@ -341,7 +341,7 @@ def test_outcomes_that_were_written_to_unseen(carries, forward):
         with torch._C.DisableTorchFunction():
             i.add_(5)
             j.add_(5)
-        if not carries:
+        if not carries and forward != "hard":
             with pytest.raises(RuntimeError, match="a tensor on which a decision was made has been modified"):
                 k * k
             return

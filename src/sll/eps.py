@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ._ops.env import compiling, free_to_read
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
-from ._ops.samples import count_below
+from ._ops.samples import counts_within
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "widths"]
 
@@ -85,8 +85,7 @@ class Call:
         d = self._raw
         if not free_to_read(d):
             return False
-        counts = count_below(d, (0.0, width * (1 - 1e-6), width, math.inf))
-        inside, upto, finite = (count - counts[0] for count in counts[1:])  # (without ties)
+        inside, upto, finite = counts_within(d, width)
         few, many = (max(math.ceil(finite * share - 1e-6), 1) for share in (least, most))
         return few <= inside and upto < many
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ._carry import outcomes, shadows
+from ._carry import flips, outcomes, shadows
 from ._carry.interface import Engine
 from ._mode import checkpoint
 from ._mode.decorating import decorate
@@ -20,7 +20,7 @@ from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace, Watch
 from ._ops.callsite import CallSite, call_site
-from ._ops.env import compiling
+from ._ops.env import compiling, unusual
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
 from ._reports.report import Report
 from ._rules.index import SOURCES
@@ -33,7 +33,7 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 ENGINES: dict[str, Engine] = {
     "linear": outcomes.ENGINE,
-    "hard": outcomes.ENGINE,
+    "hard": flips.ENGINE,
     "straight-through": shadows.ENGINE,
 }
 """What carries the decisions of each forward mode."""
@@ -129,6 +129,7 @@ class linearize(Mode):
         self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
+        self._approximate: Counter[CallSite] = Counter()
         self._widths = Widths()
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
@@ -174,9 +175,8 @@ class linearize(Mode):
             ('sign', 3, 1, 'gets gradients')
         """
         rows = () if self.trace is None else self.trace.rows()
-        return Report(
-            dict(self._lost.calls), dict(self._infinite), self._widths.summary(), rows, self.trace is not None
-        )
+        lost, infinite, approximate = dict(self._lost.calls), dict(self._infinite), dict(self._approximate)
+        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate)
 
     # --- what rules ask ---
 
@@ -236,6 +236,10 @@ class linearize(Mode):
         if many:
             self._infinite[call_site(op)] += many
 
+    def approximate(self, op: str, many: int) -> None:
+        """Flips that are too many to be followed further: they count with their local gradient."""
+        self._approximate[call_site(op)] += many
+
     # --- the mode ---
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -258,6 +262,12 @@ class linearize(Mode):
         rule = engine.rules.get(func)
         if rule is None or self.selects:
             return engine.dispatch(self, func, args, kwargs)
+        return rule(self, func, args, kwargs)
+
+    def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rule = self.engine.rules.get(func)
+        if rule is None or self.selects or not torch.is_grad_enabled() or checkpoint.hooked() or unusual():
+            return self.dispatch(func, args, kwargs)
         return rule(self, func, args, kwargs)
 
     def _engine_of(self, func: Callable[..., Any], operands: list[Tensor]) -> Engine:

@@ -6,7 +6,6 @@ A call that decides nothing and has no operand that carries a decision is passed
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +47,10 @@ class Mode(TorchFunctionMode):
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
 
+    def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`dispatch`, where one region is on and nothing is compiled: what training loops do."""
+        return self.dispatch(func, args, kwargs)
+
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`dispatch`, noted by the trace."""
         raise NotImplementedError
@@ -71,7 +74,7 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
-                return self.dispatch(func, args, kwargs or {})
+                return self.eager(func, args, kwargs or {})
         return self._among_others(func, args, kwargs or {})
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -101,6 +104,16 @@ class Mode(TorchFunctionMode):
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
+        entered = THREAD.entered
+        if entered and entered[-1].mode is self and innermost() is self and not is_compiling():
+            self._leave()
+            if THREAD.patched:
+                THREAD.patched = [region for region in THREAD.patched if region.on()]
+        else:
+            self._leave_out_of_order(exc)
+
+    def _leave_out_of_order(self, exc: tuple[Any, ...]) -> None:
+        """Entered by compiled code, or with regions inside that are still on."""
         known = not is_compiling() and any(entered.mode is self for entered in THREAD.entered)
         if is_compiling() or (not known and innermost() is self):  # entered by compiled code
             super().__exit__(*exc)  # type: ignore[no-untyped-call]
@@ -130,18 +143,19 @@ class Mode(TorchFunctionMode):
 
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
-        entered = THREAD.entered
         if is_compiling():
             if THREAD.made is not None:
                 THREAD.made.append(x)
             return False
-        if not entered:  # entered by compiled code, and left there
+        if not THREAD.entered:  # entered by compiled code, and left there
             return False
-        innermost = entered[-1]
-        innermost.live.append(weakref.ref(x))
-        if len(innermost.live) >= innermost._sweep_at:
-            innermost.sweep()
+        THREAD.entered[-1].take(x)
         return True
+
+    def keep(self, x: Tensor) -> None:
+        """`adopt`, in eager code."""
+        if THREAD.entered:
+            THREAD.entered[-1].take(x)
 
     def on(self) -> bool:
         """Entered, in this thread."""

@@ -26,6 +26,12 @@ class Entered:
         self.in_reentrant = in_reentrant
         """Entered by a function that `torch.utils.checkpoint` runs without gradients, and that will enter it again."""
 
+    def take(self, x: Tensor) -> None:
+        """`x` carries something from now on."""
+        self.live.append(weakref.ref(x))
+        if len(self.live) >= self._sweep_at:
+            self.sweep()
+
     def adopt(self, live: Sequence[weakref.ref[Tensor]]) -> None:
         self.live.extend(live)
         if len(self.live) >= self._sweep_at:

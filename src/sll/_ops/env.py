@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling as compiling
 
-__all__ = ["compiling", "dispatched", "free_to_read", "outside_of_transforms", "readable", "tracked", "unwrapped"]
+__all__ = [
+    "compiling",
+    "dispatched",
+    "free_to_read",
+    "outside_of_transforms",
+    "readable",
+    "tracked",
+    "unusual",
+    "unwrapped",
+]
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
@@ -60,3 +69,13 @@ def tracked(x: Any) -> bool:
         return True  # vmap inside grad
     forward = torch.autograd.forward_ad
     return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def unusual() -> bool:
+    """Whether somebody transforms, traces, differentiates forward or forbids gradients: plain autograd is not all."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.is_inference_mode_enabled()
+    )

@@ -1,17 +1,15 @@
-"""The autograd functions of local gradients: a value that the program has anyway, with a gradient that it has not.
+"""Surrogate gradients: a value that the program has anyway, with a gradient that it has not.
 
 `ramp`    the value of a discrete op, and the slope of its ramp where the distance to the boundary is in the band
 `follow`  a value, and the gradient of another tensor that stands for it
 
-Both take the function that makes the value: an autograd function must return a tensor of its own, which the program is
-free to write to. What backward needs is kept as a copy, so such writes never meet a saved tensor.
+The gradient is that of ordinary functions: a tensor is computed that has it, and then given the value (``.data =``). So
+forward and backward are torch's own, without Python in between. What they save is a lazy clone, so that no write of the
+program meets it.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -19,18 +17,14 @@ import torch
 from torch import Tensor
 
 from .band import band_offset, hard_forward
-from .env import compiling
+from .env import compiling, unusual
 
 __all__ = ["alias", "eager", "follow", "kept", "lazy_clone", "open_elements", "ramp", "simple", "whole_step"]
 
-_hardtanh_backward = torch.ops.aten.hardtanh_backward.default
-
 
 def eager() -> bool:
-    """Whether plain autograd is all there is: nobody compiles, transforms, traces or differentiates forward."""
-    if compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    return torch.autograd.forward_ad._current_level < 0 and not torch._C._len_torch_dispatch_stack()
+    """Whether plain autograd is all there is."""
+    return not compiling() and not unusual()
 
 
 def simple(x: Tensor) -> bool:
@@ -55,79 +49,43 @@ def alias(x: Tensor) -> Tensor:
     return lazy_clone(x.detach()) if simple(x) else x.detach().clone()
 
 
-@functools.lru_cache(maxsize=256)
-def edge(half: float, dtype: torch.dtype) -> float:
-    """The first number beyond the closed band."""
-    if dtype == torch.float64 or not 1e-36 < half < 3e38:
-        return math.nextafter(half, math.inf) if math.isfinite(half) else half
-    return float(array("f", [half])[0]) * (1 + 1.01 * 2.0**-24)
-
-
-class _Ramp(torch.autograd.Function):
-    """``make()``, with the gradient ``slope * g`` to `x` where ``|x - at| <= half``.
-
-    `at` is a number, or a function from `x` to the distance. NaN has no distance, and gets no gradient; with an
-    infinite `half`, all other finite numbers do.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Any, half: float | Tensor, slope: float | Tensor, make: Any) -> Tensor:
-        distance = at(x) if callable(at) else x - at if at else x
-        if isinstance(half, Tensor):  # a number on another device, which nobody reads
-            distance, half = distance / half, 1.0
-        ctx.save_for_backward(distance.nan_to_num(math.inf, math.inf, -math.inf))
-        ctx.edge, ctx.slope, ctx.dtype = edge(half, distance.dtype), slope, distance.dtype
-        return make()  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (distance,) = ctx.saved_tensors
-        g = g if g.dtype is ctx.dtype else g.to(ctx.dtype)
-        g = _hardtanh_backward(g, distance, -ctx.edge, ctx.edge)
-        slope = ctx.slope
-        if type(slope) is float:
-            return g if slope == 1.0 else g * slope, None, None, None, None
-        return g * slope, None, None, None, None
-
-
-class _Follow(torch.autograd.Function):
-    """``make()``, with the gradient of `soft`."""
-
-    @staticmethod
-    def forward(ctx: Any, soft: Tensor, make: Any) -> Tensor:
-        ctx.dtype = soft.dtype
-        return make()  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return g.to(ctx.dtype), None
+def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    """``make()``, a float tensor of the shape of `soft` that nobody else has, with the gradient of `soft`."""
+    if not eager():
+        return hard_forward(make(), soft)
+    shown = lazy_clone(soft)
+    shown.data = make()
+    return shown
 
 
 def ramp(x: Tensor, at: Any, half: float | Tensor, height: float, make: Callable[[], Tensor]) -> Tensor:
     """``make()``, a step of `height` at the boundary ``x == at``, with the gradient of its ramp over ``± half``.
 
-    `at` may be a function from `x` to the signed distance to the nearest boundary instead.
+    `at` may be a function from `x` to the signed distance to the nearest boundary instead. The slope of a clamp is 1 in
+    the closed interval, and 0 for NaN; so it is the ramp's but for a factor. It saves a tensor that nobody writes to.
     """
-    if eager():
-        return _apply_ramp(x, at, half, height * 0.5 / half, make)
-    distance = at(x) if callable(at) else x - at
+    if not eager():
+        distance, value = at(x) if callable(at) else x - at, make()
+        return hard_forward(value, band_offset(distance, half).expand(value.shape) * height)
+    if callable(at):
+        distance = at(x)
+    else:
+        distance = x - at if at else x.clone() if x.is_leaf else lazy_clone(x)
+    slope, shown = height * 0.5 / half, distance.clamp(-half, half)
+    if isinstance(slope, Tensor) or slope != 1:
+        shown = shown * slope
     value = make()
-    return hard_forward(value, band_offset(distance, half).expand(value.shape) * height)
+    if value.dtype != shown.dtype:
+        shown = shown.to(value.dtype)
+    shown.data = value
+    return shown
 
 
 def whole_step(x: Tensor, make: Callable[[], Tensor]) -> Tensor:
     """``make()`` with the gradient of `x`, where that is a finite number (in eager mode)."""
-    return _apply_ramp(x, 0.0, math.inf, 1.0, make)  # type: ignore[no-any-return]
-
-
-def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
-    """``make()``, a float tensor of the shape of `soft`, with the gradient of `soft`."""
-    return _apply_follow(soft, make) if eager() else hard_forward(make(), soft)
-
-
-# `Function.apply` looks at its class each time: what it looks for is not there.
-_apply_ramp = super(torch.autograd.Function, _Ramp).apply
-_apply_follow = super(torch.autograd.Function, _Follow).apply
+    shown = kept(x).clamp(-torch.finfo(x.dtype).max, torch.finfo(x.dtype).max)
+    shown.data = make()
+    return shown
 
 
 def open_elements(value: Tensor) -> int:
@@ -149,7 +107,14 @@ def open_elements(value: Tensor) -> int:
     return int((effect != 0).sum())
 
 
-_BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
+_BANDS = (
+    "ClampBackward0",
+    "ClampBackward1",
+    "_RampBackward",
+    "_BandOffsetBackward",
+    "_BandOffsetJvpBackward",
+    "_ChosenBackward",
+)
 
 
 def _inputs_of_bands(value: Tensor) -> list[Any]:

@@ -37,6 +37,8 @@ class Report:
     norms are there once backward has run.
     """
     traced: bool = False
+    approximate: dict[CallSite, int] = field(default_factory=dict)
+    """With ``forward="hard"``: flips that were too many to follow, and count with their local gradient."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
@@ -49,6 +51,7 @@ class Report:
             "rows": [row.to_dict() for row in self.rows],
             "lost": listed(self.lost, "calls"),
             "infinite_jumps": listed(self.infinite_jumps, "elements"),
+            "approximate": listed(self.approximate, "flips"),
             "eps": [{"file": s.file, "line": s.line, "op": s.op, **used._asdict()} for s, used in self.eps.items()],
         }
 
@@ -151,6 +154,11 @@ class Report:
             f"{short(site)}: {n} elements in the band whose outcomes do not differ by a finite amount: hard value, no "
             "gradient"
             for site, n in self.infinite_jumps.items()
+        ]
+        notes += [
+            f"{short(site)}: approximate; {n} flips were too many to follow and count with their local gradient. "
+            "A smaller eps opens fewer"
+            for site, n in self.approximate.items()
         ]
         if not self.lost:
             notes.append(

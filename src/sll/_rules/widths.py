@@ -79,8 +79,10 @@ class Width:
                 # the compiler would compute anew for every vector of elements.
                 found = found.expand(16).amax()
         else:
-            if not compiling() and (
-                isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
+            if (
+                not (type(found) is float and 0 < min(found, limit) < math.inf)
+                and not compiling()
+                and (isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf)
             ):
                 raise ValueError(
                     f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return a positive "

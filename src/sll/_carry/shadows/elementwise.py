@@ -11,6 +11,8 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, simple
+from ..._ops.surrogates import alias, eager, follow, open_elements
 from ..interface import Func, Region
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
 
@@ -27,6 +29,7 @@ LINEAR = set(
     __mul__ __rmul__ true_divide __truediv__ div divide __div__""".split()
 )
 """Linear in every operand (a quotient in the first)."""
+PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 QUOTIENTS = {"true_divide", "__truediv__", "div", "divide", "__div__"}
 KEEPS_WHOLE = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ mul multiply __mul__ __rmul__ abs
@@ -148,7 +151,7 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
 
 
 def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None:
+    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None or args[0] is args[-1] and func.__name__ in PRODUCTS:
         return by_difference(region, func, args, {}, func(*args))
     floats = func.__name__ in QUOTIENTS or any(
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
@@ -160,10 +163,12 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return out
     own = [shadow(x) for x in args]
     known = [x for x, found in zip(args, own) if found is not None]
-    if len(known) == 1 and isinstance(shadow(known[0]), Weights):
-        return by_difference(region, func, args, {}, out)
     lazy = all(found is not None or not isinstance(x, Tensor) for x, found in zip(args, own))
     make = lambda: func(*(x if found is None else found.value() for x, found in zip(args, own)))
+    if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights):
+        value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
+        labels = _relabelled(func, args, {}, known[0], chosen)
+        return carry(region, out, chosen.of_labels(labels, _spread(out.dim()), value))
     return carry(region, out, _made(make, lazy, _other(func, args, {}, known)))
 
 
@@ -174,17 +179,17 @@ def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype
     return Shadow.of(make(), other)
 
 
-def _as_floats(args: tuple[Any, ...]) -> list[Any]:
-    """The operands as floats of the type that the result has, with the gradients of their shadows."""
+def _as_floats(args: tuple[Any, ...], only: set[int] | None = None) -> list[Any]:
+    """The operands (`only`: those) as floats of the type that the result has, with the gradients of their shadows."""
     floats = [x for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
-    dtype = torch.get_default_dtype() if not floats else floats[0].dtype
-    for x in [x for x in floats if x.dim()] or floats:  # (those without a dimension have no say where others have one)
-        dtype = x.dtype if x is floats[0] or not floats[0].dim() else torch.promote_types(dtype, x.dtype)
+    # (Those without a dimension have no say where others have one.)
+    dtypes = [x.dtype for x in floats if x.dim()] or [x.dtype for x in floats] or [torch.get_default_dtype()]
+    dtype = functools.reduce(torch.promote_types, dtypes)
     dtype = dtype.to_real() if dtype.is_complex else dtype
     shown: dict[int, Tensor] = {}
     out: list[Any] = []
     for x in args:
-        own = shadow(x)
+        own = shadow(x) if only is None or id(x) in only else None
         if own is not None and id(x) not in shown:
             value = own.value() if own.exact is dtype else None
             shown[id(x)] = own.shown(x, dtype) if value is None else value
@@ -264,14 +269,13 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         if isinstance(own, Weights):
             labels = _relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, _spread(out.dim())))
-    parts = [_share(func, args, kwargs, out, x) for x in operands.values()]
+    parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
+    soft = sum(part for part in parts.values() if part is not None)
     if out.is_floating_point():
-        if any(part is None for part in parts):  # the derivative of the function of floats
-            return func(*_as_floats(args), **kwargs)
-        soft = sum(part for part in parts if part is not None)
-        assert isinstance(soft, Tensor)
-        return _added(out, soft)
-    soft = sum(part for part in parts if part is not None)
+        unknown = {key for key, part in parts.items() if part is None}
+        if unknown:  # the derivative of the function of floats
+            out = func(*_as_floats(args, unknown), **kwargs)
+        return _added(out, soft) if isinstance(soft, Tensor) else out
     shape, numbers = out.shape, alias(out)
     value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
     return carry(region, out, Shadow.of(value, _other(func, args, kwargs, list(operands.values()))))
@@ -283,12 +287,10 @@ def _spread(dims: int) -> Callable[[Tensor], Tensor]:
 
 
 def _added(out: Tensor, soft: Tensor) -> Tensor:
-    """`out`, with its own gradient and that of `soft`."""
-    soft = soft.expand(out.shape)
-    if soft.dtype != out.dtype:
-        soft = soft.to(out.dtype)
-    fixed = alias(out)
-    return follow(soft + out if out.requires_grad or not eager() else soft, lambda: fixed)
+    """`out`, which nobody else has, with its own gradient and that of `soft`."""
+    soft = soft if soft.shape == out.shape else soft.expand(out.shape)
+    soft = soft if soft.dtype == out.dtype else soft.to(out.dtype)
+    return follow(soft + out if out.requires_grad or not eager() else soft, out.detach)
 
 
 def _relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:
@@ -349,33 +351,6 @@ def _finite(x: Tensor) -> Tensor:
 # --- where -------------------------------------------------------------------------------------------------------
 
 
-class _Where(torch.autograd.Function):
-    """``torch.where(mask, a, b)`` of floats, whose `shadow` gets ``g (a - b)``."""
-
-    @staticmethod
-    def forward(ctx: Any, shadow: Tensor, mask: Tensor, a: Any, b: Any) -> Tensor:
-        needs, jump = ctx.needs_input_grad, a - b
-        if not isinstance(jump, Tensor):
-            jump = torch.tensor(jump, device=mask.device)
-        jump = jump.nan_to_num_(0.0, 0.0, 0.0)
-        ctx.save_for_backward(jump, mask.clone() if needs[2] or needs[3] else None)
-        ctx.shapes = [x.shape if isinstance(x, Tensor) else () for x in (shadow, a, b)]
-        ctx.dtypes = [x.dtype if isinstance(x, Tensor) else None for x in (shadow, a, b)]
-        return torch.where(mask, a, b)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        jump, mask = ctx.saved_tensors
-        needs, shapes, dtypes = ctx.needs_input_grad, ctx.shapes, ctx.dtypes
-        own = (g * jump).sum_to_size(shapes[0]).to(dtypes[0]) if needs[0] else None
-        above = torch.where(mask, g, 0).sum_to_size(shapes[1]).to(dtypes[1]) if needs[2] else None
-        below = torch.where(mask, 0, g).sum_to_size(shapes[2]).to(dtypes[2]) if needs[3] else None
-        return own, None, above, below
-
-
-_apply_where = super(torch.autograd.Function, _Where).apply
-
-
 def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`."""
     names = ("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other")
@@ -391,9 +366,8 @@ def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
     if x.is_floating_point() and shadow(mask) is not None:
-        value = value.to(x.dtype) if isinstance(value, Tensor) else value
-        out = choose(region, mask, value, x)
-        return out if out.shape == x.shape else func(*args, **kwargs)
+        value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
+        return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
     if not _decided(x, mask, value):
         return func(*args, **kwargs)
     return by_difference(region, func, (x, mask, value), {}, func(x, mask, value))
@@ -403,8 +377,9 @@ def _decided(*operands: Any) -> bool:
     return any(shadow(x) is not None for x in operands)
 
 
-def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
-    """``torch.where(mask, a, b)``."""
+def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
+    """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
+    take = fill or (lambda a, b: torch.where(mask, a, b))
     own = shadow(mask)
     if own is None and not _decided(a, b):
         return torch.where(mask, a, b)
@@ -418,20 +393,23 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any) -> Any:
         dtype = torch.result_type(a, b)
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
     if own is None:
-        return torch.where(mask, a, b)
-    if isinstance(own, Weights) or not simple(mask) or not all(simple(x) for x in (a, b) if isinstance(x, Tensor)):
-        out = torch.where(mask, a, b)
-        fixed = [x.detach() if isinstance(x, Tensor) else x for x in (a, b)]
-        jump = torch.nan_to_num(torch.where(mask, *fixed) - torch.where(~mask, *fixed), 0.0, 0.0, 0.0)
-        return _added(out, own.value() * torch.where(mask, jump, -jump))
-    return _apply_where(own.value(), mask, a, b)
+        return take(a, b)
+    out, value, jump = take(a, b), own.value(), a - b
+    if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
+        region.count_infinite("where", open_elements(value))
+    if not isinstance(jump, Tensor):
+        jump = torch.tensor(jump, device=mask.device)
+    jump = jump.nan_to_num(0.0, 0.0, 0.0)
+    if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
+        value = value - value.detach()
+    return _added(out, value * jump)
 
 
 def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
     out = torch.where(mask, a, b)
-    found = [candidates(x, out) for x in (a, b)]
-    if out.dtype == torch.bool or any(side is None for side in found):
+    found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
+    if any(side is None for side in found):
         return by_difference(region, torch.where, (mask, a, b), {}, out)
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():

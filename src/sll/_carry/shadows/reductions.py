@@ -80,14 +80,18 @@ def truth(some: bool) -> Callable[..., Any]:
         if own is None:
             return out
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-        reduce = torch.sum if isinstance(own, Weights) else torch.prod
+        shape, owner = x.shape, own.owner if isinstance(own, Weights) else None
+
+        def over(t: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+            return _over(t, named.get("dim"), bool(named.get("keepdim")), reduce).reshape(out.shape)
 
         def make() -> Tensor:
-            value = own.value()
-            if some != isinstance(own, Weights):
-                value = 1 - value
-            found = _over(value, named.get("dim"), bool(named.get("keepdim")), reduce).reshape(out.shape)
-            return found if some == isinstance(own, Weights) else 1 - found
+            value = own.value() if some else 1 - own.value()
+            found = 1 - over(1 - value, torch.prod)
+            if owner is not None:  # places of one choice exclude each other
+                of = owner().expand(shape)
+                found = torch.where(over(of, torch.amin) == over(of, torch.amax), over(value, torch.sum), found)
+            return found if some else 1 - found
 
         if func.__name__ in ("amax", "amin", "max", "min") and out.dtype != torch.bool:
             return out

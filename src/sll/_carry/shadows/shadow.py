@@ -103,6 +103,7 @@ class Weights(Shadow):
         self._labels = labels
         self.positions = positions
         self.subset = subset
+        self.number = value
         self.owner = owner
 
     @property
@@ -125,10 +126,17 @@ class Weights(Shadow):
                 self._value = (weights * self.labels.to(weights.dtype)).sum(-1)
         return super().value()
 
-    def of_labels(self, labels: Tensor, spread: Callable[[Tensor], Tensor] | None = None) -> Weights:
-        """The same choice among other values."""
-        weigh = lambda: (self.weights() if spread is None else spread(self.weights()), labels)
-        return Weights(weigh, labels, owner=self.owner)
+    def of_labels(
+        self,
+        labels: Tensor,
+        spread: Callable[[Tensor], Tensor] | None = None,
+        value: Callable[[], Tensor] | None = None,
+    ) -> Weights:
+        """The same choice among other values. `spread` fits what belongs to an element to the result."""
+        fit = spread or (lambda t: t)
+        owner = self.owner
+        owned = None if owner is None else lambda: fit(owner().unsqueeze(-1)).squeeze(-1)
+        return Weights(lambda: (fit(self.weights()), labels), labels, value=value, owner=owned)
 
 
 class Whole:
@@ -188,8 +196,8 @@ def as_value(x: Any) -> Any:
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-    version = None if compiling() or x.is_inference() else x._version
-    x._sll = (found, version)  # type: ignore[attr-defined]
+
+    x._sll = (found, None if compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
     region.adopt(x)
     if isinstance(found, Selected):
         region.selects = True

@@ -61,17 +61,14 @@ def _holds_tensor(values: Any) -> bool:
 def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Any:
     if isinstance(own, Weights):
         return _moved_weights(own, x, one)
-    if own._other is None:
-        other = None
-    else:
-        then = alias(x)
+    then = alias(x)
 
-        def other(_: Tensor) -> Tensor | None:
-            beyond = own.other(then)
-            return None if beyond is None else one(beyond)
+    def other(_: Tensor) -> Tensor | None:
+        beyond = own.other(then)
+        return None if beyond is None else one(beyond)
 
     if isinstance(own, Whole):
-        return None if other is None else Whole(other)
+        return Whole(other)
     if not lazy:
         return Shadow.of(one(own.value()), other)
     return Shadow(lambda: one(own.value()), other)
@@ -93,7 +90,8 @@ def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> 
 
     owner = own.owner
     moved = None if owner is None else lambda: one(owner() + 1)  # what is filled in belongs to another
-    return Weights(weigh, own._labels if own.positions else None, own.positions, owner=moved)
+    value = None if own.number is None else lambda: one(own.value())
+    return Weights(weigh, own._labels if own.positions else None, own.positions, value=value, owner=moved)
 
 
 def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
 from ..._rules.widths import Width
-from ..interface import Func, Region, Rule
+from ..interface import Func, Region
 from ..outcomes.sources import STEPS
 from .elementwise import elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
@@ -42,15 +42,15 @@ def wide(x: Tensor) -> Tensor:
 
 def _halfway(x: Tensor) -> Tensor:
     """From the nearest ``n + 1/2``."""
-    return (x - x.floor()).sub_(0.5)
+    return (x - x.detach().floor()).sub_(0.5)
 
 
 def _to_integer(x: Tensor) -> Tensor:
-    return x - x.round()
+    return x - x.detach().round()
 
 
 def _to_integer_but_zero(x: Tensor) -> Tensor:
-    n = x.round()
+    n = x.detach().round()
     return torch.where(n == 0, math.nan, x - n)
 
 
@@ -191,6 +191,8 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
 
 def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """From the description of the op: its offset in the band, and the values on both sides."""
+    if op == "remainder" and not isinstance(args[0], Tensor):  # torch does not know the derivative of ``2 % x``
+        args = (torch.as_tensor(args[0], dtype=args[1].dtype, device=args[1].device), *args[1:])
     step = STEPS[op](region.eps_for(op), *args, **kwargs)
     if step is None:
         return func(*args, **kwargs)
@@ -251,7 +253,9 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
             found = whole.other(floats.detach())
             return None if found is None else found.to(n.dtype)
 
-        return carry(region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype))
+        return carry(
+            region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
+        )
     eps = region.eps_for("cast")
     make = lambda: _truncated(floats, eps, numbers)
     found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
@@ -264,8 +268,6 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     fixed = x.detach()
     half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
     make = lambda: numbers.to(x.dtype)
-    if half == 0.5 and eager():  # all are in a band but those that are nearest to 0, and not 0
-        return ramp(x, lambda x: (x.abs() < 0.5).logical_and_(x != 0).to(x.dtype).add_(x - x), 0.5, 1.0, make)
     n = fixed.round()
     distance = torch.where(n == 0, math.nan, fixed - n)
     inside = (distance.abs() <= half).to(x.dtype)

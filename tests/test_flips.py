@@ -1,0 +1,267 @@
+"""``forward="hard"`` against an oracle that runs the hard program again with one decision the other way."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+import sll
+
+# --- the oracle: a program that asks `decide` for its decisions, which can be told to answer one of them otherwise ---
+
+
+class Asked:
+    """Answers ``x > threshold``; decision `flip`, element by element, the other way. Notes distances."""
+
+    def __init__(self, eps, flip=None):
+        self.eps, self.flip = eps, flip
+        self.slopes = []
+
+    def __call__(self, x, threshold=0.0):
+        mask = (x > threshold).detach()
+        number = len(self.slopes)
+        self.slopes.append(x - threshold)
+        return ~mask if self.flip == number else mask
+
+
+def brute_force(program, x, eps):
+    """Of an elementwise program: its value, and slope times difference, summed over all open decisions."""
+    leaf = x.clone().requires_grad_()
+    asked = Asked(eps)
+    value = program(leaf, asked)
+    total = torch.zeros_like(x)
+    if value.requires_grad:
+        total += torch.autograd.grad(value.sum(), leaf, retain_graph=True, allow_unused=True)[0]
+    for number, distance in enumerate(asked.slopes):
+        other = program(x, Asked(eps, number))
+        if not distance.requires_grad:
+            continue
+        open_ = distance.detach().abs() <= eps
+        up = torch.where(distance.detach() <= 0, 1.0, -1.0)
+        weight = torch.where(open_, up * (other - value.detach()) / (2 * eps), 0)
+        total += torch.autograd.grad((weight * distance).sum(), leaf, retain_graph=True)[0]
+    return value.detach(), total
+
+
+def in_region(program, x, eps):
+    leaf = x.clone().requires_grad_()
+    with sll.linearize(eps, forward="hard", on_lost="error"):
+        value = program(leaf, lambda v, threshold=0.0: v > threshold)
+        (g,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    return value.detach(), torch.zeros_like(x) if g is None else g
+
+
+def hysteresis(x, decide):
+    on = torch.zeros(x.shape, dtype=torch.bool)
+    inside, total = x, torch.zeros_like(x)
+    for step in range(6):
+        on = (on | ~decide(inside, 0.1)) & ~decide(inside, 0.6)
+        inside = inside + 0.3 * (step * 0.1 - inside) + 0.5 * on
+        total = total + on * inside
+    return total
+
+
+def integrate_and_fire(x, decide):
+    membrane, total = torch.zeros_like(x), torch.zeros_like(x)
+    for _ in range(8):
+        membrane = 0.9 * membrane + x
+        spike = decide(membrane, 0.7).to(x.dtype)
+        membrane = membrane - spike
+        total = total + spike * membrane.square()
+    return total
+
+
+PROGRAMS = {
+    "one": lambda x, decide: decide(x).to(x.dtype),
+    "shared": lambda x, decide: (lambda m: (m & ~m).to(x.dtype) + (m | ~m) + torch.where(m, x, 2 * x))(decide(x)),
+    "nested": lambda x, decide: decide(decide(x, 0.3).to(x.dtype) * 0.4 + x, 0.2).to(x.dtype) * 3,
+    "nested twice": lambda x, decide: decide(decide(decide(x) * 0.5 + x, 0.4) * 0.3 + x, 0.1).to(x.dtype).exp(),
+    "five decisions": lambda x, decide: sum(2.0**i * decide(x, 0.05 * i).to(x.dtype) for i in range(5)),
+    "product": lambda x, decide: (1 + decide(x)) * (2 + decide(x, 0.1)) * x,
+    "hysteresis": hysteresis,
+    "integrate and fire": integrate_and_fire,
+    "in place": lambda x, decide: (lambda y: y.mul_(3).add_(x).masked_fill_(decide(x, 0.2), 4.0))(
+        decide(x).to(x.dtype)
+    ),
+    "where": lambda x, decide: torch.where(decide(x), torch.where(decide(x, 0.2), x, -x), torch.sin(x)),
+    "turned round": lambda x, decide: (lambda m: m.flip(0).flip(0) ^ m)(decide(x)).to(x.dtype) + decide(x, 0.1),
+}
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_brute_force(name, eps):
+    x = torch.linspace(-0.9, 1.1, 401, dtype=torch.float64) + 1e-4
+    want, slope = brute_force(PROGRAMS[name], x, eps)
+    value, got = in_region(PROGRAMS[name], x, eps)
+    assert torch.equal(value, want)
+    torch.testing.assert_close(got, slope, rtol=1e-9, atol=1e-9 / eps)
+
+
+@st.composite
+def layouts(draw):
+    shape = draw(st.lists(st.integers(0, 4), min_size=1, max_size=3))
+    dtype = draw(st.sampled_from([torch.float64, torch.float32]))
+    x = torch.rand(shape, generator=torch.manual_seed(draw(st.integers(0, 99))), dtype=dtype) * 2 - 1
+    kind = draw(st.sampled_from(["plain", "transposed", "strided", "expanded"]))
+    if kind == "transposed":
+        x = x.transpose(0, -1)
+    elif kind == "strided":
+        x = torch.stack([x, x], -1)[..., 0]
+    return x.unsqueeze(0).expand(2, *x.shape) if kind == "expanded" else x
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@settings(max_examples=15, deadline=None)
+@given(x=layouts(), eps=st.sampled_from([0.01, 0.3, 2.0]))
+def test_shapes_strides_dtypes(name, x, eps):
+    want, slope = brute_force(PROGRAMS[name], x, eps)
+    value, got = in_region(PROGRAMS[name], x, eps)
+    assert torch.equal(value, want) and value.dtype == x.dtype
+    torch.testing.assert_close(got, slope, rtol=2e-4, atol=1e-4 / eps)
+
+
+# --- feedback: the integral of the gradient is the difference of the hard program ---
+
+
+def heater(weather):
+    inside = torch.full(weather.shape[:1], 2.5, dtype=weather.dtype)
+    on, total = torch.zeros(weather.shape[0], dtype=torch.bool), torch.zeros_like(inside)
+    for outdoors in weather.unbind(1):
+        on = (on | (inside < 2)) & ~(inside > 4)
+        inside = inside + 0.1 * (outdoors - inside) + 4 * on
+        total = total + on
+    return total
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.003])
+def test_hysteresis(eps):
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(24, generator=g, dtype=torch.float64) * 3 - 6 for _ in range(2))
+    want = float(heater(b[None]) - heater(a[None]))
+    assert want == -1
+    n = 40_000
+    t = (torch.arange(n, dtype=torch.float64) + torch.rand(n, generator=g, dtype=torch.float64)) / n
+    x = (a + (b - a) * t[:, None]).requires_grad_()
+    with sll.linearize(eps, forward="hard"):
+        y = heater(x)
+    slopes = (torch.autograd.grad(y.sum(), x)[0] * (b - a)).sum(1)
+    assert abs(float(slopes.mean()) - want) < 3 * float(slopes.std()) / n**0.5
+
+
+# --- where elements meet ---
+
+
+def gradient(f, x, eps=0.1, **options):
+    leaf = x.clone().requires_grad_()
+    with sll.linearize(eps, forward="hard", **options):
+        y = f(leaf)
+    return torch.autograd.grad(y, leaf)[0]
+
+
+X = torch.tensor([-0.05, 0.02, 0.5, -0.7], dtype=torch.float64)
+MEET = {
+    "count": lambda m: (m.sum() > 1).double() * 3,
+    "square of a count": lambda m: m.sum().double().square(),
+    "any": lambda m: m[:2].any().double(),
+    "all": lambda m: m[:3].all().double(),
+    "f1": lambda m: 2 * (m & T).sum() / (m.sum() + T.sum()),
+    "bins": lambda m: (torch.bincount(m.long() + 1, minlength=4).double() * torch.arange(4.0)).square().sum(),
+    "selected": lambda m: torch.tensor([1.0, 4.0, 2.0, 3.0])[m].double().mean(),
+    "places": lambda m: m.nonzero().sum().double(),
+    "scattered": lambda m: torch.zeros(3).double().scatter_add(0, m.long() + 1, torch.ones(4).double()).prod(),
+    "sorted": lambda m: (m.long() * 3 + torch.arange(4)).sort().values.double() @ torch.arange(4.0).double(),
+}
+T = torch.tensor([True, False, True, True])
+
+
+@pytest.mark.parametrize("name", MEET)
+def test_each_flip_changes_the_whole_result(name):
+    f, hard = MEET[name], X > 0
+    want = torch.zeros(4, dtype=torch.float64)
+    for i in (0, 1):
+        other = hard.clone()
+        other[i] = ~other[i]
+        want[i] = (f(other) - f(hard)) / 0.2 * (1 if not hard[i] else -1)
+    torch.testing.assert_close(gradient(lambda x: f(x > 0), X), want)
+
+
+def test_a_decision_outside_its_band_makes_nothing():
+    assert not gradient(lambda x: (x > 0).double().sum() * 3, torch.tensor([0.5, -0.5])).any()
+
+
+def test_too_many_flips_are_counted():
+    """The oldest are met with their local gradient, and the report says so; values stay the program's."""
+    x = torch.linspace(-1, 1, 300, dtype=torch.float64).requires_grad_()
+
+    def f(x):
+        y = x
+        for i in range(80):
+            y = y + 0.01 * (y > 0.01 * i)
+        return y.sum()
+
+    with sll.linearize(5.0, forward="hard") as region:
+        y = f(x)
+    assert torch.equal(y.detach(), f(x.detach()))
+    assert torch.autograd.grad(y, x)[0].isfinite().all()
+    report = region.report()
+    assert sum(report.approximate.values()) > 0 and "approximate" in str(report)
+
+
+# --- writes ---
+
+
+@torch.library.custom_op("sll_test_flips::triple", mutates_args=())
+def triple(x: torch.Tensor) -> None:
+    """Writes to its operand, and does not say so."""
+    x.detach().mul_(3)
+
+
+def test_undeclared_writes_after_a_decision():
+    def f(x, write):
+        y = x * 1
+        mask = y > 0
+        if write:
+            triple(y.detach())
+        return (mask * X).sum()
+
+    torch.testing.assert_close(gradient(lambda x: f(x, True), X), gradient(lambda x: f(x, False), X))
+
+
+@torch.jit.script
+def scripted(x: torch.Tensor) -> torch.Tensor:
+    return x.mul_(2)
+
+
+def test_scripted_writes_after_a_decision():
+    def f(x, write):
+        y = (x * 1).detach().requires_grad_(False) + x
+        mask = y > 0
+        z = y.clone()
+        if write:
+            scripted(z)
+        return (mask * X).sum() + ((z > 0) * X).sum()
+
+    torch.testing.assert_close(gradient(lambda x: f(x, True), X, eps=0.3)[2:], torch.zeros(2, dtype=torch.float64))
+
+
+def test_writes_to_what_carries():
+    def f(x):
+        m = x > 0
+        y = m.double()
+        y[2] = 5.0
+        y += m
+        y[0] *= 3
+        return (y * y).sum()
+
+    def of(m):
+        y = m.double()
+        y[2] = 5.0
+        y = y + m
+        y[0] = y[0] * 3
+        return (y * y).sum()
+
+    want = [float(of(torch.tensor([True, True, True, False])) - of(X > 0)) / 0.2]
+    torch.testing.assert_close(gradient(f, X)[:1], torch.tensor(want, dtype=torch.float64))
