@@ -75,7 +75,8 @@ def from_table(ref: Any, table: Tensor, func: Any, args: Any, kwargs: Any) -> An
 
 
 def looked_up(ref: Any, func: Any, args: Any, kwargs: Any, table: Any, indices: Any, place: Any, limit: Any) -> Any:
-    out = ref.through(func, args, kwargs, place, indices, limit)
+    fresh = lambda *args, **kwargs: func(*args, **kwargs).clone()  # (with an index of no dimensions it is a view)
+    out = ref.through(fresh, args, kwargs, place, indices, limit)
     if ref.get(table) is not None:
         moved = ref.get(ref.moved("lookup", func, args, kwargs, only=table))
         mine = ref.get(out)

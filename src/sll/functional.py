@@ -90,13 +90,14 @@ def _ramp(step: Step | None, hard: Callable[[], Tensor], linear: bool) -> Tensor
     found = None if site is None or step.jump is None else site.ramp(step.jump, forward)
     if found is not None and site is not None:
         return found.to(site.dtype())
-    value = hard()
+    value, offset = hard(), step.decision.offset()
     below, above = (
-        torch.as_tensor(side() if callable(side) else side, dtype=value.dtype, device=value.device)
+        torch.as_tensor(side() if callable(side) else side, dtype=offset.dtype, device=value.device)
         for side in (step.below, step.above)
     )
-    soft = blend(step.decision.offset(), below, above, value)
-    return soft if linear else hard_forward(value, soft)
+    if linear:
+        return blend(offset, below, above, value)
+    return hard_forward(value, (offset * (above - below)).expand(value.shape))
 
 
 def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:

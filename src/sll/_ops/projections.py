@@ -7,6 +7,7 @@ simplex is ``(x - mean(x)) / eps`` and a constant (see `order`). So its gradient
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         rows, index = ctx.saved_tensors
+        rows = rows.detach()
         one = index.shape[-1] == 1
         inside = _best_contenders(rows, ctx.half) if one else _set_contenders(rows, index, ctx.half)
         if inside is None:
@@ -56,19 +58,34 @@ def _best_contenders(rows: Tensor, half: float | Tensor) -> Tensor | None:
     spread = (z.mean(-1, keepdim=True) - z.amin(-1, keepdim=True)) * rows.shape[-1]
     if bool((spread < half).all()):
         return None
-    z = z / half
-    if not bool(best.isfinite().all()):
+    z.div_(half)
+    if z.numel() <= SMALL:
+        return (z > _threshold(z)).to(z.dtype)
+    if not math.isfinite(best.sum().item()):
         z = torch.where(best.isfinite(), z, -torch.inf)
     tau: Tensor = torch.full_like(best, -1)
-    many = 0
-    while True:
-        above = (z - tau).relu_()
-        inside = above.sign()
-        size = inside.sum(-1, keepdim=True)
-        left = int(size.sum())
-        if left == many:
-            return inside
-        tau, many = tau + (above.sum(-1, keepdim=True) - 1) / size.clamp_(min=1), left
+    known = torch.zeros_like(best)
+    above = torch.empty_like(z)  # (memory that is asked for anew at each step costs more than the step)
+    for _ in range(100):  # (rounding may put one back that has left)
+        excess = torch.sub(z, tau, out=above).relu_().sum(-1, keepdim=True) - 1
+        size = above.sign_().sum(-1, keepdim=True)
+        if torch.equal(size, known):
+            break
+        tau, known = tau + excess / size.clamp(min=1), size
+    return above
+
+
+SMALL = 4096
+"""Up to so many numbers sorting takes less time than the calls of several rounds."""
+
+
+def _threshold(z: Tensor) -> Tensor:
+    """The same by sorting."""
+    best = z.sort(-1, descending=True).values
+    total = best.cumsum(-1) - 1
+    count = torch.arange(1, z.shape[-1] + 1, device=z.device)
+    size = (best * count > total).sum(-1, keepdim=True).clamp_(min=1)
+    return total.gather(-1, size - 1) / size
 
 
 def _set_contenders(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
@@ -83,16 +100,17 @@ def _set_contenders(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor
         return torch.zeros_like(rows)
     last = rows.gather(-1, index).amin(-1, keepdim=True)
     high = (rows.scatter(-1, index, -torch.inf).amax(-1, keepdim=True) - last) / half
-    z, low = (rows - last) / half, torch.full_like(last, -1)
+    z, low = (rows - last).div_(half), torch.full_like(last, -1)
     open_ = high > low
     if not bool(open_.all()):  # rows in which nobody is near, NaN and infinity
         z, high = torch.where(open_, z, torch.where(z < 0, -2.0, 2.0)), torch.where(open_, high, 0)
     tau = (low + high) / 2
     slack = 8 * k * torch.finfo(rows.dtype).eps
+    share, whole = torch.empty_like(z), torch.empty_like(z)
     for _ in range(50):
-        share = (z - tau).clamp_(0, 1)
-        excess = share.sum(-1, keepdim=True) - k
-        inside = share.sign() - share.floor()
+        excess = torch.sub(z, tau, out=share).clamp_(0, 1).sum(-1, keepdim=True) - k
+        torch.floor(share, out=whole)
+        inside = share.sign_().sub_(whole)
         if bool((excess.abs() <= slack).logical_or_(~open_).all()):
             break
         low, high = torch.where(excess > 0, tau, low), torch.where(excess > 0, high, tau)

@@ -115,7 +115,7 @@ TWO = [
     ("count", lambda x, y: count(x, y).double() / 3, (0.1, -0.1), (2 / 3, 2 / 3)),
     ("count squared", lambda x, y: (count(x, y) ** 2).double(), (0.1, -0.1), (4, 4)),
     ("count as an index", lambda x, y: T[count(x, y)], (0.1, -0.1), (4 - 5, 4 - 5)),
-    ("count as an index, at the end", lambda x, y: T[count(x, y)], (-0.1, -0.1), (1 - 5, 1 - 5)),
+    ("count as an index, at the end", lambda x, y: T[count(x, y)], (-0.1, -0.1), (2 * (1 - 5), 2 * (1 - 5))),
     ("count reaches", lambda x, y: (count(x, y) >= 1).double(), (-0.1, -0.1), (2, 2)),
     ("count has reached", lambda x, y: (count(x, y) >= 1).double(), (0.1, -0.1), (2, 2)),
     ("count is beyond", lambda x, y: (count(x, y) >= 1).double(), (0.1, 0.1), (0, 0)),

@@ -96,7 +96,7 @@ def truth(some: bool) -> Callable[..., Any]:
         if func.__name__ in ("amax", "amin", "max", "min") and out.dtype != torch.bool:
             return out
         flags = alias(out)
-        return carry(region, out, Shadow(lambda: follow(make(), lambda: flags.to(own.value().dtype)), exact=True))
+        return carry(region, out, Shadow(lambda: follow(make(), lambda: flags.to(own.value().dtype))))
 
     return rule
 
