@@ -47,8 +47,7 @@ def sides_of(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Te
         ties = (d == 0).nonzero().squeeze(1)
         at = torch.cat([at, at[ties]])
         above = torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
-    by = torch.where(above, 0.5 / half, -0.5 / half)
-    return at, above, by if by.dtype == flat.dtype else by.to(flat.dtype)
+    return at, above, torch.where(above, 1.0, -1.0).to(flat.dtype) * (0.5 / half)  # (0.5 / half in float64)
 
 
 def _weight(a: Any, b: Any, shape: torch.Size, at: Tensor, by: Tensor) -> Tensor:
