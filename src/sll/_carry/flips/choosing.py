@@ -144,7 +144,7 @@ def reorderings(
     if batched(z):
         return found
     key = "order", numbers.shape, numbers.stride(), largest, held(region.eps_for(op))
-    return again(x, key, found, (*found[1:], places))
+    return found._replace(decision=again(x, key, found.decision, (*found[1:], places)))
 
 
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

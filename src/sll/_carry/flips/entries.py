@@ -47,7 +47,7 @@ Key: TypeAlias = "tuple[Any, ...] | None"
 class Decision:
     """The flips of one call: a weight for each, of value zero, whose gradient is the slope."""
 
-    __slots__ = ("weight",)
+    __slots__ = ("__weakref__", "weight", "what")
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -59,7 +59,7 @@ class Block:
     `single`: no flip has two entries.
     """
 
-    __slots__ = ("at", "decision", "flip", "moved", "single", "size")
+    __slots__ = ("__weakref__", "at", "decision", "flip", "moved", "single", "size", "what")
 
     def __init__(self, decision: Decision, flip: Tensor | None, at: Tensor, single: bool) -> None:
         self.decision = decision
