@@ -55,9 +55,9 @@ def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...]) -> T:
         known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
     key = (x._version, key)
     for other, ref in known[1]:
-        if other == key and (before := ref()) is not None:
-            if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
-                return before  # type: ignore[no-any-return]
+        before = ref() if other == key else None
+        if before is not None and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
+            return before  # type: ignore[no-any-return]
     found.what = what  # type: ignore[attr-defined]
     known[1].append((key, weakref.ref(found)))
     del known[1][:-_KEPT]
