@@ -649,7 +649,7 @@ def test_masks_that_are_counted_one_by_one(count, many, forward):
         assert not region.report().lost
     torch.testing.assert_close(found[0], torch.full_like(x, 0.5))
     torch.testing.assert_close(found[0], found[1])
-    if many > 8 and forward != "hard":  # (no single flip changes a vote that is not close; of few decisions the joint outcomes are known, and of eight some of them still)
+    if many > 8 and forward != "hard":  # (no single flip changes a vote that is not close)
         assert compared[0].any(0).all()
 
 
