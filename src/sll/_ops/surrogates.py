@@ -19,7 +19,7 @@ from torch import Tensor
 from .band import band_offset, hard_forward
 from .env import compiling, unusual
 
-__all__ = ["alias", "eager", "follow", "kept", "lazy_clone", "open_elements", "ramp", "simple", "whole_step"]
+__all__ = ["alias", "eager", "follow", "fresh", "kept", "lazy_clone", "open_elements", "ramp", "simple", "whole_step"]
 
 
 def eager() -> bool:
@@ -36,17 +36,22 @@ lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clo
 
 
 def kept(x: Tensor) -> Tensor:
-    """`x` as it is now, whatever is written to it later; autograd follows it to `x`.
-
-    A lazy clone shares memory until somebody writes. A leaf is copied: who shares its memory (NumPy, another process)
-    would be cut off by that write.
-    """
-    return x.clone() if x.is_leaf or not simple(x) else lazy_clone(x)
+    """`x` as it is now, whatever is written to it later; autograd follows it to `x`."""
+    return x.clone()
 
 
 def alias(x: Tensor) -> Tensor:
-    """`x`, which a call in the region has just made, as it is now; without gradient."""
+    """`x`, which a call in the region has just made, as it is now; without gradient.
+
+    A lazy clone shares memory until somebody writes. That is only for tensors which nobody else has seen: who has the
+    memory already (NumPy, DLPack) is cut off by that write, and reads what is freed.
+    """
     return lazy_clone(x.detach()) if simple(x) else x.detach().clone()
+
+
+def fresh(value: Tensor) -> Tensor:
+    """Another tensor of the numbers of one that only we have; autograd follows."""
+    return lazy_clone(value) if eager() else value.clone()
 
 
 def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
@@ -58,10 +63,13 @@ def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
     return shown
 
 
-def ramp(x: Tensor, at: Any, half: float | Tensor, height: float, make: Callable[[], Tensor]) -> Tensor:
+def ramp(
+    x: Tensor, at: Any, half: float | Tensor, height: float, make: Callable[[], Tensor], own: bool = False
+) -> Tensor:
     """``make()``, a step of `height` at the boundary ``x == at``, with the gradient of its ramp over ``± half``.
 
-    `at` may be a function from `x` to the signed distance to the nearest boundary instead. The slope of a clamp is 1 in
+    `at` may be a function from `x` to the signed distance to the nearest boundary instead. `own`: nobody else has `x`.
+    The slope of a clamp is 1 in
     the closed interval, and 0 for NaN; so it is the ramp's but for a factor. It saves a tensor that nobody writes to.
     """
     if not eager():
@@ -70,7 +78,7 @@ def ramp(x: Tensor, at: Any, half: float | Tensor, height: float, make: Callable
     if callable(at):
         distance = at(x)
     else:
-        distance = x - at if at else x.clone() if x.is_leaf else lazy_clone(x)
+        distance = x - at if at else x if own else x.clone()
     slope, shown = height * 0.5 / half, distance.clamp(-half, half)
     if isinstance(slope, Tensor) or slope != 1:
         shown = shown * slope

@@ -202,9 +202,9 @@ def _other(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: lis
     if len({id(x) for x in known}) != 1:
         return None
     x = known[0]
-    own, then = shadow(x), alias(x)
+    own, then = shadow(x), x.detach().clone()
     assert own is not None
-    rest = [None if y is x else alias(y) if isinstance(y, Tensor) and not y.requires_grad else y for y in args]
+    rest = [None if y is x else y.clone() if isinstance(y, Tensor) and not y.requires_grad else y for y in args]
 
     def other(_: Tensor) -> Tensor | None:
         beyond = own.other(then)

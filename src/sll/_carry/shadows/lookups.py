@@ -308,7 +308,7 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     own = shadow(x)
     if own is None or not out.numel():
         return out
-    numbers, classes = alias(x), out.shape[-1]
+    numbers, classes = x.detach().clone(), out.shape[-1]
     return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), lambda hot: 1 - hot))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
-from ..._ops.surrogates import follow
+from ..._ops.surrogates import follow, fresh
 from ..interface import Region
 
 __all__ = [
@@ -50,9 +50,9 @@ class Shadow:
         self._saving = saving()
 
     @classmethod
-    def of(cls, value: Tensor, other: Other = None) -> Shadow:
+    def of(cls, value: Tensor, other: Other = None, exact: torch.dtype | None = None) -> Shadow:
         """With a value that is known."""
-        found = cls(value.clone, other)
+        found = cls(lambda: fresh(value), other, exact)
         found._value = value
         return found
 

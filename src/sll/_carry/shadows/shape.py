@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, simple
+from ..._ops.surrogates import simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
@@ -64,7 +64,7 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> 
     if isinstance(own, Shadow) and own._other is None:
         other = None
     else:
-        then = alias(x)
+        then = x.detach().clone()
 
         def other(_: Tensor) -> Tensor | None:
             beyond = own.other(then)
@@ -133,7 +133,7 @@ def _joined_weights(same: list[Weights], func: Func, dim: int) -> Weights:
 
 
 def _joined(func: Func, parts: Sequence[Tensor], found: Any, args: Any, kwargs: Any) -> Any:
-    then = [alias(x) for x in parts]
+    then = [x.detach().clone() for x in parts]
 
     def other(_: Tensor) -> Tensor | None:
         sides = [None if own is None else own.other(x) for own, x in zip(found, then)]
@@ -156,7 +156,7 @@ def in_place(twin: Func) -> Callable[..., Any]:
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x, *rest = args
         own = carried(x)
-        then = alias(x) if isinstance(own, Shadow) else x
+        then = x.detach().clone() if isinstance(own, Shadow) else x
         out = func(*args, **kwargs)
         if isinstance(own, Shadow):
             carry(region, out, _moved(own, then, lambda y: twin(y, *rest, **kwargs), True))

@@ -212,24 +212,25 @@ class Beside(Whole):
 
 def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float) -> Tensor:
     hard: Tensor = func(a, b)
-    flags, at = lazy_clone(hard), 0.0
-    if not isinstance(b, Tensor):
-        x, at = kept(a), float(b)
-    elif not isinstance(a, Tensor):
-        x, at, rising = kept(b), float(a), -rising
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        x, at = a - b, 0.0
     else:
-        x = a - b
+        x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
     eps = region.eps_for(op)
+    if hard.numel() >= LEAST:  # at once: it takes no more than a copy of `x`
+        half = half_at(eps, x, at, math.inf)
+        if isinstance(half, float):
+            low, high = (0.0, 1.0) if rising > 0 else (1.0, 0.0)
+            jump = Jump("boundary", low, high, float(op in ("ge", "le")), 0.0)
+            return carry(region, hard, Shadow.of(in_one_pass(x, jump, half, "hard", at), exact=x.dtype))
+    flags = lazy_clone(hard)
+    x = x if x is not a and x is not b else kept(x)
     known: list[float | Tensor] = []
 
     def make() -> Tensor:
-        half = known[0] if known else half_at(eps, x, at, math.inf)
         if not known:
-            known.append(half)
-        if flags.numel() >= LEAST and isinstance(half, float):
-            low, high = (0.0, 1.0) if rising > 0 else (1.0, 0.0)
-            return in_one_pass(x, Jump("boundary", low, high, float(op in ("ge", "le")), 0.0), half, "hard", at)
-        return ramp(x, at, half, rising, lambda: flags.to(x.dtype))
+            known.append(half_at(eps, x, at, math.inf))
+        return ramp(x, at, known[0], rising, lambda: flags.to(x.dtype), own=True)
 
     return carry(region, hard, Shadow(make, exact=x.dtype))
 
