@@ -241,12 +241,13 @@ def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Ten
 def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
     p, q = shadow(a), shadow(b)
     if p is None or q is None:  # a mask that is fixed
-        own, fixed = (q, a) if p is None else (p, b)
+        own, fixed, x = (q, a, b) if p is None else (p, b, a)
         assert own is not None
+        fixed = torch.as_tensor(fixed, device=x.device)
         if name in AND:
             return lambda: own.value() * fixed
         if name in OR:
-            return lambda: torch.where(fixed, 1.0, own.value()) if isinstance(fixed, Tensor) else own.value()
+            return lambda: torch.where(fixed, 1.0, own.value())
         return lambda: torch.where(fixed, 1 - own.value(), own.value())
     if name in AND:
         return lambda: p.value() * q.value()
@@ -365,7 +366,8 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
-    if x.is_floating_point() and shadow(mask) is not None:
+    numbers = x.is_floating_point() or not isinstance(value, float) and x.dtype != torch.bool
+    if numbers and not x.is_complex() and shadow(mask) is not None:
         value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
         return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
     if not _decided(x, mask, value):
@@ -386,9 +388,9 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     tensors = [x for x in (a, b) if isinstance(x, Tensor)]
     floats = any(isinstance(x, float) for x in (a, b)) or any(x.is_floating_point() for x in tensors)
     if not floats and own is not None and _decided(a, b):
-        return _choose_integers(region, mask, own, a, b)
+        return _choose_integers(region, mask, own, a, b, take(a, b))
     if not floats or any(x.is_complex() for x in tensors):
-        return by_difference(region, torch.where, (mask, a, b), {}, torch.where(mask, a, b))
+        return by_difference(region, torch.where, (mask, a, b), {}, take(a, b))
     if _decided(a, b):
         dtype = torch.result_type(a, b)
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
@@ -405,9 +407,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     return _added(out, value * jump)
 
 
-def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:
+def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
-    out = torch.where(mask, a, b)
     found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
     if any(side is None for side in found):
         return by_difference(region, torch.where, (mask, a, b), {}, out)
