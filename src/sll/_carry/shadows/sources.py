@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, sim
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
 from ..outcomes.sources import STEPS
-from .elementwise import elementwise, to_float
+from .elementwise import by_difference, elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
 
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
@@ -122,14 +122,24 @@ FULL = (torch.float32, torch.float64)
 
 
 def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A decision about integers; with a float that autograd follows on the other side, about floats."""
+    """A decision about integers; with a float that autograd follows on the other side, about floats.
+
+    Of a comparison between both the float has the ramp, and the integer the difference that it makes.
+    """
     if not any(map(tracked, (*args, *kwargs.values()))) or not region.linearizes(op):
         return elementwise(region, func, args, kwargs)
     floats = torch.get_default_dtype()
     for x in args:
         floats = torch.promote_types(floats, x.dtype) if tracked(x) else floats
-    shown = [x if (own := shadow(x)) is None else own.shown(x, floats) for x in args]
-    return region.call(func, *shown, **kwargs)
+    if op not in RISING:
+        shown = [x if (own := shadow(x)) is None else own.shown(x, floats) for x in args]
+        return region.call(func, *shown, **kwargs)
+    flags = func(*args, **kwargs)
+    fixed = [x if shadow(x) is None else x.to(floats) for x in args]
+    found = [region.call(func, *fixed, **kwargs), by_difference(region, func, args, kwargs, flags)]
+    soft = sum(own.value() for own in map(shadow, found) if own is not None)
+    numbers = alias(flags)
+    return carry(region, flags, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
 def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
