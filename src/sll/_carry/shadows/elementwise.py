@@ -45,6 +45,7 @@ NOT = {"__invert__", "bitwise_not", "logical_not"}
 
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
 
 
 def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -73,34 +74,11 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
         flags = _logic(region, name, args, out)
         if flags is not None:
             return flags
-    if len(found) == 1 and (out.is_floating_point() or out.dtype == found[0].dtype) and _is_cast(name):
-        return _cast(region, found[0], out)
+    if len(found) == 1 and (out.is_floating_point() or out.dtype == found[0].dtype) and name in CASTS:
+        own = shadow(found[0])
+        assert own is not None
+        return own.shown(alias(out), out.dtype) if out.is_floating_point() else carry(region, out, own)
     return by_difference(region, func, args, kwargs, out)
-
-
-def _is_cast(name: str) -> bool:
-    return name in (
-        "to",
-        "type",
-        "type_as",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "clone",
-        "contiguous",
-        "cpu",
-        "cuda",
-    )
-
-
-def _cast(region: Region, x: Tensor, out: Tensor) -> Tensor:
-    own = shadow(x)
-    assert own is not None
-    if out.is_floating_point():
-        numbers = alias(out)
-        return own.shown(numbers, out.dtype)
-    return carry(region, out, own)
 
 
 def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -220,17 +198,16 @@ def _other(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: lis
 
 
 def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
-    if name in NOT:
-        (own,) = (shadow(x) for x in args[:1])
-        assert own is not None
+    own = shadow(args[0])
+    if name in NOT and own is not None:
         if isinstance(own, Weights):
             return carry(region, out, own.of_labels(own.labels.logical_not()))
-        return carry(region, out, _made(lambda: 1 - own.value(), True, None, own.exact))
+        opposite = own
+        return carry(region, out, _made(lambda: 1 - opposite.value(), True, None, own.exact))
     if name not in AND | OR | XOR or len(args) != 2:
         return None
     a, b = args
     if a is b:
-        own = shadow(a)
         return out if name in XOR or own is None else carry(region, out, own)
     make = _pair(name, a, b)
     p, q = shadow(a), shadow(b)

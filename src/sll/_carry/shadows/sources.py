@@ -1,9 +1,9 @@
 """Sources: floats in, a decision out.
 
-A float result (``sign``, ``round`` …) is an ordinary tensor with the ramp's backward. A bool or integer result carries a
-`Shadow`. What is common, small and eager is one autograd function here; everything else (steps with a slope of their
-own, transforms, traces, compiled code) is derived from the description that `STEPS` has of each op: its distance and the
-values on both sides.
+A float result (``sign``, ``round`` …) is an ordinary tensor with the ramp's backward. A bool or integer result carries
+a `Shadow`. What is common, small and eager is one autograd function here; everything else (steps with a slope of their
+own, transforms, traces, compiled code) is derived from the description that `STEPS` has of each op: its distance and
+the values on both sides.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kw
     flags = func(*args, **kwargs)
     fixed = [x if shadow(x) is None else x.to(floats) for x in args]
     found = [region.call(func, *fixed, **kwargs), by_difference(region, func, args, kwargs, flags)]
-    soft = sum(own.value() for own in map(shadow, found) if own is not None)
+    soft = torch.stack([own.value().to(floats) for own in map(shadow, found) if own is not None]).sum(0)
     numbers = alias(flags)
     return carry(region, flags, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 
