@@ -10,8 +10,8 @@ import compatibility
 import errors
 import sll
 from sll._carry.outcomes import registry
-from sll._rules import index, table
 from sll._mode.threads import THREAD as _THREAD
+from sll._rules import index, table
 
 torch.set_num_threads(1)  # two workers share two cores
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import sll
 from sll.__main__ import main
-from sll._carry.outcomes import LEFT_ALONE, SOURCES
+from sll._rules.index import LEFT_ALONE, SOURCES
 from sll.tools import cli
 
 PROGRAM = """

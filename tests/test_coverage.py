@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.overrides import get_overridable_functions
 
-from sll._carry.outcomes import LEFT_ALONE, RULES, SOURCES
+from sll._carry.outcomes import RULES
 from sll._carry.outcomes.registry import BY_NAME, DECIDES_BY_NAME, DISCRETE
-from sll._rules.index import spellings
+from sll._rules.index import LEFT_ALONE, SOURCES, spellings
 
 # What issue and design name. A method, a function and an in-place form count one by one.
 KNOWN = """

@@ -187,7 +187,8 @@ def test_strict_build(tmp_path):
         fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(\w+:)?//[^>]*", html)
         assert not fetched, (page, fetched)
         assert "arithmatex" not in html, f"a formula of {page} was not set"
-    source = (ROOT / "src" / "sll" / "region.py").read_text(encoding="utf-8").splitlines()
     api = (site / "api" / "region.html").read_text(encoding="utf-8")
-    shown = [source[int(n) - 1] for n in re.findall(r'href="\.\./source/sll/region\.html#__codelineno-0-(\d+)"', api)]
-    assert {"def unpatch() -> None:", "    def report(self) -> Report:"} <= set(shown)
+    for name, line in (("region", "    def report(self) -> Report:"), ("decorators", "def unpatch() -> None:")):
+        source = (ROOT / "src" / "sll" / f"{name}.py").read_text(encoding="utf-8").splitlines()
+        linked = re.findall(rf'href="\.\./source/sll/{name}\.html#__codelineno-0-(\d+)"', api)
+        assert line in [source[int(n) - 1] for n in linked]

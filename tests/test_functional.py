@@ -146,3 +146,14 @@ def test_no_state_is_touched():
         y = sll.sign(x, 0.25)
         assert torch.autograd.grad(y.sum(), x)[0].tolist() == [4, 4]
     assert not vars(y) and not _THREAD.entered
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_number_at_its_threshold_is_halfway(dtype, forward):
+    """As the formula says, and `sll.heaviside` at 0."""
+    t = torch.tensor([0.25, -3.0, 0.0], dtype=dtype)
+    for threshold in (t, t.clone().requires_grad_()):
+        y = sll.threshold(t, threshold, 0.1, forward=forward)
+        assert y.dtype == dtype and y.tolist() == [0.5] * 3
+    assert sll.threshold(t, 0.25, 0.1, forward=forward)[0] == 0.5 == sll.heaviside(t - t, 0.1, forward=forward)[0]

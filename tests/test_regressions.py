@@ -649,7 +649,7 @@ def test_masks_that_are_counted_one_by_one(count, many, forward):
         assert not region.report().lost
     torch.testing.assert_close(found[0], torch.full_like(x, 0.5))
     torch.testing.assert_close(found[0], found[1])
-    if many > 8 and forward != "hard":  # (no single flip changes a vote that is not close; of few decisions the joint outcomes are known, and of eight some of them still)
+    if many > 8 and forward != "hard":  # (no single flip changes a vote that is not close)
         assert compared[0].any(0).all()
 
 
@@ -907,7 +907,8 @@ def test_a_question_asked_again_of_what_was_left_alone_is_the_same(forward, roun
     a, b = torch.tensor([0.1], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64)
     want = float(f(b, rounds) - f(a, rounds))
     got = jittered_integral(lambda x: f(x, rounds).sum(-1), a, b, 0.02, forward)
-    assert got == pytest.approx(want, abs=1e-3)
+    # (a flip counts where it is open: the jump changes with x, and its mean over half a band is not that over all)
+    assert got == pytest.approx(want, abs=1e-3 if forward == "linear" else 5e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])

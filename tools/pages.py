@@ -31,10 +31,7 @@ import torch
 
 import sll
 from sll._carry.outcomes import (
-    LEFT_ALONE,
-    REMEDIES,
     RULES,
-    SOURCES,
     casts,
     choices,
     elementwise,
@@ -50,7 +47,7 @@ from sll._carry.outcomes import (
     where,
     writes,
 )
-from sll._rules.index import spellings
+from sll._rules.index import LEFT_ALONE, REMEDIES, SOURCES, spellings
 from sll._rules.table import ROWS
 from sll.eps import Auto, kind_of
 

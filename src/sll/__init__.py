@@ -6,10 +6,10 @@ with sll.linearize(eps=1e-2):
 """
 
 from . import plot
-from ._carry.outcomes import SOURCES as _SOURCES
 from ._ops.callsite import CallSite, LostGradientError, LostGradientWarning
 from ._reports.report import Report
 from ._reports.rows import EpsUsed, Row
+from ._rules.index import SOURCES as _SOURCES
 from .decorators import enable, patch, unpatch
 from .eps import Anneal, Call, Coverage, Policy
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc

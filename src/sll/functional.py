@@ -196,7 +196,7 @@ def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> T
 def threshold(
     x: Tensor, threshold: float | Tensor = 0.0, eps: OneEps = 1e-3, *, forward: Forward | None = None
 ) -> Tensor:
-    """1 where ``x > threshold``, else 0, with the ramp of `heaviside` around `threshold`.
+    """1 where ``x > threshold``, else 0, with the ramp of `heaviside` around `threshold`. Equal numbers give 1/2.
 
     Args:
         x: floating-point tensor of any shape.
@@ -220,7 +220,13 @@ def threshold(
             f"threshold must be a number or a tensor that broadcasts with x, got {shown(threshold)}; "
             "float(threshold) or torch.as_tensor(threshold) makes one"
         )
-    return _ramp(sources.gt(width, x, threshold), lambda: (x.detach() > threshold).to(x.dtype), linear)
+    step = Step(boundary_at(x, threshold, width), 0.0, 1.0, Jump("boundary", 0.0, 1.0, 0.5, 0.0))
+
+    def hard() -> Tensor:
+        above = (x.detach() > threshold).to(x.dtype)
+        return torch.where(x.detach() == threshold, 0.5, above)
+
+    return _ramp(step, hard, linear)
 
 
 def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:

@@ -31,49 +31,61 @@ def decorate(region: Mode, fn: Any) -> Any:
             )
         )
     if inspect.isasyncgenfunction(fn):
+        return _asynchronous_generator(region, fn)
+    if inspect.iscoroutinefunction(fn):
+        return _coroutine(region, fn)
+    return _generator(region, fn) if inspect.isgeneratorfunction(fn) else _function(region, fn)
 
-        @functools.wraps(fn)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            steps = _Suspended(region)
-            stream = fn(*args, **kwargs)
-            step, value = stream.asend, None
-            while True:
-                try:
-                    item = await _Steps(steps, step(value))
-                except StopAsyncIteration:
-                    return
-                try:
-                    step, value = stream.asend, (yield item)
-                except GeneratorExit:
-                    await _Steps(steps, stream.aclose())
-                    raise
-                except BaseException as error:
-                    step, value = stream.athrow, error
 
-    elif inspect.iscoroutinefunction(fn):
+def _asynchronous_generator(region: Mode, fn: Any) -> Any:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        steps = _Suspended(region)
+        stream = fn(*args, **kwargs)
+        step, value = stream.asend, None
+        while True:
+            try:
+                item = await _Steps(steps, step(value))
+            except StopAsyncIteration:
+                return
+            try:
+                step, value = stream.asend, (yield item)
+            except GeneratorExit:
+                await _Steps(steps, stream.aclose())
+                raise
+            except BaseException as error:
+                step, value = stream.athrow, error
 
-        @functools.wraps(fn)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return await _Steps(_Suspended(region), fn(*args, **kwargs))
+    return wrapper
 
-    elif inspect.isgeneratorfunction(fn):
 
-        @functools.wraps(fn)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return (yield from _drive(_Suspended(region), fn(*args, **kwargs)))
+def _coroutine(region: Mode, fn: Any) -> Any:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await _Steps(_Suspended(region), fn(*args, **kwargs))
 
-    else:
+    return wrapper
 
-        @functools.wraps(fn)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if not is_compiling():
-                with region:
-                    return fn(*args, **kwargs)
-            begin_compiled()  # Dynamo enters a region that exists already without calling its `__enter__`
+
+def _generator(region: Mode, fn: Any) -> Any:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return (yield from _drive(_Suspended(region), fn(*args, **kwargs)))
+
+    return wrapper
+
+
+def _function(region: Mode, fn: Any) -> Any:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not is_compiling():
             with region:
-                out = fn(*args, **kwargs)
-            end_compiled()
-            return out
+                return fn(*args, **kwargs)
+        begin_compiled()  # Dynamo enters a region that exists already without calling its `__enter__`
+        with region:
+            out = fn(*args, **kwargs)
+        end_compiled()
+        return out
 
     return wrapper
 

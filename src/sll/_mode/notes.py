@@ -25,6 +25,11 @@ class Widths:
         self._used: dict[CallSite, tuple[int, Any, Any]] = {}
 
     def add(self, site: CallSite, half: float | Tensor) -> None:
+        if type(half) is float:
+            calls, low, high = self._used.get(site, (0, half, half))
+            if type(low) is float and type(high) is float:
+                self._used[site] = (calls + 1, half if half < low else low, half if half > high else high)
+                return
         low = high = half
         if isinstance(half, Tensor):
             found = readable(half)

@@ -298,6 +298,7 @@ ROWS: list[Row] = [
     Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot unravel_index", "lookups", in_place=False),
     Row("F.embedding torch.embedding", "lookups", in_place=False, facts="writes"),
     # writes
+    Row("scatter_reduce", "writes"),
     Row("scatter scatter_add index_add index_fill index_copy index_put", "writes"),
     Row("Tensor.__setitem__ Tensor.copy_", "writes", in_place=False, facts="marks writes"),
     # selections

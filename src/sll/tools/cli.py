@@ -37,9 +37,9 @@ from torch import Tensor, nn
 
 import sll
 
-from .._carry.outcomes import LEFT_ALONE, SOURCES
 from .._ops import fused
 from .._ops.callsite import is_internal
+from .._rules.index import LEFT_ALONE, SOURCES
 
 FAILED, USAGE = 1, 2
 

@@ -57,7 +57,7 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     near, index = z.topk(most, -1)
     u = (near - top) / eps
     inside = (1 + torch.arange(1, most + 1, device=z.device) * u > u.cumsum(-1)) & top.isfinite()
-    members = inside.sum(-1, keepdim=True)
+    members = inside.sum(-1, keepdim=True).to(z.dtype)
     other = inside & (index != hard.detach().reshape(-1, 1))
     if batched(z):
         row = torch.arange(z.shape[0], device=z.device).repeat_interleave(most)
@@ -144,7 +144,7 @@ def reorderings(
     if batched(z):
         return found
     key = "order", numbers.shape, numbers.stride(), largest, held(region.eps_for(op))
-    return again(x, key, found, (*found[1:], places))
+    return found._replace(decision=again(x, key, found.decision, (*found[1:], places)))
 
 
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,8 +47,7 @@ def sides_of(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Te
         ties = (d == 0).nonzero().squeeze(1)
         at = torch.cat([at, at[ties]])
         above = torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
-    by = torch.where(above, 0.5 / half, -0.5 / half)
-    return at, above, by if by.dtype == flat.dtype else by.to(flat.dtype)
+    return at, above, torch.where(above, 1.0, -1.0).to(flat.dtype) * (0.5 / half)  # (0.5 / half in float64)
 
 
 def _weight(a: Any, b: Any, shape: torch.Size, at: Tensor, by: Tensor) -> Tensor:
@@ -80,13 +79,12 @@ def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
         weight = slope(offset.expand(shape), at, torch.where(above, 1.0, -1.0).to(by.dtype))
     else:
         weight = _weight(a, b, shape, at, by)
-    found = Open(Block(Decision(weight), None, at, True), above)
+    block = Block(Decision(weight), None, at, True)
     swap = isinstance(a, Tensor) and isinstance(b, Tensor) and id(a) > id(b)
     first, other = (b, a) if swap or not isinstance(a, Tensor) else (a, b)
     key = "boundary", shape, held(other), held(eps)
-    asked = Open(found.block, ~above) if first is b else found
-    known = again(first, key, asked, () if batched(distance) else (asked.block.at, asked.above))
-    return found if known is asked else Open(known.block, ~known.above if first is b else known.above)
+    what = () if batched(distance) else (at, ~above if first is b else above)
+    return Open(again(first, key, block, what), above)
 
 
 def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole: bool = False) -> tuple[Open, Tensor]:
@@ -110,10 +108,10 @@ def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole
         weight = slope(offset, at, torch.where(above, 1.0, -1.0).to(by.dtype))
     else:
         weight = slope(x, at, by)
-    found = Open(Block(Decision(weight), None, at, True), above)
+    block = Block(Decision(weight), None, at, True)
     key = "integers", distance.shape, shift, but_zero, held(eps)
-    found = again(x, key, found, () if batched(distance) else (at, above))
-    return found, take(n, found.block.at)
+    block = again(x, key, block, () if batched(distance) else (at, above))
+    return Open(block, above), take(n, at)
 
 
 def to_side(above: Tensor, low: Any, high: Any, dtype: torch.dtype) -> Tensor:

@@ -8,32 +8,21 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
-from ..._rules.index import in_place_forms, spellings
-from ..._rules.table import ROWS
 from ..interface import Engine, Func
 from .entries import flips_of
 from .every import differs, ragged
-from .table import TABLE, dispatch
+from .table import RULES, dispatch
 
 __all__ = ["ENGINE"]
 
-_DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 _EAGER = (
     'sll: compiled code does not carry the flips of forward="hard". Without fullgraph=True eager mode does this call.'
 )
 
 
-def _always() -> set[Any]:
-    """The functions that decide, and those that write."""
-    rows = [row for row in ROWS if row.family in _DECIDE or "marks" in row.facts.split()]
-    names = [name for row in rows for name in row.names.split()]
-    found = [func for name in names for func in (*spellings(name), *in_place_forms(name.rpartition(".")[2]))]
-    return {func for func in found if func in TABLE}
-
-
 class _Flips(Engine):
-    always = _always()
-    rules: dict[Any, Any] = TABLE
+    always = RULES.always
+    rules: dict[Any, Any] = RULES.of
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if compiling():

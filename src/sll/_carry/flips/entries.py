@@ -47,7 +47,7 @@ Key: TypeAlias = "tuple[Any, ...] | None"
 class Decision:
     """The flips of one call: a weight for each, of value zero, whose gradient is the slope."""
 
-    __slots__ = ("weight",)
+    __slots__ = ("__weakref__", "weight", "what")
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -59,7 +59,7 @@ class Block:
     `single`: no flip has two entries.
     """
 
-    __slots__ = ("at", "decision", "flip", "moved", "single", "size")
+    __slots__ = ("__weakref__", "at", "decision", "flip", "moved", "single", "size", "what")
 
     def __init__(self, decision: Decision, flip: Tensor | None, at: Tensor, single: bool) -> None:
         self.decision = decision
@@ -235,36 +235,50 @@ def _places_in(whole: Layout, part: Layout) -> _Place:
     """`whole` has all blocks of `part`."""
     if whole.blocks[: len(part.blocks)] == part.blocks:
         return part.size
+    starts = _starts(whole)
+    return _places([(starts[block], block.size) for block in part.blocks], part.at.device)
+
+
+def _starts(layout: Layout) -> dict[Block, int]:
+    """Where each block begins."""
     starts, start = {}, 0
-    for block in whole.blocks:
+    for block in layout.blocks:
         starts[block] = start
         start += block.size
-    device = part.at.device
-    places = [torch.arange(starts[b], starts[b] + b.size, device=device) for b in part.blocks]
-    return places[0] if len(places) == 1 else torch.cat(places)
+    return starts
+
+
+def _places(ranges: list[Any], device: torch.device) -> Tensor:
+    """Places that are given as ranges (start, size), neighbours together, or as tensors."""
+    joined: list[Any] = []
+    for part in ranges:
+        if joined and isinstance(part, tuple) and isinstance(joined[-1], tuple) and sum(joined[-1]) == part[0]:
+            joined[-1] = joined[-1][0], joined[-1][1] + part[1]
+        else:
+            joined.append(part)
+    found = [x if isinstance(x, Tensor) else torch.arange(x[0], sum(x), device=device) for x in joined]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
     decided = {block.decision for block in a.blocks}
-    blocks, places, end, starts = list(a.blocks), [], a.size, {}
-    start = 0
-    for block in a.blocks:
-        starts[block] = start
-        start += block.size
+    blocks, end, starts = list(a.blocks), a.size, _starts(a)
+    places: list[Any] = []
     for block in b.blocks:
         rest: Block | None = block
         if block in a.known:
-            places.append(torch.arange(starts[block], starts[block] + block.size, device=block.at.device))
+            places.append((starts[block], block.size))
             continue
         if block.decision in decided:
             place, rest = _matched(a, starts, block, end)
             places.append(place)
         else:
-            places.append(torch.arange(end, end + block.size, device=block.at.device))
+            places.append((end, block.size))
         if rest is not None:
             blocks.append(rest)
             end += rest.size
-    return (Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a), a.size, torch.cat(places)
+    whole = Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a
+    return whole, a.size, _places(places, b.at.device)
 
 
 def _matched(a: Layout, starts: dict[Block, int], block: Block, end: int) -> tuple[Tensor, Block | None]:

@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class _Asked(threading.local):
-    """By the id of the operand: what was asked, and what was found."""
+    """By the id of the operand: what was asked, and what was found, as long as somebody carries it."""
 
     def __init__(self) -> None:
-        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, Any, tuple[Tensor, ...]]]]] = {}
+        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, weakref.ref[Any]]]]] = {}
 
 
 _ASKED = _Asked()
@@ -46,15 +46,19 @@ def held(x: Any) -> Any:
 
 
 def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...]) -> T:
-    """`found`, or what was found when the same was asked before, if `what` has not changed: writes may go unseen."""
+    """`found`, a block or a decision, or the one of before, if the same was asked and `what` has not changed (a write
+    may go unseen).
+    """
     known = _ASKED.of.get(id(x))
     if known is None or known[0]() is not x:
         place, of = id(x), _ASKED.of
         known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
     key = (x._version, key)
-    for other, before, then in known[1]:
-        if other == key and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(then, what)):
+    for other, ref in known[1]:
+        before = ref() if other == key else None
+        if before is not None and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
             return before  # type: ignore[no-any-return]
-    known[1].append((key, found, what))
+    found.what = what  # type: ignore[attr-defined]
+    known[1].append((key, weakref.ref(found)))
     del known[1][:-_KEPT]
     return found

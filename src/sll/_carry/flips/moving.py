@@ -80,9 +80,16 @@ def replaced(x: Any, by: Callable[[Tensor], Any]) -> Any:
     return x
 
 
+def _plain(x: Any) -> Any:
+    """Slices and lists as tuples, which can be hashed."""
+    if isinstance(x, (tuple, list)):
+        return tuple(_plain(item) for item in x)
+    return ("slice", x.start, x.stop, x.step) if isinstance(x, slice) else x
+
+
 def _key(func: Func, shape: Any, args: Any, kwargs: Any) -> Any:
     """What says how a call moves elements; None if that depends on tensors."""
-    key = op_name(func), shape, args, tuple(kwargs.items())
+    key = op_name(func), shape, _plain(args), _plain(tuple(kwargs.items()))
     try:
         hash(key)
     except TypeError:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._rules.index import names_of
+from ..._rules.index import in_place_forms, names_of, row_of, spellings
+from ..._rules.table import ROWS
+from ..rules import Rules
 from .choosing import best, extremum, histogram, kth, order, passed, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
@@ -17,66 +19,24 @@ from .every import flip_by_flip, ragged
 from .mapped import Func, elementwise
 from .moving import carriers, found_in, leaves, move, reduce_sum
 from .sorted_values import compared, extreme, mark_found, mark_median
-from .uses import ASKS, spellings, tracked
-from .writing import concerns, copy, in_place_of, kept, overwrite, setitem
+from .uses import ASKS, tracked
+from .writing import WRITES, copy, setitem
 
-__all__ = ["dispatch"]
+__all__ = ["RULES", "dispatch"]
 
-TABLE: dict[Any, Callable[..., Any]] = {}
-
-
-WRITE: set[Any] = {setitem}
-"""The rules of functions that write to their operand."""
+RULES = Rules(WRITES)
+TABLE = RULES.of
 
 
 def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = TABLE.get(func)
     if rule is None and func in ASKS:
         return func(*args, **kwargs)
-    if region.selects and rule not in WRITE and any(ragged(x) for x in leaves((args, kwargs))):
+    if region.selects and func not in _IN_PLACE and any(ragged(x) for x in leaves((args, kwargs))):
         return flip_by_flip(region, func, args, kwargs)
     if rule is not None:
         return rule(region, func, args, kwargs)
     return flip_by_flip(region, func, args, kwargs)
-
-
-def put(rule: Callable[..., Any], names: str, in_place: bool = False) -> None:
-    for name in names.split():
-        for func in spellings(name):
-            TABLE[func] = spelled_out(rule)
-        if in_place:
-            bare = name.strip("_")
-            twins = spellings(name)
-            twin: Any = getattr(torch.Tensor, name, twins[0] if twins else None)
-            for func in (*spellings(f"{name}_"), *spellings(f"__i{bare}__")):
-                TABLE[func] = in_place_of(twin)
-                WRITE.add(TABLE[func])
-
-
-def spelled_out(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """``input=`` and ``out=`` and NumPy's spellings."""
-
-    def handler(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not kwargs:
-            return rule(region, func, args, kwargs)
-        if not args and "input" in kwargs and "condition" not in kwargs:
-            args, kwargs = (kwargs["input"],), {name: x for name, x in kwargs.items() if name != "input"}
-        kwargs = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in kwargs.items()}
-        if kwargs.get("inplace") and concerns(args):
-            before = (kept(region, args[0]), *args[1:])
-            return overwrite(region, args[0], handler(region, func, before, kwargs | {"inplace": False}))
-        out = kwargs.get("out")
-        if out is None or not isinstance(out, Tensor):
-            kwargs.pop("out", None) if out is None else None
-            return rule(region, func, args, kwargs)
-        if not concerns(args, kwargs):
-            return func(*args, **kwargs)
-        result = rule(region, func, args, {name: x for name, x in kwargs.items() if name != "out"})
-        if out.shape != result.shape:
-            out.resize_(result.shape)
-        return overwrite(region, out, result)
-
-    return handler
 
 
 def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -155,50 +115,44 @@ def bincount(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     return out if total is None else carry(region, out, total.layout, total.values.to(out.dtype))
 
 
-for _op in ("floor_divide", "remainder"):
-    for _func in spellings({"floor_divide": "__rfloordiv__", "remainder": "__rmod__"}[_op]):
-        TABLE[_func] = reflected(_op)
-put(elementwise, " ".join(names_of("elementwise")), in_place=True)
-put(elementwise, "where masked_fill", in_place=True)
-put(move, " ".join(name for family in ("moves", "fills", "joins", "broadcasts", "copies") for name in names_of(family)))
-put(move, "atleast_1d")
-put(getitem, "__getitem__ masked_select")
-for _op in ("argmax", "argmin"):
-    put(best(_op), _op)
-    put(of_all(values_found(extremum(_op))), _op[3:])
-put(values_found(order("sort")), "sort argsort")
-put(values_found(order("topk")), "topk")
-put(values_found(kth("kthvalue")), "kthvalue")
-put(values_found(kth("median")), "median nanmedian")
-put(extreme, "amax amin")
-put(unique, "unique")
-put(bincount, "bincount")
-put(passed, "searchsorted bucketize")
-put(reduce_sum, "sum mean count_nonzero")
-put(flip_by_flip, "scatter scatter_add scatter_reduce index_put index_add index_fill index_copy masked_scatter", True)
-put(histogram, "histc")
-TABLE[torch.Tensor.__setitem__] = setitem
-TABLE[torch.Tensor.copy_] = copy
-for _names, _low, _high in (
-    ("gt __gt__ greater", False, True),
-    ("ge __ge__ greater_equal", False, True),
-    ("lt __lt__ less", True, False),
-    ("le __le__ less_equal", True, False),
-    ("signbit", True, False),
-    ("sign sgn", -1.0, 1.0),
-    ("angle", math.pi, 0.0),
-):
-    put(compare_sorted(compare(_names.split()[0], _low, _high)), _names, in_place=True)
-for _names, _shift, _low in (("round", 0.5, 0), ("floor", 0.0, -1), ("ceil", 0.0, 0)):
-    put(steps_at_integers(_names, _shift, _low), _names, in_place=True)
-put(steps_at_integers("trunc", 0.0, 0, but_zero=True), "trunc fix", in_place=True)
-for _names in (
-    "isclose", "heaviside", "copysign", "hardshrink", "threshold", "frac", "floor_divide __floordiv__",
-    "remainder __mod__", "fmod",
-):  # fmt: skip
-    put(general(_names.split()[0]), _names, in_place=True)
-for _getter in ("T", "mT", "H", "mH"):
-    TABLE[getattr(torch.Tensor, _getter).__get__] = move
-put(divided, "div divide", in_place=True)
-put(elementwise, "float double half bfloat16")
-put(cast, "long int short char byte to type type_as")
+RULE_OF: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("elementwise", "floats", "where", "masked_fill"), elementwise),
+    **dict.fromkeys(("moves", "fills", "joins", "broadcasts", "copies", "atleast_1d"), move),
+    **dict.fromkeys(("Tensor.__getitem__", "masked_select"), getitem),
+    **{op: best(op) for op in ("argmax", "argmin")},
+    **{op[3:]: of_all(values_found(extremum(op))) for op in ("argmax", "argmin")},
+    **{op: values_found(order(op)) for op in ("sort", "topk")},
+    **{op: values_found(kth(op)) for op in ("kthvalue", "median")},
+    "best_values": extreme,
+    "unique": unique,
+    "bincount": bincount,
+    "searchsorted": passed,
+    "histc": histogram,
+    **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
+    **dict.fromkeys(("writes", "masked_scatter"), flip_by_flip),
+    "Tensor.__setitem__": setitem,
+    "Tensor.copy_": copy,
+    **{op: compare_sorted(compare(op, False, True)) for op in ("gt", "ge")},
+    **{op: compare_sorted(compare(op, True, False)) for op in ("lt", "le", "signbit")},
+    "sign": compare_sorted(compare("sign", -1.0, 1.0)),
+    "angle": compare_sorted(compare("angle", math.pi, 0.0)),
+    "round": steps_at_integers("round", 0.5, 0),
+    "floor": steps_at_integers("floor", 0.0, -1),
+    "ceil": steps_at_integers("ceil", 0.0, 0),
+    "trunc": steps_at_integers("trunc", 0.0, 0, but_zero=True),
+    **{op: general(op) for op in ("isclose", "heaviside", "copysign", "hardshrink", "threshold", "frac", "fmod")},
+    **{op: general(op) for op in ("floor_divide", "remainder")},
+    "div": divided,
+    "casts": cast,
+}
+"""By name, family or op of a row in the table."""
+
+RULES.fill(RULE_OF)
+for _name in names_of("reflected"):
+    for _func in spellings(_name):
+        RULES.put(_func, reflected(row_of(_name).op), True)
+_IN_PLACE = {
+    torch.Tensor.__setitem__,
+    *(func for row in ROWS if row.in_place for name in row.names.split() for func in in_place_forms(name)),
+}
+"""What writes to its first operand."""

@@ -8,32 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..writes import Writes
 from .entries import Flips, carry, flips_of, mark
 from .every import Ragged, flip_by_flip, ragged
 from .mapped import Func
 from .moving import carriers, leaves, move
 from .uses import tracked
 
-__all__ = ["concerns", "copy", "in_place_of", "kept", "overwrite", "setitem"]
+__all__ = ["WRITES", "copy", "setitem"]
 
 
 def concerns(*args: Any) -> bool:
     """Whether an operand carries flips or is followed by autograd."""
     return any(getattr(x, "_sll", None) is not None or tracked(x) for x in leaves(args))
-
-
-def in_place_of(twin: Func) -> Callable[..., Any]:
-    def handler(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        target = args[0]
-        if not isinstance(target, Tensor) or not concerns(args, kwargs):
-            return func(*args, **kwargs)
-        before = kept(region, target)
-        result = region.call(twin, *(before if x is target else x for x in args), **kwargs)
-        if result.shape != target.shape or not torch.can_cast(result.dtype, target.dtype):
-            return func(*args, **kwargs)  # raises, as it does without a region
-        return overwrite(region, target, result)
-
-    return handler
 
 
 def kept(region: Any, target: Tensor) -> Tensor:
@@ -47,24 +34,21 @@ def kept(region: Any, target: Tensor) -> Tensor:
     return carry(region, target.clone(), found.layout, found.values)
 
 
-def overwrite(region: Any, target: Tensor, result: Tensor) -> Tensor:
-    """``target.copy_(result)``; if `target` is a view, its base carries what was written, too."""
-    if target.dtype != result.dtype:
-        result = region.call(torch.Tensor.to, result, target.dtype)
-    base = target._base
-    whole = None
-    if base is not None and (flips_of(base) or flips_of(result)):
-        whole = _written_through(region, base, target, result)
-    torch.Tensor.copy_(target, result)
-    _hand_over(region, target, (flips_of(result) or ragged(result)) if target.shape == result.shape else None)
-    if base is not None:
-        _hand_over(region, base, None if whole is None else flips_of(whole))
-    return target
-
-
 def _hand_over(region: Any, target: Tensor, found: Flips | Ragged | None) -> None:
     if found is not None:
         mark(region, target, found)
+
+
+def _carry_same(region: Any, target: Tensor, result: Tensor) -> None:
+    _hand_over(region, target, flips_of(result) or ragged(result))
+
+
+def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | None:
+    base = view._base
+    if base is None or not (flips_of(base) or flips_of(result)):
+        return None
+    whole = _written_through(region, base, view, result)
+    return lambda: _hand_over(region, base, None if whole is None else flips_of(whole))
 
 
 def _written_through(region: Any, base: Tensor, view: Tensor, result: Tensor) -> Tensor | None:
@@ -80,6 +64,9 @@ def _written_through(region: Any, base: Tensor, view: Tensor, result: Tensor) ->
 
     new = region.call(torch.Tensor.expand, result, view.shape)
     return move(region, put, ([kept(region, base), new],), {})  # type: ignore[no-any-return]
+
+
+WRITES = Writes(lambda x: getattr(x, "_sll", None) is not None, tracked, kept, _carry_same, _through)
 
 
 def _assigned(parts: list[Tensor], index: Any) -> Tensor:
@@ -106,7 +93,7 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         written = flip_by_flip(region, _assigned, ([before, value.to(target.dtype)], index), {})
     else:
         written = move(region, _assigned, ([before, value], index), {})
-    overwrite(region, target, written)
+    WRITES.overwrite(region, target, written)
     return None
 
 
@@ -118,4 +105,4 @@ def copy(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
         source = region.call(torch.Tensor.to, source, target.dtype)
     if flips_of(source) is None:
         return func(target, source, *args[2:], **kwargs)
-    return overwrite(region, target, region.call(torch.Tensor.expand, source, target.shape))
+    return WRITES.overwrite(region, target, region.call(torch.Tensor.expand, source, target.shape))

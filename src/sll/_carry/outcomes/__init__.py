@@ -1,7 +1,5 @@
 """Outcomes: both sides of each decision and a weight, blended where elements meet. One file per family of functions."""
 
-from ..._rules.index import ASKS as NO_GRADIENT_TO_LOSE
-from ..._rules.index import LEFT_ALONE, REMEDIES, SOURCES
 from . import (  # noqa: F401 (they register)
     casts,
     choices,

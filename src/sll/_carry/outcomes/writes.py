@@ -1,6 +1,6 @@
 """Writes into tensors: ``x[index] = value`` and ``copy_``.
 
-``op_`` and ``out=`` are handled for every rule in `registry.py`.
+``op_`` and ``out=`` are handled for every rule in `../writes.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..._ops.env import tracked
 from ..interface import Func, Region
 from .carriers import Choice, attach, carrier, discrete_carrier, selection
-from .registry import follows, overwrite, written
+from .registry import WRITES, follows, written
 from .regrouping import regroup
 from .scatters import at_items
 from .selection_rules import SELECTIONS
@@ -67,7 +67,7 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
         written = at_items(region, "setitem", hard, before, items, value, add=False)
         if written is None:
             return func(target, index, value)
-        overwrite(region, target, written)
+        WRITES.overwrite(region, target, written)
         return None
     rest = target.dim() - mask.dim()
     before = attach(region, target.clone(), carrier(target))
@@ -77,13 +77,13 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
         func(target.clone(), mask, value)  # raises if it does not fit
         full = target.clone().reshape((mask.numel(), *target.shape[mask.dim() :]))
         full[chosen.near] = chosen.candidates.to(target.dtype)
-        overwrite(region, target, region.call(torch.where, wide, full.reshape(target.shape), before))
+        WRITES.overwrite(region, target, region.call(torch.where, wide, full.reshape(target.shape), before))
         return None
     if isinstance(value, Tensor) and value.dim() == rest + 1:
         if value.shape[0] != 1:  # one row for each True element, in order
             full = region.call(torch.Tensor.expand, wide, target.shape)
             func(target.clone(), mask, value)  # raises if their number is wrong
-            overwrite(region, target, region.call(torch.masked_scatter, before, full, value.to(target.dtype)))
+            WRITES.overwrite(region, target, region.call(torch.masked_scatter, before, full, value.to(target.dtype)))
             return None
         value = value[0]
     if isinstance(value, Tensor):
@@ -91,7 +91,7 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
     else:
         value = torch.tensor(value, dtype=target.dtype, device=target.device)
     func(target.clone(), mask, value)  # raises if the shapes do not fit
-    overwrite(region, target, region.call(torch.where, wide, value, before))
+    WRITES.overwrite(region, target, region.call(torch.where, wide, value, before))
     return None
 
 
@@ -102,7 +102,7 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     converted = _converted(region, source, target)
     if carrier(converted) is None:
         return written(target, func(target, converted, *args[2:], **kwargs))
-    return overwrite(region, target, region.call(torch.Tensor.expand, converted, target.shape))
+    return WRITES.overwrite(region, target, region.call(torch.Tensor.expand, converted, target.shape))
 
 
 def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

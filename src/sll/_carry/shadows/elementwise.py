@@ -253,7 +253,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         unknown = {key for key, part in parts.items() if part is None}
         if unknown:  # the derivative of the function of floats
             out = func(*_as_floats(args, unknown), **kwargs)
-        return _added(out, soft) if isinstance(soft, Tensor) else out
+        return added(out, soft) if isinstance(soft, Tensor) else out
     shape, numbers = out.shape, alias(out)
     value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
     return carry(region, out, Shadow.of(value, _other(func, args, kwargs, list(operands.values()))))
@@ -264,7 +264,7 @@ def _spread(dims: int) -> Callable[[Tensor], Tensor]:
     return lambda weights: weights.reshape(*(1,) * (dims + 1 - weights.dim()), *weights.shape)
 
 
-def _added(out: Tensor, soft: Tensor) -> Tensor:
+def added(out: Tensor, soft: Tensor) -> Tensor:
     """`out`, which nobody else has, with its own gradient and that of `soft`."""
     soft = soft if soft.shape == out.shape else soft.expand(out.shape)
     soft = soft if soft.dtype == out.dtype else soft.to(out.dtype)
@@ -381,7 +381,7 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     jump = jump.nan_to_num(0.0, 0.0, 0.0)
     if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
         value = value - value.detach()
-    return _added(out, value * jump)
+    return added(out, value * jump)
 
 
 def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:

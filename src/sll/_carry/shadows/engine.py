@@ -13,11 +13,10 @@ from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.surrogates import open_elements
-from ..._rules.index import ASKS, REMEDIES, functions_with, in_place_forms, names_of, op_name, spellings
-from ..._rules.table import ROWS
+from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..interface import Engine, Func, Rule
-from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
+from ..rules import Rules
 from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
 
@@ -56,76 +55,37 @@ RULE_OF: dict[str, Rule] = {
     "Tensor.copy_": writes.copy_,
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
+    **{name: shape.in_place(getattr(Tensor, name[:-1])) for name in names_of("in_place_moves")},
 }
 
-RULES: dict[Any, Rule] = {}
-"""Torch function -> its rule."""
-BY_NAME: dict[str, Rule] = {}
-"""The same for compiled code: Dynamo knows Python-level functions by their names only."""
-ALWAYS: set[Any] = set()
-"""Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
-_DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
-
-
-def _put(func: Any, rule: Rule, always: bool) -> None:
-    RULES[func] = rule
-    if func.__name__ != "__get__":  # an attribute: the name is that of all
-        BY_NAME[func.__name__] = rule
-    if always:
-        ALWAYS.add(func)
-
-
-def _register(
-    rule: Rule, functions: list[Any], source: bool, marks: bool, name: str = "", in_place: bool = False
-) -> None:
-    for func in functions:
-        _put(func, writes.spelled_out(rule, source), source or marks)
-    if in_place and functions:
-        twin = getattr(Tensor, name, functions[0])
-        for func in in_place_forms(name):
-            _put(func, writes.in_place(twin, source), source)
-
-
-def _fill() -> None:
-    """Every function of the table that has a rule here."""
-    for row in ROWS:
-        for name in row.names.split():
-            rule = RULE_OF.get(name) or RULE_OF.get(row.family) or RULE_OF.get(row.op)
-            functions = spellings(name)
-            if row.family == "reflected":
-                for func in functions:
-                    _put(func, sources.reflected(RULE_OF[row.op], row.op), True)
-            elif row.family == "in_place_moves":
-                for func in functions:
-                    _put(func, shape.in_place(getattr(Tensor, name.rstrip("_"))), False)
-            elif rule is not None:
-                _register(rule, functions, row.family in _DECIDE, "marks" in row.facts.split(), name, row.in_place)
+_ALL = Rules(writes.WRITES)
+_ALL.fill(RULE_OF)
 
 
 def _added(op: str, functions: Any) -> None:
     """A source that somebody adds to those of the table."""
     for name in functions:
         known = isinstance(name, str)
-        _register(sources.decide(op), spellings(name) if known else [name], True, False, name if known else "", known)
+        found, called = (spellings(name), name) if known else ([name], "")
+        _ALL.register(sources.decide(op), found, called, in_place=known, source=True, marks=False)
 
 
-_fill()
 LISTENERS.append(_added)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_EACH = functions_with("each") | {func for name in (*names_of("floats"), "squeeze") for func in spellings(name)}
+_EACH = functions_with("each") | {func for name in names_of("floats") for func in spellings(name)}
 _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
 class _Shadows(Engine):
-    always = ALWAYS
-    rules = RULES
+    always = _ALL.always
+    rules = _ALL.of
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:
             return chosen(region, func, args, kwargs)
-        rule = BY_NAME.get(func.__name__) if compiling() else RULES.get(func)
+        rule = _ALL.by_name.get(func.__name__) if compiling() else _ALL.of.get(func)
         if rule is not None:
             return rule(region, func, args, kwargs)
         decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
@@ -161,12 +121,8 @@ def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """What to do with what a mask selected; None if no operand is that."""
     if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
         return None
-    if func in SIZES:
-        return selections.other
     if func in ASKS or func.__name__ == "__setitem__":
         return None
-    if func is Tensor.__getitem__:
-        return selections.item
     if func in _EACH:
         return selections.on_elements
     if func in _LOSSES:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..._ops.apply import run
 from ..._ops.surrogates import alias, follow, simple
 from ..interface import Func, Region
-from .elementwise import _added, neighbours
+from .elementwise import added, neighbours
 from .selections import select
 from .shadow import Shadow, Weights, as_float, carry, shadow
 from .shape import move
@@ -150,7 +150,7 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         if len(spots) == 1 and spots[0].all_rows() and simple(out):
             return run(_Row, out, spots[0].weights(), table.detach())
         soft = _total([spot.soft(table) for spot in spots])
-        return _added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
+        return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():
         return out
     if len(spots) == 1 and held is None:

@@ -17,7 +17,7 @@ from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .choices import Order, inverse
-from .elementwise import _added
+from .elementwise import added
 from .lookups import Spot, finite, spot_along, spot_of_rows, spots_of
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
 
@@ -35,7 +35,7 @@ def written(
         found = _moved(spot, places, there, x, source, add)
         soft = found if soft is None else soft + found
     if hard.is_floating_point():
-        return hard if soft is None else _added(hard, soft)
+        return hard if soft is None else added(hard, soft)
     if shadow(x) is not None or shadow(source) is not None:
         old = as_value(x)
         new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).expand(there.shape)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..._ops.surrogates import alias, follow, kept, open_elements
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .elementwise import _added
+from .elementwise import added
 from .shadow import Selected, Shadow, as_float, carried, carry, shadow, tensors
 
 
@@ -148,7 +148,7 @@ def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     soft = found.shadow.value().reshape(-1, *(1,) * (full.dim() - 1)) * full
     soft = soft.sum(0, keepdim=True).reshape(out.shape) if not keepdim else soft.sum(0, keepdim=True)
     if out.is_floating_point():
-        return _added(out, soft)
+        return added(out, soft)
     numbers = alias(out)
     return carry(region, out, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 

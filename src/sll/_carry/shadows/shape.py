@@ -61,14 +61,17 @@ def _holds_tensor(values: Any) -> bool:
 def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Any:
     if isinstance(own, Weights):
         return _moved_weights(own, x, one)
-    then = alias(x)
+    if isinstance(own, Shadow) and own._other is None:
+        other = None
+    else:
+        then = alias(x)
 
-    def other(_: Tensor) -> Tensor | None:
-        beyond = own.other(then)
-        return None if beyond is None else one(beyond)
+        def other(_: Tensor) -> Tensor | None:
+            beyond = own.other(then)
+            return None if beyond is None else one(beyond)
 
     if isinstance(own, Whole):
-        return Whole(other)
+        return Whole(other)  # type: ignore[arg-type]
     if not lazy:
         return Shadow.of(one(own.value()), other)
     return Shadow(lambda: one(own.value()), other)

@@ -24,9 +24,9 @@ from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
 from ..._rules.widths import Width
-from ..interface import Func, Region, Rule
+from ..interface import Func, Region
 from ..outcomes.sources import STEPS
-from .elementwise import by_difference, elementwise, to_float
+from .elementwise import added, by_difference, elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
 
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
@@ -78,14 +78,19 @@ def half_at(eps: float | Width, x: Tensor, at: float | Callable[[Tensor], Tensor
 
 def decide(op: str) -> Callable[..., Any]:
     """The rule of a source."""
-    stepping, rising = op in STEPPING, RISING.get(op)
+    stepping, rising, sloped = op in STEPPING, RISING.get(op), BETWEEN.get(op)
+    common = stepping or rising is not None or sloped is not None or op == "heaviside"
 
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not kwargs and (stepping or rising is not None) and _common(region, op, args):
+        if common and not kwargs and _common(region, op, args):
             if stepping and len(args) == 1:
                 return _step(region, op, func, args[0])
+            if op == "heaviside" and not args[1].requires_grad and args[1].dtype == args[0].dtype:
+                return _heaviside(region, func, *args)
             if rising is not None and len(args) == 2:
                 return _compare(region, op, func, args[0], args[1], rising)
+            if sloped is not None and (found := sloped(*args)) is not None:
+                return _between(region, op, func, args, *found)
         if op == "div" and kwargs.get("rounding_mode") is None:
             return elementwise(region, func, args, kwargs)
         operands = (*args, *kwargs.values())
@@ -97,11 +102,6 @@ def decide(op: str) -> Callable[..., Any]:
         return described(region, op, func, args, kwargs)
 
     return rule
-
-
-def reflected(rule: Rule, op: str) -> Rule:
-    """Of ``2 // x``: the operands are in the other order."""
-    return lambda region, func, args, kwargs: rule(region, getattr(torch, op), args[::-1], kwargs)
 
 
 def _common(region: Region, op: str, args: tuple[Any, ...]) -> bool:
@@ -152,6 +152,49 @@ def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
     else:
         out = ramp(x, at, half, jump.height, lambda: func(x))
     return carry(region, out, Beside(op, x))
+
+
+def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Tensor:
+    if torch.broadcast_shapes(x.shape, values.shape) != x.shape:  # type: ignore[no-untyped-call]
+        return described(region, "heaviside", func, (x, values), {})
+    half = half_at(region.eps_for("heaviside"), x, 0.0, math.inf)
+    out = ramp(x, 0.0, half, 1.0, lambda: func(x.detach(), values))
+    return carry(region, out, Whole(lambda q: 1 - q))
+
+
+def _between(
+    region: Region, op: str, func: Func, args: tuple[Any, ...], distance: Tensor, jump: Tensor | float, limit: float
+) -> Tensor:
+    """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
+    half = half_at(region.eps_for(op), distance.detach(), 0.0, limit)
+    return added(func(*args), distance.clamp(-half, half) * (jump * (0.5 / half)))
+
+
+def _remainder(x: Any, by: Any) -> tuple[Tensor, float, float] | None:
+    if isinstance(by, Tensor) or not 0 < by < math.inf:
+        return None
+    return x - (x.detach() / by).round() * by, -float(by), by / 2
+
+
+def _frac(x: Tensor) -> tuple[Tensor, float, float]:
+    return _to_integer_but_zero(x), -1.0, 0.5
+
+
+def _hardshrink(x: Tensor, at: float = 0.5) -> tuple[Tensor, Tensor, float]:
+    return x.abs() - at, x.detach().clone(), math.inf
+
+
+def _threshold(x: Tensor, at: float, value: float, *_: Any) -> tuple[Tensor, Tensor, float]:
+    return x - at, x.detach() - value, math.inf
+
+
+BETWEEN: dict[str, Callable[..., Any]] = {
+    "remainder": _remainder,
+    "frac": _frac,
+    "hardshrink": _hardshrink,
+    "threshold": _threshold,
+}
+"""Of the operands, the distance to the nearest boundary, the jump there and half the way to the next."""
 
 
 class Beside(Whole):

@@ -1,0 +1,92 @@
+"""The rules of an engine, by torch function: filled from the table.
+
+An engine has a rule for the name, the family or the op of a row; what is more special counts. Each is registered in all
+spellings, with ``out=``, and with its in-place forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._rules.index import in_place_forms, op_name, spellings
+from .._rules.table import ROWS, Row
+from .interface import Func, Region, Rule
+from .writes import Writes
+
+__all__ = ["Rules", "decides"]
+
+_DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
+
+
+def decides(row: Row) -> bool:
+    """Whether functions of this row make decisions."""
+    return row.family in _DECIDE
+
+
+@dataclass
+class Rules:
+    writes: Writes
+    of: dict[Any, Rule] = field(default_factory=dict)
+    """Torch function -> its rule."""
+    by_name: dict[str, Rule] = field(default_factory=dict)
+    """The same for compiled code: Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as
+    keys, but it knows their names.
+    """
+    always: set[Any] = field(default_factory=set)
+    """Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
+
+    def put(self, func: Any, rule: Rule, always: bool = False) -> None:
+        """`rule` as it is, for one function."""
+        self.of[func] = rule
+        if func.__name__ != "__get__":  # an attribute: the name is that of all
+            self.by_name[func.__name__] = rule
+        if always:
+            self.always.add(func)
+
+    def register(
+        self, rule: Rule, functions: list[Any], name: str = "", *, in_place: bool = False, source: bool, marks: bool
+    ) -> list[Any]:
+        """`rule` for the functions called `name`, and what follows from it for the in-place forms. Returns them all."""
+        forms = in_place_forms(name) if in_place and functions and name else []
+        for func in functions:
+            self.put(func, self.writes.spelled_out(rule, source), source or marks)
+        twin = getattr(Tensor, name, functions[0]) if forms else None
+        for func in forms:
+            self.put(func, self.writes.in_place(twin, source), source)  # type: ignore[arg-type]
+        return [*functions, *forms]
+
+    def fill(self, rule_of: Mapping[str, Rule]) -> list[Any]:
+        """Register all functions of the table that have a rule. Returns those that decide."""
+        owner: dict[Any, Row] = {}
+        deciding: list[Any] = []
+        for row in ROWS:
+            marks = "marks" in row.facts.split()
+            for name in row.names.split():
+                functions = spellings(name)
+                for func in functions:
+                    assert owner.setdefault(func, row) is row, f"{op_name(func)} is in two rows"
+                rule = rule_of.get(name) or rule_of.get(row.family) or rule_of.get(row.op)
+                if rule is None:
+                    continue
+                if row.family == "reflected":
+                    for func in functions:
+                        self.put(func, self._reflected(rule, getattr(torch, row.op)), True)
+                    continue
+                found = self.register(rule, functions, name, in_place=row.in_place, source=decides(row), marks=marks)
+                deciding += found if decides(row) else []
+        return deciding
+
+    def _reflected(self, rule: Rule, straight: Func) -> Rule:
+        """The rule of ``b.__rop__(a)``, where `straight` is ``op(a, b)``."""
+
+        def swapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self.writes.concerns(args, kwargs, True):
+                return func(*args, **kwargs)
+            return rule(region, straight, args[::-1], kwargs)
+
+        return swapped
