@@ -15,6 +15,7 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..interface import Engine, Func, Rule
+from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import Rules
 from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
@@ -73,7 +74,9 @@ def _added(op: str, functions: Any) -> None:
 LISTENERS.append(_added)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_EACH = functions_with("each") | {func for name in names_of("floats") for func in spellings(name)}
+_EACH = functions_with("each") | {
+    func for name in (*names_of("floats"), "to", "clone", "contiguous", "squeeze") for func in spellings(name)
+}
 _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
@@ -119,8 +122,13 @@ ENGINE = _Shadows()
 
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
     """What to do with what a mask selected; None if no operand is that."""
-    if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
+    items = args[1] if func is Tensor.__getitem__ and isinstance(args[1], tuple) else ()
+    if not any(isinstance(carried(x), Selected) for x in (*tensors(args, kwargs), *items)):
         return None
+    if func in COUNTS:
+        return selections.other
+    if func is Tensor.__getitem__:
+        return selections.item
     if func in ASKS or func.__name__ == "__setitem__":
         return None
     if func in _EACH:
