@@ -142,7 +142,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = [shadow(x) for x in args]
     known = [x for x, found in zip(args, own) if found is not None]
     lazy = all(found is not None or not isinstance(x, Tensor) for x, found in zip(args, own))
-    make = lambda: func(*(x if found is None else found.value() for x, found in zip(args, own)))
+    make: Callable[[], Tensor] = lambda: func(*(x if found is None else found.value() for x, found in zip(args, own)))
     if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights):
         value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
         labels = _relabelled(func, args, {}, known[0], chosen)
@@ -296,7 +296,7 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     def at(y: Tensor) -> Tensor:
         with torch.no_grad():
-            swap = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
+            swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
             return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
 
     beyond = own.other(x)
@@ -358,7 +358,7 @@ def _decided(*operands: Any) -> bool:
 
 def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
     """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
-    take = fill or (lambda a, b: torch.where(mask, a, b))
+    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: torch.where(mask, a, b))
     own = shadow(mask)
     if own is None and not _decided(a, b):
         return torch.where(mask, a, b)
@@ -388,7 +388,7 @@ def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, 
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
     found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
     if any(side is None for side in found):
-        return by_difference(region, torch.where, (mask, a, b), {}, out)
+        return by_difference(region, torch.where, (mask, a, b), {}, out)  # type: ignore[no-any-return]
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():
         taken = mask.unsqueeze(-1)

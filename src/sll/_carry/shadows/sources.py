@@ -277,7 +277,7 @@ WHOLE = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide",
 
 
 def _detached(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    fixed = lambda x: x.detach() if isinstance(x, Tensor) else x
+    fixed: Callable[[Any], Any] = lambda x: x.detach() if isinstance(x, Tensor) else x
     return func(*map(fixed, args), **{name: fixed(x) for name, x in kwargs.items()})
 
 
@@ -315,7 +315,7 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
             region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
         )
     eps = region.eps_for("cast")
-    make = lambda: _truncated(floats, eps, numbers)
+    make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
     found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
     found._other = lambda n: _beyond(floats, n)
     return carry(region, out, found)
