@@ -6,6 +6,7 @@ Sets are by name where compiled code asks: Dynamo does not recognise Python-leve
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,11 @@ ROW_OF: dict[str, Row] = {}
 
 def spellings(name: str) -> list[Any]:
     """Every callable that torch offers under `name`; one only for a name with its namespace (``F.unfold``)."""
+    return list(_spellings(name))
+
+
+@functools.cache  # each engine asks for all
+def _spellings(name: str) -> list[Any]:
     space, dot, bare = name.rpartition(".")
     if dot:
         member = getattr(_NAMESPACES[space], bare)

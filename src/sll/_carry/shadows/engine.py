@@ -15,7 +15,7 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..interface import Engine, Func, Rule
-from ..outcomes.selections import COUNTS
+from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import Rules
 from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
@@ -122,15 +122,14 @@ ENGINE = _Shadows()
 
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
     """What to do with what a mask selected; None if no operand is that."""
-    items = args[1] if func is Tensor.__getitem__ and isinstance(args[1], tuple) else ()
-    if not any(isinstance(carried(x), Selected) for x in (*tensors(args, kwargs), *items)):
+    if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
         return None
-    if func in COUNTS:
+    if func in SIZES:
         return selections.other
-    if func is Tensor.__getitem__:
-        return selections.item
     if func in ASKS or func.__name__ == "__setitem__":
         return None
+    if func is Tensor.__getitem__:
+        return selections.item
     if func in _EACH:
         return selections.on_elements
     if func in _LOSSES:
