@@ -263,7 +263,14 @@ def written(
     return with_gradient(hard, total)
 
 
+def unravel_index(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+    given = named(args, kwargs, "indices", "shape")
+    at = lambda d: lambda index: torch.unravel_index(index, given["shape"])[d]
+    return tuple(ref.through(at(d), (given["indices"],), {}) for d in range(len(given["shape"])))
+
+
 PLACES = [
+    ("unravel_index", unravel_index),
     ("gather take take_along_dim index_select embedding one_hot", lookup),
     ("__getitem__", getitem),
     ("masked_select", masked_select),

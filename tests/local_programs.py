@@ -441,3 +441,72 @@ def ints_in_place(x):
     n[n > 3] = 3
     n.clamp_(min=-2).mul_(2)
     return n.to(x.dtype)
+
+
+# --- more about counts, ranks and places -----------------------------------------------------------------------------
+
+
+@local((6, 5))
+def masks_beside_bools(x):
+    m = x > 0.1
+    return (
+        (m | False).to(x.dtype) * x + (m & True).to(x.dtype) + (m | True) * x + torch.where(m, x < 0.5, x.flip(0) > 0)
+    )
+
+
+@local((6, 5))
+def filled_integers(x):
+    n = torch.round(x).long().clamp(0, 3).masked_fill(x > 0.1, 4)
+    return torch.tensor([2.0, -1.0, 5.0, 3.0, 0.5], dtype=x.dtype)[n] + torch.round(x * 2).int().masked_fill(x < 0, 7)
+
+
+@local((6, 5))
+def counts_and_quotients(x):
+    count, level = (x > 0.1).sum(1), torch.round(x[:, 0] * 2).long()
+    ratios = count.to(x.dtype) / (level.abs() + 1) + level.to(x.dtype) / (count + 1) + x[:, 1] / (count + 1)
+    return ratios + count**2 + (count % 2) * 3 + torch.where(count > 1, count, -count) + torch.count_nonzero(level)
+
+
+@local((6, 5))
+def integers_against_floats(x):
+    return (torch.round(x * 2).long() > x).to(x.dtype) + ((x > 0.1).sum(1) > x[:, 0]).to(x.dtype).mean() * x
+
+
+@local((6, 5))
+def nonzero_after_rounding(x):
+    return torch.count_nonzero(torch.round(x), 1).to(x.dtype) + torch.count_nonzero(x > 0.2).to(x.dtype)
+
+
+@local((6, 5))
+def ranks_in_many_ways(x):
+    ranks, gains = x.argsort(1).argsort(1), torch.tensor([2.0, -1.0, 5.0, 3.0, 0.5], dtype=x.dtype)
+    numbers = (ranks + 1) * 2 * x + ranks.t().flip(0).t() * x + ranks[:, :2].sum(1, keepdim=True)
+    return numbers + gains[ranks] * x + torch.where(ranks < 2, x, -x * x) + (ranks**2).to(x.dtype) + x / (ranks + 1)
+
+
+@local((6, 5))
+def places_asked_about(x):
+    best = x.topk(2, 1).indices
+    either = ((best == 1) | (best == 3)).any(1)
+    each = (best.unsqueeze(-1) == torch.arange(5)).any(1)
+    return (
+        either[:, None].to(x.dtype)
+        + each * x
+        + (best == 1).any()
+        + (x.argmax(1) == 2).any()
+        + (best != 2).all(1)[:, None]
+    )
+
+
+@local((6, 5))
+def places_unravelled(x):
+    row, column = torch.unravel_index(x.argmax(), x.shape)
+    return torch.arange(6).to(x.dtype).square()[row] + (column * 3).to(x.dtype) + x[row, column]
+
+
+@local((6, 5))
+def selections_written_back(x):
+    m = x > 0.3
+    y = x.clone()
+    y[m] = x[m] * 2 + 1
+    return y * x

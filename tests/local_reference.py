@@ -369,6 +369,8 @@ class Local(TorchFunctionMode):
         decided = [i for i in parts if self.get(i) is not None]
         if len(decided) == 1 and decided[0].dtype == torch.bool and len(parts) == 1:
             mask = index.reshape(*index.shape, *[1] * (x.dim() - index.dim()))
+            if id(value) in self.selected and self.selected[id(value)][2] is index:
+                value = self.selected[id(value)][1]
             self.written(x, self.call("where", torch.where, (mask, as_tensor(value, x), x), {}))
             return None
         if decided:

@@ -141,7 +141,9 @@ def _as_weights(labels: Tensor, weights: Tensor, index: Tensor, reach: int) -> t
     index = index.unsqueeze(-1)
     middle = _positions(weights.shape[-1], weights.device) == reach
     labels = torch.where((weights.detach() == 1) & middle, index, labels)
-    return follow(weights, lambda: (labels == index).to(weights.dtype)), labels
+    hot = labels == index
+    hot = hot & (hot.cumsum(-1) == 1)  # (at the ends of a row a window has some of them more than once)
+    return follow(weights, lambda: hot.to(weights.dtype)), labels
 
 
 def _back(t: Tensor, dim: int) -> Tensor:

@@ -45,6 +45,7 @@ NOT = {"__invert__", "bitwise_not", "logical_not"}
 
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
 
 
 def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -73,34 +74,11 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
         flags = _logic(region, name, args, out)
         if flags is not None:
             return flags
-    if len(found) == 1 and (out.is_floating_point() or out.dtype == found[0].dtype) and _is_cast(name):
-        return _cast(region, found[0], out)
+    if len(found) == 1 and (out.is_floating_point() or out.dtype == found[0].dtype) and name in CASTS:
+        own = shadow(found[0])
+        assert own is not None
+        return own.shown(alias(out), out.dtype) if out.is_floating_point() else carry(region, out, own)
     return by_difference(region, func, args, kwargs, out)
-
-
-def _is_cast(name: str) -> bool:
-    return name in (
-        "to",
-        "type",
-        "type_as",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "clone",
-        "contiguous",
-        "cpu",
-        "cuda",
-    )
-
-
-def _cast(region: Region, x: Tensor, out: Tensor) -> Tensor:
-    own = shadow(x)
-    assert own is not None
-    if out.is_floating_point():
-        numbers = alias(out)
-        return own.shown(numbers, out.dtype)
-    return carry(region, out, own)
 
 
 def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -164,7 +142,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = [shadow(x) for x in args]
     known = [x for x, found in zip(args, own) if found is not None]
     lazy = all(found is not None or not isinstance(x, Tensor) for x, found in zip(args, own))
-    make = lambda: func(*(x if found is None else found.value() for x, found in zip(args, own)))
+    make: Callable[[], Tensor] = lambda: func(*(x if found is None else found.value() for x, found in zip(args, own)))
     if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights):
         value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
         labels = _relabelled(func, args, {}, known[0], chosen)
@@ -220,17 +198,16 @@ def _other(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: lis
 
 
 def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
-    if name in NOT:
-        (own,) = (shadow(x) for x in args[:1])
-        assert own is not None
+    own = shadow(args[0])
+    if name in NOT and own is not None:
         if isinstance(own, Weights):
             return carry(region, out, own.of_labels(own.labels.logical_not()))
-        return carry(region, out, _made(lambda: 1 - own.value(), True, None, own.exact))
+        opposite = own
+        return carry(region, out, _made(lambda: 1 - opposite.value(), True, None, own.exact))
     if name not in AND | OR | XOR or len(args) != 2:
         return None
     a, b = args
     if a is b:
-        own = shadow(a)
         return out if name in XOR or own is None else carry(region, out, own)
     make = _pair(name, a, b)
     p, q = shadow(a), shadow(b)
@@ -241,12 +218,13 @@ def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Ten
 def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
     p, q = shadow(a), shadow(b)
     if p is None or q is None:  # a mask that is fixed
-        own, fixed = (q, a) if p is None else (p, b)
+        own, fixed, x = (q, a, b) if p is None else (p, b, a)
         assert own is not None
+        fixed = torch.as_tensor(fixed, device=x.device)
         if name in AND:
             return lambda: own.value() * fixed
         if name in OR:
-            return lambda: torch.where(fixed, 1.0, own.value()) if isinstance(fixed, Tensor) else own.value()
+            return lambda: torch.where(fixed, 1.0, own.value())
         return lambda: torch.where(fixed, 1 - own.value(), own.value())
     if name in AND:
         return lambda: p.value() * q.value()
@@ -318,7 +296,7 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     def at(y: Tensor) -> Tensor:
         with torch.no_grad():
-            swap = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
+            swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
             return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
 
     beyond = own.other(x)
@@ -365,7 +343,8 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
-    if x.is_floating_point() and shadow(mask) is not None:
+    numbers = x.is_floating_point() or not isinstance(value, float) and x.dtype != torch.bool
+    if numbers and not x.is_complex() and shadow(mask) is not None:
         value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
         return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
     if not _decided(x, mask, value):
@@ -379,16 +358,16 @@ def _decided(*operands: Any) -> bool:
 
 def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
     """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
-    take = fill or (lambda a, b: torch.where(mask, a, b))
+    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: torch.where(mask, a, b))
     own = shadow(mask)
     if own is None and not _decided(a, b):
         return torch.where(mask, a, b)
     tensors = [x for x in (a, b) if isinstance(x, Tensor)]
     floats = any(isinstance(x, float) for x in (a, b)) or any(x.is_floating_point() for x in tensors)
     if not floats and own is not None and _decided(a, b):
-        return _choose_integers(region, mask, own, a, b)
+        return _choose_integers(region, mask, own, a, b, take(a, b))
     if not floats or any(x.is_complex() for x in tensors):
-        return by_difference(region, torch.where, (mask, a, b), {}, torch.where(mask, a, b))
+        return by_difference(region, torch.where, (mask, a, b), {}, take(a, b))
     if _decided(a, b):
         dtype = torch.result_type(a, b)
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
@@ -405,12 +384,11 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     return added(out, value * jump)
 
 
-def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any) -> Tensor:
+def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
-    out = torch.where(mask, a, b)
     found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
     if any(side is None for side in found):
-        return by_difference(region, torch.where, (mask, a, b), {}, out)
+        return by_difference(region, torch.where, (mask, a, b), {}, out)  # type: ignore[no-any-return]
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():
         taken = mask.unsqueeze(-1)

@@ -74,7 +74,9 @@ def _added(op: str, functions: Any) -> None:
 LISTENERS.append(_added)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_EACH = functions_with("each") | {func for name in (*names_of("floats"), "squeeze") for func in spellings(name)}
+_EACH = functions_with("each") | {
+    func for name in (*names_of("floats"), "to", "clone", "contiguous", "squeeze") for func in spellings(name)
+}
 _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 

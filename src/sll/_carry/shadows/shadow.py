@@ -38,8 +38,8 @@ class Shadow:
     """The shadow of a bool or integer tensor.
 
     `make` computes the value, anew at each call; it must depend on nothing that the program can write to. `exact`: it
-    is bit for bit the tensor's, as a float of this type. `other` is given the tensor that carries the shadow. A bool is its opposite
-    there, if nothing else is said.
+    is bit for bit the tensor's, as a float of this type. `other` is given the tensor that carries the shadow. A bool
+    is its opposite there, if nothing else is said.
     """
 
     def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None) -> None:

@@ -71,7 +71,7 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> 
             return None if beyond is None else one(beyond)
 
     if isinstance(own, Whole):
-        return Whole(other)  # type: ignore[arg-type]
+        return Whole(other)
     if not lazy:
         return Shadow.of(one(own.value()), other)
     return Shadow(lambda: one(own.value()), other)

@@ -1,9 +1,9 @@
 """Sources: floats in, a decision out.
 
-A float result (``sign``, ``round`` …) is an ordinary tensor with the ramp's backward. A bool or integer result carries a
-`Shadow`. What is common, small and eager is one autograd function here; everything else (steps with a slope of their
-own, transforms, traces, compiled code) is derived from the description that `STEPS` has of each op: its distance and the
-values on both sides.
+A float result (``sign``, ``round`` …) is an ordinary tensor with the ramp's backward. A bool or integer result carries
+a `Shadow`. What is common, small and eager is one autograd function here; everything else (steps with a slope of their
+own, transforms, traces, compiled code) is derived from the description that `STEPS` has of each op: its distance and
+the values on both sides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, sim
 from ..._rules.widths import Width
 from ..interface import Func, Region
 from ..outcomes.sources import STEPS
-from .elementwise import added, elementwise, to_float
+from .elementwise import added, by_difference, elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
 
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
@@ -122,14 +122,24 @@ FULL = (torch.float32, torch.float64)
 
 
 def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A decision about integers; with a float that autograd follows on the other side, about floats."""
+    """A decision about integers; with a float that autograd follows on the other side, about floats.
+
+    Of a comparison between both the float has the ramp, and the integer the difference that it makes.
+    """
     if not any(map(tracked, (*args, *kwargs.values()))) or not region.linearizes(op):
         return elementwise(region, func, args, kwargs)
     floats = torch.get_default_dtype()
     for x in args:
         floats = torch.promote_types(floats, x.dtype) if tracked(x) else floats
-    shown = [x if (own := shadow(x)) is None else own.shown(x, floats) for x in args]
-    return region.call(func, *shown, **kwargs)
+    if op not in RISING:
+        shown = [x if (own := shadow(x)) is None else own.shown(x, floats) for x in args]
+        return region.call(func, *shown, **kwargs)
+    flags = func(*args, **kwargs)
+    fixed = [x if shadow(x) is None else x.to(floats) for x in args]
+    found = [region.call(func, *fixed, **kwargs), by_difference(region, func, args, kwargs, flags)]
+    soft = torch.stack([own.value().to(floats) for own in map(shadow, found) if own is not None]).sum(0)
+    numbers = alias(flags)
+    return carry(region, flags, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
 def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
@@ -268,7 +278,7 @@ WHOLE = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide",
 
 
 def _detached(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    fixed = lambda x: x.detach() if isinstance(x, Tensor) else x
+    fixed: Callable[[Any], Any] = lambda x: x.detach() if isinstance(x, Tensor) else x
     return func(*map(fixed, args), **{name: fixed(x) for name, x in kwargs.items()})
 
 
@@ -306,7 +316,7 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
             region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
         )
     eps = region.eps_for("cast")
-    make = lambda: _truncated(floats, eps, numbers)
+    make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
     found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
     found._other = lambda n: _beyond(floats, n)
     return carry(region, out, found)
