@@ -23,8 +23,9 @@ from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
-from ..._rules.widths import Width
+from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
+from ..outcomes.boundaries import _from_one
 from ..outcomes.sources import STEPS
 from .elementwise import added, by_difference, elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
@@ -331,7 +332,13 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     distance = torch.where(n == 0, math.nan, fixed - n)
     inside = (distance.abs() <= half).to(x.dtype)
     slope = torch.where(fixed == n, 1, inside * (0.5 / half))
-    return follow(torch.where(slope != 0, x, 0) * slope, make)
+    watch = watch_of(eps)
+    if watch is None:
+        return follow(torch.where(slope != 0, x, 0) * slope, make)
+    watch.measure(_from_one(fixed - n, n), half, 0.5)
+    found = follow(torch.where(slope != 0, watch.enters(x), 0) * slope, make)
+    watch.arrives(found)
+    return found
 
 
 def _beyond(x: Tensor, n: Tensor) -> Tensor:
