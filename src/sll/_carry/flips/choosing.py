@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +22,14 @@ from .uses import (
     compute_dtype,
     half_width,
     in_units,
+    lead,
     leads,
     op_name,
     pairs,
     tracked,
     wide,
 )
+from .watched import arrives, counted, entered, watched
 
 __all__ = ["best", "carry_order", "extremum", "kth", "order", "passed", "reorderings", "scores", "unique"]
 
@@ -50,7 +53,7 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     """`hard`, the index of the largest or smallest: flips to those that share sparsemax."""
     z, numbers = scores(x, dim, largest)
     width = region.eps_for(op)
-    z, eps = in_units(z, width, leads)
+    z, eps = in_units(z, width, leads, lead)
     top = z.amax(-1, keepdim=True)
     most = MOST if batched(z) else int((top - z < eps).sum(-1).max()) if z.numel() else 1
     most = min(z.shape[-1], most if isinstance(width, float) else min(most, MOST))
@@ -69,8 +72,11 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
         inside[row] & other[row, column].unsqueeze(-1), (alone - 1 / members[row]) * (1 if largest else -1) / eps, 0
     )
     flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
-    weight = slope(x, numbers[row.unsqueeze(-1), index[row]].reshape(-1), by.reshape(-1).to(z.dtype), flip=flip)
-    block, values = Block(Decision(weight), None, row, True), index[row, column]
+    at = numbers[row.unsqueeze(-1), index[row]].reshape(-1)
+    weight = slope(*entered(width, (x,)), at, by.reshape(-1).to(z.dtype), flip=flip)
+    counted(width, other.any(-1))
+    block = Block(Decision(arrives(width, weight)), None, row, True)
+    values = index[row, column]
     if not batched(z):
         key = "choice", numbers.shape, numbers.stride(), largest, held(width)
         block = again(x, key, block, (row, values))
@@ -115,15 +121,23 @@ class Reordered(NamedTuple):
 
 
 def reorderings(
-    region: Any, op: str, x: Tensor, given: tuple[Tensor, Tensor], places: Tensor, largest: bool
+    region: Any,
+    op: str,
+    x: Tensor,
+    given: tuple[Tensor, Tensor],
+    places: Tensor,
+    largest: bool,
+    shown: Callable[[Tensor], Tensor] = lambda t: t,
 ) -> Reordered:
     """How rows that are ordered by `places` may be reordered. Neighbours change places; where several are in one band,
     one moves past others, too. The weights add up to the projection on the capped simplex for each boundary between
-    two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``.
+    two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``. `shown`: of
+    something for each place, that of the places which the result has.
     """
-    numbers = given[1]
-    z, eps = in_units(given[0], region.eps_for(op), pairs)
+    numbers, width = given[1], region.eps_for(op)
+    z, eps = in_units(given[0], width, pairs, lambda z: shown(_beside(z.gather(-1, places))))
     ordered = z.gather(-1, places)
+    counted(width, shown(_beside(ordered)) < eps)
     row, start, many = _runs(ordered, eps)
     size = int(many.max()) if many.numel() else 2
     window = start.unsqueeze(-1) + torch.arange(size, device=z.device)
@@ -139,12 +153,20 @@ def reorderings(
     else:
         run, kind = (by != 0).any(-1).nonzero(as_tuple=True)
     flip = torch.arange(run.shape[0], device=z.device).repeat_interleave(size)
-    weight = slope(x, at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
-    found = Reordered(Decision(weight), row[run], start[run], torch.tensor(orders, device=z.device)[kind])
+    weight = slope(*entered(width, (x,)), at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
+    found = Reordered(
+        Decision(arrives(width, weight)), row[run], start[run], torch.tensor(orders, device=z.device)[kind]
+    )
     if batched(z):
         return found
-    key = "order", numbers.shape, numbers.stride(), largest, held(region.eps_for(op))
+    key = "order", numbers.shape, numbers.stride(), largest, held(width)
     return found._replace(decision=again(x, key, found.decision, (*found[1:], places)))
+
+
+def _beside(ordered: Tensor) -> Tensor:
+    """The smaller gap beside each place."""
+    gap = F.pad((ordered[:, :-1] - ordered[:, 1:]).nan_to_num(math.inf, math.inf), (1, 1), value=math.inf)
+    return torch.minimum(gap[:, :-1], gap[:, 1:])
 
 
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,7 +277,9 @@ def order(op: str) -> Any:
             places = torch.cat([places, rest], -1)
             back = F.pad(back, (0, more), value=-1)
         if places.shape[1] > 1:
-            carry_order(region, hard, reorderings(region, op, x, (z, numbers), places, largest), back, places)
+            many = hard.shape[dim]
+            found = reorderings(region, op, x, (z, numbers), places, largest, lambda t: t[:, :many])
+            carry_order(region, hard, found, back, places)
         return out
 
     return rule
@@ -287,7 +311,7 @@ def kth(op: str) -> Any:
         places = torch.where(here, chosen, places)
         at = torch.arange(z.shape[0], device=x.device).unsqueeze(-1)
         if many > 1:
-            found = reorderings(region, op, x, (z, numbers), places, False)
+            found = reorderings(region, op, x, (z, numbers), places, False, lambda t: t.gather(-1, place))
             carry_order(region, out.indices, found, torch.where(here, at, -1), places)
         return out
 
@@ -341,7 +365,8 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     gaps = [(look((nearest + by).clamp(0, last)) - middle).abs() for by in (-1, 1)]
     limit = torch.minimum(*(torch.where(gap == 0, math.inf, gap) for gap in gaps)) / 2
     distance = v - middle
-    half = limit.clamp(max=half_width(region.eps_for(op), distance))
+    width = region.eps_for(op)
+    half = limit.clamp(max=half_width(width, distance))
     at, above, by = sides_of(distance / half, 1.0)
     by = by / half.reshape(-1)[at]
     where = nearest.reshape(-1)[at]
@@ -351,11 +376,12 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     value = where + above.to(hard.dtype)
     if table.dim() > 1:
         where = where + at // hard.shape[-1] * (last + 1)
-    if tracked(given) and tracked(table):
-        weight = slope(given, at, by, table, where, -by)
+    x, table = watched(width, (given, table), distance, half, limit)
+    if tracked(x) and tracked(table):
+        weight = slope(x, at, by, table, where, -by)
     else:
-        weight = slope(given, at, by) if tracked(given) else slope(table, where, -by)
-    return carry(region, hard, Layout((Block(Decision(weight), None, at, True),)), value.to(hard.dtype))
+        weight = slope(x, at, by) if tracked(x) else slope(table, where, -by)
+    return carry(region, hard, Layout((Block(Decision(arrives(width, weight)), None, at, True),)), value.to(hard.dtype))
 
 
 def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,26 +8,28 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._ops.band import band_offset, hard_forward
+from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, wide
 from ..._ops.env import tracked, unwrapped
 from ..._ops.order import capped_simplex
-from ..._ops.samples import leads, pairs
+from ..._ops.samples import lead, leads, pairs
 from ..._rules.index import ASKS, REMEDIES, op_name, spellings
 from ..._rules.widths import half_width, in_units, watch_of
 from ..outcomes import sources
+from ..outcomes.boundaries import from_one
 from .primitives import take
 
 __all__ = [
     "ASKS",
     "REMEDIES",
-    "band_offset",
     "capped_simplex",
     "compute_dtype",
     "count_infinite",
+    "from_one",
     "half_width",
     "hard_forward",
     "in_units",
+    "lead",
     "leads",
     "op_name",
     "pairs",

@@ -25,7 +25,7 @@ from ..._ops.samples import sample
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
-from ..outcomes.boundaries import _from_one
+from ..outcomes.boundaries import from_one
 from ..outcomes.sources import STEPS
 from .elementwise import added, by_difference, elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
@@ -335,7 +335,7 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     watch = watch_of(eps)
     if watch is None:
         return follow(torch.where(slope != 0, x, 0) * slope, make)
-    watch.measure(_from_one(fixed - n, n), half, 0.5)
+    watch.measure(from_one(fixed - n, n), half, 0.5)
     found = follow(torch.where(slope != 0, watch.enters(x), 0) * slope, make)
     watch.arrives(found)
     return found
