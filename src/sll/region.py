@@ -223,13 +223,17 @@ class linearize(Mode):
                     'With on_lost="ignore" it stays in the graph, without that gradient.'
                 )
             return
-        tensors, engine = list(tensors), self.engine
+        carried = [(x, self._carrier_of(x)) for x in tensors]
         if self.trace is not None:
-            flows = [*origins, *(t for x in tensors for t in engine.flows(x))]
-            elements = sum(x.numel() for x in tensors) or 1
-            in_band = sum(map(engine.undecided, tensors)) if undecided is None else int(undecided())
+            flows = [*origins, *(t for x, engine in carried for t in engine.flows(x))]
+            elements = sum(x.numel() for x, _ in carried) or 1
+            in_band = sum(engine.undecided(x) for x, engine in carried) if undecided is None else int(undecided())
             self.trace.lose(call_site(op), flows, elements, in_band, why)
-        self._lost.add(op, undecided or (lambda: any(map(engine.in_band, tensors))), why)
+        self._lost.add(op, undecided or (lambda: any(engine.in_band(x) for x, engine in carried)), why)
+
+    def _carrier_of(self, x: Tensor) -> Engine:
+        """The engine of this region or, if it knows nothing of `x`, that of the region in which `x` was decided."""
+        return next((engine for engine in (self.engine, *ENGINES.values()) if engine.carried(x)), self.engine)
 
     def count_infinite(self, op: str, many: int) -> None:
         """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""

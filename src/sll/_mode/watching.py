@@ -143,17 +143,19 @@ class Trace:
 
     def rows(self) -> tuple[Row, ...]:
         """In the order in which the program came by. Where a call of one line decides and another passes earlier
-        decisions on, the line decides.
+        decisions on, the line decides, if any of its own decisions is open.
         """
         with self.lock:
             sites = sorted(self._sites.values(), key=lambda found: found.first_call)  # choices are worked out late
-        decides = {found.site for found in sites if found.kind == "decides"}
         ran = any(found.arrived is not None for found in sites)
         for found in sites:
             if found.kind == "decides":
                 ends = [other.site for other in sites if found.site in other.lost]
                 found.why = _why_nothing_arrives(ends, ran)
         rows = [found.row() for found in sites]
+        passes = {row.site for row in rows if row.kind == "follows" and row.in_band}
+        rows = [row for row in rows if row.kind != "decides" or row.in_band or row.site not in passes]
+        decides = {row.site for row in rows if row.kind == "decides"}
         return tuple(row for row in rows if row.status != "passes it on" or row.site not in decides)
 
 

@@ -74,7 +74,7 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
     at = numbers[row.unsqueeze(-1), index[row]].reshape(-1)
     weight = slope(*entered(width, (x,)), at, by.reshape(-1).to(z.dtype), flip=flip)
-    counted(width, other.any(-1))
+    counted(width, lambda: other.any(-1))
     block = Block(Decision(arrives(width, weight)), None, row, True)
     values = index[row, column]
     if not batched(z):
@@ -127,17 +127,18 @@ def reorderings(
     given: tuple[Tensor, Tensor],
     places: Tensor,
     largest: bool,
-    shown: Callable[[Tensor], Tensor] = lambda t: t,
+    shown: Callable[[Tensor, Tensor], Tensor] = lambda z, gaps: gaps,
 ) -> Reordered:
     """How rows that are ordered by `places` may be reordered. Neighbours change places; where several are in one band,
     one moves past others, too. The weights add up to the projection on the capped simplex for each boundary between
     two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``. `shown`: of
-    something for each place, that of the places which the result has.
+    the scores and the gap beside each place, how far the decisions that the result shows are from their boundaries.
     """
     numbers, width = given[1], region.eps_for(op)
-    z, eps = in_units(given[0], width, pairs, lambda z: shown(_beside(z.gather(-1, places))))
+    gaps = lambda z: shown(z, _beside(z.gather(-1, places)))
+    z, eps = in_units(given[0], width, pairs, gaps)
     ordered = z.gather(-1, places)
-    counted(width, shown(_beside(ordered)) < eps)
+    counted(width, lambda: gaps(z) < eps)
     row, start, many = _runs(ordered, eps)
     size = int(many.max()) if many.numel() else 2
     window = start.unsqueeze(-1) + torch.arange(size, device=z.device)
@@ -278,7 +279,7 @@ def order(op: str) -> Any:
             back = F.pad(back, (0, more), value=-1)
         if places.shape[1] > 1:
             many = hard.shape[dim]
-            found = reorderings(region, op, x, (z, numbers), places, largest, lambda t: t[:, :many])
+            found = reorderings(region, op, x, (z, numbers), places, largest, lambda z, gaps: gaps[:, :many])
             carry_order(region, hard, found, back, places)
         return out
 
@@ -311,7 +312,8 @@ def kth(op: str) -> Any:
         places = torch.where(here, chosen, places)
         at = torch.arange(z.shape[0], device=x.device).unsqueeze(-1)
         if many > 1:
-            found = reorderings(region, op, x, (z, numbers), places, False, lambda t: t.gather(-1, place))
+            beside = lambda z, gaps: gaps.gather(-1, place)
+            found = reorderings(region, op, x, (z, numbers), places, False, beside)
             carry_order(region, out.indices, found, torch.where(here, at, -1), places)
         return out
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Block, Decision, Flips, Layout, carry, mark
+from .entries import Block, Decision, Flips, Layout, carry, flips_of, mark
 from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
 from .primitives import take
 from .uses import REMEDIES, op_name, unwrapped
 
-__all__ = ["Ragged", "differs", "flip_by_flip", "lost", "ragged"]
+__all__ = ["Ragged", "count", "differing", "flip_by_flip", "ragged"]
 
 MAX_ELEMENTS = 2**24
 """What is computed for all flips together."""
@@ -43,14 +43,17 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     if not loose and all(x.is_floating_point() for x, _ in found):
         return func(*args, **kwargs)
     name, flips = op_name(func), AllFlips(found, list(loose.values()))
-    again = None if name[-1:] == "_" and name[-2:] != "__" else _in_flips(func, args, kwargs, found, loose, flips)
+    writes = name[-1:] == "_" and name[-2:] != "__"
+    again, fails = (None, 0) if writes else _in_flips(func, args, kwargs, found, loose, flips)
     if again is None:
-        lost(region, func, found, REMEDIES.get(name, "too many decisions are open, or it writes. Take a smaller eps."))
+        region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _TOO_MANY))
         return func(*args, **kwargs)
+    if fails:
+        region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _FAILS))
     out = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
     parts = list(leaves(out))
     if not parts:
-        lost(region, func, found, REMEDIES.get(name, "its result is no tensor."))
+        region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _NO_TENSOR))
         return out
     region.selects = region.selects or any(isinstance(values, list) for values in again)
     for part, values in zip(parts, again):
@@ -65,6 +68,22 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
         if carried is not part:
             out = replaced(out, lambda x: carried if x is part else x)  # noqa: B023
     return out
+
+
+_TOO_MANY = "too many decisions are open, or it writes. Take a smaller eps."
+_NO_TENSOR = "its result is no tensor."
+_FAILS = "with the decision the other way the program fails here, or returns more or fewer tensors."
+
+
+def count(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """How many elements there are: lost, if flips select more or fewer."""
+    loose = [x for x in leaves((args, kwargs)) if ragged(x) is not None]
+    if loose:
+        region.lose(op_name(func), loose, _COUNTED)
+    return func(*args, **kwargs)
+
+
+_COUNTED = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
 
 
 class AllFlips:
@@ -111,11 +130,13 @@ class AllFlips:
 
 def _in_flips(
     func: Func, args: Any, kwargs: Any, found: Any, loose: dict[int, Ragged], flips: AllFlips
-) -> list[Any] | None:
-    """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many."""
+) -> tuple[list[Any] | None, int]:
+    """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many. And
+    in how many flips the call fails.
+    """
     most = max(x.numel() for x in leaves((args, kwargs)))
     if flips.size * most > MAX_ELEMENTS:
-        return None
+        return None, 0
     changed: dict[int, Any] = {}
     for x, carried in found:
         rows = x.detach().reshape(1, -1).repeat(flips.size, 1)
@@ -130,24 +151,25 @@ def _in_flips(
 
     with torch.no_grad():
         if not flips.size:
-            return [part.reshape(1, -1)[:0] for part in call((), {})]
+            return [part.reshape(1, -1)[:0] for part in call((), {})], 0
         try:
             if not loose:
-                return [x.reshape(flips.size, -1) for x in torch.vmap(lambda *x: call(x, {}))(*changed.values())]
+                return [x.reshape(flips.size, -1) for x in torch.vmap(lambda *x: call(x, {}))(*changed.values())], 0
         except (RuntimeError, ValueError):
             pass
         if flips.size > MAX_CALLS:
-            return None
+            return None, 0
         numbers = {key: flips.number(r.flips) for key, r in loose.items()}
-        rows = []
+        rows, fails, hard = [], 0, call((), {})
         for i in range(flips.size):
             also = {key: loose[key].values[number[i]] for key, number in numbers.items() if i in number}
             try:
-                rows.append(call([x[i] for x in changed.values()], also))
+                row = call([x[i] for x in changed.values()], also)
             except (RuntimeError, IndexError):  # the program would have failed there
-                rows.append(call((), {}))
-        hard = call((), {})
-    return [_together(part, [row[i] for row in rows]) for i, part in enumerate(hard)]
+                row = ()
+            fails += len(row) != len(hard)
+            rows.append(row if len(row) == len(hard) else hard)
+    return [_together(part, [row[i] for row in rows]) for i, part in enumerate(hard)], fails
 
 
 def _together(hard: Tensor, values: list[Tensor]) -> Any:
@@ -156,10 +178,11 @@ def _together(hard: Tensor, values: list[Tensor]) -> Any:
     return torch.stack(values).reshape(len(values), -1)
 
 
-def lost(region: Any, func: Func, found: list[Any], why: str) -> None:
-    region.lose(op_name(func), [], why, undecided=lambda: any(differs(x, flips) for x, flips in found))
+def _carried(args: Any, kwargs: Any) -> list[Tensor]:
+    return [x for x in leaves((args, kwargs)) if flips_of(x) is not None or ragged(x) is not None]
 
 
-def differs(x: Tensor, flips: Flips) -> bool:
-    """Whether there is a flip in which `x` is not what it is."""
-    return bool(unwrapped(flips.values != take(x, flips.layout.at)).any())
+def differing(x: Tensor, flips: Flips) -> int:
+    """How many elements of `x` are something else in some flip."""
+    other, at = unwrapped(flips.values != take(x, flips.layout.at)), unwrapped(flips.layout.at)
+    return int(at[other].unique().numel()) if other.shape == at.shape else int(other.sum())

@@ -15,11 +15,11 @@ from ..rules import Rules
 from .choosing import best, extremum, histogram, kth, order, passed, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
-from .every import flip_by_flip, ragged
+from .every import count, flip_by_flip, ragged
 from .mapped import Func, elementwise
 from .moving import carriers, found_in, leaves, move, reduce_sum
 from .sorted_values import compared, extreme, mark_found, mark_median
-from .uses import ASKS, tracked
+from .uses import ASKS, COUNTS, tracked
 from .writing import WRITES, copy, setitem
 
 __all__ = ["RULES", "dispatch"]
@@ -31,7 +31,7 @@ TABLE = RULES.of
 def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = TABLE.get(func)
     if rule is None and func in ASKS:
-        return func(*args, **kwargs)
+        return count(region, func, args, kwargs) if func in COUNTS else func(*args, **kwargs)
     if region.selects and func not in _IN_PLACE and any(ragged(x) for x in leaves((args, kwargs))):
         return flip_by_flip(region, func, args, kwargs)
     if rule is not None:

@@ -12,16 +12,19 @@ from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, wide
 from ..._ops.env import tracked, unwrapped
 from ..._ops.order import capped_simplex
-from ..._ops.samples import lead, leads, pairs
+from ..._ops.samples import around, lead, leads, pairs
 from ..._rules.index import ASKS, REMEDIES, op_name, spellings
 from ..._rules.widths import half_width, in_units, watch_of
 from ..outcomes import sources
 from ..outcomes.boundaries import from_one
+from ..outcomes.selections import COUNTS
 from .primitives import take
 
 __all__ = [
     "ASKS",
+    "COUNTS",
     "REMEDIES",
+    "around",
     "capped_simplex",
     "compute_dtype",
     "count_infinite",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -30,11 +30,11 @@ def watched(eps: Any, operands: Sequence[Any], distance: Tensor, half: Any, limi
     return entered(eps, operands)
 
 
-def counted(eps: Any, undecided: Tensor) -> None:
+def counted(eps: Any, undecided: Callable[[], Tensor]) -> None:
     """A mask with an element for each choice or place: those that are open."""
     watch = watch_of(eps)
     if watch is not None:
-        watch.count(undecided)
+        watch.count(undecided())
 
 
 def arrives(eps: Any, weight: Tensor) -> Tensor:

@@ -52,8 +52,6 @@ def _ordered_rows(x: Tensor, dim: int, largest: bool) -> Tensor:
 
 def _with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
     """`out`, an index or a ``torch.return_types``, with what its indices carry."""
-    if region.trace is not None:
-        found.weights()  # watched, also if nobody asks for them
     if isinstance(out, Tensor):
         return carry(region, out, found)
     if not compiling():
@@ -81,7 +79,7 @@ def _hot(x: Tensor, index: Tensor, eps: float | Width, distances: Callable[[Tens
     hot = chosen(rows, index, half) if simple(rows) else chosen_anywhere(rows, index, half)
     watch = watch_of(eps)
     if watch is not None:
-        watch.count(contenders(rows.detach(), index.shape[-1], half).any(-1))
+        watch.count(contenders(rows.detach(), index.shape[-1], half).gather(-1, index))
         watch.arrives(hot)
     return hot
 
