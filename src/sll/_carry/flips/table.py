@@ -43,6 +43,11 @@ def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return (elementwise if kwargs.get("rounding_mode") is None else general("div"))(region, func, args, kwargs)
 
 
+def where(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """With a mask alone: the places that it selects."""
+    return (elementwise if len(args) + len(kwargs) > 1 else flip_by_flip)(region, func, args, kwargs)
+
+
 def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     carried = [x for x, _ in carriers(args[1], {})]
     return (flip_by_flip if carried else move)(region, func, args, kwargs)
@@ -116,7 +121,8 @@ def bincount(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 RULE_OF: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("elementwise", "floats", "where", "masked_fill"), elementwise),
+    **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
+    "where": where,
     **dict.fromkeys(("moves", "fills", "joins", "broadcasts", "copies", "atleast_1d"), move),
     **dict.fromkeys(("Tensor.__getitem__", "masked_select"), getitem),
     **{op: best(op) for op in ("argmax", "argmin")},

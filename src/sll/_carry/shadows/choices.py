@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
+from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.order import rank as ranks
 from ..._ops.projections import chosen, chosen_anywhere, contenders
 from ..._ops.samples import beside, from_last, lead, leads, neighbours, pairs
-from ..._ops.surrogates import alias, follow, kept, simple
+from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
@@ -86,7 +87,7 @@ def _hot(x: Tensor, index: Tensor, eps: float | Width, distances: Callable[[Tens
 
 def _best(region: Region, x: Tensor, index: Tensor, dim: int | None, op: str) -> Weights:
     n = x.numel() if dim is None else x.shape[dim]
-    eps, then, scores = region.eps_for(op), alias(index), kept(x)
+    eps, then, scores = region.eps_for(op), alias(index), entering(x)
     labels = _positions(n, x.device)
 
     def weigh() -> tuple[Tensor, Tensor]:
@@ -193,7 +194,7 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return _with_indices(region, func, out, inverse(own, largest, alias(index)))
     if not _decides(region, func, "sort", x, dim):
         return out
-    return _with_indices(region, func, out, Order(alias(index), kept(x), dim, largest, region.eps_for("sort")))
+    return _with_indices(region, func, out, Order(alias(index), entering(x), dim, largest, region.eps_for("sort")))
 
 
 def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
@@ -215,6 +216,8 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
         rows, half = in_units(_rows(own.scores, dim, True), own.eps, pairs)
         soft, watch = ranks(rows, half), watch_of(own.eps)
         if watch is not None:
+            gaps = torch.nn.functional.pad(neighbours(rows.detach()), (1, 1), value=torch.inf)
+            watch.count(torch.minimum(gaps[..., :-1], gaps[..., 1:]) < half)
             watch.arrives(soft)
         soft = soft.movedim(-1, dim)
         soft = n - 1 - soft if own.largest else soft
@@ -231,7 +234,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     if not _decides(region, func, "topk", x, dim) or k == 0:
         return out
-    eps, scores, then = region.eps_for("topk"), kept(x), alias(out.indices)
+    eps, scores, then = region.eps_for("topk"), entering(x), alias(out.indices)
     distances = (lambda z: from_last(z, k)) if k < x.shape[dim] else pairs
 
     def weigh() -> tuple[Tensor, Tensor]:
@@ -269,7 +272,7 @@ def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if not _decides(region, func, op, x, dim):
         return out
-    eps, scores, then = region.eps_for(op), kept(x), alias(out.indices)
+    eps, scores, then = region.eps_for(op), entering(x), alias(out.indices)
 
     def weigh() -> tuple[Tensor, Tensor]:
         at = place.expand(scores.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
@@ -317,7 +320,7 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         )  # fmt: skip
         return out
     index, then = x.detach().reshape(-1).argsort(), alias(out[1])
-    found = inverse(Order(index, kept(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+    found = inverse(Order(index, entering(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
 
     def weigh() -> tuple[Tensor, Tensor]:
         return tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))  # type: ignore[return-value]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, open_elements
+from ..._ops.openness import open_elements
+from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
 from .shadow import Shadow, Weights, Whole, carried, carry, shadow
 

@@ -233,6 +233,7 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
         if isinstance(half, float):
             low, high = (0.0, 1.0) if rising > 0 else (1.0, 0.0)
             jump = Jump("boundary", low, high, float(op in ("ge", "le")), 0.0)
+            x = x.view_as(x)  # (who hooks `x` is not asked what is open)
             return carry(region, hard, Shadow.of(in_one_pass(x, jump, half, "hard", at), exact=x.dtype))
     flags = lazy_clone(hard)
     x = x if x is not a and x is not b else kept(x)
@@ -329,15 +330,14 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
     make = lambda: numbers.to(x.dtype)
     n = fixed.round()
-    distance = torch.where(n == 0, math.nan, fixed - n)
-    inside = (distance.abs() <= half).to(x.dtype)
-    slope = torch.where(fixed == n, 1, inside * (0.5 / half))
     watch = watch_of(eps)
-    if watch is None:
-        return follow(torch.where(slope != 0, x, 0) * slope, make)
-    watch.measure(from_one(fixed - n, n), half, 0.5)
-    found = follow(torch.where(slope != 0, watch.enters(x), 0) * slope, make)
-    watch.arrives(found)
+    if watch is not None:
+        watch.measure(from_one(fixed - n, n), half, 0.5)
+        x = watch.enters(x)
+    distance = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
+    found = follow(distance.clamp(-half, half) * torch.where(fixed == n, 1, 0.5 / half), make)
+    if watch is not None:
+        watch.arrives(found)
     return found
 
 
