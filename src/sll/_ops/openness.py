@@ -114,7 +114,7 @@ def _inputs_of_bands(value: Tensor) -> list[Any] | None:
 
 def _is_band(node: Any) -> bool:
     """A ramp is a clamp between ``-h`` and ``h``; clamps of what is decided already rarely are."""
-    kind = type(node).__name__.removeprefix("Vmapped")
+    kind = type(node).__name__.removeprefix("Vmapped").replace("Generated", "")  # (as transforms call them)
     if kind == "ClampBackward1":
         low, high = node._saved_min, node._saved_max
         return low is not None and high is not None and low == -high

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, wide
-from ..._ops.env import tracked, unwrapped
+from ..._ops.env import infinite, tracked, unwrapped
 from ..._ops.order import capped_simplex
 from ..._ops.samples import around, lead, leads, pairs
 from ..._rules.index import ASKS, REMEDIES, op_name, spellings
@@ -47,12 +46,7 @@ __all__ = [
 
 def count_infinite(region: Any, func: Callable[..., Any], operands: tuple[Any, ...], hard: Tensor, found: Any) -> None:
     """Count flips whose difference is infinite, where a number says that it may be."""
-    for x in operands:
-        if isinstance(x, Tensor) and not x.dim() and x.is_floating_point() and x.device.type == "cpu":
-            x = float(x.detach())
-        if isinstance(x, float) and not math.isfinite(x):
-            layout, values = found
-            difference = values - take(hard, layout.at)
-            count = int((~difference.isfinite()).sum())
-            region.count_infinite(op_name(func), count)
-            return
+    if any(map(infinite, operands)):
+        layout, values = found
+        difference = unwrapped(values - take(hard, layout.at))
+        region.count_infinite(op_name(func), int((~difference.isfinite()).sum()))

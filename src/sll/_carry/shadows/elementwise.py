@@ -12,14 +12,13 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, tracked
+from ..._ops.env import compiling, infinite, tracked
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
@@ -375,8 +374,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     if own is None:
         return take(a, b)
     out, value, jump = take(a, b), own.value(), a - b
-    if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
-        region.count_infinite("where", open_elements(value))
+    if eager() and (infinite(a) or infinite(b)):
+        region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(out.shape)))
     if not isinstance(jump, Tensor):
         jump = torch.tensor(jump, device=mask.device)
     jump = jump.nan_to_num(0.0, 0.0, 0.0)
