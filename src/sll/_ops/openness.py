@@ -62,7 +62,7 @@ def open_elements(value: Tensor) -> int:
 
 
 def _reached_from(edges: list[Any], value: Tensor) -> int:
-    """The effect of all inputs at once, each moved by another number: the derivative by `v` of the gradient along `v`."""
+    """The effect of all inputs at once, each moved by another number: the derivative by `v` of the gradient for `v`."""
     if not edges:
         return 0
     v = torch.ones_like(value, requires_grad=True)
