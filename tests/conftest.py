@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ def no_region_survives():
     before = state()
     yield
     assert state() == before == (0, 0, None, torch.float32, True)
+
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def perf(monkeypatch):
+    """`benchmarks/perf` can be imported, and is gone afterwards: its `programs` are not those of the tests."""
+    names = {path.stem for folder in ("perf", "evidence") for path in (BENCHMARKS / folder).glob("[!_]*.py")}
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "perf"))
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
