@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ._carry import flips, outcomes, shadows
+from ._carry import outcomes, shadows
 from ._carry.interface import Engine
 from ._mode import checkpoint
 from ._mode.decorating import decorate
@@ -31,12 +31,19 @@ __all__ = ["Report", "hard", "linearize"]
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
-ENGINES: dict[str, Engine] = {
-    "linear": outcomes.ENGINE,
-    "hard": flips.ENGINE,
-    "straight-through": shadows.ENGINE,
-}
-"""What carries the decisions of each forward mode."""
+ENGINES: dict[str, Engine] = {"linear": outcomes.ENGINE, "straight-through": shadows.ENGINE}
+"""What carries the decisions of each forward mode that is in use."""
+
+
+def engine_of(mode: str) -> Engine:
+    """Flips are imported when somebody wants them: most regions train."""
+    if mode not in ENGINES:
+        from ._carry import flips
+
+        ENGINES[mode] = flips.ENGINE
+        flips.ENGINE.always.update(OUTSIDE)
+    return ENGINES[mode]
+
 
 _MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 """Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
@@ -113,7 +120,7 @@ class linearize(Mode):
             forward = "straight-through" if auto else "linear"
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
-        self.engine = ENGINES[self.mode]
+        self.engine = engine_of(self.mode)
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
         if exclude is not None:

@@ -64,6 +64,8 @@ class Engine:
     """Functions that are handled whatever their operands are; others only if an operand carries something."""
     rules: dict[Any, Any] = {}
     """Torch function -> `Rule`."""
+    reads: Any = frozenset()
+    """Functions of which `before` need not be told."""
     before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None
     """Told of every call before it runs, where somebody waits for writes."""
 

@@ -15,7 +15,6 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import Engine
-from .._rules.widths import Policy
 from . import checkpoint
 from .threads import THREAD, Entered, innermost, release, stack
 
@@ -68,7 +67,7 @@ class Mode(TorchFunctionMode):
                         break
                 else:
                     if not _transformed():
-                        if engine.before is not None:
+                        if engine.before is not None and (kwargs or func not in engine.reads):
                             engine.before(func, args, kwargs)
                         return func(*args, **kwargs) if kwargs else func(*args)
             if func not in OUTSIDE:
@@ -137,7 +136,7 @@ class Mode(TorchFunctionMode):
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
 
-    def policies(self) -> list[Policy]:
+    def policies(self) -> list[Any]:
         """What chooses its widths."""
         return []
 

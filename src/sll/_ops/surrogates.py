@@ -128,7 +128,8 @@ _BANDS = (
 def _inputs_of_bands(value: Tensor) -> list[Any]:
     """The edges of the graph at which the floats come in on which `value` decides."""
     edges: dict[Any, Any] = {}
-    todo, seen = [value.grad_fn], set()
+    todo: list[Any] = [value.grad_fn]
+    seen: set[Any] = set()
     while todo and len(seen) < 10_000:
         node = todo.pop()
         if node is None or node in seen:

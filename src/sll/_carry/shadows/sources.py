@@ -158,7 +158,11 @@ def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Tensor:
     if torch.broadcast_shapes(x.shape, values.shape) != x.shape:  # type: ignore[no-untyped-call]
         return described(region, "heaviside", func, (x, values), {})
     half = half_at(region.eps_for("heaviside"), x, 0.0, math.inf)
-    out = ramp(x, 0.0, half, 1.0, lambda: func(x.detach(), values))
+    one = x.numel() >= LEAST and values.numel() == 1 and values.device.type == "cpu" and isinstance(half, float)
+    if one and not values.signbit():  # (-0. counts as 0. among the numbers of a jump)
+        out = in_one_pass(x, Jump("boundary", 0.0, 1.0, float(values), 0.0), half, "hard")  # type: ignore[arg-type]
+    else:
+        out = ramp(x, 0.0, half, 1.0, lambda: func(x.detach(), values))
     return carry(region, out, Whole(lambda q: 1 - q))
 
 
@@ -167,7 +171,8 @@ def _between(
 ) -> Tensor:
     """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
     half = half_at(region.eps_for(op), distance.detach(), 0.0, limit)
-    return added(func(*args), distance.clamp(-half, half) * (jump * (0.5 / half)))
+    offset = distance.clamp(-half, half)  # type: ignore[arg-type]
+    return added(func(*args), offset * (jump * (0.5 / half)))
 
 
 def _remainder(x: Any, by: Any) -> tuple[Tensor, float, float] | None:
