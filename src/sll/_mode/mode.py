@@ -83,8 +83,10 @@ class Mode(TorchFunctionMode):
             return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
-            if self.engine.before is not None and not is_compiling():
-                self.engine.before(func, args, kwargs)
+            if not is_compiling():
+                for engine in {entered.mode.engine for entered in THREAD.entered}:
+                    if engine.before is not None:  # (a region around this one may wait for writes)
+                        engine.before(func, args, kwargs)
             handle = self.dispatch if self.trace is None else self.traced
             return handle(func, args, kwargs)
         finally:

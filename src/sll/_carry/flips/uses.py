@@ -13,13 +13,15 @@ from ..._ops.dtypes import compute_dtype, wide
 from ..._ops.env import tracked, unwrapped
 from ..._ops.order import capped_simplex
 from ..._ops.samples import leads, pairs
-from ..._rules.index import ASKS, REMEDIES, op_name, spellings
+from ..._ops.views import same_numbers
+from ..._rules.index import ASKS, NAMED, REMEDIES, op_name, spellings
 from ..._rules.widths import half_width, in_units, watch_of
 from ..outcomes import sources
 from .primitives import take
 
 __all__ = [
     "ASKS",
+    "NAMED",
     "REMEDIES",
     "band_offset",
     "capped_simplex",
@@ -31,6 +33,7 @@ __all__ = [
     "leads",
     "op_name",
     "pairs",
+    "same_numbers",
     "sources",
     "spellings",
     "tracked",
