@@ -148,23 +148,22 @@ class Mode(TorchFunctionMode):
             if THREAD.made is not None:
                 THREAD.made.append(x)
             return False
+        return self.keep(x)
+
+    def keep(self, x: Tensor) -> bool:
+        """`adopt`, in eager code."""
         if not THREAD.entered:  # entered by compiled code, and left there
             return False
         THREAD.entered[-1].take(x)
         return True
-
-    def keep(self, x: Tensor) -> None:
-        """`adopt`, in eager code."""
-        if THREAD.entered:
-            THREAD.entered[-1].take(x)
 
     def on(self) -> bool:
         """Entered, in this thread."""
         return any(mode is self for mode in stack())
 
     def entered(self) -> bool:
-        """On, or handling a call just now."""
-        return self is THREAD.at_work or self.on()
+        """On, or handling a call just now: then torch hides it."""
+        return self is THREAD.at_work or self.on() or any(entered.mode is self for entered in THREAD.entered)
 
     def outermost(self) -> Mode:
         """The region or block at whose end decisions end. (torch hides a mode while it handles a call.)"""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
 from ..interface import Engine, Func
 from .entries import flips_of
 from .every import differs, ragged
@@ -15,18 +13,13 @@ from .table import RULES, dispatch
 
 __all__ = ["ENGINE"]
 
-_EAGER = (
-    'sll: compiled code does not carry the flips of forward="hard". Without fullgraph=True eager mode does this call.'
-)
-
 
 class _Flips(Engine):
     always = RULES.always
     rules: dict[Any, Any] = RULES.of
+    compiles = False
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if compiling():
-            torch._dynamo.graph_break(msg=_EAGER)
         return dispatch(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Block, Decision, Flips, Layout, carry, mark
+from ..interface import Carried
+from .entries import Block, Decision, Flips, Layout, carry, held_by, mark
 from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
@@ -23,7 +24,7 @@ MAX_CALLS = 256
 """Calls for one flip each, where they cannot be computed together."""
 
 
-class Ragged:
+class Ragged(Carried):
     """What a result is in each flip, where its shape depends on the decision: what a mask selects."""
 
     def __init__(self, flips: AllFlips, values: list[Tensor]) -> None:
@@ -32,8 +33,7 @@ class Ragged:
 
 
 def ragged(x: Any) -> Ragged | None:
-    pair = getattr(x, "_sll", None)
-    return pair[0] if pair is not None and type(pair[0]) is Ragged and pair[1] == x._version else None
+    return held_by(x, Ragged)
 
 
 def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
