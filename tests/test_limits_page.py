@@ -133,17 +133,17 @@ def test_codes_of_bits():
     found = {forward: gradient(code, at, forward) for forward in MODES}
     assert found["hard"][0][0] == pytest.approx(5)
     assert found["straight-through"] == ([0] * 8, [])
-    assert found["linear"][1] == ["__eq__"] or found["linear"][1] == ["eq"]
+    assert found["linear"][1] == ["eq"]
 
 
 def test_thresholds_from_the_row():
     at = [0.02, 0.05, 0.12]
-    found = where(lambda x: x >= x.max(), at)
-    assert found["straight-through"] == pytest.approx([5, 5, -10])
-    assert found["hard"] == found["linear"] == pytest.approx([0, 0, 0])  # one leaves, one comes
-    weighted = lambda shift: lambda x: (x >= x.max() - shift) * torch.arange(3.0)
-    exact, shifted = where(weighted(0), at), where(weighted(1e-9), at)
-    assert shifted["hard"] != pytest.approx(exact["hard"]) and shifted["linear"] != pytest.approx(exact["linear"])
+    whose = torch.tensor([0.0, 1.0, 2.0])
+    exact = where(lambda x: (x >= x.max()) * whose, at)
+    assert exact["hard"] == exact["linear"] == pytest.approx([0, -5, 5])
+    shifted = where(lambda x: (x >= x.max() - 1e-9) * whose, at)
+    for found in (exact["straight-through"], *shifted.values()):  # the second comes, and the third does not leave
+        assert found == pytest.approx([0, 5, -5])
 
 
 @pytest.mark.parametrize("program", [
@@ -162,7 +162,7 @@ def test_selections_and_positions_of_masks(program):
     lambda m: m @ torch.ones(2, dtype=m.dtype) > 1.5, lambda m: m.cumsum(0)[1] > 1.5, lambda m: m.norm() > 1.2,
 ])  # fmt: skip
 def test_floats_meet_in_most_functions(meet):
-    found = where(lambda x: meet((x > 0).double()), [0.02, 0.5])
+    found = where(lambda x: meet((x > 0).double()), [0.01, 0.5])
     assert not any(found["hard"]) and not any(found["straight-through"]) and any(found["linear"])
 
 
@@ -194,7 +194,7 @@ def test_a_cap_on_flips_is_a_row_of_the_report():
 def test_too_many_elements_in_all_flips_are_reported():
     at = torch.linspace(0.45, 0.55, 100).tolist()
     lookup = lambda x: torch.arange(4e5)[torch.round(x).long()] + 0 * x
-    assert gradient(lookup, at, "hard")[1] == ["getitem"] or gradient(lookup, at, "hard")[1] == ["__getitem__"]
+    assert gradient(lookup, at, "hard")[1] == ["getitem"]
 
 
 def test_beyond_the_end_of_a_table():
@@ -314,8 +314,9 @@ def test_what_dynamo_does_not_show(forward):
     torch._dynamo.reset()
     pad = torch.compile(lambda x: F.pad(x > 0, (1, 1)).double().sum() + 0 * x.sum(), backend="aot_eager")
     assert gradient(pad, [-0.02, 0.5], forward) == ([0, 0], [])
+    torch._dynamo.reset()
     turned = torch.compile(lambda x: (x[None] > 0).mT.double().sum() + 0 * x.sum(), backend="aot_eager")
-    assert any(gradient(turned, [-0.02, 0.5], forward)[0]) == (forward != "linear")
+    assert any(gradient(turned, [-0.02, 0.5], forward)[0]) == (forward == "hard")  # eager mode does it
 
 
 @compiled
@@ -326,11 +327,10 @@ def test_writes_between_two_decisions():
         s.mul_(-1)
         return first & ~(s > 0)
 
-    torch._dynamo.reset()
-    found = where(torch.compile(program, backend="aot_eager"), [-0.02])
-    eager = where(program, [-0.02])
-    assert found["hard"] == eager["hard"] and found["straight-through"] == eager["straight-through"]
-    assert found["linear"] != eager["linear"]
+    for forward in MODES:
+        torch._dynamo.reset()
+        found = gradient(torch.compile(program, backend="aot_eager"), [-0.02], forward)
+        assert (found == gradient(program, [-0.02], forward)) == (forward != "linear")
 
 
 @compiled
