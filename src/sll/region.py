@@ -279,7 +279,8 @@ class linearize(Mode):
             return found[0]
         foreign = [x for engine in found if engine is not self.engine for x in carried if engine.decided(x)]
         if foreign:
-            self.lose(func.__name__, foreign, "it was decided in a region with another forward=; take one in both.")
+            why = "it was decided in a region with another forward=; take one in both."
+            self.lose(func.__name__, foreign, why, undecided=lambda: any(e.in_band(x) for e in found for x in foreign))
         return self.engine
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
