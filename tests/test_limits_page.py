@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from compatibility import row
 
 MODES = ("straight-through", "hard", "linear")
 
@@ -334,6 +335,7 @@ def test_writes_between_two_decisions():
 
 
 @compiled
+@row("torch.compile", '`forward="hard"`', "works", "with a graph break at each decision; `fullgraph=True` refuses it")
 def test_compiled_code_does_not_carry_flips():
     torch._dynamo.reset()
     program = lambda x: torch.where(x > 0, x, 2.0)
