@@ -74,11 +74,12 @@ class linearize(Mode):
             gradients; to train, start with ``"auto"``); or ``"auto"``, which finds one for each call; or a policy
             (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to one of these with a
             ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
-        forward: ``"linear"`` (values follow the ramp inside the band), ``"hard"`` (every value is the original
-            program's, bit for bit; only gradients change, to those of ``"linear"`` where at most one decision that an
-            element depends on is in its band) or ``"straight-through"`` (values
-            as with ``"hard"``; of ``where(m, a, b)`` or ``table[index]`` what the program takes gets the gradient, as
-            it does without a region, and what it leaves gets none; decisions have the same slopes). The default is
+        forward: what is shown in the band, and what gradients mean. ``"straight-through"``: values are the original
+            program's, bit for bit; gradients are local, the chain rule with the slope of each decision at the value
+            shown. ``"hard"``: the same values; the gradient of each open decision is its slope times (the result with
+            that one decision the other way - the result). ``"linear"``: values follow the ramp; gradients are the
+            derivative of one continuous function. What ``where(m, a, b)`` or ``table[index]`` takes gets the whole
+            gradient, as it does without a region; with ``"linear"`` both sides share it by weight. The default is
             ``"linear"``; where ``"auto"`` occurs in `eps`, ``"straight-through"``.
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names. ``gt`` and ``lt`` go
             together, as do ``ge`` and ``le``: where the right side is an `nn.Parameter`, Python calls the other one.
@@ -285,7 +286,8 @@ class linearize(Mode):
             return found[0]
         foreign = [x for engine in found if engine is not self.engine for x in carried if engine.decided(x)]
         if foreign:
-            self.lose(func.__name__, foreign, "it was decided in a region with another forward=; take one in both.")
+            why = "it was decided in a region with another forward=; take one in both."
+            self.lose(func.__name__, foreign, why, undecided=lambda: any(e.in_band(x) for e in found for x in foreign))
         return self.engine
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

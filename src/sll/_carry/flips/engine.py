@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..interface import Engine, Func
+from ..outcomes.sources import LISTENERS
+from .deciding import general
 from .entries import flips_of
 from .every import differs, ragged
 from .table import RULES, dispatch
@@ -40,3 +42,14 @@ class _Flips(Engine):
 
 
 ENGINE = _Flips()
+
+
+def _added(op: str, functions: Any) -> None:
+    """A source that somebody adds to those of the table."""
+    for name in functions:
+        for func in spellings(name) if isinstance(name, str) else [name]:
+            TABLE[func] = general(op)
+            ENGINE.always.add(func)
+
+
+LISTENERS.append(_added)
