@@ -17,6 +17,17 @@ from sll._rules import index, table
 torch.set_num_threads(1)  # two workers share two cores
 
 
+SLOW = {"test_compile.py", "test_compile_values.py", "test_gallery_one.py", "test_gallery_two.py", "test_distributed.py",
+        "test_evidence.py", "test_deployment.py"}  # fmt: skip
+"""Files that compile much or train: `make test` leaves them out."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def no_region_survives():
     """Every test leaves the mode stack, our own books, the default dtype and the grad mode as it found them."""
