@@ -17,8 +17,15 @@ from sll._rules import index, table
 torch.set_num_threads(1)  # two workers share two cores
 
 
-SLOW = {"test_compile.py", "test_compile_values.py", "test_gallery_one.py", "test_gallery_two.py", "test_distributed.py",
-        "test_evidence.py", "test_deployment.py"}  # fmt: skip
+SLOW = {
+    "test_compile.py",
+    "test_compile_values.py",
+    "test_deployment.py",
+    "test_distributed.py",
+    "test_evidence.py",
+    "test_gallery_one.py",
+    "test_gallery_two.py",
+}
 """Files that compile much or train: `make test` leaves them out."""
 
 

@@ -1,4 +1,4 @@
-"""The `TorchFunctionMode` that regions and hard blocks are: every torch call of the program comes by `__torch_function__`.
+"""The `TorchFunctionMode` that regions and hard blocks are: each torch call of the program comes by here.
 
 A call that decides nothing and has no operand that carries a decision is passed on at once. Every other goes to the
 `Engine` of the region's forward mode.

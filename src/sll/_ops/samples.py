@@ -41,7 +41,7 @@ def sample(x: Tensor) -> Tensor:
 
 @functools.cache
 def numpy_is_there() -> bool:
-    """NumPy is optional, as it is for torch. (Importing it takes longer than all the rest of us: not before it serves.)"""
+    """NumPy is optional, as it is for torch."""
     return importlib.util.find_spec("numpy") is not None
 
 

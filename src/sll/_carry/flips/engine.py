@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..._rules.index import spellings
 from ..interface import Engine, Func
 from ..outcomes.sources import LISTENERS
 from .deciding import general
@@ -47,9 +48,9 @@ ENGINE = _Flips()
 def _added(op: str, functions: Any) -> None:
     """A source that somebody adds to those of the table."""
     for name in functions:
-        for func in spellings(name) if isinstance(name, str) else [name]:
-            TABLE[func] = general(op)
-            ENGINE.always.add(func)
+        known = isinstance(name, str)
+        found, called = (spellings(name), name) if known else ([name], "")
+        RULES.register(general(op), found, called, in_place=known, source=True, marks=False)
 
 
 LISTENERS.append(_added)

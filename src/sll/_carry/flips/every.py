@@ -198,7 +198,7 @@ def _all_at_once(
         return None
     if writes and not all(map(same, (*given, *copies.values()), (*changed, *others))):
         return None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _one_by_one(

@@ -161,7 +161,7 @@ def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
     return carry(region, out, Beside(op, x))
 
 
-def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Tensor:
+def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
     if torch.broadcast_shapes(x.shape, values.shape) != x.shape:  # type: ignore[no-untyped-call]
         return described(region, "heaviside", func, (x, values), {})
     half = half_at(region.eps_for("heaviside"), x, 0.0, math.inf)
