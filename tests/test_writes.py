@@ -117,7 +117,7 @@ def through_a_view(x, write):
 
 
 def twice(x, write):
-    s = (x[0] > 0.4).float()
+    s = (x[0] > 0.4).to(x.dtype)  # (what is written in float32 is rounded, and so is what a flip changes in it)
     u, w = x[1] + s, x[2] - s
     s = s.mul_(2) if write else s * 2
     z = u + s

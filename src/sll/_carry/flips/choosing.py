@@ -15,7 +15,7 @@ from .entries import Block, Decision, Layout, carry, flips_of
 from .every import flip_by_flip
 from .identity import again, batched, held
 from .mapped import Func, elementwise
-from .moving import found_in
+from .moving import found_in, mark_found
 from .primitives import slope, take
 from .uses import (
     capped_simplex,
@@ -341,12 +341,14 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     names = ("input", "boundaries") if by_value else ("sorted_sequence", "input")
     named = dict(zip(names, args), **kwargs)
     x, table = named.pop("input", named.pop("self", None)), named[names[1] if by_value else names[0]]
+    if (sorter := named.get("sorter")) is not None:
+        table = _in_order(region, op, table, sorter)
     followed = tracked(x) or tracked(table)
-    if not followed or not region.linearizes(op) or named.get("sorter") is not None or not table.numel():
+    if not followed or not region.linearizes(op) or not table.numel():
         return flip_by_flip(region, func, args, kwargs)
     hard = func(*args, **kwargs)
     known = found_in(table)
-    if known is not None and known.source is x and table.shape == x.shape and known.dim in (None, x.dim() - 1):
+    if known is not None and known.found_among(x) and table.shape == x.shape and known.dim in (None, x.dim() - 1):
         z, numbers = scores(x, -1, False)  # among its own values: a rank
         places = z.argsort(dim=-1, descending=True, stable=True)
         rank = torch.arange(z.shape[-1], device=x.device).expand(z.shape) + (hard.reshape(z.shape).amin(-1, True) > 0)
@@ -386,6 +388,21 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     return carry(region, hard, Layout((Block(Decision(arrives(width, weight)), None, at, True),)), value.to(hard.dtype))
 
 
+def _in_order(region: Any, op: str, table: Tensor, sorter: Tensor) -> Tensor:
+    """What `sorter` sorts. Of `table`'s own order it is known; what flips with another one is not followed."""
+    found = flips_of(sorter)
+    ordered = table.gather(-1, sorter.detach())
+    if found is None:
+        return ordered
+    places = sorter.detach().reshape(-1, sorter.shape[-1])
+    own = reorderings(region, op, table, scores(table, -1, False), places, False).decision
+    if any(block.decision is not own for block in found.layout.blocks):
+        region.lose("searchsorted", [sorter], "the sorter is not the order of what it sorts.")
+        return ordered
+    mark_found(region, ordered, table, sorter.detach(), table.dim() - 1)
+    return ordered
+
+
 def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``histc``: which bin an element is in is decided at the edges."""
     named = dict(zip(("bins", "min", "max"), args[1:]), **kwargs)
@@ -395,10 +412,16 @@ def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
     if low == high:
         low, high = (float(t) for t in x.detach().aminmax())
-    edges = torch.linspace(low, high, bins + 1, dtype=x.dtype, device=x.device)
-    index = passed(region, torch.bucketize, (x.reshape(-1), edges), {"right": True}, "histc")
-    last = region.call(torch.eq, x.reshape(-1).detach(), high)
+    edges = torch.linspace(low, high, bins + 1, dtype=compute_dtype(x.dtype), device=x.device)
+    flat = x.reshape(-1).to(edges.dtype)
+    index = passed(region, torch.bucketize, (flat, edges), {"right": True}, "histc")
+    last = region.call(torch.eq, flat.detach(), high)
     index = region.call(torch.where, last, bins, index)
     found = region.call(torch.eq, region.call(torch.unsqueeze, index, -1), torch.arange(1, bins + 1, device=x.device))
-    counts = flips_of(region.call(torch.sum, found, 0))
-    return hard if counts is None else carry(region, hard.detach(), counts.layout, counts.values.to(hard.dtype))
+    own = region.call(torch.sum, found, 0)
+    counts = flips_of(own)
+    if counts is None:
+        return hard
+    change = counts.values - take(own, counts.layout.at)  # (`histc` may round an element into another bin)
+    shown = take(hard, counts.layout.at)
+    return carry(region, hard.detach(), counts.layout, shown + change.to(hard.dtype))

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
+from ..._rules.index import spellings
 from ..interface import Engine, Func
+from ..outcomes.sources import LISTENERS
+from .deciding import general
 from .entries import flips_of
 from .every import differing, ragged
 from .table import RULES, dispatch
 
 __all__ = ["ENGINE"]
 
-_EAGER = (
-    'sll: compiled code does not carry the flips of forward="hard". Without fullgraph=True eager mode does this call.'
-)
-
 
 class _Flips(Engine):
     again = True
     always = RULES.always
     rules: dict[Any, Any] = RULES.of
+    compiles = False
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if compiling():
-            torch._dynamo.graph_break(msg=_EAGER)
         return dispatch(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
@@ -55,3 +51,14 @@ class _Flips(Engine):
 
 
 ENGINE = _Flips()
+
+
+def _added(op: str, functions: Any) -> None:
+    """A source that somebody adds to those of the table."""
+    for name in functions:
+        known = isinstance(name, str)
+        found, called = (spellings(name), name) if known else ([name], "")
+        RULES.register(general(op), found, called, in_place=known, source=True, marks=False)
+
+
+LISTENERS.append(_added)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Block, Decision, Flips, Layout, carry, flips_of, mark
+from ..interface import Carried
+from .entries import Block, Decision, Flips, Layout, carry, flips_of, held_by, mark
 from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
 from .primitives import take
-from .uses import REMEDIES, op_name, unwrapped
+from .uses import NAMED, REMEDIES, op_name, unwrapped
 
 __all__ = ["Ragged", "count", "differing", "flip_by_flip", "ragged"]
 
@@ -23,7 +24,7 @@ MAX_CALLS = 256
 """Calls for one flip each, where they cannot be computed together."""
 
 
-class Ragged:
+class Ragged(Carried):
     """What a result is in each flip, where its shape depends on the decision: what a mask selects."""
 
     def __init__(self, flips: AllFlips, values: list[Tensor]) -> None:
@@ -32,26 +33,33 @@ class Ragged:
 
 
 def ragged(x: Any) -> Ragged | None:
-    pair = getattr(x, "_sll", None)
-    return pair[0] if pair is not None and type(pair[0]) is Ragged and pair[1] == x._version else None
+    return held_by(x, Ragged)
 
 
 def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Any function: it runs again in each flip. If only floats carry any, they meet in it."""
     found = carriers(args, kwargs)
     loose = {id(x): r for x in leaves((args, kwargs)) if (r := ragged(x)) is not None}
+    name, writes = op_name(func), _may_write(func)
     if not loose and all(x.is_floating_point() for x, _ in found):
-        return func(*args, **kwargs)
-    name, flips = op_name(func), AllFlips(found, list(loose.values()))
-    writes = name[-1:] == "_" and name[-2:] != "__"
-    again, fails = (None, 0) if writes else _in_flips(func, args, kwargs, found, loose, flips)
+        return _watched(region, func, args, kwargs, found) if writes else func(*args, **kwargs)
+    flips = AllFlips(found, list(loose.values()))
+    declared = name[-1:] == "_" and name[-2:] != "__"
+    again, fails = (None, 0) if declared else _in_flips(func, args, kwargs, found, loose, flips, writes)
     if again is None:
         region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _TOO_MANY))
         return func(*args, **kwargs)
     if fails:
         region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _FAILS))
-    out = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
+    if writes:
+        floats = [pair for pair in found if pair[0].is_floating_point()]
+        out = _watched(region, func, args, kwargs, floats)
+    else:
+        out = func(*replaced(args, plain_of), **replaced(kwargs, plain_of))
     parts = list(leaves(out))
+    for (x, _), values in zip(found, again[len(parts) :]):  # they may have been written to
+        if not x.is_floating_point():
+            carry(region, x, *_entries(region, name, x, values, flips, False))
     if not parts:
         region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _NO_TENSOR))
         return out
@@ -60,11 +68,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
         if isinstance(values, list):
             mark(region, part, Ragged(flips, values))
             continue
-        hard = part.detach().reshape(1, -1)
-        other = (values != hard) & ~((values != values) & (hard != hard))
-        other = torch.ones(other.shape, dtype=torch.bool, device=other.device) if batched(other) else other
-        flip, at = other.nonzero(as_tuple=True)
-        carried = carry(region, part, flips.layout(flip, at), values[flip, at])
+        carried = carry(region, part, *_entries(region, name, part, values, flips, bool(loose)))
         if carried is not part:
             out = replaced(out, lambda x: carried if x is part else x)  # noqa: B023
     return out
@@ -84,6 +88,45 @@ def count(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 _COUNTED = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
+
+
+def _entries(
+    region: Any, name: str, part: Tensor, values: Tensor, flips: AllFlips, reduced: bool
+) -> tuple[Layout, Tensor]:
+    """The entries of a result, of which all flips are known. What a selection is reduced to has no infinite ones."""
+    hard = part.detach().reshape(1, -1)
+    other = (values != hard) & ~((values != values) & (hard != hard))
+    other = torch.ones(other.shape, dtype=torch.bool, device=other.device) if batched(other) else other
+    if reduced and part.is_floating_point():
+        infinite = other & ~values.isfinite() & hard.isfinite()
+        region.count_infinite(name, int(infinite.sum()))
+        other = other & ~infinite
+    flip, at = other.nonzero(as_tuple=True)
+    return flips.layout(flip, at), values[flip, at]
+
+
+def _may_write(func: Func) -> bool:
+    """Whether a function may write to its operands without saying so: one that is not torch's, or known for it."""
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return True
+    module = getattr(func, "__module__", None) or "torch"
+    return func.__name__ in NAMED["writes"] or module.partition(".")[0] != "torch"
+
+
+def _watched(region: Any, func: Func, args: Any, kwargs: Any, found: list[tuple[Tensor, Flips]]) -> Any:
+    """A call that may write to floats that carry flips."""
+    before = [(x, flips, x.detach().clone()) for x, flips in found]
+    out = func(*args, **kwargs)
+    written = [(copy, flips) for x, flips, copy in before if not same(copy, x)]
+    if written:
+        open_ = lambda: any(differing(x, flips) for x, flips in written)
+        region.lose(op_name(func), [], "it writes to what it is given. Clone that first.", undecided=open_)
+    return out
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether the numbers are the same, NaN included."""
+    return bool(unwrapped((a == b) | ((a != a) & (b != b))).all())
 
 
 class AllFlips:
@@ -129,10 +172,10 @@ class AllFlips:
 
 
 def _in_flips(
-    func: Func, args: Any, kwargs: Any, found: Any, loose: dict[int, Ragged], flips: AllFlips
+    func: Func, args: Any, kwargs: Any, found: Any, loose: dict[int, Ragged], flips: AllFlips, writes: bool
 ) -> tuple[list[Any] | None, int]:
-    """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many. And
-    in how many flips the call fails.
+    """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many. If
+    the function `writes`, then the operands that carry flips after it, too. And in how many flips the call fails.
     """
     most = max(x.numel() for x in leaves((args, kwargs)))
     if flips.size * most > MAX_ELEMENTS:
@@ -142,33 +185,59 @@ def _in_flips(
         rows = x.detach().reshape(1, -1).repeat(flips.size, 1)
         rows = rows.index_put((flips.numbers(carried.layout), carried.layout.at), carried.values.to(x.dtype))
         changed[id(x)] = rows.reshape(flips.size, *x.shape)
-    order = list(changed)
 
     def call(given: Any, also: dict[int, Tensor]) -> tuple[Tensor, ...]:
-        by = dict(zip(order, given)) | also
-        put: Callable[[Tensor], Tensor] = lambda x: by.get(id(x), x.detach())
-        return tuple(leaves(func(*replaced(args, put), **replaced(kwargs, put))))
+        by = dict(zip(changed, given)) | also
+        as_it_is: Callable[[Tensor], Tensor] = lambda x: x.detach().clone() if writes else x.detach()
+        put: Callable[[Tensor], Tensor] = lambda x: by[id(x)] if id(x) in by else as_it_is(x)
+        parts = tuple(leaves(func(*replaced(args, put), **replaced(kwargs, put))))
+        return (*parts, *given) if writes else parts
 
     with torch.no_grad():
         if not flips.size:
-            return [part.reshape(1, -1)[:0] for part in call((), {})], 0
-        try:
-            if not loose:
-                return [x.reshape(flips.size, -1) for x in torch.vmap(lambda *x: call(x, {}))(*changed.values())], 0
-        except (RuntimeError, ValueError):
-            pass
+            return [part.reshape(1, -1)[:0] for part in call([x.detach().clone() for x, _ in found], {})], 0
+        others = [x for x in leaves((args, kwargs)) if id(x) not in changed] if writes else []
+        together = None if loose else _all_at_once(call, list(changed.values()), others, writes)
+        if together is not None:
+            return [x.reshape(flips.size, -1) for x in together], 0
         if flips.size > MAX_CALLS:
             return None, 0
-        numbers = {key: flips.number(r.flips) for key, r in loose.items()}
-        rows, fails, hard = [], 0, call((), {})
-        for i in range(flips.size):
-            also = {key: loose[key].values[number[i]] for key, number in numbers.items() if i in number}
-            try:
-                row = call([x[i] for x in changed.values()], also)
-            except (RuntimeError, IndexError):  # the program would have failed there
-                row = ()
-            fails += len(row) != len(hard)
-            rows.append(row if len(row) == len(hard) else hard)
+        return _one_by_one(call, [x for x, _ in found], list(changed.values()), loose, flips)
+
+
+def _all_at_once(
+    call: Callable[..., tuple[Tensor, ...]], changed: list[Tensor], others: list[Tensor], writes: bool
+) -> tuple[Tensor, ...] | None:
+    """By `torch.vmap`, if it can, and nothing was written to."""
+    copies = {id(x): x.detach().clone() for x in others}
+    given = [x.clone() for x in changed] if writes else changed
+    try:
+        found = torch.vmap(lambda *x: call(x, copies))(*given)
+    except (RuntimeError, ValueError):
+        return None
+    if writes and not all(map(same, (*given, *copies.values()), (*changed, *others))):
+        return None
+    return found
+
+
+def _one_by_one(
+    call: Callable[..., tuple[Tensor, ...]],
+    operands: list[Tensor],
+    changed: list[Tensor],
+    loose: dict[int, Ragged],
+    flips: AllFlips,
+) -> tuple[list[Any], int]:
+    numbers = {key: flips.number(r.flips) for key, r in loose.items()}
+    hard = call([x.detach().clone() for x in operands], {})
+    rows, fails = [], 0
+    for i in range(flips.size):
+        also = {key: loose[key].values[number[i]].clone() for key, number in numbers.items() if i in number}
+        try:
+            row = call([x[i].clone() for x in changed], also)
+        except (RuntimeError, IndexError, ValueError):  # the program would have failed there
+            row = ()
+        fails += len(row) != len(hard)
+        rows.append(row if len(row) == len(hard) else hard)
     return [_together(part, [row[i] for row in rows]) for i, part in enumerate(hard)], fails
 
 

@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Block, Flips, Layout, carry, flips_of, join, mark, spread
+from ..interface import Carried
+from .entries import Block, Flips, Layout, carry, flips_of, held_by, join, mark, spread
 from .mapped import Func, plain_of
 from .primitives import take
-from .uses import op_name
+from .uses import op_name, same_numbers
 
-__all__ = ["Found", "carriers", "found_in", "leaves", "move", "reduce_sum", "replaced"]
+__all__ = ["Found", "carriers", "found_in", "leaves", "mark_found", "move", "reduce_sum", "replaced"]
 
 
 _FIRST = 2**40
 """The number of the first element: what fills is none."""
 
 
-class Found:
+class Found(Carried):
     """Which element of a tensor each value is, by flat position, and along which dimension it was looked for."""
 
     def __init__(self, source: Tensor, of: Tensor, dim: int | None) -> None:
@@ -29,10 +30,23 @@ class Found:
         self.of = of
         self.dim = None if source.dim() == 1 else dim
 
+    def found_among(self, x: Any) -> bool:
+        """Whether `x` is the source, or another view of the same numbers."""
+        if not isinstance(x, Tensor) or x._version != self.version or self.source._version != self.version:
+            return False
+        return same_numbers(x, self.source, self.dim is None)
+
 
 def found_in(x: Any) -> Found | None:
-    pair = getattr(x, "_sll", None)
-    return pair[0] if pair is not None and type(pair[0]) is Found and pair[1] == x._version else None
+    return held_by(x, Found)
+
+
+def mark_found(region: Any, values: Tensor, x: Tensor, indices: Tensor, dim: int) -> None:
+    """`values` are those of `x` at `indices`; a reduced dimension may be gone."""
+    numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
+    gone = indices.dim() < x.dim()
+    of = numbers.gather(dim, indices.unsqueeze(dim) if gone else indices)
+    mark(region, values, Found(x, of.squeeze(dim) if gone else of, dim % x.dim()))
 
 
 def _where_found(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:

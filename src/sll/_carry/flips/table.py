@@ -17,8 +17,8 @@ from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
 from .every import count, flip_by_flip, ragged
 from .mapped import Func, elementwise
-from .moving import carriers, found_in, leaves, move, reduce_sum
-from .sorted_values import compared, extreme, mark_found, mark_median
+from .moving import carriers, found_in, leaves, mark_found, move, reduce_sum
+from .sorted_values import compared, extreme, mark_median
 from .uses import ASKS, COUNTS, tracked
 from .writing import WRITES, copy, setitem
 

@@ -12,7 +12,8 @@ from ..._ops.dtypes import compute_dtype, wide
 from ..._ops.env import infinite, tracked, unwrapped
 from ..._ops.order import capped_simplex
 from ..._ops.samples import around, lead, leads, pairs
-from ..._rules.index import ASKS, REMEDIES, op_name, spellings
+from ..._ops.views import same_numbers
+from ..._rules.index import ASKS, NAMED, REMEDIES, op_name, spellings
 from ..._rules.widths import half_width, in_units, watch_of
 from ..outcomes import sources
 from ..outcomes.boundaries import from_one
@@ -22,6 +23,7 @@ from .primitives import take
 __all__ = [
     "ASKS",
     "COUNTS",
+    "NAMED",
     "REMEDIES",
     "around",
     "capped_simplex",
@@ -35,6 +37,7 @@ __all__ = [
     "leads",
     "op_name",
     "pairs",
+    "same_numbers",
     "sources",
     "spellings",
     "tracked",
