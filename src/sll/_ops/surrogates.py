@@ -79,7 +79,8 @@ def ramp(
         distance = at(x)
     else:
         distance = x - at if at else x if own else x.clone()
-    slope, shown = height * 0.5 / half, distance.clamp(-half, half)
+    slope = height * 0.5 / half
+    shown: Tensor = distance.clamp(-half, half)
     if isinstance(slope, Tensor) or slope != 1:
         shown = shown * slope
     value = make()

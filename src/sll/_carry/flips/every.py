@@ -254,4 +254,4 @@ def _carried(args: Any, kwargs: Any) -> list[Tensor]:
 def differing(x: Tensor, flips: Flips) -> int:
     """How many elements of `x` are something else in some flip."""
     other, at = unwrapped(flips.values != take(x, flips.layout.at)), unwrapped(flips.layout.at)
-    return int(at[other].unique().numel()) if other.shape == at.shape else int(other.sum())
+    return int(torch.bincount(at[other]).count_nonzero()) if other.shape == at.shape else int(other.sum())

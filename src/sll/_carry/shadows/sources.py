@@ -349,7 +349,8 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         watch.measure(from_one(fixed - n, n), half, 0.5)
         x = watch.enters(x)
     distance = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
-    found = follow(distance.clamp(-half, half) * torch.where(fixed == n, 1, 0.5 / half), make)
+    inside: Tensor = distance.clamp(-half, half)  # type: ignore[arg-type]
+    found = follow(inside * torch.where(fixed == n, 1, 0.5 / half), make)
     if watch is not None:
         watch.arrives(found)
     return found
