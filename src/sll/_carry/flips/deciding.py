@@ -191,15 +191,16 @@ _NO_DERIVATIVE = ("heaviside", "floor_divide")
 _DIVIDE = ("remainder", "fmod")
 
 
-def general(op: str) -> Callable[..., Any]:
-    """A source of which only the description is known: its derivative says what is open."""
-    step = getattr(sources, op)
+def general(op: str, derivative: bool = True) -> Callable[..., Any]:
+    """A source of which only the description is known: its derivative says what is open. `derivative`: the function has
+    one of its own, too.
+    """
+    step, without = sources.STEPS[op], not derivative or op in _NO_DERIVATIVE
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plain = [plain_of(x) for x in args]
         if op in _DIVIDE and len(plain) > 1 and tracked(plain[1]):  # by zero: NaN, and no gradient
             plain[1] = torch.where(plain[1] == 0, plain[1].detach(), plain[1])
-        without = op in _NO_DERIVATIVE
         hard = func(*([x.detach() if isinstance(x, Tensor) else x for x in plain] if without else plain), **kwargs)
         before = mapped(func, args, kwargs, hard.shape, hard.dtype)
         described = None

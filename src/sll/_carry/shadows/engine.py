@@ -66,10 +66,7 @@ _ALL.fill(RULE_OF)
 
 def _added(op: str, functions: Any) -> None:
     """A source that somebody adds to those of the table."""
-    for name in functions:
-        known = isinstance(name, str)
-        found, called = (spellings(name), name) if known else ([name], "")
-        _ALL.register(sources.decide(op), found, called, in_place=known, source=True, marks=False)
+    _ALL.add(sources.decide(op), functions)
 
 
 LISTENERS.append(_added)
