@@ -94,7 +94,9 @@ def _watched(region: Any, func: Func, args: Any, kwargs: Any, found: list[tuple[
     before = [(x.detach().clone(), flips) for x, flips in found]
     out, written = called(func, args, kwargs, [x for x, _ in found])
     if any(written):
-        lost(region, func, list(itertools.compress(before, written)), "it writes to what it is given. Clone that first.")
+        lost(
+            region, func, list(itertools.compress(before, written)), "it writes to what it is given. Clone that first."
+        )
     return out
 
 

@@ -15,6 +15,7 @@ from .uses import op_name
 
 __all__ = ["getitem", "lookup", "one_hot"]
 
+
 def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     table, index = args
     if isinstance(index, tuple) and len(index) == 1:
@@ -52,7 +53,9 @@ def _rows(region: Any, func: Func, args: Any, kwargs: Any, table: Tensor, index:
     if found is None or flips_of(table) is not None or not table.dim() or not table.shape[0]:
         return flip_by_flip(region, func, args, kwargs)
     hard = func(*args, **kwargs)
-    size = hard.numel() // max(index.numel(), 1)
+    if not hard.numel():
+        return hard
+    size = hard.numel() // index.numel()
     if found.layout.size * size > MAX_ELEMENTS:
         return flip_by_flip(region, func, args, kwargs)
     many = table.shape[0]

@@ -160,6 +160,7 @@ for _name in names_of("reflected"):
     for _func in spellings(_name):
         RULES.put(_func, reflected(row_of(_name).op), True)
 
+
 def _added(op: str, functions: Any) -> None:
     """A source that somebody adds to those of the table."""
     RULES.add(general(op, derivative=False), functions)

@@ -17,13 +17,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.ramp import Jump
-from ..._ops.views import same_numbers
 from ..._ops.saving import saved_as_then, saving
+from ..._ops.views import same_numbers
 from ..interface import Region
 from .decisions import _UNKNOWN, Decision, unchanged, version_of
 from .writes_seen import Guarded
