@@ -14,14 +14,13 @@ from ..._ops.env import tracked, unwrapped
 from ..._ops.order import capped_simplex
 from ..._ops.samples import leads, pairs
 from ..._ops.views import same_numbers
-from ..._rules.index import ASKS, NAMED, REMEDIES, op_name, spellings
+from ..._rules.index import ASKS, REMEDIES, op_name, spellings
 from ..._rules.widths import half_width, in_units, watch_of
 from ..outcomes import sources
 from .primitives import take
 
 __all__ = [
     "ASKS",
-    "NAMED",
     "REMEDIES",
     "band_offset",
     "capped_simplex",

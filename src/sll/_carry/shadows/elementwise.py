@@ -22,7 +22,8 @@ from torch import Tensor
 from ..._ops.env import compiling, tracked
 from ..._ops.surrogates import alias, eager, follow, open_elements
 from ..interface import Func, Region
-from .shadow import Shadow, Weights, Whole, carried, carry, shadow
+from .quotients import QUOTIENTS, but_by_zero, not_zero
+from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, shadow
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -30,7 +31,6 @@ LINEAR = set(
 )
 """Linear in every operand (a quotient in the first)."""
 PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
-QUOTIENTS = {"true_divide", "__truediv__", "div", "divide", "__div__"}
 KEEPS_WHOLE = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ mul multiply __mul__ __rmul__ abs
     absolute __abs__ clamp clip clamp_min clamp_max minimum maximum relu relu6 hardtanh float double half bfloat16 to
@@ -96,21 +96,7 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     for y in (*args[1:], *kwargs.values()):
         if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
             return out
-    return carry(region, out, _Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
-
-
-class _Mapped(Whole):
-    """A function of whole numbers `x`."""
-
-    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor]) -> None:
-        self.whole, self.x, self.version, self.func = whole, x, x._version, func
-
-    def other(self, q: Tensor) -> Tensor | None:
-        if self.x._version != self.version:
-            return None
-        beyond = self.whole.other(self.x.detach())
-        with torch.no_grad():
-            return None if beyond is None else self.func(beyond)
+    return carry(region, out, Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
@@ -129,7 +115,10 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
 
 
 def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None or args[0] is args[-1] and func.__name__ in PRODUCTS:
+    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None:
+        args = but_by_zero(args[0], args[1]), args[1]
+        return by_difference(region, func, args, {}, func(*args))
+    if args[0] is args[-1] and func.__name__ in PRODUCTS:
         return by_difference(region, func, args, {}, func(*args))
     floats = func.__name__ in QUOTIENTS or any(
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
@@ -252,7 +241,10 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     if out.is_floating_point():
         unknown = {key for key, part in parts.items() if part is None}
         if unknown:  # the derivative of the function of floats
-            out = func(*_as_floats(args, unknown), **kwargs)
+            floats = _as_floats(args, unknown)
+            if func.__name__ in QUOTIENTS and id(args[1]) in unknown:
+                floats[1] = but_by_zero(floats[1], args[1])
+            out = func(*floats, **kwargs)
         return added(out, soft) if isinstance(soft, Tensor) else out
     shape, numbers = out.shape, alias(out)
     value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
@@ -295,6 +287,7 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
         return (weights * _finite(labels.to(weights.dtype))).sum(-1)
 
     def at(y: Tensor) -> Tensor:
+        y = not_zero(func, y, x) if x is args[-1] else y
         with torch.no_grad():
             swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
             return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
