@@ -282,8 +282,10 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         return carry(region, hard, Shadow.of(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump: Any = above - below
-    # (The height of a known step is better known than its sides: 7e7 - 1 is 7e7.)
-    jump = STEPPING[op][2].height if op in STEPPING else torch.where(jump.isfinite(), jump, 0)
+    jump = torch.where(jump.isfinite(), jump, 0)
+    if op in STEPPING and len(args) == 1 and not kwargs and below.is_floating_point():
+        # (7e7 - 1 is 7e7, so the difference of the sides is 0: the step is not.)
+        jump = torch.where(below.abs() < 1 / torch.finfo(below.dtype).eps, jump, STEPPING[op][2].height)
     soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
