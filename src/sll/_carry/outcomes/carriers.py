@@ -228,7 +228,7 @@ def carrier(x: Any) -> Carrier | None:
             return None
     if isinstance(found, Chain):
         return found if x.is_floating_point() else found.resolve()
-    return found if isinstance(found, Carried) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
+    return found if isinstance(found, (Outcomes, Expectation, Choice, Selection)) else None
 
 
 def discrete_carrier(x: Any) -> bool:

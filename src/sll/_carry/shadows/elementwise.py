@@ -12,7 +12,6 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +20,9 @@ from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.bits import choose as choose_floats
-from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, kept, open_elements
+from ..._ops.env import compiling, infinite, tracked
+from ..._ops.openness import open_elements
+from ..._ops.surrogates import alias, eager, follow, kept
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, shadow
@@ -372,8 +372,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     if own is None:
         return take(a, b)
     out, value, jump = take(a, b), own.value(), a - b
-    if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
-        region.count_infinite("where", open_elements(value))
+    if eager() and (infinite(a) or infinite(b)):
+        region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(out.shape)))
     jump = finite(torch.as_tensor(jump, device=mask.device))
     if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
         value = value - value.detach()
