@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import as_numbers, through_bytes
+from ..._ops.apply import as_numbers
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import HALF
 from ..._ops.env import tracked
@@ -278,7 +278,6 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     hard = func(*args, **kwargs) if op in SLOPED else _detached(func, args, kwargs)
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
-        hard = through_bytes(hard)
         flags = alias(hard)
         value = hard_forward(as_numbers(flags, offset.dtype), soft.expand(hard.shape))
         return carry(region, hard, Shadow.of(value, exact=value.dtype))
