@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,24 @@ from sll._rules import index, table
 torch.set_num_threads(1)  # two workers share two cores
 
 
+SLOW = {
+    "test_compile.py",
+    "test_compile_values.py",
+    "test_deployment.py",
+    "test_distributed.py",
+    "test_evidence.py",
+    "test_gallery_one.py",
+    "test_gallery_two.py",
+}
+"""Files that compile much or train: `make test` leaves them out."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def no_region_survives():
     """Every test leaves the mode stack, our own books, the default dtype and the grad mode as it found them."""
@@ -27,6 +46,21 @@ def no_region_survives():
     before = state()
     yield
     assert state() == before == (0, 0, None, torch.float32, True)
+
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def perf(monkeypatch):
+    """`benchmarks/perf` can be imported, and is gone afterwards: its `programs` are not those of the tests."""
+    names = {path.stem for folder in ("perf", "evidence") for path in (BENCHMARKS / folder).glob("[!_]*.py")}
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "perf"))
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

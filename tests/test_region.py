@@ -419,7 +419,7 @@ def test_a_long_region_does_not_collect_dead_tensors():
         live = _THREAD.entered[-1].live
         assert sum(ref() is not None for ref in live) < 10
         assert len(live) <= 256  # what is gone is swept out: how soon depends on which addresses are used again
-        for i in range(2000):  # no address twice, whatever the allocator does
+        for _ in range(2000):  # no address twice, whatever the allocator does
             _THREAD.entered[-1].adopt([weakref.ref(x.detach())])
         assert len(_THREAD.entered[-1].live) <= 256
 

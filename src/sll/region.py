@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ._carry import flips, outcomes, shadows
+from ._carry import outcomes, shadows
 from ._carry.interface import Engine
 from ._mode import checkpoint
 from ._mode.decorating import decorate
@@ -31,12 +31,19 @@ __all__ = ["Report", "hard", "linearize"]
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
-ENGINES: dict[str, Engine] = {
-    "linear": outcomes.ENGINE,
-    "hard": flips.ENGINE,
-    "straight-through": shadows.ENGINE,
-}
-"""What carries the decisions of each forward mode."""
+ENGINES: dict[str, Engine] = {"linear": outcomes.ENGINE, "straight-through": shadows.ENGINE}
+"""What carries the decisions of each forward mode that is in use."""
+
+
+def engine_of(mode: str) -> Engine:
+    """Flips are imported when somebody wants them: most regions train."""
+    if mode not in ENGINES:
+        from ._carry import flips
+
+        ENGINES[mode] = flips.ENGINE
+        flips.ENGINE.always.update(OUTSIDE)
+    return ENGINES[mode]
+
 
 _MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 """Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
@@ -67,11 +74,12 @@ class linearize(Mode):
             gradients; to train, start with ``"auto"``); or ``"auto"``, which finds one for each call; or a policy
             (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to one of these with a
             ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
-        forward: ``"linear"`` (values follow the ramp inside the band), ``"hard"`` (every value is the original
-            program's, bit for bit; only gradients change, to those of ``"linear"`` where at most one decision that an
-            element depends on is in its band) or ``"straight-through"`` (values
-            as with ``"hard"``; of ``where(m, a, b)`` or ``table[index]`` what the program takes gets the gradient, as
-            it does without a region, and what it leaves gets none; decisions have the same slopes). The default is
+        forward: what is shown in the band, and what gradients mean. ``"straight-through"``: values are the original
+            program's, bit for bit; gradients are local, the chain rule with the slope of each decision at the value
+            shown. ``"hard"``: the same values; the gradient of each open decision is its slope times (the result with
+            that one decision the other way - the result). ``"linear"``: values follow the ramp; gradients are the
+            derivative of one continuous function. What ``where(m, a, b)`` or ``table[index]`` takes gets the whole
+            gradient, as it does without a region; with ``"linear"`` both sides share it by weight. The default is
             ``"linear"``; where ``"auto"`` occurs in `eps`, ``"straight-through"``.
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names. ``gt`` and ``lt`` go
             together, as do ``ge`` and ``le``: where the right side is an `nn.Parameter`, Python calls the other one.
@@ -113,7 +121,7 @@ class linearize(Mode):
             forward = "straight-through" if auto else "linear"
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
-        self.engine = ENGINES[self.mode]
+        self.engine = engine_of(self.mode)
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
         if exclude is not None:
@@ -278,7 +286,8 @@ class linearize(Mode):
             return found[0]
         foreign = [x for engine in found if engine is not self.engine for x in carried if engine.decided(x)]
         if foreign:
-            self.lose(func.__name__, foreign, "it was decided in a region with another forward=; take one in both.")
+            why = "it was decided in a region with another forward=; take one in both."
+            self.lose(func.__name__, foreign, why, undecided=lambda: any(e.in_band(x) for e in found for x in foreign))
         return self.engine
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeAlias
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .._rules.widths import Width
 
-__all__ = ["Engine", "Func", "Region", "Rule"]
+__all__ = ["Carried", "Engine", "Func", "Region", "Rule"]
 
 Func: TypeAlias = Callable[..., Any]
 
@@ -36,6 +37,9 @@ class Region(Protocol):
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
 
+    def keep(self, x: Tensor) -> bool:
+        """`adopt`, in eager code."""
+
     def outermost(self) -> Any:
         """The region at whose end decisions end."""
 
@@ -57,6 +61,27 @@ class Region(Protocol):
 Rule: TypeAlias = Callable[[Region, Func, "tuple[Any, ...]", "dict[str, Any]"], Any]
 
 
+class Carried:
+    """What a tensor carries.
+
+    It is not saved with its tensor. The region keeps it out of pickles and copies; where it cannot (another thread),
+    what is saved is an empty dict, which any process can read and which says nothing.
+    """
+
+    __slots__ = ()
+    within: Any = None
+    """Made in a region that compiled code entered, which does not take it back: it ends with that region, or the one
+    around it, all the same.
+    """
+
+    def over(self) -> bool:
+        """Whether that region has ended."""
+        return self.within is not None and not self.within.entered()
+
+    def __reduce__(self) -> Any:
+        return OrderedDict, ()
+
+
 class Engine:
     """How the decisions of one forward mode are carried: what a region asks of `outcomes`, `flips` and `shadows`."""
 
@@ -64,6 +89,10 @@ class Engine:
     """Functions that are handled whatever their operands are; others only if an operand carries something."""
     rules: dict[Any, Any] = {}
     """Torch function -> `Rule`."""
+    reads: Any = frozenset()
+    """Functions of which `before` need not be told."""
+    compiles = True
+    """Whether Dynamo can trace its rules. If not, eager mode does what decides or carries anything."""
     before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None
     """Told of every call before it runs, where somebody waits for writes."""
 

@@ -85,7 +85,7 @@ class Again:
 def _carried(x: Any) -> Any:
     """What `x` carries, unless a write has made it stale."""
     found = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    return found if found is not None and found[1] in (x._version, -1) else None
+    return found if found is not None and found[1] in (x._version, -1, None) else None
 
 
 _AROUND: weakref.WeakKeyDictionary[Callable[[Any], Any], list[Again]] = weakref.WeakKeyDictionary()

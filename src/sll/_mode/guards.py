@@ -11,7 +11,7 @@ from torch import Tensor
 from .._carry.interface import Engine, Func
 from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from .._ops.callsite import call_site
-from .._ops.env import unwrapped
+from .._ops.env import tracked, unwrapped
 from .._rules.index import op_name
 from . import checkpoint
 from .threads import THREAD
@@ -48,7 +48,11 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
                 torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {name}. {EAGER}")
     if not torch.is_grad_enabled():
         return
-    carries = _may_carry(args)
+    carries = _may_carry(args) or bool(kwargs and _may_carry(kwargs.values()))
+    if not region.engine.compiles and (carries or _may_decide(func, args, kwargs)):
+        if checkpoint.around_compilation():
+            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
+        torch._dynamo.graph_break(msg=f'sll: compiled code does not carry the flips of forward="hard". {EAGER}')
     if carries or name in DECIDES_BY_NAME:
         if checkpoint.around_compilation():
             torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
@@ -58,10 +62,26 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
             torch._dynamo.graph_break(
                 msg=f"sll: compiled code does not take a region into torch.func transforms. {EAGER}"
             )
-    if (carries or (kwargs and _may_carry(kwargs.values()))) and any(
-        map(region.engine.selected, tensors(args, kwargs))
-    ):
+    if carries and any(map(region.engine.selected, tensors(args, kwargs))):
         region.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
+
+
+_REMEMBERED = {"amax", "amin", "__rfloordiv__", "__rmod__"}
+"""They decide nothing in the graph, but what eager mode makes of their results may be a decision."""
+_CASTS = {"to", "type", "type_as"}
+_QUOTIENTS = {"div", "div_", "divide", "divide_"}
+
+
+def _may_decide(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function that decides is called with a float that autograd follows."""
+    name = func.__name__
+    if name not in DECIDES_BY_NAME and name not in _REMEMBERED:
+        return False
+    if not any(map(tracked, tensors(args, kwargs))):
+        return False
+    if name in _QUOTIENTS:
+        return kwargs.get("rounding_mode") is not None
+    return name not in _CASTS or decides(func, func(*args, **kwargs))
 
 
 def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -> None:

@@ -1,4 +1,4 @@
-"""The `TorchFunctionMode` that regions and hard blocks are: every torch call of the program comes by `__torch_function__`.
+"""The `TorchFunctionMode` that regions and hard blocks are: each torch call of the program comes by here.
 
 A call that decides nothing and has no operand that carries a decision is passed on at once. Every other goes to the
 `Engine` of the region's forward mode.
@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import Engine
 from .._rules.index import ASKS, op_name
-from .._rules.widths import Policy
 from . import checkpoint
 from .threads import THREAD, Entered, innermost, release, stack
 
@@ -68,7 +67,7 @@ class Mode(TorchFunctionMode):
                 elif isinstance(x, (tuple, list, slice)) and _holds(x):
                     known = [*(known or ()), *_held(x)]
             if known is None and func not in engine.always and not _transformed():
-                if engine.before is not None:
+                if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
             if func not in OUTSIDE:
@@ -165,7 +164,7 @@ class Mode(TorchFunctionMode):
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
 
-    def policies(self) -> list[Policy]:
+    def policies(self) -> list[Any]:
         """What chooses its widths."""
         return []
 
@@ -175,23 +174,22 @@ class Mode(TorchFunctionMode):
             if THREAD.made is not None:
                 THREAD.made.append(x)
             return False
+        return self.keep(x)
+
+    def keep(self, x: Tensor) -> bool:
+        """`adopt`, in eager code."""
         if not THREAD.entered:  # entered by compiled code, and left there
             return False
         THREAD.entered[-1].take(x)
         return True
-
-    def keep(self, x: Tensor) -> None:
-        """`adopt`, in eager code."""
-        if THREAD.entered:
-            THREAD.entered[-1].take(x)
 
     def on(self) -> bool:
         """Entered, in this thread."""
         return any(mode is self for mode in stack())
 
     def entered(self) -> bool:
-        """On, or handling a call just now."""
-        return self is THREAD.at_work or self.on()
+        """On, or handling a call just now: then torch hides it."""
+        return self is THREAD.at_work or self.on() or any(entered.mode is self for entered in THREAD.entered)
 
     def outermost(self) -> Mode:
         """The region or block at whose end decisions end. (torch hides a mode while it handles a call.)"""

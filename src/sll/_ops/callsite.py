@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from types import CodeType, FrameType
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -51,13 +51,13 @@ def is_internal(file: str) -> bool:
     return file.startswith((_OURS, _TORCH)) and file != _DEMO
 
 
-class _Internal(dict[CodeType, bool]):
-    """Whether code is a part of ours or of torch, asked once."""
+class _Internal(dict[str, bool]):
+    """Whether a file is a part of ours or of torch, asked once. (Code that Dynamo writes cannot be hashed.)"""
 
-    def __missing__(self, code: CodeType) -> bool:
+    def __missing__(self, file: str) -> bool:
         if len(self) > 10_000:
             self.clear()
-        self[code] = found = is_internal(code.co_filename)
+        self[file] = found = is_internal(file)
         return found
 
 
@@ -73,7 +73,7 @@ def call_site(op: str) -> CallSite:
 def frame() -> FrameType:
     """The innermost that is neither ours nor torch's."""
     at = sys._getframe(1)
-    while at.f_back is not None and _INTERNAL[at.f_code]:
+    while at.f_back is not None and _INTERNAL[at.f_code.co_filename]:
         at = at.f_back
     return at
 

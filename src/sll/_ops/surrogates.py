@@ -79,7 +79,8 @@ def ramp(
         distance = at(x)
     else:
         distance = x - at if at else x if own else x.clone()
-    slope, shown = height * 0.5 / half, distance.clamp(-half, half)
+    slope = height * 0.5 / half
+    shown: Tensor = distance.clamp(-half, half)
     if isinstance(slope, Tensor) or slope != 1:
         shown = shown * slope
     value = make()
@@ -128,7 +129,8 @@ _BANDS = (
 def _inputs_of_bands(value: Tensor) -> list[Any]:
     """The edges of the graph at which the floats come in on which `value` decides."""
     edges: dict[Any, Any] = {}
-    todo, seen = [value.grad_fn], set()
+    todo: list[Any] = [value.grad_fn]
+    seen: set[Any] = set()
     while todo and len(seen) < 10_000:
         node = todo.pop()
         if node is None or node in seen:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
+from ..._rules.table import ROWS
 from ..interface import Engine, Func
+from ..outcomes.sources import LISTENERS
+from .deciding import general
 from .entries import flips_of
 from .every import differs, ragged
-from .table import RULES, dispatch
+from .table import RULE_OF, RULES, dispatch
 
 __all__ = ["ENGINE"]
-
-_EAGER = (
-    'sll: compiled code does not carry the flips of forward="hard". Without fullgraph=True eager mode does this call.'
-)
 
 
 class _Flips(Engine):
     always = RULES.always
     rules: dict[Any, Any] = RULES.of
+    compiles = False
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if compiling():
-            torch._dynamo.graph_break(msg=_EAGER)
         return dispatch(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
@@ -47,3 +43,14 @@ class _Flips(Engine):
 
 
 ENGINE = _Flips()
+
+
+def _added(op: str, functions: Any) -> None:
+    """A source that somebody adds to those of the table."""
+    RULES.add(general(op), functions)
+
+
+for _row in ROWS:  # flips are imported late: somebody may have added some already
+    if _row.family == "sources" and _row.op not in RULE_OF:
+        _added(_row.op, (*_row.names.split(), *_row.functions))
+LISTENERS.append(_added)

@@ -18,11 +18,12 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..interface import Carried
 from .primitives import meet, take
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Layout",
     "carry",
     "flips_of",
+    "held_by",
     "join",
     "mark",
     "positions",
@@ -41,6 +43,7 @@ __all__ = [
     "values_on",
 ]
 
+K = TypeVar("K", bound=Carried)
 Key: TypeAlias = "tuple[Any, ...] | None"
 
 
@@ -143,23 +146,21 @@ class Layout:
         return Layout((*self.blocks, block), self)
 
 
-class Flips:
+class Flips(Carried):
     """The carrier of a result: values of the entries of a layout. `plain`: a float without the gradient of flips."""
 
-    __slots__ = ("layout", "plain", "values")
+    __slots__ = ("layout", "plain", "values", "within")
 
     def __init__(self, layout: Layout, values: Tensor, plain: Tensor | None = None) -> None:
         self.layout = layout
         self.values = values
         self.plain = plain
+        self.within = None
 
 
 def flips_of(x: Any) -> Flips | None:
     """What a tensor carries; after a write nothing."""
-    pair = getattr(x, "_sll", None)
-    if pair is None:
-        return None
-    return pair[0] if type(pair[0]) is Flips and pair[1] == x._version else None
+    return held_by(x, Flips)
 
 
 def carry(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> Tensor:
@@ -191,11 +192,21 @@ def _newest(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> tuple[
     return meet(hard, old.weight, layout.at[:cut], values[:cut]), Layout(layout.blocks[first:]), values[cut:]
 
 
-def mark(region: Any, x: Tensor, found: Any) -> Tensor:
+def mark(region: Any, x: Tensor, found: Carried) -> Tensor:
     """Let `x` carry something until the region ends."""
     x._sll = found, x._version  # type: ignore[attr-defined]
-    region.keep(x)
+    if not region.keep(x):
+        found.within = region.outermost()
     return x
+
+
+def held_by(x: Any, kind: type[K]) -> K | None:
+    """What a tensor carries, if it is of that kind; after a write, or the region, nothing."""
+    pair = getattr(x, "_sll", None)
+    if pair is None or type(pair[0]) is not kind or pair[1] != x._version:
+        return None
+    found: K = pair[0]
+    return None if found.within is not None and found.over() else found
 
 
 def positions(at: Tensor, shape: torch.Size, operand: torch.Size) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..interface import Carried
 from ..writes import called, same, writes_unsaid
-from .entries import Block, Decision, Flips, Layout, carry, mark
+from .entries import Block, Decision, Flips, Layout, carry, held_by, mark
 from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
@@ -25,7 +26,7 @@ MAX_CALLS = 256
 """Calls for one flip each, where they cannot be computed together."""
 
 
-class Ragged:
+class Ragged(Carried):
     """What a result is in each flip, where its shape depends on the decision: what a mask selects."""
 
     def __init__(self, flips: AllFlips, values: list[Tensor]) -> None:
@@ -34,8 +35,7 @@ class Ragged:
 
 
 def ragged(x: Any) -> Ragged | None:
-    pair = getattr(x, "_sll", None)
-    return pair[0] if pair is not None and type(pair[0]) is Ragged and pair[1] == x._version else None
+    return held_by(x, Ragged)
 
 
 def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -188,7 +188,7 @@ def _all_at_once(
         return None
     if writes and not all(map(same, (*given, *copies.values()), (*changed, *others))):
         return None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _one_by_one(

@@ -117,7 +117,7 @@ def _as_it_is(x: Any) -> Any:
         return x
     if found.plain is not None:
         return found.plain
-    return x if torch._C._are_functorch_transforms_active() else torch._lazy_clone(x)
+    return x if torch._C._are_functorch_transforms_active() else x.clone()
 
 
 def _met_if_wide(x: Any, args: tuple[Any, ...]) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .entries import Block, Flips, Layout, carry, flips_of, join, mark, spread
+from ..interface import Carried
+from .entries import Block, Flips, Layout, carry, flips_of, held_by, join, mark, spread
 from .mapped import Func, plain_of
 from .primitives import take
 from .uses import op_name, same_numbers
@@ -20,7 +21,7 @@ _FIRST = 2**40
 """The number of the first element: what fills is none."""
 
 
-class Found:
+class Found(Carried):
     """Which element of a tensor each value is, by flat position, and along which dimension it was looked for."""
 
     def __init__(self, source: Tensor, of: Tensor, dim: int | None) -> None:
@@ -37,8 +38,7 @@ class Found:
 
 
 def found_in(x: Any) -> Found | None:
-    pair = getattr(x, "_sll", None)
-    return pair[0] if pair is not None and type(pair[0]) is Found and pair[1] == x._version else None
+    return held_by(x, Found)
 
 
 def mark_found(region: Any, values: Tensor, x: Tensor, indices: Tensor, dim: int) -> None:

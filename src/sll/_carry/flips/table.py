@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..._rules.index import in_place_forms, names_of, row_of, spellings
 from ..._rules.table import ROWS
-from ..outcomes.sources import LISTENERS
 from ..rules import Rules
 from .choosing import best, extremum, histogram, kth, order, passed, unique
 from .deciding import cast, compare, general, steps_at_integers
@@ -159,14 +158,6 @@ RULES.fill(RULE_OF)
 for _name in names_of("reflected"):
     for _func in spellings(_name):
         RULES.put(_func, reflected(row_of(_name).op), True)
-
-
-def _added(op: str, functions: Any) -> None:
-    """A source that somebody adds to those of the table."""
-    RULES.add(general(op, derivative=False), functions)
-
-
-LISTENERS.append(_added)
 _IN_PLACE = {
     torch.Tensor.__setitem__,
     *(func for row in ROWS if row.in_place for name in row.names.split() for func in in_place_forms(name)),

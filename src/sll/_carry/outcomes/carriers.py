@@ -13,7 +13,6 @@ A result of a discrete op is a plain tensor with one private attribute, its *car
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -23,28 +22,14 @@ from ..._ops.env import compiling
 from ..._ops.ramp import Jump
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.views import same_numbers
-from ..interface import Region
+from ..interface import Carried, Region
 from .decisions import _UNKNOWN, Decision, unchanged, version_of
 from .writes_seen import Guarded
 
 __all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
 
 
-class _Unsaved:
-    """Not saved with its tensor. The region keeps it out of pickles and copies; where it cannot (another thread),
-    what is saved is an empty dict, which any process can read and which says nothing.
-    """
-
-    within: Any = None
-    """Made by compiled code, whose region does not take it back: it ends with that region, or the one around it, all
-    the same.
-    """
-
-    def __reduce__(self) -> Any:
-        return OrderedDict, ()
-
-
-class Outcomes(_Unsaved, Guarded):
+class Outcomes(Carried, Guarded):
     """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
 
     An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
@@ -72,7 +57,7 @@ class Outcomes(_Unsaved, Guarded):
         return copy
 
 
-class Expectation(_Unsaved):
+class Expectation(Carried):
     """The expected value of an integer tensor, a float tensor of the same shape.
 
     `by_ones`: it is a count, which each decision changes by one; then the integers next to the expected value are those
@@ -84,7 +69,7 @@ class Expectation(_Unsaved):
         self.by_ones = by_ones
 
 
-class Choice(_Unsaved):
+class Choice(Carried):
     """Element by element one of several values: ``values[..., m]`` with weight ``weights[..., m]``.
 
     Both broadcast to the shape of the carrying tensor with one dimension more; the weights of an element are not
@@ -111,7 +96,7 @@ class Choice(_Unsaved):
         return Choice(key, move(self.values), move(self.weights), move(self.ties))
 
 
-class Selection(_Unsaved):
+class Selection(Carried):
     """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
 
     `shown` are the weights with exact ties resolved as the hard program does, `taken` which candidates are selected,
@@ -164,7 +149,7 @@ def _same_mask(a: Outcomes | None, b: Outcomes | None) -> bool:
     return a.decision.same(b.decision) * a.polarity * b.polarity == 1
 
 
-class Sorted(_Unsaved):
+class Sorted(Carried):
     """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
 
     Which of two values of a row is larger is then known, and comparing them is no decision; comparing `source` with one
@@ -195,7 +180,7 @@ class Sorted(_Unsaved):
         return same_numbers(a, b, self.dim is None or b.dim() == 1)
 
 
-class Chain(_Unsaved):
+class Chain(Carried):
     """Outcomes of a tensor, computed when a discrete op asks for them.
 
     `step`, if known, says which step of a decision's site the tensor is: what clamps it or makes it a float again need
@@ -239,12 +224,11 @@ def carrier(x: Any) -> Carrier | None:
     if not compiling():
         if version != x._version and version != _UNKNOWN:
             return None
-        within = getattr(found, "within", None)
-        if within is not None and not within.entered():
+        if isinstance(found, Carried) and found.over():
             return None
     if isinstance(found, Chain):
         return found if x.is_floating_point() else found.resolve()
-    return found if isinstance(found, _Unsaved) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
+    return found if isinstance(found, Carried) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
 
 
 def discrete_carrier(x: Any) -> bool:

@@ -28,6 +28,8 @@ class _Outcomes(Engine):
     always = ALWAYS
     rules = RULES
 
+    reads = READS
+
     @staticmethod
     def before(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         if (kwargs or func not in READS) and may_write(func, kwargs):

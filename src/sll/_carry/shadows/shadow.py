@@ -23,7 +23,7 @@ from torch import Tensor
 from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import follow, fresh
-from ..interface import Region
+from ..interface import Carried, Region
 
 __all__ = [
     "Carrier", "Mapped", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
@@ -34,7 +34,7 @@ Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 """From a tensor to what it would be on the other side."""
 
 
-class Shadow:
+class Shadow(Carried):
     """The shadow of a bool or integer tensor.
 
     `make` computes the value, anew at each call; it must depend on nothing that the program can write to. `exact`: it
@@ -139,7 +139,7 @@ class Weights(Shadow):
         return Weights(lambda: (fit(self.weights()), labels), labels, value=value, owner=owned)
 
 
-class Whole:
+class Whole(Carried):
     """A float tensor made of whole numbers, and what it would be on the other side of the nearest boundary."""
 
     def __init__(self, other: Callable[[Tensor], Tensor | None]) -> None:
@@ -165,7 +165,7 @@ class Mapped(Whole):
             return None if beyond is None else self.func(beyond)
 
 
-class Selected:
+class Selected(Carried):
     """``x[mask]`` as long as nothing but elementwise functions followed.
 
     `candidates` computes the function for all elements of `x`, selected or not, with the dimensions of the mask
@@ -189,7 +189,9 @@ def carried(x: Any) -> Carrier | None:
     found, version = pair
     if version is not None and version != x._version:
         return None
-    return found if isinstance(found, (Shadow, Whole, Selected)) else None
+    if not isinstance(found, (Shadow, Whole, Selected)):
+        return None
+    return None if found.within is not None and not compiling() and found.over() else found
 
 
 def shadow(x: Any) -> Shadow | None:
@@ -212,7 +214,8 @@ def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
 
     x._sll = (found, None if compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
-    region.adopt(x)
+    if not region.adopt(x):
+        found.within = region.outermost()
     if isinstance(found, Selected):
         region.selects = True
     return x
