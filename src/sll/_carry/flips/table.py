@@ -12,13 +12,14 @@ from torch import Tensor
 from ..._rules.index import in_place_forms, names_of, row_of, spellings
 from ..._rules.table import ROWS
 from ..rules import Rules
-from .choosing import best, extremum, histogram, kth, order, passed, unique
+from .choosing import best, extremum, kth, order, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
 from .every import flip_by_flip, ragged
 from .lookups import getitem, lookup, one_hot
 from .mapped import Func, elementwise
 from .moving import found_in, leaves, mark_found, move, reduce_sum
+from .passing import histogram, passed
 from .sorted_values import compared, extreme, mark_median
 from .uses import ASKS, tracked
 from .writing import WRITES, copy, setitem
