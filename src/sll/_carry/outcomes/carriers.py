@@ -213,6 +213,8 @@ class Chain(Carried):
 
 
 Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
+_CARRIERS = (Outcomes, Choice, Expectation, Selection)
+"""Other engines have others."""
 
 
 def carrier(x: Any) -> Carrier | None:
@@ -228,7 +230,7 @@ def carrier(x: Any) -> Carrier | None:
             return None
     if isinstance(found, Chain):
         return found if x.is_floating_point() else found.resolve()
-    return found if isinstance(found, Carried) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
+    return found if isinstance(found, _CARRIERS) else None
 
 
 def discrete_carrier(x: Any) -> bool:
