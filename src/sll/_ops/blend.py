@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import fused
-from .apply import _is_finite, _unpacked, packed, run
+from .apply import _unpacked, is_finite, packed, run
 from .bits import pick, suits
 from .dtypes import compute_dtype
 from .env import compiling
@@ -32,7 +32,7 @@ class _Blend(torch.autograd.Function):
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
-        undecided = (offset.abs() < 0.5) & (offset != 0) & _is_finite(difference)
+        undecided = (offset.abs() < 0.5) & (offset != 0) & is_finite(difference)
         return pick(undecided, value.to(hard.dtype), hard)
 
     @staticmethod
@@ -45,7 +45,7 @@ class _Blend(torch.autograd.Function):
         offset, below, above, hard = saved
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
-        finite = _is_finite(difference)
+        finite = is_finite(difference)
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
         shown = _unpacked(packed(hard == above), g)
         share = pick(finite, offset + 0.5, pick(offset == 0, shown, offset > 0).to(offset.dtype))
@@ -108,7 +108,7 @@ class _BlendByMask(torch.autograd.Function):
         hard = pick(taken, above, below)
         jump = above - below
         undecided = offset.abs() < 0.5
-        undecided = undecided if finite else undecided & _is_finite(jump)
+        undecided = undecided if finite else undecided & is_finite(jump)
         undecided = undecided if ties else undecided & (offset != 0)
         return pick(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
 
@@ -121,7 +121,7 @@ class _BlendByMask(torch.autograd.Function):
             jump = above - below
             share = offset + 0.5
             if not ctx.finite:
-                finite = _is_finite(jump)
+                finite = is_finite(jump)
                 share, jump = torch.where(finite, share, taken.to(g.dtype)), torch.where(finite, jump, 0)
             g_offset = torch.where(jump != 0, g * jump, 0)
             g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)

@@ -6,13 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._rules.table import ROWS
 from ..interface import Engine, Func
-from ..outcomes.sources import LISTENERS
-from .deciding import general
 from .entries import flips_of
 from .every import differs, ragged
-from .table import RULE_OF, RULES, dispatch
+from .table import RULES, dispatch
 
 __all__ = ["ENGINE"]
 
@@ -43,14 +40,3 @@ class _Flips(Engine):
 
 
 ENGINE = _Flips()
-
-
-def _added(op: str, functions: Any) -> None:
-    """A source that somebody adds to those of the table."""
-    RULES.add(general(op), functions)
-
-
-for _row in ROWS:  # flips are imported late: somebody may have added some already
-    if _row.family == "sources" and _row.op not in RULE_OF:
-        _added(_row.op, (*_row.names.split(), *_row.functions))
-LISTENERS.append(_added)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._rules.index import in_place_forms, names_of, row_of, spellings
 from ..._rules.table import ROWS
+from ..outcomes.sources import LISTENERS
 from ..rules import Rules
 from .choosing import best, extremum, kth, order, unique
 from .deciding import cast, compare, general, steps_at_integers
@@ -159,6 +160,17 @@ RULES.fill(RULE_OF)
 for _name in names_of("reflected"):
     for _func in spellings(_name):
         RULES.put(_func, reflected(row_of(_name).op), True)
+
+
+def _added(op: str, functions: Any) -> None:
+    """A source that somebody adds to those of the table."""
+    RULES.add(general(op, derivative=False), functions)
+
+
+for _row in ROWS:  # flips are imported late: somebody may have added some already
+    if _row.family == "sources" and _row.op not in RULE_OF:
+        _added(_row.op, (*_row.names.split(), *_row.functions))
+LISTENERS.append(_added)
 _IN_PLACE = {
     torch.Tensor.__setitem__,
     *(func for row in ROWS if row.in_place for name in row.names.split() for func in in_place_forms(name)),

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.apply import as_numbers, finite, is_finite
+from ..._ops.bits import choose as choose_floats
 from ..._ops.env import compiling, tracked
 from ..._ops.surrogates import alias, eager, follow, open_elements
 from ..interface import Func, Region
@@ -37,7 +39,6 @@ KEEPS_WHOLE = set(
     type type_as clone contiguous""".split()
 )
 """Of whole numbers (and whole numbers) these make whole numbers."""
-
 AND = {"__and__", "__rand__", "bitwise_and", "logical_and"}
 OR = {"__or__", "__ror__", "bitwise_or", "logical_or"}
 XOR = {"__xor__", "__rxor__", "bitwise_xor", "logical_xor"}
@@ -284,7 +285,7 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
     if isinstance(own, Weights):
         labels = _relabelled(func, args, kwargs, x, own)
         weights = own.weights()
-        return (weights * _finite(labels.to(weights.dtype))).sum(-1)
+        return (weights * finite(labels.to(weights.dtype))).sum(-1)
 
     def at(y: Tensor) -> Tensor:
         y = not_zero(func, y, x) if x is args[-1] else y
@@ -311,12 +312,9 @@ def neighbours(n: Tensor) -> tuple[Tensor, Tensor]:
 
 def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
     """``(high - low) / (to - at)``, 0 where nothing lies between."""
-    step, change = to.to(dtype) - at.to(dtype), high.to(dtype) - low.detach().to(dtype)
-    return torch.where((step != 0) & change.isfinite(), change / step, 0)
-
-
-def _finite(x: Tensor) -> Tensor:
-    return torch.where(x.isfinite(), x, 0)
+    high, low, to, at = (as_numbers(x.detach(), dtype) for x in (high, low, to, at))
+    step, change = to - at, high - low
+    return torch.where((step != 0) & is_finite(change), change / step, 0)
 
 
 # --- where -------------------------------------------------------------------------------------------------------
@@ -351,7 +349,7 @@ def _decided(*operands: Any) -> bool:
 
 def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
     """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
-    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: torch.where(mask, a, b))
+    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: choose_floats(mask, a, b))
     own = shadow(mask)
     if own is None and not _decided(a, b):
         return torch.where(mask, a, b)
@@ -369,9 +367,7 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     out, value, jump = take(a, b), own.value(), a - b
     if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
         region.count_infinite("where", open_elements(value))
-    if not isinstance(jump, Tensor):
-        jump = torch.tensor(jump, device=mask.device)
-    jump = jump.nan_to_num(0.0, 0.0, 0.0)
+    jump = finite(torch.as_tensor(jump, device=mask.device))
     if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
         value = value - value.detach()
     return added(out, value * jump)

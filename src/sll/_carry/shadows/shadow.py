@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..._ops.apply import as_numbers
 from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import follow, fresh
@@ -75,7 +76,7 @@ class Shadow(Carried):
             if self.exact is dtype:
                 return self.make()
             soft = self.value()
-            return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: x.to(dtype))
+            return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: as_numbers(x, dtype))
 
 
 class Weights(Shadow):
