@@ -15,7 +15,7 @@ from .every import flip_by_flip, lost
 from .mapped import Func
 from .moving import found_in, mark_found
 from .primitives import slope, take
-from .uses import compute_dtype, half_width, op_name, tracked, wide
+from .uses import band_offset, compute_dtype, half_width, op_name, tracked, watch_of, wide
 
 __all__ = ["histogram", "passed"]
 
@@ -39,20 +39,30 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     given = torch.as_tensor(x, dtype=table.dtype, device=table.device)
     last = table.shape[-1] - 1
     distance, limit, nearest = _to_nearest(given.detach(), table.detach(), hard)
-    half = limit.clamp(max=half_width(region.eps_for(op), distance))
+    width = region.eps_for(op)
+    half = limit.clamp(max=half_width(width, distance))
     at, above, by = sides_of(distance / half, 1.0)
     by = by / half.reshape(-1)[at]
     where = nearest.reshape(-1)[at]
     wrong = (take(hard, at) == where + above.to(hard.dtype)) & (take(distance, at) != 0)
     above, by = above ^ wrong, torch.where(wrong, -by, by)  # (rounding: the other side is where the program is not)
     value = where + above.to(hard.dtype)
-    if table.dim() > 1:
-        where = where + at // hard.shape[-1] * (last + 1)
-    if tracked(given) and tracked(table):
-        weight = slope(given, at, by, table, where, -by)
+    watch = watch_of(width)
+    if watch is not None:
+        v, t = wide(given, table)
+        shown = v - (t.expand(*hard.shape[:-1], last + 1).gather(-1, nearest) if t.dim() > 1 else t[nearest])
+        offset = band_offset(shown, half)
+        watch.offset(shown, offset, half, limit)
+        weight = slope(offset, at, by.sign())
     else:
-        weight = slope(given, at, by) if tracked(given) else slope(table, where, -by)
+        weight = _weight(given, table, at, where + at // hard.shape[-1] * (last + 1) if table.dim() > 1 else where, by)
     return carry(region, hard, Layout((Block(Decision(weight), None, at, True),)), value.to(hard.dtype))
+
+
+def _weight(x: Tensor, table: Tensor, at: Tensor, where: Tensor, by: Tensor) -> Tensor:
+    if tracked(x) and tracked(table):
+        return slope(x, at, by, table, where, -by)
+    return slope(x, at, by) if tracked(x) else slope(table, where, -by)
 
 
 def _to_nearest(given: Tensor, table: Tensor, hard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
