@@ -13,13 +13,14 @@ from ..._rules.index import in_place_forms, names_of, row_of, spellings
 from ..._rules.table import ROWS
 from ..outcomes.sources import LISTENERS
 from ..rules import Rules
-from .choosing import best, extremum, histogram, kth, order, passed, unique
+from .choosing import best, extremum, kth, order, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
 from .every import count, flip_by_flip, ragged
 from .lookups import getitem, lookup, one_hot
 from .mapped import Func, elementwise
 from .moving import found_in, leaves, mark_found, move, reduce_sum
+from .passing import histogram, passed
 from .sorted_values import compared, extreme, mark_median
 from .uses import ASKS, COUNTS, tracked
 from .writing import WRITES, copy, setitem
@@ -172,6 +173,9 @@ def _added(op: str, functions: Any) -> None:
     RULES.add(general(op, derivative=False), functions)
 
 
+for _row in ROWS:  # flips are imported late: somebody may have added some already
+    if _row.family == "sources" and _row.op not in RULE_OF:
+        _added(_row.op, (*_row.names.split(), *_row.functions))
 LISTENERS.append(_added)
 _IN_PLACE = {
     torch.Tensor.__setitem__,

@@ -217,6 +217,8 @@ class Chain(_Carrier):
 
 
 Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
+_CARRIERS = (Outcomes, Choice, Expectation, Selection)
+"""Other engines have others."""
 
 
 def carrier(x: Any) -> Carrier | None:
@@ -232,7 +234,7 @@ def carrier(x: Any) -> Carrier | None:
             return None
     if isinstance(found, Chain):
         return found if x.is_floating_point() else found.resolve()
-    return found if isinstance(found, (Outcomes, Expectation, Choice, Selection)) else None
+    return found if isinstance(found, _CARRIERS) else None
 
 
 def discrete_carrier(x: Any) -> bool:
