@@ -258,7 +258,7 @@ class linearize(Mode):
         engine = self.engine
         if compiling():
             break_the_graph(self, func, args, kwargs)
-            return engine.dispatch(self, func, args, kwargs)
+            return engine.dispatch(self, func, args, kwargs) if engine.compiles else func(*args, **kwargs)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             out = func(*args, **kwargs)
             refuse_reentrant(self, func, args, out)
@@ -285,10 +285,11 @@ class linearize(Mode):
     def _engine_of(self, func: Callable[..., Any], operands: list[Tensor]) -> Engine:
         """What was decided in a region around this one, with another forward mode, is carried on as it was there."""
         carried = [x for x in operands if getattr(x, "_sll", None) is not None]
-        found = [engine for engine in set(ENGINES.values()) if any(map(engine.decided, carried))]
+        decided: Callable[[Engine, Tensor], bool] = lambda engine, x: engine.decided(x) or engine.selected(x)
+        found = [engine for engine in set(ENGINES.values()) if any(decided(engine, x) for x in carried)]
         if len(found) == 1:
             return found[0]
-        foreign = [x for engine in found if engine is not self.engine for x in carried if engine.decided(x)]
+        foreign = [x for engine in found if engine is not self.engine for x in carried if decided(engine, x)]
         if foreign:
             why = "it was decided in a region with another forward=; take one in both."
             self.lose(func.__name__, foreign, why)

@@ -6,7 +6,7 @@ spellings, with ``out=``, and with its in-place forms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,13 @@ class Rules:
         for func in forms:
             self.put(func, self.writes.in_place(twin, source), source)  # type: ignore[arg-type]
         return [*functions, *forms]
+
+    def add(self, rule: Rule, functions: Iterable[Any]) -> None:
+        """`rule` for a source that the table does not have: functions, or names of functions of torch."""
+        for name in functions:
+            known = isinstance(name, str)
+            found, called = (spellings(name), name) if known else ([name], "")
+            self.register(rule, found, called, in_place=known, source=True, marks=False)
 
     def fill(self, rule_of: Mapping[str, Rule]) -> list[Any]:
         """Register all functions of the table that have a rule. Returns those that decide."""

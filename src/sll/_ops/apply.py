@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .env import compiling
 
-__all__ = ["is_number", "packed", "run"]
+__all__ = ["as_numbers", "finite", "is_finite", "is_number", "packed", "run"]
 
 
 def run(function: Any, *args: Any) -> Tensor:
@@ -35,6 +35,11 @@ def _unpacked(kept: Tensor, g: Tensor) -> Tensor:
     return kept.to(torch.float32) > 0.5 * (g == g) if kept.dtype == torch.int8 else kept
 
 
+def as_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, of which a compiler keeps no bool for backward."""
+    return packed(x).to(dtype) if x.dtype == torch.bool else x.to(dtype)
+
+
 # Inductor asks the elements of a vector one by one whether they are NaN. And of what compares two tensors the compiler
 # keeps the mask for backward; compared with a number, they are compared again there, which costs next to nothing.
 
@@ -44,5 +49,10 @@ def is_number(x: Tensor) -> Tensor:
     return x.abs() >= 0
 
 
-def _is_finite(x: Tensor) -> Tensor:
+def is_finite(x: Tensor) -> Tensor:
     return x.abs() < math.inf if compiling() else x.isfinite()
+
+
+def finite(x: Tensor) -> Tensor:
+    """`x`, and 0 where it is not finite."""
+    return torch.where(is_finite(x), x, 0) if compiling() else x.nan_to_num(0.0, 0.0, 0.0)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from . import fused
-from .apply import _is_finite, _unpacked, packed, run
+from .apply import _unpacked, finite, is_finite, packed, run
 from .bits import pick, suits
 from .dtypes import compute_dtype
 from .env import compiling
 
-__all__ = ["blend", "product", "blend_by_mask"]
+__all__ = ["blend", "blend_by_mask", "choose", "product"]
 
 
 class _Blend(torch.autograd.Function):
@@ -32,7 +32,7 @@ class _Blend(torch.autograd.Function):
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
-        undecided = (offset.abs() < 0.5) & (offset != 0) & _is_finite(difference)
+        undecided = (offset.abs() < 0.5) & (offset != 0) & is_finite(difference)
         return pick(undecided, value.to(hard.dtype), hard)
 
     @staticmethod
@@ -45,7 +45,7 @@ class _Blend(torch.autograd.Function):
         offset, below, above, hard = saved
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
-        finite = _is_finite(difference)
+        finite = is_finite(difference)
         # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
         shown = _unpacked(packed(hard == above), g)
         share = pick(finite, offset + 0.5, pick(offset == 0, shown, offset > 0).to(offset.dtype))
@@ -108,7 +108,7 @@ class _BlendByMask(torch.autograd.Function):
         hard = pick(taken, above, below)
         jump = above - below
         undecided = offset.abs() < 0.5
-        undecided = undecided if finite else undecided & _is_finite(jump)
+        undecided = undecided if finite else undecided & is_finite(jump)
         undecided = undecided if ties else undecided & (offset != 0)
         return pick(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
 
@@ -121,7 +121,7 @@ class _BlendByMask(torch.autograd.Function):
             jump = above - below
             share = offset + 0.5
             if not ctx.finite:
-                finite = _is_finite(jump)
+                finite = is_finite(jump)
                 share, jump = torch.where(finite, share, taken.to(g.dtype)), torch.where(finite, jump, 0)
             g_offset = torch.where(jump != 0, g * jump, 0)
             g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
@@ -132,6 +132,31 @@ class _BlendByMask(torch.autograd.Function):
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
         return g_offset, None, g_below, g_above, None, None, None
+
+
+class _Choose(torch.autograd.Function):
+    """See `choose`."""
+
+    @staticmethod
+    def forward(ctx: Any, mask: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, a, b)
+        return torch.where(mask, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        weight, a, b = ctx.saved_tensors
+        taken = weight > 0.5 * (g == g)  # (see `_unpacked`)
+        found = g * finite(a - b), torch.where(taken, g, 0), torch.where(taken, 0, g)
+        return None, *(x.sum_to_size(of.shape).to(of.dtype) for x, of in zip(found, (weight, a, b)))
+
+
+def choose(mask: Tensor, weight: Tensor, a: Any, b: Any) -> Tensor:
+    """``torch.where(mask, a, b)`` for a compiler, which keeps no bool of it. `weight`, 0 or 1, is `mask` as a float;
+    the gradient is that of ``weight * a + (1 - weight) * b``.
+    """
+    dtype = torch.where(mask, a, b).dtype
+    sides = (x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype, device=mask.device) for x in (a, b))
+    return run(_Choose, mask, weight, *sides)
 
 
 class _Product(torch.autograd.Function):

@@ -77,8 +77,10 @@ def ramp(
         return hard_forward(value, band_offset(distance, half).expand(value.shape) * height)
     if callable(at):
         distance = at(x)
+    elif at:
+        distance = x - at
     else:
-        distance = x - at if at else x if own else x.clone()
+        distance = x if own else x.clone()
     slope = height * 0.5 / half
     shown: Tensor = distance.clamp(-half, half)
     if isinstance(slope, Tensor) or slope != 1:

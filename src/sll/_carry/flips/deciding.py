@@ -182,10 +182,11 @@ _NO_DERIVATIVE = ("heaviside", "floor_divide")
 _DIVIDE = ("remainder", "fmod")
 
 
-def general(op: str) -> Callable[..., Any]:
-    """A source of which only the description is known: its derivative says what is open."""
-    step = sources.STEPS[op]
-    without = op in _NO_DERIVATIVE or not hasattr(sources, op)
+def general(op: str, derivative: bool = True) -> Callable[..., Any]:
+    """A source of which only the description is known: its derivative says what is open. `derivative`: the function has
+    one of its own, too.
+    """
+    step, without = sources.STEPS[op], not derivative or op in _NO_DERIVATIVE
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plain = [plain_of(x) for x in args]

@@ -6,10 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._rules.index import spellings
 from ..interface import Engine, Func
-from ..outcomes.sources import LISTENERS
-from .deciding import general
 from .entries import flips_of
 from .every import differing, ragged
 from .table import RULES, dispatch
@@ -51,14 +48,3 @@ class _Flips(Engine):
 
 
 ENGINE = _Flips()
-
-
-def _added(op: str, functions: Any) -> None:
-    """A source that somebody adds to those of the table."""
-    for name in functions:
-        known = isinstance(name, str)
-        found, called = (spellings(name), name) if known else ([name], "")
-        RULES.register(general(op), found, called, in_place=known, source=True, marks=False)
-
-
-LISTENERS.append(_added)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..interface import Carried
+from ..writes import called, same, writes_unsaid
 from .entries import Block, Decision, Flips, Layout, carry, flips_of, held_by, mark
 from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
 from .primitives import take
-from .uses import NAMED, REMEDIES, op_name, unwrapped
+from .uses import REMEDIES, op_name, unwrapped
 
 __all__ = ["Ragged", "count", "differing", "flip_by_flip", "ragged"]
 
@@ -40,7 +42,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     """Any function: it runs again in each flip. If only floats carry any, they meet in it."""
     found = carriers(args, kwargs)
     loose = {id(x): r for x in leaves((args, kwargs)) if (r := ragged(x)) is not None}
-    name, writes = op_name(func), _may_write(func)
+    name, writes = op_name(func), writes_unsaid(func)
     if not loose and all(x.is_floating_point() for x, _ in found):
         return _watched(region, func, args, kwargs, found) if writes else func(*args, **kwargs)
     flips = AllFlips(found, list(loose.values()))
@@ -105,28 +107,15 @@ def _entries(
     return flips.layout(flip, at), values[flip, at]
 
 
-def _may_write(func: Func) -> bool:
-    """Whether a function may write to its operands without saying so: one that is not torch's, or known for it."""
-    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-        return True
-    module = getattr(func, "__module__", None) or "torch"
-    return func.__name__ in NAMED["writes"] or module.partition(".")[0] != "torch"
-
-
 def _watched(region: Any, func: Func, args: Any, kwargs: Any, found: list[tuple[Tensor, Flips]]) -> Any:
     """A call that may write to floats that carry flips."""
-    before = [(x, flips, x.detach().clone()) for x, flips in found]
-    out = func(*args, **kwargs)
-    written = [(copy, flips) for x, flips, copy in before if not same(copy, x)]
-    if written:
-        open_ = lambda: any(differing(x, flips) for x, flips in written)
+    before = [(x.detach().clone(), flips) for x, flips in found]
+    out, written = called(func, args, kwargs, [x for x, _ in found])
+    if any(written):
+        changed = list(itertools.compress(before, written))
+        open_ = lambda: any(differing(x, flips) for x, flips in changed)
         region.lose(op_name(func), [], "it writes to what it is given. Clone that first.", undecided=open_)
     return out
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether the numbers are the same, NaN included."""
-    return bool(unwrapped((a == b) | ((a != a) & (b != b))).all())
 
 
 class AllFlips:
@@ -254,4 +243,4 @@ def _carried(args: Any, kwargs: Any) -> list[Tensor]:
 def differing(x: Tensor, flips: Flips) -> int:
     """How many elements of `x` are something else in some flip."""
     other, at = unwrapped(flips.values != take(x, flips.layout.at)), unwrapped(flips.layout.at)
-    return int(torch.bincount(at[other]).count_nonzero()) if other.shape == at.shape else int(other.sum())
+    return int(torch.unique(at[other]).numel()) if other.shape == at.shape else int(other.sum())

@@ -141,21 +141,23 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     results = []
     key = _key(func, found[0][0].shape, args[1:], kwargs) if len(starts) == 1 else None
     for i, (part, source) in enumerate(zip(leaves(out), leaves(numbers))):
-        layout: Layout | None = None
-        values: Any = None
+        moved = []
         for x, flips in found:
             of, entry = spread(flips.layout, key and (*key, i), lambda: source - starts[id(x)])  # noqa: B023
-            moved = flips.values[entry]
-            if layout is None:
-                layout, values = of, moved
-            else:
-                whole, a, b = join(layout, of)
-                base = take(part, whole.at)
-                for place, some in ((a, values), (b, moved)):
-                    base = _put(base, place, some.to(base.dtype))
-                layout, values = whole, base
-        results.append((layout, values))
+            moved.append((of, flips.values[entry]))
+        results.append(_side_by_side(part, moved))
     return _each(region, func, args, kwargs, out, results)
+
+
+def _side_by_side(part: Tensor, moved: list[tuple[Layout, Tensor]]) -> tuple[Layout, Tensor]:
+    """The entries of several operands in one result."""
+    layout, values = moved[0]
+    for other, some in moved[1:]:
+        whole, a, b = join(layout, other)
+        base = take(part, whole.at)
+        base = _put(base, a, values.to(base.dtype))
+        layout, values = whole, _put(base, b, some.to(base.dtype))
+    return layout, values
 
 
 def _put(base: Tensor, place: Any, values: Tensor) -> Tensor:
@@ -180,8 +182,6 @@ def _each(region: Any, func: Func, args: Any, kwargs: Any, out: Any, results: li
     if any(part.is_floating_point() for part in parts):
         plain = list(leaves(func(*replaced(args, plain_of), **replaced(kwargs, plain_of))))
     for i, (part, (layout, values)) in enumerate(zip(parts, results)):
-        if layout is None or values is None:
-            continue
         mark(region, part, Flips(layout, values.to(part.dtype), None if plain is None else plain[i]))
     return out
 

@@ -13,7 +13,7 @@ from ..._ops.env import infinite, tracked, unwrapped
 from ..._ops.order import capped_simplex
 from ..._ops.samples import around, at_each, lead, leads, pairs
 from ..._ops.views import same_numbers
-from ..._rules.index import ASKS, NAMED, REMEDIES, op_name, spellings
+from ..._rules.index import ASKS, REMEDIES, op_name, spellings
 from ..._rules.widths import half_width, in_units, watch_of
 from ..outcomes import sources
 from ..outcomes.boundaries import from_one
@@ -23,7 +23,6 @@ from .primitives import take
 __all__ = [
     "ASKS",
     "COUNTS",
-    "NAMED",
     "REMEDIES",
     "around",
     "at_each",

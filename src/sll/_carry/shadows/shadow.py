@@ -20,13 +20,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..._ops.apply import as_numbers
 from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import follow, fresh
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
+    "Carrier", "Mapped", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
     "tensors",
 ]  # fmt: skip
 
@@ -75,7 +76,7 @@ class Shadow(Carried):
             if self.exact is dtype:
                 return self.make()
             soft = self.value()
-            return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: x.to(dtype))
+            return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: as_numbers(x, dtype))
 
 
 class Weights(Shadow):
@@ -149,6 +150,20 @@ class Whole(Carried):
         """None if it is not known."""
         with torch.no_grad():
             return self._other(x)
+
+
+class Mapped(Whole):
+    """A function of whole numbers `x`."""
+
+    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor]) -> None:
+        self.whole, self.x, self.version, self.func = whole, x, x._version, func
+
+    def other(self, q: Tensor) -> Tensor | None:
+        if self.x._version != self.version:
+            return None
+        beyond = self.whole.other(self.x.detach())
+        with torch.no_grad():
+            return None if beyond is None else self.func(beyond)
 
 
 class Selected(Carried):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.apply import as_numbers
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import HALF
 from ..._ops.env import tracked
@@ -239,7 +240,9 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
         x, at = a - b, 0.0
     else:
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
-    eps, many = region.eps_for(op), hard.numel()
+    eps = region.eps_for(op)
+    ends = isinstance(a, Tensor) and isinstance(b, Tensor) and op in ("ge", "le")  # (equal infinities have no distance)
+    many = 0 if ends else hard.numel()
     step = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(op in ("ge", "le")), 0.0)
     if many >= 16 * LEAST:  # at once: it takes no more than a copy of `x`
         half = half_at(eps, x, at, math.inf)
@@ -276,11 +279,15 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
         flags = alias(hard)
-        value = hard_forward(flags.to(offset.dtype), soft.expand(hard.shape))
-        return carry(region, hard, Shadow.of(value))
+        value = hard_forward(as_numbers(flags, offset.dtype), soft.expand(hard.shape))
+        return carry(region, hard, Shadow.of(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
-    jump = above - below
-    soft = (offset * torch.where(jump.isfinite(), jump, 0)).expand(hard.shape).to(hard.dtype)
+    jump: Any = above - below
+    jump = torch.where(jump.isfinite(), jump, 0)
+    if op in STEPPING and len(args) == 1 and not kwargs and below.is_floating_point():
+        # (7e7 - 1 is 7e7, so the difference of the sides is 0: the step is not.)
+        jump = torch.where(below.abs() < 1 / torch.finfo(below.dtype).eps, jump, STEPPING[op][2].height)
+    soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
         return out
@@ -348,9 +355,8 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     if watch is not None:
         watch.measure(from_one(fixed - n, n), half, 0.5)
         x = watch.enters(x)
-    distance = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
-    inside: Tensor = distance.clamp(-half, half)  # type: ignore[arg-type]
-    found = follow(inside * torch.where(fixed == n, 1, 0.5 / half), make)
+    distance: Any = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
+    found = follow(distance.clamp(-half, half) * torch.where(fixed == n, 1, 0.5 / half), make)
     if watch is not None:
         watch.arrives(found)
     return found
