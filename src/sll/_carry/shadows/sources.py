@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import hard_forward
-from ..._ops.apply import as_numbers
+from ..._ops.apply import as_numbers, is_finite
 from ..._ops.dtypes import HALF
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
@@ -265,9 +265,10 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         value = hard_forward(as_numbers(flags, offset.dtype), soft.expand(hard.shape))
         return carry(region, hard, Shadow.of(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
-    jump: Any = above - below
-    # (The height of a known step is better known than its sides: 7e7 - 1 is 7e7.)
-    jump = STEPPING[op][2].height if op in STEPPING else torch.where(jump.isfinite(), jump, 0)
+    jump = above - below
+    jump = torch.where(is_finite(jump), jump, 0)
+    if op in STEPPING:  # the height is known, and 7e7 - 1 is 7e7; `trunc` has no step at 0
+        jump = torch.where((jump != 0) | (above != 0), STEPPING[op][2].height, 0)
     soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
