@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.band import hard_forward
 from ..._ops.apply import as_numbers, is_finite
+from ..._ops.band import hard_forward
 from ..._ops.dtypes import HALF
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
