@@ -187,6 +187,23 @@ def hard() -> None:
     console.print(f"forward=hard: {runs} runs of {len(PROGRAMS)} programs in 4 dtypes, {different} not bit-identical")
 
 
+def flips() -> None:
+    """Simulations with feedback: the line integral of "hard" and its standard error, eight random paths each."""
+    from simulations import SIMULATIONS, measured
+
+    table = Table("simulation", "eps", "f(b) - f(a)", "off by, in standard errors", "all together")
+    for name in SIMULATIONS:
+        for eps in (1e-2, 3e-3):
+            cases = [measured(name, seed, eps, 20_000) for seed in range(8)]
+            got, error, want = torch.tensor(cases, dtype=torch.float64).T
+            table.add_row(
+                name, f"{eps:g}", " ".join(f"{w:+.1f}" for w in want.tolist()),
+                " ".join(f"{z:+.1f}" for z in ((got - want) / error).tolist()),
+                f"{float((got - want).sum() / error.square().sum().sqrt()):+.1f}",
+            )  # fmt: skip
+    console.print(table)
+
+
 def left_behind() -> None:
     """What a region leaves behind."""
     from test_region import ids
@@ -242,7 +259,9 @@ def left_behind() -> None:
     console.print(f"8 threads x 50 regions, each with its own eps: {len(wrong)} wrong slopes")
 
 
-PARTS = {"headline": headline, "box": box, "line": line, "order": order, "hard": hard, "left": left_behind}
+PARTS = {
+    "headline": headline, "box": box, "line": line, "order": order, "hard": hard, "flips": flips, "left": left_behind,
+}  # fmt: skip
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

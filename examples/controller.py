@@ -8,9 +8,8 @@ simulator has a gradient, which says for all 25 numbers at once where to go.
     python examples/controller.py [--quick] [--figure out/controller.png]
 
 What comes out: with 24 simulations (of 16 days at once) the gradient is far ahead of the searches, and CMA-ES is still
-behind it with ten times as many. On the clock the lead is small: a simulation of the search takes a millisecond here, a
-gradient in a region about ninety, so the table has both. A straight-through estimator is as good as sll, and faster,
-after the simulator has been rewritten.
+behind it with ten times as many. The table has the clock, too. A straight-through estimator is as good as sll, after
+the simulator has been rewritten.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,31 @@ import torch
 import compatibility
 import errors
 import sll
+from sll._carry.flips import table as flips_table
 from sll._carry.outcomes import registry
+from sll._carry.shadows import engine as shadows_engine
 from sll._mode.threads import THREAD as _THREAD
 from sll._rules import index, table
 
 torch.set_num_threads(1)  # two workers share two cores
+
+
+SLOW = {
+    "test_compile.py",
+    "test_compile_values.py",
+    "test_deployment.py",
+    "test_distributed.py",
+    "test_evidence.py",
+    "test_gallery_one.py",
+    "test_gallery_two.py",
+}
+"""Files that compile much or train: `make test` leaves them out."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +50,28 @@ def no_region_survives():
     assert state() == before == (0, 0, None, torch.float32, True)
 
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def perf(monkeypatch):
+    """`benchmarks/perf` can be imported, and is gone afterwards: its `programs` are not those of the tests."""
+    names = {path.stem for folder in ("perf", "evidence") for path in (BENCHMARKS / folder).glob("[!_]*.py")}
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "perf"))
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+
+
 @pytest.fixture
 def rules_as_they_were():
     """For tests that add some: others count what is in the registry."""
     tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
     tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
+    for rules in (shadows_engine._ALL, flips_table.RULES):
+        tables += (rules.of, rules.by_name, rules.always)
     before, rows = [found.copy() for found in tables], list(table.ROWS)
     yield
     for found, kept in zip(tables, before):

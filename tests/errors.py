@@ -41,6 +41,8 @@ ARGUMENTS = "Arguments of a region"
 LOST = "Lost gradients: masks and counts"
 INDICES = "Lost gradients: indices, positions and writes"
 SELECTED = "Lost gradients: the elements that a mask selects"
+LOCAL = 'Lost gradients with forward="straight-through"'
+FLIPS = 'Lost gradients with forward="hard"'
 THREADS = "Regions, generators and tasks"
 TORCH = "torch.compile, torch.func and checkpoints"
 POLICIES = "Policies"
@@ -56,6 +58,8 @@ GROUPS = {
     INDICES: "",
     SELECTED: "`x[mask]` keeps its derivative through elementwise functions, `sum` and `mean`. For everything else the "
     "question is how many elements there are, and in the band that is open.",
+    LOCAL: 'This is the mode of `"auto"`. Bools, integers and indices carry a shadow; what has no rule for it ends it.',
+    FLIPS: "Every function runs again in each flip, so little is lost here.",
     THREADS: "",
     TORCH: "With `fullgraph=True` Dynamo raises, and wraps the message in a page of its own: only the part about the "
     "region is shown here. Without `fullgraph=True` there is no error.",
@@ -959,6 +963,351 @@ with sll.linearize(eps=0.1):
         """
 with sll.linearize(eps=0.1):
     torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+""",
+    ),
+    # --- lost: one forward mode ---
+    Case(
+        LOCAL,
+        "No rule for a function",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    odd = torch.isin(torch.round(x + 0.5).long(), torch.tensor([1, 3, 5]))
+""",
+        "Write it with functions that have one, such as `==`, or with float functions of `.float()`.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    odd = (torch.round(x + 0.5).long().unsqueeze(-1) == torch.tensor([1, 3, 5])).any(-1)
+    odd.sum().float().backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "The place of the largest integer",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    first = (x > 0).long().argmax()
+""",
+        "Which of several integers is largest is decided a second time. Choose among the floats.",
+        """
+table = torch.tensor([1.0, 4.0, 9.0, 16.0])
+with sll.linearize(eps=0.1, forward="straight-through"):
+    best = table[x[:3].argmax()]
+    best.backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "Boundaries and what passes them are both decided",
+        """
+boundaries = torch.tensor([0.5, 1.5], requires_grad=True)
+scores = torch.stack([x[1], x[2], x[0]])
+with sll.linearize(eps=0.1, forward="straight-through"):
+    passed = torch.bucketize(scores.argmax(0), boundaries)
+""",
+        "The boundaries would need a gradient of their own. Let all positions pass them, and look the answer up.",
+        """
+boundaries = torch.tensor([0.5, 1.5], requires_grad=True)
+scores = torch.stack([x[1], x[2], x[0]])
+with sll.linearize(eps=0.1, forward="straight-through"):
+    passed = torch.bucketize(torch.arange(3.0), boundaries)[scores.argmax(0)]
+    passed.float().backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "Equal numbers in `unique`",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    levels, place = torch.unique(x.repeat(2), return_inverse=True)
+""",
+        "Equal numbers have no places of their own. `sll.rank` gives them one.",
+        """
+place = sll.rank(x.repeat(2), eps=0.1, forward="hard")
+(place * torch.arange(8)).sum().backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "`x[mask].max()`",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    largest = x[x > 0].max()
+""",
+        'A selection has no place for what was left out. Fill it in, or use `forward="hard"`.',
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    largest = torch.where(x > 0, x, -9.0).max()
+    largest.backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "`x[mask, i]`",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    taken = torch.stack([x, 2 * x], 1)[x > 0, 1]
+""",
+        "A mask is followed where it is the only index. Take the column first.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    taken = torch.stack([x, 2 * x], 1)[:, 1][x > 0]
+    taken.sum().backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "A write where a mask and an index say so",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    y = torch.zeros(4).index_put((x > 0,), torch.tensor(1.0))
+""",
+        "`torch.where` says the same, and has a derivative.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    y = torch.where(x > 0, 1.0, torch.zeros(4))
+    y.sum().backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "`scatter` that adds",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    total = torch.zeros(3).scatter(0, (x > 0).long(), 1.0, reduce="add")
+""",
+        "PyTorch's `scatter` with `reduce=` has no derivative. `scatter_add` has one.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    total = torch.zeros(3).scatter_add(0, (x > 0).long(), torch.ones(4))
+    total[1].backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "A slice that a count ends",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1, forward="straight-through"):
+    head = values[: (x > 0).sum()].sum()
+""",
+        "How long a slice is, is a Python number. A mask of positions has a derivative.",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1, forward="straight-through"):
+    head = (values * (torch.arange(4) < (x > 0).sum())).sum()
+    head.backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "The bits of an integer",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    parts = (x > 0).long().view(torch.int32)
+""",
+        "A conversion has a derivative, a look at the bits has none.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    parts = (x > 0).long().to(torch.int32)
+    parts.sum().float().backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "A write into a view of what does not lie in order",
+        """
+seen = torch.zeros(1, 2, 3, 4, dtype=torch.bool).to(memory_format=torch.channels_last)
+with sll.linearize(eps=0.1, forward="straight-through"):
+    first = seen[0, 0, 0]
+    first |= x > 0
+""",
+        "Make it contiguous first, or write through the tensor itself (`seen[0, 0, 0] = x > 0`).",
+        """
+seen = torch.zeros(1, 2, 3, 4, dtype=torch.bool).to(memory_format=torch.channels_last)
+with sll.linearize(eps=0.1, forward="straight-through"):
+    seen = seen.contiguous()
+    first = seen[0, 0, 0]
+    first |= x > 0
+    seen.sum().float().backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "`masked_scatter` among integers",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    y = torch.zeros(4, dtype=torch.long).masked_scatter(x > 0, torch.arange(4))
+""",
+        "Scatter floats, and convert afterwards.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    y = torch.zeros(4).masked_scatter(x > 0, torch.arange(4.0))
+    y[3].backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "Two regions with different modes meet in one call",
+        """
+with sll.linearize(eps=0.1):
+    outer = x > 0
+    with sll.linearize(eps=0.1, forward="straight-through"):
+        inner = x > 0.02
+        both = outer & inner
+""",
+        "What was decided outside is carried on as it was there, but not together with what was decided inside. Take "
+        "one mode for both.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    outer = x > 0
+    with sll.linearize(eps=0.2, forward="straight-through"):
+        inner = x > 0.02
+        both = outer & inner
+        both.sum().float().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "A function that writes, and has no rule",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    levels = (x > 0).long()
+    levels.put_(torch.tensor([0]), torch.tensor([1]))
+""",
+        "It cannot run again in each flip, because it writes. The same is said where too many decisions are open.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    levels = (x > 0).long()
+    levels[0] = 1
+    levels.sum().float().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "A function that returns no tensor",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    same = torch.equal(x > 0, x > 1)
+""",
+        "A Python bool has no derivative. Compare element by element.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    same = ((x > 0) == (x > 1)).sum()
+    same.float().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "A write into a view of a tensor that is not contiguous",
+        """
+seen = torch.zeros(1, 2, 3, 4, dtype=torch.bool).to(memory_format=torch.channels_last)
+with sll.linearize(eps=0.1, forward="hard"):
+    first = seen[0, 0, 0]
+    first |= x > 0
+""",
+        "Write through the tensor itself.",
+        """
+seen = torch.zeros(1, 2, 3, 4, dtype=torch.bool).to(memory_format=torch.channels_last)
+with sll.linearize(eps=0.1, forward="hard"):
+    seen[0, 0, 0] = seen[0, 0, 0] | (x > 0)
+    seen.sum().float().backward()
+""",
+    ),
+    Case(
+        TORCH,
+        '`forward="hard"` in compiled code with `fullgraph=True`',
+        """
+@torch.compile(backend="aot_eager", fullgraph=True)
+def program(x):
+    return torch.where(x > 0, x, 2.0)
+
+with sll.linearize(eps=0.1, forward="hard"):
+    y = program(x)
+""",
+        "How many decisions are open is data, and compiled code does not carry it. Leave `fullgraph=True` away, or "
+        "take another mode.",
+        """
+@torch.compile(backend="aot_eager")
+def program(x):
+    return torch.where(x > 0, x, 2.0)
+
+with sll.linearize(eps=0.1, forward="hard"):
+    y = program(x)
+y.sum().backward()
+""",
+        compiles=True,
+    ),
+    Case(
+        LOCAL,
+        "`masked_scatter` from nothing",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+""",
+        "The mask is close to selecting something. What would stand there nobody has said.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "A call that fails with the decision the other way",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = x[x > 0] + torch.tensor([1.0, 2.0, 3.0])
+""",
+        "With one element fewer the shapes do not fit. Masks of the whole always fit.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = (x + torch.tensor([0.0, 1.0, 2.0, 3.0])) * (x > 0)
+    y.sum().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "How many elements `x[mask]` has",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    chosen = x[x > 0]
+    mean = chosen.sum() / len(chosen)
+""",
+        "A length is a Python number. `mean` runs again in each flip.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    mean = x[x > 0].mean()
+    mean.backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "A sorter that orders something else",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    order = (-x).argsort()
+    place = torch.searchsorted(x, torch.tensor([0.045]), sorter=order)
+""",
+        "The boundaries move with their own order. What another order does to them is not known.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    order = x.argsort()
+    place = torch.searchsorted(x, torch.tensor([0.045]), sorter=order)
+    place.float().sum().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "An operator that writes to a float of a decision",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = torch.sign(x)
+    torch.ops.aten.relu_(y)
+""",
+        "What is written there in each flip is not known. Functions of `torch` do know.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = torch.relu(torch.sign(x))
+    y.sum().backward()
 """,
     ),
     # --- lost: selections ---

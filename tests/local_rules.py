@@ -77,7 +77,8 @@ def float_step(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     q, below, above = found
     if name in ("remainder", "fmod"):
         a, m = wide(operands[0], divisor)
-        times = (a / m).detach().floor() if name == "remainder" else (a / m).detach().trunc()
+        ratio = a.detach().double() / m.detach().double()  # (a quotient of denormals is no zero)
+        times = ratio.floor() if name == "remainder" else ratio.trunc()
         out = with_gradient(out, finite(a - times * m).double())
     out = with_gradient(out, finite((above - below).detach().double()) * q)
     if name == "sign":

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 
 import sll
+from simulations import SIMULATIONS, measured
 
 # --- the oracle: a program that asks `decide` for its decisions, which can be told to answer one of them otherwise ---
 
@@ -149,6 +150,18 @@ def test_hysteresis(eps):
         y = heater(x)
     slopes = (torch.autograd.grad(y.sum(), x)[0] * (b - a)).sum(1)
     assert abs(float(slopes.mean()) - want) < 3 * float(slopes.std()) / n**0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eps", [0.01, 0.003])
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_simulations_with_feedback(name, eps):
+    """Four paths together: where two decisions are open at once, one path may be off by what they do to each other."""
+    found = torch.tensor([measured(name, seed, eps, 20_000) for seed in range(4)], dtype=torch.float64)
+    got, error, want = found.T
+    assert (want != 0).all()
+    assert abs(float((got - want).sum())) < 3 * float(error.square().sum().sqrt())
+    assert ((got - want).abs() < 3 * error).sum() >= 3
 
 
 # --- where elements meet ---

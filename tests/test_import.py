@@ -36,8 +36,17 @@ def imports(tmp_path_factory):
 
 
 def test_it_takes_little_beside_torch(imports):
-    """About 2 %: 25 to 50 ms of CPU, as fast as the machine is at the moment, which torch's own import tells."""
-    assert min(share for share, _ in imports) < 0.03
+    """About 6 %: 60 to 80 ms of CPU, as fast as the machine is at the moment, which torch's own import tells. That is
+    two of the three engines; flips are imported when a region wants them.
+    """
+    assert min(share for share, names in imports) < 0.08
+
+
+def test_flips_are_not_imported_before_they_are_wanted():
+    known = "print('sll._carry.flips' in sys.modules)"
+    program = f"import sys, sll; {known}; sll.linearize(forward='hard'); {known}"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "True"]
 
 
 def test_it_imports_nothing_but_itself_and_the_standard_library(imports):

@@ -85,11 +85,13 @@ def test_a_step_takes_about_one_pass(perf, name, one_thread):
     calls = [
         idiom(op),
         in_region(op.hard, 0.1, "linear"),
-        in_region(op.hard, 0.1, "hard"),
+        in_region(op.hard, 0.1, "straight-through"),
         sll_function(op, 0.1, "linear"),
+        in_region(op.hard, 0.1, "hard"),
     ]
-    by_hand, *ours = best([both_ways(call, inputs, g) for call in calls], tries=9)
+    by_hand, *ours, flips = best([both_ways(call, inputs, g) for call in calls], tries=9)
     assert max(ours) < 4 * by_hand, (by_hand, ours)
+    assert flips < 80 * by_hand, (by_hand, flips)  # an entry for each open element, by index
 
 
 @pytest.mark.parametrize("name", ["masks", "quantizer"])
@@ -105,7 +107,7 @@ def test_pipelines_take_about_as_long_as_by_hand(perf, name, eps, forward, one_t
     g = torch.ones_like(pipeline.plain(*(x.detach() for x in inputs)))
     calls = (pipeline.straight_through, in_region(pipeline.plain, eps, forward))
     by_hand, ours = best([both_ways(call, inputs, g) for call in calls], tries=9)
-    assert ours < 4 * by_hand, (by_hand, ours)
+    assert ours < (80 if forward == "hard" else 4) * by_hand, (by_hand, ours)  # flips: by index
 
 
 @pytest.fixture
@@ -130,6 +132,9 @@ def test_saved_for_backward(perf, few_objects):
         calls |= {name: sll_function(op, *options) for name, options in FUNCTIONS.items()}
         for name, call in calls.items():
             found = saved(call, inputs)
+            if name == "region, hard":  # an entry for each open element, here 8 %: its place, its value, its weight
+                assert 0 <= found.own - hard.own <= found.alive - hard.alive <= 5 * n, (op.name, found, hard)
+                continue
             for kept, plain in ((found.own, hard.own), (found.alive, hard.alive)):
                 assert 0 < kept - plain <= (SAVED[op.name] + 0.1) * n, (op.name, name, found, hard)
 

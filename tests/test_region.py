@@ -419,7 +419,7 @@ def test_a_long_region_does_not_collect_dead_tensors():
         live = _THREAD.entered[-1].live
         assert sum(ref() is not None for ref in live) < 10
         assert len(live) <= 256  # what is gone is swept out: how soon depends on which addresses are used again
-        for i in range(2000):  # no address twice, whatever the allocator does
+        for _ in range(2000):  # no address twice, whatever the allocator does
             _THREAD.entered[-1].adopt([weakref.ref(x.detach())])
         assert len(_THREAD.entered[-1].live) <= 256
 
@@ -478,3 +478,30 @@ def test_carriers_go_stale_when_written_behind_the_region():
         n = x > 0
         n.zero_()
         assert n.float().tolist() == [0, 0]
+
+
+CARRIED_ON = {
+    "mask": (lambda x: x > 0, lambda m: torch.where(m, 3.0, -1.0).sum()),
+    "integer": (lambda x: (x > 0).long() + 1, lambda n: torch.tensor([0.0, 2.0, 7.0])[n].sum()),
+    "choice": (lambda x: x.argmax(), lambda i: torch.tensor([1.0, 5.0, 2.0, 9.0])[i]),
+    "selection": (lambda x: x[x > 0] * 2, lambda s: s.sum()),
+    "written to": (lambda x: x > 0, lambda m: m.logical_not_().float().sum() * 3),
+}
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("inside", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("around", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("name", CARRIED_ON)
+def test_what_was_decided_in_another_mode_is_carried_on_as_it_was(name, around, inside, trace):
+    decide, use = CARRIED_ON[name]
+    found = []
+    for forward in (around, inside):
+        x = torch.tensor([-0.5, 0.05, -0.02, 0.07], requires_grad=True)
+        with sll.linearize(0.1, forward=around, on_lost="error", trace=trace):
+            decided = decide(x * 1)
+            with sll.linearize(0.1, forward=forward, on_lost="error"):
+                y = use(decided)
+        found.append(torch.autograd.grad(y, x)[0])
+    assert found[0].any()
+    torch.testing.assert_close(*found)

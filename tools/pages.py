@@ -210,6 +210,10 @@ def operators() -> str:
         "",
         "These make no decisions. They carry those of their operands further, file by file.",
         "",
+        'The words below are those of `forward="linear"`, which runs on both outcomes. With `"straight-through"` the '
+        "same functions are done to shadows ([how](how-it-works.md#what-is-local-about-straight-through)). "
+        'With `"hard"` each runs again in every flip.',
+        "",
     ]
     by_rule = functions_by_rule()
     for title, module in (

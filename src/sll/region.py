@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ._carry import flips, outcomes, shadows
+from ._carry import outcomes, shadows
 from ._carry.interface import Engine
 from ._mode import checkpoint
 from ._mode.decorating import decorate
@@ -31,12 +31,19 @@ __all__ = ["Report", "hard", "linearize"]
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
-ENGINES: dict[str, Engine] = {
-    "linear": outcomes.ENGINE,
-    "hard": flips.ENGINE,
-    "straight-through": shadows.ENGINE,
-}
-"""What carries the decisions of each forward mode."""
+ENGINES: dict[str, Engine] = {"linear": outcomes.ENGINE, "straight-through": shadows.ENGINE}
+"""What carries the decisions of each forward mode that is in use."""
+
+
+def engine_of(mode: str) -> Engine:
+    """Flips are imported when somebody wants them: most regions train."""
+    if mode not in ENGINES:
+        from ._carry import flips
+
+        ENGINES[mode] = flips.ENGINE
+        flips.ENGINE.always.update(OUTSIDE)
+    return ENGINES[mode]
+
 
 _MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 """Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
@@ -67,11 +74,12 @@ class linearize(Mode):
             gradients; to train, start with ``"auto"``); or ``"auto"``, which finds one for each call; or a policy
             (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to one of these with a
             ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
-        forward: ``"linear"`` (values follow the ramp inside the band), ``"hard"`` (every value is the original
-            program's, bit for bit; only gradients change, to those of ``"linear"`` where at most one decision that an
-            element depends on is in its band) or ``"straight-through"`` (values
-            as with ``"hard"``; of ``where(m, a, b)`` or ``table[index]`` what the program takes gets the gradient, as
-            it does without a region, and what it leaves gets none; decisions have the same slopes). The default is
+        forward: what is shown in the band, and what gradients mean. ``"straight-through"``: values are the original
+            program's, bit for bit; gradients are local, the chain rule with the slope of each decision at the value
+            shown. ``"hard"``: the same values; the gradient of each open decision is its slope times (the result with
+            that one decision the other way - the result). ``"linear"``: values follow the ramp; gradients are the
+            derivative of one continuous function. What ``where(m, a, b)`` or ``table[index]`` takes gets the whole
+            gradient, as it does without a region; with ``"linear"`` both sides share it by weight. The default is
             ``"linear"``; where ``"auto"`` occurs in `eps`, ``"straight-through"``.
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names. ``gt`` and ``lt`` go
             together, as do ``ge`` and ``le``: where the right side is an `nn.Parameter`, Python calls the other one.
@@ -113,7 +121,7 @@ class linearize(Mode):
             forward = "straight-through" if auto else "linear"
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
-        self.engine = ENGINES[self.mode]
+        self.engine = engine_of(self.mode)
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
         if exclude is not None:
@@ -223,13 +231,17 @@ class linearize(Mode):
                     'With on_lost="ignore" it stays in the graph, without that gradient.'
                 )
             return
-        tensors, engine = list(tensors), self.engine
+        carried = [(x, self._carrier_of(x)) for x in tensors]
         if self.trace is not None:
-            flows = [*origins, *(t for x in tensors for t in engine.flows(x))]
-            elements = sum(x.numel() for x in tensors) or 1
-            in_band = sum(map(engine.undecided, tensors)) if undecided is None else int(undecided())
+            flows = [*origins, *(t for x, engine in carried for t in engine.flows(x))]
+            elements = sum(x.numel() for x, _ in carried) or 1
+            in_band = sum(engine.undecided(x) for x, engine in carried) if undecided is None else int(undecided())
             self.trace.lose(call_site(op), flows, elements, in_band, why)
-        self._lost.add(op, undecided or (lambda: any(map(engine.in_band, tensors))), why)
+        self._lost.add(op, undecided or (lambda: any(engine.in_band(x) for x, engine in carried)), why)
+
+    def _carrier_of(self, x: Tensor) -> Engine:
+        """The engine of this region or, if it knows nothing of `x`, that of the region in which `x` was decided."""
+        return next((engine for engine in (self.engine, *ENGINES.values()) if engine.carried(x)), self.engine)
 
     def count_infinite(self, op: str, many: int) -> None:
         """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""
@@ -273,12 +285,14 @@ class linearize(Mode):
     def _engine_of(self, func: Callable[..., Any], operands: list[Tensor]) -> Engine:
         """What was decided in a region around this one, with another forward mode, is carried on as it was there."""
         carried = [x for x in operands if getattr(x, "_sll", None) is not None]
-        found = [engine for engine in set(ENGINES.values()) if any(map(engine.decided, carried))]
+        decided: Callable[[Engine, Tensor], bool] = lambda engine, x: engine.decided(x) or engine.selected(x)
+        found = [engine for engine in set(ENGINES.values()) if any(decided(engine, x) for x in carried)]
         if len(found) == 1:
             return found[0]
-        foreign = [x for engine in found if engine is not self.engine for x in carried if engine.decided(x)]
+        foreign = [x for engine in found if engine is not self.engine for x in carried if decided(engine, x)]
         if foreign:
-            self.lose(func.__name__, foreign, "it was decided in a region with another forward=; take one in both.")
+            why = "it was decided in a region with another forward=; take one in both."
+            self.lose(func.__name__, foreign, why)
         return self.engine
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

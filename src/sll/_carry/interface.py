@@ -89,6 +89,10 @@ class Engine:
     """Functions that are handled whatever their operands are; others only if an operand carries something."""
     rules: dict[Any, Any] = {}
     """Torch function -> `Rule`."""
+    again = False
+    """Whether what depends on earlier decisions is decided again where it decides."""
+    reads: Any = frozenset()
+    """Functions of which `before` need not be told."""
     compiles = True
     """Whether Dynamo can trace its rules. If not, eager mode does what decides or carries anything."""
     before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None

@@ -6,7 +6,7 @@ spellings, with ``out=``, and with its in-place forms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,8 @@ class Rules:
     always: set[Any] = field(default_factory=set)
     """Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
 
+    _handlers: dict[tuple[Rule, bool], Rule] = field(default_factory=dict)
+
     def put(self, func: Any, rule: Rule, always: bool = False) -> None:
         """`rule` as it is, for one function."""
         self.of[func] = rule
@@ -53,12 +55,22 @@ class Rules:
     ) -> list[Any]:
         """`rule` for the functions called `name`, and what follows from it for the in-place forms. Returns them all."""
         forms = in_place_forms(name) if in_place and functions and name else []
+        key = rule, source
+        if key not in self._handlers:
+            self._handlers[key] = self.writes.spelled_out(rule, source)
         for func in functions:
-            self.put(func, self.writes.spelled_out(rule, source), source or marks)
+            self.put(func, self._handlers[key], source or marks)
         twin = getattr(Tensor, name, functions[0]) if forms else None
         for func in forms:
             self.put(func, self.writes.in_place(twin, source), source)  # type: ignore[arg-type]
         return [*functions, *forms]
+
+    def add(self, rule: Rule, functions: Iterable[Any]) -> None:
+        """`rule` for a source that the table does not have: functions, or names of functions of torch."""
+        for name in functions:
+            known = isinstance(name, str)
+            found, called = (spellings(name), name) if known else ([name], "")
+            self.register(rule, found, called, in_place=known, source=True, marks=False)
 
     def fill(self, rule_of: Mapping[str, Rule]) -> list[Any]:
         """Register all functions of the table that have a rule. Returns those that decide."""

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._ops.env import compiling, unwrapped
+from .._rules.index import NAMED
 from .interface import Func, Region, Rule
 
-__all__ = ["Writes"]
+__all__ = ["Writes", "called", "same", "writes_unsaid"]
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -23,6 +25,32 @@ _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 def _rank(dtype: torch.dtype) -> int:
     """bool < integer < float < complex: torch refuses to write a result into a lower one."""
     return 3 if dtype.is_complex else 2 if dtype.is_floating_point else 0 if dtype == torch.bool else 1
+
+
+def writes_unsaid(func: Func) -> bool:
+    """Whether a function may write to its operands without saying so: one that is not torch's, or known for it."""
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return True
+    module = getattr(func, "__module__", None) or "torch"
+    return func.__name__ in NAMED["writes"] or module.partition(".")[0] != "torch"
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether the numbers are the same, NaN included."""
+    return bool(unwrapped((a == b) | ((a != a) & (b != b))).all())
+
+
+def called(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], decided: list[Tensor]) -> tuple[Any, list[bool]]:
+    """The result of a call that may write to what is `decided`, and to which of them it did: they carry nothing now."""
+    if not decided or compiling() or not writes_unsaid(func):
+        return func(*args, **kwargs), []
+    before = [x.detach().clone() for x in decided]
+    out = func(*args, **kwargs)
+    written = [not same(old, x) for old, x in zip(before, decided)]
+    for x, changed in zip(decided, written):
+        if changed:
+            x._sll = None  # type: ignore[attr-defined]
+    return out, written
 
 
 @dataclass

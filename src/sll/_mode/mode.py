@@ -1,4 +1,4 @@
-"""The `TorchFunctionMode` that regions and hard blocks are: every torch call of the program comes by `__torch_function__`.
+"""The `TorchFunctionMode` that regions and hard blocks are: each torch call of the program comes by here.
 
 A call that decides nothing and has no operand that carries a decision is passed on at once. Every other goes to the
 `Engine` of the region's forward mode.
@@ -15,7 +15,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import Engine
-from .._rules.widths import Policy
+from .._rules.index import ASKS, op_name
 from . import checkpoint
 from .threads import THREAD, Entered, innermost, release, stack
 
@@ -59,23 +59,43 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
-            if func not in engine.always:
-                for x in (*args, *kwargs.values()) if kwargs else args:
-                    if isinstance(x, Tensor):
-                        if getattr(x, "_sll", None) is not None:
-                            break
-                    elif isinstance(x, (tuple, list, slice)) and _holds(x):
-                        break
-                else:
-                    if not _transformed():
-                        if engine.before is not None:
-                            engine.before(func, args, kwargs)
-                        return func(*args, **kwargs) if kwargs else func(*args)
+            known: list[Tensor] | None = None
+            for x in (*args, *kwargs.values()) if kwargs else args:
+                if isinstance(x, Tensor):
+                    if getattr(x, "_sll", None) is not None:
+                        known = [x] if known is None else [*known, x]
+                elif isinstance(x, (tuple, list, slice)) and _holds(x):
+                    known = [*(known or ()), *_held(x)]
+            if known is None and func not in engine.always and not _transformed():
+                if engine.before is not None and (kwargs or func not in engine.reads):
+                    engine.before(func, args, kwargs)
+                return func(*args, **kwargs) if kwargs else func(*args)
             if func not in OUTSIDE:
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
-                return self.eager(func, args, kwargs or {})
+                if known is None:
+                    return self.eager(func, args, kwargs or {})
+                fresh = self._not_written(func, known)
+                out = self.eager(func, args, kwargs or {})
+                _seen(fresh)
+                return out
         return self._among_others(func, args, kwargs or {})
+
+    def _not_written(self, func: Any, known: list[Tensor]) -> list[Tensor]:
+        """What is as it was. Of the others, if they are discrete, is told, and what they carried is forgotten:
+        something wrote to them that passes no region.
+        """
+        stale = [x for x in known if _stale(x)]
+        if not stale:
+            return known
+        for x in stale:
+            if not x.is_floating_point() and func not in ASKS:
+                x._sll = None  # type: ignore[attr-defined]
+                self.lose(op_name(func), [], _UNSEEN, undecided=lambda: True)
+        return [x for x in known if not any(x is other for other in stale)]
+
+    def lose(self, op: str, tensors: Any, why: str, *, undecided: Any = None, origins: Any = ()) -> None:
+        """Count a loss, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if THREAD.at_work is not None:
@@ -84,10 +104,17 @@ class Mode(TorchFunctionMode):
             return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
-            if self.engine.before is not None and not is_compiling():
-                self.engine.before(func, args, kwargs)
+            if not is_compiling():
+                for engine in {entered.mode.engine for entered in THREAD.entered}:
+                    if engine.before is not None:  # (a region around this one may wait for writes)
+                        engine.before(func, args, kwargs)
             handle = self.dispatch if self.trace is None else self.traced
-            return handle(func, args, kwargs)
+            if is_compiling():
+                return handle(func, args, kwargs)
+            fresh = self._not_written(func, _held((*args, *kwargs.values())))
+            out = handle(func, args, kwargs)
+            _seen(fresh)
+            return out
         finally:
             THREAD.at_work = None
 
@@ -137,7 +164,7 @@ class Mode(TorchFunctionMode):
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
 
-    def policies(self) -> list[Policy]:
+    def policies(self) -> list[Any]:
         """What chooses its widths."""
         return []
 
@@ -176,6 +203,34 @@ class Mode(TorchFunctionMode):
             THREAD.entered[-1].adopt(live)
         else:
             release(live)
+
+
+_UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."
+
+
+def _stale(x: Tensor) -> bool:
+    """Whether `x` was written to since it carries what it carries."""
+    pair = x._sll  # type: ignore[attr-defined]
+    return pair is not None and pair[1] is not None and pair[1] != x._version
+
+
+def _seen(known: list[Tensor]) -> None:
+    """The region saw what wrote to them: they carry nothing, if the rule did not see to it."""
+    for x in known:
+        if _stale(x):
+            x._sll = None  # type: ignore[attr-defined]
+
+
+def _held(x: Any) -> list[Tensor]:
+    """What carries something in a tuple, a list or a slice."""
+    found: list[Tensor] = []
+    for item in (x.start, x.stop, x.step) if isinstance(x, slice) else x:
+        if isinstance(item, Tensor):
+            if getattr(item, "_sll", None) is not None:
+                found.append(item)
+        elif isinstance(item, (tuple, list, slice)):
+            found += _held(item)
+    return found
 
 
 def _holds(x: Any) -> bool:

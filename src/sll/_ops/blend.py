@@ -151,8 +151,8 @@ class _Choose(torch.autograd.Function):
 
 
 def choose(mask: Tensor, weight: Tensor, a: Any, b: Any) -> Tensor:
-    """``torch.where(mask, a, b)`` for a compiler, which keeps no bool of it. `weight`, 0 or 1, is `mask` as a float,
-    with the gradient of ``weight * a + (1 - weight) * b``.
+    """``torch.where(mask, a, b)`` for a compiler, which keeps no bool of it. `weight`, 0 or 1, is `mask` as a float;
+    the gradient is that of ``weight * a + (1 - weight) * b``.
     """
     dtype = torch.where(mask, a, b).dtype
     sides = (x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype, device=mask.device) for x in (a, b))

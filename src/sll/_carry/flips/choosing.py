@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .deciding import sides_of
-from .entries import Block, Decision, Layout, carry, flips_of
+from .entries import Block, Decision, Layout, carry
 from .every import flip_by_flip
 from .identity import again, batched, held
 from .mapped import Func, elementwise
-from .moving import found_in
-from .primitives import slope, take
+from .primitives import slope
 from .uses import (
     capped_simplex,
     compute_dtype,
-    half_width,
     in_units,
+    lead,
     leads,
     op_name,
     pairs,
     tracked,
-    wide,
 )
+from .watched import arrives, counted, entered
 
-__all__ = ["best", "carry_order", "extremum", "kth", "order", "passed", "reorderings", "scores", "unique"]
+__all__ = ["best", "carry_order", "extremum", "kth", "order", "reorderings", "scores", "unique"]
 
 MOST = 32
 """So many contenders share a choice whose width a policy found."""
@@ -50,7 +49,7 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     """`hard`, the index of the largest or smallest: flips to those that share sparsemax."""
     z, numbers = scores(x, dim, largest)
     width = region.eps_for(op)
-    z, eps = in_units(z, width, leads)
+    z, eps = in_units(z, width, leads, lead)
     top = z.amax(-1, keepdim=True)
     most = MOST if batched(z) else int((top - z < eps).sum(-1).max()) if z.numel() else 1
     most = min(z.shape[-1], most if isinstance(width, float) else min(most, MOST))
@@ -69,8 +68,12 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
         inside[row] & other[row, column].unsqueeze(-1), (alone - 1 / members[row]) * (1 if largest else -1) / eps, 0
     )
     flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
-    weight = slope(x, numbers[row.unsqueeze(-1), index[row]].reshape(-1), by.reshape(-1).to(z.dtype), flip=flip)
-    block, values = Block(Decision(weight), None, row, True), index[row, column]
+    at = numbers[row.unsqueeze(-1), index[row]].reshape(-1)
+    (x,) = entered(width, (x,))
+    weight = slope(x, at, by.reshape(-1).to(z.dtype), flip=flip)
+    counted(width, lambda: other.any(-1))
+    block = Block(Decision(arrives(width, weight)), None, row, True)
+    values = index[row, column]
     if not batched(z):
         key = "choice", numbers.shape, numbers.stride(), largest, held(width)
         block = again(x, key, block, (row, values))
@@ -115,15 +118,24 @@ class Reordered(NamedTuple):
 
 
 def reorderings(
-    region: Any, op: str, x: Tensor, given: tuple[Tensor, Tensor], places: Tensor, largest: bool
+    region: Any,
+    op: str,
+    x: Tensor,
+    given: tuple[Tensor, Tensor],
+    places: Tensor,
+    largest: bool,
+    shown: Callable[[Tensor, Tensor], Tensor] = lambda z, gaps: gaps,
 ) -> Reordered:
     """How rows that are ordered by `places` may be reordered. Neighbours change places; where several are in one band,
     one moves past others, too. The weights add up to the projection on the capped simplex for each boundary between
-    two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``.
+    two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``. `shown`: of
+    the scores and the gap beside each place, how far the decisions that the result shows are from their boundaries.
     """
-    numbers = given[1]
-    z, eps = in_units(given[0], region.eps_for(op), pairs)
+    numbers, width = given[1], region.eps_for(op)
+    gaps: Callable[[Tensor], Tensor] = lambda z: shown(z, _beside(z.gather(-1, places)))
+    z, eps = in_units(given[0], width, pairs, gaps)
     ordered = z.gather(-1, places)
+    counted(width, lambda: gaps(z) < eps)
     row, start, many = _runs(ordered, eps)
     size = int(many.max()) if many.numel() else 2
     window = start.unsqueeze(-1) + torch.arange(size, device=z.device)
@@ -139,12 +151,21 @@ def reorderings(
     else:
         run, kind = (by != 0).any(-1).nonzero(as_tuple=True)
     flip = torch.arange(run.shape[0], device=z.device).repeat_interleave(size)
+    (x,) = entered(width, (x,))
     weight = slope(x, at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
-    found = Reordered(Decision(weight), row[run], start[run], torch.tensor(orders, device=z.device)[kind])
+    found = Reordered(
+        Decision(arrives(width, weight)), row[run], start[run], torch.tensor(orders, device=z.device)[kind]
+    )
     if batched(z):
         return found
-    key = "order", numbers.shape, numbers.stride(), largest, held(region.eps_for(op))
+    key = "order", numbers.shape, numbers.stride(), largest, held(width)
     return found._replace(decision=again(x, key, found.decision, (*found[1:], places)))
+
+
+def _beside(ordered: Tensor) -> Tensor:
+    """The smaller gap beside each place."""
+    gap = F.pad((ordered[:, :-1] - ordered[:, 1:]).nan_to_num(math.inf, math.inf), (1, 1), value=math.inf)
+    return torch.minimum(gap[:, :-1], gap[:, 1:])
 
 
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,7 +276,9 @@ def order(op: str) -> Any:
             places = torch.cat([places, rest], -1)
             back = F.pad(back, (0, more), value=-1)
         if places.shape[1] > 1:
-            carry_order(region, hard, reorderings(region, op, x, (z, numbers), places, largest), back, places)
+            many = hard.shape[dim]
+            found = reorderings(region, op, x, (z, numbers), places, largest, lambda z, gaps: gaps[:, :many])
+            carry_order(region, hard, found, back, places)
         return out
 
     return rule
@@ -287,7 +310,8 @@ def kth(op: str) -> Any:
         places = torch.where(here, chosen, places)
         at = torch.arange(z.shape[0], device=x.device).unsqueeze(-1)
         if many > 1:
-            found = reorderings(region, op, x, (z, numbers), places, False)
+            beside = lambda z, gaps: gaps.gather(-1, place)
+            found = reorderings(region, op, x, (z, numbers), places, False, beside)
             carry_order(region, out.indices, found, torch.where(here, at, -1), places)
         return out
 
@@ -307,70 +331,3 @@ def unique(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
         found = reorderings(region, "unique", x, (z, numbers), places, False)
         carry_order(region, out[1], found, places, out[1].reshape(1, -1).gather(-1, places), ranks=True)
     return out
-
-
-def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], op: str = "searchsorted") -> Any:
-    """``searchsorted`` and ``bucketize``: one decision, at the nearest boundary."""
-    by_value = op_name(func) == "bucketize"
-    names = ("input", "boundaries") if by_value else ("sorted_sequence", "input")
-    named = dict(zip(names, args), **kwargs)
-    x, table = named.pop("input", named.pop("self", None)), named[names[1] if by_value else names[0]]
-    followed = tracked(x) or tracked(table)
-    if not followed or not region.linearizes(op) or named.get("sorter") is not None or not table.numel():
-        return flip_by_flip(region, func, args, kwargs)
-    hard = func(*args, **kwargs)
-    known = found_in(table)
-    if known is not None and known.source is x and table.shape == x.shape and known.dim in (None, x.dim() - 1):
-        z, numbers = scores(x, -1, False)  # among its own values: a rank
-        places = z.argsort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(z.shape[-1], device=x.device).expand(z.shape) + (hard.reshape(z.shape).amin(-1, True) > 0)
-        order_of = reorderings(region, op, x, (z, numbers), places, False)
-        carry_order(region, hard, order_of, numbers.gather(-1, places), rank, ranks=True)
-        return hard
-    given = torch.as_tensor(x, dtype=table.dtype, device=table.device)
-    full = table.detach().expand(*hard.shape[:-1], table.shape[-1]) if table.dim() > 1 else table.detach()
-    last = table.shape[-1] - 1
-    v, t = wide(given.detach(), full)
-
-    def look(i: Tensor) -> Tensor:
-        return t.gather(-1, i) if table.dim() > 1 else t[i]  # type: ignore[no-any-return]
-
-    low, high = (hard.long() - 1).clamp(0, last), hard.long().clamp(0, last)
-    nearest = torch.where((v - look(low)).abs() <= (look(high) - v).abs(), low, high)
-    middle = look(nearest)
-    gaps = [(look((nearest + by).clamp(0, last)) - middle).abs() for by in (-1, 1)]
-    limit = torch.minimum(*(torch.where(gap == 0, math.inf, gap) for gap in gaps)) / 2
-    distance = v - middle
-    half = limit.clamp(max=half_width(region.eps_for(op), distance))
-    at, above, by = sides_of(distance / half, 1.0)
-    by = by / half.reshape(-1)[at]
-    where = nearest.reshape(-1)[at]
-    shown = take(hard, at)
-    wrong = (shown == where + above.to(shown.dtype)) & (take(distance, at) != 0)
-    above, by = above ^ wrong, torch.where(wrong, -by, by)  # (rounding: the other side is where the program is not)
-    value = where + above.to(hard.dtype)
-    if table.dim() > 1:
-        where = where + at // hard.shape[-1] * (last + 1)
-    if tracked(given) and tracked(table):
-        weight = slope(given, at, by, table, where, -by)
-    else:
-        weight = slope(given, at, by) if tracked(given) else slope(table, where, -by)
-    return carry(region, hard, Layout((Block(Decision(weight), None, at, True),)), value.to(hard.dtype))
-
-
-def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``histc``: which bin an element is in is decided at the edges."""
-    named = dict(zip(("bins", "min", "max"), args[1:]), **kwargs)
-    x, hard = args[0], func(*args, **kwargs)
-    if not tracked(x) or not region.linearizes("histc"):
-        return hard
-    bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
-    if low == high:
-        low, high = (float(t) for t in x.detach().aminmax())
-    edges = torch.linspace(low, high, bins + 1, dtype=x.dtype, device=x.device)
-    index = passed(region, torch.bucketize, (x.reshape(-1), edges), {"right": True}, "histc")
-    last = region.call(torch.eq, x.reshape(-1).detach(), high)
-    index = region.call(torch.where, last, bins, index)
-    found = region.call(torch.eq, region.call(torch.unsqueeze, index, -1), torch.arange(1, bins + 1, device=x.device))
-    counts = flips_of(region.call(torch.sum, found, 0))
-    return hard if counts is None else carry(region, hard.detach(), counts.layout, counts.values.to(hard.dtype))

@@ -50,10 +50,11 @@ Key: TypeAlias = "tuple[Any, ...] | None"
 class Decision:
     """The flips of one call: a weight for each, of value zero, whose gradient is the slope."""
 
-    __slots__ = ("__weakref__", "weight", "what")
+    __slots__ = ("__weakref__", "block", "weight", "what")
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
+        self.block: weakref.ref[Block] | None = None
 
 
 class Block:
@@ -62,7 +63,7 @@ class Block:
     `single`: no flip has two entries.
     """
 
-    __slots__ = ("__weakref__", "at", "decision", "flip", "moved", "single", "size", "what")
+    __slots__ = ("__weakref__", "at", "decision", "flip", "moved", "single", "size")
 
     def __init__(self, decision: Decision, flip: Tensor | None, at: Tensor, single: bool) -> None:
         self.decision = decision

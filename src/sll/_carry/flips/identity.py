@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .entries import Block
+
 __all__ = ["again", "batched", "held"]
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ def held(x: Any) -> Any:
 
 def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...]) -> T:
     """`found`, a block or a decision, or the one of before, if the same was asked and `what` has not changed (a write
-    may go unseen).
+    may go unseen). Of a decision whose block is gone, `found` is a block now.
     """
     known = _ASKED.of.get(id(x))
     if known is None or known[0]() is not x:
@@ -57,8 +59,19 @@ def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...]) -> T:
     for other, ref in known[1]:
         before = ref() if other == key else None
         if before is not None and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
-            return before  # type: ignore[no-any-return]
-    found.what = what  # type: ignore[attr-defined]
-    known[1].append((key, weakref.ref(found)))
+            if not isinstance(found, Block):
+                return before  # type: ignore[no-any-return]
+            block = before.block and before.block()
+            if block is not None:
+                return block  # type: ignore[no-any-return]
+            found.decision = before
+            before.block = weakref.ref(found)
+            return found
+    decision: Any = found
+    if isinstance(found, Block):
+        decision = found.decision
+        decision.block = weakref.ref(found)
+    decision.what = what
+    known[1].append((key, weakref.ref(decision)))
     del known[1][:-_KEPT]
     return found

@@ -72,14 +72,18 @@ def mapped(
             given.append(flips.values)
         else:
             given.append(values_on(x, shape, layout, flips, join(layout, flips.layout)[2]))
-    torch._C._set_grad_enabled(False)  # (a context manager would take longer than the function)
-    try:
-        values = func(*given, **{name: _named_on(x, shape, layout) for name, x in named.items()})
-    finally:
-        torch._C._set_grad_enabled(True)
+    values = _without_gradient(func, given, {name: _named_on(x, shape, layout) for name, x in named.items()})
     if values.dim() == 0:
         values = values.expand(layout.size)
     return layout, values if values.dtype == dtype else values.to(dtype)
+
+
+def _without_gradient(func: Func, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+    torch._C._set_grad_enabled(False)  # (a context manager would take longer than the function)
+    try:
+        return func(*args, **kwargs)  # type: ignore[no-any-return]
+    finally:
+        torch._C._set_grad_enabled(True)
 
 
 def _named_on(x: Any, shape: torch.Size, layout: Layout) -> Any:
@@ -117,7 +121,7 @@ def _as_it_is(x: Any) -> Any:
         return x
     if found.plain is not None:
         return found.plain
-    return x if torch._C._are_functorch_transforms_active() else torch._lazy_clone(x)
+    return x if torch._C._are_functorch_transforms_active() else x.clone()
 
 
 def _met_if_wide(x: Any, args: tuple[Any, ...]) -> Any:

@@ -12,9 +12,9 @@ from ..interface import Carried
 from .entries import Block, Flips, Layout, carry, flips_of, held_by, join, mark, spread
 from .mapped import Func, plain_of
 from .primitives import take
-from .uses import op_name
+from .uses import op_name, same_numbers
 
-__all__ = ["Found", "carriers", "found_in", "leaves", "move", "reduce_sum", "replaced"]
+__all__ = ["Found", "carriers", "found_in", "leaves", "mark_found", "move", "reduce_sum", "replaced"]
 
 
 _FIRST = 2**40
@@ -30,9 +30,23 @@ class Found(Carried):
         self.of = of
         self.dim = None if source.dim() == 1 else dim
 
+    def found_among(self, x: Any) -> bool:
+        """Whether `x` is the source, or another view of the same numbers."""
+        if not isinstance(x, Tensor) or x._version != self.version or self.source._version != self.version:
+            return False
+        return same_numbers(x, self.source, self.dim is None)
+
 
 def found_in(x: Any) -> Found | None:
     return held_by(x, Found)
+
+
+def mark_found(region: Any, values: Tensor, x: Tensor, indices: Tensor, dim: int) -> None:
+    """`values` are those of `x` at `indices`; a reduced dimension may be gone."""
+    numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
+    gone = indices.dim() < x.dim()
+    of = numbers.gather(dim, indices.unsqueeze(dim) if gone else indices)
+    mark(region, values, Found(x, of.squeeze(dim) if gone else of, dim % x.dim()))
 
 
 def _where_found(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
@@ -127,21 +141,23 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     results = []
     key = _key(func, found[0][0].shape, args[1:], kwargs) if len(starts) == 1 else None
     for i, (part, source) in enumerate(zip(leaves(out), leaves(numbers))):
-        layout: Layout | None = None
-        values: Any = None
+        moved = []
         for x, flips in found:
             of, entry = spread(flips.layout, key and (*key, i), lambda: source - starts[id(x)])  # noqa: B023
-            moved = flips.values[entry]
-            if layout is None:
-                layout, values = of, moved
-            else:
-                whole, a, b = join(layout, of)
-                base = take(part, whole.at)
-                for place, some in ((a, values), (b, moved)):
-                    base = _put(base, place, some.to(base.dtype))
-                layout, values = whole, base
-        results.append((layout, values))
+            moved.append((of, flips.values[entry]))
+        results.append(_side_by_side(part, moved))
     return _each(region, func, args, kwargs, out, results)
+
+
+def _side_by_side(part: Tensor, moved: list[tuple[Layout, Tensor]]) -> tuple[Layout, Tensor]:
+    """The entries of several operands in one result."""
+    layout, values = moved[0]
+    for other, some in moved[1:]:
+        whole, a, b = join(layout, other)
+        base = take(part, whole.at)
+        base = _put(base, a, values.to(base.dtype))
+        layout, values = whole, _put(base, b, some.to(base.dtype))
+    return layout, values
 
 
 def _put(base: Tensor, place: Any, values: Tensor) -> Tensor:
@@ -166,8 +182,6 @@ def _each(region: Any, func: Func, args: Any, kwargs: Any, out: Any, results: li
     if any(part.is_floating_point() for part in parts):
         plain = list(leaves(func(*replaced(args, plain_of), **replaced(kwargs, plain_of))))
     for i, (part, (layout, values)) in enumerate(zip(parts, results)):
-        if layout is None or values is None:
-            continue
         mark(region, part, Flips(layout, values.to(part.dtype), None if plain is None else plain[i]))
     return out
 

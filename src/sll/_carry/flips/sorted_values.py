@@ -10,18 +10,10 @@ from torch import Tensor
 from .choosing import carry_order, reorderings, scores
 from .entries import mark
 from .mapped import Func
-from .moving import Found, found_in
-from .uses import op_name, tracked
+from .moving import Found, found_in, mark_found
+from .uses import around, op_name, tracked
 
-__all__ = ["compared", "extreme", "mark_found", "mark_median"]
-
-
-def mark_found(region: Any, values: Tensor, x: Tensor, indices: Tensor, dim: int) -> None:
-    """`values` are those of `x` at `indices`; a reduced dimension may be gone."""
-    numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-    gone = indices.dim() < x.dim()
-    of = numbers.gather(dim, indices.unsqueeze(dim) if gone else indices)
-    mark(region, values, Found(x, of.squeeze(dim) if gone else of, dim % x.dim()))
+__all__ = ["compared", "extreme", "mark_median"]
 
 
 def extreme(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -58,9 +50,9 @@ def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:
     """A comparison with what was found by sorting; None if it is an ordinary one."""
     first, second = found_in(a), found_in(b)
     if first is not None and second is not None:  # in sorted order they are
-        return func(a, b) if first.source is second.source else None
+        return func(a, b) if first.found_among(second.source) else None
     known, x, op = (second, a, op_name(func)) if first is None else (first, b, _MIRRORED[op_name(func)])
-    if known is None or known.source is not x or known.version != x._version:
+    if known is None or not known.found_among(x):
         return None
     threshold = b if first is None else a
     if not x.numel() or torch.broadcast_shapes(x.shape, threshold.shape) != x.shape:  # type: ignore[no-untyped-call]
@@ -75,7 +67,8 @@ def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:
     place = (at == of[:, :1]).to(torch.int8).argmax(-1, keepdim=True)
     first_ones = torch.arange(z.shape[1], device=x.device) < place + (op in ("ge", "lt"))
     hard = func(a, b)
-    order = reorderings(region, "topk", x, (z, numbers), places, True)
+    many = int(first_ones[0].sum())
+    order = reorderings(region, "topk", x, (z, numbers), places, True, lambda z, _: around(z, many))
     carry_order(region, hard, order, at, first_ones if op in ("gt", "ge") else ~first_ones, ranks=True)
     return hard  # type: ignore[no-any-return]
 

@@ -11,15 +11,18 @@ from torch import Tensor
 
 from ..._rules.index import in_place_forms, names_of, row_of, spellings
 from ..._rules.table import ROWS
+from ..outcomes.sources import LISTENERS
 from ..rules import Rules
-from .choosing import best, extremum, histogram, kth, order, passed, unique
+from .choosing import best, extremum, kth, order, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
-from .every import flip_by_flip, ragged
+from .every import count, flip_by_flip, ragged
+from .lookups import getitem, lookup, one_hot
 from .mapped import Func, elementwise
-from .moving import carriers, found_in, leaves, move, reduce_sum
-from .sorted_values import compared, extreme, mark_found, mark_median
-from .uses import ASKS, tracked
+from .moving import found_in, leaves, mark_found, move, reduce_sum
+from .passing import histogram, passed
+from .sorted_values import compared, extreme, mark_median
+from .uses import ASKS, COUNTS, tracked
 from .writing import WRITES, copy, setitem
 
 __all__ = ["RULES", "dispatch"]
@@ -31,7 +34,7 @@ TABLE = RULES.of
 def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = TABLE.get(func)
     if rule is None and func in ASKS:
-        return func(*args, **kwargs)
+        return count(region, func, args, kwargs) if func in COUNTS else func(*args, **kwargs)
     if region.selects and func not in _IN_PLACE and any(ragged(x) for x in leaves((args, kwargs))):
         return flip_by_flip(region, func, args, kwargs)
     if rule is not None:
@@ -43,9 +46,14 @@ def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return (elementwise if kwargs.get("rounding_mode") is None else general("div"))(region, func, args, kwargs)
 
 
-def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    carried = [x for x, _ in carriers(args[1], {})]
-    return (flip_by_flip if carried else move)(region, func, args, kwargs)
+def masked_select(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mask = args[1] if len(args) > 1 else kwargs["mask"]
+    return (flip_by_flip if flips_of(mask) else move)(region, func, args, kwargs)
+
+
+def where(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """With a mask alone: the places that it selects."""
+    return (elementwise if len(args) + len(kwargs) > 1 else flip_by_flip)(region, func, args, kwargs)
 
 
 def compare_sorted(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,9 +124,16 @@ def bincount(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 RULE_OF: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("elementwise", "floats", "where", "masked_fill"), elementwise),
+    **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
+    "where": where,
     **dict.fromkeys(("moves", "fills", "joins", "broadcasts", "copies", "atleast_1d"), move),
-    **dict.fromkeys(("Tensor.__getitem__", "masked_select"), getitem),
+    "Tensor.__getitem__": getitem,
+    "masked_select": masked_select,
+    "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
+    "torch.embedding": lookup("table", "index"),
+    "index_select": lookup("table", "dim", "index"),
+    "take": lookup("table", "index"),
+    "one_hot": one_hot,
     **{op: best(op) for op in ("argmax", "argmin")},
     **{op[3:]: of_all(values_found(extremum(op))) for op in ("argmax", "argmin")},
     **{op: values_found(order(op)) for op in ("sort", "topk")},
@@ -151,6 +166,17 @@ RULES.fill(RULE_OF)
 for _name in names_of("reflected"):
     for _func in spellings(_name):
         RULES.put(_func, reflected(row_of(_name).op), True)
+
+
+def _added(op: str, functions: Any) -> None:
+    """A source that somebody adds to those of the table."""
+    RULES.add(general(op, derivative=False), functions)
+
+
+for _row in ROWS:  # flips are imported late: somebody may have added some already
+    if _row.family == "sources" and _row.op not in RULE_OF:
+        _added(_row.op, (*_row.names.split(), *_row.functions))
+LISTENERS.append(_added)
 _IN_PLACE = {
     torch.Tensor.__setitem__,
     *(func for row in ROWS if row.in_place for name in row.names.split() for func in in_place_forms(name)),

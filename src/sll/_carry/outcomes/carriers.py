@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.ramp import Jump
 from ..._ops.saving import saved_as_then, saving
+from ..._ops.views import same_numbers
 from ..interface import Carried, Region
 from .decisions import _UNKNOWN, Decision, unchanged, version_of
 from .writes_seen import Guarded
@@ -181,18 +181,7 @@ class Sorted(_Carrier):
         a, b = x, self.source
         if not isinstance(a, Tensor) or not unchanged(a, self.version) or not unchanged(b, self.version):
             return False
-        if a is b:
-            return True
-        if torch._C._functorch.is_functorch_wrapped_tensor(a) or a.layout != torch.strided or a.device.type == "meta":
-            return False
-        related = a._base is b or b._base is a or a._base is not None and a._base is b._base
-        if not related or a.requires_grad != b.requires_grad or a._base is not None and a.grad_fn is None:
-            return False
-        if a.data_ptr() != b.data_ptr() or a.dtype != b.dtype:
-            return False
-        if self.dim is None or b.dim() == 1:  # all numbers, in whatever shape
-            return a.numel() == b.numel() and a.is_contiguous() and b.is_contiguous()
-        return a.shape == b.shape and a.stride() == b.stride()
+        return same_numbers(a, b, self.dim is None or b.dim() == 1)
 
 
 class Chain(_Carrier):
@@ -228,6 +217,8 @@ class Chain(_Carrier):
 
 
 Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
+_CARRIERS = (Outcomes, Choice, Expectation, Selection)
+"""Other engines have others."""
 
 
 def carrier(x: Any) -> Carrier | None:
@@ -243,7 +234,7 @@ def carrier(x: Any) -> Carrier | None:
             return None
     if isinstance(found, Chain):
         return found if x.is_floating_point() else found.resolve()
-    return found if isinstance(found, _Carrier) and not isinstance(found, Sorted) else None  # type: ignore[return-value]
+    return found if isinstance(found, _CARRIERS) else None
 
 
 def discrete_carrier(x: Any) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, REMEDIES, op_name
 from ..interface import Engine, Func
+from ..writes import called
 from . import selection_rules
 from .carriers import Choice, Expectation, Selection, carrier, choice, discrete_carrier, resolved, selection
 from .expectations import uncertain, undecided
@@ -26,6 +27,8 @@ _ASKS_BY_NAME = {func.__name__ for func in ASKS}
 class _Outcomes(Engine):
     always = ALWAYS
     rules = RULES
+
+    reads = READS
 
     @staticmethod
     def before(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
@@ -46,7 +49,7 @@ class _Outcomes(Engine):
             silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
             if not silent or not all(x is args[0] for x in lost):
                 region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
-        out = func(*args, **kwargs)
+        out, _ = called(func, args, kwargs, lost)
         if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
             written(args[0])
         return out

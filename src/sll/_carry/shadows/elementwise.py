@@ -12,7 +12,6 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +20,12 @@ from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.blend import choose as choose_compiled
-from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, open_elements
+from ..._ops.env import compiling, infinite, tracked
+from ..._ops.openness import open_elements
+from ..._ops.surrogates import alias, eager, follow, kept
 from ..interface import Func, Region
-from .shadow import Shadow, Weights, Whole, carried, carry, shadow
+from .quotients import QUOTIENTS, but_by_zero, not_zero
+from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, shadow
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -32,7 +33,7 @@ LINEAR = set(
 )
 """Linear in every operand (a quotient in the first)."""
 PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
-QUOTIENTS = {"true_divide", "__truediv__", "div", "divide", "__div__"}
+ADDS = LINEAR - PRODUCTS - {"true_divide", "__truediv__", "div", "divide"}
 KEEPS_WHOLE = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ mul multiply __mul__ __rmul__ abs
     absolute __abs__ clamp clip clamp_min clamp_max minimum maximum relu relu6 hardtanh float double half bfloat16 to
@@ -98,21 +99,7 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     for y in (*args[1:], *kwargs.values()):
         if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
             return out
-    return carry(region, out, _Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
-
-
-class _Mapped(Whole):
-    """A function of whole numbers `x`."""
-
-    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor]) -> None:
-        self.whole, self.x, self.version, self.func = whole, x, x._version, func
-
-    def other(self, q: Tensor) -> Tensor | None:
-        if self.x._version != self.version:
-            return None
-        beyond = self.whole.other(self.x.detach())
-        with torch.no_grad():
-            return None if beyond is None else self.func(beyond)
+    return carry(region, out, Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
@@ -131,12 +118,17 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
 
 
 def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None or args[0] is args[-1] and func.__name__ in PRODUCTS:
+    if func.__name__ in QUOTIENTS and shadow(args[1]) is not None:
+        args = but_by_zero(args[0], args[1]), args[1]
+        return by_difference(region, func, args, {}, func(*args))
+    if args[0] is args[-1] and func.__name__ in PRODUCTS:
         return by_difference(region, func, args, {}, func(*args))
     floats = func.__name__ in QUOTIENTS or any(
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
     )
     if floats:
+        if func.__name__ not in ADDS:  # (without a region nothing is saved for the mask: it may be written to)
+            args = tuple(kept(x) if _writable(x) else x for x in args)
         return func(*_as_floats(args))
     out = func(*args)
     if not isinstance(out, Tensor):
@@ -150,6 +142,10 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         labels = _relabelled(func, args, {}, known[0], chosen)
         return carry(region, out, chosen.of_labels(labels, _spread(out.dim()), value))
     return carry(region, out, _made(make, lazy, _other(func, args, {}, known)))
+
+
+def _writable(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and not (x.is_leaf and x.requires_grad)
 
 
 def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype | None = None) -> Shadow:
@@ -222,7 +218,7 @@ def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
     if p is None or q is None:  # a mask that is fixed
         own, fixed, x = (q, a, b) if p is None else (p, b, a)
         assert own is not None
-        fixed = torch.as_tensor(fixed, device=x.device)
+        fixed = torch.as_tensor(fixed, device=x.device).clone()  # (the program may write to it, and it is read later)
         if name in AND:
             return lambda: own.value() * fixed
         if name in OR:
@@ -254,7 +250,10 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     if out.is_floating_point():
         unknown = {key for key, part in parts.items() if part is None}
         if unknown:  # the derivative of the function of floats
-            out = func(*_as_floats(args, unknown), **kwargs)
+            floats = _as_floats(args, unknown)
+            if func.__name__ in QUOTIENTS and id(args[1]) in unknown:
+                floats[1] = but_by_zero(floats[1], args[1])
+            out = func(*floats, **kwargs)
         return added(out, soft) if isinstance(soft, Tensor) else out
     shape, numbers = out.shape, alias(out)
     value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
@@ -297,6 +296,7 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
         return (weights * finite(labels.to(weights.dtype))).sum(-1)
 
     def at(y: Tensor) -> Tensor:
+        y = not_zero(func, y, x) if x is args[-1] else y
         with torch.no_grad():
             swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
             return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
@@ -375,8 +375,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     if compiling() and (fill is None or b.is_contiguous()):
         return choose_compiled(mask, own.value(), a, b)
     out, value, jump = take(a, b), own.value(), a - b
-    if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
-        region.count_infinite("where", open_elements(value))
+    if eager() and (infinite(a) or infinite(b)):
+        region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(out.shape)))
     jump = finite(torch.as_tensor(jump, device=mask.device))
     if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
         value = value - value.detach()

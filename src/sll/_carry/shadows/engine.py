@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from ..._ops.env import compiling
-from ..._ops.surrogates import open_elements
+from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..interface import Engine, Func, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import Rules
+from ..writes import called
 from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
 
@@ -65,10 +66,7 @@ _ALL.fill(RULE_OF)
 
 def _added(op: str, functions: Any) -> None:
     """A source that somebody adds to those of the table."""
-    for name in functions:
-        known = isinstance(name, str)
-        found, called = (spellings(name), name) if known else ([name], "")
-        _ALL.register(sources.decide(op), found, called, in_place=known, source=True, marks=False)
+    _ALL.add(sources.decide(op), functions)
 
 
 LISTENERS.append(_added)
@@ -94,7 +92,7 @@ class _Shadows(Engine):
         decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
         if decided and not (func in ASKS and all(x is args[0] for x in decided)):
             region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
-        return func(*args, **kwargs)
+        return called(func, args, kwargs, decided)[0]
 
     def decided(self, x: Any) -> bool:
         return shadow(x) is not None

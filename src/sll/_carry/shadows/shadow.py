@@ -27,7 +27,7 @@ from ..._ops.surrogates import follow, fresh
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
+    "Carrier", "Mapped", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
     "tensors",
 ]  # fmt: skip
 
@@ -150,6 +150,20 @@ class Whole(Carried):
         """None if it is not known."""
         with torch.no_grad():
             return self._other(x)
+
+
+class Mapped(Whole):
+    """A function of whole numbers `x`."""
+
+    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor]) -> None:
+        self.whole, self.x, self.version, self.func = whole, x, x._version, func
+
+    def other(self, q: Tensor) -> Tensor | None:
+        if self.x._version != self.version:
+            return None
+        beyond = self.whole.other(self.x.detach())
+        with torch.no_grad():
+            return None if beyond is None else self.func(beyond)
 
 
 class Selected(Carried):

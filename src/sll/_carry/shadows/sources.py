@@ -22,10 +22,11 @@ from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
-from ..._ops.samples import sample
+from ..._ops.samples import numpy_is_there, sample
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
-from ..._rules.widths import Width
+from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
+from ..outcomes.boundaries import from_one
 from ..outcomes.sources import STEPS
 from .elementwise import added, by_difference, elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
@@ -71,6 +72,13 @@ def half_at(eps: float | Width, x: Tensor, at: float | Callable[[Tensor], Tensor
         return min(eps, limit)
     if not x.numel():
         return min(1.0, limit)
+    at_once, number = getattr(eps.policy, "at_once", None), 0.0 if callable(at) else at
+    if at_once is not None and x.device.type == "cpu" and eager() and numpy_is_there():
+        half = at_once(eps.kind, limit, lambda: (at(sample(x)) if callable(at) else sample(x)).numpy() - number)
+        if half is not None:
+            if eps.record is not None:
+                eps.record(half)
+            return half  # type: ignore[no-any-return]
     return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at if at else sample(x), limit)
 
 
@@ -155,11 +163,15 @@ def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
     return carry(region, out, Beside(op, x))
 
 
-def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Tensor:
+def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
     if torch.broadcast_shapes(x.shape, values.shape) != x.shape:  # type: ignore[no-untyped-call]
         return described(region, "heaviside", func, (x, values), {})
     half = half_at(region.eps_for("heaviside"), x, 0.0, math.inf)
-    out = ramp(x, 0.0, half, 1.0, lambda: func(x.detach(), values))
+    one = x.numel() >= LEAST and values.numel() == 1 and values.device.type == "cpu" and isinstance(half, float)
+    if one and not values.signbit():  # (-0. counts as 0. among the numbers of a jump)
+        out = in_one_pass(x, Jump("boundary", 0.0, 1.0, float(values), 0.0), half, "hard")  # type: ignore[arg-type]
+    else:
+        out = ramp(x, 0.0, half, 1.0, lambda: func(x.detach(), values))
     return carry(region, out, Whole(lambda q: 1 - q))
 
 
@@ -168,7 +180,8 @@ def _between(
 ) -> Tensor:
     """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
     half = half_at(region.eps_for(op), distance.detach(), 0.0, limit)
-    return added(func(*args), distance.clamp(-half, half) * (jump * (0.5 / half)))
+    offset = distance.clamp(-half, half)  # type: ignore[arg-type]
+    return added(func(*args), offset * (jump * (0.5 / half)))
 
 
 def _remainder(x: Any, by: Any) -> tuple[Tensor, float, float] | None:
@@ -229,12 +242,13 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
     eps = region.eps_for(op)
     ends = isinstance(a, Tensor) and isinstance(b, Tensor) and op in ("ge", "le")  # (equal infinities have no distance)
-    if hard.numel() >= LEAST and not ends:  # at once: it takes no more than a copy of `x`
+    many = 0 if ends else hard.numel()
+    step = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(op in ("ge", "le")), 0.0)
+    if many >= 16 * LEAST:  # at once: it takes no more than a copy of `x`
         half = half_at(eps, x, at, math.inf)
         if isinstance(half, float):
-            low, high = (0.0, 1.0) if rising > 0 else (1.0, 0.0)
-            jump = Jump("boundary", low, high, float(op in ("ge", "le")), 0.0)
-            return carry(region, hard, Shadow.of(in_one_pass(x, jump, half, "hard", at), exact=x.dtype))
+            x = x.view_as(x)  # (who hooks `x` is not asked what is open)
+            return carry(region, hard, Shadow.of(in_one_pass(x, step, half, "hard", at), exact=x.dtype))
     flags = lazy_clone(hard)
     x = x if x is not a and x is not b else kept(x)
     known: list[float | Tensor] = []
@@ -242,7 +256,10 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
     def make() -> Tensor:
         if not known:
             known.append(half_at(eps, x, at, math.inf))
-        return ramp(x, at, known[0], rising, lambda: flags.to(x.dtype), own=True)
+        half = known[0]
+        if many >= LEAST and isinstance(half, float):
+            return in_one_pass(x, step, half, "hard", at)
+        return ramp(x, at, half, rising, lambda: flags.to(x.dtype), own=True)
 
     return carry(region, hard, Shadow(make, exact=x.dtype))
 
@@ -265,10 +282,11 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         value = hard_forward(as_numbers(flags, offset.dtype), soft.expand(hard.shape))
         return carry(region, hard, Shadow.of(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
-    jump = above - below
+    jump: Any = above - below
     jump = torch.where(is_finite(jump), jump, 0)
-    if op in STEPPING:  # the height is known, and 7e7 - 1 is 7e7; `trunc` has no step at 0
-        jump = torch.where((jump != 0) | (above != 0), STEPPING[op][2].height, 0)
+    if op in STEPPING and len(args) == 1 and not kwargs and below.is_floating_point():
+        # (7e7 - 1 is 7e7, so the difference of the sides is 0: the step is not.)
+        jump = torch.where(below.abs() < 1 / torch.finfo(below.dtype).eps, jump, STEPPING[op][2].height)
     soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
@@ -333,10 +351,15 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
     make = lambda: numbers.to(x.dtype)
     n = fixed.round()
-    distance = torch.where(n == 0, math.nan, fixed - n)
-    inside = (distance.abs() <= half).to(x.dtype)
-    slope = torch.where(fixed == n, 1, inside * (0.5 / half))
-    return follow(torch.where(slope != 0, x, 0) * slope, make)
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.measure(from_one(fixed - n, n), half, 0.5)
+        x = watch.enters(x)
+    distance: Any = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
+    found = follow(distance.clamp(-half, half) * torch.where(fixed == n, 1, 0.5 / half), make)
+    if watch is not None:
+        watch.arrives(found)
+    return found
 
 
 def _beyond(x: Tensor, n: Tensor) -> Tensor:
