@@ -177,6 +177,48 @@ def test_inductor():
         torch.testing.assert_close(got, gradients(f, line()), rtol=1e-6, atol=1e-6)
 
 
+def one_hots(x):
+    return F.one_hot(x.view(2, -1).argmax(1), x.numel() // 2) * 1.5
+
+
+VECTORS = [None, 256]
+"""The width of registers that inductor writes for: this machine's, or AVX2."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("bits", VECTORS)
+def test_inductor_shows_the_shares_of_a_choice(bits):
+    x = torch.tensor([-0.5, 0, 0.15, 0.21, 0.44, 0.46, 0.88, 1.4])
+    with torch._inductor.config.patch({"cpp.simdlen": bits}), sll.linearize(0.1, forward="linear"):
+        compiled = torch.compile(one_hots, fullgraph=True)
+        got, want = gradients(compiled, x), gradients(one_hots, x)
+        hard = compiled(x), one_hots(x)  # (what autograd does not record is not linearized)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got[0][0], torch.tensor([0, 0, 0.3, 1.2]))
+    assert torch.equal(*hard)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="not known of older versions")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.skipif("AVX" not in torch.backends.cpu.get_cpu_capability(), reason="a mistake in code for AVX2")
+def test_inductor_still_miscompiles_a_mask_beside_integers():
+    """Without us. Nothing that a region writes is known to meet it."""
+
+    def f(w, i, a):
+        i = torch.where(i >= 0, i, a.unsqueeze(-1))
+        o = torch.zeros(2, 4).scatter_add(-1, i.clamp(0, 3), w) - 0.5
+        h = (a.unsqueeze(-1) == torch.arange(4)).long()
+        return torch.where(o.abs() < 0.5, o * 1.5 + 0.75, h * 1.5)
+
+    w = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
+    inputs = w, torch.tensor([[3, 2, 1, 0], [1, 2, 3, 0]]), torch.tensor([1, 2])
+    with torch._inductor.config.patch({"cpp.simdlen": 256}):
+        got = torch.compile(f)(*inputs)
+    assert not torch.allclose(got, f(*inputs)), "PyTorch has mended this: remove this test"
+
+
 @row(AREA, '`mode="max-autotune-no-cudagraphs"`', "works")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_max_autotune():

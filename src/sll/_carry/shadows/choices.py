@@ -32,8 +32,12 @@ from .shadow import Shadow, Weights, carry, shadow
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
 
-@functools.lru_cache(maxsize=128)
 def _positions(n: int, device: torch.device) -> Tensor:
+    return torch.arange(n, device=device) if compiling() else _positions_once(n, device)
+
+
+@functools.lru_cache(maxsize=128)
+def _positions_once(n: int, device: torch.device) -> Tensor:
     return torch.arange(n, device=device)
 
 

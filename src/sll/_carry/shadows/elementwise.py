@@ -68,8 +68,11 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     if name in LINEAR and not kwargs:
         return _linear(region, func, args)
     out = func(*args, **kwargs)
-    if not isinstance(out, Tensor) or any(out is x for x in found):  # x.to(x.dtype), contiguous
+    if not isinstance(out, Tensor):
         return out
+    for x in found:
+        if out is x:  # x.to(x.dtype), contiguous (what `x` carries Dynamo does not find on `out`)
+            return x
     if out.dtype == torch.bool and all(x.dtype == torch.bool for x in args if isinstance(x, Tensor)):
         flags = _logic(region, name, args, out)
         if flags is not None:
