@@ -10,7 +10,9 @@ import torch
 import compatibility
 import errors
 import sll
+from sll._carry.flips import table as flips_table
 from sll._carry.outcomes import registry
+from sll._carry.shadows import engine as shadows_engine
 from sll._mode.threads import THREAD as _THREAD
 from sll._rules import index, table
 
@@ -68,6 +70,8 @@ def rules_as_they_were():
     """For tests that add some: others count what is in the registry."""
     tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
     tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
+    for rules in (shadows_engine._ALL, flips_table.RULES):
+        tables += (rules.of, rules.by_name, rules.always)
     before, rows = [found.copy() for found in tables], list(table.ROWS)
     yield
     for found, kept in zip(tables, before):

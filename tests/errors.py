@@ -1237,6 +1237,79 @@ y.sum().backward()
 """,
         compiles=True,
     ),
+    Case(
+        LOCAL,
+        "`masked_scatter` from nothing",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+""",
+        "The mask is close to selecting something. What would stand there nobody has said.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "A call that fails with the decision the other way",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = x[x > 0] + torch.tensor([1.0, 2.0, 3.0])
+""",
+        "With one element fewer the shapes do not fit. Masks of the whole always fit.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = (x + torch.tensor([0.0, 1.0, 2.0, 3.0])) * (x > 0)
+    y.sum().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "How many elements `x[mask]` has",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    chosen = x[x > 0]
+    mean = chosen.sum() / len(chosen)
+""",
+        "A length is a Python number. `mean` runs again in each flip.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    mean = x[x > 0].mean()
+    mean.backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "A sorter that orders something else",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    order = (-x).argsort()
+    place = torch.searchsorted(x, torch.tensor([0.045]), sorter=order)
+""",
+        "The boundaries move with their own order. What another order does to them is not known.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    order = x.argsort()
+    place = torch.searchsorted(x, torch.tensor([0.045]), sorter=order)
+    place.float().sum().backward()
+""",
+    ),
+    Case(
+        FLIPS,
+        "An operator that writes to a float of a decision",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = torch.sign(x)
+    torch.ops.aten.relu_(y)
+""",
+        "What is written there in each flip is not known. Functions of `torch` do know.",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = torch.relu(torch.sign(x))
+    y.sum().backward()
+""",
+    ),
     # --- lost: selections ---
     Case(
         SELECTED,

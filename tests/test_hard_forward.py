@@ -155,13 +155,14 @@ def test_special_values(name, forward):
             assert not g[13:].any()
 
 
-@pytest.mark.parametrize("forward", ["linear", "hard"])
-def test_what_is_not_taken_does_not_leak(forward):
+@pytest.mark.parametrize("number", [float, torch.tensor], ids=["float", "tensor"])
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_what_is_not_taken_does_not_leak(forward, number):
     """An inf or NaN in the outcome not taken reaches neither value nor gradient; in the band it has no finite jump."""
     x = torch.tensor([-1.0, 0.001, 1.0], requires_grad=True)
     with sll.linearize(0.01, forward=forward) as region:
-        y = x.masked_fill(x > 0, float("-inf"))
-        z = torch.where(x > 0, x, x.new_tensor(float("nan")))
+        y = x.masked_fill(x > 0, number(float("-inf")))
+        z = torch.where(x > 0, x, number(float("nan")))
         s = torch.softmax(torch.where(x > -5, x, float("-inf")), 0)
     assert y.tolist() == [-1, float("-inf"), float("-inf")]
     assert torch.autograd.grad(y[0], x, retain_graph=True)[0].tolist() == [1, 0, 0]

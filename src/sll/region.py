@@ -231,13 +231,17 @@ class linearize(Mode):
                     'With on_lost="ignore" it stays in the graph, without that gradient.'
                 )
             return
-        tensors, engine = list(tensors), self.engine
+        carried = [(x, self._carrier_of(x)) for x in tensors]
         if self.trace is not None:
-            flows = [*origins, *(t for x in tensors for t in engine.flows(x))]
-            elements = sum(x.numel() for x in tensors) or 1
-            in_band = sum(map(engine.undecided, tensors)) if undecided is None else int(undecided())
+            flows = [*origins, *(t for x, engine in carried for t in engine.flows(x))]
+            elements = sum(x.numel() for x, _ in carried) or 1
+            in_band = sum(engine.undecided(x) for x, engine in carried) if undecided is None else int(undecided())
             self.trace.lose(call_site(op), flows, elements, in_band, why)
-        self._lost.add(op, undecided or (lambda: any(map(engine.in_band, tensors))), why)
+        self._lost.add(op, undecided or (lambda: any(engine.in_band(x) for x, engine in carried)), why)
+
+    def _carrier_of(self, x: Tensor) -> Engine:
+        """The engine of this region or, if it knows nothing of `x`, that of the region in which `x` was decided."""
+        return next((engine for engine in (self.engine, *ENGINES.values()) if engine.carried(x)), self.engine)
 
     def count_infinite(self, op: str, many: int) -> None:
         """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""
@@ -288,7 +292,7 @@ class linearize(Mode):
         foreign = [x for engine in found if engine is not self.engine for x in carried if decided(engine, x)]
         if foreign:
             why = "it was decided in a region with another forward=; take one in both."
-            self.lose(func.__name__, foreign, why, undecided=lambda: any(e.in_band(x) for e in found for x in foreign))
+            self.lose(func.__name__, foreign, why)
         return self.engine
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

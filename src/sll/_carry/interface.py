@@ -89,6 +89,8 @@ class Engine:
     """Functions that are handled whatever their operands are; others only if an operand carries something."""
     rules: dict[Any, Any] = {}
     """Torch function -> `Rule`."""
+    again = False
+    """Whether what depends on earlier decisions is decided again where it decides."""
     reads: Any = frozenset()
     """Functions of which `before` need not be told."""
     compiles = True

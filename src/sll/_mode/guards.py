@@ -49,13 +49,12 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
     if not torch.is_grad_enabled():
         return
     carries = _may_carry(args) or bool(kwargs and _may_carry(kwargs.values()))
-    if not region.engine.compiles and (carries or _may_decide(func, args, kwargs)):
-        if checkpoint.around_compilation():
-            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
+    flips = not region.engine.compiles and (carries or _may_decide(func, args, kwargs))
+    if (carries or flips or name in DECIDES_BY_NAME) and checkpoint.around_compilation():
+        torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
+    if flips:
         torch._dynamo.graph_break(msg=f'sll: compiled code does not carry the flips of forward="hard". {EAGER}')
     if carries or name in DECIDES_BY_NAME:
-        if checkpoint.around_compilation():
-            torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
         if region.trace is not None:
             torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {EAGER}")
         if torch._C._are_functorch_transforms_active():

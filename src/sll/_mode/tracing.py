@@ -37,9 +37,13 @@ def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
             trace.ends(row, flows)
     elif func in DISCRETE or name == "bool" and isinstance(out, Tensor):
         by_mode = name in ("div", "divide") and kwargs.get("rounding_mode") is not None
-        if trace.decided() or not (by_mode or decides(func, out)):
+        if not (by_mode or decides(func, out)):
             return out
-        if followed:
+        if trace.decided():
+            again = engine.undecided(out) if followed and engine.again else 0
+            if again:
+                trace.note(call_site(name), "follows", size).in_band += again
+        elif followed:
             row = trace.note(call_site(name), "follows", size)
             # What became an ordinary tensor passes on what reaches it.
             row.in_band += engine.undecided(out) if engine.carried(out) else size

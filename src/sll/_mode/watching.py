@@ -5,15 +5,17 @@ one: a fixed width is then a `Watched`, a float like any other, and a policy's `
 tracing there is nothing to ride on, and nothing is paid.
 
 A watch notes how far the inputs are from their boundaries and how many are in the band, and hooks the two tensors
-between which the slope of the band is: the offset, where gradients arrive, and the distance, to which they are passed.
+between which the slope of the band is: the offset (or the weights), where gradients arrive, and the distance (or the
+input), to which they are passed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from .._ops.callsite import CallSite, short
 from .._ops.env import readable
+from .._ops.openness import asking
 from .._ops.samples import places
 from .._reports.rows import Row
 
@@ -141,17 +144,19 @@ class Trace:
 
     def rows(self) -> tuple[Row, ...]:
         """In the order in which the program came by. Where a call of one line decides and another passes earlier
-        decisions on, the line decides.
+        decisions on, the line decides, if any of its own decisions is open.
         """
         with self.lock:
             sites = sorted(self._sites.values(), key=lambda found: found.first_call)  # choices are worked out late
-        decides = {found.site for found in sites if found.kind == "decides"}
         ran = any(found.arrived is not None for found in sites)
         for found in sites:
             if found.kind == "decides":
                 ends = [other.site for other in sites if found.site in other.lost]
                 found.why = _why_nothing_arrives(ends, ran)
         rows = [found.row() for found in sites]
+        passes = {row.site for row in rows if row.kind == "follows" and row.in_band}
+        rows = [row for row in rows if row.kind != "decides" or row.in_band or row.site not in passes]
+        decides = {row.site for row in rows if row.kind == "decides"}
         return tuple(row for row in rows if row.status != "passes it on" or row.site not in decides)
 
 
@@ -170,6 +175,7 @@ class Watch:
         self._trace = trace
         self._site = site
         self._call = call
+        self._measured = self._counted = self._quiet = False
 
     def _row(self) -> _Site:
         return self._trace.at(self._site, "decides", self._call)
@@ -186,8 +192,13 @@ class Watch:
 
         `true_distance`: where the boundary from which `distance` is measured is none (``trunc`` does not jump at 0).
         """
-        row = self._row()
-        shown = (distance if true_distance is None else true_distance).detach()
+        self.measure(distance if true_distance is None else true_distance, half, limit)
+        self._hook(distance, "passed")
+        self.arrives(offset)
+
+    def measure(self, distance: Tensor, half: float | Tensor, limit: float | Tensor) -> None:
+        """The numbers of `offset`, without its hooks."""
+        row, shown = self._row(), distance.detach()
         d = readable(shown)
         if d is not None:
             mask = readable(shown.abs() <= half)  # inside vmap each has its own half-width
@@ -197,44 +208,64 @@ class Watch:
                 row.in_band += inside
                 _widths(row, half, limit)
                 _distances(row, d)
-        self._hook(distance, row, "passed")
-        self._arrives(row, offset)
 
     def scores(self, z: Tensor, distances: Tensor, half: float | Tensor) -> Tensor:
         """Scores among which something is chosen, and how far the decisions are from changing. Returns the scores to
         go on with.
         """
-        row = self._row()
-        d = readable(distances)
+        row, d = self._row(), None if self._measured else readable(distances)
         if d is not None:
+            self._measured = True
             with self._trace.lock:
                 _widths(row, half, math.inf)
                 _distances(row, d)
-        if z.requires_grad:
-            z = z.view_as(z)  # or the hook would see what else the program does with its tensor
-        self._hook(z, row, "passed")
-        return z
+        return self.enters(z)
+
+    def enters(self, x: Tensor) -> Tensor:
+        """An input of the decision. Returns the input to go on with."""
+        if x.requires_grad:
+            x = x.view_as(x)  # or the hook would see what else the program does with its tensor
+        self._hook(x, "passed")
+        return x
 
     def weights(self, weights: Tensor, each: bool = False) -> Tensor:
         """What came of the scores: weights of contenders, the last dimension, or of each element by itself."""
-        row = self._row()
         w = readable(weights)
         if w is not None:
-            undecided = (w > 0) & (w < 1) if each else w.amax(-1) < 1
-            many = int(undecided.sum())
-            with self._trace.lock:
-                row.elements += undecided.numel()
-                row.in_band += many
-        self._arrives(row, weights)
+            self.count((w > 0) & (w < 1) if each else w.amax(-1) < 1)
+        self.arrives(weights)
         return weights
 
-    def _arrives(self, row: _Site, x: Tensor) -> None:
-        self._hook(x, row, "arrived")
-        if x.grad_fn is not None:
+    def count(self, undecided: Tensor) -> None:
+        """A mask with an element for each decision: those in the band. (Weights may be worked out in several ways.)"""
+        row, mask = self._row(), None if self._counted else readable(undecided)
+        if mask is not None:
+            self._counted = True
+            many = int(mask.sum())
+            with self._trace.lock:
+                row.elements += mask.numel()
+                row.in_band += many
+
+    def arrives(self, x: Tensor) -> None:
+        """`x` is what the decision passes gradients on from."""
+        self._hook(x, "arrived")
+        if x.grad_fn is not None and not self._quiet:
             cast(Any, x.grad_fn).metadata[_MADE_AT] = self._site
 
-    def _hook(self, x: Tensor, row: _Site, what: str) -> None:
+    @contextlib.contextmanager
+    def quietly(self) -> Iterator[None]:
+        """While somebody differentiates the decision by itself: there are no gradients of the program in it."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+    def _hook(self, x: Tensor, what: str) -> None:
         """Notes the norm of the gradients of `x`, all together."""
+        if self._quiet:
+            return
+        row = self._row()
         if torch._C._functorch.is_functorch_wrapped_tensor(x):
             row.hidden = True
         if not x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
@@ -243,7 +274,7 @@ class Watch:
         exact = torch.float32 if x.device.type == "mps" else torch.float64
 
         def hook(g: Tensor) -> None:
-            if torch._C._functorch.is_functorch_wrapped_tensor(g):
+            if asking() or torch._C._functorch.is_functorch_wrapped_tensor(g):
                 return
             norm = float(torch.linalg.vector_norm(g.detach().to(exact), dtype=exact))
             with lock:

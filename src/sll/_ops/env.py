@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +14,7 @@ __all__ = [
     "compiling",
     "dispatched",
     "free_to_read",
+    "infinite",
     "outside_of_transforms",
     "readable",
     "tracked",
@@ -49,6 +51,15 @@ def free_to_read(x: Tensor) -> bool:
     if compiling() or type(x) is not Tensor or x.device.type != "cpu" or dispatched():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def infinite(x: Any) -> bool:
+    """Whether `x` is a number, and infinite or none at all."""
+    if isinstance(x, Tensor):  # reading a number on another device would wait for it
+        if x.dim() or not x.is_floating_point() or x.device.type != "cpu":
+            return False
+        return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not math.isfinite(x.detach())
+    return isinstance(x, float) and not math.isfinite(x)
 
 
 def dispatched() -> bool:

@@ -17,7 +17,7 @@ from .apply import run
 from .band import hard_forward
 from .order import first_k
 
-__all__ = ["chosen", "chosen_anywhere"]
+__all__ = ["chosen", "chosen_anywhere", "contenders"]
 
 
 class _Chosen(torch.autograd.Function):
@@ -119,7 +119,7 @@ def _set_contenders(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor
     return inside * open_
 
 
-def _contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
+def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
     """Mask of the entries that may be among the first `k`, and may not."""
     if not 0 < k < rows.shape[-1]:
         return torch.zeros_like(rows, dtype=torch.bool)
@@ -136,5 +136,5 @@ def chosen(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
 def chosen_anywhere(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
     """The same in what every transform and compiler knows."""
     hot = torch.zeros_like(rows).scatter(-1, index, 1.0)
-    inside = _contenders(rows.detach(), index.shape[-1], half)
+    inside = contenders(rows.detach(), index.shape[-1], half)
     return hard_forward(hot, _centred(torch.where(inside, rows, 0), inside.to(rows.dtype)) / half)

@@ -19,7 +19,7 @@ from torch import Tensor
 from .band import band_offset, hard_forward
 from .env import compiling, unusual
 
-__all__ = ["alias", "eager", "follow", "fresh", "kept", "lazy_clone", "open_elements", "ramp", "simple", "whole_step"]
+__all__ = ["alias", "eager", "follow", "fresh", "kept", "lazy_clone", "ramp", "simple", "whole_step"]
 
 
 def eager() -> bool:
@@ -97,51 +97,3 @@ def whole_step(x: Tensor, make: Callable[[], Tensor]) -> Tensor:
     shown = kept(x).clamp(-torch.finfo(x.dtype).max, torch.finfo(x.dtype).max)
     shown.data = make()
     return shown
-
-
-def open_elements(value: Tensor) -> int:
-    """How many elements of a shadow depend on a decision in its band: those on which some input has an effect."""
-    if not value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value):
-        return 0
-    edges = _inputs_of_bands(value)
-    if not edges:
-        return 0
-    # The effect of all inputs at once, each moved by another number: the derivative by `v` of the gradient along `v`.
-    v = torch.ones_like(value, requires_grad=True)
-    try:
-        with torch.enable_grad():
-            found = torch.autograd.grad(value, edges, v, create_graph=True, allow_unused=True)
-            moved = sum((g * torch.rand_like(g)).sum() for g in found if g is not None)
-            (effect,) = torch.autograd.grad(moved, v)  # type: ignore[arg-type]
-    except RuntimeError:  # backward has freed the graph, or hooks have it: it cannot be told
-        return value.numel()
-    return int((effect != 0).sum())
-
-
-_BANDS = (
-    "ClampBackward0",
-    "ClampBackward1",
-    "_RampBackward",
-    "_BandOffsetBackward",
-    "_BandOffsetJvpBackward",
-    "_ChosenBackward",
-)
-
-
-def _inputs_of_bands(value: Tensor) -> list[Any]:
-    """The edges of the graph at which the floats come in on which `value` decides."""
-    edges: dict[Any, Any] = {}
-    todo: list[Any] = [value.grad_fn]
-    seen: set[Any] = set()
-    while todo and len(seen) < 10_000:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if type(node).__name__ in _BANDS or type(node).__name__ == "AccumulateGrad":
-            for parent, number in node.next_functions:
-                if parent is not None:
-                    edges[parent, number] = torch.autograd.graph.GradientEdge(parent, number)
-        else:
-            todo.extend(parent for parent, _ in node.next_functions)
-    return list(edges.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from numbers import Real
 from typing import Any, Protocol
 
@@ -23,6 +24,23 @@ _TINY = 1e-30
 
 class Watch(Protocol):
     """A trace's eye on one decision."""
+
+    def measure(self, distance: Tensor, half: Any, limit: Any) -> None:
+        """Decisions are at these distances from their boundaries."""
+
+    def enters(self, x: Tensor) -> Tensor:
+        """An input of the decision; returns the input to go on with."""
+        ...
+
+    def arrives(self, x: Tensor) -> None:
+        """Gradients arrive at the decision where they arrive at `x`."""
+
+    def count(self, undecided: Tensor) -> None:
+        """A mask with an element for each decision: those in the band."""
+
+    def quietly(self) -> AbstractContextManager[None]:
+        """While the decision is differentiated by itself."""
+        ...
 
     def scores(self, z: Tensor, distances: Tensor, half: float | Tensor) -> Tensor:
         """A choice is made among the scores `z`, whose gaps are `distances`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +19,13 @@ from .uses import (
     capped_simplex,
     compute_dtype,
     in_units,
+    lead,
     leads,
     op_name,
     pairs,
     tracked,
 )
+from .watched import arrives, counted, entered
 
 __all__ = ["best", "carry_order", "extremum", "kth", "order", "reorderings", "scores", "unique"]
 
@@ -46,7 +49,7 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     """`hard`, the index of the largest or smallest: flips to those that share sparsemax."""
     z, numbers = scores(x, dim, largest)
     width = region.eps_for(op)
-    z, eps = in_units(z, width, leads)
+    z, eps = in_units(z, width, leads, lead)
     top = z.amax(-1, keepdim=True)
     most = MOST if batched(z) else int((top - z < eps).sum(-1).max()) if z.numel() else 1
     most = min(z.shape[-1], most if isinstance(width, float) else min(most, MOST))
@@ -65,8 +68,12 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
         inside[row] & other[row, column].unsqueeze(-1), (alone - 1 / members[row]) * (1 if largest else -1) / eps, 0
     )
     flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
-    weight = slope(x, numbers[row.unsqueeze(-1), index[row]].reshape(-1), by.reshape(-1).to(z.dtype), flip=flip)
-    block, values = Block(Decision(weight), None, row, True), index[row, column]
+    at = numbers[row.unsqueeze(-1), index[row]].reshape(-1)
+    (x,) = entered(width, (x,))
+    weight = slope(x, at, by.reshape(-1).to(z.dtype), flip=flip)
+    counted(width, lambda: other.any(-1))
+    block = Block(Decision(arrives(width, weight)), None, row, True)
+    values = index[row, column]
     if not batched(z):
         key = "choice", numbers.shape, numbers.stride(), largest, held(width)
         block = again(x, key, block, (row, values))
@@ -111,15 +118,24 @@ class Reordered(NamedTuple):
 
 
 def reorderings(
-    region: Any, op: str, x: Tensor, given: tuple[Tensor, Tensor], places: Tensor, largest: bool
+    region: Any,
+    op: str,
+    x: Tensor,
+    given: tuple[Tensor, Tensor],
+    places: Tensor,
+    largest: bool,
+    shown: Callable[[Tensor, Tensor], Tensor] = lambda z, gaps: gaps,
 ) -> Reordered:
     """How rows that are ordered by `places` may be reordered. Neighbours change places; where several are in one band,
     one moves past others, too. The weights add up to the projection on the capped simplex for each boundary between
-    two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``.
+    two places (see `order`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``. `shown`: of
+    the scores and the gap beside each place, how far the decisions that the result shows are from their boundaries.
     """
-    numbers = given[1]
-    z, eps = in_units(given[0], region.eps_for(op), pairs)
+    numbers, width = given[1], region.eps_for(op)
+    gaps: Callable[[Tensor], Tensor] = lambda z: shown(z, _beside(z.gather(-1, places)))
+    z, eps = in_units(given[0], width, pairs, gaps)
     ordered = z.gather(-1, places)
+    counted(width, lambda: gaps(z) < eps)
     row, start, many = _runs(ordered, eps)
     size = int(many.max()) if many.numel() else 2
     window = start.unsqueeze(-1) + torch.arange(size, device=z.device)
@@ -135,12 +151,21 @@ def reorderings(
     else:
         run, kind = (by != 0).any(-1).nonzero(as_tuple=True)
     flip = torch.arange(run.shape[0], device=z.device).repeat_interleave(size)
+    (x,) = entered(width, (x,))
     weight = slope(x, at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
-    found = Reordered(Decision(weight), row[run], start[run], torch.tensor(orders, device=z.device)[kind])
+    found = Reordered(
+        Decision(arrives(width, weight)), row[run], start[run], torch.tensor(orders, device=z.device)[kind]
+    )
     if batched(z):
         return found
-    key = "order", numbers.shape, numbers.stride(), largest, held(region.eps_for(op))
+    key = "order", numbers.shape, numbers.stride(), largest, held(width)
     return found._replace(decision=again(x, key, found.decision, (*found[1:], places)))
+
+
+def _beside(ordered: Tensor) -> Tensor:
+    """The smaller gap beside each place."""
+    gap = F.pad((ordered[:, :-1] - ordered[:, 1:]).nan_to_num(math.inf, math.inf), (1, 1), value=math.inf)
+    return torch.minimum(gap[:, :-1], gap[:, 1:])
 
 
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,7 +276,9 @@ def order(op: str) -> Any:
             places = torch.cat([places, rest], -1)
             back = F.pad(back, (0, more), value=-1)
         if places.shape[1] > 1:
-            carry_order(region, hard, reorderings(region, op, x, (z, numbers), places, largest), back, places)
+            many = hard.shape[dim]
+            found = reorderings(region, op, x, (z, numbers), places, largest, lambda z, gaps: gaps[:, :many])
+            carry_order(region, hard, found, back, places)
         return out
 
     return rule
@@ -283,7 +310,8 @@ def kth(op: str) -> Any:
         places = torch.where(here, chosen, places)
         at = torch.arange(z.shape[0], device=x.device).unsqueeze(-1)
         if many > 1:
-            found = reorderings(region, op, x, (z, numbers), places, False)
+            beside = lambda z, gaps: gaps.gather(-1, place)
+            found = reorderings(region, op, x, (z, numbers), places, False, beside)
             carry_order(region, out.indices, found, torch.where(here, at, -1), places)
         return out
 

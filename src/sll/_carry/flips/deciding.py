@@ -5,6 +5,7 @@ A flip goes to one side of the boundary. An element exactly at the boundary has 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from .entries import Block, Decision, positions
 from .identity import again, batched, held
 from .mapped import Func, elementwise, mapped, plain_of, with_block
 from .primitives import slope, take
-from .uses import band_offset, half_width, sources, tracked, watch_of, wide
+from .uses import from_one, half_width, sources, tracked, watch_of, wide
+from .watched import arrives, entered, watched
 
 __all__ = ["Open", "at_boundary", "at_integers", "compare", "general", "sides_of", "steps_at_integers", "to_side"]
 
@@ -71,14 +73,8 @@ def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
         distance = x - y
     half = eps if type(eps) is float else half_width(eps, distance)
     at, above, by = sides_of(distance, half)
-    watch = watch_of(eps)
-    if watch is not None:
-        x, y = wide(a, b)
-        offset = band_offset(x - y, half)
-        watch.offset(x - y, offset, half, math.inf)
-        weight = slope(offset.expand(shape), at, torch.where(above, 1.0, -1.0).to(by.dtype))
-    else:
-        weight = _weight(a, b, shape, at, by)
+    x, y = watched(eps, (a, b), distance.expand(shape), half, math.inf)
+    weight = arrives(eps, _weight(x, y, shape, at, by))
     block = Block(Decision(weight), None, at, True)
     swap = isinstance(a, Tensor) and isinstance(b, Tensor) and id(a) > id(b)
     first, other = (b, a) if swap or not isinstance(a, Tensor) else (a, b)
@@ -94,20 +90,15 @@ def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole
     (d,) = wide(x.detach())
     n = d.round() if shift == 0.0 else d.floor()
     distance = (d - n) - shift
+    jumps = from_one(distance, n) if but_zero else distance
     if but_zero:
         distance = torch.where(n == 0, math.nan, distance)
     half = half_width(eps, distance, 0.5)
     at, above, by = sides_of(distance, half)
     if whole and not batched(d) and bool((d == n).all()):
         by = torch.where(above, 0.5, -0.5).to(by.dtype)
-    watch = watch_of(eps)
-    if watch is not None:
-        (y,) = wide(x)
-        offset = band_offset((y - n) - shift, half)
-        watch.offset((y - n) - shift, offset, half, 0.5)
-        weight = slope(offset, at, torch.where(above, 1.0, -1.0).to(by.dtype))
-    else:
-        weight = slope(x, at, by)
+    (followed,) = watched(eps, (x,), jumps, half, 0.5)
+    weight = arrives(eps, slope(followed, at, by))
     block = Block(Decision(weight), None, at, True)
     key = "integers", distance.shape, shift, but_zero, held(eps)
     block = again(x, key, block, () if batched(distance) else (at, above))
@@ -247,8 +238,10 @@ def _described(
         aux = tuple(side.expand(hard.shape) for side in sides if isinstance(side, Tensor))
         return found.decision.offset().expand(hard.shape), aux
 
+    watch = watch_of(eps)
     try:
-        where, slopes, aux = _derivatives(offset, [args[i].detach().expand(hard.shape) for i in followed])
+        with contextlib.nullcontext() if watch is None else watch.quietly():
+            where, slopes, aux = _derivatives(offset, [args[i].detach().expand(hard.shape) for i in followed])
     except _NothingToDecide:
         return None
     slopes = [s.reshape(-1) for s in slopes]
@@ -259,9 +252,9 @@ def _described(
     shown = take(hard, at)
     wrong = (shown == to_side(above, low, high, hard.dtype)) & (take(where, at) != 0)
     above = above ^ wrong  # (rounding: the other side is where the program is not)
-    operands = [args[i] for i in followed]
+    operands = entered(eps, [args[i] for i in followed])
     places = [positions(at, hard.shape, x.shape) for x in operands]
     by = [torch.where(open_by != 0, torch.where(above, 1, -1) * s.index_select(0, at), 0) for s in slopes]
     rest = (operands[1], places[1], by[1]) if len(operands) > 1 else ()
-    weight = slope(operands[0], places[0], by[0], *rest)
+    weight = arrives(eps, slope(operands[0], places[0], by[0], *rest))
     return Block(Decision(weight), None, at, True), to_side(above, low, high, hard.dtype)

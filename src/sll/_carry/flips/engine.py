@@ -8,13 +8,14 @@ from torch import Tensor
 
 from ..interface import Engine, Func
 from .entries import flips_of
-from .every import differs, ragged
+from .every import differing, ragged
 from .table import RULES, dispatch
 
 __all__ = ["ENGINE"]
 
 
 class _Flips(Engine):
+    again = True
     always = RULES.always
     rules: dict[Any, Any] = RULES.of
     compiles = False
@@ -32,11 +33,18 @@ class _Flips(Engine):
         return isinstance(x, Tensor) and bool(ragged(x))
 
     def in_band(self, x: Tensor) -> bool:
-        found = flips_of(x)
-        return found is not None and differs(x, found)
+        return self.undecided(x) > 0
 
     def undecided(self, x: Tensor) -> int:
-        return int(self.in_band(x)) * x.numel()
+        found, loose = flips_of(x), ragged(x)
+        if found is not None:
+            return differing(x, found)
+        return 0 if loose is None or not loose.values else max(x.numel(), 1)
+
+    def flows(self, x: Tensor) -> list[Tensor]:
+        found, loose = flips_of(x), ragged(x)
+        decisions = [block.decision for block in found.layout.blocks] if found is not None else []
+        return [decision.weight for decision in (*decisions, *(loose.flips.of if loose is not None else ()))]
 
 
 ENGINE = _Flips()

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..interface import Carried
 from ..writes import called, same, writes_unsaid
-from .entries import Block, Decision, Flips, Layout, carry, held_by, mark
+from .entries import Block, Decision, Flips, Layout, carry, flips_of, held_by, mark
 from .identity import batched
 from .mapped import Func, plain_of
 from .moving import carriers, leaves, replaced
 from .primitives import take
 from .uses import REMEDIES, op_name, unwrapped
 
-__all__ = ["Ragged", "differs", "flip_by_flip", "lost", "ragged"]
+__all__ = ["Ragged", "count", "differing", "flip_by_flip", "ragged"]
 
 MAX_ELEMENTS = 2**24
 """What is computed for all flips together."""
@@ -47,10 +47,12 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
         return _watched(region, func, args, kwargs, found) if writes else func(*args, **kwargs)
     flips = AllFlips(found, list(loose.values()))
     declared = name[-1:] == "_" and name[-2:] != "__"
-    again = None if declared else _in_flips(func, args, kwargs, found, loose, flips, writes)
+    again, fails = (None, 0) if declared else _in_flips(func, args, kwargs, found, loose, flips, writes)
     if again is None:
-        lost(region, func, found, REMEDIES.get(name, "too many decisions are open, or it writes. Take a smaller eps."))
+        region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _TOO_MANY))
         return func(*args, **kwargs)
+    if fails:
+        region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _FAILS))
     if writes:
         floats = [pair for pair in found if pair[0].is_floating_point()]
         out = _watched(region, func, args, kwargs, floats)
@@ -61,7 +63,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
         if not x.is_floating_point():
             carry(region, x, *_entries(region, name, x, values, flips, False))
     if not parts:
-        lost(region, func, found, REMEDIES.get(name, "its result is no tensor."))
+        region.lose(name, _carried(args, kwargs), REMEDIES.get(name, _NO_TENSOR))
         return out
     region.selects = region.selects or any(isinstance(values, list) for values in again)
     for part, values in zip(parts, again):
@@ -72,6 +74,22 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
         if carried is not part:
             out = replaced(out, lambda x: carried if x is part else x)  # noqa: B023
     return out
+
+
+_TOO_MANY = "too many decisions are open, or it writes. Take a smaller eps."
+_NO_TENSOR = "its result is no tensor."
+_FAILS = "with the decision the other way the program fails here, or returns more or fewer tensors."
+
+
+def count(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """How many elements there are: lost, if flips select more or fewer."""
+    loose = [x for x in leaves((args, kwargs)) if ragged(x) is not None]
+    if loose:
+        region.lose(op_name(func), loose, _COUNTED)
+    return func(*args, **kwargs)
+
+
+_COUNTED = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
 
 
 def _entries(
@@ -94,9 +112,9 @@ def _watched(region: Any, func: Func, args: Any, kwargs: Any, found: list[tuple[
     before = [(x.detach().clone(), flips) for x, flips in found]
     out, written = called(func, args, kwargs, [x for x, _ in found])
     if any(written):
-        lost(
-            region, func, list(itertools.compress(before, written)), "it writes to what it is given. Clone that first."
-        )
+        changed = list(itertools.compress(before, written))
+        open_ = lambda: any(differing(x, flips) for x, flips in changed)
+        region.lose(op_name(func), [], "it writes to what it is given. Clone that first.", undecided=open_)
     return out
 
 
@@ -144,13 +162,13 @@ class AllFlips:
 
 def _in_flips(
     func: Func, args: Any, kwargs: Any, found: Any, loose: dict[int, Ragged], flips: AllFlips, writes: bool
-) -> list[Any] | None:
+) -> tuple[list[Any] | None, int]:
     """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many. If
-    the function `writes`, then the operands that carry flips after it, too.
+    the function `writes`, then the operands that carry flips after it, too. And in how many flips the call fails.
     """
     most = max(x.numel() for x in leaves((args, kwargs)))
     if flips.size * most > MAX_ELEMENTS:
-        return None
+        return None, 0
     changed: dict[int, Any] = {}
     for x, carried in found:
         rows = x.detach().reshape(1, -1).repeat(flips.size, 1)
@@ -166,13 +184,13 @@ def _in_flips(
 
     with torch.no_grad():
         if not flips.size:
-            return [part.reshape(1, -1)[:0] for part in call([x.detach().clone() for x, _ in found], {})]
+            return [part.reshape(1, -1)[:0] for part in call([x.detach().clone() for x, _ in found], {})], 0
         others = [x for x in leaves((args, kwargs)) if id(x) not in changed] if writes else []
         together = None if loose else _all_at_once(call, list(changed.values()), others, writes)
         if together is not None:
-            return [x.reshape(flips.size, -1) for x in together]
+            return [x.reshape(flips.size, -1) for x in together], 0
         if flips.size > MAX_CALLS:
-            return None
+            return None, 0
         return _one_by_one(call, [x for x, _ in found], list(changed.values()), loose, flips)
 
 
@@ -197,17 +215,19 @@ def _one_by_one(
     changed: list[Tensor],
     loose: dict[int, Ragged],
     flips: AllFlips,
-) -> list[Any]:
+) -> tuple[list[Any], int]:
     numbers = {key: flips.number(r.flips) for key, r in loose.items()}
     hard = call([x.detach().clone() for x in operands], {})
-    rows = []
+    rows, fails = [], 0
     for i in range(flips.size):
         also = {key: loose[key].values[number[i]].clone() for key, number in numbers.items() if i in number}
         try:
-            rows.append(call([x[i].clone() for x in changed], also))
+            row = call([x[i].clone() for x in changed], also)
         except (RuntimeError, IndexError, ValueError):  # the program would have failed there
-            rows.append(hard)
-    return [_together(part, [row[i] for row in rows]) for i, part in enumerate(hard)]
+            row = ()
+        fails += len(row) != len(hard)
+        rows.append(row if len(row) == len(hard) else hard)
+    return [_together(part, [row[i] for row in rows]) for i, part in enumerate(hard)], fails
 
 
 def _together(hard: Tensor, values: list[Tensor]) -> Any:
@@ -216,10 +236,11 @@ def _together(hard: Tensor, values: list[Tensor]) -> Any:
     return torch.stack(values).reshape(len(values), -1)
 
 
-def lost(region: Any, func: Func, found: list[Any], why: str) -> None:
-    region.lose(op_name(func), [], why, undecided=lambda: any(differs(x, flips) for x, flips in found))
+def _carried(args: Any, kwargs: Any) -> list[Tensor]:
+    return [x for x in leaves((args, kwargs)) if flips_of(x) is not None or ragged(x) is not None]
 
 
-def differs(x: Tensor, flips: Flips) -> bool:
-    """Whether there is a flip in which `x` is not what it is."""
-    return bool(unwrapped(flips.values != take(x, flips.layout.at)).any())
+def differing(x: Tensor, flips: Flips) -> int:
+    """How many elements of `x` are something else in some flip."""
+    other, at = unwrapped(flips.values != take(x, flips.layout.at)), unwrapped(flips.layout.at)
+    return int(torch.unique(at[other]).numel()) if other.shape == at.shape else int(other.sum())

@@ -11,11 +11,12 @@ from torch import Tensor
 from .choosing import carry_order, reorderings, scores
 from .deciding import sides_of
 from .entries import Block, Decision, Layout, carry, flips_of
-from .every import flip_by_flip, lost
+from .every import flip_by_flip
 from .mapped import Func
 from .moving import found_in, mark_found
 from .primitives import slope, take
-from .uses import band_offset, compute_dtype, half_width, op_name, tracked, watch_of, wide
+from .uses import compute_dtype, half_width, op_name, tracked, wide
+from .watched import arrives, watched
 
 __all__ = ["histogram", "passed"]
 
@@ -37,7 +38,6 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
         _ranks(region, op, x, hard)
         return hard
     given = torch.as_tensor(x, dtype=table.dtype, device=table.device)
-    last = table.shape[-1] - 1
     distance, limit, nearest = _to_nearest(given.detach(), table.detach(), hard)
     width = region.eps_for(op)
     half = limit.clamp(max=half_width(width, distance))
@@ -47,19 +47,14 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     wrong = (take(hard, at) == where + above.to(hard.dtype)) & (take(distance, at) != 0)
     above, by = above ^ wrong, torch.where(wrong, -by, by)  # (rounding: the other side is where the program is not)
     value = where + above.to(hard.dtype)
-    watch = watch_of(width)
-    if watch is not None:
-        v, t = wide(given, table)
-        shown = v - (t.expand(*hard.shape[:-1], last + 1).gather(-1, nearest) if t.dim() > 1 else t[nearest])
-        offset = band_offset(shown, half)
-        watch.offset(shown, offset, half, limit)
-        weight = slope(offset, at, by.sign())
-    else:
-        weight = _weight(given, table, at, where + at // hard.shape[-1] * (last + 1) if table.dim() > 1 else where, by)
-    return carry(region, hard, Layout((Block(Decision(weight), None, at, True),)), value.to(hard.dtype))
+    if table.dim() > 1:
+        where = where + at // hard.shape[-1] * table.shape[-1]
+    x, table = watched(width, (given, table), distance, half, limit)
+    weight = _weight(x, table, at, where, by)
+    return carry(region, hard, Layout((Block(Decision(arrives(width, weight)), None, at, True),)), value.to(hard.dtype))
 
 
-def _weight(x: Tensor, table: Tensor, at: Tensor, where: Tensor, by: Tensor) -> Tensor:
+def _weight(x: Any, table: Any, at: Tensor, where: Tensor, by: Tensor) -> Tensor:
     if tracked(x) and tracked(table):
         return slope(x, at, by, table, where, -by)
     return slope(x, at, by) if tracked(x) else slope(table, where, -by)
@@ -100,7 +95,7 @@ def _in_order(region: Any, op: str, table: Tensor, sorter: Tensor) -> Tensor:
     places = sorter.detach().reshape(-1, sorter.shape[-1])
     own = reorderings(region, op, table, scores(table, -1, False), places, False).decision
     if any(block.decision is not own for block in found.layout.blocks):
-        lost(region, torch.searchsorted, [(sorter, found)], "the sorter is not the order of what it sorts.")
+        region.lose("searchsorted", [sorter], "the sorter is not the order of what it sorts.")
         return ordered
     mark_found(region, ordered, table, sorter.detach(), table.dim() - 1)
     return ordered

@@ -11,7 +11,7 @@ from .choosing import carry_order, reorderings, scores
 from .entries import mark
 from .mapped import Func
 from .moving import Found, found_in, mark_found
-from .uses import op_name, tracked
+from .uses import around, op_name, tracked
 
 __all__ = ["compared", "extreme", "mark_median"]
 
@@ -67,7 +67,8 @@ def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:
     place = (at == of[:, :1]).to(torch.int8).argmax(-1, keepdim=True)
     first_ones = torch.arange(z.shape[1], device=x.device) < place + (op in ("ge", "lt"))
     hard = func(a, b)
-    order = reorderings(region, "topk", x, (z, numbers), places, True)
+    many = int(first_ones[0].sum())
+    order = reorderings(region, "topk", x, (z, numbers), places, True, lambda z, _: around(z, many))
     carry_order(region, hard, order, at, first_ones if op in ("gt", "ge") else ~first_ones, ranks=True)
     return hard  # type: ignore[no-any-return]
 

@@ -16,13 +16,13 @@ from ..rules import Rules
 from .choosing import best, extremum, kth, order, unique
 from .deciding import cast, compare, general, steps_at_integers
 from .entries import carry, flips_of
-from .every import flip_by_flip, ragged
+from .every import count, flip_by_flip, ragged
 from .lookups import getitem, lookup, one_hot
 from .mapped import Func, elementwise
 from .moving import found_in, leaves, mark_found, move, reduce_sum
 from .passing import histogram, passed
 from .sorted_values import compared, extreme, mark_median
-from .uses import ASKS, tracked
+from .uses import ASKS, COUNTS, tracked
 from .writing import WRITES, copy, setitem
 
 __all__ = ["RULES", "dispatch"]
@@ -34,7 +34,7 @@ TABLE = RULES.of
 def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rule = TABLE.get(func)
     if rule is None and func in ASKS:
-        return func(*args, **kwargs)
+        return count(region, func, args, kwargs) if func in COUNTS else func(*args, **kwargs)
     if region.selects and func not in _IN_PLACE and any(ragged(x) for x in leaves((args, kwargs))):
         return flip_by_flip(region, func, args, kwargs)
     if rule is not None:
@@ -49,6 +49,11 @@ def divided(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def masked_select(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mask = args[1] if len(args) > 1 else kwargs["mask"]
     return (flip_by_flip if flips_of(mask) else move)(region, func, args, kwargs)
+
+
+def where(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """With a mask alone: the places that it selects."""
+    return (elementwise if len(args) + len(kwargs) > 1 else flip_by_flip)(region, func, args, kwargs)
 
 
 def compare_sorted(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,7 +124,8 @@ def bincount(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 RULE_OF: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("elementwise", "floats", "where", "masked_fill"), elementwise),
+    **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
+    "where": where,
     **dict.fromkeys(("moves", "fills", "joins", "broadcasts", "copies", "atleast_1d"), move),
     "Tensor.__getitem__": getitem,
     "masked_select": masked_select,

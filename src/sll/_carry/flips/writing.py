@@ -53,7 +53,7 @@ def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | 
 
 def _written_through(region: Any, base: Tensor, view: Tensor, result: Tensor) -> Tensor | None:
     if not base.is_contiguous():
-        region.lose("write into a view", [], "write through the tensor itself.", undecided=lambda: True)
+        region.lose("write into a view", [base, result], "write through the tensor itself.")
         return None
     offset = view.storage_offset() - base.storage_offset()
     places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)

@@ -38,7 +38,7 @@ def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False)
     """
     site = Site(x, None, eps, shift)
     key = ("integers", *asked(x), shift, eps)
-    jumps = (lambda: _from_one(site.distance(), site.nearest())) if but_zero else None
+    jumps = (lambda: from_one(site.distance(), site.nearest())) if but_zero else None
     decision = Decision(key, lambda: offset_at(site.distance(), site.width(0.5), 0.5, true_distance=jumps), site)
     return decision, site
 
@@ -48,7 +48,7 @@ def beside(site: Site, by: int = 0) -> Callable[[], Tensor]:
     return lambda: site.nearest() + by if by else site.nearest()
 
 
-def _from_one(distance: Tensor, nearest: Tensor) -> Tensor:
+def from_one(distance: Tensor, nearest: Tensor) -> Tensor:
     """Distances, those from 0 replaced by those from ±1."""
     d = distance.detach()
     return torch.where(nearest == 0, torch.where(d < 0, d + 1, d - 1), d)
@@ -71,7 +71,7 @@ class _Multiple(NamedTuple):
 def _in_fixed_bands(eps: Eps, rest: Tensor, m: float, n: Tensor, valid: Tensor, but_zero: bool) -> Callable[[], Tensor]:
     """The offset at the multiple `n` of a number `m`, which is `rest` away."""
     distance = rest if m > 0 else -rest
-    jumps = (lambda: _from_one(distance / abs(m), n) * abs(m)) if but_zero else None
+    jumps = (lambda: from_one(distance / abs(m), n) * abs(m)) if but_zero else None
     return lambda: offset_at(distance, eps, abs(m) / 2, true_distance=jumps)
 
 
@@ -90,7 +90,7 @@ def _in_moving_bands(
         watch = watch_of(eps)
         if watch is not None:
             size = m.abs()
-            watch.offset(distance, found, half, limit, _from_one(distance / size, n) * size if but_zero else None)
+            watch.offset(distance, found, half, limit, from_one(distance / size, n) * size if but_zero else None)
         return found
 
     return offset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ..._ops.bits import pick
 from ..._ops.blend import blend
-from ..._ops.env import compiling, readable
+from ..._ops.env import compiling, infinite, readable
 from ..._rules.index import NAMED, op_name
 from ..interface import Func, Region
 from .carriers import Outcomes, attach, carrier, known_constant, outcomes
@@ -163,17 +162,9 @@ def join(region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree:
 
 def count_infinite_jumps(region: Region, func: Func, operands: Iterable[Any], tree: Outcomes) -> None:
     """Count the elements in the band whose outcomes do not differ by a finite amount."""
-    if compiling() or not any(_infinite(x) for x in operands):
+    if compiling() or not any(infinite(x) for x in operands):
         return
     jump = tree.above.detach() - tree.below.detach()
     undecided = tree.decision.undecided() & ~jump.isfinite()
     if not torch._C._functorch.is_functorch_wrapped_tensor(undecided):  # inside vmap there is no number to read
         region.count_infinite(op_name(func), int(undecided.sum()))
-
-
-def _infinite(x: Any) -> bool:
-    if isinstance(x, Tensor):  # reading a number on another device would wait for it
-        if x.dim() or not x.is_floating_point() or x.device.type != "cpu":
-            return False
-        return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not math.isfinite(x.detach())
-    return isinstance(x, float) and not math.isfinite(x)

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
+from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.order import rank as ranks
-from ..._ops.projections import chosen, chosen_anywhere
-from ..._ops.samples import beside, from_last, leads, neighbours, pairs
-from ..._ops.surrogates import alias, follow, kept, simple
+from ..._ops.projections import chosen, chosen_anywhere, contenders
+from ..._ops.samples import beside, from_last, lead, leads, neighbours, pairs
+from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
-from ..._rules.widths import Width, in_units
+from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
-from ..outcomes.choosing import _limit
+from ..outcomes.choosing import _limit, _watched
 from .elementwise import elementwise
 from .reductions import best_value
 from .shadow import Shadow, Weights, carry, shadow
@@ -73,20 +74,25 @@ def _decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) ->
 # --- one position ------------------------------------------------------------------------------------------------
 
 
-def _hot(x: Tensor, index: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor]) -> Tensor:
+def _hot(x: Tensor, index: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor], gaps: Any) -> Tensor:
     """Ones at `index` (…, k) among the scores `x` (…, n)."""
-    rows, half = in_units(x, eps, distances)
-    return chosen(rows, index, half) if simple(rows) else chosen_anywhere(rows, index, half)
+    rows, half = in_units(x, eps, distances, gaps)
+    hot = chosen(rows, index, half) if simple(rows) else chosen_anywhere(rows, index, half)
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.count(contenders(rows.detach(), index.shape[-1], half).gather(-1, index))
+        watch.arrives(hot)
+    return hot
 
 
 def _best(region: Region, x: Tensor, index: Tensor, dim: int | None, op: str) -> Weights:
     n = x.numel() if dim is None else x.shape[dim]
-    eps, then, scores = region.eps_for(op), alias(index), kept(x)
+    eps, then, scores = region.eps_for(op), alias(index), entering(x)
     labels = _positions(n, x.device)
 
     def weigh() -> tuple[Tensor, Tensor]:
         rows = _rows(scores, dim, op == "argmax")
-        hot = _hot(rows, then.reshape(*rows.shape[:-1], 1), eps, leads)
+        hot = _hot(rows, then.reshape(*rows.shape[:-1], 1), eps, leads, lead)
         return hot if hot.dim() == then.dim() + 1 else hot.reshape(*then.shape, n), labels
 
     return Weights(weigh, labels, positions=True, owner=lambda: _positions(then.numel(), x.device).view(then.shape))
@@ -97,7 +103,9 @@ def position(op: str) -> Callable[..., Any]:
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
         x, dim = named["input"], named.get("dim")
         out = func(*args, **kwargs)
-        return carry(region, out, _best(region, x, out, dim, op)) if _decides(region, func, op, x, dim) else out
+        if not _decides(region, func, op, x, dim):
+            return out
+        return _with_indices(region, func, out, _best(region, x, out, dim, op))
 
     return rule
 
@@ -168,7 +176,8 @@ class Order(Weights):
 
         def weigh() -> tuple[Tensor, Tensor]:
             order = places()
-            weights, labels = _as_weights(order.elements(), order.rows, index.movedim(dim, -1), order.reach)
+            rows = _watched(eps, order.rows)
+            weights, labels = _as_weights(order.elements(), rows, index.movedim(dim, -1), order.reach)
             return _back(weights, dim), _back(labels, dim)
 
         super().__init__(weigh, owner=lambda: _row_numbers(index, dim))
@@ -185,7 +194,7 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return _with_indices(region, func, out, inverse(own, largest, alias(index)))
     if not _decides(region, func, "sort", x, dim):
         return out
-    return _with_indices(region, func, out, Order(alias(index), kept(x), dim, largest, region.eps_for("sort")))
+    return _with_indices(region, func, out, Order(alias(index), entering(x), dim, largest, region.eps_for("sort")))
 
 
 def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
@@ -194,7 +203,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
 
     def weigh() -> tuple[Tensor, Tensor]:
         order, index = own.places(), own.index.movedim(dim, -1)
-        columns = order.columns()
+        columns = _watched(own.eps, order.columns())
         labels = order.neighbours().expand(columns.shape)
         hard = _positions(n, index.device).expand(index.shape)
         back = index.unsqueeze(-1).expand(columns.shape)  # from sorted order to where the elements are
@@ -205,7 +214,12 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
     def value() -> Tensor:
         """As a number: `sll.rank`, over pairs."""
         rows, half = in_units(_rows(own.scores, dim, True), own.eps, pairs)
-        soft = ranks(rows, half).movedim(-1, dim)
+        soft, watch = ranks(rows, half), watch_of(own.eps)
+        if watch is not None:
+            gaps = torch.nn.functional.pad(neighbours(rows.detach()), (1, 1), value=torch.inf)
+            watch.count(torch.minimum(gaps[..., :-1], gaps[..., 1:]) < half)
+            watch.arrives(soft)
+        soft = soft.movedim(-1, dim)
         soft = n - 1 - soft if own.largest else soft
         soft = soft.flip(dim) if descending else soft
         return follow(soft, lambda: ranked.to(soft.dtype))
@@ -220,7 +234,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     if not _decides(region, func, "topk", x, dim) or k == 0:
         return out
-    eps, scores, then = region.eps_for("topk"), kept(x), alias(out.indices)
+    eps, scores, then = region.eps_for("topk"), entering(x), alias(out.indices)
     distances = (lambda z: from_last(z, k)) if k < x.shape[dim] else pairs
 
     def weigh() -> tuple[Tensor, Tensor]:
@@ -228,7 +242,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         index, at = _first(rows.detach(), k, half), then.movedim(dim, -1)
         rows = rows.gather(-1, index)
         order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
-        labels, weights = order.elements(), order.rows
+        labels, weights = order.elements(), _watched(eps, order.rows)
         if not in_order:
             place = (index.unsqueeze(-2) == at.unsqueeze(-1)).to(torch.int8).argmax(-1).clamp(max=k - 1)
             place = place.unsqueeze(-1).expand(labels.shape)
@@ -239,7 +253,8 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     def subset(along: int) -> Tensor | None:
         if along % then.dim() != dim % then.dim():
             return None
-        return _hot(_ordered_rows(scores, dim, largest), then.movedim(dim, -1), eps, distances).movedim(-1, dim)
+        rows = _ordered_rows(scores, dim, largest)
+        return _hot(rows, then.movedim(dim, -1), eps, distances, lambda z: neighbours(z, k)).movedim(-1, dim)
 
     return _with_indices(region, func, out, Weights(weigh, subset=subset, owner=lambda: _row_numbers(then, dim)))
 
@@ -257,14 +272,14 @@ def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if not _decides(region, func, op, x, dim):
         return out
-    eps, scores, then = region.eps_for(op), kept(x), alias(out.indices)
+    eps, scores, then = region.eps_for(op), entering(x), alias(out.indices)
 
     def weigh() -> tuple[Tensor, Tensor]:
         at = place.expand(scores.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
         order = _places(scores, dim, False, eps, None, lambda z: beside(z, at))
         row = at.unsqueeze(-1).expand(*at.shape, order.rows.shape[-1])
         labels, weights = (t.gather(-2, row).squeeze(-2) for t in (order.elements(), order.rows))
-        weights, labels = _as_weights(labels, weights, then.reshape(labels.shape[:-1]), order.reach)
+        weights, labels = _as_weights(labels, _watched(eps, weights), then.reshape(labels.shape[:-1]), order.reach)
         return weights.reshape(*then.shape, -1), labels.reshape(*then.shape, labels.shape[-1])
 
     return _with_indices(region, func, out, Weights(weigh))
@@ -305,10 +320,10 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         )  # fmt: skip
         return out
     index, then = x.detach().reshape(-1).argsort(), alias(out[1])
-    found = inverse(Order(index, kept(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+    found = inverse(Order(index, entering(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
 
     def weigh() -> tuple[Tensor, Tensor]:
         return tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))  # type: ignore[return-value]
 
-    carry(region, out[1], Weights(weigh, value=lambda: found.value().reshape(then.shape)))
+    _with_indices(region, func, out[1], Weights(weigh, value=lambda: found.value().reshape(then.shape)))
     return out

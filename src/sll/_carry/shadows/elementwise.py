@@ -12,7 +12,6 @@ makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow o
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +20,9 @@ from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.bits import choose as choose_floats
-from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, open_elements
+from ..._ops.env import compiling, infinite, tracked
+from ..._ops.openness import open_elements
+from ..._ops.surrogates import alias, eager, follow, kept
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, shadow
@@ -33,6 +33,7 @@ LINEAR = set(
 )
 """Linear in every operand (a quotient in the first)."""
 PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
+ADDS = LINEAR - PRODUCTS - {"true_divide", "__truediv__", "div", "divide"}
 KEEPS_WHOLE = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ mul multiply __mul__ __rmul__ abs
     absolute __abs__ clamp clip clamp_min clamp_max minimum maximum relu relu6 hardtanh float double half bfloat16 to
@@ -125,6 +126,8 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
     )
     if floats:
+        if func.__name__ not in ADDS:  # (without a region nothing is saved for the mask: it may be written to)
+            args = tuple(kept(x) if _writable(x) else x for x in args)
         return func(*_as_floats(args))
     out = func(*args)
     if not isinstance(out, Tensor):
@@ -138,6 +141,10 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         labels = _relabelled(func, args, {}, known[0], chosen)
         return carry(region, out, chosen.of_labels(labels, _spread(out.dim()), value))
     return carry(region, out, _made(make, lazy, _other(func, args, {}, known)))
+
+
+def _writable(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and not (x.is_leaf and x.requires_grad)
 
 
 def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype | None = None) -> Shadow:
@@ -210,7 +217,7 @@ def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
     if p is None or q is None:  # a mask that is fixed
         own, fixed, x = (q, a, b) if p is None else (p, b, a)
         assert own is not None
-        fixed = torch.as_tensor(fixed, device=x.device)
+        fixed = torch.as_tensor(fixed, device=x.device).clone()  # (the program may write to it, and it is read later)
         if name in AND:
             return lambda: own.value() * fixed
         if name in OR:
@@ -365,8 +372,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     if own is None:
         return take(a, b)
     out, value, jump = take(a, b), own.value(), a - b
-    if any(isinstance(x, float) and not math.isfinite(x) for x in (a, b)):
-        region.count_infinite("where", open_elements(value))
+    if eager() and (infinite(a) or infinite(b)):
+        region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(out.shape)))
     jump = finite(torch.as_tensor(jump, device=mask.device))
     if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
         value = value - value.detach()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._ops.env import compiling
-from ..._ops.surrogates import open_elements
+from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..interface import Engine, Func, Rule
 from ..outcomes.selections import COUNTS as SIZES

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, follow, kept, open_elements
+from ..._ops.openness import open_elements
+from ..._ops.surrogates import alias, follow, kept
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .elementwise import added

@@ -24,8 +24,9 @@ from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import numpy_is_there, sample
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
-from ..._rules.widths import Width
+from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
+from ..outcomes.boundaries import from_one
 from ..outcomes.sources import STEPS
 from .elementwise import added, by_difference, elementwise, to_float
 from .shadow import Shadow, Whole, carried, carry, shadow
@@ -246,6 +247,7 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
     if many >= 16 * LEAST:  # at once: it takes no more than a copy of `x`
         half = half_at(eps, x, at, math.inf)
         if isinstance(half, float):
+            x = x.view_as(x)  # (who hooks `x` is not asked what is open)
             return carry(region, hard, Shadow.of(in_one_pass(x, step, half, "hard", at), exact=x.dtype))
     flags = lazy_clone(hard)
     x = x if x is not a and x is not b else kept(x)
@@ -350,10 +352,15 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
     make = lambda: numbers.to(x.dtype)
     n = fixed.round()
-    distance = torch.where(n == 0, math.nan, fixed - n)
-    inside = (distance.abs() <= half).to(x.dtype)
-    slope = torch.where(fixed == n, 1, inside * (0.5 / half))
-    return follow(torch.where(slope != 0, x, 0) * slope, make)
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.measure(from_one(fixed - n, n), half, 0.5)
+        x = watch.enters(x)
+    distance: Any = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
+    found = follow(distance.clamp(-half, half) * torch.where(fixed == n, 1, 0.5 / half), make)
+    if watch is not None:
+        watch.arrives(found)
+    return found
 
 
 def _beyond(x: Tensor, n: Tensor) -> Tensor:

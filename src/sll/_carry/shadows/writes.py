@@ -137,6 +137,7 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     return out
 
 
+_NOTHING = "the source has no element for it. Use torch.where(mask, a, b)."
 _ONLY_FLOATS = "only a float source has a derivative here. Scatter floats, and convert afterwards."
 
 
@@ -145,7 +146,10 @@ def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
     named = dict(zip(("input", "mask", "source"), args), **kwargs)
     x, mask, source = named["input"], named["mask"], named["source"]
     out, own = func(*args, **kwargs), shadow(mask)
-    if own is None or source.numel() == 0:
+    if own is None or x.numel() == 0:
+        return out
+    if source.numel() == 0:
+        region.lose("masked_scatter", [mask], _NOTHING)
         return out
     if not out.is_floating_point():
         region.lose("masked_scatter", [mask], _ONLY_FLOATS)

@@ -1,0 +1,121 @@
+"""Which elements of a surrogate depend on a decision in its band: the graph is asked, by differentiating it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .env import outside_of_transforms, readable, unwrapped
+from .saving import saved_as_then
+from .surrogates import kept
+
+__all__ = ["asking", "open_elements", "scores"]
+
+_MARK = "sll: scores come in here"
+_BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
+_MOST_NODES = 10_000
+
+
+def scores(x: Tensor) -> Tensor:
+    """`kept`, for a choice or an order among the elements of `x`."""
+    found = kept(x)
+    if found.grad_fn is not None:
+        found.grad_fn.metadata[_MARK] = True  # type: ignore[index]
+    return found
+
+
+class _Asking(threading.local):
+    now = False
+
+
+_ASKING = _Asking()
+
+
+def asking() -> bool:
+    """Whether a graph is differentiated to be asked: the gradients are none of the program's."""
+    return _ASKING.now
+
+
+def open_elements(value: Tensor) -> int:
+    """How many elements of a surrogate depend on a decision in its band: those on which some input has an effect."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(value) and functorch.is_batchedtensor(value):
+        value = functorch.get_unwrapped(value)  # the graph is that of the whole batch
+    if not value.requires_grad or asking():  # (a checkpoint that is asked runs its function again, which asks)
+        return 0
+    edges = _inputs_of_bands(value)
+    if edges is None:
+        return value.numel()
+    _ASKING.now = True
+    try:
+        if functorch.is_functorch_wrapped_tensor(value):
+            return value.numel() * _any_reached_from(edges, value)
+        with outside_of_transforms():
+            return saved_as_then(None, lambda: _reached_from(edges, value))
+    except RuntimeError:  # backward has freed the graph, or hooks have it: it cannot be told
+        return value.numel()
+    finally:
+        _ASKING.now = False
+
+
+def _reached_from(edges: list[Any], value: Tensor) -> int:
+    """The effect of all inputs at once, each moved by another number: the derivative by `v` of the gradient for `v`."""
+    if not edges:
+        return 0
+    v = torch.ones_like(value, requires_grad=True)
+    with torch.enable_grad():
+        found = torch.autograd.grad(value, edges, v, create_graph=True, allow_unused=True)
+        reached = [(g * _numbers(g)).sum() for g in found if g is not None and g.requires_grad]
+        if not reached:
+            return 0
+        (effect,) = torch.autograd.grad(torch.stack(reached).sum(), v)
+    return int((effect != 0).sum())
+
+
+def _any_reached_from(edges: list[Any], value: Tensor) -> bool:
+    """The same inside a transform of `torch.func`, where nothing is to require grad."""
+    if not edges:
+        return False
+    weights = _numbers(unwrapped(value)).reshape(-1)[: value.numel()].reshape(value.shape)
+    found = torch.autograd.grad(value, edges, weights, create_graph=True, allow_unused=True)
+    return any(bool((known != 0).any()) for g in found if g is not None and (known := readable(g)) is not None)
+
+
+def _numbers(like: Tensor) -> Tensor:
+    """Numbers that add up to nothing known. (The program's random numbers are its own.)"""
+    numbers = torch.arange(1, like.numel() + 1, dtype=torch.float64, device=like.device) * 0.6180339887498949
+    return (1 + numbers.frac()).to(like.dtype).reshape(like.shape)
+
+
+def _inputs_of_bands(value: Tensor) -> list[Any] | None:
+    """The edges of the graph at which the floats come in on which `value` decides; None if they are not found."""
+    edges: dict[Any, Any] = {}
+    todo, seen = [value.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if _MARK in node.metadata:  # type: ignore[operator]
+            edges[node, 0] = torch.autograd.graph.GradientEdge(node, 0)
+        elif _is_band(node):
+            for parent, number in node.next_functions:
+                if parent is not None:
+                    edges[parent, number] = torch.autograd.graph.GradientEdge(parent, number)
+        elif type(node).__name__ == "AccumulateGrad" or len(seen) > _MOST_NODES:
+            return None
+        else:
+            todo.extend(parent for parent, _ in node.next_functions)
+    return list(edges.values())
+
+
+def _is_band(node: Any) -> bool:
+    """A ramp is a clamp between ``-h`` and ``h``; clamps of what is decided already rarely are."""
+    kind = type(node).__name__.removeprefix("Vmapped").replace("Generated", "")  # (as transforms call them)
+    if kind == "ClampBackward1":
+        low, high = node._saved_min, node._saved_max
+        return low is not None and high is not None and low == -high
+    return kind == "ClampBackward0" or kind in _BANDS
