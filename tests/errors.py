@@ -1310,6 +1310,26 @@ with sll.linearize(eps=0.1, forward="hard"):
     y.sum().backward()
 """,
     ),
+    Case(
+        LOCAL,
+        "A mask was written to where the region does not see it",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    mask = x > 0
+    with torch._C.DisableTorchFunction():
+        mask.logical_not_()
+    y = mask.float()
+""",
+        "What the mask stands for is not known any more. A clone that is written to leaves it alone.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    mask = x > 0
+    other = mask.clone()
+    with torch._C.DisableTorchFunction():
+        other.logical_not_()
+    mask.float().sum().backward()
+""",
+    ),
     # --- lost: selections ---
     Case(
         SELECTED,
