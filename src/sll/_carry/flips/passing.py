@@ -38,7 +38,6 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
         _ranks(region, op, x, hard)
         return hard
     given = torch.as_tensor(x, dtype=table.dtype, device=table.device)
-    last = table.shape[-1] - 1
     distance, limit, nearest = _to_nearest(given.detach(), table.detach(), hard)
     width = region.eps_for(op)
     half = limit.clamp(max=half_width(width, distance))
@@ -49,13 +48,13 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     above, by = above ^ wrong, torch.where(wrong, -by, by)  # (rounding: the other side is where the program is not)
     value = where + above.to(hard.dtype)
     if table.dim() > 1:
-        where = where + at // hard.shape[-1] * (last + 1)
+        where = where + at // hard.shape[-1] * table.shape[-1]
     x, table = watched(width, (given, table), distance, half, limit)
     weight = _weight(x, table, at, where, by)
     return carry(region, hard, Layout((Block(Decision(arrives(width, weight)), None, at, True),)), value.to(hard.dtype))
 
 
-def _weight(x: Tensor, table: Tensor, at: Tensor, where: Tensor, by: Tensor) -> Tensor:
+def _weight(x: Any, table: Any, at: Tensor, where: Tensor, by: Tensor) -> Tensor:
     if tracked(x) and tracked(table):
         return slope(x, at, by, table, where, -by)
     return slope(x, at, by) if tracked(x) else slope(table, where, -by)
