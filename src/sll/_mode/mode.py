@@ -211,7 +211,8 @@ _UNSEEN = "something wrote to it that the region cannot see (TorchScript, anothe
 def _stale(x: Tensor) -> bool:
     """Whether `x` was written to since it carries what it carries."""
     pair = x._sll  # type: ignore[attr-defined]
-    return pair is not None and pair[1] is not None and pair[1] != x._version
+    # (Compiled code does not know the version.)
+    return pair is not None and pair[1] is not None and pair[1] not in (x._version, -1)
 
 
 def _seen(known: list[Tensor]) -> None:

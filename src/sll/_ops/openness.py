@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .env import outside_of_transforms, readable, unwrapped
+from .env import compiling, outside_of_transforms, readable, unwrapped
 from .saving import saved_as_then
 from .surrogates import kept
 
@@ -22,7 +22,7 @@ _MOST_NODES = 10_000
 def scores(x: Tensor) -> Tensor:
     """`kept`, for a choice or an order among the elements of `x`."""
     found = kept(x)
-    node: Any = found.grad_fn
+    node: Any = None if compiling() else found.grad_fn  # (a compiler has no graph to mark)
     if node is not None:
         node.metadata[_MARK] = True
     return found
