@@ -62,13 +62,50 @@ def equal(got, want):
 
 
 @row(AREA, "region around the call of a compiled function, `fullgraph=True`", "works")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_region_outside(name):
     f = PROGRAMS[name]
-    forward = "hard" if SAMPLE.index(name) % 2 else "linear"
-    compiled = torch.compile(lambda x: f(x), fullgraph=True, backend=BACKEND)
-    with sll.linearize(0.1, forward=forward):
-        equal(gradients(compiled, line()), gradients(f, line()))
+    for forward in ("straight-through",) if SAMPLE.index(name) % 2 else ("straight-through", "linear"):
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x: f(x), fullgraph=True, backend=BACKEND)
+        with sll.linearize(0.1, forward=forward):
+            equal(gradients(compiled, line()), gradients(f, line()))
+
+
+@row(
+    AREA,
+    '`forward="hard"`: its flips are not compiled',
+    "works",
+    "with a graph break at each call that decides or is given a decision; `fullgraph=True` is refused",
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLE[::3])
+def test_hard_values_are_left_to_eager_mode(name):
+    f = PROGRAMS[name]
+    compiled = torch.compile(lambda x: f(x), backend=BACKEND)
+    whole = torch.compile(lambda x: f(x), fullgraph=True, backend=BACKEND)
+    with sll.linearize(0.1, forward="hard"):
+        for _ in range(2):  # (also what is there already)
+            got = gradients(compiled, line())
+            equal(got, gradients(f, line()))
+            assert torch.equal(got[0], f(line()))
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="sll: compiled code does not carry the flips of"):
+            gradients(whole, line())
+
+
+def test_hard_values_break_no_graph_without_a_decision():
+    """Functions that decide nothing, or nothing here: without gradients, of integers, casts between floats."""
+
+    def f(x, n):
+        with torch.no_grad():
+            m = x.detach() > 0
+        return (x.to(torch.float64) / 2 * m).sin().sum() + n.clamp(0, 3).sum() * (n // 2).sum()
+
+    n = torch.arange(5)
+    with sll.linearize(0.1, forward="hard"):
+        compiled = torch.compile(f, fullgraph=True, backend=BACKEND)
+        equal(gradients(lambda x: compiled(x, n), line()), gradients(lambda x: f(x, n), line()))
 
 
 @row(AREA, "region inside the compiled function, made there or before, and as its decorator, `fullgraph=True`", "works")
@@ -138,6 +175,48 @@ def test_inductor():
     with sll.linearize(0.1):
         got = gradients(torch.compile(f, fullgraph=True), line())
         torch.testing.assert_close(got, gradients(f, line()), rtol=1e-6, atol=1e-6)
+
+
+def one_hots(x):
+    return F.one_hot(x.view(2, -1).argmax(1), x.numel() // 2) * 1.5
+
+
+VECTORS = [None, 256]
+"""The width of registers that inductor writes for: this machine's, or AVX2."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("bits", VECTORS)
+def test_inductor_shows_the_shares_of_a_choice(bits):
+    x = torch.tensor([-0.5, 0, 0.15, 0.21, 0.44, 0.46, 0.88, 1.4])
+    with torch._inductor.config.patch({"cpp.simdlen": bits}), sll.linearize(0.1, forward="linear"):
+        compiled = torch.compile(one_hots, fullgraph=True)
+        got, want = gradients(compiled, x), gradients(one_hots, x)
+        hard = compiled(x), one_hots(x)  # (what autograd does not record is not linearized)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got[0][0], torch.tensor([0, 0, 0.3, 1.2]))
+    assert torch.equal(*hard)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="not known of older versions")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.skipif("AVX" not in torch.backends.cpu.get_cpu_capability(), reason="a mistake in code for AVX2")
+def test_inductor_still_miscompiles_a_mask_beside_integers():
+    """Without us. Nothing that a region writes is known to meet it."""
+
+    def f(w, i, a):
+        i = torch.where(i >= 0, i, a.unsqueeze(-1))
+        o = torch.zeros(2, 4).scatter_add(-1, i.clamp(0, 3), w) - 0.5
+        h = (a.unsqueeze(-1) == torch.arange(4)).long()
+        return torch.where(o.abs() < 0.5, o * 1.5 + 0.75, h * 1.5)
+
+    w = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
+    inputs = w, torch.tensor([[3, 2, 1, 0], [1, 2, 3, 0]]), torch.tensor([1, 2])
+    with torch._inductor.config.patch({"cpp.simdlen": 256}):
+        got = torch.compile(f)(*inputs)
+    assert not torch.allclose(got, f(*inputs)), "PyTorch has mended this: remove this test"
 
 
 @row(AREA, '`mode="max-autotune-no-cudagraphs"`', "works")
@@ -300,16 +379,17 @@ def test_what_dynamo_does_not_show(name):
 
 
 @row(AREA, "decisions that a compiled function returns", "works", "they end with the region, like others")
-def test_what_compiled_functions_return_ends_with_the_region():
-    region = sll.linearize(0.5)
+@pytest.mark.parametrize("forward", ["linear", "straight-through", "hard"])
+def test_what_compiled_functions_return_ends_with_the_region(forward):
+    region = sll.linearize(0.5, forward=forward)
     x = torch.linspace(-1, 1, 9).requires_grad_()
-    compiled = torch.compile(lambda x: x > 0, fullgraph=True, backend=BACKEND)
+    compiled = torch.compile(lambda x: x > 0, fullgraph=forward != "hard", backend=BACKEND)
     grad = lambda m: torch.autograd.grad(torch.where(m, x * x, x).sum(), x)[0]
     with region:
         want, got = grad(x > 0), grad(compiled(x))
         mask = compiled(x)
     torch.testing.assert_close(got, want)
-    with sll.linearize(0.5):
+    with sll.linearize(0.5, forward=forward):
         hard = grad(mask)
     torch.testing.assert_close(hard, torch.where(x > 0, 2 * x, 1.0).detach())
     buffer = io.BytesIO()
@@ -399,8 +479,9 @@ def test_a_mask_that_is_written_over(name):
         equal(gradients(torch.compile(f, backend=BACKEND), line()), gradients(f, line()))
 
 
+@pytest.mark.parametrize("forward", ["linear", "straight-through", "hard"])
 @pytest.mark.parametrize("broken", [False, True])
-def test_decisions_go_on_where_a_region_in_compiled_code_goes_on(broken):
+def test_decisions_go_on_where_a_region_in_compiled_code_goes_on(broken, forward):
     """After a graph break, and after an error in it."""
 
     def f(x, fails=False):
@@ -411,14 +492,14 @@ def test_decisions_go_on_where_a_region_in_compiled_code_goes_on(broken):
             raise ArithmeticError
         return torch.where(m, x * x, x)
 
-    for g in (sll.linearize(0.2)(f), sll.enable(eps=0.2)(f)):
+    for g in (sll.linearize(0.2, forward=forward)(f), sll.enable(eps=0.2, forward=forward)(f)):
         compiled = torch.compile(g, backend=BACKEND)
         for _ in range(2):
             equal(gradients(compiled, line()), gradients(g, line()))
             with pytest.raises(ArithmeticError):
                 compiled(line().requires_grad_(), True)
         outside = torch.compile(lambda x: (x > 0.1, x.round()), backend=BACKEND)
-        with sll.linearize(0.2):
+        with sll.linearize(0.2, forward=forward):
             equal(gradients(lambda x, m=outside: torch.where(m(x)[0], x * x, x), line()), gradients(g, line()))
 
 

@@ -264,7 +264,7 @@ ONE_SIZE += [("auto", "quantize_int8")]
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
 @pytest.mark.parametrize("policy, name", BOTH_SIZES + ONE_SIZE)
 def test_compiled(policy, name):
-    forward = "hard" if name in ("quantize_int8", "vote") else "linear"
+    forward = "straight-through" if name in ("quantize_int8", "vote") else "linear"
     torch._dynamo.reset()
     f = PROGRAMS[name]
     compiled = torch.compile(lambda x: f(x), fullgraph=True, backend="aot_eager")

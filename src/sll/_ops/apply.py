@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .env import compiling
 
-__all__ = ["as_numbers", "finite", "is_finite", "is_number", "packed", "run", "through_bytes"]
+__all__ = ["as_numbers", "finite", "is_finite", "is_number", "packed", "run"]
 
 
 def run(function: Any, *args: Any) -> Tensor:
@@ -38,11 +38,6 @@ def _unpacked(kept: Tensor, g: Tensor) -> Tensor:
 def as_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
     """``x.to(dtype)``, of which a compiler keeps no bool for backward."""
     return packed(x).to(dtype) if x.dtype == torch.bool else x.to(dtype)
-
-
-def through_bytes(mask: Tensor) -> Tensor:
-    """The same mask, of which a compiler may keep the bytes for backward."""
-    return packed(mask) > 0 if compiling() else mask
 
 
 # Inductor asks the elements of a vector one by one whether they are NaN. And of what compares two tensors the compiler

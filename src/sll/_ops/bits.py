@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from . import fused
-from .apply import _unpacked, packed, run
+from .apply import run
 from .env import compiling
 
-__all__ = ["choose", "pick", "suits"]
+__all__ = ["pick", "suits"]
 
 
 def suits(x: Tensor, *others: Any) -> bool:
@@ -60,25 +60,16 @@ def _picked(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (differ & mask.view(torch.int8).neg()).bitwise_xor_(other).view(a.dtype)
 
 
-def choose(mask: Tensor, a: Any, b: Any) -> Tensor:
-    """``torch.where(mask, a, b)``, of which a compiler keeps no bool for backward."""
-    if not compiling() or not any(isinstance(x, Tensor) and x.requires_grad for x in (a, b)):
-        return torch.where(mask, a, b)
-    dtype = torch.where(mask, a, b).dtype  # (Dynamo does not know `torch.result_type`)
-    sides = (x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype, device=mask.device) for x in (a, b))
-    return run(_Pick, mask, *sides)
-
-
 class _Pick(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(packed(mask))
+        ctx.save_for_backward(mask)
         ctx.shapes = a.shape, b.shape
-        return torch.where(mask, a, b) if compiling() else _picked(mask, a, b)
+        return _picked(mask, a, b)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        mask = _unpacked(ctx.saved_tensors[0], g).expand_as(g)
+        mask = ctx.saved_tensors[0].expand_as(g)
         g_a = _scaled(g, mask, 1.0).sum_to_size(ctx.shapes[0]) if ctx.needs_input_grad[1] else None
         g_b = _scaled(g, mask.logical_not(), 1.0).sum_to_size(ctx.shapes[1]) if ctx.needs_input_grad[2] else None
         return None, g_a, g_b

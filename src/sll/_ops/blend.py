@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from . import fused
-from .apply import _unpacked, is_finite, packed, run
+from .apply import _unpacked, finite, is_finite, packed, run
 from .bits import pick, suits
 from .dtypes import compute_dtype
 from .env import compiling
 
-__all__ = ["blend", "product", "blend_by_mask"]
+__all__ = ["blend", "blend_by_mask", "choose", "product"]
 
 
 class _Blend(torch.autograd.Function):
@@ -132,6 +132,31 @@ class _BlendByMask(torch.autograd.Function):
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
         return g_offset, None, g_below, g_above, None, None, None
+
+
+class _Choose(torch.autograd.Function):
+    """See `choose`."""
+
+    @staticmethod
+    def forward(ctx: Any, mask: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, a, b)
+        return torch.where(mask, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        weight, a, b = ctx.saved_tensors
+        taken = weight > 0.5 * (g == g)  # (see `_unpacked`)
+        found = g * finite(a - b), torch.where(taken, g, 0), torch.where(taken, 0, g)
+        return None, *(x.sum_to_size(of.shape).to(of.dtype) for x, of in zip(found, (weight, a, b)))
+
+
+def choose(mask: Tensor, weight: Tensor, a: Any, b: Any) -> Tensor:
+    """``torch.where(mask, a, b)`` for a compiler, which keeps no bool of it. `weight`, 0 or 1, is `mask` as a float;
+    the gradient is that of ``weight * a + (1 - weight) * b``.
+    """
+    dtype = torch.where(mask, a, b).dtype
+    sides = (x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype, device=mask.device) for x in (a, b))
+    return run(_Choose, mask, weight, *sides)
 
 
 class _Product(torch.autograd.Function):

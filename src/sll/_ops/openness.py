@@ -22,8 +22,9 @@ _MOST_NODES = 10_000
 def scores(x: Tensor) -> Tensor:
     """`kept`, for a choice or an order among the elements of `x`."""
     found = kept(x)
-    if found.grad_fn is not None:
-        found.grad_fn.metadata[_MARK] = True  # type: ignore[index]
+    node: Any = found.grad_fn
+    if node is not None:
+        node.metadata[_MARK] = True
     return found
 
 
@@ -93,13 +94,14 @@ def _numbers(like: Tensor) -> Tensor:
 def _inputs_of_bands(value: Tensor) -> list[Any] | None:
     """The edges of the graph at which the floats come in on which `value` decides; None if they are not found."""
     edges: dict[Any, Any] = {}
-    todo, seen = [value.grad_fn], set()
+    todo: list[Any] = [value.grad_fn]
+    seen: set[Any] = set()
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if _MARK in node.metadata:  # type: ignore[operator]
+        if _MARK in node.metadata:
             edges[node, 0] = torch.autograd.graph.GradientEdge(node, 0)
         elif _is_band(node):
             for parent, number in node.next_functions:

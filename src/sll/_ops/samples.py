@@ -98,6 +98,12 @@ def beside(z: Tensor, places: Tensor) -> Tensor:
     return torch.minimum(gaps.gather(-1, places), gaps.gather(-1, places + 1))
 
 
+def at_each(gaps: Tensor) -> Tensor:
+    """The smaller of the gaps between neighbours on either side of each place."""
+    padded = torch.nn.functional.pad(gaps.nan_to_num(math.inf, math.inf), (1, 1), value=math.inf)
+    return torch.minimum(padded[..., :-1], padded[..., 1:])
+
+
 def around(z: Tensor, k: int) -> Tensor:
     """For each entry, how far it is from the last that it would have to change places with, were it to leave or to
     join the `k` largest.

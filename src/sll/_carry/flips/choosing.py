@@ -15,17 +15,8 @@ from .every import flip_by_flip
 from .identity import again, batched, held
 from .mapped import Func, elementwise
 from .primitives import slope
-from .uses import (
-    capped_simplex,
-    compute_dtype,
-    in_units,
-    lead,
-    leads,
-    op_name,
-    pairs,
-    tracked,
-)
-from .watched import arrives, counted, entered
+from .uses import capped_simplex, compute_dtype, in_units, lead, leads, op_name, pairs, tracked
+from .watched import arrives, counted, entered, gaps_beside
 
 __all__ = ["best", "carry_order", "extremum", "kth", "order", "reorderings", "scores", "unique"]
 
@@ -69,8 +60,8 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None, lar
     )
     flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
     at = numbers[row.unsqueeze(-1), index[row]].reshape(-1)
-    (x,) = entered(width, (x,))
-    weight = slope(x, at, by.reshape(-1).to(z.dtype), flip=flip)
+    (followed,) = entered(width, (x,))
+    weight = slope(followed, at, by.reshape(-1).to(z.dtype), flip=flip)
     counted(width, lambda: other.any(-1))
     block = Block(Decision(arrives(width, weight)), None, row, True)
     values = index[row, column]
@@ -132,7 +123,7 @@ def reorderings(
     the scores and the gap beside each place, how far the decisions that the result shows are from their boundaries.
     """
     numbers, width = given[1], region.eps_for(op)
-    gaps: Callable[[Tensor], Tensor] = lambda z: shown(z, _beside(z.gather(-1, places)))
+    gaps = gaps_beside(places, shown)
     z, eps = in_units(given[0], width, pairs, gaps)
     ordered = z.gather(-1, places)
     counted(width, lambda: gaps(z) < eps)
@@ -151,8 +142,8 @@ def reorderings(
     else:
         run, kind = (by != 0).any(-1).nonzero(as_tuple=True)
     flip = torch.arange(run.shape[0], device=z.device).repeat_interleave(size)
-    (x,) = entered(width, (x,))
-    weight = slope(x, at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
+    (followed,) = entered(width, (x,))
+    weight = slope(followed, at[run].reshape(-1), sign * by[run, kind].reshape(-1), flip=flip)
     found = Reordered(
         Decision(arrives(width, weight)), row[run], start[run], torch.tensor(orders, device=z.device)[kind]
     )
@@ -160,12 +151,6 @@ def reorderings(
         return found
     key = "order", numbers.shape, numbers.stride(), largest, held(width)
     return found._replace(decision=again(x, key, found.decision, (*found[1:], places)))
-
-
-def _beside(ordered: Tensor) -> Tensor:
-    """The smaller gap beside each place."""
-    gap = F.pad((ordered[:, :-1] - ordered[:, 1:]).nan_to_num(math.inf, math.inf), (1, 1), value=math.inf)
-    return torch.minimum(gap[:, :-1], gap[:, 1:])
 
 
 def _runs(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, wide
 from ..._ops.env import infinite, tracked, unwrapped
 from ..._ops.order import capped_simplex
-from ..._ops.samples import around, lead, leads, pairs
+from ..._ops.samples import around, at_each, lead, leads, pairs
 from ..._ops.views import same_numbers
 from ..._rules.index import ASKS, REMEDIES, op_name, spellings
 from ..._rules.widths import half_width, in_units, watch_of
@@ -25,6 +25,7 @@ __all__ = [
     "COUNTS",
     "REMEDIES",
     "around",
+    "at_each",
     "capped_simplex",
     "compute_dtype",
     "count_infinite",

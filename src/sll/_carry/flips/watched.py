@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .uses import tracked, watch_of
+from .uses import at_each, tracked, watch_of
 
-__all__ = ["arrives", "counted", "entered", "watched"]
+__all__ = ["arrives", "counted", "entered", "gaps_beside", "watched"]
 
 
 def entered(eps: Any, operands: Sequence[Any]) -> list[Any]:
@@ -35,6 +36,11 @@ def counted(eps: Any, undecided: Callable[[], Tensor]) -> None:
     watch = watch_of(eps)
     if watch is not None:
         watch.count(undecided())
+
+
+def gaps_beside(places: Tensor, shown: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """From rows of scores, ordered by `places`, to what is `shown` of them and the gap beside each place."""
+    return lambda z: shown(z, at_each(-torch.diff(z.gather(-1, places))))
 
 
 def arrives(eps: Any, weight: Tensor) -> Tensor:

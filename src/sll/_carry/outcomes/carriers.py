@@ -29,7 +29,11 @@ from .writes_seen import Guarded
 __all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
 
 
-class Outcomes(Carried, Guarded):
+class _Carrier(Carried):
+    """Not what another engine carries."""
+
+
+class Outcomes(_Carrier, Guarded):
     """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
 
     An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
@@ -57,7 +61,7 @@ class Outcomes(Carried, Guarded):
         return copy
 
 
-class Expectation(Carried):
+class Expectation(_Carrier):
     """The expected value of an integer tensor, a float tensor of the same shape.
 
     `by_ones`: it is a count, which each decision changes by one; then the integers next to the expected value are those
@@ -69,7 +73,7 @@ class Expectation(Carried):
         self.by_ones = by_ones
 
 
-class Choice(Carried):
+class Choice(_Carrier):
     """Element by element one of several values: ``values[..., m]`` with weight ``weights[..., m]``.
 
     Both broadcast to the shape of the carrying tensor with one dimension more; the weights of an element are not
@@ -96,7 +100,7 @@ class Choice(Carried):
         return Choice(key, move(self.values), move(self.weights), move(self.ties))
 
 
-class Selection(Carried):
+class Selection(_Carrier):
     """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
 
     `shown` are the weights with exact ties resolved as the hard program does, `taken` which candidates are selected,
@@ -149,7 +153,7 @@ def _same_mask(a: Outcomes | None, b: Outcomes | None) -> bool:
     return a.decision.same(b.decision) * a.polarity * b.polarity == 1
 
 
-class Sorted(Carried):
+class Sorted(_Carrier):
     """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
 
     Which of two values of a row is larger is then known, and comparing them is no decision; comparing `source` with one
@@ -180,7 +184,7 @@ class Sorted(Carried):
         return same_numbers(a, b, self.dim is None or b.dim() == 1)
 
 
-class Chain(Carried):
+class Chain(_Carrier):
     """Outcomes of a tensor, computed when a discrete op asks for them.
 
     `step`, if known, says which step of a decision's site the tensor is: what clamps it or makes it a float again need

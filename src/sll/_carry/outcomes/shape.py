@@ -122,7 +122,7 @@ def _moved(move: _Move, x: Tensor, found: Any) -> Any:
         if isinstance(old, Choice):
             in_order = move.func in _KEEPS_ORDER
             return None if move.fills else _moved_choice(old, shape, how, move.of, move.result, in_order=in_order)
-        decision = placed(old.decision, shape, how, move.of_offset)
+        decision = placed(old.decision, shape, how, lambda t: move.of_offset(t))  # (no method: Dynamo writes it out)
         if mutable:
             decision.offset()  # now: the program may change the index later
         sides = move.of_outcome(old.below), move.of_outcome(old.above)

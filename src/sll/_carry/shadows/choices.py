@@ -19,7 +19,7 @@ from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.order import rank as ranks
 from ..._ops.projections import chosen, chosen_anywhere, contenders
-from ..._ops.samples import beside, from_last, lead, leads, neighbours, pairs
+from ..._ops.samples import at_each, beside, from_last, lead, leads, neighbours, pairs
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
@@ -32,8 +32,12 @@ from .shadow import Shadow, Weights, carry, shadow
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
 
-@functools.lru_cache(maxsize=128)
 def _positions(n: int, device: torch.device) -> Tensor:
+    return torch.arange(n, device=device) if compiling() else _positions_once(n, device)
+
+
+@functools.lru_cache(maxsize=128)
+def _positions_once(n: int, device: torch.device) -> Tensor:
     return torch.arange(n, device=device)
 
 
@@ -216,8 +220,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
         rows, half = in_units(_rows(own.scores, dim, True), own.eps, pairs)
         soft, watch = ranks(rows, half), watch_of(own.eps)
         if watch is not None:
-            gaps = torch.nn.functional.pad(neighbours(rows.detach()), (1, 1), value=torch.inf)
-            watch.count(torch.minimum(gaps[..., :-1], gaps[..., 1:]) < half)
+            watch.count(at_each(neighbours(rows.detach())) < half)
             watch.arrives(soft)
         soft = soft.movedim(-1, dim)
         soft = n - 1 - soft if own.largest else soft

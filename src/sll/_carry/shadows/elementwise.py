@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite, is_finite
-from ..._ops.bits import choose as choose_floats
+from ..._ops.blend import choose as choose_compiled
 from ..._ops.env import compiling, infinite, tracked
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, eager, follow, kept
@@ -70,8 +70,9 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor):
         return out
-    if any(out is x for x in found):  # x.to(x.dtype), contiguous
-        return out
+    for x in found:
+        if out is x:  # x.to(x.dtype), contiguous (what `x` carries Dynamo does not find on `out`)
+            return x
     if out.dtype == torch.bool and all(x.dtype == torch.bool for x in args if isinstance(x, Tensor)):
         flags = _logic(region, name, args, out)
         if flags is not None:
@@ -356,7 +357,7 @@ def _decided(*operands: Any) -> bool:
 
 def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
     """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
-    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: choose_floats(mask, a, b))
+    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: torch.where(mask, a, b))
     own = shadow(mask)
     if own is None and not _decided(a, b):
         return torch.where(mask, a, b)
@@ -371,6 +372,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
     if own is None:
         return take(a, b)
+    if compiling() and (fill is None or b.is_contiguous()):
+        return choose_compiled(mask, own.value(), a, b)
     out, value, jump = take(a, b), own.value(), a - b
     if eager() and (infinite(a) or infinite(b)):
         region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(out.shape)))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import compiling
 from ..._ops.surrogates import simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
@@ -26,7 +27,9 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     bounds = [b for b in _parts([*rest, *kwargs.values()]) if shadow(b) is not None]
     if bounds:
         region.lose(op_name(func), bounds, _BOUNDS)
-    if own is None or isinstance(own, Selected) or out is x:
+    if out is x:
+        return x  # (what `x` carries Dynamo does not find on `out`)
+    if own is None or isinstance(own, Selected):
         return out
     if isinstance(out, Tensor) and out.dtype != x.dtype:
         region.lose(op_name(func), [x], "it takes the bits of a number apart. Convert with .to(dtype).")
@@ -38,6 +41,8 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return found if alone else found[i]  # type: ignore[no-any-return]
 
     alone = isinstance(out, Tensor)
+    if compiling() and not alone:  # Dynamo cannot set attributes on the parts themselves
+        out = tuple(part.view_as(part) for part in out)
     for i, part in enumerate([out] if alone else out):
         carry(region, part, _moved(own, x, functools.partial(moved, i), lazy))
     return out

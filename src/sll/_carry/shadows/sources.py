@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import as_numbers, through_bytes
+from ..._ops.apply import as_numbers, is_finite
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import HALF
 from ..._ops.env import tracked
@@ -278,13 +278,12 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     hard = func(*args, **kwargs) if op in SLOPED else _detached(func, args, kwargs)
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
-        hard = through_bytes(hard)
         flags = alias(hard)
         value = hard_forward(as_numbers(flags, offset.dtype), soft.expand(hard.shape))
         return carry(region, hard, Shadow.of(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump: Any = above - below
-    jump = torch.where(jump.isfinite(), jump, 0)
+    jump = torch.where(is_finite(jump), jump, 0)
     if op in STEPPING and len(args) == 1 and not kwargs and below.is_floating_point():
         # (7e7 - 1 is 7e7, so the difference of the sides is 0: the step is not.)
         jump = torch.where(below.abs() < 1 / torch.finfo(below.dtype).eps, jump, STEPPING[op][2].height)
