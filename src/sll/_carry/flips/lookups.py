@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .entries import carry, flips_of, spread
 from .every import MAX_ELEMENTS, flip_by_flip
+from .identity import batched
 from .mapped import Func
 from .moving import carriers, move
 from .uses import op_name
@@ -51,6 +52,8 @@ def _rows(region: Any, func: Func, args: Any, kwargs: Any, table: Tensor, index:
     """``table[index]``"""
     found = flips_of(index)
     if found is None or flips_of(table) is not None or not table.dim() or not table.shape[0]:
+        return flip_by_flip(region, func, args, kwargs)
+    if batched(found.values) or batched(found.layout.at):  # (there entries may repeat each other)
         return flip_by_flip(region, func, args, kwargs)
     hard = func(*args, **kwargs)
     if not hard.numel():
