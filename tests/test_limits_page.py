@@ -40,19 +40,11 @@ class Plain(torch.autograd.Function):
         return g
 
 
-def view_before(x):
-    mask = x > 0
-    view = mask[:1]
-    mask.logical_not_()
-    return view.double() + 0 * x
-
-
 UNSEEN = {
     "floats as bools": lambda x: x.bool().double() + 0 * x,
     "custom function": lambda x: Plain.apply(x > 0) + 0 * x,
     "torchscript": lambda x: torch.jit.script(_doubled)(x > 0) + 0 * x,
     "out of vmap": lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x,
-    "view before a write": view_before,
     "detached": lambda x: (x > 0).detach().double() + 0 * x,
     "mode": lambda x: x.mode().indices.double() + 0 * x,
     "cummax": lambda x: x.cummax(0).indices.double() + 0 * x,
@@ -78,6 +70,17 @@ def test_a_float_goes_through(name, forward):
         "out of vmap": lambda x: torch.func.vmap(lambda a: (a > 0).double())(x),
     }
     assert gradient(programs[name], [-0.02, 0.5], forward) == ([5, 0], [])
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_a_view_before_a_write_is_reported(forward):
+    def program(x):
+        mask = x > 0
+        view = mask[:1]
+        mask.logical_not_()
+        return view.double() + 0 * x
+
+    assert gradient(program, [-0.02, 0.5], forward) == ([0, 0], ["double"])
 
 
 @pytest.mark.parametrize("forward", MODES)
@@ -194,16 +197,14 @@ def test_a_cap_on_flips_is_a_row_of_the_report():
 
 def test_too_many_elements_in_all_flips_are_reported():
     at = torch.linspace(0.45, 0.55, 100).tolist()
-    lookup = lambda x: torch.arange(4e5)[torch.round(x).long()] + 0 * x
-    assert gradient(lookup, at, "hard")[1] == ["getitem"]
+    written = lambda x: torch.zeros(400_000).scatter(0, torch.round(x).long(), 1.0)
+    assert gradient(written, at, "hard")[1] == ["scatter"]
 
 
-def test_beyond_the_end_of_a_table():
+@pytest.mark.parametrize("forward", MODES)
+def test_beyond_the_end_of_a_table(forward):
     lookup = lambda x: torch.arange(3.0)[torch.round(x).long()]
-    with pytest.raises(IndexError):
-        gradient(lookup, [2.45], "hard")
-    assert gradient(lookup, [2.45], "linear")[0] == gradient(lookup, [2.45], "straight-through")[0] == [0]
-    assert gradient(lambda x: torch.arange(3.0)[torch.round(x).long().clamp(max=2)], [2.45], "hard")[0] == [0]
+    assert gradient(lookup, [2.45], forward) == ([0], [])
 
 
 def test_counts_by_their_expectation():
@@ -317,7 +318,7 @@ def test_what_dynamo_does_not_show(forward):
     assert gradient(pad, [-0.02, 0.5], forward) == ([0, 0], [])
     torch._dynamo.reset()
     turned = torch.compile(lambda x: (x[None] > 0).mT.double().sum() + 0 * x.sum(), backend="aot_eager")
-    assert any(gradient(turned, [-0.02, 0.5], forward)[0]) == (forward == "hard")  # eager mode does it
+    assert gradient(turned, [-0.02, 0.5], forward) == ([0, 0], [])
 
 
 @compiled

@@ -356,7 +356,8 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         watch.measure(from_one(fixed - n, n), half, 0.5)
         x = watch.enters(x)
     distance: Any = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
-    found = follow(distance.clamp(-half, half) * torch.where(fixed == n, 1, 0.5 / half), make)
+    within = distance.clamp(-half, half)
+    found = follow(torch.where(fixed == n, within, within * (0.5 / half)), make)
     if watch is not None:
         watch.arrives(found)
     return found
