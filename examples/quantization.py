@@ -47,8 +47,8 @@ class IntegerLinear(nn.Linear):
         self.step = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        codes = torch.clamp(torch.round(x / self.step), 0, 3).to(torch.uint8)
-        weights = torch.clamp(torch.round(self.weight / self.weight_step), -2, 1).to(torch.int8)
+        codes = torch.round(torch.clamp(x / self.step, 0, 3)).to(torch.uint8)
+        weights = torch.round(torch.clamp(self.weight / self.weight_step, -2, 1)).to(torch.int8)
         sums = codes.float() @ weights.float().T  # whole numbers, exact in float32
         return sums * (self.step * self.weight_step) + self.bias
 

@@ -97,6 +97,14 @@ def test_maxima_of_floats_that_tie():
 # --- one mode ---
 
 
+def test_clamp_after_rounding():
+    at = [2.4, 3.2, 3.6]
+    after = where(lambda x: torch.round(x).clamp(0, 3).int(), at, 0.5)
+    assert after["straight-through"] == [1, 1, 0] and after["hard"] == after["linear"] == [1, 0, 0]
+    before = where(lambda x: torch.round(x.clamp(0, 3)).int(), at, 0.5)
+    assert before["straight-through"] == [1, 0, 0]
+
+
 def test_the_same_question_asked_twice():
     assert where(lambda x: (x > 0) & ~(x > 0), [0.02]) == {"straight-through": [-5], "hard": [0], "linear": [0]}
 
