@@ -43,8 +43,13 @@ from local_shadows import (
 
 def gradient(f: Callable[..., Tensor], operands: list[Tensor], eps: float | str, up: Tensor | None = None) -> Any:
     """The value of ``f(*operands)``, and the local gradients of ``(f * up).sum()`` (zeros where there are none)."""
+    return gradient_in(Local(eps), f, operands, up)
+
+
+def gradient_in(mode: Any, f: Callable[..., Tensor], operands: list[Tensor], up: Tensor | None = None) -> Any:
+    """The same, with the gradients of autograd in a mode: that of the reference, or a region."""
     leaves = [x.detach().requires_grad_() for x in operands]
-    with Local(eps):
+    with mode:
         y = f(*leaves)
     if not y.requires_grad:
         return y, [torch.zeros_like(x) for x in operands]

@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import library
 
 import sll
 from simulations import SIMULATIONS, measured
@@ -226,7 +227,7 @@ def test_too_many_flips_are_counted():
 # --- writes ---
 
 
-@torch.library.custom_op("sll_test_flips::triple", mutates_args=())
+@library.custom_op("sll_test_flips::triple", mutates_args=())
 def triple(x: torch.Tensor) -> None:
     """Writes to its operand, and does not say so."""
     x.detach().mul_(3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from torch import library
 
 import sll
 
@@ -380,7 +381,7 @@ def _numpy_writes(x):
     return x.double() * 2
 
 
-_LIBRARY = torch.library.Library("sll_writes", "DEF")
+_LIBRARY = library.Library("sll_writes", "DEF")
 for _name, _written in (("by_torch", _torch_writes), ("by_numpy", _numpy_writes)):
     _LIBRARY.define(f"{_name}(Tensor x) -> Tensor")  # (they say nothing of what they do to x)
     _LIBRARY.impl(_name, _written, "CPU")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ._carry import outcomes, shadows
-from ._carry.interface import Engine
+from ._carry.interface import Engine, tensors
 from ._mode import checkpoint
 from ._mode.decorating import decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant, tensors
+from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Widths
 from ._mode.threads import THREAD

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._rules.widths import Width
 
-__all__ = ["Carried", "Engine", "Func", "Region", "Rule"]
+__all__ = ["Carried", "Engine", "Func", "Region", "Rule", "tensors"]
 
 Func: TypeAlias = Callable[..., Any]
 
@@ -125,3 +125,14 @@ class Engine:
     def flows(self, x: Tensor) -> list[Tensor]:
         """What the gradient of `x`, which is decided, would flow to."""
         return []
+
+
+def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments of a call, in lists and tuples as well."""
+    found = []
+    for x in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(x, Tensor):
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            found.extend(item for item in x if isinstance(item, Tensor))
+    return found

@@ -40,15 +40,19 @@ def same(a: Tensor, b: Tensor) -> bool:
     return bool(unwrapped((a == b) | ((a != a) & (b != b))).all())
 
 
-def called(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], decided: list[Tensor]) -> tuple[Any, list[bool]]:
-    """The result of a call that may write to what is `decided`, and to which of them it did: they carry nothing now."""
+def called(
+    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], decided: list[Tensor]
+) -> tuple[Any, list[Tensor | None]]:
+    """The result of a call that may write to what is `decided`, and what each was that it wrote to (else None): that
+    carries nothing now.
+    """
     if not decided or compiling() or not writes_unsaid(func):
         return func(*args, **kwargs), []
     before = [x.detach().clone() for x in decided]
     out = func(*args, **kwargs)
-    written = [not same(old, x) for old, x in zip(before, decided)]
-    for x, changed in zip(decided, written):
-        if changed:
+    written = [None if same(old, x) else old for old, x in zip(before, decided)]
+    for x, old in zip(decided, written):
+        if old is not None:
             x._sll = None  # type: ignore[attr-defined]
     return out, written
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._carry.interface import Engine, Func
+from .._carry.interface import Engine, Func, tensors
 from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from .._ops.callsite import call_site
 from .._ops.env import tracked, unwrapped
@@ -16,7 +16,7 @@ from .._rules.index import op_name
 from . import checkpoint
 from .threads import THREAD
 
-__all__ = ["EAGER", "break_the_graph", "decided_outside_of_vmap", "decides", "refuse_reentrant", "tensors"]
+__all__ = ["EAGER", "break_the_graph", "decided_outside_of_vmap", "decides", "refuse_reentrant"]
 
 EAGER = "Without fullgraph=True eager mode does this call."
 _TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
@@ -127,14 +127,3 @@ def _may_carry(operands: Iterable[Any]) -> bool:
         elif isinstance(x, Tensor) and getattr(x, "_sll", None) is not None:
             return True
     return False
-
-
-def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments of a call, in lists and tuples as well."""
-    found = []
-    for x in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(x, Tensor):
-            found.append(x)
-        elif isinstance(x, (tuple, list)):
-            found.extend(item for item in x if isinstance(item, Tensor))
-    return found

@@ -64,8 +64,8 @@ class Mode(TorchFunctionMode):
                 if isinstance(x, Tensor):
                     if getattr(x, "_sll", None) is not None:
                         known = [x] if known is None else [*known, x]
-                elif isinstance(x, (tuple, list, slice)) and _holds(x):
-                    known = [*(known or ()), *_held(x)]
+                elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
+                    known = [*(known or ()), *held]
             if known is None and func not in engine.always and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
@@ -223,7 +223,7 @@ def _seen(known: list[Tensor]) -> None:
 
 
 def _held(x: Any) -> list[Tensor]:
-    """What carries something in a tuple, a list or a slice."""
+    """What may carry something in a tuple, a list or a slice, however deep."""
     found: list[Tensor] = []
     for item in (x.start, x.stop, x.step) if isinstance(x, slice) else x:
         if isinstance(item, Tensor):
@@ -232,17 +232,6 @@ def _held(x: Any) -> list[Tensor]:
         elif isinstance(item, (tuple, list, slice)):
             found += _held(item)
     return found
-
-
-def _holds(x: Any) -> bool:
-    """Whether a tensor that may carry something is in a tuple, a list or a slice, however deep."""
-    for item in (x.start, x.stop, x.step) if isinstance(x, slice) else x:
-        if isinstance(item, Tensor):
-            if getattr(item, "_sll", None) is not None:
-                return True
-        elif isinstance(item, (tuple, list, slice)) and _holds(item):
-            return True
-    return False
 
 
 # --- compiled code -----------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .._carry.interface import Func
+from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import call_site
 from .._ops.env import tracked
 from .._rules.index import LEFT_ALONE, REMEDIES, op_name
-from .guards import decides, tensors
+from .guards import decides
 
 __all__ = ["traced"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .._ops.callsite import short
 from .._ops.options import RegionForward, shown
-from .._reports.report import Report
+from .._reports.report import Report, _norm
 from .._reports.rows import Row, _finite, _up
 from ..eps import Eps
 from ..region import hard, linearize
@@ -115,8 +115,7 @@ class Explanation:
         width = max([len("norm of the gradient"), *map(len, names)])
         lines = [f"{'norm of the gradient':<{width}}  {'no region':>10}  {'region':>10}"]
         return lines + [
-            f"{name:<{width}}  {_number(x.hard):>10}  {_number(x.linearized):>10}"
-            for name, x in zip(names, self.inputs)
+            f"{name:<{width}}  {_norm(x.hard):>10}  {_norm(x.linearized):>10}" for name, x in zip(names, self.inputs)
         ]
 
     def _refusal(self) -> list[str]:
@@ -131,7 +130,7 @@ class Explanation:
         for column in table.columns[1:]:
             column.justify = "right"
         for x in self.inputs:
-            table.add_row(f"{x.name} {list(x.shape)}", _number(x.hard), _number(x.linearized))
+            table.add_row(f"{x.name} {list(x.shape)}", _norm(x.hard), _norm(x.linearized))
         parts: list[Any] = [Text(self._summary(), style="bold"), Text(), table, *map(Text, self._refusal())]
         advice = [("Next", self.advice())] if self.advice() else []
         for heading, sentences in [*self.sections(), *advice]:
@@ -186,10 +185,6 @@ def _wide_enough(rows: list[Row]) -> str:
     if len(widths) == 1:
         return _up(*widths.values())
     return "{" + ", ".join(['"default": "auto"', *(f'"{op}": {_up(eps)}' for op, eps in widths.items())]) + "}"
-
-
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.3g}"
 
 
 # --- running it --------------------------------------------------------------------------------------------------

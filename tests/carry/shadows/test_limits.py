@@ -9,6 +9,7 @@ import pytest
 import snntorch
 import torch
 import torch.nn.functional as F
+from torch import library
 from torchmetrics.functional import f1_score, jaccard_index
 from torchmetrics.functional.classification import binary_accuracy, multiclass_accuracy
 
@@ -16,11 +17,11 @@ import sll
 from local_reference import gradient
 
 EPS = 0.3
-LIBRARY = torch.library.Library("local_limits", "DEF")
+LIBRARY = library.Library("local_limits", "DEF")
 LIBRARY.define("scribble(Tensor x) -> Tensor")  # it writes, and does not say so
 
 
-@torch.library.impl(LIBRARY, "scribble", "CompositeExplicitAutograd")
+@library.impl(LIBRARY, "scribble", "CompositeExplicitAutograd")
 def scribble(x):
     x.detach().mul_(3.0)
     return x.new_zeros(())

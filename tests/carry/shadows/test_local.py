@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 import local_programs
 import programs
 import sll
-from local_reference import gradient
+from local_reference import gradient, gradient_in
 from oracles import plain
 from test_hard_forward import INTEGER, OPS, same_bits, tensors
 
@@ -34,14 +34,7 @@ UNSPECIFIED = {
 
 
 def in_region(f, operands, eps, up=None):
-    leaves = [x.detach().requires_grad_() for x in operands]
-    with sll.linearize(eps, forward="straight-through", on_lost="ignore"):
-        y = f(*leaves)
-    if not y.requires_grad:
-        return y, [torch.zeros_like(x) for x in operands]
-    up = torch.ones_like(y) if up is None else up
-    found = torch.autograd.grad(y, leaves, up.to(y.dtype), allow_unused=True)
-    return y.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(operands, found)]
+    return gradient_in(sll.linearize(eps, forward="straight-through", on_lost="ignore"), f, operands, up)
 
 
 def close(got, want, unit):

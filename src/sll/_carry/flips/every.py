@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,10 +108,9 @@ def _entries(
 
 def _watched(region: Any, func: Func, args: Any, kwargs: Any, found: list[tuple[Tensor, Flips]]) -> Any:
     """A call that may write to floats that carry flips."""
-    before = [(x.detach().clone(), flips) for x, flips in found]
     out, written = called(func, args, kwargs, [x for x, _ in found])
-    if any(written):
-        changed = list(itertools.compress(before, written))
+    changed = [(old, flips) for old, (_, flips) in zip(written, found) if old is not None]
+    if changed:
         open_ = lambda: any(differing(x, flips) for x, flips in changed)
         region.lose(op_name(func), [], "it writes to what it is given. Clone that first.", undecided=open_)
     return out

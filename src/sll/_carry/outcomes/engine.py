@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, REMEDIES, op_name
-from ..interface import Engine, Func
+from ..interface import Engine, Func, tensors
 from ..writes import called
 from . import selection_rules
 from .carriers import Choice, Expectation, Selection, carrier, choice, discrete_carrier, resolved, selection
@@ -74,17 +74,6 @@ class _Outcomes(Engine):
 
 
 ENGINE = _Outcomes()
-
-
-def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments of a call, in lists and tuples as well."""
-    found = []
-    for x in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(x, Tensor):
-            found.append(x)
-        elif isinstance(x, (tuple, list)):
-            found.extend(item for item in x if isinstance(item, Tensor))
-    return found
 
 
 def _in_band(x: Tensor) -> bool:

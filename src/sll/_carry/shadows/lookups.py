@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.apply import run
+from ..._ops.apply import finite, run
 from ..._ops.surrogates import alias, follow, simple
 from ..interface import Func, Region
 from .elementwise import added, neighbours
@@ -120,10 +120,6 @@ def _total(parts: list[Tensor]) -> Tensor:
     for part in rest:
         total = total + part
     return total
-
-
-def finite(x: Tensor) -> Tensor:
-    return torch.nan_to_num(x, 0.0, 0.0, 0.0)
 
 
 class _Row(torch.autograd.Function):

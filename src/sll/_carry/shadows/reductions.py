@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from .shadow import Selected, Shadow, Weights, carried, carry, shadow, tensors
+from .shadow import Shadow, Weights, carry, shadow, tensors
 
 
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,8 +138,3 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
         return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
     return carry(region, out, Shadow.of(hot.sum(0)))
-
-
-def selected(x: Any) -> Selected | None:
-    found = carried(x)
-    return found if isinstance(found, Selected) else None

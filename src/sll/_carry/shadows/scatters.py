@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.apply import finite
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .choices import Order, inverse
 from .elementwise import added
-from .lookups import Spot, finite, spot_along, spot_of_rows, spots_of
+from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
 
 

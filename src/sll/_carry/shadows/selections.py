@@ -154,12 +154,6 @@ def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return carry(region, out, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
-LOSSES = {
-    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "soft_margin_loss",
-    "binary_cross_entropy_with_logits", "poisson_nll_loss",
-}  # fmt: skip
-
-
 def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A loss of elements, and then `mean` or `sum`."""
     reduction = kwargs.get("reduction", "mean")
