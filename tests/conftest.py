@@ -12,6 +12,7 @@ import errors
 import sll
 from sll._carry.flips import table as flips_table
 from sll._carry.outcomes import registry
+from sll._carry.outcomes.sources import STEPS
 from sll._carry.shadows import engine as shadows_engine
 from sll._mode.threads import THREAD as _THREAD
 from sll._rules import index, table
@@ -72,6 +73,7 @@ def rules_as_they_were():
     tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
     for rules in (shadows_engine._ALL, flips_table.RULES):
         tables += (rules.of, rules.by_name, rules.always)
+    tables += (STEPS,)
     before, rows = [found.copy() for found in tables], list(table.ROWS)
     yield
     for found, kept in zip(tables, before):

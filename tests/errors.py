@@ -435,6 +435,16 @@ def sign(eps, input):
     ),
     Case(
         ARGUMENTS,
+        "A source under the name of another one",
+        """
+from sll._carry.outcomes.sources import source
+
+source("cast", torch.ops.aten.fix.default, boundaries="integers")(lambda eps, x: None)
+""",
+        "Casts are decisions of the region's own, so `cast` is taken. A source that was refused leaves nothing behind.",
+    ),
+    Case(
+        ARGUMENTS,
         "An op that is wanted and excluded",
         'region = sll.linearize(only=["round", "gt"], exclude=["round"])',
         "It is one or the other. To linearize everything but `round`, leave `only=` out.",

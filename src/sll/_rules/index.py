@@ -109,9 +109,10 @@ def add(row: Row) -> Row:
 
 def _index(row: Row) -> None:
     assert row.family in FAMILIES, f"unknown family {row.family!r}"
+    known = next((name for name in row.names.split() if name in ROW_OF), None)
+    if known is not None:  # (before anything is written: a row that is refused leaves nothing)
+        raise ValueError(f"torch's {known} is known already, as {ROW_OF[known].op or ROW_OF[known].family!r}")
     for name in row.names.split():
-        if name in ROW_OF:
-            raise ValueError(f"torch's {name} is known already, as {ROW_OF[name].op or ROW_OF[name].family!r}")
         ROW_OF[name] = row
         bare = name.rpartition(".")[2]
         for fact in row.facts.split():

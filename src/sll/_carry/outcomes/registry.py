@@ -102,6 +102,18 @@ def _decide(functions: list[Any]) -> None:
     DECIDES_BY_NAME.update(func.__name__ for func in functions)
 
 
+def unruled(*names: str | Func) -> list[tuple[str | Func, list[Any]]]:
+    """Each name with its spellings. Raises ValueError for what has a rule already."""
+    found = [(name, spellings(name) if isinstance(name, str) else [name]) for name in names]
+    for name, functions in found:
+        if not functions and len(names) == 1:  # (of several, some may be newer than this torch)
+            raise ValueError(f"torch has no function {name!r}; for a function that is not torch's, pass the function")
+        known = next((func for func in functions if func in RULES), None)
+        if known is not None:
+            raise ValueError(f"{op_name(known)} has a rule already; a function has one")
+    return found
+
+
 def register(rule: Rule, *names: str | Func, in_place: bool = True, source: bool = False, marks: bool = False) -> None:
     """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``; a function
     in the place of a name, such as ``torch.ops.mine.kernel.default``, stands for itself.
@@ -109,13 +121,7 @@ def register(rule: Rule, *names: str | Func, in_place: bool = True, source: bool
     `source`: it makes decisions; `marks`: it lets its result carry something. Any other rule is asked only if an
     operand carries something. Raises ValueError for what has a rule already.
     """
-    for name in names:
-        functions = spellings(name) if isinstance(name, str) else [name]
-        if not functions and len(names) == 1:  # (of several, some may be newer than this torch)
-            raise ValueError(f"torch has no function {name!r}; for a function that is not torch's, pass the function")
-        known = next((func for func in functions if func in RULES), None)
-        if known is not None:
-            raise ValueError(f"{op_name(known)} has a rule already; a function has one")
+    for name, functions in unruled(*names):  # (all of them, before the first one is registered)
         known_as = name if isinstance(name, str) else ""
         found = _ALL.register(rule, functions, known_as, in_place=in_place, source=source, marks=marks)
         if source:

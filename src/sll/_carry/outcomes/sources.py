@@ -20,7 +20,7 @@ from ..._ops.blend import blend
 from ..._ops.dtypes import wide
 from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
-from ..._rules.index import add, spellings
+from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
 from ..interface import Func, Region
 from .algebra import run_on_outcomes
@@ -32,7 +32,7 @@ from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
 from .fewer import few_decisions
 from .mixtures import run_on_choices
-from .registry import follows, register
+from .registry import follows, register, unruled
 from .sorted_comparisons import _compared_with_sorted
 from .trees import original
 
@@ -69,14 +69,18 @@ def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Calla
         def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _run(region, op, step, func, args, kwargs)
 
-        STEPS[op] = step
         if not boundaries:
+            STEPS[op] = step
             follows(rule, op)
             return step
         known = [name for name in (op, *names) if isinstance(name, str) and spellings(name)]
         others = tuple(name for name in names if not isinstance(name, str))
+        if op in SOURCES and op not in known:  # (a name of torch's is refused as such, by `add`)
+            raise ValueError(f"{op!r} is known already; a source has a name of its own")
+        unruled(*others)
         add(Row(" ".join(known), "sources", op=op, boundaries=boundaries, functions=others))
         register(rule, *known, *others, source=True)
+        STEPS[op] = step  # (last: a source that was refused leaves nothing)
         for listener in LISTENERS:
             listener(op, (*known, *others))
         return step
