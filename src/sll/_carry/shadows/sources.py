@@ -20,7 +20,7 @@ from torch.nn import Parameter
 from ..._ops.apply import as_numbers, is_finite
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import HALF
-from ..._ops.env import plain, tracked
+from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
@@ -97,7 +97,7 @@ def decide(op: str) -> Callable[..., Any]:
     quick = quickly(op)
 
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if quick is not None and not kwargs and region.trace is None and plain():
+        if quick is not None and not kwargs and region.trace is None and torch.is_grad_enabled() and eager():
             out = quick(region, func, args)
             if out is not NotImplemented:
                 return out
