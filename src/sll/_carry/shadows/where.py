@@ -34,7 +34,7 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``torch.where(mask, a, b)`` of ordinary floats and finite numbers."""
-    if len(args) != 3 or (own := quick_shadow(args[0])) is None or own.exact is None:
+    if len(args) != 3 or (own := quick_shadow(args[0])) is None:
         return NotImplemented
     mask, a, b = args
     for x in (a, b):
