@@ -217,8 +217,9 @@ class Auto:
         if not many:
             return self.WINDOW
         # (a little wider, as in `_quantile`)
-        least, most = (d.item(ties + max(math.ceil(many * q - 1e-6) - 1, 0)) for q in (self.LEAST, self.MOST))
-        return min(max(self.WINDOW, least * _WIDER), most * _WIDER)  # type: ignore[no-any-return]
+        least = d.item(ties + max(math.ceil(many * self.LEAST - 1e-6) - 1, 0)) * _WIDER
+        most = d.item(ties + max(math.ceil(many * self.MOST - 1e-6) - 1, 0)) * _WIDER
+        return min(max(self.WINDOW, least), most)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return '"auto"'

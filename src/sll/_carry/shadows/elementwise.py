@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, kept
+from ..._ops.surrogates import alias, eager, follow, kept, number
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
-from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, quick_shadow, shadow
+from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -201,6 +202,66 @@ def _other(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: lis
 
 
 # --- logic -------------------------------------------------------------------------------------------------------
+
+
+def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of masks whose shadows are floats of one type, and of fixed masks."""
+    found = [quick_shadow(x) for x in args]
+    own = found[0] or found[-1]
+    if own is None or len(args) == 2 and args[0] is args[1]:
+        return NotImplemented
+    for x, known in zip(args, found):
+        if type(x) is not Tensor or x.dtype != torch.bool:
+            return NotImplemented
+        if known.exact is not own.exact if known is not None else getattr(x, "_sll", None) is not None:
+            return NotImplemented
+    floats = own.exact
+    assert floats is not None
+    fixed = [x.to(floats) if known is None else None for x, known in zip(args, found)]
+    polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats)
+    make: Callable[[], Tensor] = lambda: polynomial(
+        one, *(x if known is None else known.value() for x, known in zip(fixed, found))
+    )
+    return mark(region, func(*args), Shadow(make, None, floats))
+
+
+POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(NOT, lambda one, p: one - p),
+    **dict.fromkeys(AND, lambda one, p, q: p * q),
+    **dict.fromkeys(OR, lambda one, p, q: torch.lerp(p, one, q)),
+    **dict.fromkeys(XOR | {"ne", "__ne__", "not_equal"}, lambda one, p, q: torch.lerp(p, one - p, q)),
+    **dict.fromkeys(("eq", "__eq__"), lambda one, p, q: torch.lerp(one - p, p, q)),
+}
+"""Of 0 and 1, and of 1."""
+
+
+def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """A sum, a difference or a product of a mask and a float."""
+    if len(args) != 2:
+        return NotImplemented
+    found = [quick_shadow(x) for x in args]
+    own = found[0] or found[1]
+    if own is None or func.__name__ not in LINEAR:
+        return NotImplemented
+    for x, known in zip(args, found):
+        if known is not None:
+            ordinary = known.exact is own.exact
+        elif isinstance(x, Tensor):
+            ordinary = x.dtype is own.exact and x.dim() > 0 and (type(x) is Tensor or type(x) is Parameter)
+        else:
+            ordinary = type(x) is float and own.exact is torch.get_default_dtype()
+        if not ordinary:
+            return NotImplemented
+    if found[0] is not None and found[1] is not None:
+        return NotImplemented  # (a result of integers, which carries something)
+    # (Without a region nothing is saved for the mask: it may be written to.)
+    keep = func.__name__ in PRODUCTS
+    return func(
+        *(
+            kept(x) if known is None and keep and _writable(x) else x if known is None else known.value()
+            for x, known in zip(args, found)
+        )
+    )
 
 
 def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
