@@ -64,7 +64,7 @@ class Mode(TorchFunctionMode):
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
             quick = engine.quick.get(func)
-            if quick is not None and not kwargs and not self.selects and plain():
+            if quick is not None and not kwargs and (not self.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
                 if out is not NotImplemented:
                     return out
@@ -226,8 +226,11 @@ class Mode(TorchFunctionMode):
         THREAD.alone = len(entered) == 1 and entered[0].mode.trace is None
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
+            if self.selects:
+                entered[-1].mode.selects = True
         else:
             release(live)
+            self.selects = False
 
 
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."

@@ -107,7 +107,8 @@ def _quick_on() -> dict[Any, Quick]:
         **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
     }
     found = {func: quick for name, quick in named.items() for func in spellings(name)}
-    return found | {torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill}
+    found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
+    return found | {Tensor.__getitem__: selections.quick_select}
 
 
 class _Shadows(Engine):
