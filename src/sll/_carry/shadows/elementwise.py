@@ -21,7 +21,7 @@ from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, kept, number
+from ..._ops.surrogates import alias, eager, follow, fresh, kept, number
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
@@ -46,6 +46,8 @@ NOT = {"__invert__", "bitwise_not", "logical_not"}
 
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+INTEGERS = (torch.int64, torch.int32)
+TYPES = {**FLOATS, "long": torch.int64, "int": torch.int32}
 CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
 
 
@@ -54,9 +56,12 @@ def quick_float(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = quick_shadow(args[0])
     if own is None:
         return NotImplemented
-    if len(args) == 2:
-        return own.make() if args[1] is own.exact else NotImplemented
-    return own.make() if len(args) == 1 and FLOATS.get(func.__name__) is own.exact else NotImplemented
+    to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
+    if to is own.exact:
+        return own.make()
+    if args[0].dtype == torch.bool and to in INTEGERS:
+        return mark(region, func(*args), Shadow(lambda: fresh(own.value()), lambda n: 1 - n, own.exact))
+    return NotImplemented
 
 
 def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -315,7 +320,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             labels = _relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, _spread(out.dim())))
     parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
-    soft = sum(part for part in parts.values() if part is not None)
+    soft = total([part for part in parts.values() if part is not None])
     if out.is_floating_point():
         unknown = {key for key, part in parts.items() if part is None}
         if unknown:  # the derivative of the function of floats
@@ -323,10 +328,25 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             if func.__name__ in QUOTIENTS and id(args[1]) in unknown:
                 floats[1] = but_by_zero(floats[1], args[1])
             out = func(*floats, **kwargs)
-        return added(out, soft) if isinstance(soft, Tensor) else out
-    shape, numbers = out.shape, alias(out)
-    value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
-    return carry(region, out, Shadow.of(value, _other(func, args, kwargs, list(operands.values()))))
+        return out if soft is None else added(out, soft)
+    assert soft is not None
+    if eager() and soft.shape == out.shape:
+        value, soft.data = soft, out.to(soft.dtype)
+    else:
+        numbers, dtype = alias(out), soft.dtype
+        value = follow(soft.expand(out.shape), lambda: numbers.to(dtype))
+    other = None if out.dtype == torch.bool else _other(func, args, kwargs, list(operands.values()))
+    return carry(region, out, Shadow.of(value, other))
+
+
+def total(parts: list[Tensor]) -> Tensor | None:
+    """Their sum; None if there are none."""
+    if not parts:
+        return None
+    found, *rest = parts
+    for part in rest:
+        found = found + part
+    return found
 
 
 def _spread(dims: int) -> Callable[[Tensor], Tensor]:
@@ -370,9 +390,8 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     def at(y: Tensor) -> Tensor:
         y = not_zero(func, y, x) if x is args[-1] else y
-        with torch.no_grad():
-            swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
-            return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
+        swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
+        return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
 
     beyond = own.other(x)
     if beyond is not None:
@@ -395,4 +414,6 @@ def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dt
     """``(high - low) / (to - at)``, 0 where nothing lies between."""
     high, low, to, at = (as_numbers(x.detach(), dtype) for x in (high, low, to, at))
     step, change = to - at, high - low
-    return torch.where((step != 0) & is_finite(change), change / step, 0)
+    if compiling():
+        return torch.where((step != 0) & is_finite(change), change / step, 0)
+    return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)

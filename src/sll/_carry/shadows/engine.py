@@ -102,7 +102,7 @@ def _quick() -> dict[Any, Quick]:
 
 def _quick_on() -> dict[Any, Quick]:
     named = {
-        **dict.fromkeys(("to", *elementwise.FLOATS), elementwise.quick_float),
+        **dict.fromkeys(("to", *elementwise.TYPES), elementwise.quick_float),
         **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
         **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
     }
