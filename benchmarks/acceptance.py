@@ -154,13 +154,13 @@ def order() -> None:
             if want == 0:
                 continue
             for mode in MODES:
-                got, _ = cases.integral(f, a, b, cases.EPS, mode, parts=2)
+                got, _ = oracles.integral(f, a, b, cases.EPS, mode, parts=2)
                 errors[mode] = max(errors[mode], abs(got - want) / abs(want))
         table.add_row(name, " ".join(f"{w:+.3f}" for w in wants), *(f"{100 * errors[m]:.4f} %" for m in MODES))
     console.print(table)
     f, a, b = cases.case("precision", 1)
     for parts in (1, 4, 16):
-        got, want = cases.integral(f, a, b, cases.EPS, "linear", parts)
+        got, want = oracles.integral(f, a, b, cases.EPS, "linear", parts)
         error = 100 * abs(got - want) / abs(want)
         console.print(
             f"precision at 4, linear, intervals divided by {parts}: {error:.4f} % (what is left is quadrature)"

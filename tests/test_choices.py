@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from torch.func import grad, vmap
 
 import sll
-from oracles import band_crossings, gauss_between, line_integral, plain
-from test_hard_forward import same_bits
-from test_order_line_integral import integral
+from oracles import band_crossings, gauss_between, integral, line_integral, plain, same_bits
 
 V = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
 EPS = 0.01

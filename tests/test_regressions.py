@@ -11,22 +11,12 @@ import torch
 import torch.nn.functional as F
 
 import sll
-from oracles import band_crossings, gauss_between, jittered_integral, line_integral, plain
-
-
-def X(*values, dtype=None):
-    return torch.tensor(values, dtype=dtype, requires_grad=True)
-
-
-def grads(y, *inputs):
-    found = torch.autograd.grad(y.sum(), inputs, allow_unused=True, retain_graph=True)
-    out = [[0.0] * x.numel() if g is None else g.tolist() for x, g in zip(inputs, found)]
-    return out[0] if len(out) == 1 else out
+from oracles import band_crossings, gauss_between, grads, jittered_integral, leaf, line_integral, plain
 
 
 @pytest.mark.parametrize("forward", ["linear", "hard"])
 def test_masked_scatter_outside_the_band(forward):
-    x, s = X(5.0, -5.0, 5.0), X(10.0, 20.0, 30.0)
+    x, s = leaf(5.0, -5.0, 5.0), leaf(10.0, 20.0, 30.0)
     with sll.linearize(0.5, forward=forward):
         y = torch.zeros(3).masked_scatter(x > 0, s)
         z = torch.zeros(3)
@@ -51,7 +41,7 @@ def test_masked_scatter_shifts_what_follows(forward):
 
 
 def test_complex_results_keep_autograd():
-    x, a = X(0.05, -5.0), torch.tensor([1j, 2j], requires_grad=True)
+    x, a = leaf(0.05, -5.0), torch.tensor([1j, 2j], requires_grad=True)
     with sll.linearize(0.1):
         y = torch.where(x > 0, a, a * 2)
         z = (x > 0) * a
@@ -63,7 +53,7 @@ def test_complex_results_keep_autograd():
 
 
 def test_vmap_inside_and_outside_of_grad():
-    x = X(0.1, 0.2)
+    x = leaf(0.1, 0.2)
     with sll.linearize(0.5):
         y = torch.vmap(torch.sign)(x)
         z = torch.vmap(lambda v: torch.where(v > 0, v, 0.0))(x)
@@ -79,7 +69,7 @@ def test_vmap_inside_and_outside_of_grad():
 
 @pytest.mark.parametrize("forward", ["linear", "hard"])
 def test_division_by_the_outcome_not_taken(forward):
-    x, b = X(0.8), X(2.0)
+    x, b = leaf(0.8), leaf(2.0)
     with sll.linearize(0.01, forward=forward):
         y = b / torch.round(x).int()
         z = torch.log((x > 0).float() * b + 0 * b) + b / (x > 0)
@@ -88,20 +78,20 @@ def test_division_by_the_outcome_not_taken(forward):
 
 
 def test_infinite_outcomes_take_the_right_side():
-    x, z = X(5.0, -5.0), X(1.0, 2.0)
-    a, b = X(float("nan")), X(1.0)
-    p, q = X(float("inf")), X(float("inf"))
+    x, z = leaf(5.0, -5.0), leaf(1.0, 2.0)
+    a, b = leaf(float("nan")), leaf(1.0)
+    p, q = leaf(float("inf")), leaf(float("inf"))
     with sll.linearize(0.5):
         y = z.masked_fill(x > 0, float("nan"))
-        u = torch.where(X(5.0) > 0, a, b)
-        v = torch.where(X(-5.0) > 0, p, q)
+        u = torch.where(leaf(5.0) > 0, a, b)
+        v = torch.where(leaf(-5.0) > 0, p, q)
     assert grads(y, z) == [0, 1]
     assert grads(u, a, b) == [[1], [0]]
     assert grads(v, p, q) == [[0], [1]]
 
 
 def test_padding_decides_nothing():
-    x, a = X(3.0), torch.ones(3, requires_grad=True)
+    x, a = leaf(3.0), torch.ones(3, requires_grad=True)
     with sll.linearize(0.5):
         y = torch.where(F.pad(torch.sign(x), (1, 1), value=5.0) > 0, a, 0 * a)
         patches = F.unfold(torch.sign(x).reshape(1, 1, 1, 1), 3, padding=1)
@@ -112,7 +102,7 @@ def test_padding_decides_nothing():
 
 
 def test_an_index_may_change_after_the_lookup():
-    x, k, row = X(0.1, 0.2, 0.3), torch.tensor(0), [0]
+    x, k, row = leaf(0.1, 0.2, 0.3), torch.tensor(0), [0]
     with sll.linearize(0.5):
         m = x > 0
         out = []
@@ -161,7 +151,7 @@ SAME_PLACE = {
 
 @pytest.mark.parametrize("name", SAME_PLACE)
 def test_the_same_decision_is_recognised_after(name):
-    x = X(0.1, -0.2)
+    x = leaf(0.1, -0.2)
     with sll.linearize(0.5):
         m = x > 0
         y = (m & ~SAME_PLACE[name](m)).float()
@@ -169,7 +159,7 @@ def test_the_same_decision_is_recognised_after(name):
 
 
 def test_casts_of_masks():
-    x = X(-1.0, 0.001, 2.0)
+    x = leaf(-1.0, 0.001, 2.0)
     with sll.linearize(0.01):
         m = (x > 0).long()
         y = m @ torch.tensor([1, 10, 100])
@@ -201,19 +191,19 @@ def test_a_remainder_of_a_remainder():
 def test_a_number_written_at_a_mask_keeps_its_digits():
     with sll.linearize(0.1, forward="hard"):
         y = torch.zeros(2, dtype=torch.float64)
-        y[X(1.0, -1.0) > 0] = 0.7
+        y[leaf(1.0, -1.0) > 0] = 0.7
     assert y.tolist() == [0.7, 0.0]
 
 
 def test_integer_division_by_the_outcome_not_taken():
-    x = X(0.9, 2.3)
+    x = leaf(0.9, 2.3)
     with sll.linearize(0.01):
         y = 7 // torch.round(x).int() + torch.tensor([7, 7]) % torch.round(x).int()
     assert y.tolist() == [7, 4]
 
 
 def test_zero_is_zero():
-    x = X(0.1)
+    x = leaf(0.1)
     with sll.linearize(0.5):
         y = ((x > 0) & (x <= 0.0)).float()
     assert y.item() == 0 and grads(y, x) == [0]
@@ -221,7 +211,7 @@ def test_zero_is_zero():
 
 @pytest.mark.parametrize("forward", ["linear", "hard"])
 def test_write_at_a_mask_knows_the_decisions_of_the_target(forward):
-    x = X(-0.445, dtype=torch.float64)
+    x = leaf(-0.445, dtype=torch.float64)
     with sll.linearize(0.02, forward=forward):
         s = torch.sign(x + 0.45)
         y = s.clone()
@@ -230,7 +220,7 @@ def test_write_at_a_mask_knows_the_decisions_of_the_target(forward):
 
 
 def test_large_numbers_are_no_ties():
-    x = X(2.0**23, 2.0**23 + 2)
+    x = leaf(2.0**23, 2.0**23 + 2)
     with sll.linearize(0.01):
         y = torch.round(x)
     assert grads(y, x) == grads(sll.round(x, 0.01), x) == [0, 0]
@@ -238,13 +228,13 @@ def test_large_numbers_are_no_ties():
 
 def test_the_width_of_a_band_moves_with_the_divisor():
     for f in (lambda x, m: x % m, lambda x, m: x // m, torch.fmod):
-        x, m = X(0.9, 1.3, dtype=torch.float64), X(0.6, 0.7, dtype=torch.float64)
+        x, m = leaf(0.9, 1.3, dtype=torch.float64), leaf(0.6, 0.7, dtype=torch.float64)
         with sll.linearize(0.5):
             assert torch.autograd.gradcheck(f, (x, m))
 
 
 def test_a_cast_of_what_no_longer_carries_is_a_source():
-    x = X(0.25)
+    x = leaf(0.25)
     with sll.linearize(0.5):
         t = torch.sign(x) * 10
         s = t * 0.1
@@ -255,14 +245,14 @@ def test_a_cast_of_what_no_longer_carries_is_a_source():
 
 def test_inplace_flags_and_binary_max():
     def slope(f):
-        x = X(0.01)
+        x = leaf(0.01)
         with sll.linearize(0.1):
             y = f(torch.sign(x) * 10)
         return grads(y, x)[0]
 
     assert slope(lambda s: torch.round(F.relu(s + 10, inplace=True))) == pytest.approx(100)
     assert slope(lambda s: torch.round(torch.max(s, torch.tensor(-20.0)))) == pytest.approx(100)
-    x = X(0.35)
+    x = leaf(0.35)
     with sll.linearize(0.5):
         h = x * 1
         out = F.threshold(h, 0.1, 20.0, inplace=True)
@@ -272,12 +262,12 @@ def test_inplace_flags_and_binary_max():
 def test_integer_buffers_are_not_rounded():
     t = torch.tensor([16777217, 7])
     with sll.linearize(0.5, forward="hard"):
-        t[X(-5.0, 5.0) > 0] = 2.5
+        t[leaf(-5.0, 5.0) > 0] = 2.5
     assert t.tolist() == [16777217, 2]
 
 
 def test_writes_of_floats_into_integers_are_casts():
-    x = X(1.1, 0.7)
+    x = leaf(1.1, 0.7)
     with sll.linearize(0.5):
         a, b = torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long)
         a.copy_(x)
@@ -288,7 +278,7 @@ def test_writes_of_floats_into_integers_are_casts():
 
 
 def in_band():
-    return X(0.001, 1.0) > 0
+    return leaf(0.001, 1.0) > 0
 
 
 SILENT = {
@@ -346,7 +336,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("forward", ["linear", "hard"])
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_spellings(name, forward):
-    f, x = SPELLINGS[name], X(0.9, 1.2)
+    f, x = SPELLINGS[name], leaf(0.9, 1.2)
     want = plain(f, x.detach())
     with sll.linearize(0.01, forward=forward, on_lost="error"):
         got = f(x)
@@ -357,7 +347,7 @@ def test_spellings(name, forward):
 
 
 def test_cat_with_out_carries():
-    x = X(0.001, 1.0)
+    x = leaf(0.001, 1.0)
     with sll.linearize(0.01):
         both = torch.cat([x > 0, x > 5], out=torch.empty(4, dtype=torch.bool))
         y = both.float()
@@ -365,7 +355,7 @@ def test_cat_with_out_carries():
 
 
 def test_rows_written_at_a_mask():
-    x, rows, row = X(5.0, 5.0, -5.0, 5.0, -5.0), torch.arange(9.0).reshape(3, 3), torch.tensor([1.0, 2.0, 3.0])
+    x, rows, row = leaf(5.0, 5.0, -5.0, 5.0, -5.0), torch.arange(9.0).reshape(3, 3), torch.tensor([1.0, 2.0, 3.0])
     want = torch.zeros(5, 3)
     want[x.detach() > 0] = row
     for value in (row, row[None], row.expand(3, 3)):
@@ -381,7 +371,7 @@ def test_rows_written_at_a_mask():
 
 WRONG = {
     "bool_plus_float": lambda m: m.__iadd__(1.5),
-    "int_times_float": lambda m: m.int().mul_(X(1.5)),
+    "int_times_float": lambda m: m.int().mul_(leaf(1.5)),
     "mask_shape": lambda m: torch.zeros(3).__setitem__(m, 1.0),
     "row_count": lambda m: torch.zeros(2).__setitem__(m, torch.zeros(7)),
 }
@@ -392,7 +382,7 @@ def test_what_raises_outside_raises_inside(name):
     with pytest.raises((RuntimeError, IndexError)) as outside:
         WRONG[name](torch.tensor([True, True]))
     with pytest.raises(outside.type), sll.linearize(0.5, on_lost="ignore"):
-        WRONG[name](X(1.0, 2.0) > 0)
+        WRONG[name](leaf(1.0, 2.0) > 0)
 
 
 def test_sparse_passes_through():
@@ -406,7 +396,7 @@ def test_athrow_reaches_the_async_generator():
 
     @sll.enable(eps=0.5)
     async def stream():
-        x = X(0.0)
+        x = leaf(0.0)
         try:
             yield 1
         except KeyError:
@@ -426,7 +416,7 @@ def test_athrow_reaches_the_async_generator():
 
 
 def test_patch_inside_a_region_that_ends_first():
-    x = X(0.0)
+    x = leaf(0.0)
     with pytest.raises(RuntimeError, match="Call unpatch"), sll.linearize(1.0):
         sll.patch(0.5)
         m = x > 0
@@ -735,7 +725,7 @@ def _written(y, mask, value):
 @pytest.mark.parametrize("name", SELECTED_NOTHING)
 def test_a_mask_that_selects_nothing(name, forward):
     """It raised, and a write of nothing took the gradient of the whole tensor away."""
-    x, y = X(1.0, 1.0, 1.0, 1.0), X(1.0, 2.0, 3.0, 4.0)
+    x, y = leaf(1.0, 1.0, 1.0, 1.0), leaf(1.0, 2.0, 3.0, 4.0)
     with sll.linearize(0.05, forward=forward):
         out = SELECTED_NOTHING[name](x, y)
     assert out.item() == 10
@@ -749,7 +739,7 @@ def test_what_a_mask_selects_is_modified_in_place(how, forward):
     values = [0.02, 1.0, 1.0, 1.0, -1.0, 1.0], [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
     found = []
     for doubled in (lambda z, m: how(z[m], 2), lambda z, m: z[m] * 2):
-        x, y = (X(*v) for v in values)
+        x, y = (leaf(*v) for v in values)
         with sll.linearize(0.05, forward=forward) as region:
             z, mask = y * 1.0, x > 0
             z[mask] = doubled(z, mask)
@@ -799,7 +789,7 @@ def test_rounded_after_many_decisions(clamps, forward):
 
 
 def test_a_mask_copied_to_itself():
-    x = X(0.02, 1.0)
+    x = leaf(0.02, 1.0)
     with sll.linearize(0.05):
         mask = x > 0
         assert mask.copy_(mask) is mask
@@ -848,7 +838,7 @@ TIED = {
 @pytest.mark.parametrize("name", TIED)
 def test_a_tie_that_was_moved_shows_its_hard_side(name, forward):
     """In "linear" it showed the other one."""
-    x = X(3.0)
+    x = leaf(3.0)
     with sll.linearize(0.01, forward=forward):
         got = TIED[name](x)
     assert torch.equal(got, TIED[name](x))
@@ -867,7 +857,7 @@ GUARDED = {
 @pytest.mark.parametrize("name", GUARDED)
 def test_division_by_a_count_that_the_program_guards(name, eps, forward):
     """The count is zero, and the program divides by something else: the gradient was NaN."""
-    x = X(-0.005, -1.0)
+    x = leaf(-0.005, -1.0)
     with sll.linearize(eps, forward=forward):
         y = GUARDED[name](torch.tensor([2.0, 5.0]), x > 0)
     (g,) = torch.autograd.grad(y, x)
@@ -879,7 +869,7 @@ def test_division_by_a_count_that_the_program_guards(name, eps, forward):
 @pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
 def test_integer_division_by_a_count_that_the_program_guards(forward):
     """The side that is not taken raised."""
-    x = X(-1.0, -2.0)
+    x = leaf(-1.0, -2.0)
     with sll.linearize(3.0, forward=forward, on_lost="ignore"):
         n = (x > 0).sum()
         safe = torch.where(n == 0, 1, n)

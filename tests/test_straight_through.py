@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from oracles import same_bits
 from programs import PROGRAMS
-from test_hard_forward import same_bits
 
 EPS = 0.2
 

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 import local_programs
 import programs
 import sll
+from inputs import INTEGER, OPS, tensors
 from local_reference import gradient, gradient_in
-from oracles import plain
-from test_hard_forward import INTEGER, OPS, same_bits, tensors
+from oracles import plain, same_bits
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 WIDTHS = {
