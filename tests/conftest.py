@@ -152,7 +152,7 @@ def pytest_sessionstart(session):
 def collected_rows(request):
     """Rows and tests of the whole suite; skips if only a part of it was collected."""
     items = request.session.items
-    files = {Path(str(item.path)).name for item in items}
-    if not {path.name for path in Path(__file__).parent.glob("test_*.py")} <= files or request.config.option.keyword:
+    files = {Path(str(item.path)) for item in items}
+    if not set(Path(__file__).parent.rglob("test_*.py")) <= files or request.config.option.keyword:
         pytest.skip("only a part of the suite was collected")
     return [(entry, _test(item.nodeid)) for item in items for entry in compatibility.rows_of(item)]
