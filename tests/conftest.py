@@ -15,6 +15,7 @@ from sll._carry.outcomes import registry
 from sll._carry.outcomes.sources import STEPS
 from sll._carry.shadows import engine as shadows_engine
 from sll._mode.threads import THREAD as _THREAD
+from sll._ops import fused
 from sll._rules import index, table
 
 torch.set_num_threads(1)  # two workers share two cores
@@ -64,6 +65,13 @@ def perf(monkeypatch):
     yield
     for name in names:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def loops_everywhere(monkeypatch):
+    """The loops of numba from the first element on, which are left to larger tensors otherwise."""
+    pytest.importorskip("numba")
+    monkeypatch.setattr(fused, "LEAST", 1)
 
 
 @pytest.fixture

@@ -47,6 +47,16 @@ def same_bits(a: Any, b: Any) -> bool:
     return torch.equal(a, b)
 
 
+INTS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def ulps(a: Tensor, b: Tensor) -> Tensor:
+    """How many floats apart; equal numbers (0 and -0) and two NaNs are not."""
+    bits = INTS[a.dtype]
+    apart = (a.view(bits) - b.view(bits)).abs()
+    return torch.where((a == b) | (a.isnan() & b.isnan()), 0, apart)
+
+
 def plain(f: Program, x: Tensor) -> Tensor:
     with torch.no_grad():
         return f(x)
@@ -63,6 +73,23 @@ def region_gradient(f: Program, x: Tensor, eps: float, forward: str) -> tuple[Te
         return y, torch.zeros_like(x)
     (g,) = torch.autograd.grad(y.sum(), x)
     return y.detach(), g
+
+
+def like_a_trace(
+    f: Callable[..., Tensor], *start: Tensor, eps: float = 0.5, forward: str = "linear"
+) -> tuple[Tensor, ...]:
+    """Values and gradients of a region are those of a traced one, which takes no short cuts."""
+    found = []
+    for trace in (False, True):
+        inputs = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in start]
+        with sll.linearize(eps, forward=forward, trace=trace, on_lost="ignore"):
+            y = f(*inputs)
+        wrt = [x for x in inputs if x.requires_grad]
+        found.append((y.detach(), *torch.autograd.grad(y.sum(), wrt, allow_unused=True)))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert any(g is not None and g.any() for g in found[0][1:])
+    return found[0]
 
 
 LOW, HIGH = -2.53, 2.57  # where jumps are looked for

@@ -15,60 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sll
+from oracles import INTS, like_a_trace, ulps
 from sll._carry.outcomes import writes_seen
 from sll._ops import band, bits, blend, fused, ramp
-from sll._ops.ramp import Jump
+from steps import HARD, JUMPS, QUANTIZERS, edges
+
+pytestmark = pytest.mark.usefixtures("loops_everywhere")
 
 INF, NAN = math.inf, math.nan
-
-numba = pytest.importorskip("numba")
-
-BOUNDARIES = [
-    Jump("boundary", *constants)
-    for constants in [
-        (0.0, 1.0, 0.0, 0.0),  # >
-        (0.0, 1.0, 1.0, 0.0),  # >=
-        (1.0, 0.0, 0.0, 0.0),  # <
-        (1.0, 0.0, 1.0, 0.0),  # <=
-        (1.0, 0.0, 1.0, 1.0),  # not >
-        (1.0, 0.0, 0.0, 1.0),  # not >=
-        (0.0, 1.0, 1.0, 1.0),  # not <
-        (0.0, 1.0, 0.0, 1.0),  # not <=
-        (-1.0, 1.0, 0.0, 0.0),  # sign
-        (0.0, 1.0, 0.5, 0.0),  # heaviside
-        (0.0, 1.0, 7.0, 0.0),
-    ]
-]
-QUANTIZERS = [Jump("quantize", -3.0, 2.0, 0.0, 5.0), Jump("quantize", -math.inf, 7.0, 0.0, math.nan)]
-JUMPS = BOUNDARIES + [Jump(kind) for kind in ("round", "floor", "ceil", "trunc")]
-INTS = {torch.float32: torch.int32, torch.float64: torch.int64}
-HARD = {"round": torch.round, "floor": torch.floor, "ceil": torch.ceil, "trunc": torch.trunc}
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Loops from the first element on, one thread or several."""
-    monkeypatch.setattr(fused, "LEAST", 1)
-
-
-def edges(dtype, eps):
-    """Where things go wrong: at boundaries, at both ends of bands and one rounding error beside them; numbers that are
-    large, tiny, or none.
-    """
-    at = torch.tensor([0.0, 0.5, -0.5, 1.0, -1.0, 1.5, 2.5, -2.5, 7.0], dtype=torch.float64)
-    at = torch.cat([at, at + eps, at - eps]).to(dtype)
-    up, down = (torch.nextafter(at, torch.tensor(side, dtype=dtype)) for side in (math.inf, -math.inf))
-    odd = [-0.0, 1e-45, -1e-45, 1e-310, 2.0**22 + 0.5, 2.0**23 + 1, 2.0**24 + 2, -(2.0**23) - 1, 2.0**52 + 1, 3e38]
-    odd += [-3e38, math.inf, -math.inf, math.nan]
-    some = torch.randn(512, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
-    return torch.cat([at, up, down, torch.tensor(odd, dtype=dtype), some.to(dtype)])
-
-
-def ulps(a, b):
-    """How many floats apart; equal numbers (0 and -0) and two NaNs are not."""
-    bits = INTS[a.dtype]
-    apart = (a.view(bits) - b.view(bits)).abs()
-    return torch.where((a == b) | (a.isnan() & b.isnan()), 0, apart)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -515,21 +469,6 @@ def test_a_forked_process_uses_no_threads_of_its_parent(monkeypatch):
 
 
 # --- what was wrong once -------------------------------------------------------------------------------------------
-
-
-def like_a_trace(f, *start, eps=0.5, forward="linear"):
-    """Values and gradients of a region are those of a traced one, which takes no short cuts."""
-    found = []
-    for trace in (False, True):
-        inputs = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in start]
-        with sll.linearize(eps, forward=forward, trace=trace, on_lost="ignore"):
-            y = f(*inputs)
-        wrt = [x for x in inputs if x.requires_grad]
-        found.append((y.detach(), *torch.autograd.grad(y.sum(), wrt, allow_unused=True)))
-    for a, b in zip(*found):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    assert any(g is not None and g.any() for g in found[0][1:])
-    return found[0]
 
 
 @pytest.mark.parametrize(
