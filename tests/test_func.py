@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, j
 
 import sll
 from compatibility import row
+from oracles import grads, leaf
 from programs import PROGRAMS
 
 EPS = 0.1
@@ -224,3 +225,18 @@ def test_func_linearize():
         y = torch.round(case_x * 2)
     torch.testing.assert_close(value, y.detach())
     torch.testing.assert_close(tangent_of(torch.ones_like(x)), torch.autograd.grad(y.sum(), case_x)[0])
+
+
+def test_vmap_inside_and_outside_of_grad():
+    x = leaf(0.1, 0.2)
+    with sll.linearize(0.5):
+        y = torch.vmap(torch.sign)(x)
+        z = torch.vmap(lambda v: torch.where(v > 0, v, 0.0))(x)
+        per_sample = torch.vmap(torch.func.grad(lambda v: torch.where(v > 0, v, 0.0)))(x.detach())
+        filled = torch.vmap(torch.func.grad(lambda v: v.masked_fill(v > 5, float("-inf"))))(x.detach())
+        tangent = torch.func.jvp(lambda v: v // 0.7, (torch.tensor([0.75]),), (torch.ones(1),))[1]
+    assert grads(y, x) == [2, 2]
+    torch.testing.assert_close(torch.tensor(grads(z, x)), 0.5 + 2 * x.detach())
+    torch.testing.assert_close(per_sample, 0.5 + 2 * x.detach())
+    assert filled.tolist() == [1, 1]
+    torch.testing.assert_close(tangent, torch.tensor([1 / 0.7]))

@@ -18,6 +18,7 @@ import torch
 from torch.overrides import get_overridable_functions
 
 import sll
+from oracles import grads, leaf
 
 
 def slope(eps_seen=None):
@@ -505,3 +506,13 @@ def test_what_was_decided_in_another_mode_is_carried_on_as_it_was(name, around, 
         found.append(torch.autograd.grad(y, x)[0])
     assert found[0].any()
     torch.testing.assert_close(*found)
+
+
+def test_patch_inside_a_region_that_ends_first():
+    x = leaf(0.0)
+    with pytest.raises(RuntimeError, match="Call unpatch"), sll.linearize(1.0):
+        sll.patch(0.5)
+        m = x > 0
+    assert grads(torch.sign(x), x) == [0] and not vars(m)
+    with pytest.raises(RuntimeError, match="without patch"):
+        sll.unpatch()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import library
 
 import sll
+from oracles import grads, leaf
 
 MODES = ["linear", "hard", "straight-through"]
 
@@ -465,3 +466,13 @@ def test_torchscript_that_writes_to_what_carries_a_decision(forward):
         scripted(k)
         assert torch.equal(k.double(), (AROUND > 0).double() * 3)
     assert sum(region.report().lost.values()) == 1
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_write_at_a_mask_knows_the_decisions_of_the_target(forward):
+    x = leaf(-0.445, dtype=torch.float64)
+    with sll.linearize(0.02, forward=forward):
+        s = torch.sign(x + 0.45)
+        y = s.clone()
+        y[s > 0.7] = -0.4
+    assert grads(y, x) == pytest.approx([15.0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sll
-from oracles import like_a_trace
+from oracles import grads, leaf, like_a_trace
 
 INT8 = torch.int8
 
@@ -39,3 +39,28 @@ def test_half_masks_become_floats_of_full_precision(dtype):
     x = torch.linspace(-1, 1, 300).to(dtype)
     value, _ = like_a_trace(lambda x: (x > 0.011).float(), x, eps=1.0)
     assert (value != value.to(dtype).float()).any()
+
+
+def test_casts_of_masks():
+    x = leaf(-1.0, 0.001, 2.0)
+    with sll.linearize(0.01):
+        m = (x > 0).long()
+        y = m @ torch.tensor([1, 10, 100])
+        z = torch.bincount(m, minlength=2)
+    assert y.item() == 110 and z.tolist() == [1, 2]
+    with sll.linearize(0.01):
+        m = (x > 0).long()
+        y = (m @ torch.tensor([1, 10, 100])).float()
+        z = torch.bincount(m, minlength=2).float()
+    assert grads(y, x) == [0, 500, 0]
+    assert grads(z[0], x) == [0, -50, 0] and grads(z[1], x) == [0, 50, 0]
+
+
+def test_a_cast_of_what_no_longer_carries_is_a_source():
+    x = leaf(0.25)
+    with sll.linearize(0.5):
+        t = torch.sign(x) * 10
+        s = t * 0.1
+        t.add_(1)
+        y = (s * 3 + 0.6).long().float()
+    assert grads(y, x)[0] != 0

@@ -1,0 +1,46 @@
+"""Lookups at an index that several decisions made, in every engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sll
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_bits_make_a_code_that_is_looked_up(forward):
+    """The bits' joint outcomes are kept through a short sum; the window of one decision is the box oracle's."""
+    table = torch.tensor([0.0, 3, 1, 4, 1, 5, 9, 2], dtype=torch.float64)
+    x = torch.tensor([[2.0, -3.0, 0.1], [-2.0, 0.3, 5.0]], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(1.0, forward=forward) as region:
+        code = ((x > 0).long() * 2 ** torch.arange(3)).sum(-1)
+        looked_up = table[code]
+        by_equality = (table * (code.unsqueeze(-1) == torch.arange(8))).sum(-1)
+    assert region.report().lost == {}
+    assert code.dtype == torch.int64 and code.tolist() == [5, 6]
+    if forward == "linear":  # codes 1 or 5; 4 or 6
+        assert looked_up.tolist() == [pytest.approx(0.45 * 3 + 0.55 * 5), pytest.approx(0.35 * 1 + 0.65 * 9)]
+    gradient = torch.autograd.grad(looked_up.sum(), x, retain_graph=True)[0]
+    assert gradient.tolist() == [[0, 0, pytest.approx((5 - 3) / 2)], [0, pytest.approx((9 - 1) / 2), 0]]
+    assert torch.allclose(gradient, torch.autograd.grad(by_equality.sum(), x)[0])
+
+
+@pytest.mark.parametrize("forward", ["hard", "straight-through"])
+def test_codes_of_many_bits_are_looked_up(forward):
+    """A code is no count, and one open bit is followed exactly by "hard". Of a sum "straight-through" knows no other
+    side: locally it is a number, with neighbours.
+    """
+    eps, table = 0.01, torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.full((6, 6), 0.5, dtype=torch.float64) - torch.eye(6, dtype=torch.float64) * 0.503
+    x.requires_grad_()
+    with sll.linearize(eps, forward=forward) as region:
+        code = sum((bits > 0).long() * 2**i for i, bits in enumerate(x))
+        (got,) = torch.autograd.grad(table[code].sum(), x)
+    assert not region.report().lost
+    codes = [63 - 2**i for i in range(6)]
+    if forward == "hard":
+        change = [table[63] - table[n] for n in codes]
+    else:
+        change = [2**i * (table[n + 1] - table[n - 1]) / 2 for i, n in enumerate(codes)]
+    torch.testing.assert_close(got, torch.diag(torch.stack(change)) / (2 * eps))
