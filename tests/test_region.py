@@ -508,3 +508,11 @@ def test_patch_inside_a_region_that_ends_first():
     assert grads(torch.sign(x), x) == [0] and not vars(m)
     with pytest.raises(RuntimeError, match="without patch"):
         sll.unpatch()
+
+
+def test_is_the_default_of_auto_only():
+    assert sll.linearize("auto").forward == "straight-through"
+    assert sll.linearize("auto", forward="linear").forward == "linear"
+    assert sll.linearize(0.1).forward == sll.linearize(sll.Coverage(0.5)).forward == "linear"
+    assert sll.linearize({"default": "auto", "round": 0.5}).forward == "straight-through"
+    assert sll.linearize({"default": 0.1, "round": "auto"}).forward == "straight-through"

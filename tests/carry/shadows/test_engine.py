@@ -4,9 +4,6 @@ region, and decisions have their slopes on top.
 
 from __future__ import annotations
 
-import gc
-import time
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,36 +27,6 @@ def test_values_are_the_plain_programs(name, dtype):
     with region():
         got = f(x.clone().requires_grad_())
     assert same_bits(got, f(x))
-
-
-WHERE = {
-    "where": lambda m, a, b: torch.where(m, a, b),
-    "masked_fill": lambda m, a, b: a.masked_fill(~m, 0.0) + b.masked_fill(m, 0.0),
-    "products": lambda m, a, b: m.to(a.dtype) * a + (~m).to(a.dtype) * b,
-    "product with a bool": lambda m, a, b: m * a + ~m * b,
-}
-
-
-@pytest.mark.parametrize("name", WHERE)
-def test_branches_have_the_plain_gradient_and_the_boundary_has_the_slope(name):
-    x = torch.tensor([-1.0, -0.1, 0.05, 0.15, 1.0], dtype=torch.float64, requires_grad=True)
-    a, b = (torch.linspace(v, v + 2, 5, dtype=torch.float64).requires_grad_() for v in (1.0, -3.0))
-    up = torch.arange(1.0, 6.0, dtype=torch.float64)
-    want = torch.autograd.grad((WHERE[name](x > 0, a, b) * up).sum(), (a, b))
-    with region():
-        got = torch.autograd.grad((WHERE[name](x > 0, a, b) * up).sum(), (a, b, x))
-    assert all(torch.equal(u, v) for u, v in zip(got, want))
-    inside = x.detach().abs() <= EPS
-    torch.testing.assert_close(got[2], torch.where(inside, up * (a - b).detach() / (2 * EPS), 0.0))
-
-
-def test_what_is_taken_gets_the_gradient():
-    x, a = torch.tensor([0.1], requires_grad=True), torch.tensor([3.0], requires_grad=True)
-    share = {}
-    for forward in ("hard", "straight-through"):
-        with region(forward):
-            share[forward] = torch.autograd.grad(torch.where(x > 0, a, 0.0).sum(), a)[0].item()
-    assert share == {"hard": 1.0, "straight-through": 1.0}
 
 
 LOOKUPS = {
@@ -135,67 +102,6 @@ def test_transforms_and_second_derivatives():
     torch.testing.assert_close(curvature, torch.diag(torch.tensor([2.0, 0.0])).double())
 
 
-def test_is_the_default_of_auto_only():
-    assert sll.linearize("auto").forward == "straight-through"
-    assert sll.linearize("auto", forward="linear").forward == "linear"
-    assert sll.linearize(0.1).forward == sll.linearize(sll.Coverage(0.5)).forward == "linear"
-    assert sll.linearize({"default": "auto", "round": 0.5}).forward == "straight-through"
-    assert sll.linearize({"default": 0.1, "round": "auto"}).forward == "straight-through"
-
-
-@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
-def test_feedback_costs_as_many_steps_as_it_has(forward):
-    """A hysteresis decides on what it decided before; 24 steps once took hours, 12 took eight seconds."""
-    low = torch.tensor(2.0, requires_grad=True)
-    noise = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
-    start = time.perf_counter()
-    with region(forward, 0.3):
-        x, on, cost = torch.full((16,), 2.0), torch.zeros(16, dtype=torch.bool), torch.zeros(16)
-        for kick in noise:
-            on = (on | (x < low)) & ~(x > low + 2)
-            x = x + 0.1 * (kick - x) + 0.8 * on
-            cost = cost + on
-        cost.mean().backward()
-    assert low.grad.isfinite() and low.grad != 0
-    assert time.perf_counter() - start < 30
-
-
-TAKEN = {
-    "one-hot mask": lambda s, a, b: torch.where(F.one_hot(s.argmax(1), 4).bool(), a, b),
-    "index is a label": lambda s, a, b: torch.where(s.argmax(1)[:, None] == torch.arange(4), a, b),
-    "index below": lambda s, a, b: torch.where((s.argmax(1) < 2)[:, None], a, b),
-    "ranks below": lambda s, a, b: torch.where(s.argsort(1).argsort(1) < 2, a, b),
-    "masked_fill by index": lambda s, a, b: a.masked_fill(s.argmax(1)[:, None] == 1, 0.0) + b,
-    "threshold of the row": lambda s, a, b: torch.where(s >= s.topk(2, 1).values[:, -1:], a, b),
-    "a count": lambda s, a, b: torch.where((s > 0.5).sum(0) > 3, a, b),
-    "all": lambda s, a, b: torch.where((s > 0.2).all(0), a, b),
-    "any": lambda s, a, b: torch.where((s > 0.9).any(1, keepdim=True), a, b),
-    "five decisions": lambda s, a, b: torch.where(
-        (s > 0.1) & (s.flip(0) > 0.05) & (s.flip(1) > 0.1) & (s.roll(1, 0) > 0) & (s.roll(1, 1) > 0), a, b
-    ),
-    "table of bools": lambda s, a, b: torch.where(torch.tensor([True, False, True, False])[s.argmax(1)][:, None], a, b),
-    "count of bools as index": lambda s, a, b: torch.stack([a, b])[(s > 0.5).long(), torch.arange(6)[:, None], 0],
-    "a decision on a decision": lambda s, a, b: torch.where(torch.where(s > 0.5, s, s - 0.3) > 0.45, a, b),
-    "shapes": lambda s, a, b: torch.where((s > 0.5).T.reshape(4, 6).T.flip(1), a, b),
-}
-
-
-@pytest.mark.parametrize("eps", [0.05, 0.4, "auto"])
-@pytest.mark.parametrize("equal", [False, True])
-@pytest.mark.parametrize("name", TAKEN)
-def test_who_is_taken_does_not_depend_on_who_is_likely(name, equal, eps):
-    """Index masks are rarely likely, and equal branches (a table of zeros) cannot tell by their values."""
-    generator = torch.Generator().manual_seed(1)
-    s = torch.rand(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    a, b = ((torch.zeros if equal else torch.rand)(6, 4, dtype=torch.float64).requires_grad_() for _ in range(2))
-    up = torch.rand(6, 4, generator=generator, dtype=torch.float64)
-    want = torch.autograd.grad((TAKEN[name](s, a, b) * up).sum(), (a, b), allow_unused=True)
-    with region(eps=eps):
-        got = torch.autograd.grad((TAKEN[name](s, a, b) * up).sum(), (a, b), allow_unused=True)
-    for u, v in zip(got, want):
-        torch.testing.assert_close(u, v, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("op", [torch.round, torch.floor, torch.ceil, torch.trunc])
 def test_ties_take_what_they_show(op):
     """Whole and half numbers lie on boundaries, and are common."""
@@ -223,54 +129,3 @@ def test_more_equals_than_contenders():
         y = table[scores.argmax(1)]
         y.sum().backward()
     assert y.item() == 1 and table.grad.nonzero().flatten().tolist() == [0]
-
-
-@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
-def test_feedback_keeps_nothing_alive(forward):
-    """Without the cyclic garbage collector, which knows nothing of GPU memory."""
-
-    def alive():
-        return sum(type(x) is torch.Tensor and x.shape == (1013,) for x in gc.get_objects())
-
-    def run():
-        low = torch.tensor(2.0, requires_grad=True)
-        with region(forward, 0.3):
-            x, on = torch.full((1013,), 2.0), torch.zeros(1013, dtype=torch.bool)
-            for step in range(4):
-                on = (on | (x < low)) & ~(x > low + 2)
-                x = x + 0.1 * (step - x) + 0.8 * on
-            x.mean().backward()
-
-    run()
-    gc.collect()
-    gc.disable()
-    try:
-        before = alive()
-        for _ in range(5):
-            run()
-        assert alive() <= before + 2
-    finally:
-        gc.enable()
-
-
-@pytest.mark.parametrize("kind", ["elementwise", "matmul", "float matmul", "einsum"])
-def test_each_factor_of_a_product_sees_the_other_as_the_program_takes_it(kind):
-    product = {
-        "elementwise": lambda a, b: (a.int() * b.int()).double(),
-        "matmul": lambda a, b: (a.int()[None] @ b.int()[:, None]).double(),
-        "float matmul": lambda a, b: a[None] @ b[:, None],
-        "einsum": lambda a, b: torch.einsum("i,i->", a.long(), b.long()).double(),
-    }[kind]
-    a = torch.tensor([0.6], dtype=torch.float64, requires_grad=True)
-    b = torch.tensor([1.3], dtype=torch.float64, requires_grad=True)
-    with sll.linearize("auto"):
-        out = product(torch.round(a), torch.round(b)).sum()
-    assert out == 1 and torch.autograd.grad(out, (a, b)) == (pytest.approx(1), pytest.approx(1))
-
-
-def test_a_float_factor_sees_the_integer_that_the_program_takes():
-    a = torch.tensor([0.6, 1.8], dtype=torch.float64, requires_grad=True)
-    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    with sll.linearize("auto"):
-        out = torch.round(a).int().sum() * scale
-    assert out == 9 and torch.autograd.grad(out, (scale, a))[0] == 3

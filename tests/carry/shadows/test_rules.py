@@ -155,24 +155,3 @@ def test_rule(f, x, want):
 @pytest.mark.parametrize(("f", "values", "want"), [row[1:] for row in TWO], ids=[row[0] for row in TWO])
 def test_rule_of_two(f, values, want):
     check(f, values, want)
-
-
-def test_the_program_writes_to_the_other_operand():
-    """Shadows are computed when they are asked for, from operands as they were."""
-    x = torch.tensor([-0.3, 0.04, -0.02], requires_grad=True)
-    for write in (lambda flag, other: flag | other, lambda flag, other: other ^ flag, lambda flag, other: flag & other):
-        found = []
-        for late in (False, True):
-            seen = torch.tensor([False, True, False])
-            with sll.linearize(0.1, forward="straight-through"):
-                y = write(x > 0, seen)
-                if late:
-                    seen.logical_not_()
-                found.append(torch.autograd.grad(y.float().sum(), x)[0])
-        assert found[0].any() and torch.equal(*found)
-    w = torch.tensor([2.0, 3.0, 5.0])
-    with sll.linearize(0.1, forward="straight-through"):
-        y = (x > 0) * w
-        w.fill_(7.0)
-        (g,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(g, torch.tensor([0.0, 15.0, 25.0]))
