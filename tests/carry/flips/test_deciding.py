@@ -38,3 +38,14 @@ def test_zero_of_either_sign():
         with sll.linearize(0.1, forward="hard"):
             y = torch.heaviside(x, torch.tensor(values))
         assert torch.equal(torch.signbit(y), torch.full((5,), math.copysign(1, values) < 0))
+
+
+def gradient(f, x, eps=0.1, **options):
+    leaf = x.clone().requires_grad_()
+    with sll.linearize(eps, forward="hard", **options):
+        y = f(leaf)
+    return torch.autograd.grad(y, leaf)[0]
+
+
+def test_a_decision_outside_its_band_makes_nothing():
+    assert not gradient(lambda x: (x > 0).double().sum() * 3, torch.tensor([0.5, -0.5])).any()

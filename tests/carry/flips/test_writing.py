@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import library
 
 import sll
 from oracles import leaf
@@ -20,3 +21,67 @@ def test_integer_buffers_are_not_rounded():
     with sll.linearize(0.5, forward="hard"):
         t[leaf(-5.0, 5.0) > 0] = 2.5
     assert t.tolist() == [16777217, 2]
+
+
+def gradient(f, x, eps=0.1, **options):
+    leaf = x.clone().requires_grad_()
+    with sll.linearize(eps, forward="hard", **options):
+        y = f(leaf)
+    return torch.autograd.grad(y, leaf)[0]
+
+
+X = torch.tensor([-0.05, 0.02, 0.5, -0.7], dtype=torch.float64)
+
+
+@library.custom_op("sll_test_flips::triple", mutates_args=())
+def triple(x: torch.Tensor) -> None:
+    """Writes to its operand, and does not say so."""
+    x.detach().mul_(3)
+
+
+def test_undeclared_writes_after_a_decision():
+    def f(x, write):
+        y = x * 1
+        mask = y > 0
+        if write:
+            triple(y.detach())
+        return (mask * X).sum()
+
+    torch.testing.assert_close(gradient(lambda x: f(x, True), X), gradient(lambda x: f(x, False), X))
+
+
+@torch.jit.script
+def scripted(x: torch.Tensor) -> torch.Tensor:
+    return x.mul_(2)
+
+
+def test_scripted_writes_after_a_decision():
+    def f(x, write):
+        y = (x * 1).detach().requires_grad_(False) + x
+        mask = y > 0
+        z = y.clone()
+        if write:
+            scripted(z)
+        return (mask * X).sum() + ((z > 0) * X).sum()
+
+    torch.testing.assert_close(gradient(lambda x: f(x, True), X, eps=0.3)[2:], torch.zeros(2, dtype=torch.float64))
+
+
+def test_writes_to_what_carries():
+    def f(x):
+        m = x > 0
+        y = m.double()
+        y[2] = 5.0
+        y += m
+        y[0] *= 3
+        return (y * y).sum()
+
+    def of(m):
+        y = m.double()
+        y[2] = 5.0
+        y = y + m
+        y[0] = y[0] * 3
+        return (y * y).sum()
+
+    want = [float(of(torch.tensor([True, True, True, False])) - of(X > 0)) / 0.2]
+    torch.testing.assert_close(gradient(f, X)[:1], torch.tensor(want, dtype=torch.float64))
