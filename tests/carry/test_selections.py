@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
-from oracles import grads, leaf
+from oracles import band_crossings, gauss_between, grads, leaf, line_integral
 
 SELECTED_NOTHING = {
     "times": lambda x, y: (y[x < 0] * 2).sum() + y.sum(),
@@ -64,3 +64,81 @@ def test_a_selection_of_a_single_number(forward):
         y[y > 0] = y[y > 0] * 2
         none = x[x > 0] * 2
     assert y.item() == -1 and none.shape == (0,)
+
+
+V = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+EPS = 0.01
+START = torch.tensor([0.50, 0.53, 0.0], dtype=torch.float64)  # on the way to END element 0 overtakes element 1
+END = torch.tensor([0.56, 0.53, 0.0], dtype=torch.float64)
+
+SELECTIONS = {
+    "sum": lambda x: x[x > 0.53].sum(),
+    "mean": lambda x: (x[x > 0.53] * 3).mean(),
+    "masked_select": lambda x: (x * V).masked_select(x > 0.53).sum(),
+    "rows": lambda x: (V[:, None] * V)[x > 0.53].mean(1).sum(),
+    "columns": lambda x: (V[:, None] * V)[x > 0.53][:, 1:].sum(),
+    "loss": lambda x: F.mse_loss(x[x > 0.53], V[x > 0.53], reduction="sum"),
+    "mean loss": lambda x: F.l1_loss(x[x > 0.53], V[x > 0.53]),
+    "cross entropy": lambda x: F.cross_entropy((V[:, None] / 50 * V)[x > 0.53], torch.tensor([0, 1, 2])[x > 0.53]),
+    "difference": lambda x: (x[x > 0.53] - V[0.53 < x]).abs().sum(),
+    "chain": lambda x: (lambda a: a[a > 0.2])((x * 1)[x < 0.53]).sum(),
+    "nonzero": lambda x: V[(x > 0.53).nonzero(as_tuple=True)].sum(),
+    "nonzero column": lambda x: V[(x > 0.53).nonzero()[:, 0]].sum(),
+    "logarithm": lambda x: (x[x > 0.53] - 0.53).log().exp().sum() * 0 + x[x > 0.53].log().sum(),
+    "not": lambda x: V[~(x > 0.53)].sum() - x[~(x > 0.53)].sum(),
+    "squeezed": lambda x: V[(x > 0.53).nonzero().squeeze(1)].mean(),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_selections(name, forward):
+    """An element comes into the selection; another is in it all the time."""
+    start, end = START + torch.tensor([0, 0.2, 0.0]), END + torch.tensor([0, 0.2, 0.0])
+    if name == "chain":
+        start, end = (x - torch.tensor([0, 0.4, 0.0]) for x in (start, end))
+    f = SELECTIONS[name]
+    with sll.linearize(EPS, on_lost="error"):
+        f(torch.tensor([0.531, 0.73, 0.0], dtype=torch.float64, requires_grad=True))
+    times, weights = gauss_between(band_crossings(start, end + 1e-9, 0.53, EPS))
+    got, want = line_integral(f, start, end, times, weights, EPS, forward), float(f(end) - f(start))
+    assert want != 0
+    assert got == pytest.approx(want, rel=0.03)
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_writing_a_selection_back(forward):
+    x = torch.tensor([0.5, 0.531, 0.9], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(EPS, forward=forward, on_lost="error"):
+        mask = x > 0.53
+        y = x * 1
+        y[mask] = x[mask] * 2
+        z = torch.where(mask, x * 2, x)
+    got, want = (torch.autograd.grad(t @ V, x, retain_graph=True)[0] for t in (y, z))
+    assert want[1] > 100
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(y, z)
+
+
+UNSEEN = {
+    "log": (lambda x: x[x > 0].log().sum(), [0.5, 0.0, 2.0], [2.0, 0.0, 0.5]),
+    "sqrt": (lambda x: x[x > 0].sqrt().sum(), [0.25, -0.05, 1.0], [1.0, 0.0, 0.5]),
+    "divide": (lambda x: (1 / x[x > 0]).sum(), [0.5, 0.0, 1.0], [-4.0, 0.0, -1.0]),
+    "mean": (lambda x: torch.masked_select(x, x > 0).log().mean(), [0.5, -0.01, 1.0], None),
+    "write": (lambda x: (lambda y, m: y.masked_scatter(m, x[m].log()))(x * 0, x > 0).sum(), [0.5, 0.0, 2.0], None),
+    "probability": (lambda x: F.binary_cross_entropy(x[x > 0], x.new_ones(3)[x > 0]), [0.5, -0.05, 0.9], None),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_a_mask_keeps_away_is_not_seen(name, forward):
+    """An element in the band that is not selected: its infinity reaches neither value nor gradient."""
+    f, values, want = UNSEEN[name]
+    x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward=forward, on_lost="ignore"):
+        y = f(x)
+    (g,) = torch.autograd.grad(y, x)
+    assert y.isfinite() and g.isfinite().all(), g
+    if want is not None:
+        torch.testing.assert_close(g, torch.tensor(want, dtype=torch.float64))
