@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import sll
-from sll._rules import table
 
 SOURCE = Path(sll.__file__).parent
 ENGINE = sorted(path for path in SOURCE.rglob("*.py") if "tools" not in path.parts and "_reports" not in path.parts)
@@ -124,22 +123,3 @@ def test_every_folder_explains_itself():
         readme = folder / "README.md"
         assert readme.exists(), f"{readme} is missing"
         assert readme.read_text(encoding="utf-8").count("\n") <= 40, f"{readme} is longer than 40 lines"
-
-
-# --- the table -------------------------------------------------------------------------------------------------------
-
-
-def test_every_name_has_one_row():
-    names = [name for row in table.ROWS for name in row.names.split()]
-    assert len(names) == len(set(names))
-
-
-def test_families_and_facts_are_known_and_used():
-    families, facts = zip(*((row.family, row.facts.split()) for row in table.ROWS))
-    assert set(families) == set(table.FAMILIES)
-    assert {fact for found in facts for fact in found} == set(table.FACTS)
-
-
-def test_every_op_says_where_its_boundaries_are():
-    said = [row.op for row in table.ROWS if row.boundaries]
-    assert len(said) == len(set(said)) and set(said) == set(sll.OPS)

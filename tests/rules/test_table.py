@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.overrides import get_overridable_functions
 
+import sll
 from sll._carry.outcomes import RULES
 from sll._carry.outcomes.registry import BY_NAME, DECIDES_BY_NAME, DISCRETE
+from sll._rules import table
 from sll._rules.index import LEFT_ALONE, SOURCES, spellings
 
 # What issue and design name. A method, a function and an in-place form count one by one.
@@ -147,3 +149,19 @@ def test_reasons_are_not_stale():
     for name, reason in LEFT_ALONE.items():
         assert reason
         assert name not in SOURCES
+
+
+def test_every_name_has_one_row():
+    names = [name for row in table.ROWS for name in row.names.split()]
+    assert len(names) == len(set(names))
+
+
+def test_families_and_facts_are_known_and_used():
+    families, facts = zip(*((row.family, row.facts.split()) for row in table.ROWS))
+    assert set(families) == set(table.FAMILIES)
+    assert {fact for found in facts for fact in found} == set(table.FACTS)
+
+
+def test_every_op_says_where_its_boundaries_are():
+    said = [row.op for row in table.ROWS if row.boundaries]
+    assert len(said) == len(set(said)) and set(said) == set(sll.OPS)
