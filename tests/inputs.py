@@ -1,10 +1,14 @@
-"""Inputs that hypothesis makes up, and single ops to run on them: for every forward mode that shows hard values."""
+"""Inputs: what hypothesis makes up, with single ops to run on it, and a path on which elements change places."""
 
 from __future__ import annotations
 
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
+
+V = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+START = torch.tensor([0.50, 0.53, 0.0], dtype=torch.float64)  # on the way to END element 0 overtakes element 1
+END = torch.tensor([0.56, 0.53, 0.0], dtype=torch.float64)
 
 SPECIAL = [
     0.0,

@@ -101,6 +101,14 @@ def like_a_trace(
     return found[0]
 
 
+def hard_gradient(f: Program, x: Tensor, eps: float = 0.1) -> Tensor:
+    """Of a program that returns a number, with ``forward="hard"``."""
+    x = x.clone().requires_grad_()
+    with sll.linearize(eps, forward="hard"):
+        y = f(x)
+    return torch.autograd.grad(y, x)[0]
+
+
 LOW, HIGH = -2.53, 2.57  # where jumps are looked for
 
 

@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from inputs import END, START, V
 from oracles import integral
 
-V = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
 EPS = 0.01
-START = torch.tensor([0.50, 0.53, 0.0], dtype=torch.float64)  # on the way to END element 0 overtakes element 1
-END = torch.tensor([0.56, 0.53, 0.0], dtype=torch.float64)
 
 
 def one_hot(i):

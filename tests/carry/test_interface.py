@@ -42,20 +42,13 @@ def test_no_cycles_keep_memory(f, forward):
         gc.enable()
 
 
-EPS = 0.2
-
-
-def region(forward="straight-through", eps=EPS):
-    return sll.linearize(eps, forward=forward, on_lost="ignore")
-
-
 @pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
 def test_feedback_costs_as_many_steps_as_it_has(forward):
     """A hysteresis decides on what it decided before; 24 steps once took hours, 12 took eight seconds."""
     low = torch.tensor(2.0, requires_grad=True)
     noise = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
     start = time.perf_counter()
-    with region(forward, 0.3):
+    with sll.linearize(0.3, forward=forward, on_lost="ignore"):
         x, on, cost = torch.full((16,), 2.0), torch.zeros(16, dtype=torch.bool), torch.zeros(16)
         for kick in noise:
             on = (on | (x < low)) & ~(x > low + 2)
@@ -75,7 +68,7 @@ def test_feedback_keeps_nothing_alive(forward):
 
     def run():
         low = torch.tensor(2.0, requires_grad=True)
-        with region(forward, 0.3):
+        with sll.linearize(0.3, forward=forward, on_lost="ignore"):
             x, on = torch.full((1013,), 2.0), torch.zeros(1013, dtype=torch.bool)
             for step in range(4):
                 on = (on | (x < low)) & ~(x > low + 2)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from inputs import END, START, V
 from oracles import band_crossings, gauss_between, grads, leaf, line_integral
 
 SELECTED_NOTHING = {
@@ -66,10 +67,7 @@ def test_a_selection_of_a_single_number(forward):
     assert y.item() == -1 and none.shape == (0,)
 
 
-V = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
 EPS = 0.01
-START = torch.tensor([0.50, 0.53, 0.0], dtype=torch.float64)  # on the way to END element 0 overtakes element 1
-END = torch.tensor([0.56, 0.53, 0.0], dtype=torch.float64)
 
 SELECTIONS = {
     "sum": lambda x: x[x > 0.53].sum(),

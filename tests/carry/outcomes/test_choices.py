@@ -7,10 +7,9 @@ import torch
 from torch.func import grad, vmap
 
 import sll
+from inputs import START, V
 
-V = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
 EPS = 0.01
-START = torch.tensor([0.50, 0.53, 0.0], dtype=torch.float64)  # on the way to END element 0 overtakes element 1
 
 
 def test_a_detached_alias_is_not_the_source():
