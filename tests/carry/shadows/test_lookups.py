@@ -9,9 +9,6 @@ import torch.nn.functional as F
 import sll
 from local_slopes import EPS, TABLE, region, slope
 
-SQUARE = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
 LOOKUPS = {
     "getitem": lambda t, i: t[i],
     "getitem with others": lambda t, i: t.expand(3, 5)[:, i][1],
@@ -125,3 +122,73 @@ def test_a_vector_quantizer_trains_scores_and_codes():
     by_hand = (hard + soft - soft.detach()) @ codes.detach() + hard @ (codes - codes.detach())
     for a, b in zip(got, torch.autograd.grad(by_hand, (x, codes), up)):
         torch.testing.assert_close(a, b)
+
+
+TRAINED = {
+    "index": lambda table, i: table[i],
+    "embedding": lambda table, i: F.embedding(i, table),
+    "index_select": lambda table, i: table.index_select(0, i),
+    "one_hot": lambda table, i: F.one_hot(i, table.shape[0]).to(table.dtype) @ table,
+    "gather": lambda table, i: table.gather(0, i.unsqueeze(1).expand(-1, table.shape[1])),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_lookups_train_the_row_they_take(name):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    words = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    table = torch.randn(6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    scores = (-torch.cdist(z, words)).requires_grad_()
+    up = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+
+    def program(scores):
+        return (TRAINED[name](table, scores.argmax(1)) * up).sum()
+
+    (want,) = torch.autograd.grad(program(scores), table)
+    gradients = {}
+    for forward in ("hard", "straight-through"):
+        with sll.linearize(3.0, forward=forward, on_lost="ignore"):
+            gradients[forward] = torch.autograd.grad(program(scores), (table, scores))
+    for forward in ("hard", "straight-through"):
+        torch.testing.assert_close(gradients[forward][0], want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients["straight-through"][1], gradients["hard"][1], rtol=1e-12, atol=1e-12)
+    assert gradients["hard"][1].abs().sum() > 0
+
+
+def test_decided_choices_equal_the_plain_gradient():
+    table = torch.randn(5, 3, requires_grad=True)
+    scores = torch.eye(5).mul(10.0).requires_grad_()
+    with sll.linearize(0.2, forward="straight-through", on_lost="ignore"):
+        table[scores.argmax(1)].square().sum().backward()
+    torch.testing.assert_close(table.grad, 2 * table.detach())
+    assert scores.grad is None or scores.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("op", [torch.round, torch.floor, torch.ceil, torch.trunc])
+def test_ties_take_what_they_show(op):
+    """Whole and half numbers lie on boundaries, and are common."""
+    x = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0], requires_grad=True)
+    table = torch.zeros(5, requires_grad=True)
+    for lookup in (lambda: table[op(x).long()], lambda: F.one_hot(op(x).long(), 5).float() @ table):
+        (want,) = torch.autograd.grad(lookup().sum(), table)
+        with sll.linearize(0.2, forward="straight-through", on_lost="ignore"):
+            (got,) = torch.autograd.grad(lookup().sum(), table)
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_rows_of_zeros(name):
+    scores = torch.tensor([[1.0, 1.1, 1.05]], requires_grad=True)
+    table = torch.zeros(3, 2, requires_grad=True)
+    with sll.linearize("auto"):
+        TRAINED[name](table, scores.argmax(1)).sum().backward()
+    assert table.grad.tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+def test_more_equals_than_contenders():
+    scores, table = torch.zeros(1, 100, requires_grad=True), torch.arange(1.0, 101).requires_grad_()
+    with sll.linearize("auto"):
+        y = table[scores.argmax(1)]
+        y.sum().backward()
+    assert y.item() == 1 and table.grad.nonzero().flatten().tolist() == [0]
