@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import sll
 from oracles import grads, leaf
+from sll._carry.outcomes.elementwise import elementwise
+from sll._carry.outcomes.registry import RULES, register
+from sll._carry.outcomes.sources import STEPS
+from sll._rules.index import ROW_OF, SOURCES
+from sll._rules.table import ROWS
 
 
 def test_cat_with_out_carries():
@@ -14,3 +20,14 @@ def test_cat_with_out_carries():
         both = torch.cat([x > 0, x > 5], out=torch.empty(4, dtype=torch.bool))
         y = both.float()
     assert grads(y, x) == [50, 0]
+
+
+def state():
+    return dict(STEPS), dict(SOURCES), dict(ROW_OF), list(ROWS), dict(RULES)
+
+
+def test_a_rule_for_several_functions_of_which_one_has_a_rule(rules_as_they_were):
+    before = state()
+    with pytest.raises(ValueError, match="exp has a rule already"):
+        register(elementwise, "i1e", "exp")
+    assert state() == before

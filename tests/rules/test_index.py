@@ -1,15 +1,13 @@
-"""A source that is refused leaves nothing behind: the next region decides as before."""
+"""A name that is refused leaves the table as it was."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import library
 
 import sll
 from sll._carry.outcomes.boundaries import boundary_at
-from sll._carry.outcomes.elementwise import elementwise
-from sll._carry.outcomes.registry import RULES, register
+from sll._carry.outcomes.registry import RULES
 from sll._carry.outcomes.sources import STEPS, Step, source
 from sll._rules.index import ROW_OF, SOURCES
 from sll._rules.table import ROWS
@@ -37,23 +35,3 @@ def test_a_name_of_torch_that_has_a_row(names, rules_as_they_were):
         source(*names, boundaries="0.5")(half_steps)
     assert state() == before
     assert [slope_of_sign(forward) for forward in ("straight-through", "hard", "linear")] == [4.0] * 3
-
-
-def test_a_source_of_the_users_twice(rules_as_they_were):
-    name = "::".join(("sll_test", "twice"))
-    op = library.custom_op(name, lambda x: x.sign(), mutates_args=(), schema="(Tensor x) -> Tensor")
-    overload = torch.ops.sll_test.twice.default
-    source("twice", overload, boundaries="0")(half_steps)
-    before = state()
-    for again in ("twice", "two times"):
-        with pytest.raises(ValueError, match="already"):
-            source(again, overload, boundaries="0")(lambda eps, x: None)
-    assert state() == before
-    assert op(torch.ones(1)) == 1
-
-
-def test_a_rule_for_several_functions_of_which_one_has_a_rule(rules_as_they_were):
-    before = state()
-    with pytest.raises(ValueError, match="exp has a rule already"):
-        register(elementwise, "i1e", "exp")
-    assert state() == before
