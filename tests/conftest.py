@@ -76,14 +76,18 @@ def loops_everywhere(monkeypatch):
 
 @pytest.fixture
 def rules_as_they_were():
-    """For tests that add some: others count what is in the registry."""
+    """For tests that add some: others count what is in the registry. Asked, it says what is in all tables."""
     tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
     tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
     for rules in (shadows_engine._ALL, flips_table.RULES):
         tables += (rules.of, rules.by_name, rules.always)
     tables += (STEPS,)
-    before, rows = [found.copy() for found in tables], list(table.ROWS)
-    yield
+
+    def now():
+        return [found.copy() for found in tables], list(table.ROWS)
+
+    before, rows = now()
+    yield now
     for found, kept in zip(tables, before):
         found.clear()
         found.update(kept)

@@ -10,10 +10,7 @@ from torch import library
 import sll
 from oracles import grads, leaf, like_a_trace, plain
 from sll._carry.outcomes.boundaries import boundary_at
-from sll._carry.outcomes.registry import RULES
-from sll._carry.outcomes.sources import STEPS, Step, source
-from sll._rules.index import ROW_OF, SOURCES
-from sll._rules.table import ROWS
+from sll._carry.outcomes.sources import Step, source
 
 
 @pytest.mark.usefixtures("loops_everywhere")
@@ -84,18 +81,14 @@ def half_steps(eps, input):
     return Step(boundary_at(input, 0.5, eps), -7.0, 7.0)
 
 
-def state():
-    return dict(STEPS), dict(SOURCES), dict(ROW_OF), list(ROWS), dict(RULES)
-
-
 def test_a_source_of_the_users_twice(rules_as_they_were):
     name = "::".join(("sll_test", "twice"))
     op = library.custom_op(name, lambda x: x.sign(), mutates_args=(), schema="(Tensor x) -> Tensor")
     overload = torch.ops.sll_test.twice.default
     source("twice", overload, boundaries="0")(half_steps)
-    before = state()
+    before = rules_as_they_were()
     for again in ("twice", "two times"):
         with pytest.raises(ValueError, match="already"):
             source(again, overload, boundaries="0")(lambda eps, x: None)
-    assert state() == before
+    assert rules_as_they_were() == before
     assert op(torch.ones(1)) == 1
