@@ -25,7 +25,7 @@ import sll
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import oracles
 from layers import leaky_integrate_and_fire, random_path, snntorch_leaky
-from programs import PROGRAMS, SCALE
+from programs import PROGRAMS, ROWS
 
 MODES = ("linear", "hard")
 console = Console(width=120)
@@ -54,16 +54,16 @@ def box() -> None:
         programs = points = mismatches = 0
         worst = 0.0
         for name, f in PROGRAMS.items():
-            width = eps / SCALE[name]
+            width = eps / ROWS[name].scale
             try:
                 positions, heights = oracles.jumps(f, dtype)
             except RuntimeError:
                 continue  # torch has no such kernel in half precision
-            if oracles.too_coarse(positions, width, dtype, SCALE[name]):
+            if oracles.too_coarse(positions, width, dtype, ROWS[name].scale):
                 continue
             programs += 1
             x = oracles.box_points(positions, width, dtype)
-            want, certain = oracles.box_derivative(x, positions, heights, width, SCALE[name])
+            want, certain = oracles.box_derivative(x, positions, heights, width, ROWS[name].scale)
             unit = float(heights.abs().max()) / (2 * width) if len(heights) else 1.0
             for forward in MODES:
                 _, got = oracles.region_gradient(f, x, eps, forward)

@@ -11,19 +11,10 @@ from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, j
 import sll
 from compatibility import row
 from oracles import grads, leaf
-from programs import PROGRAMS
+from programs import PROGRAMS, ROWS
 
 EPS = 0.1
 FUNC, HIGHER = "torch.func, forward mode", "higher order"
-
-# Under vmap these raise without a region, too: sizes that are data, and writes of batched values into plain buffers.
-NOT_BATCHABLE = {
-    "write_at_mask", "selection_sum", "first_in_ranking", "write_at_argmax", "count_at_argmax",
-    "write_masks_into_buffer", "out_argument", "scatter_in_place", "one_hot", "one_hot_sum", "argmax_one_hot",
-    "topk_one_hot",
-}  # fmt: skip
-# Two decisions that do not know of each other in one band: a product of two ramps, which has a mixed derivative.
-PRODUCTS = {"argmax_twice", "argmax_either"}
 
 
 def points():
@@ -96,7 +87,7 @@ def test_forward_mode(name, forward):
 @programs_of_all_modes
 def test_vmap(name, forward):
     case = Case(name, forward)
-    if name in NOT_BATCHABLE:
+    if not ROWS[name].batchable:
         with pytest.raises(RuntimeError):
             vmap(grad(lambda x: case.f(x[None]).sum()))(case.x)
         return
@@ -117,7 +108,7 @@ def test_no_curvature(name, forward):
     case.equal(g)
     second = torch.autograd.grad(g.sum(), x, allow_unused=True)[0] if g.requires_grad else None
     matrix = hessian(lambda x: case(x).sum())(case.x)
-    if name not in PRODUCTS:
+    if not ROWS[name].product:
         assert second is None or not second.any()
         assert not matrix.any()
     elif second is not None:
