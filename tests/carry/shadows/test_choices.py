@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from local_slopes import T, scores, worked_out
 
 HOSTS = {
     "argmax": (lambda x: F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype), lambda x, h: sll.argmax(x, -1, eps=h)),
@@ -149,3 +150,23 @@ def test_scores_may_be_overwritten():
     (g,) = torch.autograd.grad(out[0], x)
     (want,) = torch.autograd.grad(sll.argmax(x, eps=1.0)[0] + sll.rank(x, eps=1.0)[0], x)
     torch.testing.assert_close(g, want)
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    ("argmax", lambda x: T[scores(x).argmax()], 0.1, 2 * (5 - 1)),
+    ("labels", lambda x: (scores(x).argmax() * 3 + 1).double(), 0.1, 2 * (1 - 4)),
+    ("a label", lambda x: (scores(x).argmax() == 1).double(), 0.1, -2),
+    ("decided", lambda x: T[scores(x).argmax()], 0.3, 0),
+    ("sort", lambda x: T[scores(x).argsort(descending=True)][0], 0.1, 2 * (5 - 1)),
+    ("topk", lambda x: T[scores(x).topk(1).indices].sum(), 0.1, 2 * (5 - 1)),
+    ("a set does not change", lambda x: T[scores(x).topk(2).indices].sum(), 0.1, 0),
+    ("rank", lambda x: scores(x).argsort().argsort()[0].double(), 0.1, 2),
+    ("median", lambda x: T[torch.stack([x, x * 0, x * 0 + 5]).median(0).indices], 0.1, 2 * (5 - 1)),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from local_slopes import count, worked_out
 
 
 def test_the_program_writes_to_the_other_operand():
@@ -124,3 +125,43 @@ def test_a_float_factor_sees_the_integer_that_the_program_takes():
     with sll.linearize("auto"):
         out = torch.round(a).int().sum() * scale
     assert out == 9 and torch.autograd.grad(out, (scale, a))[0] == 3
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    ("where", lambda x: torch.where(x > 0, 3.0, -1.0), 0.1, 8),
+    ("where takes", lambda x: torch.where(x > 0, x * 3, x), 0.1, 3 + 0.2 * 2),
+    ("no infinite jump", lambda x: torch.where(x > 0, 3.0, float("inf")), 0.1, 0),
+    ("masked_fill", lambda x: (x * 0 + 2).masked_fill(x > 0, 7.0), 0.1, 10),
+    ("not", lambda x: (~(x > 0)).double(), 0.1, -2),
+    ("the same mask", lambda x: (lambda m: (m & m).double() + 10 * (m ^ m).double())(x > 0), 0.1, 2),
+    ("the question again", lambda x: ((x > 0) & (x > 0)).double(), 0.1, 4),
+    ("square", lambda x: (torch.round(x).long() ** 2).double(), 1.4, 2 * (4 - 1)),
+    ("parity", lambda x: (torch.floor(x).long() & 1).double(), 2.1, 2 * (0 - 1)),
+    ("comparison of an integer", lambda x: (torch.round(x).long() >= 2).double(), 1.4, 2),
+    ("other integers too far", lambda x: (torch.round(x).long() >= 3).double(), 1.4, 0),
+    ("and", lambda x, y: ((x > 0) & (y > 0)).double(), (0.1, -0.1), (0, 2)),
+    ("or", lambda x, y: ((x > 0) | (y > 0)).double(), (0.1, -0.1), (2, 0)),
+    ("xor", lambda x, y: ((x > 0) ^ (y > 0)).double(), (0.1, -0.1), (2, -2)),
+    ("product", lambda x, y: (torch.round(x).int() * torch.round(y).int()).double(), (1.4, 2.6), (6, 2)),
+    ("mask and float", lambda x, y: (x > 0) * y**2, (0.1, 3.0), (18, 6)),
+    ("count", lambda x, y: count(x, y).double() / 3, (0.1, -0.1), (2 / 3, 2 / 3)),
+    ("count squared", lambda x, y: (count(x, y) ** 2).double(), (0.1, -0.1), (4, 4)),
+    ("count reaches", lambda x, y: (count(x, y) >= 1).double(), (-0.1, -0.1), (2, 2)),
+    ("count has reached", lambda x, y: (count(x, y) >= 1).double(), (0.1, -0.1), (2, 2)),
+    ("count is beyond", lambda x, y: (count(x, y) >= 1).double(), (0.1, 0.1), (0, 0)),
+    ("count is", lambda x, y: (count(x, y) == 1).double(), (0.1, -0.1), (0, 0)),
+    (
+        "where of where",
+        lambda x, y: torch.where((x > 0) & (y > 0), 5.0, torch.where(x > 0, 1.0, 0.0)),
+        (0.1, -0.1),
+        (2, 8),
+    ),
+    ("a mask as a number", lambda x, y: (x > 0) + y * (y > 0).int(), (0.1, 3.0), (2, 1)),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)

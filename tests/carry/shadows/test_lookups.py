@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
-from local_slopes import EPS, TABLE, region, slope
+from local_slopes import EPS, TABLE, T, count, region, slope, worked_out
 
 LOOKUPS = {
     "getitem": lambda t, i: t[i],
@@ -192,3 +192,27 @@ def test_more_equals_than_contenders():
         y = table[scores.argmax(1)]
         y.sum().backward()
     assert y.item() == 1 and table.grad.nonzero().flatten().tolist() == [0]
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    ("table above", lambda x: T[torch.round(x).long()], 1.4, 2 * (4 - 1)),
+    ("table below", lambda x: T[torch.floor(x).long()], 2.1, 2 * (4 - 1)),
+    ("table after a raw cast", lambda x: T[x.long()], 1.9, 2 * (4 - 1)),
+    ("table after whole arithmetic", lambda x: T[(torch.round(x) * 2 + 0).long()], 1.4, 2 * (9 - 4)),
+    ("table after integer arithmetic", lambda x: T[(torch.round(x).long() * 2 + 1) % 5], 1.4, 2 * (5 - 2)),
+    ("table after clamp", lambda x: T[torch.round(x).clamp(0, 2).long()], 3.4, 0),
+    ("sign as an index", lambda x: T[torch.sign(x).long() + 1], 0.1, 2 * (4 - 5)),
+    ("where as an index", lambda x: T[torch.where(x > 0, 3, 1)], 0.1, 2 * (2 - 1)),
+    ("choice of choices as an index", lambda x: T[torch.where(x > 5, 4, torch.where(x > 0, 2, 1))], 0.1, 2 * (4 - 1)),
+    ("one_hot", lambda x: F.one_hot(torch.round(x).long(), 5).double() @ T, 1.4, 2 * (4 - 1)),
+    ("count as an index", lambda x, y: T[count(x, y)], (0.1, -0.1), (4 - 5, 4 - 5)),
+    ("count as an index, at the end", lambda x, y: T[count(x, y)], (-0.1, -0.1), (2 * (1 - 5), 2 * (1 - 5))),
+    ("two indices", lambda x, y: T[:4].reshape(2, 2)[(x > 0).long(), (y > 0).long()], (0.1, -0.1), (-2, -4)),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)

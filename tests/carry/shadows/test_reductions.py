@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from local_by_hand import check, step, tensors
+from local_slopes import T, worked_out
 
 
 def product(x):
@@ -63,3 +64,30 @@ def test_counts(seed):
     ramp = lambda n: torch.where(n.detach() == 4, 1.0, 0.0) + torch.where(
         (n.detach() == 3) | (n.detach() == 4), n - n.detach(), 0.0) + (n.detach() > 4)  # fmt: skip
     check(lambda x: ((x > 0).sum(1) >= 4).double(), lambda x: ramp(step(x).sum(1)), [x])
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    ("bincount", lambda x: torch.bincount(torch.round(x).long().reshape(1), minlength=5).double() @ T, 1.4, 6),
+    (
+        "matrix product",
+        lambda x, y: (torch.round(x).int().view(1, 1) @ torch.round(y).int().view(1, 1)).sum().double(),
+        (1.4, 2.6),
+        (6, 2),
+    ),
+    ("prod", lambda x, y: torch.stack([x > 0, y > 0]).prod().double(), (-0.1, 0.1), (2, 0)),
+    ("all", lambda x, y: torch.stack([x > 0, y > 0]).all().double(), (-0.1, -0.1), (0, 0)),
+    ("any", lambda x, y: torch.stack([x > 0, y > 0]).any().double(), (-0.1, -0.1), (2, 2)),
+    (
+        "largest integer",
+        lambda x, y: torch.stack([torch.round(x).long(), torch.round(y).long()]).amax().double(),
+        (1.4, 2.6),
+        (0, 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
-from local_slopes import EPS, TABLE, region, slope
+from local_slopes import EPS, TABLE, T, region, scores, slope, worked_out
 
 WRITES = {
     "scatter": lambda y, i, v: y.scatter(0, i[None], v),
@@ -97,3 +97,28 @@ def test_a_reduction_is_lost():
     x = torch.tensor([0.5, 0.4], requires_grad=True)
     with region(), pytest.raises(sll.LostGradientError, match="reduce="):
         torch.zeros(2).scatter(0, x.argmax()[None], 1.0, reduce="add")
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    ("scatter", lambda x: torch.zeros(3).double().scatter(0, scores(x).argmax(0, True), 2.0) @ T[:3], 0.1, 2 * 2 * 4),
+    ("scatter over", lambda x: torch.ones(3).double().scatter(0, scores(x).argmax(0, True), 2.0) @ T[:3], 0.1, 2 * 4),
+    (
+        "scatter_add",
+        lambda x: torch.ones(3).double().scatter_add(0, torch.round(x).long().reshape(1), T[:1]) @ T[:3],
+        1.4,
+        2 * 5 * (4 - 1),
+    ),
+    (
+        "index_add",
+        lambda x: torch.zeros(5).double().index_add(0, torch.floor(x).long().reshape(1), T[4:]) @ T,
+        2.1,
+        2 * 9 * (4 - 1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)

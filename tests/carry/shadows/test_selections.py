@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sll
+from local_slopes import T, worked_out
 
 EPS = 0.2
 V = torch.tensor([3.0, 10.0, -2.0, 5.0], dtype=torch.float64)
@@ -109,3 +110,22 @@ def test_bounds_and_sizes_are_lost(f):
     x = torch.tensor([0.5, 0.53, 0.0, 0.1], requires_grad=True)
     with region(), pytest.raises(sll.LostGradientError, match="no derivative"):
         f(x.argmax())
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    ("selected sum", lambda x: T[:3][torch.stack([x, x * 0 + 1, x * 0 - 1]) > 0].sum(), 0.1, 2 * 5),
+    ("selected mean", lambda x: T[:3][torch.stack([x, x * 0 + 1, x * 0 - 1]) > 0].mean(), 0.1, 2 * (5 - 3) / 2),
+    (
+        "mean of selected squares",
+        lambda x: (T[:3][torch.stack([x, x * 0 + 1, x * 0 - 1]) > 0] ** 2).mean(),
+        0.1,
+        2 * (25 - 13) / 2,
+    ),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)

@@ -7,6 +7,7 @@ import torch
 
 import sll
 from local_by_hand import EPS, check, gradients, step, tensors
+from local_slopes import T, worked_out
 
 WRITES = {
     "in place": lambda t: t.mul_(3.0),
@@ -82,3 +83,20 @@ def test_writes_to_masks_and_counts():
         return y + z + m.double()
 
     check(program, lambda x: 3 * step(x) + (1 - step(x)), [x])
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    (
+        "copied into a buffer",
+        lambda x, y: torch.zeros(2).double().copy_(torch.stack([x > 0, y > 0])) @ T[:2],
+        (0.1, 0.1),
+        (10, 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)
