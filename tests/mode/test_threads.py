@@ -25,19 +25,15 @@ def slope(x=0.01):
 
 
 class Slopes(Dataset):
-    """What a worker sees."""
-
-    def __init__(self, eps=None):
-        self.eps = eps
+    """What a worker sees: as it is, and in a region of its own."""
 
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        if self.eps is None:
-            return slope()
-        with sll.linearize(self.eps):
-            return slope()
+        around = slope()
+        with sll.linearize(0.5):
+            return around, slope()
 
 
 @row(
@@ -48,13 +44,16 @@ class Slopes(Dataset):
 )
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers(method):
+    def seen(**options):
+        around, own = torch.cat([torch.stack(pair, 1) for pair in DataLoader(Slopes(), **options)]).unbind(1)
+        assert own.tolist() == [2.0] * 4
+        return around.tolist()
+
     with sll.linearize(0.1):
-        loader = DataLoader(Slopes(), num_workers=1, multiprocessing_context=method)
-        assert [float(s) for s in loader] == pytest.approx([10.0 if method == "fork" else 0.0] * 4)
-        own = DataLoader(Slopes(0.5), num_workers=1, multiprocessing_context=method)
-        assert [float(s) for s in own] == [2.0] * 4
-        assert [float(s) for s in DataLoader(Slopes())] == pytest.approx([10.0] * 4)
-    assert [float(s) for s in DataLoader(Slopes())] == [0.0] * 4
+        inherited = seen(num_workers=1, multiprocessing_context=method)
+        assert inherited == pytest.approx([10.0 if method == "fork" else 0.0] * 4)
+        assert seen() == pytest.approx([10.0] * 4)
+    assert seen() == [0.0] * 4
 
 
 @row(AREA, "`threading`, thread pools: each thread has its own regions", "works")

@@ -101,9 +101,14 @@ def test_programs_of_several_variables(name, dtype):
 
 def test_the_programs_have_gradients_to_compare():
     """Zeros agree with everything."""
-    for name, f in local_programs.PROGRAMS.items():
-        found = [gradient(f, local_programs.operands(name, torch.float64, seed), "auto")[1] for seed in range(3)]
-        assert all(any(g[i].any() for g in found) for i in range(len(found[0]))), name
+    for name, row in local_programs.ROWS.items():
+        zero = set(range(len(row.shapes)))
+        for seed in range(3):
+            found = gradient(row.program, local_programs.operands(name, torch.float64, seed), "auto")[1]
+            zero -= {i for i, g in enumerate(found) if g.any()}
+            if not zero:
+                break
+        assert not zero, name
 
 
 # --- any shapes, strides, dtypes and values --------------------------------------------------------------------------
