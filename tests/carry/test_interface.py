@@ -29,7 +29,6 @@ import sll
     ],
 )
 def test_no_cycles_keep_memory(f, forward):
-    gc.collect()
     gc.disable()
     try:
         with sll.linearize(0.1, forward=forward):
