@@ -40,7 +40,7 @@ def _feedback(compare):
 
 
 @pytest.mark.parametrize("n", [7, 5000])
-@pytest.mark.parametrize("forward", ["hard", "straight-through"])
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
 @pytest.mark.parametrize("compare", [torch.gt, torch.le, lambda a, b: ~(a > b), lambda a, b: b >= a])
 def test_feedback_in_one_pass_is_feedback(compare, forward, n, monkeypatch):
     generator = torch.Generator().manual_seed(3)
@@ -54,7 +54,8 @@ def test_feedback_in_one_pass_is_feedback(compare, forward, n, monkeypatch):
         with sll.linearize(0.3, forward=forward):
             y = _feedback(compare)(x, threshold)
         found.append([y.detach(), *torch.autograd.grad(y.sum(), (x, threshold))])
-    assert torch.equal(found[0][0], _feedback(compare)(x.detach(), threshold.detach()))
+    if forward != "linear":  # (only there outcomes are blended: the others show what the program shows)
+        assert torch.equal(found[0][0], _feedback(compare)(x.detach(), threshold.detach()))
     assert found[0][1].abs().sum() > 0
     for one, other in zip(*found):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
