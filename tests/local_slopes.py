@@ -9,7 +9,6 @@ import sll
 from local_reference import gradient
 
 EPS = 0.2
-TABLE = torch.tensor([2.0, -1.0, 5.0, 0.5, 7.0], dtype=torch.float64)
 
 
 def region(eps=EPS, **more):

@@ -135,7 +135,7 @@ stands in `tests/carry`; oracles over all programs, and what users see in every 
 """
 ELSEWHERE = {
     "_carry/flips/identity.py": "test_box_oracle.py",
-    "_carry/flips/lookups.py": "test_box_oracle.py",
+    "_carry/flips/lookups.py": "carry/test_lookups.py",
     "_carry/flips/moving.py": "carry/test_shape.py",
     "_carry/flips/passing.py": "carry/test_passed.py",
     "_carry/flips/primitives.py": "carry/flips/test_engine.py",

@@ -1,4 +1,4 @@
-"""Lookups at an index that several decisions made, in every engine."""
+"""Lookups at an index that was decided, in every engine: whatever the function is called, and of several decisions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sll
+from lookups import INDICES, LOOKUPS, TABLE
 
 
 @pytest.mark.parametrize("forward", ["linear", "hard"])
@@ -44,3 +45,23 @@ def test_codes_of_many_bits_are_looked_up(forward):
     else:
         change = [2**i * (table[n + 1] - table[n - 1]) / 2 for i, n in enumerate(codes)]
     torch.testing.assert_close(got, torch.diag(torch.stack(change)) / (2 * eps))
+
+
+CARRIED = [("linear", index) for index in INDICES if index != "count"] + [("hard", index) for index in INDICES]
+"""What is looked up in "linear" is no count (it says so). Local gradients have tests of their own, in `shadows`."""
+
+
+@pytest.mark.parametrize("forward, index", CARRIED)
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_all_lookups_are_one(name, forward, index):
+    at = torch.tensor([0.45, 1.1, 3.6, 2.0, 0.9], dtype=torch.float64)
+    found = []
+    for look in (LOOKUPS["getitem"], LOOKUPS[name]):
+        x = at.clone().requires_grad_()
+        with sll.linearize(0.2, forward=forward, on_lost="error"):
+            y = look(TABLE, INDICES[index](x)) * torch.arange(1.0, 6)
+        found.append((y.detach(), torch.autograd.grad(y.sum(), x)[0]))
+    assert found[0][1].any()
+    torch.testing.assert_close(found[1], found[0])
+    if forward == "hard":
+        assert torch.equal(found[0][0], LOOKUPS["getitem"](TABLE, INDICES[index](at)) * torch.arange(1.0, 6))

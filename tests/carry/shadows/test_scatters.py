@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import sll
-from local_slopes import EPS, TABLE, T, region, scores, slope, worked_out
+from local_slopes import EPS, T, region, scores, slope, worked_out
+from lookups import TABLE
 
 WRITES = {
     "scatter": lambda y, i, v: y.scatter(0, i[None], v),
