@@ -32,6 +32,7 @@ LINEAR = set(
 )
 """Linear in every operand (a quotient in the first)."""
 PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
+SUBTRACTS = {"sub", "subtract", "__sub__", "__rsub__", "rsub"}
 ADDS = LINEAR - PRODUCTS - {"true_divide", "__truediv__", "div", "divide"}
 KEEPS_WHOLE = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ mul multiply __mul__ __rmul__ abs
@@ -141,6 +142,8 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
     )
     if floats:
+        if func.__name__ in SUBTRACTS and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
+            return func(*args)  # torch refuses it
         if func.__name__ not in ADDS:  # (without a region nothing is saved for the mask: it may be written to)
             args = tuple(kept(x) if _writable(x) else x for x in args)
         return func(*_as_floats(args))
@@ -249,8 +252,8 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if own is None or func.__name__ not in LINEAR:
         return NotImplemented
     for x, known in zip(args, found):
-        if known is not None:
-            ordinary = known.exact is own.exact
+        if known is not None:  # (torch subtracts no bool)
+            ordinary = known.exact is own.exact and (x.dtype != torch.bool or func.__name__ not in SUBTRACTS)
         elif isinstance(x, Tensor):
             ordinary = x.dtype is own.exact and x.dim() > 0 and (type(x) is Tensor or type(x) is Parameter)
         else:
@@ -288,21 +291,18 @@ def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Ten
 
 
 def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
-    p, q = shadow(a), shadow(b)
-    if p is None or q is None:  # a mask that is fixed
-        own, fixed, x = (q, a, b) if p is None else (p, b, a)
-        assert own is not None
-        fixed = torch.as_tensor(fixed, device=x.device).clone()  # (the program may write to it, and it is read later)
-        if name in AND:
-            return lambda: own.value() * fixed
-        if name in OR:
-            return lambda: torch.where(fixed, 1.0, own.value())
-        return lambda: torch.where(fixed, 1 - own.value(), own.value())
-    if name in AND:
-        return lambda: p.value() * q.value()
-    if name in OR:
-        return lambda: torch.addcmul(p.value() + q.value(), p.value(), q.value(), value=-1)
-    return lambda: torch.addcmul(p.value() + q.value(), p.value(), q.value(), value=-2)
+    own = [shadow(x) for x in (a, b)]
+    like = next(x for x in (a, b) if shadow(x) is not None)
+    # A mask that is fixed is kept as it is now: the program may write to it.
+    fixed = [torch.as_tensor(x, device=like.device).clone() if found is None else None for x, found in zip((a, b), own)]
+
+    def make() -> Tensor:
+        known = [found.value() for found in own if found is not None]
+        dtype = torch.promote_types(known[0].dtype, known[-1].dtype)
+        p, q = ((x if found is None else found.value()).to(dtype) for x, found in zip(fixed, own))  # type: ignore[union-attr]
+        return POLYNOMIALS[name](known[0].new_ones((), dtype=dtype), p, q)
+
+    return make
 
 
 # --- differences -------------------------------------------------------------------------------------------------
