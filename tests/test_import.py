@@ -44,7 +44,7 @@ def imports(tmp_path_factory):
 
 @new
 def test_it_takes_little_beside_torch(imports):
-    """About 4 %, 30 to 45 ms of CPU, as fast as the machine is at the moment, which torch's own import tells. That is two
+    """About 4 %, 30 to 45 ms of CPU, as fast as the machine is now, which torch's own import tells. That is two
     of the three engines; flips are imported when a region wants them.
     """
     assert min(found["share"] for found in imports[1:]) < 0.08

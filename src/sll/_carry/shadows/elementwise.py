@@ -21,7 +21,7 @@ from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, fresh, kept, number
+from ..._ops.surrogates import alias, eager, follow, kept, number
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
@@ -46,33 +46,7 @@ XOR = {"__xor__", "__rxor__", "bitwise_xor", "logical_xor"}
 NOT = {"__invert__", "bitwise_not", "logical_not"}
 
 
-FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
-INTEGERS = (torch.int64, torch.int32)
-TYPES = {**FLOATS, "long": torch.int64, "int": torch.int32}
-CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
-
-
-def quick_float(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """`to_float`, where the shadow is the same number for number."""
-    own = quick_shadow(args[0])
-    if own is None:
-        return NotImplemented
-    to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
-    if to is own.exact:
-        return own.make()
-    if args[0].dtype == torch.bool and to in INTEGERS:
-        return mark(region, func(*args), Shadow(lambda: fresh(own.value()), lambda n: 1 - n, own.exact))
-    return NotImplemented
-
-
-def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``mask.float()``, ``mask.to(dtype)``: the shadow, where it is the same number for number."""
-    own = shadow(args[0])
-    if own is not None and own.exact is not None and not kwargs:
-        to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
-        if to is own.exact and torch.is_grad_enabled():
-            return own.make()
-    return elementwise(region, func, args, kwargs)
+CASTS = {"to", "type", "type_as", "float", "double", "half", "bfloat16", "clone", "contiguous", "cpu", "cuda"}
 
 
 def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -115,6 +89,17 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
         if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
             return out
     return carry(region, out, Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
+
+
+def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Whole numbers and whole constants, ``x.round().clamp(-7, 7)``."""
+    x, whole = args[0], getattr(args[0], "_sll", (None, None))[0]
+    if not isinstance(whole, Whole) or x._sll[1] != x._version or whole.within is not None:
+        return NotImplemented
+    for y in args[1:]:
+        if type(y) is not int and not (type(y) is float and y.is_integer()):
+            return NotImplemented
+    return mark(region, func(*args), Mapped(whole, x, lambda beyond: func(beyond, *args[1:])))
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:

@@ -48,7 +48,7 @@ RULE_OF: dict[str, Rule] = {
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
-    "floats": elementwise.to_float,
+    "floats": casts.to_float,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
     **dict.fromkeys(("moves", "stacked_moves", "copies", "broadcasts", "fills"), shape.move),
@@ -97,12 +97,13 @@ _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 def _quick() -> dict[Any, Quick]:
     rules = {op: quick for op in STEPS if (quick := sources.quickly(op)) is not None}
     rows = [row for row in ROWS if row.family == "sources" and row.op in rules]
-    return {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
+    found = {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
+    return found | {func: casts.quick_cast for name in ("to", *casts.TYPES) for func in spellings(name)}
 
 
 def _quick_on() -> dict[Any, Quick]:
     named = {
-        **dict.fromkeys(("to", *elementwise.TYPES), elementwise.quick_float),
+        **dict.fromkeys(elementwise.KEEPS_WHOLE - elementwise.CASTS - elementwise.LINEAR, elementwise.quick_whole),
         **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
         **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
     }
