@@ -7,6 +7,7 @@ An index carries `Weights`: 1 for the candidate that torch chose, with the gradi
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,8 @@ from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.order import rank as ranks
-from ..._ops.projections import chosen, chosen_anywhere, contenders
-from ..._ops.samples import at_each, beside, from_last, lead, leads, neighbours, pairs
+from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, rows_of
+from ..._ops.samples import at_each, beside, from_last, lead, leads, neighbours, numpy_is_there, pairs
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
@@ -39,20 +40,6 @@ def _positions(n: int, device: torch.device) -> Tensor:
 @functools.lru_cache(maxsize=128)
 def _positions_once(n: int, device: torch.device) -> Tensor:
     return torch.arange(n, device=device)
-
-
-def _rows(x: Tensor, dim: int | None, largest: bool) -> Tensor:
-    """The scores in the dtype of distances, the dimension last, what is chosen the largest."""
-    rows = x.reshape(-1) if dim is None or x.dim() == 0 else x.movedim(dim, -1)
-    rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-    return rows if largest else -rows
-
-
-def _ordered_rows(x: Tensor, dim: int, largest: bool) -> Tensor:
-    """NaN is the largest number, in whatever direction."""
-    rows = _rows(x, dim, True)
-    rows = torch.nan_to_num(rows, torch.inf, torch.inf, -torch.inf)
-    return rows if largest else -rows
 
 
 def _with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
@@ -75,31 +62,85 @@ def _decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) ->
     return tracked(x) and region.linearizes(op) and n > 1 and x.numel() > 0
 
 
-# --- one position ------------------------------------------------------------------------------------------------
+# --- one position, and the set of the first few --------------------------------------------------------------------
 
 
-def _hot(x: Tensor, index: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor], gaps: Any) -> Tensor:
-    """Ones at `index` (…, k) among the scores `x` (…, n)."""
-    rows, half = in_units(x, eps, distances, gaps)
-    hot = chosen(rows, index, half) if simple(rows) else chosen_anywhere(rows, index, half)
-    watch = watch_of(eps)
-    if watch is not None:
-        watch.count(contenders(rows.detach(), index.shape[-1], half).gather(-1, index))
-        watch.arrives(hot)
-    return hot
+class Subset:
+    """The `k` of each row that torch chose, whatever their order."""
+
+    def __init__(
+        self, region: Region, op: str, x: Tensor, index: Tensor, dim: int | None, largest: bool, k: int = 1
+    ) -> None:
+        self.k, self.dim, self.largest, self.ordered = k, dim, largest, op == "topk"
+        self.eps, self.scores, self.index = region.eps_for(op), entering(x), alias(index)
+        self.plain = simple(x) and watch_of(self.eps) is None
+        self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+        self._by: Projection | None = None
+
+    def _distances(self, rows: Tensor) -> Tensor:
+        if not self.ordered:
+            return leads(rows)
+        return from_last(rows, self.k) if self.k < rows.shape[-1] else pairs(rows)
+
+    def _gaps(self, rows: Tensor) -> Tensor:
+        return neighbours(rows, self.k) if self.ordered else lead(rows)
+
+    def lies(self, along: int | None, like: Tensor) -> bool:
+        """Whether a tensor like this, written to at the index along that dimension, has the places of the scores."""
+        whole = self.dim is not None and self.index.dim() == self.scores.dim() and like.shape == self.scores.shape
+        return whole and along == self.dim % self.scores.dim()
+
+    def rows(self) -> Tensor:
+        return rows_of(self.scores, self.dim, self.largest, self.ordered)
+
+    def follow(self, make: Any, pull: Any = None, *more: Tensor, out: Tensor | None = None) -> Tensor:
+        """What the set decides, see `projections.decided`. Only where it is `plain`."""
+        if self._by is None:
+            half = half_in_backward(self.eps, self._distances, self.rows)
+            self._by = Projection(self.k, self.dim, self.largest, half, self.ordered)
+        return decided(self._by, self.scores, make, pull, *more, out=out)
+
+    def hot(self) -> Tensor:
+        """Ones for what was chosen, the dimension last."""
+        rows = self.rows()
+        places = self.index.movedim(self.dim, -1) if self.ordered else self.index.reshape(*rows.shape[:-1], 1)
+        if self.plain:
+            return self.follow(lambda: torch.zeros_like(rows).scatter_(-1, places, 1.0))
+        rows, half = in_units(rows, self.eps, self._distances, self._gaps)
+        hot, watch = chosen_anywhere(rows, places, half), watch_of(self.eps)
+        if watch is not None:
+            watch.count(contenders(rows.detach(), self.k, half).gather(-1, places))
+            watch.arrives(hot)
+        return hot
+
+
+def half_in_backward(eps: float | Width, distances: Callable[[Tensor], Tensor], rows: Callable[[], Tensor]) -> Half:
+    """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
+    if not isinstance(eps, Width):
+        return eps
+    at_once, found = getattr(eps.policy, "at_once", None), []
+    if at_once is None or not numpy_is_there():
+        return eps.at(lambda: distances(rows().detach()))
+
+    def half(rows: Tensor) -> float | Tensor:
+        if not found:
+            known = at_once(eps.kind, math.inf, lambda: distances(rows).numpy()) if rows.device.type == "cpu" else None
+            found.append(eps.at(lambda: distances(rows)) if known is None else known)
+            if known is not None and eps.record is not None:
+                eps.record(known)
+        return found[0]
+
+    return half
 
 
 def _best(region: Region, x: Tensor, index: Tensor, dim: int | None, op: str) -> Weights:
     n = x.numel() if dim is None else x.shape[dim]
-    eps, then, scores = region.eps_for(op), alias(index), entering(x)
-    labels = _positions(n, x.device)
-
-    def weigh() -> tuple[Tensor, Tensor]:
-        rows = _rows(scores, dim, op == "argmax")
-        hot = _hot(rows, then.reshape(*rows.shape[:-1], 1), eps, leads, lead)
-        return hot if hot.dim() == then.dim() + 1 else hot.reshape(*then.shape, n), labels
-
-    return Weights(weigh, labels, positions=True, owner=lambda: _positions(then.numel(), x.device).view(then.shape))
+    picked, labels = Subset(region, op, x, index, dim, op == "argmax"), _positions(n, x.device)
+    then = picked.index
+    return Weights(
+        lambda: (picked.hot().reshape(*then.shape, n), labels), labels, positions=True, subset=picked,
+        owner=lambda: _positions(then.numel(), x.device).view(then.shape),
+    )  # fmt: skip
 
 
 def position(op: str) -> Callable[..., Any]:
@@ -138,7 +179,7 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 
 def _places(x: Tensor, dim: int, largest: bool, eps: float | Width, index: Tensor | None, gaps: Any = None) -> Places:
     """The order of the rows; `index` (…, n) says which element torch has put at each place."""
-    rows, half = in_units(_ordered_rows(x, dim, largest), eps, pairs, gaps or neighbours)
+    rows, half = in_units(rows_of(x, dim, largest, True), eps, pairs, gaps or neighbours)
     if index is None:
         index = torch.argsort(rows.detach(), dim=-1, descending=True, stable=True)
     rows = rows.gather(-1, index)
@@ -217,7 +258,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
 
     def value() -> Tensor:
         """As a number: `sll.rank`, over pairs."""
-        rows, half = in_units(_rows(own.scores, dim, True), own.eps, pairs)
+        rows, half = in_units(rows_of(own.scores, dim, True), own.eps, pairs)
         soft, watch = ranks(rows, half), watch_of(own.eps)
         if watch is not None:
             watch.count(at_each(neighbours(rows.detach())) < half)
@@ -237,11 +278,11 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     if not _decides(region, func, "topk", x, dim) or k == 0:
         return out
-    eps, scores, then = region.eps_for("topk"), entering(x), alias(out.indices)
-    distances = (lambda z: from_last(z, k)) if k < x.shape[dim] else pairs
+    picked = Subset(region, "topk", x, out.indices, dim, largest, k)
+    eps, then = picked.eps, picked.index
 
     def weigh() -> tuple[Tensor, Tensor]:
-        rows, half = in_units(_ordered_rows(scores, dim, largest), eps, distances, lambda z: neighbours(z, k))
+        rows, half = in_units(picked.rows(), eps, picked._distances, picked._gaps)
         index, at = _first(rows.detach(), k, half), then.movedim(dim, -1)
         rows = rows.gather(-1, index)
         order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
@@ -253,13 +294,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         weights, labels = _as_weights(labels, weights, at, order.reach)
         return _back(weights, dim), _back(labels, dim)
 
-    def subset(along: int) -> Tensor | None:
-        if along % then.dim() != dim % then.dim():
-            return None
-        rows = _ordered_rows(scores, dim, largest)
-        return _hot(rows, then.movedim(dim, -1), eps, distances, lambda z: neighbours(z, k)).movedim(-1, dim)
-
-    return _with_indices(region, func, out, Weights(weigh, subset=subset, owner=lambda: _row_numbers(then, dim)))
+    return _with_indices(region, func, out, Weights(weigh, subset=picked, owner=lambda: _row_numbers(then, dim)))
 
 
 def _first(scores: Tensor, k: int, half: float) -> Tensor:

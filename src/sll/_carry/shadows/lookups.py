@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.apply import finite, run
-from ..._ops.surrogates import alias, follow, simple
+from ..._ops.apply import finite
+from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from .elementwise import added, neighbours
 from .selections import select
@@ -87,6 +87,11 @@ class Spot:
         own = self.own
         return self.rows and isinstance(own, Weights) and own.positions and own.labels.shape[-1] == self.size
 
+    def subset(self) -> Any:
+        """What all places of the index hold together, where plain autograd is all there is."""
+        picked = getattr(self.own, "subset", None)
+        return picked if picked is not None and picked.plain else None
+
     def hot(self) -> Tensor | None:
         """Weights with a dimension for all entries of the table, in the place of that of the index."""
         own = self.own
@@ -122,29 +127,19 @@ def _total(parts: list[Tensor]) -> Tensor:
     return total
 
 
-class _Row(torch.autograd.Function):
-    """`out`, rows of a table that weights have chosen; these get the product of the gradient with all rows."""
-
-    @staticmethod
-    def forward(ctx: Any, out: Tensor, weights: Tensor, table: Tensor) -> Tensor:
-        ctx.save_for_backward(finite(table).to(weights.dtype))
-        return out.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (table,) = ctx.saved_tensors
-        n = table.shape[0]
-        rows = table.reshape(n, -1).t()
-        dims = g.dim() - table.dim() + 1
-        return g, g.to(table.dtype).reshape(*g.shape[:dims], -1) @ rows, None
+def _times_rows(g: Tensor, entries: Tensor) -> Tensor:
+    """The gradient of weights, from that of the rows of a table that they have chosen."""
+    return g.reshape(-1, entries.shape[0]).to(entries.dtype) @ entries
 
 
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
     """`out` is ``read(table)``, the lookup at the indices of the program."""
     held = shadow(table)
     if out.is_floating_point():
-        if len(spots) == 1 and spots[0].all_rows() and simple(out):
-            return run(_Row, out, spots[0].weights(), table.detach())
+        picked = spots[0].subset() if len(spots) == 1 and spots[0].all_rows() else None
+        if picked is not None:
+            entries = finite(table.detach()).reshape(table.shape[0], -1).t()
+            return picked.follow(None, _times_rows, entries, out=out)
         soft = _total([spot.soft(table) for spot in spots])
         return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():
@@ -304,8 +299,17 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     own = shadow(x)
     if own is None or not out.numel():
         return out
+    spot = Spot(x, lambda _, i: i, out.shape[-1], rows=True)
+    picked = spot.subset() if spot.all_rows() else None
+    if picked is not None:
+        numbers, exact = alias(out), picked.dtype
+        return carry(region, out, Shadow(lambda: picked.follow(lambda: numbers.to(exact)), _opposite, exact))
     numbers, classes = x.detach().clone(), out.shape[-1]
-    return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), lambda hot: 1 - hot))
+    return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), _opposite))
+
+
+def _opposite(hot: Tensor) -> Tensor:
+    return 1 - hot
 
 
 def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -29,6 +29,12 @@ def written(
     """`hard` is `x` after `source` was written (or added) where ``read(x)`` looks; let it have the gradient of the
     indices, and if it is not a float, that of `x` and `source`.
     """
+    picked = spots[0].subset() if len(spots) == 1 and hard.is_floating_point() else None
+    if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
+        change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
+        change = finite(change if add else change - x.detach())
+        pull = lambda g, change: (g * change).movedim(along, -1)
+        return picked.follow(lambda: hard, pull, change, out=hard if hard.requires_grad else None)
     places = torch.arange(x.numel(), device=x.device).reshape(x.shape)
     there = read(places)
     soft: Any = None
@@ -77,10 +83,15 @@ def _hot(spot: Spot, x: Tensor, new: Tensor, add: bool) -> Tensor | None:
     """How much each place is written to, where that is known for all places at once."""
     if spot.along is None or new.dim() and new.shape[spot.along] != 1:
         return None
-    hot, subset = spot.hot(), getattr(spot.own, "subset", None)
-    if hot is None and subset is not None and not new.dim():
-        hot = subset(spot.along)
+    hot, picked = spot.hot(), getattr(spot.own, "subset", None)
+    if hot is None and picked is not None and not new.dim() and picked.lies(spot.along, x):
+        hot = picked.hot().movedim(-1, spot.along)
     return hot if hot is not None and hot.shape == x.shape else None
+
+
+def _same_for_all(source: Any) -> bool:
+    """Whether every place of the index writes the same, which is not decided."""
+    return not isinstance(source, Tensor) or not source.dim() and shadow(source) is None
 
 
 def _is_full(there: Tensor, x: Tensor) -> bool:

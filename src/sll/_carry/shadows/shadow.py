@@ -82,10 +82,9 @@ class Shadow(Carried):
 class Weights(Shadow):
     """The shadow of an index: numbers (*shape, n) of the candidates `labels`, which are (n,) or (*shape, n).
 
-    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `subset` weighs
-    all places of a row together, along a given dimension: what a set of places is asked for. `value`: the index as a
-    number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are places of
-    (no two places have the same candidate).
+    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `subset`
+    is what all places of a row hold together. `value`: the index as a number, where that is not the sum of labels by
+    weight. `owner` numbers the choices that the elements are places of (no two places have the same candidate).
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Weights(Shadow):
         weigh: Callable[[], tuple[Tensor, Tensor]],
         labels: Tensor | None = None,
         positions: bool = False,
-        subset: Callable[[int], Tensor | None] | None = None,
+        subset: Any = None,
         value: Callable[[], Tensor] | None = None,
         owner: Callable[[], Tensor] | None = None,
     ) -> None:
