@@ -201,20 +201,19 @@ class Auto:
         return min(max(self.WINDOW, float(least)), float(most))
 
     def at_once(self, kind: Kind, limit: float, sample: Callable[[], Any]) -> float | None:
-        """`half_width`, where NumPy has the sample of distances: in a fraction of the time. None for a choice."""
+        """`half_width`, where NumPy has the sample of distances: in a fraction of the time."""
         if limit < math.inf and kind in ("step", "remainder"):
             return limit / 2 if kind == "remainder" else limit
-        if kind == "choice":
-            return None
         d = abs(sample())
         d.sort()
         ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
-            return self.WINDOW
+            return self.CHOICES if kind == "choice" else self.WINDOW
         # (a little wider, as in `_quantile`)
-        least, most = (float(d[ties + max(math.ceil(many * q - 1e-6) - 1, 0)]) for q in (self.LEAST, self.MOST))
-        return min(max(self.WINDOW, least * _WIDER), most * _WIDER)
+        shares = (0.5, 0.5) if kind == "choice" else (self.LEAST, self.MOST)
+        least, most = (float(d[ties + max(math.ceil(many * q - 1e-6) - 1, 0)]) * _WIDER for q in shares)
+        return self.CHOICES * most if kind == "choice" else min(max(self.WINDOW, least), most)
 
     def __repr__(self) -> str:
         return '"auto"'

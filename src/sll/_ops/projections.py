@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .apply import run
 from .band import hard_forward
 from .order import first_k, traced
 
@@ -56,6 +55,16 @@ class Projection:
     def __init__(self, k: int, dim: int | None, largest: bool, half: Half, ordered: bool = False) -> None:
         self.k, self.dim, self.largest, self.half, self.ordered = k, dim, largest, half, ordered
 
+    def along(self, at: int, scores: Tensor, g: Tensor, *more: Tensor) -> Tensor:
+        """The same for `g` of shares, times a factor, that have their dimension elsewhere."""
+        for factor in more:
+            g = g * factor
+        return self.gradient(scores, g.movedim(at, -1))
+
+    def rows_read(self, scores: Tensor, g: Tensor, entries: Tensor) -> Tensor:
+        """For `g` of the rows of a table that were chosen; `entries` is the table with its rows as columns."""
+        return self.gradient(scores, g.reshape(-1, entries.shape[0]).to(entries.dtype) @ entries)
+
     def gradient(self, scores: Tensor, g: Tensor) -> Tensor:
         """Of the scores, for `g` of the shares, which have the dimension last."""
         rows = rows_of(scores, self.dim, self.largest, self.ordered)
@@ -80,32 +89,36 @@ class Projection:
 
 
 class _Chosen(torch.autograd.Function):
-    """``make()``, or what `out` is, decided by a choice: the gradient of its shares is ``pull(g, *more)``."""
+    """``make()``, or what `out` is, decided among scores."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, out: Tensor | None, make: Any, pull: Any, by: Projection, *more: Any) -> Any:
+    def forward(ctx: Any, scores: Tensor, out: Tensor | None, make: Any, back: Any, *more: Tensor) -> Tensor:
         ctx.save_for_backward(scores, *more)
-        ctx.by, ctx.pull = by, pull
+        ctx.back = back
         return make() if out is None else out.clone()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         scores, *more = ctx.saved_tensors
-        shares = g if ctx.pull is None else ctx.pull(g, *more)
         own = g if ctx.needs_input_grad[1] else None
-        return ctx.by.gradient(scores.detach(), shares), own, None, None, None, *(None for _ in more)
+        return ctx.back(scores.detach(), g, *more), own, None, None, *(None for _ in more)
+
+
+_apply = super(torch.autograd.Function, _Chosen).apply  # without the detour through `inspect`, see `apply.run`
 
 
 def decided(
-    by: Projection,
+    back: Callable[..., Tensor],
     scores: Tensor,
-    make: Callable[[], Tensor],
-    pull: Callable[..., Tensor] | None = None,
+    make: Callable[[], Tensor] | None,
     *more: Tensor,
     out: Tensor | None = None,
 ) -> Tensor:
-    """``make()``, a tensor that nobody else has; or `out`, with its own gradient and that of the choice."""
-    return run(_Chosen, scores, out, make, pull, by, *more)
+    """``make()``, a tensor that nobody else has, or `out` with its own gradient: decided among the scores, which get
+    the gradient ``back(scores, g, *more)``. Nobody may write to them, or to `more`. Only where plain autograd is all
+    there is.
+    """
+    return _apply(scores, out, make, back, *more)  # type: ignore[no-any-return]
 
 
 # --- contenders: in arrays of NumPy or in tensors ---

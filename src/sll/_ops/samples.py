@@ -63,6 +63,9 @@ def leads(z: Tensor) -> Tensor:
     rows = sample_rows(z)
     if rows.shape[-1] < 2:
         return rows.new_zeros(1)
+    if rows.numel() <= SAMPLE:  # few calls
+        best = rows.topk(2, -1).values
+        return best[:, 0] - best[:, 1]
     best, at = rows.max(-1, keepdim=True)  # twice the largest: several times as fast as `topk`
     return (best - rows.scatter(-1, at, -math.inf).amax(-1, keepdim=True)).squeeze(-1)
 

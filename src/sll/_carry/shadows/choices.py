@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
+from ..._ops.ladder import Sorting
 from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close
@@ -75,15 +76,12 @@ class Subset:
         self.eps, self.scores, self.index = region.eps_for(op), entering(x), alias(index)
         self.plain = simple(x) and watch_of(self.eps) is None
         self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+        self.distances: Callable[[Tensor], Tensor] = leads
+        self.gaps: Callable[[Tensor], Tensor] = lead
+        if self.ordered:
+            self.distances = functools.partial(from_last, k=k) if k < x.shape[dim or 0] else pairs
+            self.gaps = functools.partial(neighbours, places=k)
         self._by: Projection | None = None
-
-    def _distances(self, rows: Tensor) -> Tensor:
-        if not self.ordered:
-            return leads(rows)
-        return from_last(rows, self.k) if self.k < rows.shape[-1] else pairs(rows)
-
-    def _gaps(self, rows: Tensor) -> Tensor:
-        return neighbours(rows, self.k) if self.ordered else lead(rows)
 
     def lies(self, along: int | None, like: Tensor) -> bool:
         """Whether a tensor like this, written to at the index along that dimension, has the places of the scores."""
@@ -93,12 +91,15 @@ class Subset:
     def rows(self) -> Tensor:
         return rows_of(self.scores, self.dim, self.largest, self.ordered)
 
-    def follow(self, make: Any, pull: Any = None, *more: Tensor, out: Tensor | None = None) -> Tensor:
-        """What the set decides, see `projections.decided`. Only where it is `plain`."""
+    def by(self) -> Projection:
         if self._by is None:
-            half = half_in_backward(self.eps, self._distances, self.rows)
+            half = half_in_backward(self.eps, self.distances, self.rows)
             self._by = Projection(self.k, self.dim, self.largest, half, self.ordered)
-        return decided(self._by, self.scores, make, pull, *more, out=out)
+        return self._by
+
+    def follow(self, make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, the shares as a float that nobody else has, the dimension last. Only where it is `plain`."""
+        return decided(self.by().gradient, self.scores, make)
 
     def hot(self) -> Tensor:
         """Ones for what was chosen, the dimension last."""
@@ -106,7 +107,7 @@ class Subset:
         places = self.index.movedim(self.dim, -1) if self.ordered else self.index.reshape(*rows.shape[:-1], 1)
         if self.plain:
             return self.follow(lambda: torch.zeros_like(rows).scatter_(-1, places, 1.0))
-        rows, half = in_units(rows, self.eps, self._distances, self._gaps)
+        rows, half = in_units(rows, self.eps, self.distances, self.gaps)
         hot, watch = chosen_anywhere(rows, places, half), watch_of(self.eps)
         if watch is not None:
             watch.count(contenders(rows.detach(), self.k, half).gather(-1, places))
@@ -118,18 +119,24 @@ def half_in_backward(eps: float | Width, distances: Callable[[Tensor], Tensor], 
     """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
     if not isinstance(eps, Width):
         return eps
-    at_once, found = getattr(eps.policy, "at_once", None), []
-    if at_once is None or not numpy_is_there():
+    if getattr(eps.policy, "at_once", None) is None or not numpy_is_there():
         return eps.at(lambda: distances(rows().detach()))
+    width, found = eps, []
 
     def half(rows: Tensor) -> float | Tensor:
         if not found:
-            known = at_once(eps.kind, math.inf, lambda: distances(rows).numpy()) if rows.device.type == "cpu" else None
-            found.append(eps.at(lambda: distances(rows)) if known is None else known)
-            if known is not None and eps.record is not None:
-                eps.record(known)
+            found.append(_at_once(width, lambda: distances(rows), rows.device.type == "cpu"))
         return found[0]
 
+    return half
+
+
+def _at_once(width: Width, distances: Callable[[], Tensor], with_numpy: bool) -> float | Tensor:
+    half = width.policy.at_once(width.kind, math.inf, lambda: distances().numpy()) if with_numpy else None
+    if half is None:
+        return width.at(distances)
+    if width.record is not None:
+        width.record(half)
     return half
 
 
@@ -211,11 +218,38 @@ def _row_numbers(index: Tensor, dim: int) -> Tensor:
     return numbers.reshape(shape).expand(index.shape)
 
 
+class Linear:
+    """What an order, or its inverse, reads and writes: linear in its weights. See `ladder`."""
+
+    def __init__(self, scores: Tensor, index: Tensor, sorting: Sorting, plain: bool, inverse: bool, flip: bool) -> None:
+        self.scores, self.index, self.sorting, self.plain = scores, index, sorting, plain
+        self.inverse, self.flip = inverse, flip
+
+    def along(self) -> int:
+        return self.sorting.dim % max(self.index.dim(), 1)
+
+    def permutes(self, x: Tensor) -> bool:
+        """Whether the elements of `x` that may be written to are those of the order."""
+        shape, along = self.index.shape, self.along()
+        return all(n == m or d == along and n >= m for d, (n, m) in enumerate(zip(x.shape, shape)))
+
+    def soft(self, values: Tensor, reads: bool, shape: Any = None) -> Tensor:
+        """A tensor that has the gradient of the order where it has read (or written) these values."""
+        back = functools.partial(self.sorting.mixed, reads, self.inverse, self.flip)
+        make = lambda: values.new_zeros(values.shape if shape is None else shape)
+        return decided(back, self.scores, make, self.index, values)
+
+    def ranks(self, hard: Tensor) -> Tensor:
+        return decided(functools.partial(self.sorting.ranks, self.flip), self.scores, lambda: hard, self.index)
+
+
 class Order(Weights):
     """Which element stands at each place of a whole row: it can be inverted."""
 
-    def __init__(self, index: Tensor, scores: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
-        # Neither holds the order itself: nobody would free it.
+    def __init__(self, index: Tensor, x: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
+        plain, scores = simple(x) and watch_of(eps) is None, entering(x)
+
+        # It does not hold the order itself: nobody would free it.
         def places() -> Places:
             return _places(scores, dim, largest, eps, index.movedim(dim, -1))
 
@@ -226,6 +260,9 @@ class Order(Weights):
             return _back(weights, dim), _back(labels, dim)
 
         super().__init__(weigh, owner=lambda: _row_numbers(index, dim))
+        if plain:
+            half = half_in_backward(eps, pairs, lambda: rows_of(scores, dim, largest, True))
+            self.order = Linear(scores, index, Sorting(dim, largest, half), True, False, False)
         self.places = places
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
 
@@ -239,7 +276,7 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return _with_indices(region, func, out, inverse(own, largest, alias(index)))
     if not _decides(region, func, "sort", x, dim):
         return out
-    return _with_indices(region, func, out, Order(alias(index), entering(x), dim, largest, region.eps_for("sort")))
+    return _with_indices(region, func, out, Order(alias(index), x, dim, largest, region.eps_for("sort")))
 
 
 def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
@@ -256,9 +293,14 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
         weights, labels = (_back(t, dim) for t in found)
         return (weights.flip(dim % ranked.dim()), labels.flip(dim % ranked.dim())) if descending else (weights, labels)
 
+    linear = own.order and Linear(own.scores, own.index, own.order.sorting, True, True, descending)
+
     def value() -> Tensor:
         """As a number: `sll.rank`, over pairs."""
-        rows, half = in_units(rows_of(own.scores, dim, True), own.eps, pairs)
+        rows = rows_of(own.scores, dim, True)
+        if linear is not None:
+            return linear.ranks(ranked.to(rows.dtype))
+        rows, half = in_units(rows, own.eps, pairs)
         soft, watch = ranks(rows, half), watch_of(own.eps)
         if watch is not None:
             watch.count(at_each(neighbours(rows.detach())) < half)
@@ -268,7 +310,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
         soft = soft.flip(dim) if descending else soft
         return follow(soft, lambda: ranked.to(soft.dtype))
 
-    return Weights(weigh, value=value, owner=lambda: _row_numbers(ranked, dim))
+    return Weights(weigh, value=value, owner=lambda: _row_numbers(ranked, dim), order=linear)
 
 
 def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -282,7 +324,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     eps, then = picked.eps, picked.index
 
     def weigh() -> tuple[Tensor, Tensor]:
-        rows, half = in_units(picked.rows(), eps, picked._distances, picked._gaps)
+        rows, half = in_units(picked.rows(), eps, picked.distances, picked.gaps)
         index, at = _first(rows.detach(), k, half), then.movedim(dim, -1)
         rows = rows.gather(-1, index)
         order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
@@ -358,7 +400,10 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         )  # fmt: skip
         return out
     index, then = x.detach().reshape(-1).argsort(), alias(out[1])
-    found = inverse(Order(index, entering(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+    found = inverse(Order(index, x.reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+    if x.dim() == 1:
+        _with_indices(region, func, out[1], found)
+        return out
 
     def weigh() -> tuple[Tensor, Tensor]:
         return tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))  # type: ignore[return-value]

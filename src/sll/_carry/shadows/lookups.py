@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.apply import finite
+from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from .elementwise import added, neighbours
@@ -92,6 +93,11 @@ class Spot:
         picked = getattr(self.own, "subset", None)
         return picked if picked is not None and picked.plain else None
 
+    def order(self) -> Any:
+        """The order that the index is, or is the inverse of, where plain autograd is all there is."""
+        found = getattr(self.own, "order", None)
+        return found if found is not None and found.plain and (self.rows or self.along == found.along()) else None
+
     def hot(self) -> Tensor | None:
         """Weights with a dimension for all entries of the table, in the place of that of the index."""
         own = self.own
@@ -111,6 +117,8 @@ class Spot:
         if not isinstance(self.own, Weights):
             low, high, share = self.sides(flag)
             return share * finite(read(high) - read(low))
+        if fixed is not None and (order := self.order()) is not None:
+            return order.soft(finite(read(self.index)), True)  # type: ignore[no-any-return]
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[no-any-return]
         hot = self.hot()
@@ -127,11 +135,6 @@ def _total(parts: list[Tensor]) -> Tensor:
     return total
 
 
-def _times_rows(g: Tensor, entries: Tensor) -> Tensor:
-    """The gradient of weights, from that of the rows of a table that they have chosen."""
-    return g.reshape(-1, entries.shape[0]).to(entries.dtype) @ entries
-
-
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
     """`out` is ``read(table)``, the lookup at the indices of the program."""
     held = shadow(table)
@@ -139,7 +142,7 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         picked = spots[0].subset() if len(spots) == 1 and spots[0].all_rows() else None
         if picked is not None:
             entries = finite(table.detach()).reshape(table.shape[0], -1).t()
-            return picked.follow(None, _times_rows, entries, out=out)
+            return decided(picked.by().rows_read, picked.scores, None, entries, out=out)  # type: ignore[no-any-return]
         soft = _total([spot.soft(table) for spot in spots])
         return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():

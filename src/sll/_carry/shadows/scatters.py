@@ -7,6 +7,7 @@ index, in the numbers of the places, says where.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import finite
+from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
@@ -33,8 +35,8 @@ def written(
     if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
         change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
         change = finite(change if add else change - x.detach())
-        pull = lambda g, change: (g * change).movedim(along, -1)
-        return picked.follow(lambda: hard, pull, change, out=hard if hard.requires_grad else None)
+        back = functools.partial(picked.by().along, along)
+        return decided(back, picked.scores, lambda: hard, change, out=hard if hard.requires_grad else None)
     places = torch.arange(x.numel(), device=x.device).reshape(x.shape)
     there = read(places)
     soft: Any = None
@@ -65,6 +67,9 @@ def _moved(spot: Spot, places: Tensor, there: Tensor, x: Tensor, source: Any, ad
     hot = _hot(spot, x, new, add)
     if hot is not None:
         return hot * finite(new if add else new - old)
+    order = spot.order()
+    if order is not None and order.permutes(x) and there.shape[: spot.index.dim()] == spot.index.shape:
+        return order.soft(finite(new).expand(there.shape), False, x.shape)  # type: ignore[no-any-return]
     old = old.reshape(-1)
     if add or _is_full(there, x):
         old = torch.zeros_like(old)

@@ -85,6 +85,7 @@ class Weights(Shadow):
     `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `subset`
     is what all places of a row hold together. `value`: the index as a number, where that is not the sum of labels by
     weight. `owner` numbers the choices that the elements are places of (no two places have the same candidate).
+    `order`: of an order or its inverse, what it reads and writes without weights.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Weights(Shadow):
         subset: Any = None,
         value: Callable[[], Tensor] | None = None,
         owner: Callable[[], Tensor] | None = None,
+        order: Any = None,
     ) -> None:
         super().__init__(weigh if value is None else value)  # type: ignore[arg-type]
         self._numbered = value is not None
@@ -105,6 +107,7 @@ class Weights(Shadow):
         self.subset = subset
         self.number = value
         self.owner = owner
+        self.order = order
 
     @property
     def labels(self) -> Tensor:
