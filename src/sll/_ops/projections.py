@@ -4,12 +4,13 @@ On the set of the *contenders*, those with a share strictly between 0 and 1, the
 simplex is ``(x - mean(x)) / eps`` and a constant (see `order`). So its gradient is ``(g - mean(g)) / eps`` there, and
 0 elsewhere: no more than the set and the width have to be known, and that not before backward.
 
-Few numbers are looked at with NumPy, where it is installed: its calls take a fraction of the time of torch's. The
-functions are written once, with what arrays and tensors have in common.
+Few numbers are looked at with NumPy, where it is installed: its calls take a fraction of the time of torch's.
 """
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .band import hard_forward
-from .order import first_k, traced
+from .order import first_k
 
 try:
     import numpy as np
@@ -29,7 +30,7 @@ __all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "ro
 FEW, SMALL = 1024, 2**15
 """Numbers, up to which NumPy computes, and up to which sorting takes less time than several rounds of calls."""
 
-Half: TypeAlias = "float | Tensor | Callable[[Tensor], float]"
+Half: TypeAlias = "float | Tensor | Callable[[Tensor], float | Tensor]"
 """A half-width, or what finds it for rows of scores."""
 
 
@@ -69,23 +70,36 @@ class Projection:
         """Of the scores, for `g` of the shares, which have the dimension last."""
         rows = rows_of(scores, self.dim, self.largest, self.ordered)
         half = self.half(rows) if callable(self.half) else self.half
-        g = g.reshape(rows.shape)
+        g = g if g.shape == rows.shape else g.reshape(rows.shape)
         g = g if g.dtype is rows.dtype else g.to(rows.dtype)
-        if np is None or rows.device.type != "cpu" or rows.numel() > FEW or isinstance(half, Tensor):
+        found = self._of_few(rows, g, half) if rows.numel() <= FEW else None
+        if found is None:
             found = _centred(g, _contenders(rows, self.k, half), half)
-        else:
-            with np.errstate(all="ignore"):
-                inside = _contenders(rows.numpy(), self.k, half)
-                if torch.is_grad_enabled() or traced(g):
-                    found = _centred(g, torch.from_numpy(inside), half)
-                else:
-                    found = torch.from_numpy(_centred(g.numpy(), inside, half))
         found = found if self.largest else -found
         if self.dim is None or scores.dim() < 2:
             found = found.reshape(scores.shape)
         elif self.dim not in (-1, scores.dim() - 1):
             found = found.movedim(-1, self.dim)
         return found if found.dtype is scores.dtype else found.to(scores.dtype)
+
+    def _of_few(self, rows: Tensor, g: Tensor, half: float | Tensor) -> Tensor | None:
+        """None where NumPy cannot: it is not there, or somebody differentiates `g`, or has many of them at once."""
+        if np is None or rows.device.type != "cpu" or type(half) is Tensor:
+            return None
+        try:
+            given = g.numpy()
+        except RuntimeError:
+            return None
+        with np.errstate(all="ignore"):
+            costs = -rows.numpy()
+            inside = _cheapest(costs, half) if self.k == 1 else _cheapest_few(costs, self.k, half)
+            if inside is None:
+                return None
+            found = given * inside
+            many = np.add.reduce(inside, -1, keepdims=True)
+            found -= inside * (np.add.reduce(found, -1, keepdims=True) / np.maximum(many, 1))
+            found /= half
+        return torch.from_numpy(found)
 
 
 class _Chosen(torch.autograd.Function):
@@ -121,42 +135,80 @@ def decided(
     return _apply(scores, out, make, back, *more)  # type: ignore[no-any-return]
 
 
-# --- contenders: in arrays of NumPy or in tensors ---
+# --- contenders: of few numbers, in arrays of costs, the least of which is chosen ---
 
 
-def _centred(g: Any, inside: Any, half: Any) -> Any:
+def _cheapest(costs: Any, half: float) -> Any:
+    """Mask of the support of ``sparsemax(-costs / half)``: what is below the threshold at which ``sum relu(tau -
+    costs)`` is `half`. With the first `j` alone that is their mean plus ``half / j``; the least of these is it.
+    """
+    ordered = costs.copy()
+    ordered.sort()
+    first = ordered[..., :1]
+    total = np.add.accumulate(ordered - first, -1)
+    total += half
+    total /= np.arange(1, costs.shape[-1] + 1)
+    return costs - first < np.minimum.reduce(total, -1, keepdims=True)
+
+
+def _cheapest_few(costs: Any, k: int, half: float) -> Any:
+    """The same for the first `k` of few rows, from corner to corner; None for many."""
+    n = costs.shape[-1]
+    if costs.size > 4 * n or k >= n:
+        return None
+    inside = np.zeros(costs.shape, dtype=bool)
+    for row, mask in zip(costs.reshape(-1, n), inside.reshape(-1, n)):
+        ordered = sorted(row.tolist())
+        a, b = _interval(ordered, k, half)
+        if b - a > 1 and math.isfinite(ordered[a]):
+            mask[:] = (row >= ordered[a]) & (row <= ordered[b - 1])
+    return inside
+
+
+def _interval(costs: list[float], k: int, half: float) -> tuple[int, int]:
+    """Which of sorted costs have a share strictly between 0 and 1 at the threshold at which all shares, ``clamp((tau -
+    cost) / half, 0, 1)``, add up to `k`. It is sought from the cost of the first that is out.
+    """
+    tau, n = costs[k], len(costs)
+    a, b = bisect.bisect_right(costs, tau - half), k
+    missing = (k - a) * half - sum([tau - cost for cost in costs[a:k]])
+    while missing > 0:
+        full, begins = costs[a] + half if a < b else math.inf, costs[b] if b < n else math.inf
+        corner = min(full, begins)
+        if missing <= (b - a) * (corner - tau):
+            break
+        missing, tau = missing - (b - a) * (corner - tau), corner
+        a, b = (a, b + 1) if begins <= full else (a + 1, b)
+    return a, b
+
+
+# --- of many ---
+
+
+def _centred(g: Tensor, inside: Tensor, half: Any) -> Tensor:
     """Less its mean over the rows of `inside`, in units of `half`; zero elsewhere."""
     g = g * inside
-    many = inside.sum(-1, keepdims=True)
-    return (g - inside * (g.sum(-1, keepdims=True) / (many + (many == 0)))) / half
+    mean = g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp(min=1)
+    return torch.addcmul(g, inside, mean, value=-1) / half
 
 
-def _contenders(rows: Any, k: int, half: Any) -> Any:
+def _contenders(rows: Tensor, k: int, half: Any) -> Tensor:
     """Ones for what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
-    if k == 1 and (type(rows) is not Tensor or rows.numel() <= SMALL):
-        return _above_threshold(rows, half)
-    return _by_rounds(rows, half) if k == 1 else _around_last(rows, k, half)
+    if k > 1:
+        return _around_last(rows, k, half)
+    return _above_threshold(rows, half) if rows.numel() <= SMALL else _by_rounds(rows, half)
 
 
-def _ones(mask: Any, like: Any) -> Any:
-    return mask.to(like.dtype) if type(mask) is Tensor else mask.astype(like.dtype)
-
-
-def _above_threshold(rows: Any, half: Any) -> Any:
-    """The support of ``sparsemax(rows / half)``: what is above the threshold `tau` at which ``sum relu(rows - tau)`` is
-    `half`. With the first `j` alone that is their mean less ``half / j``; the largest of these is `tau`.
-    """
-    n = rows.shape[-1]
-    if type(rows) is Tensor:
-        ordered = rows.sort(-1, descending=True).values
-        total = (ordered - ordered[..., :1]).cumsum(-1).sub_(half)
-        total /= torch.arange(1, n + 1, dtype=rows.dtype, device=rows.device)
-        tau = total.amax(-1, keepdim=True)
+def _above_threshold(rows: Tensor, half: Any) -> Tensor:
+    """As `_cheapest`."""
+    if np is None or rows.device.type != "cpu":
+        ordered = rows.neg().sort(-1).values
     else:
-        ordered = np.sort(rows)[..., ::-1]
-        total = ((ordered - ordered[..., :1]).cumsum(-1) - half) / np.arange(1, n + 1, dtype=rows.dtype)
-        tau = total.max(-1, keepdims=True)
-    return _ones(rows - ordered[..., :1] > tau, rows)
+        ordered = torch.from_numpy(np.sort(-rows.numpy()))
+    first = ordered[..., :1]
+    total = (ordered - first).cumsum(-1).add_(half)
+    total /= torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
+    return (rows + first + total.amin(-1, keepdim=True) > 0).to(rows.dtype)
 
 
 def _by_rounds(rows: Tensor, half: Any) -> Tensor:
@@ -179,43 +231,33 @@ def _by_rounds(rows: Tensor, half: Any) -> Tensor:
     return above
 
 
-def _around_last(rows: Any, k: int, half: Any) -> Any:
+def _around_last(rows: Tensor, k: int, half: Any) -> Tensor:
     """The contenders of the projection of ``rows / half`` on ``{0 <= m <= 1, sum m = k}``.
 
     In units of `half` from the last that is in, the threshold at which ``sum clamp(z - tau, 0, 1)`` is `k` lies between
     -1 and the first that is out: Newton's method, kept between bounds.
     """
     if k >= rows.shape[-1]:
-        return rows * 0
-    choose = torch.where if type(rows) is Tensor else np.where
-    last, first = _last_and_first(rows, k)
-    z, low, high = (rows - last) / half, last * 0 - 1, (first - last) / half
-    near = high > low
-    if not bool(near.all()):  # rows in which nobody is near, NaN and infinity
-        z, low = choose(near, z, choose(z < 0, -2.0, 2.0)), choose(near, low, -1.0)
-        high = choose(near, high, 0.0)
+        return torch.zeros_like(rows)
+    best = rows.topk(k + 1, -1).values
+    last, high = best[..., k - 1 : k], (best[..., k:] - best[..., k - 1 : k]) / half
+    z, low = (rows - last).div_(half), torch.full_like(last, -1)
+    open_ = high > low
+    if not bool(open_.all()):  # rows in which nobody is near, NaN and infinity
+        z, high = torch.where(open_, z, torch.where(z < 0, -2.0, 2.0)), torch.where(open_, high, 0)
     tau = (low + high) / 2
-    slack = 8 * k * (torch if type(rows) is Tensor else np).finfo(rows.dtype).eps
+    slack = 8 * k * torch.finfo(rows.dtype).eps
+    share, whole = torch.empty_like(z), torch.empty_like(z)
     for _ in range(50):
-        share = (z - tau).clip(0, 1)
-        inside = _ones((share > 0) & (share < 1), rows)
-        excess = share.sum(-1, keepdims=True) - k
-        if bool(((abs(excess) <= slack) | ~near).all()):
+        excess = torch.sub(z, tau, out=share).clamp_(0, 1).sum(-1, keepdim=True) - k
+        torch.floor(share, out=whole)
+        inside = share.sign_().sub_(whole)
+        if bool((excess.abs() <= slack).logical_or_(~open_).all()):
             break
-        low, high = choose(excess > 0, tau, low), choose(excess > 0, high, tau)
-        many = inside.sum(-1, keepdims=True)
-        step = tau + excess / (many + (many == 0))
-        tau = choose((step >= low) & (step <= high), step, (low + high) / 2)
-    return inside * near
-
-
-def _last_and_first(rows: Any, k: int) -> tuple[Any, Any]:
-    """The last that is in, and the first that is out."""
-    if type(rows) is Tensor:
-        values = rows.topk(k + 1, -1).values
-        return values[..., k - 1 : k], values[..., k:]
-    ordered = np.sort(rows)
-    return ordered[..., -k : ordered.shape[-1] - k + 1], ordered[..., -k - 1 : -k]
+        low, high = torch.where(excess > 0, tau, low), torch.where(excess > 0, high, tau)
+        step = tau + excess / inside.sum(-1, keepdim=True)
+        tau = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+    return inside * open_
 
 
 def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:

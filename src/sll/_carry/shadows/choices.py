@@ -22,7 +22,7 @@ from ..._ops.order import close
 from ..._ops.order import rank as ranks
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, rows_of
 from ..._ops.samples import at_each, beside, from_last, lead, leads, neighbours, numpy_is_there, pairs
-from ..._ops.surrogates import alias, follow, simple
+from ..._ops.surrogates import alias, follow, lazy_clone, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
@@ -57,10 +57,12 @@ def _with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
 
 def _decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) -> bool:
     """Whether there is something to decide: two floats at least that autograd follows."""
-    if shadow(x) is not None:
+    if not x.is_floating_point() and shadow(x) is not None:
         region.lose(op_name(func), [x], _DISCRETE)
+    if not tracked(x) or not region.linearizes(op):
+        return False
     n = x.numel() if dim is None else x.shape[dim] if x.dim() else 1
-    return tracked(x) and region.linearizes(op) and n > 1 and x.numel() > 0
+    return n > 1 and x.numel() > 0
 
 
 # --- one position, and the set of the first few --------------------------------------------------------------------
@@ -73,8 +75,10 @@ class Subset:
         self, region: Region, op: str, x: Tensor, index: Tensor, dim: int | None, largest: bool, k: int = 1
     ) -> None:
         self.k, self.dim, self.largest, self.ordered = k, dim, largest, op == "topk"
-        self.eps, self.scores, self.index = region.eps_for(op), entering(x), alias(index)
-        self.plain = simple(x) and watch_of(self.eps) is None
+        self.eps, self.scores = region.eps_for(op), entering(x)
+        common = simple(x)
+        self.index = lazy_clone(index) if common else alias(index)
+        self.plain = common and watch_of(self.eps) is None
         self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         self.distances: Callable[[Tensor], Tensor] = leads
         self.gaps: Callable[[Tensor], Tensor] = lead

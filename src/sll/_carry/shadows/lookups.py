@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..._ops.apply import finite
 from ..._ops.projections import decided
-from ..._ops.surrogates import alias, follow
+from ..._ops.surrogates import alias, follow, lazy_clone
 from ..interface import Func, Region
 from .elementwise import added, neighbours
 from .selections import select
@@ -302,11 +302,10 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     own = shadow(x)
     if own is None or not out.numel():
         return out
-    spot = Spot(x, lambda _, i: i, out.shape[-1], rows=True)
-    picked = spot.subset() if spot.all_rows() else None
-    if picked is not None:
-        numbers, exact = alias(out), picked.dtype
-        return carry(region, out, Shadow(lambda: picked.follow(lambda: numbers.to(exact)), _opposite, exact))
+    picked = own.subset if isinstance(own, Weights) and own.positions else None
+    if picked is not None and picked.plain and own.labels.shape[-1] == out.shape[-1]:
+        hot, exact = lazy_clone(out), picked.dtype
+        return carry(region, out, Shadow(lambda: picked.follow(lambda: hot.to(exact)), _opposite, exact))
     numbers, classes = x.detach().clone(), out.shape[-1]
     return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), _opposite))
 
