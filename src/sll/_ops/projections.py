@@ -72,7 +72,7 @@ class Projection:
         half = self.half(rows) if callable(self.half) else self.half
         g = g if g.shape == rows.shape else g.reshape(rows.shape)
         g = g if g.dtype is rows.dtype else g.to(rows.dtype)
-        found = self._of_few(rows, g, half) if rows.numel() <= FEW else None
+        found = self._of_few(rows, g, half) if rows.numel() <= (FEW if self.k == 1 else 4 * FEW) else None
         if found is None:
             found = _centred(g, _contenders(rows, self.k, half), half)
         found = found if self.largest else -found
@@ -91,10 +91,11 @@ class Projection:
         except RuntimeError:
             return None
         with np.errstate(all="ignore"):
-            costs = -rows.numpy()
-            inside = _cheapest(costs, half) if self.k == 1 else _cheapest_few(costs, self.k, half)
-            if inside is None:
-                return None
+            numbers = rows.numpy()
+            if self.k == 1:
+                inside = _cheapest(-numbers, half)
+            else:
+                inside = (_one_by_one if rows.numel() <= 4 * rows.shape[-1] else _around_last)(numbers, self.k, half)
             found = given * inside
             many = np.add.reduce(inside, -1, keepdims=True)
             found -= inside * (np.add.reduce(found, -1, keepdims=True) / np.maximum(many, 1))
@@ -151,17 +152,15 @@ def _cheapest(costs: Any, half: float) -> Any:
     return costs - first < np.minimum.reduce(total, -1, keepdims=True)
 
 
-def _cheapest_few(costs: Any, k: int, half: float) -> Any:
-    """The same for the first `k` of few rows, from corner to corner; None for many."""
-    n = costs.shape[-1]
-    if costs.size > 4 * n or k >= n:
-        return None
-    inside = np.zeros(costs.shape, dtype=bool)
-    for row, mask in zip(costs.reshape(-1, n), inside.reshape(-1, n)):
-        ordered = sorted(row.tolist())
-        a, b = _interval(ordered, k, half)
-        if b - a > 1 and math.isfinite(ordered[a]):
-            mask[:] = (row >= ordered[a]) & (row <= ordered[b - 1])
+def _one_by_one(rows: Any, k: int, half: float) -> Any:
+    """The contenders for the first `k` of few rows, from corner to corner."""
+    inside, n = np.zeros(rows.shape, dtype=bool), rows.shape[-1]
+    if k < n:
+        for row, mask in zip(rows.reshape(-1, n), inside.reshape(-1, n)):
+            costs = sorted((-row).tolist())
+            a, b = _interval(costs, k, half)
+            if b - a > 1 and math.isfinite(costs[a]):
+                mask[:] = (row <= -costs[a]) & (row >= -costs[b - 1])
     return inside
 
 
@@ -189,11 +188,11 @@ def _centred(g: Tensor, inside: Tensor, half: Any) -> Tensor:
     """Less its mean over the rows of `inside`, in units of `half`; zero elsewhere."""
     g = g * inside
     mean = g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp(min=1)
-    return torch.addcmul(g, inside, mean, value=-1) / half
+    return (g - inside * mean) / half
 
 
 def _contenders(rows: Tensor, k: int, half: Any) -> Tensor:
-    """Ones for what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
+    """Mask of what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
     if k > 1:
         return _around_last(rows, k, half)
     return _above_threshold(rows, half) if rows.numel() <= SMALL else _by_rounds(rows, half)
@@ -208,7 +207,7 @@ def _above_threshold(rows: Tensor, half: Any) -> Tensor:
     first = ordered[..., :1]
     total = (ordered - first).cumsum(-1).add_(half)
     total /= torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
-    return (rows + first + total.amin(-1, keepdim=True) > 0).to(rows.dtype)
+    return rows + first + total.amin(-1, keepdim=True) > 0
 
 
 def _by_rounds(rows: Tensor, half: Any) -> Tensor:
@@ -228,36 +227,47 @@ def _by_rounds(rows: Tensor, half: Any) -> Tensor:
         if torch.equal(size, known):
             break
         tau, known = tau + excess / size.clamp(min=1), size
-    return above
+    return above > 0
 
 
-def _around_last(rows: Tensor, k: int, half: Any) -> Tensor:
-    """The contenders of the projection of ``rows / half`` on ``{0 <= m <= 1, sum m = k}``.
+def _around_last(rows: Any, k: int, half: Any) -> Any:
+    """The contenders of the projection of ``rows / half`` on ``{0 <= m <= 1, sum m = k}``; rows may be an array.
 
     In units of `half` from the last that is in, the threshold at which ``sum clamp(z - tau, 0, 1)`` is `k` lies between
     -1 and the first that is out: Newton's method, kept between bounds.
     """
     if k >= rows.shape[-1]:
-        return torch.zeros_like(rows)
-    best = rows.topk(k + 1, -1).values
-    last, high = best[..., k - 1 : k], (best[..., k:] - best[..., k - 1 : k]) / half
-    z, low = (rows - last).div_(half), torch.full_like(last, -1)
+        return rows * 0
+    numbers: Any = torch if type(rows) is Tensor else np
+    last, first = _last_and_first(rows, k)
+    z, low, high = (rows - last) / half, last * 0 - 1, (first - last) / half
     open_ = high > low
     if not bool(open_.all()):  # rows in which nobody is near, NaN and infinity
-        z, high = torch.where(open_, z, torch.where(z < 0, -2.0, 2.0)), torch.where(open_, high, 0)
+        z, low = numbers.where(open_, z, numbers.where(z < 0, -2.0, 2.0)), numbers.where(open_, low, -1.0)
+        high = numbers.where(open_, high, 0.0)
     tau = (low + high) / 2
-    slack = 8 * k * torch.finfo(rows.dtype).eps
-    share, whole = torch.empty_like(z), torch.empty_like(z)
+    slack = 8 * k * numbers.finfo(rows.dtype).eps
     for _ in range(50):
-        excess = torch.sub(z, tau, out=share).clamp_(0, 1).sum(-1, keepdim=True) - k
-        torch.floor(share, out=whole)
-        inside = share.sign_().sub_(whole)
-        if bool((excess.abs() <= slack).logical_or_(~open_).all()):
+        share = (z - tau).clip(0, 1)
+        inside = (share > 0) & (share < 1)
+        excess = share.sum(-1, keepdims=True) - k
+        if bool(((abs(excess) <= slack) | ~open_).all()):
             break
-        low, high = torch.where(excess > 0, tau, low), torch.where(excess > 0, high, tau)
-        step = tau + excess / inside.sum(-1, keepdim=True)
-        tau = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
-    return inside * open_
+        low, high = numbers.where(excess > 0, tau, low), numbers.where(excess > 0, high, tau)
+        many = inside.sum(-1, keepdims=True)
+        step = tau + excess / (many + (many == 0))
+        tau = numbers.where((step >= low) & (step <= high), step, (low + high) / 2)
+    return inside & open_
+
+
+def _last_and_first(rows: Any, k: int) -> tuple[Any, Any]:
+    """The last that is in, and the first that is out."""
+    if type(rows) is Tensor:
+        best = rows.topk(k + 1, -1).values
+        return best[..., k - 1 : k], best[..., k:]
+    ordered = np.sort(rows)
+    n = ordered.shape[-1]
+    return ordered[..., n - k : n - k + 1], ordered[..., n - k - 1 : n - k]
 
 
 def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
