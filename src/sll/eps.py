@@ -206,7 +206,9 @@ class Auto:
             return limit / 2 if kind == "remainder" else limit
         d = abs(sample())
         d.sort()
-        ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
+        ties, end = 0, d.size
+        if not end or not (d[0] > 0 and d[-1] <= _LARGEST[d.itemsize]):
+            ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
             return self.CHOICES if kind == "choice" else self.WINDOW

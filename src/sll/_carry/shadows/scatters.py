@@ -37,16 +37,14 @@ def written(
         change = finite(change if add else change - x.detach())
         back = functools.partial(picked.by().along, along)
         return decided(back, picked.scores, lambda: hard, change, out=hard if hard.requires_grad else None)
-    places = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-    there = read(places)
     soft: Any = None
     for spot in spots:
-        found = _moved(spot, places, there, x, source, add)
+        found = _moved(spot, read, x, source, add)
         soft = found if soft is None else soft + found
     if hard.is_floating_point():
         return hard if soft is None else added(hard, soft)
     if shadow(x) is not None or shadow(source) is not None:
-        old = as_value(x)
+        old, there = as_value(x), read(_places(x))
         new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).expand(there.shape)
         base = old.reshape(-1).index_put((there,), new, accumulate=add).reshape(x.shape)
         soft = base if soft is None else base + soft
@@ -60,7 +58,11 @@ def _is_hot(x: Tensor, source: Any) -> bool:
     return isinstance(source, (int, float)) and source == 1 and not x.any()
 
 
-def _moved(spot: Spot, places: Tensor, there: Tensor, x: Tensor, source: Any, add: bool) -> Tensor:
+def _places(x: Tensor) -> Tensor:
+    return torch.arange(x.numel(), device=x.device).reshape(x.shape)
+
+
+def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any, add: bool) -> Tensor:
     """A tensor like `x` that has the gradient of one index."""
     old = as_value(x).detach()
     new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).detach()
@@ -68,9 +70,11 @@ def _moved(spot: Spot, places: Tensor, there: Tensor, x: Tensor, source: Any, ad
     if hot is not None:
         return hot * finite(new if add else new - old)
     order = spot.order()
-    if order is not None and order.permutes(x) and there.shape[: spot.index.dim()] == spot.index.shape:
-        return order.soft(finite(new).expand(there.shape), False, x.shape)  # type: ignore[no-any-return]
-    old = old.reshape(-1)
+    if order is not None and (spot.index.dim() == 1 or not spot.rows) and order.permutes(x):
+        shape = (*spot.index.shape, *x.shape[spot.index.dim() :])
+        return order.soft(finite(new).expand(shape), False, x.shape)  # type: ignore[no-any-return]
+    places = _places(x)
+    there, old = read(places), old.reshape(-1)
     if add or _is_full(there, x):
         old = torch.zeros_like(old)
     parts = []
@@ -136,7 +140,7 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
         hard = _write(region, func, args, kwargs, source)
         if not add and (order := _inverted(x, dim, index, source)) is not None:
             return carry(region, hard, inverse(order, False, alias(hard)))
-        if isinstance(source, Tensor) and source.dim() and spot is spot_along:
+        if isinstance(source, Tensor) and source.dim() and spot is spot_along and source.shape != index.shape:
             source = region.call(torch.Tensor.__getitem__, source, tuple(map(slice, index.shape)))
         if named.get("alpha", 1) != 1:
             source = region.call(torch.mul, source, named["alpha"])
