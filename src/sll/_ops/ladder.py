@@ -21,6 +21,7 @@ from torch import Tensor
 from .apply import finite
 from .order import _bands, traced
 from .projections import FEW, Half, np, rows_of
+from .samples import pairs
 
 __all__ = ["Ladder", "Sorting"]
 
@@ -182,7 +183,7 @@ class Sorting:
     def _of(self, scores: Tensor, index: Tensor) -> Ladder:
         if self.ladder is None:
             rows = rows_of(scores, self.dim, not self.largest, True)
-            half = self.half(rows) if callable(self.half) else self.half
+            half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
             self.ladder = Ladder(rows, index.movedim(self.dim, -1), half)
         return self.ladder
 

@@ -19,19 +19,20 @@ from torch import Tensor
 
 from .band import hard_forward
 from .order import first_k
+from .samples import SAMPLE, from_last, leads, pairs, sample
 
 try:
     import numpy as np
 except ImportError:  # it is optional, as it is for torch
     np = None  # type: ignore[assignment]
 
-__all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "rows_of"]
+__all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "rows_of"]
 
 FEW, SMALL = 1024, 2**15
 """Numbers, up to which NumPy computes, and up to which sorting takes less time than several rounds of calls."""
 
-Half: TypeAlias = "float | Tensor | Callable[[Tensor], float | Tensor]"
-"""A half-width, or what finds it for rows of scores."""
+Half: TypeAlias = "float | Tensor | Callable[[Callable[[], Any]], float | Tensor]"
+"""A half-width, or what finds it, given a function that computes a sample of distances."""
 
 
 def rows_of(x: Tensor, dim: int | None, largest: bool, ordered: bool = False) -> Tensor:
@@ -69,11 +70,12 @@ class Projection:
     def gradient(self, scores: Tensor, g: Tensor) -> Tensor:
         """Of the scores, for `g` of the shares, which have the dimension last."""
         rows = rows_of(scores, self.dim, self.largest, self.ordered)
-        half = self.half(rows) if callable(self.half) else self.half
         g = g if g.shape == rows.shape else g.reshape(rows.shape)
         g = g if g.dtype is rows.dtype else g.to(rows.dtype)
-        found = self._of_few(rows, g, half) if rows.numel() <= (FEW if self.k == 1 else 4 * FEW) else None
+        few = rows.numel() <= (FEW if self.k == 1 else 4 * FEW) and self.k < rows.shape[-1]
+        found = self._of_few(rows, g) if few and np is not None and rows.device.type == "cpu" else None
         if found is None:
+            half = self.half(lambda: distances_of(rows, self.k, self.ordered)) if callable(self.half) else self.half
             found = _centred(g, _contenders(rows, self.k, half), half)
         found = found if self.largest else -found
         if self.dim is None or scores.dim() < 2:
@@ -82,25 +84,45 @@ class Projection:
             found = found.movedim(-1, self.dim)
         return found if found.dtype is scores.dtype else found.to(scores.dtype)
 
-    def _of_few(self, rows: Tensor, g: Tensor, half: float | Tensor) -> Tensor | None:
-        """None where NumPy cannot: it is not there, or somebody differentiates `g`, or has many of them at once."""
-        if np is None or rows.device.type != "cpu" or type(half) is Tensor:
-            return None
+    def _of_few(self, rows: Tensor, g: Tensor) -> Tensor | None:
+        """With NumPy; None if somebody differentiates `g`, or has many of them at once."""
         try:
             given = g.numpy()
         except RuntimeError:
             return None
         with np.errstate(all="ignore"):
-            numbers = rows.numpy()
-            if self.k == 1:
-                inside = _cheapest(-numbers, half)
+            costs, k = -rows.numpy(), self.k
+            ordered = costs.copy()
+            ordered.sort()
+            half = self.half(lambda: _distances(costs, ordered, k, self.ordered)) if callable(self.half) else self.half
+            if type(half) is Tensor:
+                return None
+            if k == 1:
+                inside = _cheapest(costs, ordered, half)
+            elif costs.size <= 4 * costs.shape[-1]:
+                inside = _one_by_one(costs, ordered, k, half)
             else:
-                inside = (_one_by_one if rows.numel() <= 4 * rows.shape[-1] else _around_last)(numbers, self.k, half)
+                inside = _around_last(costs, k, half, ordered)
             found = given * inside
             many = np.add.reduce(inside, -1, keepdims=True)
             found -= inside * (np.add.reduce(found, -1, keepdims=True) / np.maximum(many, 1))
             found /= half
         return torch.from_numpy(found)
+
+
+def distances_of(rows: Tensor, k: int, subset: bool) -> Tensor:
+    """What a policy is shown: how far choices of one, or of a `subset`, are from another."""
+    if not subset:
+        return leads(rows)
+    return from_last(rows, k) if k < rows.shape[-1] else pairs(rows)
+
+
+def _distances(costs: Any, ordered: Any, k: int, subset: bool) -> Any:
+    """The same of sorted arrays."""
+    if not subset:
+        return (ordered[..., 1] - ordered[..., 0]).reshape(-1)
+    found = (costs - (ordered[..., k - 1 : k] + ordered[..., k : k + 1]) / 2).reshape(-1)
+    return found if found.size <= SAMPLE else sample(torch.from_numpy(found)).numpy()
 
 
 class _Chosen(torch.autograd.Function):
@@ -139,12 +161,10 @@ def decided(
 # --- contenders: of few numbers, in arrays of costs, the least of which is chosen ---
 
 
-def _cheapest(costs: Any, half: float) -> Any:
+def _cheapest(costs: Any, ordered: Any, half: float) -> Any:
     """Mask of the support of ``sparsemax(-costs / half)``: what is below the threshold at which ``sum relu(tau -
     costs)`` is `half`. With the first `j` alone that is their mean plus ``half / j``; the least of these is it.
     """
-    ordered = costs.copy()
-    ordered.sort()
     first = ordered[..., :1]
     total = np.add.accumulate(ordered - first, -1)
     total += half
@@ -152,15 +172,13 @@ def _cheapest(costs: Any, half: float) -> Any:
     return costs - first < np.minimum.reduce(total, -1, keepdims=True)
 
 
-def _one_by_one(rows: Any, k: int, half: float) -> Any:
-    """The contenders for the first `k` of few rows, from corner to corner."""
-    inside, n = np.zeros(rows.shape, dtype=bool), rows.shape[-1]
-    if k < n:
-        for row, mask in zip(rows.reshape(-1, n), inside.reshape(-1, n)):
-            costs = sorted((-row).tolist())
-            a, b = _interval(costs, k, half)
-            if b - a > 1 and math.isfinite(costs[a]):
-                mask[:] = (row <= -costs[a]) & (row >= -costs[b - 1])
+def _one_by_one(costs: Any, ordered: Any, k: int, half: float) -> Any:
+    """The same for the first `k` of few rows, from corner to corner."""
+    inside, n = np.zeros(costs.shape, dtype=bool), costs.shape[-1]
+    for row, line, mask in zip(costs.reshape(-1, n), ordered.reshape(-1, n).tolist(), inside.reshape(-1, n)):
+        a, b = _interval(line, k, half)
+        if b - a > 1 and math.isfinite(line[a]):
+            mask[:] = (row >= line[a]) & (row <= line[b - 1])
     return inside
 
 
@@ -194,7 +212,7 @@ def _centred(g: Tensor, inside: Tensor, half: Any) -> Tensor:
 def _contenders(rows: Tensor, k: int, half: Any) -> Tensor:
     """Mask of what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
     if k > 1:
-        return _around_last(rows, k, half)
+        return _around_last(-rows, k, half)
     return _above_threshold(rows, half) if rows.numel() <= SMALL else _by_rounds(rows, half)
 
 
@@ -230,23 +248,24 @@ def _by_rounds(rows: Tensor, half: Any) -> Tensor:
     return above > 0
 
 
-def _around_last(rows: Any, k: int, half: Any) -> Any:
-    """The contenders of the projection of ``rows / half`` on ``{0 <= m <= 1, sum m = k}``; rows may be an array.
+def _around_last(costs: Any, k: int, half: Any, ordered: Any = None) -> Any:
+    """The contenders of the projection of ``-costs / half`` on ``{0 <= m <= 1, sum m = k}``; costs may be an array.
 
     In units of `half` from the last that is in, the threshold at which ``sum clamp(z - tau, 0, 1)`` is `k` lies between
     -1 and the first that is out: Newton's method, kept between bounds.
     """
-    if k >= rows.shape[-1]:
-        return rows * 0
-    numbers: Any = torch if type(rows) is Tensor else np
-    last, first = _last_and_first(rows, k)
-    z, low, high = (rows - last) / half, last * 0 - 1, (first - last) / half
+    if k >= costs.shape[-1]:
+        return costs != costs
+    numbers: Any = torch if type(costs) is Tensor else np
+    ordered = costs.topk(k + 1, -1, largest=False).values if ordered is None else ordered
+    last, first = ordered[..., k - 1 : k], ordered[..., k : k + 1]
+    z, low, high = (last - costs) / half, last * 0 - 1, (last - first) / half
     open_ = high > low
     if not bool(open_.all()):  # rows in which nobody is near, NaN and infinity
         z, low = numbers.where(open_, z, numbers.where(z < 0, -2.0, 2.0)), numbers.where(open_, low, -1.0)
         high = numbers.where(open_, high, 0.0)
     tau = (low + high) / 2
-    slack = 8 * k * numbers.finfo(rows.dtype).eps
+    slack = 8 * k * numbers.finfo(costs.dtype).eps
     for _ in range(50):
         share = (z - tau).clip(0, 1)
         inside = (share > 0) & (share < 1)
@@ -258,16 +277,6 @@ def _around_last(rows: Any, k: int, half: Any) -> Any:
         step = tau + excess / (many + (many == 0))
         tau = numbers.where((step >= low) & (step <= high), step, (low + high) / 2)
     return inside & open_
-
-
-def _last_and_first(rows: Any, k: int) -> tuple[Any, Any]:
-    """The last that is in, and the first that is out."""
-    if type(rows) is Tensor:
-        best = rows.topk(k + 1, -1).values
-        return best[..., k - 1 : k], best[..., k:]
-    ordered = np.sort(rows)
-    n = ordered.shape[-1]
-    return ordered[..., n - k : n - k + 1], ordered[..., n - k - 1 : n - k]
 
 
 def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:

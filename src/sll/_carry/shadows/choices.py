@@ -20,8 +20,8 @@ from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.order import rank as ranks
-from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, rows_of
-from ..._ops.samples import at_each, beside, from_last, lead, leads, neighbours, numpy_is_there, pairs
+from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
+from ..._ops.samples import at_each, beside, lead, neighbours, numpy_is_there, pairs
 from ..._ops.surrogates import alias, follow, lazy_clone, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
@@ -80,11 +80,6 @@ class Subset:
         self.index = lazy_clone(index) if common else alias(index)
         self.plain = common and watch_of(self.eps) is None
         self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-        self.distances: Callable[[Tensor], Tensor] = leads
-        self.gaps: Callable[[Tensor], Tensor] = lead
-        if self.ordered:
-            self.distances = functools.partial(from_last, k=k) if k < x.shape[dim or 0] else pairs
-            self.gaps = functools.partial(neighbours, places=k)
         self._by: Projection | None = None
 
     def lies(self, along: int | None, like: Tensor) -> bool:
@@ -95,9 +90,15 @@ class Subset:
     def rows(self) -> Tensor:
         return rows_of(self.scores, self.dim, self.largest, self.ordered)
 
+    def distances(self, rows: Tensor) -> Tensor:
+        return distances_of(rows, self.k, self.ordered)
+
+    def gaps(self, rows: Tensor) -> Tensor:
+        return neighbours(rows, self.k) if self.ordered else lead(rows)
+
     def by(self) -> Projection:
         if self._by is None:
-            half = half_in_backward(self.eps, self.distances, self.rows)
+            half = half_in_backward(self.eps, lambda: self.distances(self.rows().detach()))
             self._by = Projection(self.k, self.dim, self.largest, half, self.ordered)
         return self._by
 
@@ -119,28 +120,27 @@ class Subset:
         return hot
 
 
-def half_in_backward(eps: float | Width, distances: Callable[[Tensor], Tensor], rows: Callable[[], Tensor]) -> Half:
+def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
     """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
     if not isinstance(eps, Width):
         return eps
-    if getattr(eps.policy, "at_once", None) is None or not numpy_is_there():
-        return eps.at(lambda: distances(rows().detach()))
+    at_once = getattr(eps.policy, "at_once", None)
+    if at_once is None or not numpy_is_there():
+        return eps.at(sample)
     width, found = eps, []
 
-    def half(rows: Tensor) -> float | Tensor:
+    def half(sample: Callable[[], Any]) -> float | Tensor:
         if not found:
-            found.append(_at_once(width, lambda: distances(rows), rows.device.type == "cpu"))
-        return found[0]
+            d = sample()
+            on_cpu = not isinstance(d, Tensor) or d.device.type == "cpu"
+            known = at_once(width.kind, math.inf, lambda: d.numpy() if isinstance(d, Tensor) else d) if on_cpu else None
+            if known is None:
+                known = width.at(lambda: torch.as_tensor(d))
+            elif width.record is not None:
+                width.record(known)
+            found.append(known)
+        return found[0]  # type: ignore[no-any-return]
 
-    return half
-
-
-def _at_once(width: Width, distances: Callable[[], Tensor], with_numpy: bool) -> float | Tensor:
-    half = width.policy.at_once(width.kind, math.inf, lambda: distances().numpy()) if with_numpy else None
-    if half is None:
-        return width.at(distances)
-    if width.record is not None:
-        width.record(half)
     return half
 
 
@@ -265,7 +265,7 @@ class Order(Weights):
 
         super().__init__(weigh, owner=lambda: _row_numbers(index, dim))
         if plain:
-            half = half_in_backward(eps, pairs, lambda: rows_of(scores, dim, largest, True))
+            half = half_in_backward(eps, lambda: pairs(rows_of(scores.detach(), dim, largest, True)))
             self.order = Linear(scores, index, Sorting(dim, largest, half), True, False, False)
         self.places = places
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
