@@ -158,7 +158,7 @@ def test_same_gradients(case, mode):
     want = train(case, once, region)
     assert want[1].any()
     crossing = case in CROSSING or "nested" in case or case == "a region in hard around"
-    if sll._mode.checkpoint._TOP is None and crossing:  # torch 2.6: equal, or an error
+    if sll._mode.checkpoint.HOOKS is None and crossing:  # torch 2.6: equal, or an error
         with contextlib.suppress(CheckpointError):
             torch.testing.assert_close(train(case, again, region), want, rtol=1e-12, atol=1e-12)
         return
@@ -254,7 +254,7 @@ def test_programs(name):
     torch.testing.assert_close(gradient(again), gradient(once))
 
 
-@pytest.mark.skipif(sll._mode.checkpoint._TOP is None, reason="needs a torch that tells which hooks save")
+@pytest.mark.skipif(sll._mode.checkpoint.HOOKS is None, reason="needs a torch that tells which hooks save")
 def test_other_savers_around_and_inside():
     region = sll.linearize(EPS)
     want = train("mask in, twice and outside", once, region)
@@ -292,14 +292,14 @@ def selective(f, *args):
     "case", ["decisions", "argmax inside", "mask in, used before", "float of a decision in", "regions inside"]
 )
 def test_selective(case):
-    if sll._mode.checkpoint._TOP is None and case in ("mask in, used before", "float of a decision in"):
+    if sll._mode.checkpoint.HOOKS is None and case in ("mask in, used before", "float of a decision in"):
         pytest.skip("needs a torch that tells which hooks save")
     region = sll.linearize(EPS)
     torch.testing.assert_close(train(case, selective, region), train(case, once, region), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ["mask in", "index in"])
-@pytest.mark.skipif(sll._mode.checkpoint._TOP is None, reason="needs a torch that tells which hooks save")
+@pytest.mark.skipif(sll._mode.checkpoint.HOOKS is None, reason="needs a torch that tells which hooks save")
 def test_selective_of_what_is_worked_out_inside(case):
     region = sll.linearize(EPS)
     torch.testing.assert_close(train(case, selective, region), train(case, once, region), rtol=1e-12, atol=1e-12)
@@ -403,7 +403,7 @@ def test_reentrant_of_a_decorated_function():
         checkpoint(g, x, use_reentrant=True)
 
 
-@pytest.mark.skipif(sll._mode.checkpoint._TOP is None, reason="needs a torch that tells which hooks save")
+@pytest.mark.skipif(sll._mode.checkpoint.HOOKS is None, reason="needs a torch that tells which hooks save")
 def test_nothing_is_kept_alive():
     region = sll.linearize(EPS)
     x = torch.linspace(-1, 1, 9).requires_grad_()

@@ -18,6 +18,8 @@ __all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
 class Entered:
     """An entered region or hard block."""
 
+    __slots__ = ("_sweep_at", "in_reentrant", "live", "mode")
+
     def __init__(self, mode: Any, in_reentrant: bool) -> None:
         self.mode = mode
         self.live: list[weakref.ref[Tensor]] = []
@@ -56,9 +58,6 @@ class Thread(threading.local):
         """In a region of compiled code that nothing is around: the tensors that were made to carry something."""
         self.patched: list[Any] = []
         """Regions that `sll.patch` has switched on."""
-
-    def look(self) -> None:
-        self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None
 
     def regions(self) -> list[Any]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +35,10 @@ def places(many: int, of: int, device: torch.device) -> Tensor:
 
 def sample(x: Tensor) -> Tensor:
     """At most `SAMPLE` of the elements."""
-    flat = x.detach().reshape(-1)
-    n = flat.shape[0]
+    flat = x.detach()
+    if flat.dim() != 1:
+        flat = flat.reshape(-1)
+    n = flat.numel()
     return flat if n <= SAMPLE else flat[places(SAMPLE, n, x.device)]
 
 
@@ -43,6 +46,12 @@ def sample(x: Tensor) -> Tensor:
 def numpy_is_there() -> bool:
     """NumPy is optional, as it is for torch."""
     return importlib.util.find_spec("numpy") is not None
+
+
+@functools.cache
+def count_nonzero() -> Any:
+    """NumPy's, which is not imported before somebody needs it."""
+    return importlib.import_module("numpy").count_nonzero
 
 
 def sample_rows(x: Tensor, many: int = SAMPLE) -> Tensor:

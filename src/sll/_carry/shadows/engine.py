@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
-from ..interface import Engine, Func, Rule
+from ..._rules.table import ROWS
+from ..interface import Engine, Func, Quick, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import Rules
 from ..writes import called
-from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
+from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, where, writes
 from .shadow import Selected, Weights, carried, shadow, tensors
 
 RULE_OF: dict[str, Rule] = {
@@ -34,7 +36,7 @@ RULE_OF: dict[str, Rule] = {
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
     "floats": elementwise.to_float,
-    **{name: getattr(elementwise, name) for name in ("where", "masked_fill")},
+    **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
     **dict.fromkeys(("moves", "stacked_moves", "copies", "broadcasts", "fills"), shape.move),
     "broadcast_tensors": shape.broadcast_tensors,
@@ -79,9 +81,19 @@ _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
+def _quick() -> dict[Any, Quick]:
+    """By function; the rows say which are a source's."""
+    rules = {op: quick for op in STEPS if (quick := sources.quickly(op)) is not None}
+    rows = [row for row in ROWS if row.family == "sources" and row.op in rules]
+    found = {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
+    found.update({getattr(Tensor, name): elementwise.quick_float for name in ("to", *elementwise.FLOATS)})
+    return found | {torch.where: where.quick_where}
+
+
 class _Shadows(Engine):
     always = _ALL.always
     rules = _ALL.of
+    quick = _quick()
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:
