@@ -206,7 +206,7 @@ class Auto:
         if limit < math.inf and kind in ("step", "remainder"):
             return limit / 2 if kind == "remainder" else limit
         d = abs(sample())
-        if self._holds_window(d):
+        if kind != "choice" and self._holds_window(d):
             return self.WINDOW
         d.sort()
         ties, end = 0, d.size
