@@ -22,14 +22,15 @@ from ..._ops.order import close
 from ..._ops.order import rank as ranks
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
 from ..._ops.samples import at_each, beside, lead, neighbours, numpy_is_there, pairs
+from ..._ops.saving import saving
 from ..._ops.surrogates import alias, follow, lazy_clone, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Func, Region
+from ..interface import Func, Quick, Region
 from ..outcomes.choosing import _limit, _watched
 from .elementwise import elementwise
 from .reductions import best_value
-from .shadow import Shadow, Weights, carry, shadow
+from .shadow import Shadow, Weights, carry, mark, shadow
 
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
@@ -68,24 +69,34 @@ def _decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) ->
 # --- one position, and the set of the first few --------------------------------------------------------------------
 
 
-class Subset:
-    """The `k` of each row that torch chose, whatever their order."""
+class Picked(Weights):
+    """The `k` of each row that torch chose: which they are, and together which set."""
+
+    make, exact, number, order = None, None, None, None  # type: ignore[assignment]
+    _value, _other, _weights, _labels, _numbered = None, None, None, None, False
+    ordered, in_order, positions = True, True, False
 
     def __init__(
-        self, region: Region, op: str, x: Tensor, index: Tensor, dim: int | None, largest: bool, k: int = 1
+        self, region: Region, op: str, x: Tensor, index: Tensor, dim: int | None, k: int, largest: bool
     ) -> None:
-        self.k, self.dim, self.largest, self.ordered = k, dim, largest, op == "topk"
-        self.eps, self.scores = region.eps_for(op), entering(x)
         common = simple(x)
-        self.index = lazy_clone(index) if common else alias(index)
+        self.k, self.dim, self.largest, self.eps = k, dim, largest, region.eps_for(op)
+        self.scores, self.index = entering(x), lazy_clone(index) if common else alias(index)
         self.plain = common and watch_of(self.eps) is None
-        self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+        self._saving = saving()
         self._by: Projection | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the shares."""
+        return self.scores.dtype if self.scores.dtype == torch.float64 else torch.float32
 
     def lies(self, along: int | None, like: Tensor) -> bool:
         """Whether a tensor like this, written to at the index along that dimension, has the places of the scores."""
-        whole = self.dim is not None and self.index.dim() == self.scores.dim() and like.shape == self.scores.shape
-        return whole and along == self.dim % self.scores.dim()
+        dims = self.scores.dim()
+        return self.dim is not None and self.index.dim() == dims and along == self.dim % dims and (
+            like.shape == self.scores.shape
+        )
 
     def rows(self) -> Tensor:
         return rows_of(self.scores, self.dim, self.largest, self.ordered)
@@ -119,6 +130,59 @@ class Subset:
             watch.arrives(hot)
         return hot
 
+    def _weigh(self) -> tuple[Tensor, Tensor]:
+        k, dim, at = self.k, self.dim, self.index.movedim(self.dim, -1)
+        rows, half = in_units(self.rows(), self.eps, self.distances, self.gaps)
+        index = _first(rows.detach(), k, half)
+        rows = rows.gather(-1, index)
+        order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
+        labels, weights = order.elements(), _watched(self.eps, order.rows)
+        if not self.in_order:
+            place = (index.unsqueeze(-2) == at.unsqueeze(-1)).to(torch.int8).argmax(-1).clamp(max=k - 1)
+            place = place.unsqueeze(-1).expand(labels.shape)
+            labels, weights = labels.gather(-2, place), weights.gather(-2, place)
+        weights, labels = _as_weights(labels, weights, at, order.reach)
+        return _back(weights, dim), _back(labels, dim)
+
+    def owner(self) -> Tensor:
+        return _row_numbers(self.index, self.dim)
+
+
+class Best(Picked):
+    """The largest, or the smallest, of each row."""
+
+    ordered = False
+    positions = True
+
+    @property
+    def size(self) -> int:
+        return self.scores.numel() if self.dim is None or not self.scores.dim() else self.scores.shape[self.dim]
+
+    @property
+    def labels(self) -> Tensor:
+        return _positions(self.size, self.index.device)
+
+    def _weigh(self) -> tuple[Tensor, Tensor]:
+        return self.hot().reshape(*self.index.shape, self.size), self.labels
+
+    def owner(self) -> Tensor:
+        return _positions(self.index.numel(), self.index.device).view(self.index.shape)
+
+
+def quick_choice(x: Any) -> Picked | None:
+    """What an index that was chosen carries, where plain autograd is all there is, if nobody has written to it."""
+    pair = getattr(x, "_sll", None)
+    if pair is None or type(x) is not Tensor or pair[1] != x._version:
+        return None
+    found = pair[0]
+    return found if isinstance(found, Picked) and found.plain and found.within is None else None
+
+
+def _scores(region: Region, op: str, x: Any) -> bool:
+    """Whether they are ordinary floats that autograd follows."""
+    ordinary = (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.requires_grad and x.dim() > 0
+    return ordinary and x.layout is torch.strided and region.linearizes(op)
+
 
 def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
     """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
@@ -144,14 +208,18 @@ def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
     return half
 
 
-def _best(region: Region, x: Tensor, index: Tensor, dim: int | None, op: str) -> Weights:
-    n = x.numel() if dim is None else x.shape[dim]
-    picked, labels = Subset(region, op, x, index, dim, op == "argmax"), _positions(n, x.device)
-    then = picked.index
-    return Weights(
-        lambda: (picked.hot().reshape(*then.shape, n), labels), labels, positions=True, subset=picked,
-        owner=lambda: _positions(then.numel(), x.device).view(then.shape),
-    )  # fmt: skip
+def quick_position(op: str) -> Quick:
+    """`argmax` or `argmin`."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+        x, dim = args[0], args[1] if len(args) > 1 else None
+        if not _scores(region, op, x):
+            return NotImplemented
+        out = func(*args)
+        found = Best(region, op, x, out, dim, 1, op == "argmax")
+        return mark(region, out, found) if found.size > 1 and out.numel() else out
+
+    return rule
 
 
 def position(op: str) -> Callable[..., Any]:
@@ -161,7 +229,7 @@ def position(op: str) -> Callable[..., Any]:
         out = func(*args, **kwargs)
         if not _decides(region, func, op, x, dim):
             return out
-        return _with_indices(region, func, out, _best(region, x, out, dim, op))
+        return _with_indices(region, func, out, Best(region, op, x, out, dim, 1, op == "argmax"))
 
     return rule
 
@@ -182,7 +250,7 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         carry(region, out.values, Shadow(lambda: torch.take_along_dim(own.value(), index, dim).reshape(shape)))
     if not _decides(region, func, op, x, dim):
         return out
-    return _with_indices(region, func, out, _best(region, x, out.indices, dim, op))
+    return _with_indices(region, func, out, Best(region, op, x, out.indices, dim, 1, op == "argmax"))
 
 
 # --- places of an order ------------------------------------------------------------------------------------------
@@ -317,30 +385,25 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
     return Weights(weigh, value=value, owner=lambda: _row_numbers(ranked, dim), order=linear)
 
 
+def quick_topk(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    if len(args) not in (2, 3) or not _scores(region, "topk", args[0]) or not 0 < args[1]:
+        return NotImplemented
+    out, dim = func(*args), args[2] if len(args) == 3 else -1
+    if args[0].shape[dim] < 2 or not out.indices.numel():
+        return out
+    mark(region, out.indices, Picked(region, "topk", args[0], out.indices, dim, args[1], True))
+    return out
+
+
 def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "k", "dim", "largest", "sorted"), args), **kwargs)
     x, k, dim = named["input"], int(named["k"]), int(named.get("dim", -1))
-    largest, in_order = bool(named.get("largest", True)), bool(named.get("sorted", True))
     out = func(*args, **kwargs)
     if not _decides(region, func, "topk", x, dim) or k == 0:
         return out
-    picked = Subset(region, "topk", x, out.indices, dim, largest, k)
-    eps, then = picked.eps, picked.index
-
-    def weigh() -> tuple[Tensor, Tensor]:
-        rows, half = in_units(picked.rows(), eps, picked.distances, picked.gaps)
-        index, at = _first(rows.detach(), k, half), then.movedim(dim, -1)
-        rows = rows.gather(-1, index)
-        order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
-        labels, weights = order.elements(), _watched(eps, order.rows)
-        if not in_order:
-            place = (index.unsqueeze(-2) == at.unsqueeze(-1)).to(torch.int8).argmax(-1).clamp(max=k - 1)
-            place = place.unsqueeze(-1).expand(labels.shape)
-            labels, weights = labels.gather(-2, place), weights.gather(-2, place)
-        weights, labels = _as_weights(labels, weights, at, order.reach)
-        return _back(weights, dim), _back(labels, dim)
-
-    return _with_indices(region, func, out, Weights(weigh, subset=picked, owner=lambda: _row_numbers(then, dim)))
+    found = Picked(region, "topk", x, out.indices, dim, k, bool(named.get("largest", True)))
+    found.in_order = bool(named.get("sorted", True))
+    return _with_indices(region, func, out, found)
 
 
 def _first(scores: Tensor, k: int, half: float) -> Tensor:

@@ -20,9 +20,10 @@ from ..._ops.apply import finite
 from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, lazy_clone
 from ..interface import Func, Region
+from .choices import Best, Picked, quick_choice
 from .elementwise import added, neighbours
 from .selections import select
-from .shadow import Shadow, Weights, as_float, carry, shadow
+from .shadow import Shadow, Weights, as_float, carry, mark, shadow
 from .shape import move
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
@@ -88,10 +89,9 @@ class Spot:
         own = self.own
         return self.rows and isinstance(own, Weights) and own.positions and own.labels.shape[-1] == self.size
 
-    def subset(self) -> Any:
+    def picked(self) -> Picked | None:
         """What all places of the index hold together, where plain autograd is all there is."""
-        picked = getattr(self.own, "subset", None)
-        return picked if picked is not None and picked.plain else None
+        return self.own if isinstance(self.own, Picked) and self.own.plain else None
 
     def order(self) -> Any:
         """The order that the index is, or is the inverse of, where plain autograd is all there is."""
@@ -139,7 +139,7 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
     """`out` is ``read(table)``, the lookup at the indices of the program."""
     held = shadow(table)
     if out.is_floating_point():
-        picked = spots[0].subset() if len(spots) == 1 and spots[0].all_rows() else None
+        picked = spots[0].picked() if len(spots) == 1 and spots[0].all_rows() else None
         if picked is not None:
             entries = finite(table.detach()).reshape(table.shape[0], -1).t()
             return decided(picked.by().rows_read, picked.scores, None, entries, out=out)  # type: ignore[no-any-return]
@@ -296,16 +296,21 @@ def one_hot_of(x: Tensor, own: Shadow, classes: int) -> Tensor:
     return follow(soft, lambda: F.one_hot(x.long(), classes).to(soft.dtype))
 
 
+def quick_one_hot(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    picked = quick_choice(args[0])
+    if not isinstance(picked, Best) or len(args) != 2 or args[1] != picked.size or not args[0].numel():
+        return NotImplemented
+    out = func(*args)
+    hot, exact = lazy_clone(out), picked.dtype
+    return mark(region, out, Shadow(lambda: picked.follow(lambda: hot.to(exact)), _opposite, exact))
+
+
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     out = func(*args, **kwargs)
     x = args[0] if args else kwargs["tensor"]
     own = shadow(x)
     if own is None or not out.numel():
         return out
-    picked = own.subset if isinstance(own, Weights) and own.positions else None
-    if picked is not None and picked.plain and own.labels.shape[-1] == out.shape[-1]:
-        hot, exact = lazy_clone(out), picked.dtype
-        return carry(region, out, Shadow(lambda: picked.follow(lambda: hot.to(exact)), _opposite, exact))
     numbers, classes = x.detach().clone(), out.shape[-1]
     return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), _opposite))
 

@@ -19,7 +19,7 @@ from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .choices import Order, inverse
+from .choices import Order, Picked, inverse
 from .elementwise import added
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
@@ -31,7 +31,7 @@ def written(
     """`hard` is `x` after `source` was written (or added) where ``read(x)`` looks; let it have the gradient of the
     indices, and if it is not a float, that of `x` and `source`.
     """
-    picked = spots[0].subset() if len(spots) == 1 and hard.is_floating_point() else None
+    picked = spots[0].picked() if len(spots) == 1 and hard.is_floating_point() else None
     if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
         change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
         change = finite(change if add else change - x.detach())
@@ -92,8 +92,8 @@ def _hot(spot: Spot, x: Tensor, new: Tensor, add: bool) -> Tensor | None:
     """How much each place is written to, where that is known for all places at once."""
     if spot.along is None or new.dim() and new.shape[spot.along] != 1:
         return None
-    hot, picked = spot.hot(), getattr(spot.own, "subset", None)
-    if hot is None and picked is not None and not new.dim() and picked.lies(spot.along, x):
+    hot, picked = spot.hot(), spot.own
+    if hot is None and isinstance(picked, Picked) and not new.dim() and picked.lies(spot.along, x):
         hot = picked.hot().movedim(-1, spot.along)
     return hot if hot is not None and hot.shape == x.shape else None
 

@@ -82,9 +82,8 @@ class Shadow(Carried):
 class Weights(Shadow):
     """The shadow of an index: numbers (*shape, n) of the candidates `labels`, which are (n,) or (*shape, n).
 
-    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `subset`
-    is what all places of a row hold together. `value`: the index as a number, where that is not the sum of labels by
-    weight. `owner` numbers the choices that the elements are places of (no two places have the same candidate).
+    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `value`: the index
+    as a number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are places of (no two places have the same candidate).
     `order`: of an order or its inverse, what it reads and writes without weights.
     """
 
@@ -93,7 +92,6 @@ class Weights(Shadow):
         weigh: Callable[[], tuple[Tensor, Tensor]],
         labels: Tensor | None = None,
         positions: bool = False,
-        subset: Any = None,
         value: Callable[[], Tensor] | None = None,
         owner: Callable[[], Tensor] | None = None,
         order: Any = None,
@@ -104,7 +102,6 @@ class Weights(Shadow):
         self._weights: Tensor | None = None
         self._labels = labels
         self.positions = positions
-        self.subset = subset
         self.number = value
         self.owner = owner
         self.order = order
