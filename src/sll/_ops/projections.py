@@ -57,15 +57,17 @@ class Projection:
     def __init__(self, k: int, dim: int | None, largest: bool, half: Half, ordered: bool = False) -> None:
         self.k, self.dim, self.largest, self.half, self.ordered = k, dim, largest, half, ordered
 
-    def along(self, at: int, scores: Tensor, g: Tensor, *more: Tensor) -> Tensor:
+    def along(self, at: int, scores: Tensor, g: Tensor, factor: Tensor) -> Tensor:
         """The same for `g` of shares, times a factor, that have their dimension elsewhere."""
-        for factor in more:
-            g = g * factor
-        return self.gradient(scores, g.movedim(at, -1))
+        g = g * factor
+        return self.gradient(scores, g if at in (-1, g.dim() - 1) else g.movedim(at, -1))
 
-    def rows_read(self, scores: Tensor, g: Tensor, entries: Tensor) -> Tensor:
-        """For `g` of the rows of a table that were chosen; `entries` is the table with its rows as columns."""
-        return self.gradient(scores, g.reshape(-1, entries.shape[0]).to(entries.dtype) @ entries)
+    def rows_read(self, scores: Tensor, g: Tensor, table: Tensor) -> Tensor:
+        """For `g` of the rows of a table that were chosen."""
+        n = table.shape[0]
+        if table.dim() != 2:
+            table = table.reshape(n, -1)
+        return self.gradient(scores, g.reshape(-1, table.shape[1]).to(table.dtype) @ table.t())
 
     def gradient(self, scores: Tensor, g: Tensor) -> Tensor:
         """Of the scores, for `g` of the shares, which have the dimension last."""

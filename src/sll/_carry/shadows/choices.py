@@ -315,6 +315,21 @@ class Linear:
         return decided(functools.partial(self.sorting.ranks, self.flip), self.scores, lambda: hard, self.index)
 
 
+def quick_argsort(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    x, dim = args[0], args[1] if len(args) > 1 else -1
+    if type(x) is Tensor and x.dtype == torch.int64:
+        pair = getattr(x, "_sll", None)
+        own = pair[0] if pair is not None and pair[1] == x._version else None
+        if type(own) is not Order or own.order is None or own.within is not None or own.dim != dim or len(args) > 2:
+            return NotImplemented
+        out = func(*args)
+        return mark(region, out, inverse(own, False, lazy_clone(out)))
+    if len(args) > 3 or type(dim) is not int or not _scores(region, "sort", x) or x.shape[dim] < 2 or not x.numel():
+        return NotImplemented
+    out = func(*args)
+    return mark(region, out, Order(lazy_clone(out), x, dim, len(args) == 3 and bool(args[2]), region.eps_for("sort")))
+
+
 class Order(Weights):
     """Which element stands at each place of a whole row: it can be inverted."""
 

@@ -87,9 +87,11 @@ def _quick() -> dict[Any, Quick]:
     rows = [row for row in ROWS if row.family == "sources" and row.op in rules]
     found = {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
     found.update({getattr(Tensor, name): elementwise.quick_float for name in ("to", *elementwise.FLOATS)})
-    chosen = {"topk": choices.quick_topk, **{op: choices.quick_position(op) for op in ("argmax", "argmin")}}
-    for name, rule in {**chosen, "one_hot": lookups.quick_one_hot}.items():
+    chosen: dict[str, Quick] = {op: choices.quick_position(op) for op in ("argmax", "argmin")}
+    chosen |= {"topk": choices.quick_topk, "argsort": choices.quick_argsort, "one_hot": lookups.quick_one_hot}
+    for name, rule in {**chosen, "scatter": scatters.quick_scatter}.items():
         found.update(dict.fromkeys(spellings(name), rule))
+    found[Tensor.__getitem__] = lookups.quick_getitem
     return found | {torch.where: where.quick_where}
 
 

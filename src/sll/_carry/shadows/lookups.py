@@ -135,14 +135,31 @@ def _total(parts: list[Tensor]) -> Tensor:
     return total
 
 
+def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
+    """`out` are the rows of a table that were picked."""
+    entries = finite(table.detach())
+    own = out if out.requires_grad else None
+    return decided(picked.by().rows_read, picked.scores, lambda: out, entries, out=own)
+
+
+def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``table[index]``, one row for each index."""
+    table, index = args
+    if type(index) is not Tensor or not isinstance(picked := quick_choice(index), Best):
+        return NotImplemented
+    ordinary = type(table) is Tensor or type(table) is torch.nn.Parameter
+    if not ordinary or table.dtype not in (torch.float32, torch.float64) or picked.size != table.shape[0]:
+        return NotImplemented
+    return _rows_read(picked, func(table, index), table)
+
+
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
     """`out` is ``read(table)``, the lookup at the indices of the program."""
     held = shadow(table)
     if out.is_floating_point():
         picked = spots[0].picked() if len(spots) == 1 and spots[0].all_rows() else None
         if picked is not None:
-            entries = finite(table.detach()).reshape(table.shape[0], -1).t()
-            return decided(picked.by().rows_read, picked.scores, None, entries, out=out)  # type: ignore[no-any-return]
+            return _rows_read(picked, out, table)
         soft = _total([spot.soft(table) for spot in spots])
         return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():

@@ -19,7 +19,7 @@ from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .choices import Order, Picked, inverse
+from .choices import Order, Picked, inverse, quick_choice
 from .elementwise import added
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
@@ -34,9 +34,7 @@ def written(
     picked = spots[0].picked() if len(spots) == 1 and hard.is_floating_point() else None
     if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
         change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
-        change = finite(change if add else change - x.detach())
-        back = functools.partial(picked.by().along, along)
-        return decided(back, picked.scores, lambda: hard, change, out=hard if hard.requires_grad else None)
+        return _set(picked, hard, along, change if add else change - x.detach())
     soft: Any = None
     for spot in spots:
         found = _moved(spot, read, x, source, add)
@@ -51,6 +49,22 @@ def written(
     numbers = alias(hard)
     value = follow(soft, lambda: numbers.to(soft.dtype))
     return carry(region, hard, Shadow.of(value, (lambda n: 1 - n) if _is_hot(x, source) else None))
+
+
+def _set(picked: Picked, hard: Tensor, along: int | None, change: Tensor) -> Tensor:
+    """`hard` has been changed by so much at all places of the index."""
+    back = functools.partial(picked.by().along, along)
+    return decided(back, picked.scores, lambda: hard, finite(change), out=hard if hard.requires_grad else None)
+
+
+def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """The same number at all places."""
+    if len(args) != 4 or type(args[3]) is not float or (picked := quick_choice(args[2])) is None:
+        return NotImplemented
+    x, dim, _, value = args
+    if type(x) is not Tensor or x.dtype not in (torch.float32, torch.float64) or not picked.lies(dim % x.dim(), x):
+        return NotImplemented
+    return _set(picked, func(*args), dim, value - x.detach())
 
 
 def _is_hot(x: Tensor, source: Any) -> bool:
