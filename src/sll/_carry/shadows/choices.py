@@ -77,13 +77,14 @@ class Picked(Weights):
     ordered, in_order, positions = True, True, False
 
     def __init__(
-        self, region: Region, op: str, x: Tensor, index: Tensor, dim: int | None, k: int, largest: bool
-    ) -> None:
-        common = simple(x)
+        self, region: Region, op: str, x: Tensor, index: Tensor, dim: int | None, k: int, largest: bool,
+        quick: bool = False,
+    ) -> None:  # fmt: skip
+        common = quick or simple(x)
         self.k, self.dim, self.largest, self.eps = k, dim, largest, region.eps_for(op)
         self.scores, self.index = entering(x), lazy_clone(index) if common else alias(index)
-        self.plain = common and watch_of(self.eps) is None
-        self._saving = saving()
+        self.plain = quick or common and watch_of(self.eps) is None
+        self._saving = None if quick else saving()
         self._by: Projection | None = None
 
     @property
@@ -216,7 +217,7 @@ def quick_position(op: str) -> Quick:
         if not _scores(region, op, x):
             return NotImplemented
         out = func(*args)
-        found = Best(region, op, x, out, dim, 1, op == "argmax")
+        found = Best(region, op, x, out, dim, 1, op == "argmax", True)
         return mark(region, out, found) if found.size > 1 and out.numel() else out
 
     return rule
@@ -305,11 +306,13 @@ class Linear:
         shape, along = self.index.shape, self.along()
         return all(n == m or d == along and n >= m for d, (n, m) in enumerate(zip(x.shape, shape)))
 
-    def soft(self, values: Tensor, reads: bool, shape: Any = None) -> Tensor:
-        """A tensor that has the gradient of the order where it has read (or written) these values."""
+    def soft(self, values: Tensor, reads: bool, out: Tensor | None = None, shape: Any = None) -> Tensor:
+        """What has the gradient of the order where it has read (or written) these values; and that of `out`, which it
+        is then.
+        """
         back = functools.partial(self.sorting.mixed, reads, self.inverse, self.flip)
         make = lambda: values.new_zeros(values.shape if shape is None else shape)
-        return decided(back, self.scores, make, self.index, values)
+        return decided(back, self.scores, make, self.index, values, out=out)
 
     def ranks(self, hard: Tensor) -> Tensor:
         return decided(functools.partial(self.sorting.ranks, self.flip), self.scores, lambda: hard, self.index)
@@ -406,7 +409,7 @@ def quick_topk(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     out, dim = func(*args), args[2] if len(args) == 3 else -1
     if args[0].shape[dim] < 2 or not out.indices.numel():
         return out
-    mark(region, out.indices, Picked(region, "topk", args[0], out.indices, dim, args[1], True))
+    mark(region, out.indices, Picked(region, "topk", args[0], out.indices, dim, args[1], True, True))
     return out
 
 

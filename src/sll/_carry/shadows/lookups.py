@@ -160,6 +160,8 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         picked = spots[0].picked() if len(spots) == 1 and spots[0].all_rows() else None
         if picked is not None:
             return _rows_read(picked, out, table)
+        if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
+            return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
         soft = _total([spot.soft(table) for spot in spots])
         return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():

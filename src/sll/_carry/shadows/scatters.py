@@ -31,24 +31,40 @@ def written(
     """`hard` is `x` after `source` was written (or added) where ``read(x)`` looks; let it have the gradient of the
     indices, and if it is not a float, that of `x` and `source`.
     """
-    picked = spots[0].picked() if len(spots) == 1 and hard.is_floating_point() else None
-    if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
+    alone, floats = spots[0] if len(spots) == 1 else None, hard.is_floating_point()
+    picked = alone.picked() if alone is not None and floats else None
+    if picked is not None and _same_for_all(source) and picked.lies(along := alone.along, x):  # type: ignore[union-attr]
         change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
         return _set(picked, hard, along, change if add else change - x.detach())
     soft: Any = None
-    for spot in spots:
-        found = _moved(spot, read, x, source, add)
-        soft = found if soft is None else soft + found
-    if hard.is_floating_point():
+    if not floats and (shadow(x) is not None or shadow(source) is not None):
+        soft = _put(as_value(x), as_value(source), add, alone, read)
+    order = None if alone is None else alone.order()
+    if order is not None and (alone.index.dim() == 1 or not alone.rows) and order.permutes(x):  # type: ignore[union-attr]
+        values = finite(as_value(torch.as_tensor(source, device=x.device)).detach())
+        values = values.expand(*order.index.shape, *x.shape[order.index.dim() :])
+        soft = order.soft(values, False, hard if floats else soft, x.shape)
+        if floats:
+            return soft  # type: ignore[no-any-return]
+    else:
+        for spot in spots:
+            found = _moved(spot, read, x, source, add)
+            soft = found if soft is None else soft + found
+    if floats:
         return hard if soft is None else added(hard, soft)
-    if shadow(x) is not None or shadow(source) is not None:
-        old, there = as_value(x), read(_places(x))
-        new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).expand(there.shape)
-        base = old.reshape(-1).index_put((there,), new, accumulate=add).reshape(x.shape)
-        soft = base if soft is None else base + soft
     numbers = alias(hard)
     value = follow(soft, lambda: numbers.to(soft.dtype))
     return carry(region, hard, Shadow.of(value, (lambda n: 1 - n) if _is_hot(x, source) else None))
+
+
+def _put(old: Tensor, new: Any, add: bool, spot: Spot | None, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """The write itself, of floats."""
+    new = torch.as_tensor(new, dtype=old.dtype, device=old.device)
+    if spot is not None and spot.along is not None and not spot.rows and new.shape == spot.index.shape:
+        write = old.scatter_add if add else old.scatter
+        return write(spot.along, spot.index, new)
+    there = read(_places(old))
+    return old.reshape(-1).index_put((there,), new.expand(there.shape), accumulate=add).reshape(old.shape)
 
 
 def _set(picked: Picked, hard: Tensor, along: int | None, change: Tensor) -> Tensor:
@@ -83,10 +99,6 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     hot = _hot(spot, x, new, add)
     if hot is not None:
         return hot * finite(new if add else new - old)
-    order = spot.order()
-    if order is not None and (spot.index.dim() == 1 or not spot.rows) and order.permutes(x):
-        shape = (*spot.index.shape, *x.shape[spot.index.dim() :])
-        return order.soft(finite(new).expand(shape), False, x.shape)  # type: ignore[no-any-return]
     places = _places(x)
     there, old = read(places), old.reshape(-1)
     if add or _is_full(there, x):
