@@ -168,7 +168,7 @@ def _reached_by_places(of: Any, a: Any, b: Any, first: Any, last: Any, at_place:
     return (of.take(found, last) - of.take(found, first)).sum(0)
 
 
-_REACH = {_of_ranks: _reached_by_ranks, _of_places: _reached_by_places}
+_REACH: dict[Any, Any] = {_of_ranks: _reached_by_ranks, _of_places: _reached_by_places}
 
 
 class Sorting:
@@ -206,7 +206,10 @@ class Sorting:
         n = at.shape[-1]
         if flip:  # what belongs to elements
             lines = [t.flip(-1) if reads or t is lines[0] else t for t in lines]
-        to_place = lambda t: t.gather(-1, at.expand(*t.shape[:-1], n))
+
+        def to_place(t: Tensor) -> Tensor:
+            return t.gather(-1, at.expand(*t.shape[:-1], n))
+
         values, g = lines
         if reads:
             a, b = (to_place(values), to_place(g)) if inverse else (g, values)

@@ -22,11 +22,13 @@ from .order import first_k
 from .samples import SAMPLE, from_last, leads, pairs, sample
 
 try:
-    import numpy as np
+    import numpy
 except ImportError:  # it is optional, as it is for torch
-    np = None  # type: ignore[assignment]
+    np: Any = None
+else:
+    np = numpy
 
-__all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "rows_of"]
+__all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "np", "rows_of"]
 
 FEW, SMALL = 1024, 2**15
 """Numbers, up to which NumPy computes, and up to which sorting takes less time than several rounds of calls."""
@@ -97,7 +99,7 @@ class Projection:
             ordered = costs.copy()
             ordered.sort()
             half = self.half(lambda: _distances(costs, ordered, k, self.ordered)) if callable(self.half) else self.half
-            if type(half) is Tensor:
+            if isinstance(half, Tensor):
                 return None
             if k == 1:
                 inside = _cheapest(costs, ordered, half)
@@ -157,7 +159,7 @@ def decided(
     the gradient ``back(scores, g, *more)``. Nobody may write to them, or to `more`. Only where plain autograd is all
     there is.
     """
-    return _apply(scores, out, make, back, *more)  # type: ignore[no-any-return]
+    return _apply(scores, out, make, back, *more)  # type: ignore[no-any-return, no-untyped-call]
 
 
 # --- contenders: of few numbers, in arrays of costs, the least of which is chosen ---
@@ -208,13 +210,14 @@ def _centred(g: Tensor, inside: Tensor, half: Any) -> Tensor:
     """Less its mean over the rows of `inside`, in units of `half`; zero elsewhere."""
     g = g * inside
     mean = g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp(min=1)
-    return (g - inside * mean) / half
+    found: Tensor = (g - inside * mean) / half
+    return found
 
 
 def _contenders(rows: Tensor, k: int, half: Any) -> Tensor:
     """Mask of what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
     if k > 1:
-        return _around_last(-rows, k, half)
+        return _around_last(-rows, k, half)  # type: ignore[no-any-return]
     return _above_threshold(rows, half) if rows.numel() <= SMALL else _by_rounds(rows, half)
 
 

@@ -21,7 +21,20 @@ from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import Rules
 from ..writes import called
-from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, where, writes
+from . import (
+    boundaries,
+    choices,
+    elementwise,
+    lookups,
+    orders,
+    reductions,
+    scatters,
+    selections,
+    shape,
+    sources,
+    where,
+    writes,
+)
 from .shadow import Selected, Weights, carried, shadow, tensors
 
 RULE_OF: dict[str, Rule] = {
@@ -29,9 +42,10 @@ RULE_OF: dict[str, Rule] = {
     "casts": sources.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
     "extremes": choices.extremum,
-    **dict.fromkeys(("sort", "argsort"), choices.sort),
-    **{name: getattr(choices, name) for name in ("topk", "kthvalue", "median", "unique")},
-    "nanmedian": choices.median,
+    **dict.fromkeys(("sort", "argsort"), orders.sort),
+    "topk": choices.topk,
+    **{name: getattr(orders, name) for name in ("kthvalue", "median", "unique")},
+    "nanmedian": orders.median,
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
@@ -88,7 +102,7 @@ def _quick() -> dict[Any, Quick]:
     found = {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
     found.update({getattr(Tensor, name): elementwise.quick_float for name in ("to", *elementwise.FLOATS)})
     chosen: dict[str, Quick] = {op: choices.quick_position(op) for op in ("argmax", "argmin")}
-    chosen |= {"topk": choices.quick_topk, "argsort": choices.quick_argsort, "one_hot": lookups.quick_one_hot}
+    chosen |= {"topk": choices.quick_topk, "argsort": orders.quick_argsort, "one_hot": lookups.quick_one_hot}
     for name, rule in {**chosen, "scatter": scatters.quick_scatter}.items():
         found.update(dict.fromkeys(spellings(name), rule))
     found[Tensor.__getitem__] = lookups.quick_getitem

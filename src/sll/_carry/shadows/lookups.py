@@ -20,8 +20,8 @@ from ..._ops.apply import finite
 from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, lazy_clone
 from ..interface import Func, Region
-from .choices import Best, Picked, quick_choice
 from .elementwise import added, neighbours
+from .picked import Best, Picked, quick_choice
 from .selections import select
 from .shadow import Shadow, Weights, as_float, carry, mark, shadow
 from .shape import move

@@ -19,9 +19,10 @@ from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .choices import Order, Picked, inverse, quick_choice
 from .elementwise import added
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
+from .orders import Order, inverse
+from .picked import Picked, quick_choice
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
 
 
@@ -33,9 +34,9 @@ def written(
     """
     alone, floats = spots[0] if len(spots) == 1 else None, hard.is_floating_point()
     picked = alone.picked() if alone is not None and floats else None
-    if picked is not None and _same_for_all(source) and picked.lies(along := alone.along, x):  # type: ignore[union-attr]
+    if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
         change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
-        return _set(picked, hard, along, change if add else change - x.detach())
+        return _set(picked, hard, along or 0, change if add else change - x.detach())
     soft: Any = None
     if not floats and (shadow(x) is not None or shadow(source) is not None):
         soft = _put(as_value(x), as_value(source), add, alone, read)
@@ -67,7 +68,7 @@ def _put(old: Tensor, new: Any, add: bool, spot: Spot | None, read: Callable[[Te
     return old.reshape(-1).index_put((there,), new.expand(there.shape), accumulate=add).reshape(old.shape)
 
 
-def _set(picked: Picked, hard: Tensor, along: int | None, change: Tensor) -> Tensor:
+def _set(picked: Picked, hard: Tensor, along: int, change: Tensor) -> Tensor:
     """`hard` has been changed by so much at all places of the index."""
     back = functools.partial(picked.by().along, along)
     return decided(back, picked.scores, lambda: hard, finite(change), out=hard if hard.requires_grad else None)

@@ -82,9 +82,10 @@ class Shadow(Carried):
 class Weights(Shadow):
     """The shadow of an index: numbers (*shape, n) of the candidates `labels`, which are (n,) or (*shape, n).
 
-    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `value`: the index
-    as a number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are places of (no two places have the same candidate).
-    `order`: of an order or its inverse, what it reads and writes without weights.
+    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `value`: the
+    index as a number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are
+    places of (no two places have the same candidate). `order`: of an order or its inverse, what it reads and writes
+    without weights.
     """
 
     def __init__(
