@@ -10,6 +10,7 @@ Few numbers are looked at with NumPy, where it is installed: its calls take a fr
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -30,7 +31,7 @@ else:
 
 __all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "np", "rows_of"]
 
-FEW, SMALL = 1024, 2**15
+FEW, SMALL = 4096, 2**15
 """Numbers, up to which NumPy computes, and up to which sorting takes less time than several rounds of calls."""
 
 Half: TypeAlias = "float | Tensor | Callable[[Callable[[], Any]], float | Tensor]"
@@ -76,7 +77,7 @@ class Projection:
         rows = rows_of(scores, self.dim, self.largest, self.ordered)
         g = g if g.shape == rows.shape else g.reshape(rows.shape)
         g = g if g.dtype is rows.dtype else g.to(rows.dtype)
-        few = rows.numel() <= (FEW if self.k == 1 else 4 * FEW) and self.k < rows.shape[-1]
+        few = rows.numel() <= FEW and self.k < rows.shape[-1]
         found = self._of_few(rows, g) if few and np is not None and rows.device.type == "cpu" else None
         if found is None:
             half = self.half(lambda: distances_of(rows, self.k, self.ordered)) if callable(self.half) else self.half
@@ -95,7 +96,8 @@ class Projection:
         except RuntimeError:
             return None
         with np.errstate(all="ignore"):
-            costs, k = -rows.numpy(), self.k
+            k, n = self.k, rows.shape[-1]
+            costs = -rows.numpy().reshape(-1, n)
             ordered = costs.copy()
             ordered.sort()
             half = self.half(lambda: _distances(costs, ordered, k, self.ordered)) if callable(self.half) else self.half
@@ -103,15 +105,24 @@ class Projection:
                 return None
             if k == 1:
                 inside = _cheapest(costs, ordered, half)
-            elif costs.size <= 4 * costs.shape[-1]:
-                inside = _one_by_one(costs, ordered, k, half)
             else:
-                inside = _around_last(costs, k, half, ordered)
-            found = given * inside
-            many = np.add.reduce(inside, -1, keepdims=True)
-            found -= inside * (np.add.reduce(found, -1, keepdims=True) / np.maximum(many, 1))
+                inside = (_one_by_one if len(costs) <= 4 else _around_last)(costs, k, half, ordered)
+            ones, inside = _ones(n, costs.dtype), inside.astype(costs.dtype)
+            found = given.reshape(-1, n) * inside
+            found -= inside * ((found @ ones) / np.maximum(inside @ ones, 1))[:, None]
             found /= half
-        return torch.from_numpy(found)
+        return torch.from_numpy(found.reshape(given.shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(n: int, dtype: Any) -> Any:
+    return np.ones(n, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _averages(n: int, dtype: Any) -> Any:
+    """(n, n): row `j` takes the mean of the first ``j + 1``."""
+    return (np.tri(n) / np.arange(1, n + 1)[:, None]).astype(dtype)
 
 
 def distances_of(rows: Tensor, k: int, subset: bool) -> Tensor:
@@ -124,8 +135,8 @@ def distances_of(rows: Tensor, k: int, subset: bool) -> Tensor:
 def _distances(costs: Any, ordered: Any, k: int, subset: bool) -> Any:
     """The same of sorted arrays."""
     if not subset:
-        return (ordered[..., 1] - ordered[..., 0]).reshape(-1)
-    found = (costs - (ordered[..., k - 1 : k] + ordered[..., k : k + 1]) / 2).reshape(-1)
+        return ordered[:, 1] - ordered[:, 0]
+    found = (costs - (ordered[:, k - 1 : k] + ordered[:, k : k + 1]) / 2).reshape(-1)
     return found if found.size <= SAMPLE else sample(torch.from_numpy(found)).numpy()
 
 
@@ -169,17 +180,23 @@ def _cheapest(costs: Any, ordered: Any, half: float) -> Any:
     """Mask of the support of ``sparsemax(-costs / half)``: what is below the threshold at which ``sum relu(tau -
     costs)`` is `half`. With the first `j` alone that is their mean plus ``half / j``; the least of these is it.
     """
-    first = ordered[..., :1]
-    total = np.add.accumulate(ordered - first, -1)
-    total += half
-    total /= np.arange(1, costs.shape[-1] + 1)
-    return costs - first < np.minimum.reduce(total, -1, keepdims=True)
+    n, first = costs.shape[-1], ordered[:, :1]
+    above = np.minimum(ordered - first, _FAR)
+    if n <= 64:  # a product with a small matrix is faster than sums along short rows
+        averages = _averages(n, costs.dtype)
+        total = averages @ above.T + half * averages[:, :1]
+    else:
+        total = ((np.add.accumulate(above, -1) + half) / np.arange(1, n + 1)).T
+    return costs - first < np.minimum.reduce(total)[:, None]
 
 
-def _one_by_one(costs: Any, ordered: Any, k: int, half: float) -> Any:
+_FAR = 1e30
+
+
+def _one_by_one(costs: Any, k: int, half: float, ordered: Any) -> Any:
     """The same for the first `k` of few rows, from corner to corner."""
-    inside, n = np.zeros(costs.shape, dtype=bool), costs.shape[-1]
-    for row, line, mask in zip(costs.reshape(-1, n), ordered.reshape(-1, n).tolist(), inside.reshape(-1, n)):
+    inside = np.zeros(costs.shape, dtype=bool)
+    for row, line, mask in zip(costs, ordered.tolist(), inside):
         a, b = _interval(line, k, half)
         if b - a > 1 and math.isfinite(line[a]):
             mask[:] = (row >= line[a]) & (row <= line[b - 1])
@@ -264,24 +281,24 @@ def _around_last(costs: Any, k: int, half: Any, ordered: Any = None) -> Any:
     numbers: Any = torch if type(costs) is Tensor else np
     ordered = costs.topk(k + 1, -1, largest=False).values if ordered is None else ordered
     last, first = ordered[..., k - 1 : k], ordered[..., k : k + 1]
-    z, low, high = (last - costs) / half, last * 0 - 1, (last - first) / half
-    open_ = high > low
+    z, high = (last - costs) / half, ((last - first) / half)[..., 0]
+    open_, low = high > -1, high * 0 - 1
     if not bool(open_.all()):  # rows in which nobody is near, NaN and infinity
-        z, low = numbers.where(open_, z, numbers.where(z < 0, -2.0, 2.0)), numbers.where(open_, low, -1.0)
-        high = numbers.where(open_, high, 0.0)
-    tau = (low + high) / 2
+        z = numbers.where(open_[..., None], z, numbers.where(z < 0, -2.0, 2.0))
+        low, high = numbers.where(open_, low, -1.0), numbers.where(open_, high, 0.0)
+    tau, ones = (low + high) / 2, numbers.ones_like(z.reshape(-1, z.shape[-1])[0])
     slack = 8 * k * numbers.finfo(costs.dtype).eps
     for _ in range(50):
-        share = (z - tau).clip(0, 1)
-        inside = (share > 0) & (share < 1)
-        excess = share.sum(-1, keepdims=True) - k
+        share = (z - tau[..., None]).clip(0, 1)
+        excess = share @ ones - k
+        inside = numbers.sign(share) - numbers.floor(share)
         if bool(((abs(excess) <= slack) | ~open_).all()):
             break
-        low, high = numbers.where(excess > 0, tau, low), numbers.where(excess > 0, high, tau)
-        many = inside.sum(-1, keepdims=True)
-        step = tau + excess / (many + (many == 0))
+        higher = excess > 0
+        low, high = numbers.where(higher, tau, low), numbers.where(higher, high, tau)
+        step = tau + excess / (inside @ ones)
         tau = numbers.where((step >= low) & (step <= high), step, (low + high) / 2)
-    return inside & open_
+    return (inside > 0) & open_[..., None]
 
 
 def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
