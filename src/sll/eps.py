@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ._ops.env import compiling, free_to_read
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float, shown
-from ._ops.samples import count_nonzero
 
 __all__ = ["AUTO", "Anneal", "Call", "Coverage", "Eps", "OneEps", "Policy", "widths"]
 
@@ -206,28 +205,19 @@ class Auto:
         if limit < math.inf and kind in ("step", "remainder"):
             return limit / 2 if kind == "remainder" else limit
         d = abs(sample())
-        if kind != "choice" and self._holds_window(d):
-            return self.WINDOW
         d.sort()
         ties, end = 0, d.size
-        if not end or not (d[0] > 0 and d[-1] <= _LARGEST[d.itemsize]):
+        if not end:
+            return self.CHOICES if kind == "choice" else self.WINDOW
+        if not (d[0] > 0 and d[-1] < math.inf):
             ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
             return self.CHOICES if kind == "choice" else self.WINDOW
+        shares = (0.5,) if kind == "choice" else (self.LEAST, self.MOST)
         # (a little wider, as in `_quantile`)
-        shares = (0.5, 0.5) if kind == "choice" else (self.LEAST, self.MOST)
-        least, most = (float(d[ties + max(math.ceil(many * q - 1e-6) - 1, 0)]) * _WIDER for q in shares)
-        return self.CHOICES * most if kind == "choice" else min(max(self.WINDOW, least), most)
-
-    def _holds_window(self, d: Any) -> bool:
-        """Whether the window holds no fewer than `LEAST` and no more than `MOST`, as far as counting can tell."""
-        if not d.dot(d) < math.inf:  # something is not finite, or large
-            return False
-        count = count_nonzero()
-        many = count(d)
-        within = count(d <= self.WINDOW / _WIDER) - (d.size - many)
-        return bool(self.LEAST * many <= within <= self.MOST * many - 1)
+        least, *rest = [d.item(ties + max(math.ceil(many * q - 1e-6) - 1, 0)) * _WIDER for q in shares]
+        return min(max(self.WINDOW, least), *rest) if rest else self.CHOICES * least  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return '"auto"'

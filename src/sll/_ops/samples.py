@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,12 +45,6 @@ def sample(x: Tensor) -> Tensor:
 def numpy_is_there() -> bool:
     """NumPy is optional, as it is for torch."""
     return importlib.util.find_spec("numpy") is not None
-
-
-@functools.cache
-def count_nonzero() -> Any:
-    """NumPy's, which is not imported before somebody needs it."""
-    return importlib.import_module("numpy").count_nonzero
 
 
 def sample_rows(x: Tensor, many: int = SAMPLE) -> Tensor:

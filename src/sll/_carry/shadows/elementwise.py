@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite, is_finite
-from ..._ops.env import compiling, plain, tracked
+from ..._ops.env import compiling, tracked
 from ..._ops.surrogates import alias, eager, follow, kept
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
@@ -51,7 +51,7 @@ CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
 def quick_float(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """`to_float`, where the shadow is the same number for number."""
     own = quick_shadow(args[0])
-    if own is None or own.exact is None or not plain():
+    if own is None:
         return NotImplemented
     if len(args) == 2:
         return own.make() if args[1] is own.exact else NotImplemented
@@ -277,7 +277,11 @@ def added(out: Tensor, soft: Tensor) -> Tensor:
     """`out`, which nobody else has, with its own gradient and that of `soft`."""
     soft = soft if soft.shape == out.shape else soft.expand(out.shape)
     soft = soft if soft.dtype == out.dtype else soft.to(out.dtype)
-    return follow(soft + out if out.requires_grad or not eager() else soft, out.detach)
+    if not eager() or not out.requires_grad:
+        return follow(soft + out if out.requires_grad or not eager() else soft, out.detach)
+    shown = soft + out
+    shown.data = out.detach()
+    return shown
 
 
 def _relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:

@@ -43,6 +43,8 @@ class Shadow(Carried):
     is its opposite there, if nothing else is said.
     """
 
+    make: Callable[[], Tensor]
+
     def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None) -> None:
         self.make = make
         self.exact = exact
@@ -59,8 +61,11 @@ class Shadow(Carried):
 
     def value(self) -> Tensor:
         if self._value is None:
-            with torch.enable_grad():
+            if torch.is_grad_enabled():
                 self._value = saved_as_then(self._saving, self.make)
+            else:
+                with torch.enable_grad():
+                    self._value = saved_as_then(self._saving, self.make)
         return self._value
 
     def other(self, x: Tensor) -> Tensor | None:
@@ -202,12 +207,12 @@ def shadow(x: Any) -> Shadow | None:
 
 
 def quick_shadow(x: Any) -> Shadow | None:
-    """The shadow that a bool or integer tensor got in this region, if nobody has written to it."""
+    """The shadow of a bool or integer tensor, if it is the same number for number and nobody has written to it."""
     pair = getattr(x, "_sll", None)
     if pair is None or type(x) is not Tensor or pair[1] != x._version:
         return None
     found = pair[0]
-    return found if type(found) is Shadow and found.within is None else None
+    return found if isinstance(found, Shadow) and found.exact is not None and found.within is None else None
 
 
 def as_float(x: Tensor) -> Tensor:

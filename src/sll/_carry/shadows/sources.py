@@ -20,12 +20,13 @@ from torch.nn import Parameter
 from ..._ops.apply import as_numbers, is_finite
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import HALF
-from ..._ops.env import plain, tracked
+from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
-from ..._ops.samples import numpy_is_there, sample
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, windowed
+from ..._ops.samples import sample
+from ..._ops.saving import saving
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ramp, simple, windowed, within
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Quick, Region
 from ..outcomes.boundaries import from_one
@@ -35,6 +36,7 @@ from .shadow import Shadow, Whole, carried, carry, mark, shadow
 
 LARGE = 16 * LEAST
 """Elements from which on memory is what takes the time: one pass, and one byte kept for each."""
+CLOSED = {"ge", "le"}
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 
 
@@ -78,15 +80,21 @@ def half_at(
         return min(eps, limit)
     if not x.numel():
         return min(1.0, limit)
-    at_once = getattr(eps.policy, "at_once", None)
-    distances: Callable[[], Tensor] = lambda: at(sample(x)) if callable(at) else sample(x) - at if at else sample(x)
-    if at_once is not None and x.device.type == "cpu" and eager() and numpy_is_there():
-        half = at_once(eps.kind, limit, lambda: distances().numpy())
+    if eps.at_once is not None and x.is_cpu and eager():
+        half = eps.at_once(eps.kind, limit, lambda: _numbers(x, at))
         if half is not None:
             if eps.record is not None:
                 eps.record(half)
             return half  # type: ignore[no-any-return]
-    return eps.at(distances, limit)
+    return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at, limit)
+
+
+def _numbers(x: Tensor, at: float | Callable[[Tensor], Tensor]) -> Any:
+    """A sample of distances in NumPy's hands, where small arrays take a fraction of the time."""
+    some = sample(x)
+    if callable(at):
+        return at(some).numpy()
+    return some.numpy() - at if at else some.numpy()
 
 
 # --- floats ------------------------------------------------------------------------------------------------------
@@ -97,7 +105,7 @@ def decide(op: str) -> Callable[..., Any]:
     quick = quickly(op)
 
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if quick is not None and not kwargs and region.trace is None and plain():
+        if quick is not None and not kwargs and region.trace is None and torch.is_grad_enabled() and eager():
             out = quick(region, func, args)
             if out is not NotImplemented:
                 return out
@@ -209,28 +217,28 @@ def _between(
     region: Region, op: str, func: Func, args: tuple[Any, ...], distance: Tensor, jump: Tensor | float, limit: float
 ) -> Tensor:
     """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
-    half = half_at(region.eps_for(op), distance.detach(), 0.0, limit)
-    offset = distance.clamp(-half, half)  # type: ignore[arg-type]
-    return added(func(*args), offset * (jump * (0.5 / half)))
+    half = half_at(region.eps_for(op), distance, 0.0, limit)
+    return added(func(*args), within(args[0], distance, half, jump * (0.5 / half)))
 
 
-def _remainder(x: Any, by: Any) -> tuple[Tensor, float, float] | None:
+def _remainder(x: Tensor, by: Any) -> tuple[Tensor, float, float] | None:
     if isinstance(by, Tensor) or not 0 < by < math.inf:
         return None
-    return x - (x.detach() / by).round() * by, -float(by), by / 2
+    fixed, step = x.detach(), number(float(by), x.dtype)
+    return fixed - (fixed / step).round_().mul_(step), -float(by), by / 2
 
 
 def _frac(x: Tensor) -> tuple[Tensor, float, float]:
-    n = x.detach().round()
-    return torch.where(n == 0, math.nan, x - n), -1.0, 0.5
+    return _to_integer_but_zero(x.detach()), -1.0, 0.5
 
 
 def _hardshrink(x: Tensor, at: float = 0.5) -> tuple[Tensor, Tensor, float]:
-    return x.abs() - at, x.detach().clone(), math.inf
+    size = x.detach().abs()
+    return size - at, size, math.inf
 
 
 def _threshold(x: Tensor, at: float, value: float, *_: Any) -> tuple[Tensor, Tensor, float]:
-    return x - at, x.detach() - value, math.inf
+    return x.detach() - at, x.detach() - value, math.inf
 
 
 BETWEEN: dict[str, Callable[..., Any]] = {
@@ -267,32 +275,49 @@ class Beside(Whole):
 
 def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float) -> Tensor:
     hard: Tensor = func(a, b)
-    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    if tensors:
+    differs, large = isinstance(a, Tensor) and isinstance(b, Tensor), False
+    if differs:
         x, at = a - b, 0.0
     else:
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
-    many = 0 if tensors and op in ("ge", "le") else hard.numel()  # (equal infinities have no distance)
-    jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(op in ("ge", "le")), 0.0)
-    eps = region.eps_for(op)
-    if many >= LARGE:  # at once: it takes no more than a copy of `x`
-        half = half_at(eps, x, at)
-        if isinstance(half, float):
-            x = x.view_as(x)  # (who hooks `x` is not asked what is open)
-            return mark(region, hard, Shadow.of(in_one_pass(x, jump, half, "hard", at), exact=x.dtype))
-    flags = lazy_clone(hard)
-    x = x if tensors else kept(x)
-    known: list[float | Tensor] = []
+        large = x.numel() >= LARGE
+        x = x.view_as(x) if large else kept(x)  # (who hooks `x` is not asked what is open)
+    found = Compared(x, at, hard, rising, region.eps_for(op), op in CLOSED, differs)
+    # At once where it takes no more than a copy of `x`.
+    return mark(region, hard, Shadow.of(found.make(), exact=x.dtype) if large else found)
 
-    def make() -> Tensor:
-        if not known:
-            known.append(half_at(eps, x, at))
-        half, fixed = known[0], x.detach()
-        if many >= LARGE and isinstance(half, float):
+
+class Compared(Shadow):
+    """Of ``x > at`` (`rising`: 1), or the other way round (-1): `hard` as a float of the dtype of `x`."""
+
+    half: float | Tensor | None
+
+    def __init__(
+        self,
+        x: Tensor,
+        at: float,
+        hard: Tensor,
+        rising: float,
+        eps: float | Width,
+        closed: bool,
+        differs: bool = False,
+    ) -> None:
+        """`closed`: it holds at the boundary. `differs`: `x` is a difference. (Equal infinities have none.)"""
+        self._value = self._other = self.half = None
+        self.exact, self._saving = x.dtype, saving()
+        self.x, self.at, self.rising, self.eps = x, at, rising, eps
+        self.flags, self.closed, self.one_pass = lazy_clone(hard), closed, not (closed and differs)
+
+    def make(self) -> Tensor:
+        x, at, rising, half = self.x, self.at, self.rising, self.half
+        if half is None:
+            self.half = half = half_at(self.eps, x, at)
+        if self.one_pass and x.numel() >= LARGE and isinstance(half, float):
+            jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
-        return ramp(x, fixed - at if at else fixed, half, rising * 0.5 / half, lambda: flags.to(x.dtype))
-
-    return mark(region, hard, Shadow(make, exact=x.dtype))
+        fixed = x.detach()
+        distance = fixed - number(at, x.dtype) if at else fixed
+        return ramp(x, distance, half, rising * 0.5 / half, lambda: self.flags.to(x.dtype))
 
 
 # --- everything else ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from ..._ops.apply import as_numbers, finite
 from ..._ops.blend import choose as choose_compiled
 from ..._ops.blend import taken
-from ..._ops.env import compiling, infinite, plain
+from ..._ops.env import compiling, infinite
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import eager
 from ..interface import Func, Region
@@ -34,7 +34,7 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``torch.where(mask, a, b)`` of ordinary floats and finite numbers."""
-    if len(args) != 3 or (own := quick_shadow(args[0])) is None or own.exact is None or not plain():
+    if len(args) != 3 or (own := quick_shadow(args[0])) is None:
         return NotImplemented
     mask, a, b = args
     for x in (a, b):
