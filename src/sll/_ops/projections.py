@@ -141,13 +141,13 @@ def _distances(costs: Any, ordered: Any, k: int, subset: bool) -> Any:
 
 
 class _Chosen(torch.autograd.Function):
-    """``make()``, or what `out` is, decided among scores."""
+    """``make()``, or `out` if that is None, decided among scores."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, out: Tensor | None, make: Any, back: Any, *more: Tensor) -> Tensor:
         ctx.save_for_backward(scores, *more)
         ctx.back = back
-        return make() if out is None else out.clone()
+        return out.clone() if make is None else make()  # type: ignore[union-attr]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -166,10 +166,13 @@ def decided(
     *more: Tensor,
     out: Tensor | None = None,
 ) -> Tensor:
-    """``make()``, a tensor that nobody else has, or `out` with its own gradient: decided among the scores, which get
-    the gradient ``back(scores, g, *more)``. Nobody may write to them, or to `more`. Only where plain autograd is all
-    there is.
+    """``make()``, or the value of `out`, which gets the gradient too; nobody else has either. It was decided among the
+    scores, which get the gradient ``back(scores, g, *more)``. Nobody may write to them, or to `more`. Only where plain
+    autograd is all there is.
     """
+    if make is None and out is not None and not out.requires_grad:
+        hard, out = out, None
+        make = lambda: hard
     return _apply(scores, out, make, back, *more)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -212,7 +215,7 @@ def _interval(costs: list[float], k: int, half: float) -> tuple[int, int]:
     missing = (k - a) * half - sum([tau - cost for cost in costs[a:k]])
     while missing > 0:
         full, begins = costs[a] + half if a < b else math.inf, costs[b] if b < n else math.inf
-        corner = min(full, begins)
+        corner = begins if begins < full else full
         if missing <= (b - a) * (corner - tau):
             break
         missing, tau = missing - (b - a) * (corner - tau), corner

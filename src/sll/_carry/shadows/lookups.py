@@ -118,7 +118,8 @@ class Spot:
             low, high, share = self.sides(flag)
             return share * finite(read(high) - read(low))
         if fixed is not None and (order := self.order()) is not None:
-            return order.soft(finite(read(self.index)), True)  # type: ignore[no-any-return]
+            found = finite(read(self.index))
+            return order.soft(found, True, None, lambda: torch.zeros_like(found))  # type: ignore[no-any-return]
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[no-any-return]
         hot = self.hot()
@@ -138,8 +139,7 @@ def _total(parts: list[Tensor]) -> Tensor:
 def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
     """`out` are the rows of a table that were picked."""
     entries = finite(table.detach())
-    own = out if out.requires_grad else None
-    return decided(picked.by().rows_read, picked.scores, lambda: out, entries, out=own)
+    return decided(picked.by().rows_read, picked.scores, None, entries, out=out)
 
 
 def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:

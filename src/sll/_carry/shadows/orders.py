@@ -7,6 +7,7 @@ sums (see `ladder`); weights, in windows around each place (see `order`), are wo
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,12 +53,11 @@ class Linear:
         shape, along = self.index.shape, self.along()
         return all(n == m or d == along and n >= m for d, (n, m) in enumerate(zip(x.shape, shape)))
 
-    def soft(self, values: Tensor, reads: bool, out: Tensor | None = None, shape: Any = None) -> Tensor:
-        """What has the gradient of the order where it has read (or written) these values; and that of `out`, which it
-        is then.
-        """
+    def soft(
+        self, values: Tensor, reads: bool, out: Tensor | None = None, make: Callable[[], Tensor] | None = None
+    ) -> Tensor:
+        """What has the gradient of the order where it has read (or written) these values, see `decided`."""
         back = functools.partial(self.sorting.mixed, reads, self.inverse, self.flip)
-        make = lambda: values.new_zeros(values.shape if shape is None else shape)
         return decided(back, self.scores, make, self.index, values, out=out)
 
     def ranks(self, hard: Tensor) -> Tensor:

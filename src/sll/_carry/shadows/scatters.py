@@ -37,25 +37,26 @@ def written(
     if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
         change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
         return _set(picked, hard, along or 0, change if add else change - x.detach())
-    soft: Any = None
+    base = None
     if not floats and (shadow(x) is not None or shadow(source) is not None):
-        soft = _put(as_value(x), as_value(source), add, alone, read)
+        base = _put(as_value(x), as_value(source), add, alone, read)
+    other = (lambda n: 1 - n) if not floats and _is_hot(x, source) else None
     order = None if alone is None else alone.order()
     if order is not None and (alone.index.dim() == 1 or not alone.rows) and order.permutes(x):  # type: ignore[union-attr]
         values = finite(as_value(torch.as_tensor(source, device=x.device)).detach())
         values = values.expand(*order.index.shape, *x.shape[order.index.dim() :])
-        soft = order.soft(values, False, hard if floats else soft, x.shape)
         if floats:
-            return soft  # type: ignore[no-any-return]
-    else:
-        for spot in spots:
-            found = _moved(spot, read, x, source, add)
-            soft = found if soft is None else soft + found
+            return order.soft(values, False, hard)  # type: ignore[no-any-return]
+        value = order.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
+        return carry(region, hard, Shadow.of(value, other))
+    parts = [*([] if base is None else [base]), *(_moved(spot, read, x, source, add) for spot in spots)]
+    if not parts:
+        return hard
+    soft = functools.reduce(torch.add, parts)
     if floats:
-        return hard if soft is None else added(hard, soft)
+        return added(hard, soft)
     numbers = alias(hard)
-    value = follow(soft, lambda: numbers.to(soft.dtype))
-    return carry(region, hard, Shadow.of(value, (lambda n: 1 - n) if _is_hot(x, source) else None))
+    return carry(region, hard, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype)), other))
 
 
 def _put(old: Tensor, new: Any, add: bool, spot: Spot | None, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -71,7 +72,7 @@ def _put(old: Tensor, new: Any, add: bool, spot: Spot | None, read: Callable[[Te
 def _set(picked: Picked, hard: Tensor, along: int, change: Tensor) -> Tensor:
     """`hard` has been changed by so much at all places of the index."""
     back = functools.partial(picked.by().along, along)
-    return decided(back, picked.scores, lambda: hard, finite(change), out=hard if hard.requires_grad else None)
+    return decided(back, picked.scores, None, finite(change), out=hard)
 
 
 def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
