@@ -12,6 +12,7 @@ is in for good if ``F(u + 1) <= k``: all intervals are found by two searches.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -90,24 +91,32 @@ class Ladder:
         else:
             low, high, u = _bands(ordered, half)  # type: ignore[arg-type]
             parts = [u.floor(), u - u.floor()]  # both keep their digits in long sums
-        place = of.places(n, u)
+        self._of, self._parts, self._bands = of, parts, (low, high)
+        self._near: Tensor | None = None
+        if not one:  # what is infinite has no gradient
+            finite = ordered.isfinite()
+            self._near = finite[..., 1:] & finite[..., :-1]
+            place = of.places(n, u)
+            low, high = torch.where(finite, low, place), torch.where(finite, high, place + 1)
+        self.bands = low, high
+        """The places of those within `half`, for each element."""
+
+    @functools.cached_property
+    def steps(self) -> tuple[Any, Any, Any, Any]:
+        """The interval of each boundary, and the boundaries whose intervals an element is in."""
+        of, (low, high) = self._of, self._bands
+        place = of.places(low.shape[-1], low)
         shares, left = low, high
-        for part in parts:
+        for part in self._parts:
             total = of.totals(part)
             here = total[..., :-1]
             shares = shares + (part * (place - low) - (here - of.take(total, low)))
             left = left - ((of.take(total, high) - here) - part * (high - place))
         boundary = place[1:]
         a, b = of.search(left, boundary, True), of.search(shares, boundary)
-        if not one:  # what is infinite has no gradient
-            finite = ordered.isfinite()
-            near = finite[..., 1:] & finite[..., :-1]
-            a, b = torch.where(near, a, boundary), torch.where(near, b, boundary)
-            low, high = torch.where(finite, low, place), torch.where(finite, high, place + 1)
-        self.bands = low, high
-        """The places of those within `half`, for each element."""
-        self.steps = a, b, of.search(b, place, True), of.search(a, place, True)
-        """The interval of each boundary, and the boundaries whose intervals an element is in."""
+        if self._near is not None:
+            a, b = torch.where(self._near, a, boundary), torch.where(self._near, b, boundary)
+        return a, b, of.search(b, place, True), of.search(a, place, True)
 
     def ranks(self, g: Tensor) -> Tensor:
         """The gradient of the costs, (…, n), for that of the ranks of the elements."""

@@ -81,8 +81,7 @@ class Projection:
         found = self._of_few(rows, g) if few and np is not None and rows.device.type == "cpu" else None
         if found is None:
             half = self.half(lambda: distances_of(rows, self.k, self.ordered)) if callable(self.half) else self.half
-            found = _centred(g, _contenders(rows, self.k, half), half)
-        found = found if self.largest else -found
+            found = _centred(g, _contenders(rows, self.k, half), half if self.largest else -half)
         if self.dim is None or scores.dim() < 2:
             found = found.reshape(scores.shape)
         elif self.dim not in (-1, scores.dim() - 1):
@@ -107,10 +106,10 @@ class Projection:
                 inside = _cheapest(costs, ordered, half)
             else:
                 inside = (_one_by_one if len(costs) <= 4 else _around_last)(costs, k, half, ordered)
-            ones, inside = _ones(n, costs.dtype), inside.astype(costs.dtype)
+            ones, inside = _ones(n, costs.dtype), inside.astype(costs.dtype, copy=False)
             found = given.reshape(-1, n) * inside
             found -= inside * ((found @ ones) / np.maximum(inside @ ones, 1))[:, None]
-            found /= half
+            found /= half if self.largest else -half
         return torch.from_numpy(found.reshape(given.shape))
 
 
@@ -227,15 +226,14 @@ def _interval(costs: list[float], k: int, half: float) -> tuple[int, int]:
 
 
 def _centred(g: Tensor, inside: Tensor, half: Any) -> Tensor:
-    """Less its mean over the rows of `inside`, in units of `half`; zero elsewhere."""
+    """Less its mean over the rows of `inside` (ones there), in units of `half`; zero elsewhere."""
     g = g * inside
-    mean = g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp(min=1)
-    found: Tensor = (g - inside * mean) / half
-    return found
+    mean = g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp_(min=1)
+    return torch.addcmul(g, inside, mean, value=-1).div_(half)
 
 
 def _contenders(rows: Tensor, k: int, half: Any) -> Tensor:
-    """Mask of what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
+    """Ones for what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
     if k > 1:
         return _around_last(-rows, k, half)  # type: ignore[no-any-return]
     return _above_threshold(rows, half) if rows.numel() <= SMALL else _by_rounds(rows, half)
@@ -250,7 +248,7 @@ def _above_threshold(rows: Tensor, half: Any) -> Tensor:
     first = ordered[..., :1]
     total = (ordered - first).cumsum(-1).add_(half)
     total /= torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
-    return rows + first + total.amin(-1, keepdim=True) > 0
+    return (rows + first + total.amin(-1, keepdim=True) > 0).to(rows.dtype)
 
 
 def _by_rounds(rows: Tensor, half: Any) -> Tensor:
@@ -270,17 +268,18 @@ def _by_rounds(rows: Tensor, half: Any) -> Tensor:
         if torch.equal(size, known):
             break
         tau, known = tau + excess / size.clamp(min=1), size
-    return above > 0
+    return above
 
 
 def _around_last(costs: Any, k: int, half: Any, ordered: Any = None) -> Any:
-    """The contenders of the projection of ``-costs / half`` on ``{0 <= m <= 1, sum m = k}``; costs may be an array.
+    """Ones for the contenders of the projection of ``-costs / half`` on ``{0 <= m <= 1, sum m = k}``, in an array or in
+    a tensor.
 
     In units of `half` from the last that is in, the threshold at which ``sum clamp(z - tau, 0, 1)`` is `k` lies between
     -1 and the first that is out: Newton's method, kept between bounds.
     """
     if k >= costs.shape[-1]:
-        return costs != costs
+        return costs * 0
     numbers: Any = torch if type(costs) is Tensor else np
     ordered = costs.topk(k + 1, -1, largest=False).values if ordered is None else ordered
     last, first = ordered[..., k - 1 : k], ordered[..., k : k + 1]
@@ -291,17 +290,19 @@ def _around_last(costs: Any, k: int, half: Any, ordered: Any = None) -> Any:
         low, high = numbers.where(open_, low, -1.0), numbers.where(open_, high, 0.0)
     tau, ones = (low + high) / 2, numbers.ones_like(z.reshape(-1, z.shape[-1])[0])
     slack = 8 * k * numbers.finfo(costs.dtype).eps
+    share, whole = numbers.empty_like(z), numbers.empty_like(z)  # (memory asked for anew costs more than a step)
     for _ in range(50):
-        share = (z - tau[..., None]).clip(0, 1)
-        excess = share @ ones - k
-        inside = numbers.sign(share) - numbers.floor(share)
+        numbers.subtract(z, tau[..., None], out=share)
+        excess = numbers.clip(share, 0, 1, out=share) @ ones - k
+        numbers.floor(share, out=whole)
+        inside = numbers.subtract(numbers.sign(share, out=share), whole, out=share)
         if bool(((abs(excess) <= slack) | ~open_).all()):
             break
         higher = excess > 0
         low, high = numbers.where(higher, tau, low), numbers.where(higher, high, tau)
         step = tau + excess / (inside @ ones)
         tau = numbers.where((step >= low) & (step <= high), step, (low + high) / 2)
-    return (inside > 0) & open_[..., None]
+    return inside * open_[..., None]
 
 
 def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
