@@ -96,7 +96,7 @@ class Spot:
     def order(self) -> Any:
         """The order that the index is, or is the inverse of, where plain autograd is all there is."""
         found = getattr(self.own, "order", None)
-        return found if found is not None and found.plain and (self.rows or self.along == found.along()) else None
+        return found if found is not None and (self.rows or self.along == found.along()) else None
 
     def hot(self) -> Tensor | None:
         """Weights with a dimension for all entries of the table, in the place of that of the index."""

@@ -39,14 +39,18 @@ def _places(x: Tensor, dim: int, largest: bool, eps: float | Width, index: Tenso
 
 
 class Linear:
-    """What an order, or its inverse, reads and writes: linear in its weights. See `ladder`."""
+    """What an order, or its inverse, reads and writes: linear in its weights (see `ladder`). Only where plain autograd
+    is all there is. `sorting` is asked, and with it a policy, when that is needed.
+    """
 
-    def __init__(self, scores: Tensor, index: Tensor, sorting: Sorting, plain: bool, inverse: bool, flip: bool) -> None:
-        self.scores, self.index, self.sorting, self.plain = scores, index, sorting, plain
+    def __init__(
+        self, scores: Tensor, index: Tensor, dim: int, sorting: Callable[[], Sorting], inverse: bool, flip: bool
+    ) -> None:
+        self.scores, self.index, self.dim, self.sorting = scores, index, dim, sorting
         self.inverse, self.flip = inverse, flip
 
     def along(self) -> int:
-        return self.sorting.dim % max(self.index.dim(), 1)
+        return self.dim % max(self.index.dim(), 1)
 
     def permutes(self, x: Tensor) -> bool:
         """Whether the elements of `x` that may be written to are those of the order."""
@@ -57,11 +61,11 @@ class Linear:
         self, values: Tensor, reads: bool, out: Tensor | None = None, make: Callable[[], Tensor] | None = None
     ) -> Tensor:
         """What has the gradient of the order where it has read (or written) these values, see `decided`."""
-        back = functools.partial(self.sorting.mixed, reads, self.inverse, self.flip)
+        back = functools.partial(self.sorting().mixed, reads, self.inverse, self.flip)
         return decided(back, self.scores, make, self.index, values, out=out)
 
     def ranks(self, hard: Tensor) -> Tensor:
-        return decided(functools.partial(self.sorting.ranks, self.flip), self.scores, lambda: hard, self.index)
+        return decided(functools.partial(self.sorting().ranks, self.flip), self.scores, lambda: hard, self.index)
 
 
 class Order(Weights):
@@ -81,9 +85,13 @@ class Order(Weights):
             return back(weights, dim), back(labels, dim)
 
         super().__init__(weigh, owner=lambda: row_numbers(index, dim))
-        if plain:
+
+        @functools.cache
+        def sorting() -> Sorting:
             half = half_in_backward(eps, lambda: pairs(rows_of(scores.detach(), dim, largest, True)))
-            self.order = Linear(scores, index, Sorting(dim, largest, half), True, False, False)
+            return Sorting(dim, largest, half)
+
+        self.order = Linear(scores, index, dim, sorting, False, False) if plain else None
         self.places = places
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
 
@@ -131,7 +139,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
         weights, labels = (back(t, dim) for t in found)
         return (weights.flip(dim % ranked.dim()), labels.flip(dim % ranked.dim())) if descending else (weights, labels)
 
-    linear = own.order and Linear(own.scores, own.index, own.order.sorting, True, True, descending)
+    linear = own.order and Linear(own.scores, own.index, dim, own.order.sorting, True, descending)
 
     def value() -> Tensor:
         """As a number: `sll.rank`, over pairs."""
