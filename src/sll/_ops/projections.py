@@ -169,7 +169,7 @@ def decided(
     scores, which get the gradient ``back(scores, g, *more)``. Nobody may write to them, or to `more`. Only where plain
     autograd is all there is.
     """
-    if make is None and out is not None and not out.requires_grad:
+    if make is None and out is not None and not out.requires_grad and not out._is_view():
         hard, out = out, None
         make = lambda: hard
     return _apply(scores, out, make, back, *more)  # type: ignore[no-any-return, no-untyped-call]
