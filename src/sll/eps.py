@@ -214,10 +214,12 @@ class Auto:
         many = end - ties
         if not many:
             return self.CHOICES if kind == "choice" else self.WINDOW
-        shares = (0.5,) if kind == "choice" else (self.LEAST, self.MOST)
         # (a little wider, as in `_quantile`)
-        least, *rest = [d.item(ties + max(math.ceil(many * q - 1e-6) - 1, 0)) * _WIDER for q in shares]
-        return min(max(self.WINDOW, least), *rest) if rest else self.CHOICES * least  # type: ignore[no-any-return]
+        if kind == "choice":
+            return self.CHOICES * d.item(ties + max(math.ceil(many * 0.5 - 1e-6) - 1, 0)) * _WIDER  # type: ignore[no-any-return]
+        least = d.item(ties + max(math.ceil(many * self.LEAST - 1e-6) - 1, 0)) * _WIDER
+        most = d.item(ties + max(math.ceil(many * self.MOST - 1e-6) - 1, 0)) * _WIDER
+        return min(max(self.WINDOW, least), most)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return '"auto"'

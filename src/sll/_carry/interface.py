@@ -94,6 +94,8 @@ class Engine:
     """Torch function -> ``quick(region, func, args)``, asked first where plain autograd is all there is: what training
     loops call most, in fewer steps. It returns NotImplemented for operands that it is not for.
     """
+    quick_on: dict[Any, Quick] = {}
+    """The same, asked if an operand carries something."""
     again = False
     """Whether what depends on earlier decisions is decided again where it decides."""
     reads: Any = frozenset()

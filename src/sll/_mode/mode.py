@@ -64,7 +64,7 @@ class Mode(TorchFunctionMode):
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
             quick = engine.quick.get(func)
-            if quick is not None and not kwargs and not self.selects and plain():
+            if quick is not None and not kwargs and (not self.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
                 if out is not NotImplemented:
                     return out
@@ -79,6 +79,12 @@ class Mode(TorchFunctionMode):
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
+            if known is not None and not kwargs and not self.selects:
+                quick = engine.quick_on.get(func)
+                if quick is not None and plain():
+                    out = quick(self, func, args)  # type: ignore[arg-type]
+                    if out is not NotImplemented:
+                        return out
             if func not in OUTSIDE:
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
@@ -149,7 +155,7 @@ class Mode(TorchFunctionMode):
 
     def __exit__(self, *exc: Any) -> None:
         entered = THREAD.entered
-        if entered and entered[-1].mode is self and innermost() is self and not is_compiling():
+        if entered and entered[-1].mode is self and not is_compiling() and innermost() is self:
             self._leave()
             if THREAD.patched:
                 THREAD.patched = [region for region in THREAD.patched if region.on()]
@@ -220,8 +226,11 @@ class Mode(TorchFunctionMode):
         THREAD.alone = len(entered) == 1 and entered[0].mode.trace is None
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
+            if self.selects:
+                entered[-1].mode.selects = True
         else:
             release(live)
+            self.selects = False
 
 
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."

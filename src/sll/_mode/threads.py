@@ -77,7 +77,11 @@ def release(live: list[weakref.ref[Tensor]]) -> None:
 
 
 def innermost() -> Any:
-    return torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+    many = _modes()
+    return _mode_at(many - 1) if many else None
+
+
+_modes, _mode_at = torch._C._len_torch_function_stack, torch._C._get_function_stack_at
 
 
 def stack() -> list[Any]:

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, kept
+from ..._ops.surrogates import alias, eager, follow, fresh, kept, number
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
-from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, quick_shadow, shadow
+from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -45,6 +46,8 @@ NOT = {"__invert__", "bitwise_not", "logical_not"}
 
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+INTEGERS = (torch.int64, torch.int32)
+TYPES = {**FLOATS, "long": torch.int64, "int": torch.int32}
 CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
 
 
@@ -53,9 +56,12 @@ def quick_float(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = quick_shadow(args[0])
     if own is None:
         return NotImplemented
-    if len(args) == 2:
-        return own.make() if args[1] is own.exact else NotImplemented
-    return own.make() if len(args) == 1 and FLOATS.get(func.__name__) is own.exact else NotImplemented
+    to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
+    if to is own.exact:
+        return own.make()
+    if args[0].dtype == torch.bool and to in INTEGERS:
+        return mark(region, func(*args), Shadow(lambda: fresh(own.value()), lambda n: 1 - n, own.exact))
+    return NotImplemented
 
 
 def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -203,6 +209,66 @@ def _other(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: lis
 # --- logic -------------------------------------------------------------------------------------------------------
 
 
+def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of masks whose shadows are floats of one type, and of fixed masks."""
+    found = [quick_shadow(x) for x in args]
+    own = found[0] or found[-1]
+    if own is None or len(args) == 2 and args[0] is args[1]:
+        return NotImplemented
+    for x, known in zip(args, found):
+        if type(x) is not Tensor or x.dtype != torch.bool:
+            return NotImplemented
+        if known.exact is not own.exact if known is not None else getattr(x, "_sll", None) is not None:
+            return NotImplemented
+    floats = own.exact
+    assert floats is not None
+    fixed = [x.to(floats) if known is None else None for x, known in zip(args, found)]
+    polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats)
+    make: Callable[[], Tensor] = lambda: polynomial(
+        one, *(x if known is None else known.value() for x, known in zip(fixed, found))
+    )
+    return mark(region, func(*args), Shadow(make, None, floats))
+
+
+POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(NOT, lambda one, p: one - p),
+    **dict.fromkeys(AND, lambda one, p, q: p * q),
+    **dict.fromkeys(OR, lambda one, p, q: torch.lerp(p, one, q)),
+    **dict.fromkeys(XOR | {"ne", "__ne__", "not_equal"}, lambda one, p, q: torch.lerp(p, one - p, q)),
+    **dict.fromkeys(("eq", "__eq__"), lambda one, p, q: torch.lerp(one - p, p, q)),
+}
+"""Of 0 and 1, and of 1."""
+
+
+def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """A sum, a difference or a product of a mask and a float."""
+    if len(args) != 2:
+        return NotImplemented
+    found = [quick_shadow(x) for x in args]
+    own = found[0] or found[1]
+    if own is None or func.__name__ not in LINEAR:
+        return NotImplemented
+    for x, known in zip(args, found):
+        if known is not None:
+            ordinary = known.exact is own.exact
+        elif isinstance(x, Tensor):
+            ordinary = x.dtype is own.exact and x.dim() > 0 and (type(x) is Tensor or type(x) is Parameter)
+        else:
+            ordinary = type(x) is float and own.exact is torch.get_default_dtype()
+        if not ordinary:
+            return NotImplemented
+    if found[0] is not None and found[1] is not None:
+        return NotImplemented  # (a result of integers, which carries something)
+    # (Without a region nothing is saved for the mask: it may be written to.)
+    keep = func.__name__ in PRODUCTS
+    return func(
+        *(
+            kept(x) if known is None and keep and _writable(x) else x if known is None else known.value()
+            for x, known in zip(args, found)
+        )
+    )
+
+
 def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
     own = shadow(args[0])
     if name in NOT and own is not None:
@@ -254,7 +320,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             labels = _relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, _spread(out.dim())))
     parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
-    soft = sum(part for part in parts.values() if part is not None)
+    soft = total([part for part in parts.values() if part is not None])
     if out.is_floating_point():
         unknown = {key for key, part in parts.items() if part is None}
         if unknown:  # the derivative of the function of floats
@@ -262,10 +328,25 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             if func.__name__ in QUOTIENTS and id(args[1]) in unknown:
                 floats[1] = but_by_zero(floats[1], args[1])
             out = func(*floats, **kwargs)
-        return added(out, soft) if isinstance(soft, Tensor) else out
-    shape, numbers = out.shape, alias(out)
-    value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
-    return carry(region, out, Shadow.of(value, _other(func, args, kwargs, list(operands.values()))))
+        return out if soft is None else added(out, soft)
+    assert soft is not None
+    if eager() and soft.shape == out.shape:
+        value, soft.data = soft, out.to(soft.dtype)
+    else:
+        numbers, dtype = alias(out), soft.dtype
+        value = follow(soft.expand(out.shape), lambda: numbers.to(dtype))
+    other = None if out.dtype == torch.bool else _other(func, args, kwargs, list(operands.values()))
+    return carry(region, out, Shadow.of(value, other))
+
+
+def total(parts: list[Tensor]) -> Tensor | None:
+    """Their sum; None if there are none."""
+    if not parts:
+        return None
+    found, *rest = parts
+    for part in rest:
+        found = found + part
+    return found
 
 
 def _spread(dims: int) -> Callable[[Tensor], Tensor]:
@@ -309,9 +390,8 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     def at(y: Tensor) -> Tensor:
         y = not_zero(func, y, x) if x is args[-1] else y
-        with torch.no_grad():
-            swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
-            return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
+        swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
+        return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
 
     beyond = own.other(x)
     if beyond is not None:
@@ -334,4 +414,6 @@ def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dt
     """``(high - low) / (to - at)``, 0 where nothing lies between."""
     high, low, to, at = (as_numbers(x.detach(), dtype) for x in (high, low, to, at))
     step, change = to - at, high - low
-    return torch.where((step != 0) & is_finite(change), change / step, 0)
+    if compiling():
+        return torch.where((step != 0) & is_finite(change), change / step, 0)
+    return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)

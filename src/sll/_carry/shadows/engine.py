@@ -23,6 +23,7 @@ from ..rules import Rules
 from ..writes import called
 from . import (
     boundaries,
+    casts,
     choices,
     elementwise,
     lookups,
@@ -39,7 +40,7 @@ from .shadow import Selected, Weights, carried, shadow, tensors
 
 RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op) for op in STEPS},
-    "casts": sources.cast,
+    "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
     "extremes": choices.extremum,
     **dict.fromkeys(("sort", "argsort"), orders.sort),
@@ -96,23 +97,32 @@ _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
 def _quick() -> dict[Any, Quick]:
-    """By function; the rows say which are a source's."""
     rules = {op: quick for op in STEPS if (quick := sources.quickly(op)) is not None}
     rows = [row for row in ROWS if row.family == "sources" and row.op in rules]
     found = {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
-    found.update({getattr(Tensor, name): elementwise.quick_float for name in ("to", *elementwise.FLOATS)})
     chosen: dict[str, Quick] = {op: choices.quick_position(op) for op in ("argmax", "argmin")}
-    chosen |= {"topk": choices.quick_topk, "argsort": orders.quick_argsort, "one_hot": lookups.quick_one_hot}
-    for name, rule in {**chosen, "scatter": scatters.quick_scatter}.items():
-        found.update(dict.fromkeys(spellings(name), rule))
-    found[Tensor.__getitem__] = lookups.quick_getitem
-    return found | {torch.where: where.quick_where}
+    chosen |= {"topk": choices.quick_topk, "argsort": orders.quick_argsort}
+    return found | {func: quick for name, quick in chosen.items() for func in spellings(name)}
+
+
+def _quick_on() -> dict[Any, Quick]:
+    named = {
+        **dict.fromkeys(("to", *elementwise.TYPES), elementwise.quick_float),
+        **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
+        **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
+        "one_hot": lookups.quick_one_hot,
+        "scatter": scatters.quick_scatter,
+    }
+    found = {func: quick for name, quick in named.items() for func in spellings(name)}
+    found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
+    return found | {Tensor.__getitem__: lookups.quick_getitem}
 
 
 class _Shadows(Engine):
     always = _ALL.always
     rules = _ALL.of
     quick = _quick()
+    quick_on = _quick_on()
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:

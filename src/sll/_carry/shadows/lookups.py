@@ -22,7 +22,7 @@ from ..._ops.surrogates import alias, follow, lazy_clone
 from ..interface import Func, Region
 from .elementwise import added, neighbours
 from .picked import Best, Picked, quick_choice
-from .selections import select
+from .selections import quick_select, select
 from .shadow import Shadow, Weights, as_float, carry, mark, shadow
 from .shape import move
 
@@ -143,10 +143,11 @@ def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
 
 
 def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``table[index]``, one row for each index."""
+    """``table[index]``, one row for each index that was picked; and ``x[mask]``."""
     table, index = args
-    if type(index) is not Tensor or not isinstance(picked := quick_choice(index), Best):
-        return NotImplemented
+    picked = quick_choice(index)
+    if not isinstance(picked, Best):
+        return quick_select(region, func, args)
     ordinary = type(table) is Tensor or type(table) is torch.nn.Parameter
     if not ordinary or table.dtype not in (torch.float32, torch.float64) or picked.size != table.shape[0]:
         return NotImplemented

@@ -236,7 +236,7 @@ def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     return x
 
 
-def mark(region: Region, x: Tensor, found: Shadow | Whole) -> Tensor:
+def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """`carry`, where plain autograd is all there is."""
     x._sll = (found, x._version)  # type: ignore[attr-defined]
     if not region.keep(x):

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -26,13 +25,12 @@ from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ramp, simple, windowed, within
-from ..._rules.widths import Width, watch_of
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ramp, windowed, within
+from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
-from ..outcomes.boundaries import from_one
 from ..outcomes.sources import STEPS
-from .elementwise import added, by_difference, elementwise, to_float
-from .shadow import Shadow, Whole, carried, carry, mark, shadow
+from .elementwise import added, by_difference, elementwise
+from .shadow import Shadow, Whole, carry, mark, shadow
 
 LARGE = 16 * LEAST
 """Elements from which on memory is what takes the time: one pass, and one byte kept for each."""
@@ -57,7 +55,7 @@ def _to_integer(x: Tensor) -> Tensor:
     return x - x.round()
 
 
-def _to_integer_but_zero(x: Tensor) -> Tensor:
+def to_integer_but_zero(x: Tensor) -> Tensor:
     n = x.round()
     return (x - n).mul_(n / n)  # (NaN for 0; `where` takes several times as long)
 
@@ -67,7 +65,7 @@ STEPPING: dict[str, tuple[float | Callable[[Tensor], Tensor], float, Jump]] = {
     "round": (_halfway, 0.5, Jump("round")),
     "floor": (_to_integer, 0.5, Jump("floor")),
     "ceil": (_to_integer, 0.5, Jump("ceil")),
-    "trunc": (_to_integer_but_zero, 0.5, Jump("trunc")),
+    "trunc": (to_integer_but_zero, 0.5, Jump("trunc")),
 }
 """Functions of one float that are constant between boundaries: distance, widest band, and what `in_one_pass` knows."""
 
@@ -229,7 +227,7 @@ def _remainder(x: Tensor, by: Any) -> tuple[Tensor, float, float] | None:
 
 
 def _frac(x: Tensor) -> tuple[Tensor, float, float]:
-    return _to_integer_but_zero(x.detach()), -1.0, 0.5
+    return to_integer_but_zero(x.detach()), -1.0, 0.5
 
 
 def _hardshrink(x: Tensor, at: float = 0.5) -> tuple[Tensor, Tensor, float]:
@@ -364,66 +362,3 @@ def _detached(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _side(value: Any, like: Tensor) -> Tensor:
     value = value() if callable(value) else value
     return value.detach() if isinstance(value, Tensor) else torch.full((), value, dtype=like.dtype, device=like.device)
-
-
-# --- casts -------------------------------------------------------------------------------------------------------
-
-
-def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``.long()``, ``.to(...)``, ``.type(...)``: a decision where a float becomes an integer."""
-    x = args[0]
-    if not x.is_floating_point():
-        return to_float(region, func, args, kwargs)
-    out = func(*args, **kwargs)
-    if not isinstance(out, Tensor) or out is x:
-        return out
-    whole = carried(x)
-    if out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
-        return elementwise(region, func, args, kwargs) if isinstance(whole, Whole) else out
-    if not tracked(x) or not region.linearizes("cast"):
-        return out
-    numbers, floats = alias(out), kept(wide(x))
-    if out.device != x.device:
-        floats = floats.to(out.device)
-    if isinstance(whole, Whole):
-
-        def other(n: Tensor) -> Tensor | None:
-            found = whole.other(floats.detach())
-            return None if found is None else found.to(n.dtype)
-
-        return carry(
-            region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
-        )
-    eps = region.eps_for("cast")
-    make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
-    found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
-    found._other = lambda n: _beyond(floats, n)
-    return carry(region, out, found)
-
-
-def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
-    """The integers, with the ramp of `trunc`, and that of the identity where `x` is an integer already."""
-    fixed = x.detach()
-    half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
-    n = fixed.round()
-    watch = watch_of(eps)
-    if watch is not None:
-        watch.measure(from_one(fixed - n, n), half, 0.5)
-        x = watch.enters(x)
-    # Nearer to 0 than to 1 there is no boundary: divided by 0, which takes a fraction of the time of `where`.
-    inner = fixed - F.hardshrink(fixed, 0.5)
-    distance = (fixed - n).div_(inner.logical_not_())
-    slope: Any = 0.5 / half
-    if isinstance(half, Tensor) or half != 0.5:
-        slope = torch.where(fixed == n, fixed.new_ones(()), slope)
-    found = ramp(x, distance, half, slope, lambda: numbers.to(x.dtype))
-    if watch is not None:
-        watch.arrives(found)
-    return found
-
-
-def _beyond(x: Tensor, n: Tensor) -> Tensor:
-    """The integers on the other side of the nearest boundary of a cast: the nearest integer that is not 0."""
-    nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
-    sign = torch.sign(nearest)
-    return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)

@@ -34,18 +34,30 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``torch.where(mask, a, b)`` of ordinary floats and finite numbers."""
-    if len(args) != 3 or (own := quick_shadow(args[0])) is None:
+    if len(args) != 3 or (own := quick_shadow(args[0])) is None or not _ordinary(args[1:], own.exact):
         return NotImplemented
-    mask, a, b = args
-    for x in (a, b):
+    mask, value = args[0], own.value()
+    return taken(lambda a, b: func(mask, a, b), value.detach(), value, *args[1:])
+
+
+def quick_masked_fill(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``x.masked_fill(mask, value)``, the same."""
+    if len(args) != 3 or (own := quick_shadow(args[1])) is None or not _ordinary(args[::2], own.exact):
+        return NotImplemented
+    x, mask, filled = args
+    value = own.value()
+    return taken(lambda a, b: func(b, mask, a), value.detach(), value, filled, x)
+
+
+def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
+    for x in sides:
         kind = type(x)
         if kind is Tensor or kind is Parameter:
-            if x.dtype is not own.exact or not x.dim() or x.layout is not torch.strided:
-                return NotImplemented
+            if x.dtype is not dtype or not x.dim() or x.layout is not torch.strided:
+                return False
         elif kind is not float or not -math.inf < x < math.inf:
-            return NotImplemented
-    value = own.value()
-    return taken(lambda a, b: func(mask, a, b), value.detach(), value, a, b)
+            return False
+    return True
 
 
 def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
