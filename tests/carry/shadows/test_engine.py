@@ -96,10 +96,22 @@ QUICK = {
     "a fixed mask": lambda x, y: ((x > 0) & (y.detach() > 0)).to(x.dtype) + ((y.detach() > 0) | (x > 1)) * y,
     "mask by float": lambda x, y: (x > 0) * y + y * (x < 1) - (x > 2).int() + (2.0 - (x > 0.5).long()).to(x.dtype),
     "mask by mask": lambda x, y: ((x > 0) * (y > 0)).to(x.dtype) + ((x > 0).long() + (y > 0).long()).to(x.dtype),
+    "count": lambda x, y: of_counts(x, y, lambda n: (n > 1, n >= 2, n < 1, n <= 2)),
+    "count at its least": lambda x, y: of_counts(x, y, lambda n: (n > 0, n >= 0, n < 0, n <= 0, n > -1, n >= 1)),
+    "count, reflected": lambda x, y: of_counts(x, y, lambda n: (2 > n, 1 <= n, n == 2, n != 1)),
+    "count, other operands": lambda x, y: of_counts(x, y, lambda n: (n > y, n >= n.detach(), n > 1.5, n < True)),
+    "sum": lambda x, y: (x > 0).sum() * y + (y < 0).sum(0).to(x.dtype),
     "selected": lambda x, y: y[x > 0].sum() + x.detach()[x > 0].mean(),
     "written to between": lambda x, y: (lambda z: (lambda m: (z.mul_(3), m.to(z.dtype) * y)[1])(z > 0.5))(x * 2),
     "mask written to": lambda x, y: (lambda m: (m.logical_and_(y < 0), m.to(x.dtype))[1])(x > 0),
 }
+
+
+def of_counts(x, y, ask):
+    n = torch.stack([x > 0, y > 0, x < 1]).sum(0)
+    return sum((k + 1) * answer.to(x.dtype) for k, answer in enumerate(ask(n)))
+
+
 SPECIAL = [0.0, -0.0, 0.2, -0.2, 0.5, 0.3, 0.7, 0.75, 1.0, -1.0, 1.5, -1.5, 1e-40, -1e-40, 3e38, math.inf, -math.inf]
 
 

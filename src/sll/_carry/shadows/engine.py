@@ -107,13 +107,17 @@ def _quick() -> dict[Any, Quick]:
 
 
 def _quick_on() -> dict[Any, Quick]:
-    named = {
+    named: dict[str, Quick] = {
         **dict.fromkeys(elementwise.KEEPS_WHOLE - elementwise.CASTS - elementwise.LINEAR, elementwise.quick_whole),
         **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
         **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
+        "sum": reductions.quick_sum,
         "one_hot": lookups.quick_one_hot,
         "scatter": scatters.quick_scatter,
     }
+    for row in ROWS:
+        if row.op in reductions.BETWEEN:
+            named.update(dict.fromkeys(row.names.split(), reductions.quick_count(row.op)))
     found = {func: quick for name, quick in named.items() for func in spellings(name)}
     found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
     return found | {Tensor.__getitem__: lookups.quick_getitem}

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, follow
-from ..interface import Func, Region
-from .shadow import Shadow, Weights, carry, shadow, tensors
+from ..._ops.surrogates import alias, follow, lazy_clone, number, ramp
+from ..interface import Func, Quick, Region
+from .shadow import Shadow, Weights, carry, mark, quick_shadow, shadow, tensors
 
 
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -31,6 +31,37 @@ def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         shown = own.shown(x, out.dtype)
         return func(shown, *args[1:], **rest)
     return carry(region, out, Shadow(make))
+
+
+def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """A count of what a mask holds."""
+    own = quick_shadow(args[0])
+    if own is None:
+        return NotImplemented
+    return mark(region, func(*args), Shadow(lambda: func(own.value(), *args[1:])))
+
+
+BETWEEN = {"gt": (0.5, 1.0), "ge": (-0.5, 1.0), "lt": (-0.5, -1.0), "le": (0.5, -1.0)}
+"""Where a count changes the answer to a comparison with an integer, relative to that, and in which direction."""
+
+
+def quick_count(op: str) -> Quick:
+    """A count compared with a number is a new ramp, between the integers on both sides."""
+    offset, rising = BETWEEN[op]
+
+    def quick(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+        n, k = args
+        own, version = getattr(n, "_sll", None) or (None, None)
+        if type(own) is not Shadow or own.knows_other() or own.within is not None or version != n._version:
+            return NotImplemented
+        if type(k) is not int or k + offset < 0 or n.dtype != torch.int64:  # (below 0 there is no count)
+            return NotImplemented
+        out, value = func(n, k), own.value()
+        flags, distance = lazy_clone(out), value.detach() - number(k + offset, value.dtype)
+        make = lambda: ramp(value, distance, 0.5, rising, lambda: flags.to(value.dtype))
+        return mark(region, out, Shadow(make, None, value.dtype))
+
+    return quick
 
 
 def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -68,6 +68,9 @@ class Shadow(Carried):
                     self._value = saved_as_then(self._saving, self.make)
         return self._value
 
+    def knows_other(self) -> bool:
+        return self._other is not None
+
     def other(self, x: Tensor) -> Tensor | None:
         """`x` on the other side, or None if that is not known."""
         if self._other is not None and x.dtype != torch.bool:
