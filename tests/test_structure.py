@@ -159,6 +159,7 @@ ELSEWHERE = {
     "_carry/outcomes/steps.py": "carry/test_casts.py",
     "_carry/shadows/orders.py": "carry/shadows/test_choices.py",
     "_carry/shadows/picked.py": "carry/shadows/test_choices.py",
+    "_carry/shadows/differences.py": "carry/shadows/test_elementwise.py",
     "_carry/shadows/quotients.py": "carry/test_quotients.py",
     "_carry/shadows/shadow.py": "carry/shadows/test_local.py",
     "_carry/shadows/shape.py": "carry/shadows/test_local.py",

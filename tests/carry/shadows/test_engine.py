@@ -80,6 +80,10 @@ QUICK = {
     "of two": lambda x, y: (x < y).to(x.dtype) + 2 * (x >= y).to(x.dtype),
     "another type": lambda x, y: (x > 0).double() + (x > 0).half().to(x.dtype),
     "mask as an integer": lambda x, y: ((x > 0).long() == 1).to(x.dtype) + (x > 0).int() * y,
+    "integers compared": lambda x, y: (
+        ((x > 0).long() == (y > 0).long().detach()).to(x.dtype) + (x.round().long() > 1) * y + (2 != x.long()) * x
+    ),
+    "integers compared, broadcast": lambda x, y: ((x > 0).int() != torch.tensor([[0], [1]])).to(x.dtype).sum(0),
     "long": lambda x, y: x.long().to(x.dtype) * y,
     "where": lambda x, y: torch.where(x > 0, x * y, y),
     "where of numbers": lambda x, y: torch.where(x > 0, 3.0, -1.0).to(x.dtype) + torch.where(x > y, x, 7.0),

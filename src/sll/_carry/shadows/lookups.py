@@ -20,7 +20,7 @@ from ..._ops.apply import finite
 from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, lazy_clone
 from ..interface import Func, Region
-from .elementwise import added, neighbours
+from .differences import added, neighbours
 from .picked import Best, Picked, quick_choice
 from .selections import quick_select, select
 from .shadow import Shadow, Weights, as_float, carry, mark, shadow

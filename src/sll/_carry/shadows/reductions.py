@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..._ops.surrogates import alias, follow, lazy_clone, number, ramp
 from ..interface import Func, Quick, Region
+from .differences import quick_difference
 from .shadow import Shadow, Weights, carry, mark, quick_shadow, shadow, tensors
 
 
@@ -53,7 +54,7 @@ def quick_count(op: str) -> Quick:
         n, k = args
         own, version = getattr(n, "_sll", None) or (None, None)
         if type(own) is not Shadow or own.knows_other() or own.within is not None or version != n._version:
-            return NotImplemented
+            return quick_difference(region, func, args)
         if type(k) is not int or k + offset < 0 or n.dtype != torch.int64:  # (below 0 there is no count)
             return NotImplemented
         out, value = func(n, k), own.value()

@@ -19,7 +19,7 @@ from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .elementwise import added
+from .differences import added
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .orders import Order, inverse
 from .picked import Picked, quick_choice

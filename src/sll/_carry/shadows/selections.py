@@ -18,7 +18,7 @@ from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, follow, kept
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .elementwise import added
+from .differences import added
 from .shadow import Selected, Shadow, as_float, carried, carry, mark, quick_shadow, shadow, tensors
 
 

@@ -29,7 +29,8 @@ from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, r
 from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
-from .elementwise import added, by_difference, elementwise
+from .differences import added, by_difference
+from .elementwise import elementwise
 from .shadow import Shadow, Whole, carry, mark, shadow
 
 LARGE = 16 * LEAST

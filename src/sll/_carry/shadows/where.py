@@ -17,7 +17,7 @@ from ..._ops.env import compiling, infinite
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import eager
 from ..interface import Func, Region
-from .elementwise import added, by_difference
+from .differences import added, by_difference
 from .shadow import Shadow, Weights, carry, quick_shadow, shadow
 
 

@@ -1,0 +1,196 @@
+"""What a function of bools or integers makes of a decision: the difference to what it makes of the other side.
+
+    d F(n) / d shadow = (F(n') - F(n)) / (n' - n),
+
+each operand in turn, the others as the program takes them. Where ``n'`` is not known (a count) it is what the function
+makes of both neighbours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.apply import as_numbers, finite, is_finite
+from ..._ops.env import compiling
+from ..._ops.surrogates import alias, eager, follow, lazy_clone
+from ..interface import Func, Region
+from .quotients import QUOTIENTS, but_by_zero, not_zero
+from .shadow import Shadow, Weights, carry, mark, quick_shadow, shadow
+
+
+def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """`out` is the result; each decided operand gets the difference that it makes."""
+    if not isinstance(out, Tensor):
+        return out
+    operands = {id(x): x for x in (*args, *kwargs.values()) if shadow(x) is not None}
+    if len(operands) == 1 and not out.is_floating_point():
+        (x,) = operands.values()
+        own = shadow(x)
+        if isinstance(own, Weights):
+            labels = relabelled(func, args, kwargs, x, own)
+            return carry(region, out, own.of_labels(labels, spread(out.dim())))
+    parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
+    soft = total([part for part in parts.values() if part is not None])
+    if out.is_floating_point():
+        unknown = {key for key, part in parts.items() if part is None}
+        if unknown:  # the derivative of the function of floats
+            floats = as_floats(args, unknown)
+            if func.__name__ in QUOTIENTS and id(args[1]) in unknown:
+                floats[1] = but_by_zero(floats[1], args[1])
+            out = func(*floats, **kwargs)
+        return out if soft is None else added(out, soft)
+    assert soft is not None
+    if eager() and soft.shape == out.shape:
+        value, soft.data = soft, out.to(soft.dtype)
+    else:
+        numbers, dtype = alias(out), soft.dtype
+        value = follow(soft.expand(out.shape), lambda: numbers.to(dtype))
+    other = None if out.dtype == torch.bool else other_of(func, args, kwargs, list(operands.values()))
+    return carry(region, out, Shadow.of(value, other))
+
+
+def quick_difference(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of an integer whose shadow is the same number for number, and what is fixed: a comparison."""
+    i = 0 if quick_shadow(args[0]) is not None else 1
+    n, y = args[i], args[1 - i]
+    own = quick_shadow(n)
+    if own is None or not own.knows_other() or n.dtype == torch.bool:
+        return NotImplemented
+    if type(y) is not int and (type(y) is not Tensor or y.is_floating_point() or getattr(y, "_sll", None) is not None):
+        return NotImplemented
+    beyond = own.other(n)
+    if beyond is None:
+        return NotImplemented
+    out, there = func(*args), func(beyond, y) if i == 0 else func(y, beyond)
+    flags, step, dtype = lazy_clone(out), beyond - n, own.exact
+    assert dtype is not None
+
+    def make() -> Tensor:
+        now = flags.to(dtype)
+        found: Tensor = own.value() * (there.to(dtype) - now).div_(step).nan_to_num_(0.0, 0.0, 0.0)
+        found.data = now
+        return found
+
+    return mark(region, out, Shadow(make, None, dtype)) if out.shape == n.shape else NotImplemented
+
+
+def total(parts: list[Tensor]) -> Tensor | None:
+    """Their sum; None if there are none."""
+    if not parts:
+        return None
+    found, *rest = parts
+    for part in rest:
+        found = found + part
+    return found
+
+
+def spread(dims: int) -> Callable[[Tensor], Tensor]:
+    """Weights in as many dimensions as the result, and one more."""
+    return lambda weights: weights.reshape(*(1,) * (dims + 1 - weights.dim()), *weights.shape)
+
+
+def added(out: Tensor, soft: Tensor) -> Tensor:
+    """`out`, which nobody else has, with its own gradient and that of `soft`."""
+    soft = soft if soft.shape == out.shape else soft.expand(out.shape)
+    soft = soft if soft.dtype == out.dtype else soft.to(out.dtype)
+    if not eager() or not out.requires_grad:
+        return follow(soft + out if out.requires_grad or not eager() else soft, out.detach)
+    shown = soft + out
+    shown.data = out.detach()
+    return shown
+
+
+def relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:
+    """The function of every candidate, in a last dimension of its own."""
+
+    def widened(y: Any) -> Any:
+        if y is x:
+            return own.labels.to(x.dtype)
+        return y.detach().unsqueeze(-1) if isinstance(y, Tensor) and y.dim() else y
+
+    with torch.no_grad():
+        return func(*map(widened, args), **{name: widened(y) for name, y in kwargs.items()})  # type: ignore[no-any-return]
+
+
+def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, x: Tensor) -> Tensor | None:
+    """What the shadow of `x` adds: a tensor that has the right gradient, whatever its value. None: not known, and `out`
+    is a float, which has a derivative of its own.
+    """
+    own = shadow(x)
+    assert own is not None
+    if isinstance(own, Weights):
+        labels = relabelled(func, args, kwargs, x, own)
+        weights = own.weights()
+        return (weights * finite(labels.to(weights.dtype))).sum(-1)
+
+    def at(y: Tensor) -> Tensor:
+        y = not_zero(func, y, x) if x is args[-1] else y
+        swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
+        return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
+
+    beyond = own.other(x)
+    if beyond is not None:
+        return own.value() * quotient(at(beyond), out, beyond, x, own.value().dtype)
+    if out.is_floating_point():
+        return None
+    low, high = neighbours(x)
+    if out.dtype == torch.bool:
+        return own.value() * (at(high).to(torch.int8) - at(low).to(torch.int8))
+    return own.value() * quotient(at(high), at(low), high, low, own.value().dtype)
+
+
+def neighbours(n: Tensor) -> tuple[Tensor, Tensor]:
+    """The integers next to `n`; a count of 0 has none below."""
+    n = n.long() if n.dtype in (torch.uint8, torch.int8, torch.bool) else n
+    return torch.where(n == 0, n, n - 1), n + 1
+
+
+def quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(high - low) / (to - at)``, 0 where nothing lies between."""
+    high, low, to, at = (as_numbers(x.detach(), dtype) for x in (high, low, to, at))
+    step, change = to - at, high - low
+    if compiling():
+        return torch.where((step != 0) & is_finite(change), change / step, 0)
+    return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def as_floats(args: tuple[Any, ...], only: set[int] | None = None) -> list[Any]:
+    """The operands (`only`: those) as floats of the type that the result has, with the gradients of their shadows."""
+    floats = [x for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+    # (Those without a dimension have no say where others have one.)
+    dtypes = [x.dtype for x in floats if x.dim()] or [x.dtype for x in floats] or [torch.get_default_dtype()]
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    dtype = dtype.to_real() if dtype.is_complex else dtype
+    shown: dict[int, Tensor] = {}
+    out: list[Any] = []
+    for x in args:
+        own = shadow(x) if only is None or id(x) in only else None
+        if own is not None and id(x) not in shown:
+            value = own.value() if own.exact is dtype else None
+            shown[id(x)] = own.shown(x, dtype) if value is None else value
+        out.append(x if own is None else shown[id(x)])
+    return out
+
+
+def other_of(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
+    """The function of one operand that is on its other side; None for several."""
+    if len({id(x) for x in known}) != 1:
+        return None
+    x = known[0]
+    own, then = shadow(x), x.detach().clone()
+    assert own is not None
+    rest = [None if y is x else y.clone() if isinstance(y, Tensor) and not y.requires_grad else y for y in args]
+
+    def other(_: Tensor) -> Tensor | None:
+        beyond = own.other(then)
+        if beyond is None:
+            return None
+        made: Tensor = func(*(beyond if y is None and old is x else y for y, old in zip(rest, args)), **kwargs)
+        return made
+
+    return other
