@@ -39,12 +39,13 @@ class _Flips(Engine):
         found, loose = flips_of(x), ragged(x)
         if found is not None:
             return differing(x, found)
-        return 0 if loose is None or not loose.values else max(x.numel(), 1)
+        return 0 if loose is None or not loose.of else max(x.numel(), 1)
 
     def flows(self, x: Tensor) -> list[Tensor]:
         found, loose = flips_of(x), ragged(x)
         decisions = [block.decision for block in found.layout.blocks] if found is not None else []
-        return [decision.weight for decision in (*decisions, *(loose.flips.of if loose is not None else ()))]
+        decisions += {decision for decision, _ in loose.of} if loose is not None else ()
+        return [decision.weight for decision in decisions]
 
 
 ENGINE = _Flips()

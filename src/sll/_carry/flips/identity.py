@@ -9,35 +9,23 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .entries import Block
+from .entries import Block, Decision
 
-__all__ = ["again", "batched", "held"]
+__all__ = ["again", "held"]
 
-T = TypeVar("T")
+T = TypeVar("T", Block, Decision)
 
 
 class _Asked(threading.local):
-    """By the id of the operand: what was asked, and what was found, as long as somebody carries it."""
+    """By the id of the operand: what was asked, and what was decided, as long as somebody carries it."""
 
     def __init__(self) -> None:
-        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, weakref.ref[Any]]]]] = {}
+        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, weakref.ref[Decision]]]]] = {}
 
 
 _ASKED = _Asked()
 _KEPT = 8
 """So many questions about one tensor are remembered."""
-
-
-def batched(x: Tensor) -> bool:
-    """Whether which elements are open cannot be read: under `torch.vmap`."""
-    if not torch._C._are_functorch_transforms_active():
-        return False
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(x):
-        if functorch.is_batchedtensor(x):
-            return True
-        x = functorch.get_unwrapped(x)
-    return False
 
 
 def held(x: Any) -> Any:
@@ -47,31 +35,33 @@ def held(x: Any) -> Any:
     return float(x) if isinstance(x, (int, float)) else (type(x), getattr(x, "policy", None), getattr(x, "kind", None))
 
 
-def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...]) -> T:
+def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...], other: Any = None) -> T:
     """`found`, a block or a decision, or the one of before, if the same was asked and `what` has not changed (a write
-    may go unseen). Of a decision whose block is gone, `found` is a block now.
+    may go unseen). Of a decision whose block is gone, `found` is a block now. (`other`, whose id is in the key, may be
+    another tensor by now.)
     """
     known = _ASKED.of.get(id(x))
     if known is None or known[0]() is not x:
         place, of = id(x), _ASKED.of
         known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
     key = (x._version, key)
-    for other, ref in known[1]:
-        before = ref() if other == key else None
-        if before is not None and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
+    decision = found.decision if isinstance(found, Block) else found
+    for asked, ref in known[1]:
+        before = ref() if asked == key else None
+        if before is None or not (before.other is None or before.other() is other):
+            continue
+        if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
             if not isinstance(found, Block):
-                return before  # type: ignore[no-any-return]
-            block = before.block and before.block()
+                return before
+            block = None if before.block is None else before.block()
             if block is not None:
-                return block  # type: ignore[no-any-return]
-            found.decision = before
-            before.block = weakref.ref(found)
-            return found
-    decision: Any = found
+                return block
+            found.decision = decision = before
+            break
+    else:
+        decision.what, decision.other = what, weakref.ref(other) if isinstance(other, Tensor) else None
+        known[1].append((key, weakref.ref(decision)))
+        del known[1][:-_KEPT]
     if isinstance(found, Block):
-        decision = found.decision
         decision.block = weakref.ref(found)
-    decision.what = what
-    known[1].append((key, weakref.ref(decision)))
-    del known[1][:-_KEPT]
     return found

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import tracked
+from ..interface import Func
 from ..writes import Writes
+from .calls import carriers, leaves
 from .entries import Flips, carry, flips_of, mark
 from .every import Ragged, flip_by_flip, ragged
-from .mapped import Func
-from .moving import carriers, leaves, move
-from .uses import tracked
+from .moving import move
 
 __all__ = ["WRITES", "copy", "setitem"]
 
@@ -77,7 +78,7 @@ def _assigned(parts: list[Tensor], index: Any) -> Tensor:
 
 def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     target, index, value = args
-    decided = carriers(index, {})
+    decided = carriers(index)
     if isinstance(value, Tensor) and value.dtype != target.dtype and concerns(value):
         value = region.call(torch.Tensor.to, value, target.dtype)
     loose = ragged(value) is not None
