@@ -59,7 +59,7 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None) -> 
     watch = watch_of(width)
     if watch is not None:
         watch.count(other.any(-1))
-    block, values = Block(decision(width, at, [(x, by)], flip), None, row), index[row, column]
+    block, values = Block(decision(width, x, at, by, flip), None, row), index[row, column]
     if not batched(z):
         key = "choice", numbers.shape, numbers.stride(), largest, held(width)
         block = again(x, key, block, (row, values))

@@ -21,7 +21,7 @@ from ..interface import Func
 from ..outcomes.boundaries import from_one
 from ..outcomes.sources import STEPS
 from .calls import plain_of
-from .entries import Block, Decision, batched
+from .entries import Block, Decision, batched, flips_of
 from .identity import again, held
 from .mapped import elementwise, mapped, with_block
 from .primitives import slope, take
@@ -32,15 +32,27 @@ Described: TypeAlias = "tuple[Block, Tensor] | None"
 """The flips of a decision, and the values that they go to; None where nothing is decided."""
 
 
-def decision(eps: Any, at: Tensor, opens: Sequence[tuple[Tensor, Tensor]], flip: Tensor | None = None) -> Decision:
-    """Flips that open with the elements `at` of a tensor (or several), with these slopes. See `slope`."""
+def decision(
+    eps: Any, x: Tensor, at: Tensor, by: Tensor, flip: Tensor | None = None, more: Sequence[tuple[Tensor, Tensor]] = ()
+) -> Decision:
+    """Flips that open with the elements `at` of a tensor (and of `more`), with the slope `by`. See `slope`."""
     watch = watch_of(eps)
     if watch is not None:  # a trace is told what gradients come by
-        opens = [(watch.enters(opens[0][0]), opens[0][1]), *opens[1:]]
-    weight = functools.reduce(torch.add, [slope(x, at, by, flip) for x, by in opens])
+        x = watch.enters(x)
+    weight = slope(x, at, by, flip)
+    for y, by_y in more:
+        weight = weight + slope(y, at, by_y, flip)
     if watch is not None:
         watch.arrives(weight)
     return Decision(weight)
+
+
+@functools.lru_cache(maxsize=64)
+def _numbers(limit: float, dtype: torch.dtype, device: torch.device) -> Any:
+    """The half-width, the slopes of what goes up and of what goes down, and 0. (Torch makes a tensor of each number
+    that it is given, and `torch.where` one of float32.)
+    """
+    return torch.tensor([limit, 0.5 / limit, -0.5 / limit, 0.0], dtype=dtype, device=device).unbind()
 
 
 def _sides(distance: Tensor, half: Any, taken: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,23 +60,24 @@ def _sides(distance: Tensor, half: Any, taken: Tensor | None) -> tuple[Tensor, T
     are above, where the distance alone does not tell.
     """
     d = distance.detach()
-    limit, flat = (half, d.reshape(-1)) if isinstance(half, float) else (1.0, (d / half).reshape(-1))
+    fixed = isinstance(half, float)
+    limit, flat = (half, d.reshape(-1)) if fixed else (1.0, (d / half).reshape(-1))
+    limit, up, down, zero = _numbers(limit, d.dtype, d.device)
     if batched(flat):
         at = torch.arange(flat.shape[0], device=flat.device).repeat(2)
         above = torch.arange(at.shape[0], device=flat.device) < flat.shape[0]
         flat = flat.repeat(2)
         open_ = (flat.abs() <= limit) & torch.where(above, flat <= 0, flat >= 0)
-        up = torch.where(open_, torch.where(above, 1.0, -1.0).to(d.dtype), 0)
+        by = torch.where(open_, torch.where(above, up, down), 0)
     else:
         at = (flat.abs() <= limit).nonzero().squeeze(1)
         here = flat.index_select(0, at)
-        above = here <= 0 if taken is None else ~take(taken, at) | (here == 0)
+        above = here <= zero if taken is None else ~take(taken, at) | (here == 0)
         if at.shape[0] and not bool(here.all()):
             ties = (here == 0).nonzero().squeeze(1)
             at, above = torch.cat([at, at[ties]]), torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
-        up = torch.where(above, 1.0, -1.0).to(d.dtype)
-    half = half if isinstance(half, float) else take(half.expand(d.shape), at)
-    return at, above, up * (0.5 / half)  # (0.5 / half in float64)
+        by = torch.where(above, up, down)
+    return at, above, by if fixed else by / take(half.expand(d.shape), at)
 
 
 def at_boundary(
@@ -80,7 +93,7 @@ def at_boundary(
     half = limit.clamp(max=half) if isinstance(limit, Tensor) else half
     at, above, by = _sides(distance, half, taken)
     _measured(eps, distance, half, limit)
-    block = Block(decision(eps, at, [(distance, by)]), None, at)
+    block = Block(decision(eps, distance, at, by), None, at)
     first, other = (b, a) if isinstance(b, Tensor) and id(a) > id(b) else (a, b)
     what = () if batched(above) else (at, above if first is a else ~above)
     return again(first, ("boundary", shape, held(other), held(eps)), block, what, other), above
@@ -111,7 +124,7 @@ def _at_integers(
     if whole and not batched(d) and bool((d == n).all()):
         by = torch.where(above, 0.5, -0.5).to(by.dtype)
     _measured(eps, jumps, half, 0.5)
-    block = Block(decision(eps, at, [(distance, by)]), None, at)
+    block = Block(decision(eps, distance, at, by), None, at)
     key = "integers", distance.shape, shift, but_zero, held(eps)
     return again(x, key, block, () if batched(d) else (at, above)), above, take(n, at)
 
@@ -126,7 +139,9 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
     divides, no_derivative = op in ("remainder", "fmod"), not derivative or op in _NO_DERIVATIVE
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        plain, named = [plain_of(x) for x in args], kwargs and {name: plain_of(x) for name, x in kwargs.items()}
+        carried = [flips_of(x) for x in args]
+        plain = [x if flips is None or flips.plain is None else flips.plain for x, flips in zip(args, carried)]
+        named = {name: plain_of(x) for name, x in kwargs.items()} if kwargs else kwargs
         if divides and len(plain) > 1 and tracked(plain[1]):  # by zero: NaN, and no gradient
             plain[1] = torch.where(plain[1] == 0, plain[1].detach(), plain[1])
         hard = func(*([x.detach() if isinstance(x, Tensor) else x for x in plain] if no_derivative else plain), **named)
@@ -135,7 +150,8 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
             if tracked(x) and region.linearizes(op):
                 found = describe(region.eps_for(op), hard, *plain, **named)
                 break
-        return with_block(region, hard, mapped(func, args, kwargs, hard.shape, hard.dtype), *(found or (None, None)))
+        before = mapped(func, args, kwargs, hard.shape, hard.dtype, carried)
+        return with_block(region, hard, before, *(found or (None, None)))
 
     return rule
 
@@ -227,8 +243,8 @@ def described(op: str) -> Callable[..., Described]:
         at, above, open_by = _sides(torch.where(open_, where.detach() * 2, math.nan), 1.0, taken)
         low, high = (take(side, at) if isinstance(side, Tensor) else side for side in (low, high))
         by = [torch.where(open_by != 0, torch.where(above, 1, -1) * take(s, at), 0) for s in slopes]
-        opens = [(args[i].expand(hard.shape), s) for i, s in zip(followed, by)]
-        return Block(decision(eps, at, opens), None, at), _to_side(above, low, high, hard.dtype)
+        first, *more = [(args[i].expand(hard.shape), s) for i, s in zip(followed, by)]
+        return Block(decision(eps, first[0], at, first[1], more=more), None, at), _to_side(above, low, high, hard.dtype)
 
     return describe
 

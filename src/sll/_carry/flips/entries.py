@@ -127,7 +127,11 @@ class Flips(Carried):
 
 def flips_of(x: Any) -> Flips | None:
     """What a tensor carries; after a write nothing."""
-    return held_by(x, Flips)
+    pair = getattr(x, "_sll", None)
+    if pair is None or type(pair[0]) is not Flips or pair[1] != x._version:
+        return None
+    found: Flips = pair[0]
+    return None if found.within is not None and found.over() else found
 
 
 def carry(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> Tensor:
@@ -262,14 +266,17 @@ def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
     ranges: list[Any] = []
     """Of `b`: first and last place, neighbours together, or places."""
     for block in b.blocks:
+        start = starts.get(block, end)
         if block not in starts and block.decision in decided:
             place, block = _matched(a, starts, block, end)
             ranges.append(place)
-        elif ranges and not isinstance(ranges[-1], Tensor) and ranges[-1][1] == starts.get(block, end):
+            if not block.size:
+                continue
+        elif ranges and not isinstance(ranges[-1], Tensor) and ranges[-1][1] == start:
             ranges[-1][1] += block.size
         else:
-            ranges.append([starts.get(block, end), starts.get(block, end) + block.size])
-        if block not in starts and block.size:
+            ranges.append([start, start + block.size])
+        if block not in starts:
             blocks.append(block)
             end += block.size
     place = _cat([x if isinstance(x, Tensor) else torch.arange(*x, device=b.at.device) for x in ranges])

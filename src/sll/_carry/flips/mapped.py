@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -32,78 +33,84 @@ def _broadcast(found: Flips, of: torch.Size, shape: torch.Size) -> Flips:
     return Flips(layout, found.values[entry])
 
 
-def mapped(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Entries:
-    """The function on the entries of its operands; None if no operand carries any."""
+def mapped(
+    func: Func,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    known: list[Flips | None] | None = None,
+) -> Entries:
+    """The function on the entries of its operands; None if no operand carries any. (`known`: what `args` carry.)"""
     layout: Layout | None = None
+    found = [flips_of(x) for x in args] if known is None else known
+    operands = args
     if kwargs:
         kwargs = {name: x for name, x in kwargs.items() if name not in _NOT_OF_ENTRIES}
-    operands, found = (*args, *kwargs.values()) if kwargs else args, []
-    for x in operands:
-        flips = flips_of(x)
+        operands, found = (*args, *kwargs.values()), [*found, *(flips_of(x) for x in kwargs.values())]
+    for i, flips in enumerate(found):
         if flips is not None:
-            if x.shape != shape:
-                flips = _broadcast(flips, x.shape, shape)
+            if operands[i].shape != shape:
+                found[i] = flips = _broadcast(flips, operands[i].shape, shape)
             if layout is None:
                 layout = flips.layout
             elif layout is not flips.layout:
                 layout = join(layout, flips.layout)[0]
-        found.append(flips)
     if layout is None:
         return None
     if not layout.size:
         return layout, torch.empty(0, dtype=dtype, device=layout.at.device)
-    given = [values_on(x, flips, shape, layout) for x, flips in zip(operands, found)]
-    torch._C._set_grad_enabled(False)  # (a context manager would take longer than the function)
-    try:
-        values = func(*given[: len(args)], **dict(zip(kwargs, given[len(args) :]))) if kwargs else func(*given)
-    finally:
-        torch._C._set_grad_enabled(True)
+    given = [
+        flips.values if flips is not None and flips.layout is layout else values_on(x, flips, shape, layout)
+        for x, flips in zip(operands, found)
+    ]
+    values = func(*given[: len(args)], **dict(zip(kwargs, given[len(args) :]))) if kwargs else func(*given)
     if values.dim() == 0:
         values = values.expand(layout.size)
     return layout, values if values.dtype == dtype else values.to(dtype)
 
 
 def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    found = [flips_of(x) for x in args]
+    plain = [x if flips is None or flips.plain is None else flips.plain for x, flips in zip(args, found)]
+    unbounded = False
     if len(args) > 1:
-        args = tuple([_met_if_wide(x, args) for x in args])
-    plain = [_kept(x, len(args) > 1) for x in args]
+        for i, flips in enumerate(found):
+            if flips is None:
+                unbounded = unbounded or infinite(args[i])
+            elif flips.plain is None:
+                plain[i] = _as_it_is(i, plain)
+            elif flips.layout.size >= 64 and _too_wide(args[i], flips, args):
+                plain[i], found[i] = args[i], None
     hard = func(*plain, **{name: plain_of(x) for name, x in kwargs.items()}) if kwargs else func(*plain)
     if not isinstance(hard, Tensor):
         return hard
     for x, p in zip(args, plain):
         if hard is p:
             return x
-    found = mapped(func, args, kwargs, hard.shape, hard.dtype)
-    if found is None:
+    entries = mapped(func, args, kwargs, hard.shape, hard.dtype, found)
+    if entries is None:
         return hard
-    if func in _MAY_BE_INFINITE and any(map(infinite, args)):
-        difference = unwrapped(found[1] - take(hard, found[0].at))
+    if unbounded and func in _MAY_BE_INFINITE:
+        difference = unwrapped(entries[1] - take(hard, entries[0].at))
         region.count_infinite(op_name(func), int((~difference.isfinite()).sum()))
-    return carry(region, hard, *found)
+    return carry(region, hard, *entries)
 
 
 _MAY_BE_INFINITE = {f for name in ("where", "masked_fill", "mul", "div", "add", "sub") for f in spellings(name)}
 
 
-def _kept(x: Any, saved: bool) -> Any:
-    """`plain_of`. What is discrete, backward may have `saved`: as it is, whatever is written to it later."""
-    found = flips_of(x)
-    if found is None:
-        return x
-    if found.plain is not None:
-        return found.plain
-    return x.clone() if saved and not torch._C._are_functorch_transforms_active() else x
+def _as_it_is(i: int, operands: list[Any]) -> Tensor:
+    """What is discrete, if backward saves it: whatever is written to it later."""
+    saved = any(isinstance(x, Tensor) and x.requires_grad for x in operands)
+    clone: Tensor = operands[i]
+    return clone.clone() if saved and not torch._C._are_functorch_transforms_active() else clone
 
 
-def _met_if_wide(x: Any, args: tuple[Any, ...]) -> Any:
-    """A float that broadcasts to so many elements that its flips are met first: each changes all of them."""
-    found = flips_of(x)
-    if found is None or found.plain is None or found.layout.size < 64:
-        return x
-    most = max(y.numel() for y in args if isinstance(y, Tensor))
-    if found.layout.size * most <= max(1, x.numel()) * max(MOST_PER_ELEMENT * most, MOST):
-        return x
-    return x.view_as(x)
+def _too_wide(x: Tensor, found: Flips, args: tuple[Any, ...]) -> bool:
+    """Whether a float broadcasts to so many elements that its flips are met first: each changes all of them."""
+    most = max([y.numel() for y in args if isinstance(y, Tensor)])
+    return found.layout.size * most > max(1, x.numel()) * max(MOST_PER_ELEMENT * most, MOST)
 
 
 def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, values: Any) -> Tensor:

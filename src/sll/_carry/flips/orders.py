@@ -60,8 +60,8 @@ class Order:
         at = self.numbers[row.unsqueeze(-1), places[row.unsqueeze(-1), window]]
         run, kind = opened((by != 0).any(-1))
         flip = torch.arange(run.shape[0], device=z.device).repeat_interleave(size)
-        opens = (self.x, (1 if self.largest else -1) * by[run, kind].reshape(-1))
-        self.decision = decision(width, at[run].reshape(-1), [opens], flip)
+        by = (1 if self.largest else -1) * by[run, kind].reshape(-1)
+        self.decision = decision(width, self.x, at[run].reshape(-1), by, flip)
         self.row, self.start = row[run], start[run]
         self.order = torch.tensor(orders, device=z.device)[kind]
         if not batched(z):
