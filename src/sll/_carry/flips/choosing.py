@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,10 +17,13 @@ from ..interface import Func
 from .deciding import decision
 from .entries import Block, Layout, batched, carry, opened
 from .every import flip_by_flip
+from .found import mark_found
 from .identity import again, held
 from .mapped import elementwise
 
-__all__ = ["best", "extremum", "scores"]
+__all__ = ["asks", "best", "scores"]
+
+Answer: TypeAlias = "Callable[[Any, str, Tensor, Any, dict[str, Any]], None]"
 
 MOST = 32
 """So many contenders share a choice whose width a policy found."""
@@ -37,7 +41,7 @@ def scores(x: Tensor, dim: int | None, largest: bool) -> tuple[Tensor, Tensor]:
     return (rows if largest else -rows), numbers
 
 
-def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None) -> Tensor:
+def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None) -> None:
     """`hard`, the index of the largest or smallest: flips to those that share sparsemax."""
     largest, width = op == "argmax", region.eps_for(op)
     z, numbers = scores(x, dim, largest)
@@ -59,36 +63,33 @@ def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None) -> 
     watch = watch_of(width)
     if watch is not None:
         watch.count(other.any(-1))
-    block, values = Block(decision(width, x, at, by, flip), None, row), index[row, column]
+    found, values = decision(width, x, at, by, flip), index[row, column]
     if not batched(z):
-        key = "choice", numbers.shape, numbers.stride(), largest, held(width)
-        block = again(x, key, block, (row, values))
-    return carry(region, hard, Layout((block,)), values)
+        found = again(x, ("choice", numbers.shape, numbers.stride(), largest, held(width)), found, (row, values))
+    carry(region, hard, Layout((Block(found, None, row),)), values)
 
 
-def best(op: str) -> Any:
-    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x = args[0]
-        if not tracked(x) or not region.linearizes(op) or x.numel() < 2:
-            return flip_by_flip(region, func, args, kwargs)
-        dim = dict(zip(("dim", "keepdim"), args[1:]), **kwargs).get("dim")
-        return _contest(region, op, x, func(*args, **kwargs), dim)
-
-    return rule
-
-
-def extremum(op: str) -> Any:
-    """``max(a, b)`` is `maximum`, ``max(a)`` is continuous, ``max(a, dim)`` chooses."""
+def asks(answer: Answer, op: str, names: tuple[str, ...] = ("dim",)) -> Any:
+    """The rule of a function that asks for an order: `answer` lets the indices of its result carry flips. `names`: of
+    its arguments. The values that it finds are remembered.
+    """
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = dict(zip(("dim", "keepdim"), args[1:]), **kwargs)
-        x, dim = args[0], named.get("dim")
-        if isinstance(dim, Tensor) or "other" in named:
+        x, named = args[0], dict(zip(names, args[1:]), **kwargs)
+        if isinstance(named.get("dim"), Tensor) or "other" in named:  # ``max(a, b)``
             return elementwise(region, func, args, kwargs)
-        if not isinstance(dim, int) or not tracked(x) or not region.linearizes(op) or x.dim() == 0:
+        if not tracked(x) or x.numel() < 2:
             return flip_by_flip(region, func, args, kwargs)
         out = func(*args, **kwargs)
-        _contest(region, op, x, out.indices, dim)
+        if hasattr(out, "indices") and not isinstance(out, Tensor):
+            mark_found(region, out.values, x, out.indices.detach(), named.get("dim", -1))
+        if region.linearizes(op) and x.dim():
+            answer(region, op, x, out, named)
         return out
 
     return rule
+
+
+def best(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
+    """``argmax(x)``, ``max(x, dim)``"""
+    _contest(region, op, x, out if isinstance(out, Tensor) else out.indices, named.get("dim"))

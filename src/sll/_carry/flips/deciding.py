@@ -93,10 +93,11 @@ def at_boundary(
     half = limit.clamp(max=half) if isinstance(limit, Tensor) else half
     at, above, by = _sides(distance, half, taken)
     _measured(eps, distance, half, limit)
-    block = Block(decision(eps, distance, at, by), None, at)
+    found = decision(eps, distance, at, by)
     first, other = (b, a) if isinstance(b, Tensor) and id(a) > id(b) else (a, b)
     what = () if batched(above) else (at, above if first is a else ~above)
-    return again(first, ("boundary", shape, held(other), held(eps)), block, what, other), above
+    found = again(first, ("boundary", shape, held(other), held(eps)), found, what, other)
+    return Block(found, None, at), above
 
 
 def _measured(eps: Any, distance: Tensor, half: Any, limit: Any) -> None:
@@ -124,9 +125,10 @@ def _at_integers(
     if whole and not batched(d) and bool((d == n).all()):
         by = torch.where(above, 0.5, -0.5).to(by.dtype)
     _measured(eps, jumps, half, 0.5)
-    block = Block(decision(eps, distance, at, by), None, at)
+    found = decision(eps, distance, at, by)
     key = "integers", distance.shape, shift, but_zero, held(eps)
-    return again(x, key, block, () if batched(d) else (at, above)), above, take(n, at)
+    found = again(x, key, found, () if batched(d) else (at, above))
+    return Block(found, None, at), above, take(n, at)
 
 
 # --- rules ---
@@ -143,7 +145,9 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
         plain = [x if flips is None or flips.plain is None else flips.plain for x, flips in zip(args, carried)]
         named = {name: plain_of(x) for name, x in kwargs.items()} if kwargs else kwargs
         if divides and len(plain) > 1 and tracked(plain[1]):  # by zero: NaN, and no gradient
-            plain[1] = torch.where(plain[1] == 0, plain[1].detach(), plain[1])
+            by = plain[1]
+            x = plain[0] if isinstance(plain[0], Tensor) else by.new_tensor(plain[0])  # (a number has no derivative)
+            plain[:2] = x, torch.where(by == 0, by.detach(), by)
         hard = func(*([x.detach() if isinstance(x, Tensor) else x for x in plain] if no_derivative else plain), **named)
         found: Described = None
         for x in (*plain, *named.values()) if named else plain:

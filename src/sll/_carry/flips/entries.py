@@ -34,11 +34,10 @@ K = TypeVar("K", bound=Carried)
 class Decision:
     """The flips of one call: a weight for each, whose gradient is the slope. The rest is for `identity.py`."""
 
-    __slots__ = ("__weakref__", "block", "other", "weight", "what")
+    __slots__ = ("__weakref__", "other", "weight", "what")
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
-        self.block: weakref.ref[Block] | None = None
         self.other: weakref.ref[Tensor] | None = None
         self.what: tuple[Tensor, ...] = ()
 
@@ -49,7 +48,7 @@ class Block:
     Compared by identity: results with the same block depend on the same flips at the same places.
     """
 
-    __slots__ = ("__weakref__", "at", "decision", "flip", "size")
+    __slots__ = ("at", "decision", "flip", "size")
 
     def __init__(self, decision: Decision, flip: Tensor | None, at: Tensor) -> None:
         self.decision = decision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from ..interface import Carried, Func
 from .calls import leaves
 from .entries import held_by, mark
 
-__all__ = ["Found", "extreme", "found_in", "mark_found", "moved", "values_found"]
+__all__ = ["Found", "extreme", "found_in", "mark_found", "moved"]
 
 
 class Found(Carried):
@@ -56,23 +55,6 @@ def moved(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
         for part, of in zip(leaves(out), leaves(func(found.of, *args[1:], **kwargs))):
             mark(region, part, Found(found.source, of, found.dim))
     return out
-
-
-def values_found(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that returns values and indices, or the median of all: the values are remembered."""
-
-    def marked(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        out, x, name = rule(region, func, args, kwargs), args[0], op_name(func)
-        if not tracked(x) or not x.numel():
-            return out
-        if not isinstance(out, Tensor) and x.dim():
-            named = dict(zip(("k", "dim") if name in ("topk", "kthvalue") else ("dim",), args[1:]), **kwargs)
-            mark_found(region, out.values, x, out.indices.detach(), named.get("dim", -1))
-        elif name in ("median", "nanmedian") and isinstance(out, Tensor):
-            mark_found(region, out, x, (x.detach().reshape(-1) == out.detach()).to(torch.int8).argmax(), None)
-        return out
-
-    return marked
 
 
 def extreme(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .entries import Block, Decision
+from .entries import Decision
 
 __all__ = ["again", "held"]
-
-T = TypeVar("T", Block, Decision)
 
 
 class _Asked(threading.local):
@@ -35,33 +33,22 @@ def held(x: Any) -> Any:
     return float(x) if isinstance(x, (int, float)) else (type(x), getattr(x, "policy", None), getattr(x, "kind", None))
 
 
-def again(x: Tensor, key: Any, found: T, what: tuple[Tensor, ...], other: Any = None) -> T:
-    """`found`, a block or a decision, or the one of before, if the same was asked and `what` has not changed (a write
-    may go unseen). Of a decision whose block is gone, `found` is a block now. (`other`, whose id is in the key, may be
-    another tensor by now.)
+def again(x: Tensor, key: Any, found: Decision, what: tuple[Tensor, ...], other: Any = None) -> Decision:
+    """`found`, or the decision of before, if the same was asked and `what` has not changed (a write may go unseen).
+    (`other`, whose id is in the key, may be another tensor by now.)
     """
     known = _ASKED.of.get(id(x))
     if known is None or known[0]() is not x:
         place, of = id(x), _ASKED.of
         known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
     key = (x._version, key)
-    decision = found.decision if isinstance(found, Block) else found
     for asked, ref in known[1]:
         before = ref() if asked == key else None
         if before is None or not (before.other is None or before.other() is other):
             continue
         if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
-            if not isinstance(found, Block):
-                return before
-            block = None if before.block is None else before.block()
-            if block is not None:
-                return block
-            found.decision = decision = before
-            break
-    else:
-        decision.what, decision.other = what, weakref.ref(other) if isinstance(other, Tensor) else None
-        known[1].append((key, weakref.ref(decision)))
-        del known[1][:-_KEPT]
-    if isinstance(found, Block):
-        decision.block = weakref.ref(found)
+            return before
+    found.what, found.other = what, weakref.ref(other) if isinstance(other, Tensor) else None
+    known[1].append((key, weakref.ref(found)))
+    del known[1][:-_KEPT]
     return found

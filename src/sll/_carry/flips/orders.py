@@ -10,17 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.env import tracked
 from ..._ops.order import capped_simplex
 from ..._ops.samples import around, at_each, pairs
-from ..._rules.index import op_name
 from ..._rules.widths import in_units, watch_of
 from ..interface import Func
 from .choosing import scores
 from .deciding import decision
 from .entries import Block, Layout, batched, carry, opened
-from .every import flip_by_flip
-from .found import found_in
+from .found import found_in, mark_found
 from .identity import again, held
 
 __all__ = ["Order", "compared", "kth", "order", "unique"]
@@ -145,75 +142,50 @@ def _moves(share: Tensor, size: int) -> tuple[Tensor, list[list[int]]]:
 # --- rules ---
 
 
-def order(op: str) -> Any:
+def order(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
     """``sort``, ``argsort`` and ``topk``."""
-    names = ("k", "dim", "largest", "sorted") if op == "topk" else ("dim", "descending")
-
-    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x = args[0]
-        if not tracked(x) or not region.linearizes(op) or x.dim() == 0 or x.numel() < 2:
-            return flip_by_flip(region, func, args, kwargs)
-        out, named = func(*args, **kwargs), dict(zip(names, args[1:]), **kwargs)
-        dim, hard = named.get("dim", -1), out if isinstance(out, Tensor) else out.indices
-        many = hard.shape[dim]
-        found = Order(x, dim, named.get("descending", named.get("largest", op == "topk")))
-        n, z = found.z.shape[1], found.z
-        if not many or n < 2:
-            return out
-        at = torch.arange(hard.numel(), device=hard.device).reshape(hard.shape)
-        places, at = (t.movedim(dim, -1).reshape(-1, many) for t in (hard, at))
-        if op == "topk":  # they may be shown in any order, and what comes next is near
-            inner = z.gather(-1, places).argsort(dim=-1, descending=True, stable=True)
-            more = min(n - many, LONGEST)
-            rest = z.scatter(-1, places, -math.inf).topk(more, -1).indices
-            places, at = (
-                torch.cat([places.gather(-1, inner), rest], -1),
-                F.pad(at.gather(-1, inner), (0, more), value=-1),
-            )
-        found.places = places
-        found.flips(region, op, lambda z, gaps: gaps[:, :many])
-        found.carry(region, hard, at, places)
-        return out
-
-    return rule
+    dim, hard = named.get("dim", -1), out if isinstance(out, Tensor) else out.indices
+    found, many = Order(x, dim, named.get("descending", named.get("largest", op == "topk"))), hard.shape[dim]
+    z, n = found.z, found.z.shape[1]
+    if not many or n < 2:
+        return
+    at = torch.arange(hard.numel(), device=hard.device).reshape(hard.shape)
+    places, at = (t.movedim(dim, -1).reshape(-1, many) for t in (hard, at))
+    if op == "topk":  # they may be shown in any order, and what comes next is near
+        inner = z.gather(-1, places).argsort(dim=-1, descending=True, stable=True)
+        rest = z.scatter(-1, places, -math.inf).topk(min(n - many, LONGEST), -1).indices
+        places, at = torch.cat([places.gather(-1, inner), rest], -1), at.gather(-1, inner)
+    found.places = places
+    found.flips(region, op, lambda z, gaps: gaps[:, :many])
+    found.carry(region, hard, F.pad(at, (0, places.shape[1] - many), value=-1), places)
 
 
-def kth(op: str) -> Any:
+def kth(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
     """``kthvalue`` and ``median``: one place of the ascending order."""
-
-    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        out, x = func(*args, **kwargs), args[0]
-        named = dict(zip(("k", "dim") if op == "kthvalue" else ("dim",), args[1:]), **kwargs)
-        dim = named.get("dim", -1 if op == "kthvalue" else None)
-        if isinstance(out, Tensor) or not tracked(x) or not region.linearizes(op) or x.dim() == 0 or x.shape[dim] < 2:
-            return out
-        found = Order(x, dim, False)
-        many = x.shape[dim]
-        if op_name(func) == "nanmedian":
-            many = (~x.detach().isnan()).movedim(dim, -1).reshape(-1, many).sum(-1, keepdim=True).clamp(min=1)
-        place = torch.zeros_like(found.places[:, :1]) + (named["k"] - 1 if op == "kthvalue" else (many - 1) // 2)
-        here = torch.arange(x.shape[dim], device=x.device) == place
-        chosen = out.indices.reshape(-1, 1)
-        places = torch.where(found.places == chosen, found.places.gather(-1, place), found.places)
-        found.places = torch.where(here, chosen, places)  # of equals, the one that is shown
+    if isinstance(out, Tensor):  # the median of all is continuous
+        of = (x.detach().reshape(-1) == out.detach()).to(torch.int8).argmax()
+        mark_found(region, out, x, of, None)
+        return
+    dim = named.get("dim", -1)
+    found, many = Order(x, dim, False), x.shape[dim]
+    if type(out) is torch.return_types.nanmedian:
+        many = (~x.detach().isnan()).movedim(dim, -1).reshape(-1, many).sum(-1, keepdim=True).clamp(min=1)
+    place = torch.zeros_like(found.places[:, :1]) + (named["k"] - 1 if op == "kthvalue" else (many - 1) // 2)
+    here, chosen = torch.arange(x.shape[dim], device=x.device) == place, out.indices.reshape(-1, 1)
+    places = torch.where(found.places == chosen, found.places.gather(-1, place), found.places)
+    found.places = torch.where(here, chosen, places)  # of equals, the one that is shown
+    if x.shape[dim] > 1:
         found.flips(region, op, lambda z, gaps: gaps.gather(-1, place))
         at = torch.arange(place.shape[0], device=x.device).unsqueeze(-1)
         found.carry(region, out.indices, torch.where(here, at, -1), found.places)
-        return out
-
-    return rule
 
 
-def unique(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def unique(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
     """The inverse of distinct numbers is their rank."""
-    out, x = func(*args, **kwargs), args[0]
-    named = dict(zip(("sorted", "return_inverse", "return_counts", "dim"), args[1:]), **kwargs)
-    decides = tracked(x) and region.linearizes("unique") and x.numel() > 1 and named.get("dim") is None
-    if decides and named.get("return_inverse"):
+    if named.get("return_inverse") and named.get("dim") is None:
         found = Order(x, None, False)
-        found.flips(region, "unique")
+        found.flips(region, op)
         found.carry_by_element(region, out[1])
-    return out
 
 
 def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:

@@ -7,20 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..._rules.index import ASKS, NAMED, in_place_forms, names_of, op_name, row_of, spellings
+from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
 from ..interface import Func
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import Rules
 from .calls import leaves
-from .choosing import best, extremum
+from .choosing import asks, best
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
 from .every import flip_by_flip, ragged
-from .found import extreme, found_in, values_found
+from .found import extreme, found_in
 from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, reduce_sum
@@ -73,18 +72,6 @@ def general(op: str, derivative: bool = True) -> Rule:
     return source(op, described(op), derivative)
 
 
-def reflected(op: str) -> Rule:
-    """``2 // x``"""
-
-    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x, other = args
-        if not isinstance(other, Tensor):
-            other = torch.tensor(other, dtype=x.dtype if x.is_floating_point() else None, device=x.device)
-        return region.call(getattr(torch, op), other, x)
-
-    return rule
-
-
 RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
@@ -97,15 +84,17 @@ RULE_OF: dict[str, Rule] = {
     "index_select": lookup("table", "dim", "index"),
     "take": lookup("table", "index"),
     "one_hot": one_hot,
-    **{op: best(op) for op in ("argmax", "argmin")},
+    **{op: asks(best, op) for op in ("argmax", "argmin")},
     **{
-        op: either(lambda *args, **kwargs: len(args) == 1 and not kwargs, extreme, values_found(extremum("arg" + op)))
+        op: either(lambda *args, **kwargs: len(args) == 1 and not kwargs, extreme, asks(best, "arg" + op))
         for op in ("max", "min")
     },
-    **{op: values_found(order(op)) for op in ("sort", "topk")},
-    **{op: values_found(kth(op)) for op in ("kthvalue", "median")},
+    "sort": asks(order, "sort", ("dim", "descending")),
+    "topk": asks(order, "topk", ("k", "dim", "largest", "sorted")),
+    "kthvalue": asks(kth, "kthvalue", ("k", "dim")),
+    "median": asks(kth, "median"),
     "best_values": extreme,
-    "unique": unique,
+    "unique": asks(unique, "unique", ("sorted", "return_inverse", "return_counts", "dim")),
     "bincount": bincount,
     "searchsorted": passed,
     "histc": histogram,
@@ -130,9 +119,6 @@ RULE_OF: dict[str, Rule] = {
 """By name, family or op of a row in the table."""
 
 RULES.fill(RULE_OF)
-for _name in names_of("reflected"):
-    for _func in spellings(_name):
-        RULES.put(_func, reflected(row_of(_name).op), True)
 
 
 def _added(op: str, functions: Any) -> None:
