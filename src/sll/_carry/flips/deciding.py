@@ -5,7 +5,6 @@ A flip goes to one side of the boundary. An element exactly at the boundary has 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -215,56 +214,19 @@ def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def described(op: str) -> Callable[..., Described]:
-    """Of a step of the other forward mode, the derivative says what is open."""
-    of = STEPS[op]
+    """Of a step of the other forward mode, the offset in the band is the distance."""
 
     def describe(eps: Any, hard: Tensor, *args: Any, **kwargs: Any) -> Described:
-        followed = [i for i, x in enumerate(args) if tracked(x)]
-        given = [x.detach() if isinstance(x, Tensor) else x for x in args]
-        sides: list[Any] = []
-
-        def offset(*leaves: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-            for i, leaf in zip(followed, leaves):
-                given[i] = leaf
-            found = of(eps, *given, **kwargs)
-            if found is None:
-                raise _NothingToDecide
-            sides[:] = [side() if callable(side) else side for side in (found.below, found.above)]
-            aux = tuple(side.expand(hard.shape) for side in sides if isinstance(side, Tensor))
-            return found.decision.offset().expand(hard.shape), aux
-
-        watch = watch_of(eps)
-        try:
-            with contextlib.nullcontext() if watch is None else watch.quietly():
-                where, slopes, aux = _derivatives(offset, [args[i].detach().expand(hard.shape) for i in followed])
-        except _NothingToDecide:
+        found = STEPS[op](eps, *args, **kwargs)
+        if found is None:
             return None
-        open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
-        known = iter(aux)
-        low, high = (next(known) if isinstance(side, Tensor) else side for side in sides)
+        where = found.decision.offset().expand(hard.shape)
+        low, high = (side() if callable(side) else side for side in (found.below, found.above))
+        low, high = (side.detach().expand(hard.shape) if isinstance(side, Tensor) else side for side in (low, high))
         up = where.detach() <= 0
         taken = up == (hard == _to_side(up, low, high, hard.dtype))  # (rounding: the program is on that side)
-        at, above, open_by = _sides(torch.where(open_, where.detach() * 2, math.nan), 1.0, taken)
+        at, above, by = _sides(torch.where(where.detach().abs() < 0.5, where.detach(), math.nan), 0.5, taken)
         low, high = (take(side, at) if isinstance(side, Tensor) else side for side in (low, high))
-        by = [torch.where(open_by != 0, torch.where(above, 1, -1) * take(s, at), 0) for s in slopes]
-        first, *more = [(args[i].expand(hard.shape), s) for i, s in zip(followed, by)]
-        return Block(decision(eps, first[0], at, first[1], more=more), None, at), _to_side(above, low, high, hard.dtype)
+        return Block(decision(0.0, where, at, by), None, at), _to_side(above, low, high, hard.dtype)
 
     return describe
-
-
-class _NothingToDecide(Exception):
-    pass
-
-
-def _derivatives(f: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
-    """An elementwise function of the leaves, its derivatives, and what else it returns."""
-    if torch._C._are_functorch_transforms_active():
-        where, pull, aux = torch.func.vjp(f, *leaves, has_aux=True)  # type: ignore[misc]
-        return where, pull(torch.ones_like(where)), aux
-    same: Callable[[Any], Any] = lambda x: x  # (whoever hooks what is saved is not to see this)
-    with torch.autograd.graph.saved_tensors_hooks(same, same):
-        given = [x.clone().requires_grad_() for x in leaves]
-        where, aux = f(*given)
-        found = torch.autograd.grad(where.sum(), given, allow_unused=True)
-    return where.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found)], aux
