@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -13,17 +13,17 @@ from .entries import Flips, flips_of
 __all__ = ["carriers", "leaves", "once_more", "plain_of", "replaced"]
 
 
-def leaves(*args: Any) -> Iterable[Tensor]:
+def leaves(*args: Any) -> list[Tensor]:
     """The tensors in nested arguments."""
+    found: list[Tensor] = []
     for x in args:
         if isinstance(x, Tensor):
-            yield x
+            found.append(x)
         elif isinstance(x, (tuple, list)):
-            yield from leaves(*x)
-        elif isinstance(x, dict):
-            yield from leaves(*x.values())
-        elif isinstance(x, slice):
-            yield from leaves(x.start, x.stop, x.step)
+            found += leaves(*x)
+        elif isinstance(x, (dict, slice)) and x:
+            found += leaves(*(x.values() if isinstance(x, dict) else (x.start, x.stop, x.step)))
+    return found
 
 
 def carriers(*args: Any) -> list[tuple[Tensor, Flips]]:

@@ -214,21 +214,18 @@ class Numbers:
 
     def numbers(self, layout: Layout) -> Tensor:
         """Of the flips of all entries."""
-        found = [block.flips() + self.start[block.decision] for block in layout.blocks]
-        return _cat(found) if found else torch.zeros(0, dtype=torch.int64)
-
-    def ranges(self) -> Iterable[tuple[Decision, int, int]]:
-        return zip(self.start, self.start.values(), [*self.start.values(), self.size][1:])
+        if not layout.blocks:
+            return torch.zeros(0, dtype=torch.int64)
+        starts = [[self.start[block.decision], block.size] for block in layout.blocks]
+        start, size = torch.tensor(starts, device=layout.at.device).unbind(1)
+        return _cat([block.flips() for block in layout.blocks]) + start.repeat_interleave(size)
 
     def layout(self, number: Tensor, at: Tensor) -> Layout:
         """Entries of flips with these numbers, which rise."""
-        ends = torch.tensor([end for _, _, end in self.ranges()], dtype=torch.int64, device=number.device)
-        stops = torch.searchsorted(number, ends).tolist()
-        blocks, begin = [], 0
-        for (decision, start, _), stop in zip(self.ranges(), stops):
-            blocks.append(Block(decision, number[begin:stop] - start, at[begin:stop]))
-            begin = stop
-        return Layout(tuple(blocks))
+        start = torch.tensor([*self.start.values(), self.size], device=number.device)
+        size = torch.searchsorted(number, start).diff()
+        flips, sizes = number - start[:-1].repeat_interleave(size), size.tolist()
+        return Layout(tuple(map(Block, self.start, flips.split(sizes), at.split(sizes))))  # type: ignore[no-untyped-call]
 
     def grouped(self, number: Tensor, at: Tensor) -> tuple[Layout, Tensor]:
         """Entries, each flip once at each place, and which of them each of the given ones is."""
@@ -251,7 +248,11 @@ def join(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
         found = b, a.size, None
     else:
         found = _joined(a, b)
-    a.joined[id(b)] = weakref.ref(b), weakref.ref(found[0]), *found[1:]
+    whole, refs = found[0], (weakref.ref(b), weakref.ref(found[0]))
+    a.joined[id(b)] = *refs, *found[1:]
+    if whole is not a and whole is not b:
+        whole.joined[id(a)] = weakref.ref(a), refs[1], None, found[1]
+        whole.joined[id(b)] = *refs, None, found[2]
     return found
 
 
@@ -263,55 +264,68 @@ def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
         end += block.size
     decided = {block.decision for block in blocks}
     ranges: list[Any] = []
-    """Of `b`: first and last place, neighbours together, or places."""
     for block in b.blocks:
-        start = starts.get(block, end)
-        if block not in starts and block.decision in decided:
+        start = starts.get(block)
+        if start is not None:
+            ranges.append((start, start + block.size))
+            continue
+        if block.decision in decided:
             place, block = _matched(a, starts, block, end)
             ranges.append(place)
             if not block.size:
                 continue
-        elif ranges and not isinstance(ranges[-1], Tensor) and ranges[-1][1] == start:
-            ranges[-1][1] += block.size
         else:
-            ranges.append([start, start + block.size])
-        if block not in starts:
-            blocks.append(block)
-            end += block.size
-    place = _cat([x if isinstance(x, Tensor) else torch.arange(*x, device=b.at.device) for x in ranges])
-    return Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a, a.size, place
+            ranges.append((end, end + block.size))
+        blocks.append(block)
+        end += block.size
+    return Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a, a.size, _ranges(ranges, b.at.device)
 
 
 def _matched(a: Layout, starts: dict[Block, int], block: Block, end: int) -> tuple[Tensor, Block]:
     """Where in `a` the entries of another block of one of its decisions are, and those that are not, which go to the
     end.
     """
-    same = [other for other in a.blocks if other.decision is block.decision]
-    most = 1 + max([int(x.at.max()) for x in (*same, block) if x.size], default=0)
-    keys = torch.cat([other.flips() * most + other.at for other in same])
-    places = torch.cat([torch.arange(starts[x], starts[x] + x.size, device=x.at.device) for x in same])
-    wanted = block.flips() * most + block.at
-    ordered, order = torch.nn.functional.pad(keys, (0, 1), value=-1).sort()
-    near = torch.searchsorted(ordered, wanted).clamp(max=keys.shape[0])
-    there = ordered[near] == wanted
+    same = [other for other in a.blocks if other.decision is block.decision and other.size]
+    at = torch.cat([*(other.at for other in same), block.at])
+    keys = torch.cat([*(other.flips() for other in same), block.flips()])
+    keys = keys * (int(at.max()) + 1 if at.shape[0] else 1) + at
+    many = at.shape[0] - block.size
+    ordered, order = keys[:many].sort()
+    near = torch.searchsorted(ordered, keys[many:])
+    there = torch.cat([ordered, keys.new_full((1,), -1)])[near] == keys[many:]
     new = (~there).nonzero().squeeze(1)
-    found = torch.nn.functional.pad(places, (0, 1))[order[near]]
-    found[new] = torch.arange(end, end + new.shape[0], device=new.device)
+    found = torch.cat([_ranges([(starts[x], starts[x] + x.size) for x in same], at.device)[order], keys[:1]])[near]
+    found[new] = torch.arange(end, end + new.shape[0], device=at.device)
     return found, Block(block.decision, block.flips()[new], block.at[new])
+
+
+def _ranges(ranges: list[Any], device: torch.device) -> Tensor:
+    """Places that are given as ranges (first, end), neighbours together, or as tensors."""
+    joined: list[Any] = []
+    for part in ranges:
+        if joined and not isinstance(part, Tensor) and not isinstance(joined[-1], Tensor) and joined[-1][1] == part[0]:
+            joined[-1] = joined[-1][0], part[1]
+        else:
+            joined.append(part)
+    found = [x if isinstance(x, Tensor) else torch.arange(*x, device=device) for x in joined]
+    return _cat(found) if found else torch.zeros(0, dtype=torch.int64, device=device)
 
 
 def values_on(x: Any, found: Flips | None, shape: torch.Size, layout: Layout) -> Any:
     """An operand of an elementwise function with a result of `shape`, at the entries of `layout`."""
-    if found is not None:
-        place = join(layout, found.layout)[2]
-        if place is None or isinstance(place, int) and place == layout.size:
-            return found.values
-        if isinstance(place, int):
-            return torch.cat([found.values, take(x.expand(shape), layout.at[place:])])
-        return take(x.expand(shape), layout.at).index_copy(0, place, found.values)
-    if not isinstance(x, Tensor) or x.numel() == 1:
-        return x.detach().reshape(x.shape[:1]) if isinstance(x, Tensor) else x
-    return take(x if x.shape == shape else x.expand(shape), layout.at)
+    if not isinstance(x, Tensor):
+        return x
+    if found is None and x.numel() == 1:
+        return x.detach().reshape(x.shape[:1])
+    x = x if x.shape == shape else x.expand(shape)
+    if found is None:
+        return take(x, layout.at)
+    place = join(layout, found.layout)[2]
+    if place is None or isinstance(place, int) and place == layout.size:
+        return found.values
+    if isinstance(place, int):
+        return torch.cat([found.values, take(x, layout.at[place:])])
+    return take(x, layout.at).index_copy(0, place, found.values)
 
 
 def spread(layout: Layout, key: Any, source: Callable[[], Tensor]) -> tuple[Layout, Tensor]:

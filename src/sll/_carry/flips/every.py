@@ -56,7 +56,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")
     out = _watched(region, func, args, kwargs, floats) if writes else once_more(func, args, kwargs)
-    parts = list(leaves(out))
+    parts = leaves(out)
     carried: dict[int, Tensor] = {}
     for x, values in zip((*parts, *(x for x, _ in found)), results):  # (operands may have been written to)
         if isinstance(values, list):
@@ -112,7 +112,8 @@ class _Rows:
         """In so many flips the call fails."""
 
     def flips(self) -> list[tuple[Decision, int]]:
-        return [(d, n - start) for d, start, end in self.all.ranges() for n in self.number.tolist() if start <= n < end]
+        flips = self.all.layout(self.number, self.number)
+        return [(block.decision, flip) for block in flips.blocks for flip in block.flips().tolist()]
 
     def results(self) -> list[Any] | None:
         """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many.
@@ -143,7 +144,7 @@ class _Rows:
 
     def all_at_once(self, changed: list[Tensor]) -> tuple[Tensor, ...] | None:
         """By `torch.vmap`, if it can, and nothing was written to."""
-        others = list(leaves(self.args, self.kwargs)) if self.writes else []
+        others = leaves(self.args, self.kwargs) if self.writes else []
         others = [x for x in others if all(x is not y for y in self.operands)]
         copies = {id(x): x.detach().clone() for x in others}
         given = [x.clone() for x in changed] if self.writes else changed

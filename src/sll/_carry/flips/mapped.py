@@ -73,25 +73,22 @@ def mapped(
 def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     found = [flips_of(x) for x in args]
     plain = [x if flips is None or flips.plain is None else flips.plain for x, flips in zip(args, found)]
-    unbounded = False
     if len(args) > 1:
         for i, flips in enumerate(found):
-            if flips is None:
-                unbounded = unbounded or infinite(args[i])
-            elif flips.plain is None:
+            if flips is not None and flips.plain is None:
                 plain[i] = _as_it_is(i, plain)
-            elif flips.layout.size >= 64 and _too_wide(args[i], flips, args):
-                plain[i], found[i] = args[i], None
     hard = func(*plain, **{name: plain_of(x) for name, x in kwargs.items()}) if kwargs else func(*plain)
     if not isinstance(hard, Tensor):
         return hard
-    for x, p in zip(args, plain):
-        if hard is p:
-            return x
+    if plain and hard is plain[0]:
+        return args[0]
+    for i, flips in enumerate(found):
+        if flips is not None and flips.plain is not None and _too_wide(args[i], flips, hard.numel()):
+            return elementwise(region, func, (*args[:i], args[i].view_as(args[i]), *args[i + 1 :]), kwargs)
     entries = mapped(func, args, kwargs, hard.shape, hard.dtype, found)
     if entries is None:
         return hard
-    if unbounded and func in _MAY_BE_INFINITE:
+    if func in _MAY_BE_INFINITE and any(infinite(x) for x, flips in zip(args, found) if flips is None):
         difference = unwrapped(entries[1] - take(hard, entries[0].at))
         region.count_infinite(op_name(func), int((~difference.isfinite()).sum()))
     return carry(region, hard, *entries)
@@ -107,10 +104,10 @@ def _as_it_is(i: int, operands: list[Any]) -> Tensor:
     return clone.clone() if saved and not torch._C._are_functorch_transforms_active() else clone
 
 
-def _too_wide(x: Tensor, found: Flips, args: tuple[Any, ...]) -> bool:
+def _too_wide(x: Tensor, found: Flips, many: int) -> bool:
     """Whether a float broadcasts to so many elements that its flips are met first: each changes all of them."""
-    most = max([y.numel() for y in args if isinstance(y, Tensor)])
-    return found.layout.size * most > max(1, x.numel()) * max(MOST_PER_ELEMENT * most, MOST)
+    size, one = found.layout.size, x.numel()
+    return one < many and size >= 64 and size * many > max(1, one) * max(MOST_PER_ELEMENT * many, MOST)
 
 
 def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, values: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ _FIRST = 2**40
 
 def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function whose result has elements of its operands (and constants) only: where numbers go, entries go."""
-    found = carriers(args, kwargs)
+    alone = len(args) > 0 and isinstance(args[0], Tensor) and not leaves(args[1:], kwargs)
+    found = carriers(args[0] if alone else (args, kwargs))
     out = func(*args, **kwargs)
     if not found:
         return moved(region, func, args, kwargs, out)
@@ -33,31 +35,42 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     if isinstance(out, Tensor) and out.is_floating_point() and any(not x.is_floating_point() for x, _ in found):
         as_float = lambda x: region.call(torch.Tensor.to, x, out.dtype) if flips_of(x) else x
         return once_more(region.call, (func, *args), kwargs, as_float)
+
+    def once(by: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        return leaves(func(by(args[0]), *args[1:], **kwargs) if alone else once_more(func, args, kwargs, by))
+
+    starts = _starts(args[:1], kwargs.get("tensors"), [x for x, _ in found])
+    numbers: list[Tensor] = []
+
+    def source(i: int, start: int) -> Tensor:
+        numbers[:] = numbers or once(lambda x: x if id(x) not in starts else _number(x, starts[id(x)]))
+        return numbers[i] - start
+
+    parts = leaves(out)
+    floats = any(part.is_floating_point() for part in parts)
+    for i, (part, plain) in enumerate(zip(parts, once(plain_of) if floats else parts)):
+        entries, key = [], (func, i, args[0].shape, repr((args[1:], kwargs))) if alone else None
+        for x, flips in found:
+            layout, entry = spread(flips.layout, key, functools.partial(source, i, starts[id(x)]))
+            entries.append((layout, flips.values[entry].to(part.dtype)))
+        # (Floats had their gradient from their operands.)
+        whole = functools.reduce(functools.partial(_beside, part), entries)
+        mark(region, part, Flips(*whole, plain if floats else None))
+    return out
+
+
+def _starts(*args: Any) -> dict[int, int]:
+    """The number of the first element of each tensor."""
     starts, end = {}, _FIRST
-    for x in leaves(args[:1], kwargs.get("tensors"), [x for x, _ in found]):
+    for x in leaves(*args):
         if id(x) not in starts:
             starts[id(x)] = end
             end += x.numel()
+    return starts
 
-    def number(x: Tensor) -> Tensor:
-        if id(x) not in starts:
-            return x
-        return torch.arange(x.numel(), device=x.device).reshape(x.shape) + starts[id(x)]
 
-    parts, sources = list(leaves(out)), leaves(once_more(func, args, kwargs, number))
-    floats = any(part.is_floating_point() for part in parts)
-    plain = leaves(once_more(func, args, kwargs) if floats else out)
-    alone = len(starts) == 1 and not any(True for _ in leaves(args[1:], kwargs))
-    for i, (part, source, same) in enumerate(zip(parts, sources, plain)):
-        entries, key = [], (func, i, found[0][0].shape, repr((args[1:], kwargs))) if alone else None
-        for x, flips in found:
-            layout, entry = spread(flips.layout, key, lambda: source - starts[id(x)])  # noqa: B023
-            entries.append((layout, flips.values[entry].to(part.dtype)))
-        # (Floats had their gradient from their operands.)
-        mark(
-            region, part, Flips(*functools.reduce(functools.partial(_beside, part), entries), same if floats else None)
-        )
-    return out
+def _number(x: Tensor, start: int) -> Tensor:
+    return torch.arange(start, start + x.numel(), device=x.device).reshape(x.shape)
 
 
 def _beside(part: Tensor, *given: tuple[Layout, Tensor]) -> tuple[Layout, Tensor]:
