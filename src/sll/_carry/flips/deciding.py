@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -21,11 +23,10 @@ from ..outcomes.boundaries import from_one
 from ..outcomes.sources import STEPS
 from .calls import plain_of
 from .entries import Block, Decision, batched, flips_of
-from .identity import again, held
 from .mapped import elementwise, mapped, with_block
 from .primitives import slope, take
 
-__all__ = ["Described", "at_boundary", "cast", "decision", "described", "integers", "source", "step"]
+__all__ = ["Described", "again", "at_boundary", "cast", "decision", "described", "held", "integers", "source", "step"]
 
 Described: TypeAlias = "tuple[Block, Tensor] | None"
 """The flips of a decision, and the values that they go to; None where nothing is decided."""
@@ -83,11 +84,9 @@ def at_boundary(
     a: Tensor, b: Any, eps: Any, shape: torch.Size, limit: Any = math.inf, taken: Tensor | None = None
 ) -> tuple[Block, Tensor]:
     """Where ``a > b`` is open, and which flips go above. The half-width is at most `limit`."""
-    if type(b) is float and a.dtype in (torch.float32, torch.float64):
-        distance = a - b
-    else:
-        x, y = wide(a, b)
-        distance = (x - y).expand(shape)
+    fits = type(b) is float or isinstance(b, Tensor) and b.dtype is a.dtype
+    x, y = (a, b) if fits and a.dtype in (torch.float32, torch.float64) else wide(a, b)
+    distance = x - y
     half = eps if type(eps) is float else half_width(eps, distance.detach())
     half = limit.clamp(max=half) if isinstance(limit, Tensor) else half
     at, above, by = _sides(distance, half, taken)
@@ -128,6 +127,49 @@ def _at_integers(
     key = "integers", distance.shape, shift, but_zero, held(eps)
     found = again(x, key, found, () if batched(d) else (at, above))
     return Block(found, None, at), above, take(n, at)
+
+
+# --- the same question has the same flips ---
+
+
+class _Asked(threading.local):
+    """By the id of the operand: what was asked, and what was decided, as long as somebody carries it."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, weakref.ref[Decision]]]]] = {}
+
+
+_ASKED = _Asked()
+_KEPT = 8
+"""So many questions about one tensor are remembered."""
+
+
+def held(x: Any) -> Any:
+    """What stands for an operand or a width in a question."""
+    if isinstance(x, Tensor):
+        return id(x), x._version
+    return float(x) if isinstance(x, (int, float)) else (type(x), getattr(x, "policy", None), getattr(x, "kind", None))
+
+
+def again(x: Tensor, key: Any, found: Decision, what: tuple[Tensor, ...], other: Any = None) -> Decision:
+    """`found`, or the decision of before, if the same was asked and `what` has not changed (a write may go unseen).
+    (`other`, whose id is in the key, may be another tensor by now.)
+    """
+    known = _ASKED.of.get(id(x))
+    if known is None or known[0]() is not x:
+        place, of = id(x), _ASKED.of
+        known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
+    key = (x._version, key)
+    for asked, ref in known[1]:
+        before = ref() if asked == key else None
+        if before is None or not (before.other is None or before.other() is other):
+            continue
+        if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
+            return before
+    found.what, found.other = what, weakref.ref(other) if isinstance(other, Tensor) else None
+    known[1].append((key, weakref.ref(found)))
+    del known[1][:-_KEPT]
+    return found
 
 
 # --- rules ---

@@ -13,6 +13,7 @@ element, stored in one vector, whatever the band leaves closed.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
@@ -332,16 +333,21 @@ def spread(layout: Layout, key: Any, source: Callable[[], Tensor]) -> tuple[Layo
     """The layout of a result whose element j is element ``source()[j]`` of the operand (or none of it), and which
     entry each entry comes from. `key` says how they move, if it can be said: moved again, they are the same blocks.
     """
+    if not layout.blocks:
+        return layout, layout.at
     if key is not None and key in layout.moves:
         return layout.moves[key]
     ordered, order = source().reshape(-1).sort(stable=True)
     first = torch.searchsorted(ordered, layout.at)
     counts = torch.searchsorted(ordered, layout.at, right=True) - first
+    total = counts.cumsum(0)
     entry = torch.arange(layout.size, device=layout.at.device).repeat_interleave(counts)
-    at = order[first[entry] + torch.arange(entry.shape[0], device=entry.device) - (counts.cumsum(0) - counts)[entry]]
-    numbers = Numbers.of(layout)
-    number, by_number = numbers.numbers(layout)[entry].sort(stable=True)
-    found = numbers.layout(number, at[by_number]), entry[by_number]
+    at = order[(first + counts - total)[entry] + torch.arange(entry.shape[0], device=entry.device)]
+    ends = torch.tensor(list(itertools.accumulate([block.size for block in layout.blocks])), device=total.device)
+    sizes = torch.diff(torch.cat([total.new_zeros(1), total])[ends], prepend=total.new_zeros(1)).tolist()
+    flips = _cat([block.flips() for block in layout.blocks])[entry]
+    decisions = [block.decision for block in layout.blocks]
+    found = Layout(tuple(map(Block, decisions, flips.split(sizes), at.split(sizes)))), entry  # type: ignore[no-untyped-call]
     if key is not None:
         layout.moves[key] = found
     return found

@@ -14,7 +14,7 @@ from ..interface import Func
 from .calls import carriers, leaves, once_more, plain_of
 from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
 from .every import flip_by_flip
-from .found import moved
+from .orders import moved
 from .primitives import take
 
 __all__ = ["in_order", "move", "reduce_sum"]

@@ -1,26 +1,87 @@
-"""Orders: neighbours change places; where several are in one band, one moves past others, too."""
+"""Choices and orders: an argmax flips to those that share sparsemax with it, places of an order to neighbours.
+
+Values found by sorting remember which element of what they are: ``x >= x.topk(k).values[-1]`` asks for places.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.dtypes import compute_dtype
+from ..._ops.env import tracked
 from ..._ops.order import capped_simplex
-from ..._ops.samples import around, at_each, pairs
+from ..._ops.samples import around, at_each, lead, leads, pairs
+from ..._ops.views import same_numbers
+from ..._rules.index import op_name
 from ..._rules.widths import in_units, watch_of
-from ..interface import Func
-from .choosing import scores
-from .deciding import decision
-from .entries import Block, Layout, batched, carry, opened
-from .found import found_in, mark_found
-from .identity import again, held
+from ..interface import Carried, Func
+from .calls import leaves
+from .deciding import again, decision, held
+from .entries import Block, Layout, batched, carry, held_by, mark, opened
+from .every import flip_by_flip
+from .mapped import elementwise
 
-__all__ = ["Order", "compared", "kth", "order", "unique"]
+__all__ = [
+    "Order", "asks", "best", "compared", "extreme", "found_in", "kth", "mark_found", "moved", "order", "unique",
+]  # fmt: skip
+
+Answer: TypeAlias = "Callable[[Any, str, Tensor, Any, dict[str, Any]], None]"
+"""Lets the indices of a result carry flips: of the region, the op, its operand, the result, and other arguments."""
+
+
+# --- the first ---
+
+MOST = 32
+"""So many contenders share a choice whose width a policy found."""
+
+
+def scores(x: Tensor, dim: int | None, largest: bool) -> tuple[Tensor, Tensor]:
+    """± x without gradient, one row for each choice, NaN the largest number; and the flat positions."""
+    numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
+    rows = x.detach().to(compute_dtype(x.dtype))
+    if dim is None or x.dim() == 0:
+        rows, numbers = rows.reshape(1, -1), numbers.reshape(1, -1)
+    else:
+        rows, numbers = (t.movedim(dim, -1).reshape(-1, x.shape[dim]) for t in (rows, numbers))
+    rows = torch.where(rows.isnan(), math.inf, rows)
+    return (rows if largest else -rows), numbers
+
+
+def _contest(region: Any, op: str, x: Tensor, hard: Tensor, dim: int | None) -> None:
+    """`hard`, the index of the largest or smallest: flips to those that share sparsemax."""
+    largest, width = op == "argmax", region.eps_for(op)
+    z, numbers = scores(x, dim, largest)
+    z, eps = in_units(z, width, leads, lead)
+    top = z.amax(-1, keepdim=True)
+    most = MOST if batched(z) else int((top - z < eps).sum(-1).max()) if z.numel() else 1
+    most = min(z.shape[-1], most if isinstance(width, float) else min(most, MOST))
+    near, index = z.topk(most, -1)
+    u = (near - top) / eps
+    inside = (1 + torch.arange(1, most + 1, device=z.device) * u > u.cumsum(-1)) & top.isfinite()
+    members = inside.sum(-1, keepdim=True).to(z.dtype)
+    other = inside & (index != hard.detach().reshape(-1, 1))
+    row, column = opened(other)
+    alone = (torch.arange(most, device=z.device) == column.unsqueeze(-1)).to(z.dtype)
+    share = (alone - 1 / members[row]) * (1 if largest else -1) / eps
+    by = torch.where(inside[row] & other[row, column].unsqueeze(-1), share, 0).reshape(-1)
+    flip = torch.arange(row.shape[0], device=z.device).repeat_interleave(most)
+    at = numbers[row.unsqueeze(-1), index[row]].reshape(-1)
+    watch = watch_of(width)
+    if watch is not None:
+        watch.count(other.any(-1))
+    found, values = decision(width, x, at, by, flip), index[row, column]
+    if not batched(z):
+        found = again(x, ("choice", numbers.shape, numbers.stride(), largest, held(width)), found, (row, values))
+    carry(region, hard, Layout((Block(found, None, row),)), values)
+
+
+# --- all in order ---
 
 LONGEST = 6
 """So many elements in each other's band are reordered together."""
@@ -139,7 +200,94 @@ def _moves(share: Tensor, size: int) -> tuple[Tensor, list[list[int]]]:
     return torch.stack(by, 1), orders
 
 
+# --- values found by sorting ---
+
+
+class Found(Carried):
+    """Which element of a tensor each value is, by flat position, and along which dimension it was looked for."""
+
+    def __init__(self, source: Tensor, of: Tensor, dim: int | None) -> None:
+        self.source = source
+        self.version = source._version
+        self.of = of
+        self.dim = None if source.dim() == 1 else dim
+
+    def found_among(self, x: Any) -> bool:
+        """Whether `x` is the source, or another view of the same numbers."""
+        if not isinstance(x, Tensor) or x._version != self.version or self.source._version != self.version:
+            return False
+        return same_numbers(x, self.source, self.dim is None)
+
+
+def found_in(x: Any) -> Found | None:
+    return held_by(x, Found)
+
+
+def mark_found(region: Any, values: Tensor, x: Tensor, indices: Tensor, dim: int | None) -> None:
+    """`values` are those of `x` at `indices`; a reduced dimension may be gone. (None: of all, by flat position.)"""
+    if dim is None:
+        mark(region, values, Found(x, indices.reshape(values.shape), None))
+        return
+    numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
+    gone = indices.dim() < x.dim()
+    of = numbers.gather(dim, indices.unsqueeze(dim) if gone else indices)
+    mark(region, values, Found(x, of.squeeze(dim) if gone else of, dim % x.dim()))
+
+
+def moved(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """Moved values of a sort are values of a sort."""
+    found = found_in(args[0]) if args else None
+    if found is not None and out is not args[0]:
+        for part, of in zip(leaves(out), leaves(func(found.of, *args[1:], **kwargs))):
+            mark(region, part, Found(found.source, of, found.dim))
+    return out
+
+
+def extreme(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``amax``, ``amin``, ``max()`` and ``min()``: continuous, and the first in order."""
+    out, x = func(*args, **kwargs), args[0]
+    dim = dict(zip(("dim", "keepdim"), args[1:]), **kwargs).get("dim")
+    if isinstance(dim, (tuple, list)):
+        if 1 < len(dim) < x.dim():
+            return out
+        dim = dim[0] if len(dim) == 1 else None
+    if not tracked(x) or not x.numel() or not x.dim():
+        return out
+    best = getattr(x.detach(), "arg" + op_name(func)[-3:])(dim)
+    known = found_in(x)
+    if known is not None and x.dim() == 1:  # of sorted values, one of those
+        return mark(region, out, Found(known.source, known.of[best].reshape(out.shape), known.dim))
+    mark_found(region, out, x, best if dim is None else best.reshape(out.shape), dim)
+    return out
+
+
 # --- rules ---
+
+
+def asks(answer: Answer, op: str, names: tuple[str, ...] = ("dim",)) -> Any:
+    """The rule of a function that asks for an order: `answer` lets the indices of its result carry flips. `names`: of
+    its arguments. The values that it finds are remembered.
+    """
+
+    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x, named = args[0], dict(zip(names, args[1:]), **kwargs)
+        if isinstance(named.get("dim"), Tensor) or "other" in named:  # ``max(a, b)``
+            return elementwise(region, func, args, kwargs)
+        if not tracked(x) or x.numel() < 2:
+            return flip_by_flip(region, func, args, kwargs)
+        out = func(*args, **kwargs)
+        if hasattr(out, "indices") and not isinstance(out, Tensor):
+            mark_found(region, out.values, x, out.indices.detach(), named.get("dim", -1))
+        if region.linearizes(op) and x.dim():
+            answer(region, op, x, out, named)
+        return out
+
+    return rule
+
+
+def best(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
+    """``argmax(x)``, ``max(x, dim)``"""
+    _contest(region, op, x, out if isinstance(out, Tensor) else out.indices, named.get("dim"))
 
 
 def order(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:

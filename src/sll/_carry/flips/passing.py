@@ -15,8 +15,7 @@ from ..interface import Func
 from .deciding import at_boundary
 from .entries import Layout, carry, flips_of
 from .every import flip_by_flip
-from .found import found_in, mark_found
-from .orders import Order
+from .orders import Order, found_in, mark_found
 from .primitives import take
 
 __all__ = ["histogram", "passed"]

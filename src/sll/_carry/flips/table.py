@@ -15,15 +15,13 @@ from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import Rules
 from .calls import leaves
-from .choosing import asks, best
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
 from .every import flip_by_flip, ragged
-from .found import extreme, found_in
 from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, reduce_sum
-from .orders import compared, kth, order, unique
+from .orders import asks, best, compared, extreme, found_in, kth, order, unique
 from .passing import bincount, histogram, passed
 from .writing import WRITES, copy, setitem
 
