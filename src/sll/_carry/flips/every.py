@@ -37,15 +37,15 @@ def ragged(x: Any) -> Ragged | None:
 
 def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Any function: it runs again in each flip. If only floats carry any, they meet in it."""
-    found = carriers(args, kwargs)
-    loose = {id(x): (x, r) for x in leaves(args, kwargs) if (r := ragged(x)) is not None}
     name, writes = op_name(func), writes_unsaid(func)
-    floats = [x for x, _ in found if x.is_floating_point()]
-    if not loose and len(floats) == len(found):
+    operands = [x for x, _ in carriers(args, kwargs)]
+    loose = [x for x in leaves(args, kwargs) if ragged(x) is not None]
+    floats = [x for x in operands if x.is_floating_point()]
+    if not loose and len(floats) == len(operands):
         return _watched(region, func, args, kwargs, floats) if writes else func(*args, **kwargs)
 
     def lost(why: str) -> None:
-        region.lose(name, [x for x, _ in (*found, *loose.values())], REMEDIES.get(name, why))
+        region.lose(name, [*operands, *loose], REMEDIES.get(name, why))
 
     declared = name[-1:] == "_" and name[-2:] != "__"
     rows = _Rows(func, args, kwargs, writes)
@@ -58,7 +58,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     out = _watched(region, func, args, kwargs, floats) if writes else once_more(func, args, kwargs)
     parts = leaves(out)
     carried: dict[int, Tensor] = {}
-    for x, values in zip((*parts, *(x for x, _ in found)), results):  # (operands may have been written to)
+    for x, values in zip((*parts, *operands), results):  # (operands may have been written to)
         if isinstance(values, list):
             region.selects = True
             mark(region, x, Ragged(dict(zip(rows.flips(), values))))

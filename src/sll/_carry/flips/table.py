@@ -6,18 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
+from ..._rules.index import NAMED
 from ..._rules.table import ROWS
 from ..interface import Func
-from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import Rules
-from .calls import leaves
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
-from .every import flip_by_flip, ragged
+from .every import flip_by_flip
 from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, reduce_sum
@@ -25,26 +21,10 @@ from .orders import asks, best, compared, extreme, found_in, kth, order, unique
 from .passing import bincount, histogram, passed
 from .writing import WRITES, copy, setitem
 
-__all__ = ["RULES", "dispatch"]
+__all__ = ["RULES"]
 
 RULES = Rules(WRITES)
-TABLE = RULES.of
 Rule = Callable[..., Any]
-
-
-def dispatch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    rule = TABLE.get(func)
-    if rule is None and func in ASKS:
-        loose = [x for x in leaves(args, kwargs) if ragged(x)] if func in COUNTS else []
-        if loose:
-            region.lose(op_name(func), loose, _COUNTED)
-        return func(*args, **kwargs)
-    if rule is None or (region.selects and func not in _IN_PLACE and any(ragged(x) for x in leaves(args, kwargs))):
-        rule = flip_by_flip
-    return rule(region, func, args, kwargs)
-
-
-_COUNTED = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
 
 
 def either(ask: Callable[..., Any], one: Rule, other: Rule) -> Rule:
@@ -128,8 +108,3 @@ for _row in ROWS:  # flips are imported late: somebody may have added some alrea
     if _row.family == "sources" and _row.op not in RULE_OF:
         _added(_row.op, (*_row.names.split(), *_row.functions))
 LISTENERS.append(_added)
-_IN_PLACE = {
-    torch.Tensor.__setitem__,
-    *(func for row in ROWS if row.in_place for name in row.names.split() for func in in_place_forms(name)),
-}
-"""What writes to its first operand."""
