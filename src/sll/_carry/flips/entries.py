@@ -259,19 +259,17 @@ def join(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
 
 def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
     """Blocks of `b` that `a` has not come after those of `a`."""
-    starts, end, blocks = {}, 0, list(a.blocks)
-    for block in a.blocks:
-        starts[block] = end
-        end += block.size
-    decided = {block.decision for block in blocks}
+    ends = list(itertools.accumulate([block.size for block in a.blocks], initial=0))
+    starts, end, blocks = dict(zip(a.blocks, ends)), a.size, list(a.blocks)
     ranges: list[Any] = []
     for block in b.blocks:
         start = starts.get(block)
         if start is not None:
             ranges.append((start, start + block.size))
             continue
-        if block.decision in decided:
-            place, block = _matched(a, starts, block, end)
+        same = [other for other in a.blocks if other.decision is block.decision]
+        if same:
+            place, block = _matched(same, [(starts[x], starts[x] + x.size) for x in same], block, end)
             ranges.append(place)
             if not block.size:
                 continue
@@ -282,20 +280,19 @@ def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
     return Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a, a.size, _ranges(ranges, b.at.device)
 
 
-def _matched(a: Layout, starts: dict[Block, int], block: Block, end: int) -> tuple[Tensor, Block]:
-    """Where in `a` the entries of another block of one of its decisions are, and those that are not, which go to the
-    end.
+def _matched(same: list[Block], ranges: list[Any], block: Block, end: int) -> tuple[Tensor, Block]:
+    """Where the entries of another block of one decision are, in a layout with these blocks in these places, and those
+    that are not, which go to the end.
     """
-    same = [other for other in a.blocks if other.decision is block.decision and other.size]
     at = torch.cat([*(other.at for other in same), block.at])
     keys = torch.cat([*(other.flips() for other in same), block.flips()])
     keys = keys * (int(at.max()) + 1 if at.shape[0] else 1) + at
-    many = at.shape[0] - block.size
-    ordered, order = keys[:many].sort()
-    near = torch.searchsorted(ordered, keys[many:])
-    there = torch.cat([ordered, keys.new_full((1,), -1)])[near] == keys[many:]
+    known, wanted = keys.split([at.shape[0] - block.size, block.size])  # type: ignore[no-untyped-call]
+    ordered, order = known.sort()
+    near = torch.searchsorted(ordered, wanted)
+    there = torch.cat([ordered, keys.new_full((1,), -1)])[near] == wanted
     new = (~there).nonzero().squeeze(1)
-    found = torch.cat([_ranges([(starts[x], starts[x] + x.size) for x in same], at.device)[order], keys[:1]])[near]
+    found = torch.cat([_ranges(ranges, at.device)[order], keys.new_zeros(1)])[near]
     found[new] = torch.arange(end, end + new.shape[0], device=at.device)
     return found, Block(block.decision, block.flips()[new], block.at[new])
 

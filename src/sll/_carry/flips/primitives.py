@@ -48,7 +48,7 @@ def slope(x: Tensor, at: Tensor, by: Tensor, flip: Tensor | None = None) -> Tens
     """
     many = by.shape[0] if flip is None else int(flip[-1]) + 1 if flip.numel() else 0
     if not _transformed():
-        return _now(_Slope, x, at, by, flip, many)
+        return _slope(x, at, by, flip, many)  # type: ignore[no-any-return]
     weight = x.reshape(-1).index_select(0, at).to(by.dtype) * by
     return weight if flip is None else weight.new_zeros(many).index_add(0, flip, weight)
 
@@ -82,12 +82,12 @@ def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:
     """`x` with the gradient of flips in which its elements `at` are `values`."""
     shown = torch.take(x.detach(), at) if at.shape[0] else values
     if not _transformed():
-        return _now(_Meet, x, weight, (at, values, shown))
+        return _meet(x, weight, (at, values, shown))  # type: ignore[no-any-return]
     difference = _difference(values, shown, weight.dtype)
     change = torch.where(difference != 0, weight * difference, 0).to(x.dtype)
     return hard_forward(x, x + torch.zeros_like(x).reshape(-1).index_add(0, at, change).reshape(x.shape))
 
 
-def _now(function: Any, *args: Any) -> Tensor:
-    """``function.apply`` where no transform is active, without looking for its wrappers: that takes longer than it."""
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[no-any-return]
+# ``function.apply`` where no transform is active, without looking for its wrappers: that takes longer than it.
+_slope: Any = super(torch.autograd.Function, _Slope).apply
+_meet: Any = super(torch.autograd.Function, _Meet).apply
