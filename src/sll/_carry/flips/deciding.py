@@ -9,15 +9,16 @@ import functools
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
+from typing import cast as cast_to
 
 import torch
 from torch import Tensor
 
 from ..._ops.dtypes import wide
 from ..._ops.env import tracked
-from ..._rules.widths import half_width, watch_of
+from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
 from ..interface import Func
 from ..outcomes.boundaries import from_one
 from ..outcomes.sources import STEPS
@@ -32,16 +33,12 @@ Described: TypeAlias = "tuple[Block, Tensor] | None"
 """The flips of a decision, and the values that they go to; None where nothing is decided."""
 
 
-def decision(
-    eps: Any, x: Tensor, at: Tensor, by: Tensor, flip: Tensor | None = None, more: Sequence[tuple[Tensor, Tensor]] = ()
-) -> Decision:
-    """Flips that open with the elements `at` of a tensor (and of `more`), with the slope `by`. See `slope`."""
+def decision(eps: Any, x: Tensor, at: Tensor, by: Tensor, flip: Tensor | None = None) -> Decision:
+    """Flips that open with the elements `at` of a tensor, with the slope `by`. See `slope`."""
     watch = watch_of(eps)
     if watch is not None:  # a trace is told what gradients come by
         x = watch.enters(x)
     weight = slope(x, at, by, flip)
-    for y, by_y in more:
-        weight = weight + slope(y, at, by_y, flip)
     if watch is not None:
         watch.arrives(weight)
     return Decision(weight)
@@ -81,7 +78,7 @@ def _sides(distance: Tensor, half: Any, taken: Tensor | None) -> tuple[Tensor, T
 
 
 def at_boundary(
-    a: Tensor, b: Any, eps: Any, shape: torch.Size, limit: Any = math.inf, taken: Tensor | None = None
+    a: Tensor, b: Any, eps: Any, limit: Any = math.inf, taken: Tensor | None = None
 ) -> tuple[Block, Tensor]:
     """Where ``a > b`` is open, and which flips go above. The half-width is at most `limit`."""
     fits = type(b) is float or isinstance(b, Tensor) and b.dtype is a.dtype
@@ -94,7 +91,7 @@ def at_boundary(
     found = decision(eps, distance, at, by)
     first, other = (b, a) if isinstance(b, Tensor) and id(a) > id(b) else (a, b)
     what = () if batched(above) else (at, above if first is a else ~above)
-    found = again(first, ("boundary", shape, held(other), held(eps)), found, what, other)
+    found = again(first, ("boundary", distance.shape, held(other), held(eps)), found, what, other)
     return Block(found, None, at), above
 
 
@@ -209,7 +206,7 @@ def step(low: Any, high: Any) -> Callable[..., Described]:
     """A step at ``input == other``."""
 
     def describe(eps: Any, hard: Tensor, input: Any, other: Any = 0.0) -> Described:
-        block, above = at_boundary(input, other, eps, hard.shape)
+        block, above = at_boundary(input, other, eps)
         return block, _to_side(above, low, high, hard.dtype)
 
     return describe
@@ -255,20 +252,48 @@ def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
 # --- what is only described ---
 
 
+class _Told:
+    """In the place of a trace: keeps what a decision tells it."""
+
+    distance: Tensor | None = None
+
+    def offset(self, distance: Tensor, offset: Tensor, half: Any, limit: Any, true: Tensor | None = None) -> None:
+        self.distance, self.half, self.limit = distance, half, limit
+        self.true = distance if true is None else true
+
+    def by(self, eps: Any) -> Any:
+        """The width, so that this is told."""
+        if isinstance(eps, Width):
+            return Width(eps.policy, eps.kind, eps.record, cast_to(Watch, self))
+        watched = Watched(eps)
+        watched.watch = cast_to(Watch, self)
+        return watched
+
+
 def described(op: str) -> Callable[..., Described]:
-    """Of a step of the other forward mode, the offset in the band is the distance."""
+    """A step of the other forward mode: it tells a trace how far from its boundary it decides."""
 
     def describe(eps: Any, hard: Tensor, *args: Any, **kwargs: Any) -> Described:
-        found = STEPS[op](eps, *args, **kwargs)
+        told = _Told()
+        found = STEPS[op](told.by(eps), *args, **kwargs)
         if found is None:
             return None
-        where = found.decision.offset().expand(hard.shape)
+        offset, half = found.decision.offset(), 0.5
+        if told.distance is None:  # (somebody's own: outside of the band the offset is 1/2)
+            distance = torch.where(offset.detach().abs() < half, offset, math.nan)
+        elif isinstance(told.half, Tensor):  # bands may move
+            distance, half = told.distance / (2 * told.half), half
+        else:
+            distance, half = told.distance, told.half
+        if told.distance is not None:
+            _measured(eps, told.true, told.half, told.limit)
+        distance = distance.expand(hard.shape)
         low, high = (side() if callable(side) else side for side in (found.below, found.above))
         low, high = (side.detach().expand(hard.shape) if isinstance(side, Tensor) else side for side in (low, high))
-        up = where.detach() <= 0
+        up = distance.detach() <= 0
         taken = up == (hard == _to_side(up, low, high, hard.dtype))  # (rounding: the program is on that side)
-        at, above, by = _sides(torch.where(where.detach().abs() < 0.5, where.detach(), math.nan), 0.5, taken)
+        at, above, by = _sides(distance, half, taken)
         low, high = (take(side, at) if isinstance(side, Tensor) else side for side in (low, high))
-        return Block(decision(0.0, where, at, by), None, at), _to_side(above, low, high, hard.dtype)
+        return Block(decision(eps, distance, at, by), None, at), _to_side(above, low, high, hard.dtype)
 
     return describe

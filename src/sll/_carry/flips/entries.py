@@ -33,7 +33,7 @@ K = TypeVar("K", bound=Carried)
 
 
 class Decision:
-    """The flips of one call: a weight for each, whose gradient is the slope. The rest is for `identity.py`."""
+    """The flips of one call: a weight for each, whose gradient is the slope. The rest is for `again`."""
 
     __slots__ = ("__weakref__", "other", "weight", "what")
 

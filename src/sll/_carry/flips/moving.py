@@ -94,7 +94,7 @@ def in_order(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     if out.numel() != args[0].numel():  # its bits, in words of another length
         return flip_by_flip(region, func, args, kwargs)
     if out.dtype != args[0].dtype:
-        found = Flips(found.layout, found.values.view(out.dtype))
+        return carry(region, out, found.layout, found.values.view(out.dtype))
     plain = None if found.plain is None else func(found.plain, *args[1:], **kwargs)
     return mark(region, out, Flips(found.layout, found.values, plain))
 

@@ -52,7 +52,7 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     limit = torch.minimum(*(torch.where(gap == 0, math.inf, gap) for gap in gaps)) / 2
     above = v > look(t, nearest)
     above = above ^ (hard == nearest + (~above).to(hard.dtype))  # (rounding: the program is on that side)
-    block, up = at_boundary(given, look(table, nearest), region.eps_for(op), hard.shape, limit, above)
+    block, up = at_boundary(given, look(table, nearest), region.eps_for(op), limit, above)
     return carry(region, hard, Layout((block,)), (take(nearest, block.at) + up).to(hard.dtype))
 
 
