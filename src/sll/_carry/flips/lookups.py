@@ -53,7 +53,7 @@ def one_hot(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _rows(region: Any, func: Func, args: Any, kwargs: Any, table: Tensor, index: Tensor) -> Any:
     """``table[index]``"""
     found = flips_of(index)
-    if found is None or flips_of(table) is not None or not table.numel():
+    if found is None or flips_of(table) is not None or not table.dim() or not table.numel():
         return flip_by_flip(region, func, args, kwargs)
     size = math.prod(table.shape[1:])
     if batched(found.values) or batched(found.layout.at) or found.layout.size * size > MAX_ELEMENTS:
