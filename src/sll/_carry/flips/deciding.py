@@ -278,11 +278,13 @@ def described(op: str) -> Callable[..., Described]:
         found = STEPS[op](told.by(eps), *args, **kwargs)
         if found is None:
             return None
-        offset, half = found.decision.offset(), 0.5
+        half: Any = 0.5
+        offset = found.decision.offset()
         if told.distance is None:  # (somebody's own: outside of the band the offset is 1/2)
             distance = torch.where(offset.detach().abs() < half, offset, math.nan)
-        elif isinstance(told.half, Tensor):  # bands may move
-            distance, half = told.distance / (2 * told.half), half
+        elif isinstance(told.half, Tensor):  # bands may move: in units of where they are
+            half = told.half.detach()
+            distance = told.distance * (half / told.half)
         else:
             distance, half = told.distance, told.half
         if told.distance is not None:
