@@ -5,256 +5,297 @@ A flip goes to one side of the boundary. An element exactly at the boundary has 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
+import threading
+import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
+from typing import cast as cast_to
 
 import torch
 from torch import Tensor
 
-from .entries import Block, Decision, positions
-from .identity import again, batched, held
-from .mapped import Func, elementwise, mapped, plain_of, with_block
+from ..._ops.dtypes import wide
+from ..._ops.env import tracked
+from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
+from ..interface import Func
+from ..outcomes.boundaries import from_one
+from ..outcomes.sources import STEPS
+from .calls import plain_of
+from .entries import Block, Decision, batched, flips_of
+from .mapped import elementwise, mapped, with_block
 from .primitives import slope, take
-from .uses import from_one, half_width, sources, tracked, watch_of, wide
-from .watched import arrives, entered, watched
 
-__all__ = ["Open", "at_boundary", "at_integers", "compare", "general", "sides_of", "steps_at_integers", "to_side"]
+__all__ = ["Described", "again", "at_boundary", "cast", "decision", "described", "held", "integers", "source", "step"]
 
-
-class Open(NamedTuple):
-    """The open elements of a decision, and the side that each flip goes to."""
-
-    block: Block
-    above: Tensor
+Described: TypeAlias = "tuple[Block, Tensor] | None"
+"""The flips of a decision, and the values that they go to; None where nothing is decided."""
 
 
-def sides_of(distance: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of the elements in the band, whether they go to the side above, and the slope of that."""
-    flat = distance.reshape(-1)
-    if batched(flat) or isinstance(half, Tensor) and batched(half):
+def decision(eps: Any, x: Tensor, at: Tensor, by: Tensor, flip: Tensor | None = None) -> Decision:
+    """Flips that open with the elements `at` of a tensor, with the slope `by`. See `slope`."""
+    watch = watch_of(eps)
+    if watch is not None:  # a trace is told what gradients come by
+        x = watch.enters(x)
+    weight = slope(x, at, by, flip)
+    if watch is not None:
+        watch.arrives(weight)
+    return Decision(weight)
+
+
+@functools.lru_cache(maxsize=64)
+def _numbers(limit: float, dtype: torch.dtype, device: torch.device) -> Any:
+    """The half-width, the slopes of what goes up and of what goes down, and 0. (Torch makes a tensor of each number
+    that it is given, and `torch.where` one of float32.)
+    """
+    return torch.tensor([limit, 0.5 / limit, -0.5 / limit, 0.0], dtype=dtype, device=device).unbind()
+
+
+def _sides(distance: Tensor, half: Any, taken: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of the elements in the band, whether they go to the side above, and the slope of that. `taken`: which
+    are above, where the distance alone does not tell.
+    """
+    d = distance.detach()
+    fixed = isinstance(half, float)
+    limit, flat = (half, d.reshape(-1)) if fixed else (1.0, (d / half).reshape(-1))
+    limit, up, down, zero = _numbers(limit, d.dtype, d.device)
+    if batched(flat):
         at = torch.arange(flat.shape[0], device=flat.device).repeat(2)
         above = torch.arange(at.shape[0], device=flat.device) < flat.shape[0]
-        inside = (flat.abs() <= half).repeat(2)
-        open_ = inside & torch.where(above, flat.repeat(2) <= 0, flat.repeat(2) >= 0)
-        return at, above, torch.where(open_, torch.where(above, 1.0, -1.0).to(flat.dtype) * (0.5 / half), 0)
-    at = (flat.abs() <= half).nonzero().squeeze(1)
-    d = flat.index_select(0, at)
-    above = d <= 0
-    if not at.shape[0]:
-        return at, above, d
-    if not bool(d.all()):
-        ties = (d == 0).nonzero().squeeze(1)
-        at = torch.cat([at, at[ties]])
-        above = torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
-    return at, above, torch.where(above, 1.0, -1.0).to(flat.dtype) * (0.5 / half)  # (0.5 / half in float64)
-
-
-def _weight(a: Any, b: Any, shape: torch.Size, at: Tensor, by: Tensor) -> Tensor:
-    """Weights of flips that open with ``a - b``."""
-    if not tracked(a):
-        a, b, by = b, None, -by
-    if not tracked(b):
-        return slope(a, positions(at, shape, a.shape), by)
-    return slope(a, positions(at, shape, a.shape), by, b, positions(at, shape, b.shape), -by)
-
-
-_WIDE = (torch.float32, torch.float64)
-
-
-def at_boundary(a: Any, b: Any, eps: Any, shape: torch.Size) -> Open:
-    """Where ``a > b`` is open."""
-    if type(b) is float and a.dtype in _WIDE:
-        distance = a.detach() - b
+        flat = flat.repeat(2)
+        open_ = (flat.abs() <= limit) & torch.where(above, flat <= 0, flat >= 0)
+        by = torch.where(open_, torch.where(above, up, down), 0)
     else:
-        x, y = wide(a.detach() if isinstance(a, Tensor) else a, b.detach() if isinstance(b, Tensor) else b)
-        distance = x - y
-    half = eps if type(eps) is float else half_width(eps, distance)
-    at, above, by = sides_of(distance, half)
-    x, y = watched(eps, (a, b), distance.expand(shape), half, math.inf)
-    weight = arrives(eps, _weight(x, y, shape, at, by))
-    block = Block(Decision(weight), None, at, True)
-    swap = isinstance(a, Tensor) and isinstance(b, Tensor) and id(a) > id(b)
-    first, other = (b, a) if swap or not isinstance(a, Tensor) else (a, b)
-    key = "boundary", shape, held(other), held(eps)
-    what = () if batched(distance) else (at, ~above if first is b else above)
-    return Open(again(first, key, block, what), above)
+        at = (flat.abs() <= limit).nonzero().squeeze(1)
+        here = flat.index_select(0, at)
+        above = here <= zero if taken is None else ~take(taken, at) | (here == 0)
+        if at.shape[0] and not bool(here.all()):
+            ties = (here == 0).nonzero().squeeze(1)
+            at, above = torch.cat([at, at[ties]]), torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
+        by = torch.where(above, up, down)
+    return at, above, by if fixed else by / take(half.expand(d.shape), at)
 
 
-def at_integers(x: Tensor, eps: Any, shift: float, but_zero: bool = False, whole: bool = False) -> tuple[Open, Tensor]:
-    """Where x is near ``n + shift``, and that n for each flip. `but_zero`: at 0 there is no boundary. `whole`: if all
-    are whole numbers already, nothing is decided: the gradient passes.
+def at_boundary(
+    a: Tensor, b: Any, eps: Any, limit: Any = math.inf, taken: Tensor | None = None
+) -> tuple[Block, Tensor]:
+    """Where ``a > b`` is open, and which flips go above. The half-width is at most `limit`."""
+    fits = type(b) is float or isinstance(b, Tensor) and b.dtype is a.dtype
+    x, y = (a, b) if fits and a.dtype in (torch.float32, torch.float64) else wide(a, b)
+    distance = x - y
+    half = eps if type(eps) is float else half_width(eps, distance.detach())
+    half = limit.clamp(max=half) if isinstance(limit, Tensor) else half
+    at, above, by = _sides(distance, half, taken)
+    _measured(eps, distance, half, limit)
+    found = decision(eps, distance, at, by)
+    first, other = (b, a) if isinstance(b, Tensor) and id(a) > id(b) else (a, b)
+    what = () if batched(above) else (at, above if first is a else ~above)
+    found = again(first, ("boundary", distance.shape, held(other), held(eps)), found, what, other)
+    return Block(found, None, at), above
+
+
+def _measured(eps: Any, distance: Tensor, half: Any, limit: Any) -> None:
+    """A trace is told of decisions at these distances from their boundaries."""
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.measure(distance.detach(), half, limit)
+
+
+def _at_integers(
+    x: Tensor, eps: Any, shift: float, but_zero: bool, whole: bool = False
+) -> tuple[Block, Tensor, Tensor]:
+    """Where x is near ``n + shift``, and, of each flip, whether it goes above, and that n. `but_zero`: at 0 there is
+    no boundary. `whole`: if all are whole numbers already, nothing is decided: the gradient passes.
     """
-    (d,) = wide(x.detach())
+    (x_wide,) = wide(x)
+    d = x_wide.detach()
     n = d.round() if shift == 0.0 else d.floor()
-    distance = (d - n) - shift
-    jumps = from_one(distance, n) if but_zero else distance
+    distance = (x_wide - n) - shift
+    jumps, known = distance, distance.detach()
     if but_zero:
-        distance = torch.where(n == 0, math.nan, distance)
-    half = half_width(eps, distance, 0.5)
-    at, above, by = sides_of(distance, half)
+        jumps, known = from_one(distance, n), torch.where(n == 0, math.nan, known)
+    half = half_width(eps, known, 0.5)
+    at, above, by = _sides(known, half, None)
     if whole and not batched(d) and bool((d == n).all()):
         by = torch.where(above, 0.5, -0.5).to(by.dtype)
-    (followed,) = watched(eps, (x,), jumps, half, 0.5)
-    weight = arrives(eps, slope(followed, at, by))
-    block = Block(Decision(weight), None, at, True)
+    _measured(eps, jumps, half, 0.5)
+    found = decision(eps, distance, at, by)
     key = "integers", distance.shape, shift, but_zero, held(eps)
-    block = again(x, key, block, () if batched(distance) else (at, above))
-    return Open(block, above), take(n, at)
+    found = again(x, key, found, () if batched(d) else (at, above))
+    return Block(found, None, at), above, take(n, at)
 
 
-def to_side(above: Tensor, low: Any, high: Any, dtype: torch.dtype) -> Tensor:
-    """The values that flips go to."""
-    if dtype == torch.bool and isinstance(high, bool):
-        return above if high else ~above
-    return torch.where(above, high, low).to(dtype)
+# --- the same question has the same flips ---
+
+
+class _Asked(threading.local):
+    """By the id of the operand: what was asked, and what was decided, as long as somebody carries it."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, weakref.ref[Decision]]]]] = {}
+
+
+_ASKED = _Asked()
+_KEPT = 8
+"""So many questions about one tensor are remembered."""
+
+
+def held(x: Any) -> Any:
+    """What stands for an operand or a width in a question."""
+    if isinstance(x, Tensor):
+        return id(x), x._version
+    return float(x) if isinstance(x, (int, float)) else (type(x), getattr(x, "policy", None), getattr(x, "kind", None))
+
+
+def again(x: Tensor, key: Any, found: Decision, what: tuple[Tensor, ...], other: Any = None) -> Decision:
+    """`found`, or the decision of before, if the same was asked and `what` has not changed (a write may go unseen).
+    (`other`, whose id is in the key, may be another tensor by now.)
+    """
+    known = _ASKED.of.get(id(x))
+    if known is None or known[0]() is not x:
+        place, of = id(x), _ASKED.of
+        known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
+    key = (x._version, key)
+    for asked, ref in known[1]:
+        before = ref() if asked == key else None
+        if before is None or not (before.other is None or before.other() is other):
+            continue
+        if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
+            return before
+    found.what, found.other = what, weakref.ref(other) if isinstance(other, Tensor) else None
+    known[1].append((key, weakref.ref(found)))
+    del known[1][:-_KEPT]
+    return found
 
 
 # --- rules ---
 
 
-def _decides(region: Any, op: str, operands: Any) -> bool:
-    return region.linearizes(op) and any(tracked(x) for x in operands)
-
-
-def compare(op: str, low: Any, high: Any) -> Callable[..., Any]:
-    """A step at ``input == other``, or of one operand at 0."""
-
-    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args, kwargs = (*args, *kwargs.values()), {}
-        a, b = plain_of(args[0]), plain_of(args[1]) if len(args) > 1 else 0.0
-        hard = func(a, *([b] if len(args) > 1 else []))
-        before = mapped(func, args, {}, hard.shape, hard.dtype)
-        if not _decides(region, op, (a, b)):
-            return with_block(region, hard, before)
-        found = at_boundary(a, b, region.eps_for(op), hard.shape)
-        return with_block(region, hard, before, found.block, to_side(found.above, low, high, hard.dtype))
-
-    return rule
-
-
-def steps_at_integers(op: str, shift: float, low: int, but_zero: bool = False) -> Callable[..., Any]:
-    """A function that is ``n + low`` below the boundary at ``n + shift``, and one more above."""
+def source(op: str, describe: Callable[..., Described], derivative: bool = True) -> Callable[..., Any]:
+    """A function that decides as `describe` says: given the width, the result, and the arguments. `derivative`: it has
+    one of its own, too.
+    """
+    divides, no_derivative = op in ("remainder", "fmod"), not derivative or op in _NO_DERIVATIVE
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if kwargs.get("decimals"):
-            return general(op)(region, func, args, kwargs)
-        x = plain_of(args[0])
-        hard = func(x)
-        before = mapped(func, args[:1], {}, hard.shape, hard.dtype)
-        if not _decides(region, op, (x,)):
-            return with_block(region, hard, before)
-        found, n = at_integers(x, region.eps_for(op), shift, but_zero)
-        high = n + (low + 1)
-        values = toward_zero(n, found.above) if but_zero else torch.where(found.above, high, high - 1)
-        return with_block(region, hard, before, found.block, values.to(hard.dtype))
+        carried = [flips_of(x) for x in args]
+        plain = [x if flips is None or flips.plain is None else flips.plain for x, flips in zip(args, carried)]
+        named = {name: plain_of(x) for name, x in kwargs.items()} if kwargs else kwargs
+        if divides and len(plain) > 1 and tracked(plain[1]):  # by zero: NaN, and no gradient
+            by = plain[1]
+            x = plain[0] if isinstance(plain[0], Tensor) else by.new_tensor(plain[0])  # (a number has no derivative)
+            plain[:2] = x, torch.where(by == 0, by.detach(), by)
+        hard = func(*([x.detach() if isinstance(x, Tensor) else x for x in plain] if no_derivative else plain), **named)
+        found: Described = None
+        for x in (*plain, *named.values()) if named else plain:
+            if tracked(x) and region.linearizes(op):
+                found = describe(region.eps_for(op), hard, *plain, **named)
+                break
+        before = mapped(func, args, kwargs, hard.shape, hard.dtype, carried)
+        return with_block(region, hard, before, *(found or (None, None)))
 
     return rule
-
-
-def toward_zero(n: Tensor, above: Tensor) -> Tensor:
-    """The truncated values beside the integer n."""
-    return torch.where(above, n + (n < 0).to(n.dtype), n - (n > 0).to(n.dtype))
-
-
-_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
-
-
-def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A float that becomes an integer is truncated; what was rounded already is followed."""
-    x = args[0]
-    if not x.is_floating_point() or plain_of(x) is not x or not _decides(region, "cast", (x,)):
-        return elementwise(region, func, args, kwargs)
-    hard = func(*args, **kwargs)
-    if not isinstance(hard, Tensor) or hard.dtype not in _INTEGERS:
-        return hard
-    found, n = at_integers(x, region.eps_for("cast"), 0.0, True, True)
-    values = toward_zero(n, found.above).to(hard.dtype)
-    return with_block(region, hard, None, found.block, values)
 
 
 _NO_DERIVATIVE = ("heaviside", "floor_divide")
 """torch has none of its own for them."""
 
 
-_DIVIDE = ("remainder", "fmod")
+def step(low: Any, high: Any) -> Callable[..., Described]:
+    """A step at ``input == other``."""
+
+    def describe(eps: Any, hard: Tensor, input: Any, other: Any = 0.0) -> Described:
+        block, above = at_boundary(input, other, eps)
+        return block, _to_side(above, low, high, hard.dtype)
+
+    return describe
 
 
-def general(op: str, derivative: bool = True) -> Callable[..., Any]:
-    """A source of which only the description is known: its derivative says what is open. `derivative`: the function has
-    one of its own, too.
-    """
-    step, without = sources.STEPS[op], not derivative or op in _NO_DERIVATIVE
-
-    def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        plain = [plain_of(x) for x in args]
-        if op in _DIVIDE and len(plain) > 1 and tracked(plain[1]):  # by zero: NaN, and no gradient
-            plain[1] = torch.where(plain[1] == 0, plain[1].detach(), plain[1])
-        hard = func(*([x.detach() if isinstance(x, Tensor) else x for x in plain] if without else plain), **kwargs)
-        before = mapped(func, args, kwargs, hard.shape, hard.dtype)
-        described = None
-        if _decides(region, op, plain):
-            described = _described(step, region.eps_for(op), plain, kwargs, hard)
-        if described is None:
-            return with_block(region, hard, before)
-        return with_block(region, hard, before, *described)
-
-    return rule
+def _to_side(above: Tensor, low: Any, high: Any, dtype: torch.dtype) -> Tensor:
+    """The values that flips go to."""
+    if dtype == torch.bool and isinstance(high, bool):
+        return above if high else ~above
+    return torch.where(above, high, low).to(dtype)
 
 
-def _derivatives(f: Callable[..., Any], leaves: list[Tensor]) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
-    """An elementwise function of the leaves, its derivatives, and what else it returns."""
-    if torch._C._are_functorch_transforms_active():
-        where, pull, aux = torch.func.vjp(f, *leaves, has_aux=True)  # type: ignore[misc]
-        return where, pull(torch.ones_like(where)), aux
-    same: Callable[[Any], Any] = lambda x: x  # (whoever hooks what is saved is not to see this)
-    with torch.autograd.graph.saved_tensors_hooks(same, same):
-        given = [x.clone().requires_grad_() for x in leaves]
-        where, aux = f(*given)
-        found = torch.autograd.grad(where.sum(), given, allow_unused=True)
-    return where.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found)], aux
+def integers(op: str, shift: float, low: int | None) -> Callable[..., Described]:
+    """``n + low`` below the boundary at ``n + shift``, and one more above; None: towards zero, which is no boundary."""
+
+    def describe(eps: Any, hard: Tensor, input: Tensor, **kwargs: Any) -> Described:
+        if kwargs.get("decimals"):
+            return described(op)(eps, hard, input, **kwargs)
+        block, above, n = _at_integers(input, eps, shift, low is None)
+        values = _toward_zero(n, above) if low is None else torch.where(above, n + (low + 1), n + low)
+        return block, values.to(hard.dtype)
+
+    return describe
 
 
-class _NothingToDecide(Exception):
-    pass
+def _toward_zero(n: Tensor, above: Tensor) -> Tensor:
+    """The truncated values beside the integer n."""
+    return torch.where(above, n + (n < 0).to(n.dtype), n - (n > 0).to(n.dtype))
 
 
-def _described(
-    step: Func, eps: Any, args: list[Any], kwargs: dict[str, Any], hard: Tensor
-) -> tuple[Block, Tensor] | None:
-    followed = [i for i, x in enumerate(args) if tracked(x)]
-    given = [x.detach() if isinstance(x, Tensor) else x for x in args]
-    sides: list[Any] = []
+def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A float that becomes an integer is truncated; what was rounded already is followed."""
+    x = args[0]
+    if not tracked(x) or plain_of(x) is not x or not region.linearizes("cast"):
+        return elementwise(region, func, args, kwargs)
+    hard = func(*args, **kwargs)
+    if not isinstance(hard, Tensor) or hard.is_floating_point() or hard.is_complex() or hard.dtype == torch.bool:
+        return hard
+    block, above, n = _at_integers(x, region.eps_for("cast"), 0.0, True, True)
+    return with_block(region, hard, None, block, _toward_zero(n, above).to(hard.dtype))
 
-    def offset(*leaves: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        for i, leaf in zip(followed, leaves):
-            given[i] = leaf
-        found = step(eps, *given, **kwargs)
+
+# --- what is only described ---
+
+
+class _Told:
+    """In the place of a trace: keeps what a decision tells it."""
+
+    distance: Tensor | None = None
+
+    def offset(self, distance: Tensor, offset: Tensor, half: Any, limit: Any, true: Tensor | None = None) -> None:
+        self.distance, self.half, self.limit = distance, half, limit
+        self.true = distance if true is None else true
+
+    def by(self, eps: Any) -> Any:
+        """The width, so that this is told."""
+        if isinstance(eps, Width):
+            return Width(eps.policy, eps.kind, eps.record, cast_to(Watch, self))
+        watched = Watched(eps)
+        watched.watch = cast_to(Watch, self)
+        return watched
+
+
+def described(op: str) -> Callable[..., Described]:
+    """A step of the other forward mode: it tells a trace how far from its boundary it decides."""
+
+    def describe(eps: Any, hard: Tensor, *args: Any, **kwargs: Any) -> Described:
+        told = _Told()
+        found = STEPS[op](told.by(eps), *args, **kwargs)
         if found is None:
-            raise _NothingToDecide
-        sides[:] = [side() if callable(side) else side for side in (found.below, found.above)]
-        aux = tuple(side.expand(hard.shape) for side in sides if isinstance(side, Tensor))
-        return found.decision.offset().expand(hard.shape), aux
+            return None
+        half: Any = 0.5
+        offset = found.decision.offset()
+        if told.distance is None:  # (somebody's own: outside of the band the offset is 1/2)
+            distance = torch.where(offset.detach().abs() < half, offset, math.nan)
+        elif isinstance(told.half, Tensor):  # bands may move: in units of where they are
+            half = told.half.detach()
+            distance = told.distance * (half / told.half)
+        else:
+            distance, half = told.distance, told.half
+        if told.distance is not None:
+            _measured(eps, told.true, told.half, told.limit)
+        distance = distance.expand(hard.shape)
+        low, high = (side() if callable(side) else side for side in (found.below, found.above))
+        low, high = (side.detach().expand(hard.shape) if isinstance(side, Tensor) else side for side in (low, high))
+        up = distance.detach() <= 0
+        taken = up == (hard == _to_side(up, low, high, hard.dtype))  # (rounding: the program is on that side)
+        at, above, by = _sides(distance, half, taken)
+        low, high = (take(side, at) if isinstance(side, Tensor) else side for side in (low, high))
+        return Block(decision(eps, distance, at, by), None, at), _to_side(above, low, high, hard.dtype)
 
-    watch = watch_of(eps)
-    try:
-        with contextlib.nullcontext() if watch is None else watch.quietly():
-            where, slopes, aux = _derivatives(offset, [args[i].detach().expand(hard.shape) for i in followed])
-    except _NothingToDecide:
-        return None
-    slopes = [s.reshape(-1) for s in slopes]
-    open_ = functools.reduce(torch.logical_or, [s != 0 for s in slopes])
-    at, above, open_by = sides_of(torch.where(open_, where.detach().reshape(-1) * 2, math.nan), 1.0)
-    known = iter(aux)
-    low, high = (take(next(known), at) if isinstance(side, Tensor) else side for side in sides)
-    shown = take(hard, at)
-    wrong = (shown == to_side(above, low, high, hard.dtype)) & (take(where, at) != 0)
-    above = above ^ wrong  # (rounding: the other side is where the program is not)
-    operands = entered(eps, [args[i] for i in followed])
-    places = [positions(at, hard.shape, x.shape) for x in operands]
-    by = [torch.where(open_by != 0, torch.where(above, 1, -1) * s.index_select(0, at), 0) for s in slopes]
-    rest = (operands[1], places[1], by[1]) if len(operands) > 1 else ()
-    weight = arrives(eps, slope(operands[0], places[0], by[0], *rest))
-    return Block(Decision(weight), None, at, True), to_side(above, low, high, hard.dtype)
+    return describe

@@ -8,16 +8,14 @@ element, stored in one vector, whatever the band leaves closed.
 `Block`     the entries that belong to one decision: which flip, and where in the result
 `Layout`    blocks one after the other: the order of a vector of values
 `Flips`     a layout and the values: the carrier
-
-Blocks are compared by identity: two results with the same block depend on the same flips at the same places. Where
-that fails, flips are matched by their numbers.
+`Numbers`   the flips of all decisions of some layouts, numbered
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -27,53 +25,39 @@ from ..interface import Carried
 from .primitives import meet, take
 
 __all__ = [
-    "MOST",
-    "MOST_PER_ELEMENT",
-    "Block",
-    "Decision",
-    "Flips",
-    "Layout",
-    "carry",
-    "flips_of",
-    "held_by",
-    "join",
-    "mark",
-    "positions",
-    "spread",
-    "values_on",
-]
+    "MOST", "MOST_PER_ELEMENT", "Block", "Decision", "Flips", "Layout", "Numbers", "batched", "carry", "flips_of",
+    "held_by", "join", "mark", "opened", "spread", "values_on",
+]  # fmt: skip
 
 K = TypeVar("K", bound=Carried)
-Key: TypeAlias = "tuple[Any, ...] | None"
 
 
 class Decision:
-    """The flips of one call: a weight for each, of value zero, whose gradient is the slope."""
+    """The flips of one call: a weight for each, whose gradient is the slope. The rest is for `again`."""
 
-    __slots__ = ("__weakref__", "block", "weight", "what")
+    __slots__ = ("__weakref__", "other", "weight", "what")
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
-        self.block: weakref.ref[Block] | None = None
+        self.other: weakref.ref[Tensor] | None = None
+        self.what: tuple[Tensor, ...] = ()
 
 
 class Block:
     """Entries of one decision: `flip` (None: flip i is entry i) and `at`, the flat position in the result.
 
-    `single`: no flip has two entries.
+    Compared by identity: results with the same block depend on the same flips at the same places.
     """
 
-    __slots__ = ("__weakref__", "at", "decision", "flip", "moved", "single", "size")
+    __slots__ = ("at", "decision", "flip", "size")
 
-    def __init__(self, decision: Decision, flip: Tensor | None, at: Tensor, single: bool) -> None:
+    def __init__(self, decision: Decision, flip: Tensor | None, at: Tensor) -> None:
         self.decision = decision
         self.flip = flip
         self.at = at
-        self.single = single
         self.size = at.shape[0]
-        self.moved: dict[Any, Block] = {}
-        """By what moved it: moved again, it is the same block."""
 
+    @property
     def weight(self) -> Tensor:
         whole = self.decision.weight
         return whole if self.flip is None else whole.index_select(0, self.flip)
@@ -87,63 +71,46 @@ _Place: TypeAlias = "Tensor | int | None"
 
 
 class Layout:
-    """Blocks in order. `base` is the layout of the first of them, of which positions and weights are known."""
+    """Blocks in order. `base` is the layout of the first of them, as long as it may know what this one does not."""
 
     def __init__(self, blocks: tuple[Block, ...], base: Layout | None = None) -> None:
         self.blocks = blocks
         self.base = base
-        self.size = sum(block.size for block in blocks)
-        self.known = frozenset(blocks)
+        self.size: int = sum([part.size for part in self._parts()])
         self._at: Tensor | None = None
         self._weight: Tensor | None = None
-        self._places: dict[Any, Tensor] = {}
         self.joined: dict[int, tuple[weakref.ref[Layout], weakref.ref[Layout], _Place, _Place]] = {}
         self.moves: dict[Any, tuple[Layout, Tensor]] = {}
 
-    def _together(self, of: Callable[[Any], Tensor]) -> Tensor:
-        base = self.base
+    def _parts(self) -> Iterable[Any]:
         if not self.blocks:
-            return torch.zeros(0, dtype=torch.int64)
-        if base is None:
-            parts = [of(block) for block in self.blocks]
-        else:
-            parts = [of(base), *(of(block) for block in self.blocks[len(base.blocks) :])]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return [Block(Decision(torch.zeros(0)), None, torch.zeros(0, dtype=torch.int64))]
+        return self.blocks if self.base is None else (self.base, *self.blocks[len(self.base.blocks) :])
 
     @property
     def at(self) -> Tensor:
         """The flat positions of all entries."""
         if self._at is None:
-            self._at = self._together(lambda part: part.at)
-            self._forget()
+            self._at = _cat([part.at for part in self._parts()])
+            if self._weight is not None:  # a loop is not to keep the layouts of all its steps
+                self.base = None
         return self._at
 
     @property
     def weight(self) -> Tensor:
         """The weights of all entries."""
         if self._weight is None:
-            self._weight = self._together(lambda part: part.weight if isinstance(part, Layout) else part.weight())
-            self._forget()
+            self._weight = _cat([part.weight for part in self._parts()])
+            if self._at is not None:
+                self.base = None
         return self._weight
-
-    def _forget(self) -> None:
-        """What all is known of needs no base: a loop is not to keep the layouts of all its steps."""
-        if self._at is not None and self._weight is not None:
-            self.base = None
-
-    def at_of(self, shape: torch.Size, operand: torch.Size) -> Tensor:
-        """Positions in an operand that broadcasts to the result's `shape`."""
-        if operand == shape:
-            return self.at
-        key = shape, operand
-        found = self._places.get(key)
-        if found is None:
-            found = positions(self.at, shape, operand)
-            self._places[key] = found
-        return found
 
     def plus(self, block: Block) -> Layout:
         return Layout((*self.blocks, block), self)
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Flips(Carried):
@@ -160,19 +127,21 @@ class Flips(Carried):
 
 def flips_of(x: Any) -> Flips | None:
     """What a tensor carries; after a write nothing."""
-    return held_by(x, Flips)
+    pair = getattr(x, "_sll", None)
+    if pair is None or type(pair[0]) is not Flips or pair[1] != x._version:
+        return None
+    found: Flips = pair[0]
+    return None if found.within is not None and found.over() else found
 
 
 def carry(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> Tensor:
     """`hard`, which has these values in flips. A float gets their gradient at once, as if it went no further."""
-    if hard.is_floating_point() or hard.is_complex():
-        out = meet(hard, layout.weight, layout.at, values)
-        if layout.size > MOST and layout.size > MOST_PER_ELEMENT * hard.numel():
-            hard, layout, values = _newest(region, hard, layout, values)
-        found = Flips(layout, values, hard)
-    else:
-        out, found = hard, Flips(layout, values)
-    return mark(region, out, found)
+    if not (hard.is_floating_point() or hard.is_complex()):
+        return mark(region, hard, Flips(layout, values))
+    out = meet(hard, layout.weight, layout.at, values)
+    if layout.size > MOST and layout.size > MOST_PER_ELEMENT * hard.numel():
+        hard, layout, values = _newest(region, hard, layout, values)
+    return mark(region, out, Flips(layout, values, hard))
 
 
 MOST_PER_ELEMENT = 32
@@ -209,20 +178,61 @@ def held_by(x: Any, kind: type[K]) -> K | None:
     return None if found.within is not None and found.over() else found
 
 
-def positions(at: Tensor, shape: torch.Size, operand: torch.Size) -> Tensor:
-    """Flat positions in a result, as those in an operand that broadcasts to its `shape`."""
-    if operand == shape:
-        return at
-    rest, found, stride = at, torch.zeros_like(at), 1
-    for d in range(-1, -len(shape) - 1, -1):
-        size = operand[d] if -d <= len(operand) else 1
-        if size != 1:
-            found = found + rest % shape[d] * stride
-        stride, rest = stride * size, rest // shape[d]
-    return found
+def batched(x: Tensor) -> bool:
+    """Whether which elements are open cannot be read: under `torch.vmap`."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
 
 
-# --- several operands ---
+def opened(mask: Tensor) -> tuple[Tensor, ...]:
+    """Where a mask is true; where that cannot be read, everywhere. (The slope of what is not open is 0 then.)"""
+    return (torch.ones(mask.shape, dtype=torch.bool) if batched(mask) else mask).nonzero(as_tuple=True)
+
+
+# --- several layouts ---
+
+
+class Numbers:
+    """The flips of decisions, numbered: those of one after those of another."""
+
+    def __init__(self, decisions: Iterable[Decision]) -> None:
+        self.start: dict[Decision, int] = {}
+        self.size = 0
+        for decision in decisions:
+            if decision not in self.start:
+                self.start[decision] = self.size
+                self.size += decision.weight.shape[0]
+
+    @classmethod
+    def of(cls, *layouts: Layout) -> Numbers:
+        return cls(block.decision for layout in layouts for block in layout.blocks)
+
+    def numbers(self, layout: Layout) -> Tensor:
+        """Of the flips of all entries."""
+        if not layout.blocks:
+            return torch.zeros(0, dtype=torch.int64)
+        starts = [[self.start[block.decision], block.size] for block in layout.blocks]
+        start, size = torch.tensor(starts, device=layout.at.device).unbind(1)
+        return _cat([block.flips() for block in layout.blocks]) + start.repeat_interleave(size)
+
+    def layout(self, number: Tensor, at: Tensor) -> Layout:
+        """Entries of flips with these numbers, which rise."""
+        start = torch.tensor([*self.start.values(), self.size], device=number.device)
+        size = torch.searchsorted(number, start).diff()
+        flips, sizes = number - start[:-1].repeat_interleave(size), size.tolist()
+        return Layout(tuple(map(Block, self.start, flips.split(sizes), at.split(sizes))))  # type: ignore[no-untyped-call]
+
+    def grouped(self, number: Tensor, at: Tensor) -> tuple[Layout, Tensor]:
+        """Entries, each flip once at each place, and which of them each of the given ones is."""
+        many = int(at.max()) + 1 if at.numel() else 1
+        keys, entry = torch.unique(number * many + at, return_inverse=True)
+        return self.layout(keys // many, keys % many), entry
 
 
 def join(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
@@ -233,132 +243,108 @@ def join(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
     if known is not None and known[0]() is b and (whole := known[1]()) is not None:
         return whole, known[2], known[3]
     found: tuple[Layout, _Place, _Place]
-    if a.known >= b.known:
-        found = a, None, _places_in(a, b)
-    elif b.known >= a.known:
-        found = b, _places_in(b, a), None
+    if a.blocks[: len(b.blocks)] == b.blocks:
+        found = a, None, b.size
+    elif b.blocks[: len(a.blocks)] == a.blocks:
+        found = b, a.size, None
     else:
         found = _joined(a, b)
-    a.joined[id(b)] = weakref.ref(b), weakref.ref(found[0]), *found[1:]
+    whole, refs = found[0], (weakref.ref(b), weakref.ref(found[0]))
+    a.joined[id(b)] = *refs, *found[1:]
+    if whole is not a and whole is not b:
+        whole.joined[id(a)] = weakref.ref(a), refs[1], None, found[1]
+        whole.joined[id(b)] = *refs, None, found[2]
     return found
 
 
-def _places_in(whole: Layout, part: Layout) -> _Place:
-    """`whole` has all blocks of `part`."""
-    if whole.blocks[: len(part.blocks)] == part.blocks:
-        return part.size
-    starts = _starts(whole)
-    return _places([(starts[block], block.size) for block in part.blocks], part.at.device)
+def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
+    """Blocks of `b` that `a` has not come after those of `a`."""
+    ends = list(itertools.accumulate([block.size for block in a.blocks], initial=0))
+    starts, end, blocks = dict(zip(a.blocks, ends)), a.size, list(a.blocks)
+    ranges: list[Any] = []
+    for block in b.blocks:
+        start = starts.get(block)
+        if start is not None:
+            ranges.append((start, start + block.size))
+            continue
+        same = [other for other in a.blocks if other.decision is block.decision]
+        if same:
+            place, block = _matched(same, [(starts[x], starts[x] + x.size) for x in same], block, end)
+            ranges.append(place)
+            if not block.size:
+                continue
+        else:
+            ranges.append((end, end + block.size))
+        blocks.append(block)
+        end += block.size
+    return Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a, a.size, _ranges(ranges, b.at.device)
 
 
-def _starts(layout: Layout) -> dict[Block, int]:
-    """Where each block begins."""
-    starts, start = {}, 0
-    for block in layout.blocks:
-        starts[block] = start
-        start += block.size
-    return starts
+def _matched(same: list[Block], ranges: list[Any], block: Block, end: int) -> tuple[Tensor, Block]:
+    """Where the entries of another block of one decision are, in a layout with these blocks in these places, and those
+    that are not, which go to the end.
+    """
+    at = torch.cat([*(other.at for other in same), block.at])
+    keys = torch.cat([*(other.flips() for other in same), block.flips()])
+    keys = keys * (int(at.max()) + 1 if at.shape[0] else 1) + at
+    known, wanted = keys.split([at.shape[0] - block.size, block.size])  # type: ignore[no-untyped-call]
+    ordered, order = known.sort()
+    near = torch.searchsorted(ordered, wanted)
+    there = torch.cat([ordered, keys.new_full((1,), -1)])[near] == wanted
+    new = (~there).nonzero().squeeze(1)
+    found = torch.cat([_ranges(ranges, at.device)[order], keys.new_zeros(1)])[near]
+    found[new] = torch.arange(end, end + new.shape[0], device=at.device)
+    return found, Block(block.decision, block.flips()[new], block.at[new])
 
 
-def _places(ranges: list[Any], device: torch.device) -> Tensor:
-    """Places that are given as ranges (start, size), neighbours together, or as tensors."""
+def _ranges(ranges: list[Any], device: torch.device) -> Tensor:
+    """Places that are given as ranges (first, end), neighbours together, or as tensors."""
     joined: list[Any] = []
     for part in ranges:
-        if joined and isinstance(part, tuple) and isinstance(joined[-1], tuple) and sum(joined[-1]) == part[0]:
-            joined[-1] = joined[-1][0], joined[-1][1] + part[1]
+        if joined and not isinstance(part, Tensor) and not isinstance(joined[-1], Tensor) and joined[-1][1] == part[0]:
+            joined[-1] = joined[-1][0], part[1]
         else:
             joined.append(part)
-    found = [x if isinstance(x, Tensor) else torch.arange(x[0], sum(x), device=device) for x in joined]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    found = [x if isinstance(x, Tensor) else torch.arange(*x, device=device) for x in joined]
+    return _cat(found) if found else torch.zeros(0, dtype=torch.int64, device=device)
 
 
-def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
-    decided = {block.decision for block in a.blocks}
-    blocks, end, starts = list(a.blocks), a.size, _starts(a)
-    places: list[Any] = []
-    for block in b.blocks:
-        rest: Block | None = block
-        if block in a.known:
-            places.append((starts[block], block.size))
-            continue
-        if block.decision in decided:
-            place, rest = _matched(a, starts, block, end)
-            places.append(place)
-        else:
-            places.append((end, block.size))
-        if rest is not None:
-            blocks.append(rest)
-            end += rest.size
-    whole = Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a
-    return whole, a.size, _places(places, b.at.device)
-
-
-def _matched(a: Layout, starts: dict[Block, int], block: Block, end: int) -> tuple[Tensor, Block | None]:
-    """Where in `a` the entries of another block of one of its decisions are, and those that are not, which go to the
-    end.
-    """
-    same = [other for other in a.blocks if other.decision is block.decision]
-    most = 1 + max([int(x.at.max()) for x in (*same, block) if x.size], default=0)
-    keys = torch.cat([other.flips() * most + other.at for other in same])
-    places = torch.cat([torch.arange(starts[x], starts[x] + x.size, device=x.at.device) for x in same])
-    wanted = block.flips() * most + block.at
-    if not keys.numel():
-        return torch.arange(end, end + block.size, device=block.at.device), block
-    ordered, order = keys.sort()
-    near = torch.searchsorted(ordered, wanted).clamp(max=ordered.numel() - 1)
-    there = ordered[near] == wanted
-    found = places[order[near]]
-    new = (~there).nonzero().squeeze(1)
-    if not new.numel():
-        return found, None
-    found[new] = torch.arange(end, end + new.numel(), device=new.device)
-    return found, Block(block.decision, block.flips()[new], block.at[new], block.single)
-
-
-def values_on(x: Any, shape: torch.Size, layout: Layout, found: Flips | None = None, place: _Place = None) -> Any:
+def values_on(x: Any, found: Flips | None, shape: torch.Size, layout: Layout) -> Any:
     """An operand of an elementwise function with a result of `shape`, at the entries of `layout`."""
-    if found is not None:
-        if place is None or isinstance(place, int) and place == layout.size:
-            return found.values
-        if isinstance(place, int):
-            return torch.cat([found.values, take(x, layout.at_of(shape, x.shape)[place:])])
-        return take(x, layout.at_of(shape, x.shape)).index_copy(0, place, found.values)
-    if not isinstance(x, Tensor) or x.dim() == 0:
-        return x.detach() if isinstance(x, Tensor) else x
-    if x.numel() == 1:
-        return x.detach().reshape(1)
-    return take(x, layout.at_of(shape, x.shape))
+    if not isinstance(x, Tensor):
+        return x
+    if found is None and x.numel() == 1:
+        return x.detach().reshape(x.shape[:1])
+    x = x if x.shape == shape else x.expand(shape)
+    if found is None:
+        return take(x, layout.at)
+    place = join(layout, found.layout)[2]
+    if place is None or isinstance(place, int) and place == layout.size:
+        return found.values
+    if isinstance(place, int):
+        return torch.cat([found.values, take(x, layout.at[place:])])
+    return take(x, layout.at).index_copy(0, place, found.values)
 
 
-# --- moves ---
-
-
-def spread(layout: Layout, key: Key, source: Callable[[], Tensor]) -> tuple[Layout, Tensor]:
+def spread(layout: Layout, key: Any, source: Callable[[], Tensor]) -> tuple[Layout, Tensor]:
     """The layout of a result whose element j is element ``source()[j]`` of the operand (or none of it), and which
-    entry each entry comes from.
+    entry each entry comes from. `key` says how they move, if it can be said: moved again, they are the same blocks.
     """
+    if not layout.blocks:
+        return layout, layout.at
     if key is not None and key in layout.moves:
         return layout.moves[key]
     ordered, order = source().reshape(-1).sort(stable=True)
     first = torch.searchsorted(ordered, layout.at)
     counts = torch.searchsorted(ordered, layout.at, right=True) - first
-    entry = torch.arange(layout.size, device=layout.at.device).repeat_interleave(counts)
     total = counts.cumsum(0)
-    at = order[first[entry] + torch.arange(entry.numel(), device=entry.device) - (total - counts)[entry]]
-    single = not counts.numel() or int(counts.max()) < 2
-    ends = list(itertools.accumulate(block.size for block in layout.blocks))
-    stops = torch.nn.functional.pad(total, (1, 0))[torch.tensor(ends, device=total.device)].tolist()
-    blocks, begin = [], 0
-    for block, end, stop in zip(layout.blocks, ends, stops):
-        found = block.moved.get(key) if key is not None else None
-        if found is None:
-            flip = block.flips()[entry[begin:stop] - (end - block.size)]
-            found = Block(block.decision, flip, at[begin:stop], block.single and single)
-            if key is not None:
-                block.moved[key] = found
-        blocks.append(found)
-        begin = stop
-    result = Layout(tuple(blocks)), entry
+    entry = torch.arange(layout.size, device=layout.at.device).repeat_interleave(counts)
+    at = order[(first + counts - total)[entry] + torch.arange(entry.shape[0], device=entry.device)]
+    ends = torch.tensor(list(itertools.accumulate([block.size for block in layout.blocks])), device=total.device)
+    sizes = torch.diff(torch.cat([total.new_zeros(1), total])[ends], prepend=total.new_zeros(1)).tolist()
+    flips = _cat([block.flips() for block in layout.blocks])[entry]
+    decisions = [block.decision for block in layout.blocks]
+    found = Layout(tuple(map(Block, decisions, flips.split(sizes), at.split(sizes)))), entry  # type: ignore[no-untyped-call]
     if key is not None:
-        layout.moves[key] = result
-    return result
+        layout.moves[key] = found
+    return found

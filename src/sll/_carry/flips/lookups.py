@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .entries import carry, flips_of, spread
+from ..._rules.index import op_name
+from ..interface import Func
+from .calls import carriers
+from .entries import batched, carry, flips_of
 from .every import MAX_ELEMENTS, flip_by_flip
-from .identity import batched
-from .mapped import Func
-from .moving import carriers, move
-from .uses import op_name
+from .mapped import mapped
+from .moving import in_order, move
 
 __all__ = ["getitem", "lookup", "one_hot"]
 
@@ -23,7 +25,7 @@ def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         index = index[0]
     if isinstance(index, Tensor) and flips_of(index) is not None and index.dtype not in (torch.bool, torch.uint8):
         return _rows(region, func, args, kwargs, table, index)
-    return (flip_by_flip if carriers(args[1], {}) else move)(region, func, args, kwargs)
+    return (flip_by_flip if carriers(args[1]) else move)(region, func, args, kwargs)
 
 
 def lookup(*names: str) -> Any:
@@ -51,28 +53,20 @@ def one_hot(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _rows(region: Any, func: Func, args: Any, kwargs: Any, table: Tensor, index: Tensor) -> Any:
     """``table[index]``"""
     found = flips_of(index)
-    if found is None or flips_of(table) is not None or not table.dim() or not table.shape[0]:
+    if found is None or flips_of(table) is not None or not table.dim() or not table.numel():
         return flip_by_flip(region, func, args, kwargs)
-    if batched(found.values) or batched(found.layout.at):  # (there entries may repeat each other)
-        return flip_by_flip(region, func, args, kwargs)
-    hard = func(*args, **kwargs)
-    if not hard.numel():
-        return hard
-    size = hard.numel() // index.numel()
-    if found.layout.size * size > MAX_ELEMENTS:
-        return flip_by_flip(region, func, args, kwargs)
-    many = table.shape[0]
-    beyond = (found.values < -many) | (found.values >= many)  # (the program would fail there)
-    rows = table.detach()[found.values.masked_fill(beyond, 0).long()]
-    if size == 1:
-        layout, values = found.layout, rows.reshape(-1)
-    else:
-        layout, entry = spread(found.layout, ("rows", size, index.shape), lambda: _owners(hard, size))
-        values, beyond = rows.reshape(-1, size)[entry, layout.at % size], beyond[entry]
-    values = torch.where(beyond, torch.take(hard.detach(), layout.at), values)
-    return carry(region, hard, layout, values)
+    size = math.prod(table.shape[1:])
+    if batched(found.values) or batched(found.layout.at) or found.layout.size * size > MAX_ELEMENTS:
+        return flip_by_flip(region, func, args, kwargs)  # (under vmap entries may repeat each other)
+    hard, many = func(*args, **kwargs), table.shape[0]
+    column = torch.arange(size, device=table.device).reshape(table.shape[1:])
+    row = in_order(region, torch.Tensor.reshape, (index, (*index.shape, *([1] * column.dim()))), {})
 
+    def look(row: Tensor, column: Any, shown: Tensor) -> Tensor:
+        row = row.long()
+        beyond = (row < -many) | (row >= many)  # (the program would fail there)
+        there = torch.take(table.detach(), torch.where(beyond, 0, row % many) * size + column)
+        return torch.where(beyond, shown, there)
 
-def _owners(hard: Tensor, size: int) -> Tensor:
-    """Which index each element of the result belongs to."""
-    return torch.arange(hard.numel(), device=hard.device) // size
+    entries = mapped(look, (row, column, hard.detach()), {}, hard.shape, hard.dtype)
+    return carry(region, hard, *entries)  # type: ignore[misc]

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..._ops.env import infinite, unwrapped
+from ..._rules.index import op_name, spellings
+from ..interface import Func
+from .calls import plain_of
 from .entries import MOST, MOST_PER_ELEMENT, Block, Flips, Layout, carry, flips_of, join, spread, values_on
-from .uses import count_infinite, spellings
+from .primitives import take
 
-__all__ = ["broadcast", "elementwise", "mapped", "plain_of", "with_block"]
+__all__ = ["Entries", "elementwise", "mapped", "with_block"]
 
-Func = Callable[..., Any]
+Entries: TypeAlias = "tuple[Layout, Tensor] | None"
 _NOT_OF_ENTRIES = ("memory_format", "out")
 
 
-def plain_of(x: Any) -> Any:
-    """A float without the gradient of its flips, if it carries any."""
-    found = flips_of(x)
-    return x if found is None or found.plain is None else found.plain
-
-
-def broadcast(found: Flips, of: torch.Size, shape: torch.Size) -> Flips:
+def _broadcast(found: Flips, of: torch.Size, shape: torch.Size) -> Flips:
     """What an operand of shape `of` carries, in a result of `shape`."""
-    if of == shape or of.numel() == shape.numel():
+    if of.numel() == shape.numel():
         return found
 
     def source() -> Tensor:
@@ -35,119 +33,87 @@ def broadcast(found: Flips, of: torch.Size, shape: torch.Size) -> Flips:
     return Flips(layout, found.values[entry])
 
 
-_Entries: TypeAlias = "tuple[Layout, Tensor] | None"
-
-
 def mapped(
-    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], shape: torch.Size, dtype: torch.dtype
-) -> _Entries:
-    """The function on the entries of its operands; None if no operand carries any."""
+    func: Func,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    known: list[Flips | None] | None = None,
+) -> Entries:
+    """The function on the entries of its operands; None if no operand carries any. (`known`: what `args` carry.)"""
     layout: Layout | None = None
-    found = [flips_of(x) for x in args]
+    found = [flips_of(x) for x in args] if known is None else known
+    operands = args
+    if kwargs:
+        kwargs = {name: x for name, x in kwargs.items() if name not in _NOT_OF_ENTRIES}
+        operands, found = (*args, *kwargs.values()), [*found, *(flips_of(x) for x in kwargs.values())]
     for i, flips in enumerate(found):
         if flips is not None:
-            if args[i].shape != shape:
-                found[i] = flips = broadcast(flips, args[i].shape, shape)
+            if operands[i].shape != shape:
+                found[i] = flips = _broadcast(flips, operands[i].shape, shape)
             if layout is None:
                 layout = flips.layout
             elif layout is not flips.layout:
                 layout = join(layout, flips.layout)[0]
-    named = {}
-    if kwargs:
-        named = {name: x for name, x in kwargs.items() if name not in _NOT_OF_ENTRIES}
-        for x in named.values():
-            flips = flips_of(x)
-            if flips is not None:
-                of = broadcast(flips, x.shape, shape).layout
-                layout = of if layout is None else join(layout, of)[0]
     if layout is None:
         return None
     if not layout.size:
         return layout, torch.empty(0, dtype=dtype, device=layout.at.device)
-    given = []
-    for x, flips in zip(args, found):
-        if flips is None:
-            given.append(values_on(x, shape, layout) if isinstance(x, Tensor) else x)
-        elif flips.layout is layout:
-            given.append(flips.values)
-        else:
-            given.append(values_on(x, shape, layout, flips, join(layout, flips.layout)[2]))
-    values = _without_gradient(func, given, {name: _named_on(x, shape, layout) for name, x in named.items()})
+    given = [
+        flips.values if flips is not None and flips.layout is layout else values_on(x, flips, shape, layout)
+        for x, flips in zip(operands, found)
+    ]
+    values = func(*given[: len(args)], **dict(zip(kwargs, given[len(args) :]))) if kwargs else func(*given)
     if values.dim() == 0:
         values = values.expand(layout.size)
     return layout, values if values.dtype == dtype else values.to(dtype)
 
 
-def _without_gradient(func: Func, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
-    torch._C._set_grad_enabled(False)  # (a context manager would take longer than the function)
-    try:
-        return func(*args, **kwargs)  # type: ignore[no-any-return]
-    finally:
-        torch._C._set_grad_enabled(True)
-
-
-def _named_on(x: Any, shape: torch.Size, layout: Layout) -> Any:
-    flips = flips_of(x)
-    if flips is None:
-        return values_on(x, shape, layout)
-    flips = broadcast(flips, x.shape, shape)
-    return values_on(x, shape, layout, flips, join(layout, flips.layout)[2])
-
-
 def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    found = [flips_of(x) for x in args]
+    plain = [x if flips is None or flips.plain is None else flips.plain for x, flips in zip(args, found)]
     if len(args) > 1:
-        args = tuple(_met_if_wide(x, args) for x in args)
-        plain = [_as_it_is(x) for x in args]
-    else:
-        plain = [plain_of(x) for x in args]
+        for i, flips in enumerate(found):
+            if flips is not None and flips.plain is None:
+                plain[i] = _as_it_is(i, plain)
     hard = func(*plain, **{name: plain_of(x) for name, x in kwargs.items()}) if kwargs else func(*plain)
     if not isinstance(hard, Tensor):
         return hard
-    for x, p in zip(args, plain):
-        if hard is p:
-            return x
-    found = mapped(func, args, kwargs, hard.shape, hard.dtype)
-    if found is None:
+    if plain and hard is plain[0]:
+        return args[0]
+    for i, flips in enumerate(found):
+        if flips is not None and flips.plain is not None and _too_wide(args[i], flips, hard.numel()):
+            return elementwise(region, func, (*args[:i], args[i].view_as(args[i]), *args[i + 1 :]), kwargs)
+    entries = mapped(func, args, kwargs, hard.shape, hard.dtype, found)
+    if entries is None:
         return hard
-    if func in _MAY_BE_INFINITE:
-        count_infinite(region, func, args, hard, found)
-    return carry(region, hard, *found)
-
-
-def _as_it_is(x: Any) -> Any:
-    """`plain_of`; what is discrete is kept by backward as it is, whatever is written to it later."""
-    found = flips_of(x)
-    if found is None:
-        return x
-    if found.plain is not None:
-        return found.plain
-    return x if torch._C._are_functorch_transforms_active() else x.clone()
-
-
-def _met_if_wide(x: Any, args: tuple[Any, ...]) -> Any:
-    """A float that broadcasts to so many elements that its flips are met first: each changes all of them."""
-    found = flips_of(x)
-    if found is None or found.plain is None or found.layout.size < 64:
-        return x
-    most = max(y.numel() for y in args if isinstance(y, Tensor))
-    if found.layout.size * most <= max(1, x.numel()) * max(MOST_PER_ELEMENT * most, MOST):
-        return x
-    return x.view_as(x)
+    if func in _MAY_BE_INFINITE and any(infinite(x) for x, flips in zip(args, found) if flips is None):
+        difference = unwrapped(entries[1] - take(hard, entries[0].at))
+        region.count_infinite(op_name(func), int((~difference.isfinite()).sum()))
+    return carry(region, hard, *entries)
 
 
 _MAY_BE_INFINITE = {f for name in ("where", "masked_fill", "mul", "div", "add", "sub") for f in spellings(name)}
 
 
-def with_block(
-    region: Any,
-    hard: Tensor,
-    before: tuple[Layout, Tensor] | None,
-    block: Block | None = None,
-    values: Tensor | None = None,
-) -> Tensor:
-    """A decision's result: its own flips, and those of its operands, decided again."""
-    if block is None or values is None:
-        return hard if before is None else carry(region, hard, *before)
+def _as_it_is(i: int, operands: list[Any]) -> Tensor:
+    """What is discrete, if backward saves it: whatever is written to it later."""
+    saved = any(isinstance(x, Tensor) and x.requires_grad for x in operands)
+    clone: Tensor = operands[i]
+    return clone.clone() if saved and not torch._C._are_functorch_transforms_active() else clone
+
+
+def _too_wide(x: Tensor, found: Flips, many: int) -> bool:
+    """Whether a float broadcasts to so many elements that its flips are met first: each changes all of them."""
+    size, one = found.layout.size, x.numel()
+    return one < many and size >= 64 and size * many > max(1, one) * max(MOST_PER_ELEMENT * many, MOST)
+
+
+def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, values: Any) -> Tensor:
+    """A decision's result: its own flips, if any, and those of its operands, decided again."""
     if before is None:
-        return carry(region, hard, Layout((block,)), values)
+        return hard if block is None else carry(region, hard, Layout((block,)), values)
+    if block is None:
+        return carry(region, hard, *before)
     return carry(region, hard, before[0].plus(block), torch.cat([before[1], values]))

@@ -8,30 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import tracked
+from ..interface import Func
 from ..writes import Writes
+from .calls import carriers, plain_of
 from .entries import Flips, carry, flips_of, mark
 from .every import Ragged, flip_by_flip, ragged
-from .mapped import Func
-from .moving import carriers, leaves, move
-from .uses import tracked
+from .moving import move
 
 __all__ = ["WRITES", "copy", "setitem"]
 
 
-def concerns(*args: Any) -> bool:
-    """Whether an operand carries flips or is followed by autograd."""
-    return any(getattr(x, "_sll", None) is not None or tracked(x) for x in leaves(args))
-
-
 def kept(region: Any, target: Tensor) -> Tensor:
     """A copy that carries the same: what backward saves must survive the write."""
-    found = flips_of(target)
-    if found is None:
-        loose, copied = ragged(target), target.clone()
-        return copied if loose is None else mark(region, copied, loose)
-    if found.plain is not None:
-        return carry(region, found.plain.clone(), found.layout, found.values)
-    return carry(region, target.clone(), found.layout, found.values)
+    found, loose, copied = flips_of(target), ragged(target), plain_of(target).clone()
+    if found is not None:
+        return carry(region, copied, found.layout, found.values)
+    return copied if loose is None else mark(region, copied, loose)
 
 
 def _hand_over(region: Any, target: Tensor, found: Flips | Ragged | None) -> None:
@@ -77,8 +70,8 @@ def _assigned(parts: list[Tensor], index: Any) -> Tensor:
 
 def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     target, index, value = args
-    decided = carriers(index, {})
-    if isinstance(value, Tensor) and value.dtype != target.dtype and concerns(value):
+    decided = carriers(index)
+    if isinstance(value, Tensor) and value.dtype != target.dtype and WRITES.concerns((value,), {}, True):
         value = region.call(torch.Tensor.to, value, target.dtype)
     loose = ragged(value) is not None
     if not decided and not loose and flips_of(value) is None and flips_of(target) is None:
@@ -99,7 +92,7 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 def copy(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     target, source = args[:2]
-    if source is target or not concerns(source):
+    if source is target or not WRITES.concerns((source,), {}, True):
         return func(*args, **kwargs)
     if source.dtype != target.dtype:
         source = region.call(torch.Tensor.to, source, target.dtype)
