@@ -134,15 +134,12 @@ MIRRORED = ("_carry", "_mode", "_ops", "_rules")
 stands in `tests/carry`; oracles over all programs, and what users see in every mode, in `tests` itself.
 """
 ELSEWHERE = {
-    "_carry/flips/identity.py": "test_box_oracle.py",
+    "_carry/flips/calls.py": "test_hard_forward.py",
     "_carry/flips/lookups.py": "carry/test_lookups.py",
     "_carry/flips/moving.py": "carry/test_shape.py",
     "_carry/flips/passing.py": "carry/test_passed.py",
     "_carry/flips/primitives.py": "carry/flips/test_engine.py",
-    "_carry/flips/sorted_values.py": "carry/test_choices.py",
     "_carry/flips/table.py": "test_hard_forward.py",
-    "_carry/flips/uses.py": "test_hard_forward.py",
-    "_carry/flips/watched.py": "test_report.py",
     "_carry/outcomes/algebra.py": "carry/outcomes/test_trees.py",
     "_carry/outcomes/carriers.py": "test_box_oracle.py",
     "_carry/outcomes/choosing.py": "carry/test_choices.py",

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..._rules.index import op_name
 from ..interface import Func
-from .calls import carriers, leaves, once_more, plain_of
+from .calls import carriers, leaves, once_more, plain_of, replaced
 from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
 from .every import flip_by_flip
 from .orders import moved
 from .primitives import take
 
-__all__ = ["in_order", "move", "reduce_sum"]
+__all__ = ["in_order", "move", "move_one", "reduce_sum"]
 
 _FIRST = 2**40
 """The number of the first element: what fills is none."""
@@ -43,7 +43,12 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     numbers: list[Tensor] = []
 
     def source(i: int, start: int) -> Tensor:
-        numbers[:] = numbers or once(lambda x: x if id(x) not in starts else _number(x, starts[id(x)]))
+        if not numbers:
+            try:
+                numbers[:] = once(lambda x: x if id(x) not in starts else _number(x, starts[id(x)]))
+            except RuntimeError:  # some move no integers
+                exact: Callable[[Tensor], Tensor] = lambda x: _number(x, starts[id(x)]).double()
+                numbers[:] = [t.long() for t in once(lambda x: x if id(x) not in starts else exact(x))]
         return numbers[i] - start
 
     parts = leaves(out)
@@ -57,6 +62,19 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
         whole = functools.reduce(functools.partial(_beside, part), entries)
         mark(region, part, Flips(*whole, plain if floats else None))
     return out
+
+
+def move_one(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Of one operand: how far its elements move, and how often, has no derivative."""
+    bounds = [x for x, _ in carriers((args[1:], kwargs))]
+    if bounds:
+        region.lose(op_name(func), bounds, _BOUNDS)
+        fixed: Callable[[Tensor], Tensor] = lambda x: x if flips_of(x) is None else x.detach()
+        args, kwargs = (args[0], *replaced(args[1:], fixed)), replaced(kwargs, fixed)
+    return move(region, func, args, kwargs)
+
+
+_BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k."
 
 
 def _starts(*args: Any) -> dict[int, int]:

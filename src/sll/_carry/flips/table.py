@@ -16,7 +16,7 @@ from .entries import flips_of
 from .every import flip_by_flip
 from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
-from .moving import in_order, move, reduce_sum
+from .moving import in_order, move, move_one, reduce_sum
 from .orders import asks, best, compared, extreme, found_in, kth, order, unique
 from .passing import bincount, histogram, passed
 from .writing import WRITES, copy, setitem
@@ -53,7 +53,8 @@ def general(op: str, derivative: bool = True) -> Rule:
 RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
-    **dict.fromkeys(("moves", "fills", "joins", "broadcasts", "atleast_1d"), move),
+    "moves": move_one,
+    **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
     "Tensor.__getitem__": getitem,
     "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),
