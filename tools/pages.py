@@ -33,13 +33,12 @@ import sll
 from sll._carry.outcomes import (
     RULES,
     casts,
-    choices,
+    choosing,
     elementwise,
     lookups,
     orders,
     passed,
     reductions,
-    scatters,
     selection_rules,
     selections,
     shape,
@@ -199,9 +198,9 @@ def operators() -> str:
             lines.append(f"| `{op}` | {code(spelled[op])} | {boundary} | {WIDTHS[kind_of(op)]} |")
         lines.append("")
     lines += [
-        f"The rules: {link(sources)}, {link(casts)}, {link(choices)}, {link(orders)}, {link(passed)}.",
+        f"The rules: {link(sources)}, {link(casts)}, {link(choosing)}, {link(orders)}, {link(passed)}.",
         "",
-        paragraphs(choices.__doc__),
+        paragraphs(choosing.__doc__),
         "",
     ]
 
@@ -224,7 +223,6 @@ def operators() -> str:
         ("Reductions and matrix products", reductions),
         ("Lookups", lookups),
         ("Writes", writes),
-        ("Writes at an index", scatters),
         ("Selections", selections),
         ("Positions of what a mask selects", selection_rules),
     ):

@@ -78,6 +78,14 @@ class Writes:
                     return True
         return False
 
+    def converted(self, region: Region, value: Any, target: Tensor) -> Any:
+        """A write converts to the target's dtype; what carries something, or a float autograd follows, through the
+        region.
+        """
+        if isinstance(value, Tensor) and value.dtype != target.dtype and (self.decided(value) or self.tracked(value)):
+            return region.call(torch.Tensor.to, value, target.dtype)
+        return value
+
     def in_place(self, twin: Func, source: bool) -> Rule:
         """The rule of ``op_``, where `twin` is ``op``."""
 

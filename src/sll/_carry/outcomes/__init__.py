@@ -2,13 +2,12 @@
 
 from . import (  # noqa: F401 (they register)
     casts,
-    choices,
+    choosing,
     elementwise,
     lookups,
     orders,
     passed,
     reductions,
-    scatters,
     selection_rules,
     selections,
     shape,

@@ -13,7 +13,7 @@ from ..._ops.band import band_offset
 from ..._ops.dtypes import wide
 from ..._ops.ramp import Jump
 from ..._rules.widths import Width, half_width, watch_of
-from .constants import asked
+from .carriers import asked
 from .decisions import Decision, offset_at, version_of
 from .sites import Site
 
@@ -26,7 +26,7 @@ def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision
     key = ("boundary", *asked(x), *asked(threshold), eps)
 
     def offset() -> Tensor:
-        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan), "linear", later=True)
+        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan))
         return offset_at(site.distance(), site.width(), nan=nan) if found is None else found
 
     return Decision(key, offset, site)

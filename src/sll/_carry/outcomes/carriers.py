@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.ramp import Jump
-from ..._ops.saving import saved_as_then, saving
 from ..._ops.views import same_numbers
 from ..interface import Carried, Region
-from .decisions import _UNKNOWN, Decision, unchanged, version_of
-from .writes_seen import Guarded
+from .decisions import _UNKNOWN, Decision, shows, unchanged, version_of
+from .writes_seen import Kept, Later
 
 __all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
 
@@ -33,7 +33,7 @@ class _Carrier(Carried):
     """Not what another engine carries."""
 
 
-class Outcomes(_Carrier, Guarded):
+class Outcomes(_Carrier):
     """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
 
     An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
@@ -41,24 +41,24 @@ class Outcomes(_Carrier, Guarded):
     describes a mask as a step of zero and one at the decision's site.
     """
 
-    GUARDED = ("below", "above")
-
     def __init__(
         self, decision: Decision, below: Tensor, above: Tensor, polarity: int = 0, jump: Jump | None = None
     ) -> None:
         self.decision = decision
-        self.below = below
-        self.above = above
         self.polarity = polarity
         self.jump = jump
-        if known_constant(below) is None or known_constant(above) is None:
-            self.guard()
+        known = known_constant(below) is not None and known_constant(above) is not None
+        self._sides: Any = (lambda: (below, above)) if known else Kept(below, above)
 
-    def copied(self, x: Tensor) -> Tensor:
-        copy, found = x.clone(), carrier(x)
-        if found is not None:
-            copy._sll = (found, version_of(copy))  # type: ignore[attr-defined]
-        return copy
+    @property
+    def below(self) -> Tensor:
+        side: Tensor = self._sides()[0]
+        return side
+
+    @property
+    def above(self) -> Tensor:
+        side: Tensor = self._sides()[1]
+        return side
 
 
 class Expectation(_Carrier):
@@ -80,6 +80,10 @@ class Choice(_Carrier):
     negative and sum to 1. `ties`, with a last dimension of 1, are the elements decided between equals: the hard value
     is shown there. Equal keys (see `equal_keys`) are the same choice: their values belong together.
     """
+
+    order: Any = None
+    """Of a whole permutation along `dim`, which can be inverted, all there is to know."""
+    dim: int = 0
 
     def __init__(self, key: tuple[Any, ...], values: Tensor, weights: Tensor, ties: Tensor) -> None:
         self.key = key
@@ -153,7 +157,7 @@ def _same_mask(a: Outcomes | None, b: Outcomes | None) -> bool:
     return a.decision.same(b.decision) * a.polarity * b.polarity == 1
 
 
-class Sorted(_Carrier):
+class Sorted(Carried):
     """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
 
     Which of two values of a row is larger is then known, and comparing them is no decision; comparing `source` with one
@@ -198,27 +202,16 @@ class Chain(_Carrier):
         step: tuple[Decision, Jump] | None = None,
     ) -> None:
         self.step = step
-        self._compute: Callable[[], Outcomes | Choice | None] | None = compute
-        self._kept = False
-        self._found: Outcomes | Choice | None = None
-        self._saving = saving()
-        self._traced = compiling()  # as in `Decision`
         self.length = length
+        self._later = Later(compute)
 
     def resolve(self) -> Outcomes | Choice | None:
-        if not self._kept:
-            self._kept = True
-            assert self._compute is not None
-            self._found = saved_as_then(self._saving, self._compute)
-            self.length = 0
-            if not self._traced:
-                self._compute = None  # frees what it holds on to
-        return self._found
+        found: Outcomes | Choice | None = self._later()
+        self.length = 0
+        return found
 
 
 Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
-_CARRIERS = (Outcomes, Choice, Expectation, Selection)
-"""Other engines have others."""
 
 
 def carrier(x: Any) -> Carrier | None:
@@ -232,9 +225,9 @@ def carrier(x: Any) -> Carrier | None:
             return None
         if isinstance(found, Carried) and found.over():
             return None
-    if isinstance(found, Chain):
-        return found if x.is_floating_point() else found.resolve()
-    return found if isinstance(found, _CARRIERS) else None
+    if isinstance(found, Chain) and not x.is_floating_point():
+        return found.resolve()
+    return found if isinstance(found, _Carrier) else None  # type: ignore[return-value]
 
 
 def discrete_carrier(x: Any) -> bool:
@@ -259,16 +252,8 @@ def resolved(x: Any) -> Outcomes | Choice | Expectation | Selection | None:
 
 
 def outcomes(x: Any) -> Outcomes | None:
-    if getattr(x, "_sll", None) is None:
-        return None
-    found = carrier(x)
-    if isinstance(found, Chain):
-        found = found.resolve()
-    if not isinstance(found, Outcomes):
-        return None
-    if not compiling():
-        found.ask()
-    return found
+    found = resolved(x)
+    return found if isinstance(found, Outcomes) else None
 
 
 def choice(x: Any) -> Choice | None:
@@ -294,3 +279,77 @@ def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
         if not region.adopt(x):
             found.within = region.outermost()
     return x
+
+
+# --- outcomes that are the same everywhere, tensors that stand for others, steps --------------------------------
+
+
+class Constants:
+    """What `constant` has to know of a tensor, without the tensor."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._dim, self.dtype, self.device = like.dim(), like.dtype, like.device
+
+    def dim(self) -> int:
+        return self._dim
+
+
+def constant(value: Any, like: Tensor | Constants) -> Tensor:
+    """An outcome that is the same for every element of `like`."""
+    out = torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
+    if isinstance(value, bool):
+        out._sll_constant = value  # type: ignore[attr-defined]
+    return out
+
+
+def stands_for(x: Tensor, origin: Tensor) -> Tensor:
+    """`x`, which has the numbers of `origin`: the same question about either is the same decision."""
+    x._sll_origin = asked(origin)  # type: ignore[attr-defined]
+    return x
+
+
+def asked(x: Any) -> tuple[Any, int]:
+    """Of whom a question about `x` is asked, and what it had seen of writes."""
+    origin: tuple[Any, int] | None = getattr(x, "_sll_origin", None)
+    return (x, version_of(x)) if origin is None else origin
+
+
+def is_constant(outcome: Tensor) -> bool:
+    return carrier(outcome) is None and all(size == 1 for size in outcome.shape)
+
+
+def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
+    """False below and True above (`polarity` 1), or the other way round (-1)."""
+    if jump is not None and compiling():
+        # Not `hard`, which compares two tensors: compiled code would keep it for backward, and it is slow to.
+        tied = jump.at_tie == jump.above
+        decision.side = lambda decision: decision.offset() >= 0 if tied else decision.offset() > 0
+    elif decision.side is None:
+        decision.side = shows(hard, polarity > 0)
+    return Outcomes(decision, constant(polarity < 0, hard), constant(polarity > 0, hard), polarity, jump)
+
+
+def step_of(x: Any) -> tuple[Decision, Jump] | None:
+    """Which step at the site of which decision `x` is known to be."""
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    if pair is None or not isinstance(pair[0], Chain) or not unchanged(x, pair[1]):
+        return None
+    return pair[0].step
+
+
+def step_of_mask(x: Any) -> tuple[Decision, Jump] | None:
+    """Which step of zero and one a mask is known to be."""
+    found = carrier(x)
+    if not isinstance(found, Outcomes) or found.jump is None or found.decision.site is None:
+        return None
+    return found.decision, found.jump
+
+
+def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None, hard: Tensor | None = None) -> Tensor | None:
+    """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass.
+    (`hard`: see `ramp`.)
+    """
+    if step is None or step[0].site is None:
+        return None
+    value = step[0].site.ramp(step[1], hard=hard)
+    return value if value is not None and value.shape == x.shape else None

@@ -16,12 +16,10 @@ from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..interface import Region
 from .boundaries import _toward_zero, at_integers
-from .carriers import Chain, Outcomes, attach, resolved
-from .constants import Constants, constant
+from .carriers import Chain, Constants, Outcomes, attach, constant, in_one_pass, resolved, step_of, step_of_mask
 from .decisions import Decision, decided_at
 from .elementwise import elementwise
 from .registry import follows
-from .steps import in_one_pass, step_of, step_of_mask
 from .trees import original
 
 
@@ -113,9 +111,9 @@ def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwarg
 
 def _rounded(decision: Decision, jump: Jump, x: Tensor) -> Tensor:
     """The whole numbers that `x`, a step, shows rather. A compiler rounds the operand: it need not work out `x`."""
-    if compiling() and decision.site is not None and decision.site.x.shape == x.shape:
-        return decision.site.x.detach().round().clamp(jump.below, jump.above)  # type: ignore[no-any-return]
-    return x.detach().round()
+    at: Any = decision.site.operands()[0] if compiling() and decision.site is not None else x
+    rounded: Tensor = (at if at.shape == x.shape else x).detach().round()
+    return rounded if at is x else rounded.clamp(jump.below, jump.above)
 
 
 def _may_fit(jump: Jump, x: Tensor) -> bool:

@@ -16,10 +16,9 @@ from torch import Tensor
 from ..._ops.band import band_offset
 from ..._ops.bits import pick
 from ..._ops.env import compiling
-from ..._ops.saving import saved_as_then, saving
 from ..._rules.widths import Width, half_width, watch_of
 from .sites import Site
-from .writes_seen import keep
+from .writes_seen import Kept, Later
 
 __all__ = ["Decision"]
 
@@ -36,27 +35,19 @@ class Decision:
     def __init__(self, key: tuple[Any, ...], offset: Callable[[], Tensor], site: Site | None = None) -> None:
         self.key = key
         self.site = site
-        self._thunk: Callable[[], Tensor] | None = offset
-        self._offset: Tensor | None = None
-        self._saving = saving()
-        self._traced = compiling()
-        """Then a frame that goes on after a graph break takes its operands out of the thunk, resolved or not."""
-        self.side: Callable[[Decision], Tensor | None] | None = None
+        self._offset = Later(offset)
+        self.side: Callable[[Decision], Tensor] | None = None
         """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
         it would be a cycle, and keep tensors alive.)
         """
 
     def offset(self) -> Tensor:
-        if self._offset is None:
-            assert self._thunk is not None
-            self._offset = saved_as_then(self._saving, self._thunk)
-            if not self._traced:
-                self._thunk = None  # frees what the thunk holds on to
-        return self._offset
+        found: Tensor = self._offset()
+        return found
 
     def known(self) -> bool:
         """Whether the offset has been worked out."""
-        return self._offset is not None
+        return self._offset.known
 
     def weight(self) -> Tensor:
         return self.offset() + 0.5
@@ -65,8 +56,7 @@ class Decision:
         """Mask of the elements at which the hard program is above. The offset alone does not tell: where it is a
         probability, the program may well have taken the less likely side.
         """
-        side = None if self.side is None else self.side(self)
-        return self.offset() > 0 if side is None else side
+        return self.offset() > 0 if self.side is None else self.side(self)
 
     def same(self, other: Decision) -> int:
         """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
@@ -153,27 +143,18 @@ def placed(
     return moved
 
 
-def shows(x: Tensor, above: Any) -> Callable[[Decision], Tensor | None]:
-    """Where `x`, as it is now, is `above`."""
-    kept = keep((x.detach(),), torch.clone)  # an alias, because `x` will hold on to the decision
-
-    def side(decision: Decision) -> Tensor | None:
-        shown = kept()
-        return None if shown is None else shown[0] == (above() if callable(above) else above)
-
-    return side
-
-
-def tells(decision: Decision, x: Tensor, above: Tensor | Callable[[], Tensor]) -> Decision:
-    """`decision`, which was made for `x`: the offset says on which side it is, and at an exact tie `x` does."""
-    shown = shows(x, above)
+def shows(x: Tensor, above: Any, at_ties: bool = False) -> Callable[[Decision], Tensor]:
+    """Where `x`, as it is now, is `above` (or what that returns). `at_ties`: asked there only, for the offset tells."""
+    kept = Kept(x.detach())  # an alias, because `x` will hold on to the decision
 
     def side(decision: Decision) -> Tensor:
-        offset, at_tie = decision.offset(), shown(decision)
-        return offset > 0 if at_tie is None else pick(offset == 0, at_tie, offset > 0)
+        found, by_offset = kept.found(), decision.offset() > 0
+        if found is None:
+            return by_offset
+        shown: Tensor = found[0] == (above() if callable(above) else above)
+        return pick(decision.offset() == 0, shown, by_offset) if at_ties else shown
 
-    decision.side = side
-    return decision
+    return side
 
 
 _UNKNOWN = -1

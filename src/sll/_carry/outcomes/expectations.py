@@ -1,4 +1,4 @@
-"""The real-valued expectation of what carries a linearization, and which elements are undecided."""
+"""The real-valued expectation of what carries something, which elements are undecided, which integers go by ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from ..._ops.band import hard_forward
 from ..._ops.bits import pick
 from ..._ops.blend import blend, blend_by_mask, product
 from ..._ops.dtypes import compute_dtype, exact_dtype
-from ..._ops.env import compiling
+from ..._ops.env import compiling, readable
 from ..._ops.fused import LEAST
-from .carriers import Choice, Expectation, Outcomes, carrier, known_constant, outcomes, resolved
+from .carriers import (
+    Choice,
+    Expectation,
+    Outcomes,
+    carrier,
+    in_one_pass,
+    known_constant,
+    outcomes,
+    resolved,
+    step_of_mask,
+)
 from .decisions import Decision
-from .steps import in_one_pass, step_of_mask
 
 __all__ = ["expect"]
 
@@ -173,3 +182,52 @@ def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
     above = (x == tree.above).to(offset.dtype).expand(x.shape)
     zero = torch.zeros((), dtype=offset.dtype, device=x.device)
     return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)))
+
+
+# --- integers that change by one ---------------------------------------------------------------------------------
+
+
+def by_ones(x: Any) -> bool:
+    """Whether the integers `x` change by one at most when one decision falls on its other side."""
+    if not isinstance(x, Tensor) or x.dtype == torch.bool or compiling():
+        return True
+    found = resolved(x)
+    if isinstance(found, Expectation):
+        return found.by_ones
+    if isinstance(found, Choice):  # labels of documents that change places: one more or one less is among the first
+        values = torch.where(found.weights.detach() > 0, found.values, x.detach().unsqueeze(-1))
+        return _at_most_one(values.amax(-1) - values.amin(-1))
+    if not isinstance(found, Outcomes):
+        return found is None
+    return _at_most_one(found.above - found.below) and by_ones(found.below) and by_ones(found.above)
+
+
+def one_apart(values: Tensor) -> bool:
+    """Whether numbers, one of which is taken, are one apart at most: the zeros and ones of labels."""
+    return _at_most_one(values.detach() - values.detach().amin()) if values.numel() else True
+
+
+def _at_most_one(x: Tensor) -> bool:
+    """True where there is no number to read."""
+    if compiling():
+        return True
+    known = readable(x)
+    return known is None or bool((known.abs() <= 1).all())
+
+
+def of_one_order(found: Choice) -> bool:
+    """Whether its elements are places or ranks in an order: not independent, for no two stand at the same one."""
+
+    def ordered(key: tuple[Any, ...]) -> bool:
+        return any(
+            x in ("places", "positions") if isinstance(x, str) else isinstance(x, tuple) and ordered(x) for x in key
+        )
+
+    return ordered(found.key)
+
+
+OF_WEIGHTED = (
+    "which values a sum of weighted decisions can take is not known. Fold the table bit by bit, table = "
+    "torch.where(bit, table[1::2], table[::2]), or compare the bits."
+)
+"""Why a sum that changes by more than one ends where a count would go on."""

@@ -14,9 +14,8 @@ from ..._ops.samples import beside, from_last, neighbours, pairs
 from ..._rules.widths import Width, in_units
 from ..interface import Func, Region
 from .carriers import Choice, attach, resolved
-from .choosing import _limit, _mark, _scores, _watched, _with_indices, chooses
+from .choosing import _limit, _mark, _scores, _watched, _with_indices, chooses, chosen
 from .decisions import version_of
-from .later import LaterChoice, _Later
 from .trees import original
 
 
@@ -56,9 +55,9 @@ def inverse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """``argsort(argsort(x))``: the place of each element. None if `x` is not a permutation that a sort made."""
     found = resolved(x)
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
-    if not isinstance(found, Ordered) or int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
+    if not isinstance(found, Choice) or found.order is None:
         return None
-    if not found.known():
+    if int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
         return None
     at = positions(found.order, found.dim, found.key[1:], x)
     if named.get("descending"):  # the same, last element first
@@ -80,12 +79,7 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     last = indices.movedim(dim, -1)
     width = region.eps_for("sort")
     key = _key(width, x, dim, largest)
-    found: Ordered
-    if traced(x):
-        found = _weigh_order(width, key, x, dim, largest, last)
-    else:
-        found = LaterOrdered(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last))
-        found.dim = dim
+    found = chosen(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last), dim)
     if not both:
         return attach(region, indices, found)
     out = _with_indices(region, func, out, found)
@@ -94,28 +88,12 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 def _weigh_order(
     width: float | Width, key: tuple[Any, ...], x: Tensor, dim: int, largest: bool, last: Tensor
-) -> Ordered:
+) -> Choice:
     order = _ordered(width, x, dim, largest, last)
     rows = _rows(order, key, last)
-    return Ordered(rows.map(rows.key, _back(dim)), order, dim)
-
-
-class Ordered(Choice):
-    """A whole permutation: which element stands at each place. It can be inverted."""
-
-    def __init__(self, rows: Choice, order: Order, dim: int) -> None:
-        super().__init__(rows.key, rows.values, rows.weights, rows.ties)
-        self.order = order
-        self.dim = dim
-
-    def known(self) -> bool:
-        """Whether the order is known; not if its input was modified before anybody asked."""
-        return True
-
-
-class LaterOrdered(_Later, Ordered):
-    def known(self) -> bool:
-        return self.values is not None and "order" in vars(self)
+    found = rows.map(rows.key, _back(dim))
+    found.order, found.dim = order, dim
+    return found
 
 
 def positions(order: Order, dim: int, key: tuple[Any, ...], index: Tensor) -> Choice:
@@ -139,11 +117,8 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     in_order = bool(named.get("sorted", True))
     width = region.eps_for("topk")
     key = (*_key(width, x, dim, largest), k, in_order)
-    first = (width, key, x, k, dim, largest, out.indices, in_order)
-    if traced(x):
-        found = _weigh_first(*first)
-    else:
-        found = LaterChoice(region, "topk", key, x, out.indices, lambda: _weigh_first(*first))
+    hard = out.indices
+    found = chosen(region, "topk", key, x, hard, lambda: _weigh_first(width, key, x, k, dim, largest, hard, in_order))
     out = _with_indices(region, func, out, found)
     return _mark(region, out, x, dim, largest) if in_order else out
 

@@ -15,13 +15,10 @@ from torch import Tensor
 
 from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region
-from .algebra import through_expectation
-from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved
-from .constants import bool_outcomes
-from .counted import by_ones, of_one_order
+from .algebra import MAX_DECISIONS, through_expectation
+from .carriers import Choice, Expectation, Outcomes, attach, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import decided_by
-from .expectations import expect, shown_weight, shown_weights
-from .fewer import MAX_DECISIONS
+from .expectations import by_ones, expect, of_one_order, shown_weight, shown_weights
 from .registry import follows
 from .trees import original
 

@@ -27,7 +27,7 @@ from ..interface import Func, Region, Rule
 from ..rules import Rules
 from ..writes import Writes
 from .carriers import attach, carrier, discrete_carrier
-from .regrouping import regroup
+from .mixtures import regroup
 
 
 def _kept(region: Region, target: Tensor) -> Tensor:

@@ -17,12 +17,22 @@ from ..._ops.env import compiling
 from ..._rules.index import functions_with, op_name
 from ..interface import Func, Region
 from .algebra import as_they_are
-from .carriers import Chain, Choice, Expectation, Outcomes, Sorted, attach, carrier, discrete_carrier, sorted_places
-from .constants import is_constant
+from .carriers import (
+    Chain,
+    Choice,
+    Expectation,
+    Outcomes,
+    Sorted,
+    attach,
+    carrier,
+    discrete_carrier,
+    is_constant,
+    sorted_places,
+)
 from .decisions import placed, version_of
 from .elementwise import elementwise
+from .mixtures import regroup
 from .registry import follows
-from .regrouping import regroup
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], *, fills: bool = False) -> Any:

@@ -1,9 +1,7 @@
-"""Where a decision was made: what is remembered of a call until somebody asks for its distances.
+"""Where a decision was made: the operands, as they were, for whoever asks for distances.
 
 Most masks are never asked for their distances, and a step whose value is all that is wanted computes it in one pass
-(`ramp`). So a source remembers its operands, and works out distances later (`Late`), at the latest before
-one of the operands is written to: the region says so at every write it sees (`settle`). A promise of outcomes keeps its
-operands as they were (`Kept`).
+(`ramp`).
 """
 
 from __future__ import annotations
@@ -20,24 +18,18 @@ from ..._ops.env import compiling
 from ..._ops.ramp import Jump, ramp
 from ..._ops.samples import sample
 from ..._rules.widths import Watched, Width, half_width
-from .writes_seen import Late, can_wait
+from .writes_seen import Kept, over_soon, recorded
 
 __all__ = ["Site"]
 
 
-def _distance(x: Any, threshold: Any, shift: float) -> tuple[Tensor, Tensor | None]:
-    """Signed, and the n of the nearest ``n + shift``, without gradient."""
-    if threshold is not None:
-        a, b = wide(x, threshold)
-        distance = a - b
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and not compiling():
-            # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it would be slow.)
-            distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
-        return distance, None
-    (x,) = wide(x)
-    n = x.detach().round() if shift == 0.0 else x.detach().floor()
-    # In this order it is exact for large numbers.
-    return (x - n) - shift, n
+def _own(x: Any) -> Any:
+    """A copy where writes are not seen: in compiled code, which drops it if there is none, and in memory that NumPy or
+    somebody else has, too.
+    """
+    if not isinstance(x, Tensor):
+        return x
+    return x.clone() if compiling() or not x.untyped_storage().resizable() else x
 
 
 class Site:
@@ -47,37 +39,39 @@ class Site:
     """
 
     def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
-        self._copies = compiling()
-        if self._copies:  # which cost nothing where nobody writes to the operands: the compiler drops them
-            x, threshold = (value.clone() if isinstance(value, Tensor) else value for value in (x, threshold))
-        self.x = x
-        self.threshold = threshold
+        soon = not compiling() and over_soon(x, threshold)
+        self.operands = Kept(x, threshold) if soon else Kept(_own(x), _own(threshold))
         self.eps = eps
         self.shift = shift
+        self._at_integers = threshold is None
+        self._dtype: torch.dtype = x.dtype if isinstance(x, Tensor) else threshold.dtype
         self._half: float | Tensor | None = None
-        self._late: Late | None = None
         self._known: tuple[Tensor, Tensor | None] | None = None
-        if can_wait(x, threshold):
-            self._late = Late(lambda: _distance(x, threshold, shift), x, threshold)
-        elif not self._copies:
-            self._known = _distance(x, threshold, shift)
+        if soon:
+            self.distance()
 
     def _found(self) -> tuple[Tensor, Tensor | None]:
-        if self._late is not None:
-            found: tuple[Tensor, Tensor | None] = self._late()
-            return found
         if self._known is None:
-            self._known = _distance(self.x, self.threshold, self.shift)
+            self._known = recorded(self._distance, *self.operands())
         return self._known
 
-    def fresh(self) -> bool:
-        """Whether the operands are known to be what they were."""
-        return self._copies if self._late is None else self._late.fresh()
+    def _distance(self, x: Any, threshold: Any) -> tuple[Tensor, Tensor | None]:
+        """Signed, and the n of the nearest ``n + shift``, without gradient."""
+        if threshold is not None:
+            a, b = wide(x, threshold)
+            distance = a - b
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and not compiling():
+                # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it is slow.)
+                distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
+            return distance, None
+        (x,) = wide(x)
+        n = x.detach().round() if self.shift == 0.0 else x.detach().floor()
+        # In this order it is exact for large numbers.
+        return (x - n) - self.shift, n
 
     def dtype(self) -> torch.dtype:
         """Of the tensor at the site."""
-        x: Tensor = self.x if isinstance(self.x, Tensor) else self.threshold
-        return x.dtype
+        return self._dtype
 
     def distance(self) -> Tensor:
         return self._found()[0]
@@ -96,30 +90,26 @@ class Site:
             self._half = half_width(self.eps, self.distance(), limit)
         return self._half
 
-    def ramp(
-        self, jump: Jump, forward: str = "linear", later: bool = False, hard: Tensor | None = None
-    ) -> Tensor | None:
+    def ramp(self, jump: Jump, forward: str = "linear", hard: Tensor | None = None) -> Tensor | None:
         """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
-
-        `later`: the operands may have been written to since. (`hard`: see `ramp`.)
+        (`hard`: see `ramp`.)
         """
-        x, level = self.x, self.threshold
-        if not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim():
+        found = self.operands.found()
+        if found is None:
+            return None
+        x, level = found
+        swapped = not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim()
+        if swapped:
             x, level = level, x
             jump = jump._replace(below=jump.above, above=jump.below)
         if not suits(x, level) or not x.is_floating_point() or isinstance(self.eps, Watched):
             return None
-        apart = later and not self.fresh()
-        if isinstance(level, Tensor):
-            one = level.dim() == 0 and level.device == x.device and level.is_floating_point()
-            apart = apart or not one and not self._copies
-        if apart and jump.kind != "boundary":
-            return None
-        if apart:  # of the distance, not of the operands
-            if jump.at_tie != jump.at_nan and not (isinstance(level, (float, int)) and math.isfinite(level)):
+        one = not isinstance(level, Tensor) or level.dim() == 0 and level.device == x.device
+        if not compiling() and not (one and (not isinstance(level, Tensor) or level.is_floating_point())):
+            if jump.at_tie != jump.at_nan:
                 return None  # inf - inf is NaN, and a tie
-            a, b = self.distance(), 0.0
-            jump = jump if x is self.x else jump._replace(below=jump.above, above=jump.below)
+            a, b = self.distance(), 0.0  # of that
+            jump = jump._replace(below=jump.above, above=jump.below) if swapped else jump
         else:
             a, b = wide(x, level) if level is not None else (*wide(x), 0.0)
             if isinstance(b, Tensor) and b.dim():
@@ -140,6 +130,6 @@ class Site:
     def _sample(self, a: Tensor, b: Any) -> Tensor:
         """Distances to the boundaries, of some elements."""
         found = sample(a)
-        if self.threshold is not None:
+        if not self._at_integers:
             return found - (b.detach() if isinstance(b, Tensor) else b)
         return found - (found.round() if self.shift == 0.0 else found.floor()) - self.shift

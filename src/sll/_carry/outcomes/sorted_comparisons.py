@@ -16,8 +16,7 @@ from ..._ops.samples import around, sample
 from ..._rules.widths import in_units, watch_of
 from ..interface import Region
 from .boundaries import Eps
-from .carriers import Sorted, attach, sorted_places
-from .constants import bool_outcomes
+from .carriers import Sorted, attach, bool_outcomes, sorted_places
 from .decisions import decided_at
 from .trees import original
 

@@ -23,15 +23,21 @@ from ..._ops.ramp import Jump
 from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
 from ..interface import Func, Region
-from .algebra import run_on_outcomes
+from .algebra import on_outcomes
 from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, boundary_at
-from .carriers import Carrier, Chain, Expectation, Outcomes, attach, carrier, discrete_carrier
-from .constants import Constants, bool_outcomes, constant
-from .counts import through_count
+from .carriers import (
+    Carrier,
+    Chain,
+    Constants,
+    Outcomes,
+    attach,
+    bool_outcomes,
+    carrier,
+    constant,
+    discrete_carrier,
+)
 from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
-from .fewer import few_decisions
-from .mixtures import run_on_choices
 from .registry import follows, register, unruled
 from .sorted_comparisons import _compared_with_sorted
 from .trees import original
@@ -102,14 +108,9 @@ def _run(
     carried = [x for x in operands if carrier(x) is not None]
     wanted = region.linearizes(op)
     if carried and (wanted or any(discrete_carrier(x) for x in carried)):
-        out = run_on_choices(region, func, args, kwargs)
-        if out is None:
-            out = run_on_outcomes(region, func, args, kwargs, conditional=True)
+        out = on_outcomes(region, func, args, kwargs, conditional=True)
         if out is not None:
             return out
-        few = few_decisions(region, args, kwargs)
-        if any(isinstance(carrier(x), Expectation) for x in (*few[0], *few[1].values())):
-            return through_count(region, func, *few)
     if not wanted or not any(tracked(x) for x in operands):
         return func(*args, **kwargs)
     if op in _ORDERED:

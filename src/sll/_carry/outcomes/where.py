@@ -15,8 +15,7 @@ from ..._ops.dtypes import exact_dtype
 from ..._ops.env import compiling, unwrapped
 from ..interface import Region
 from .algebra import as_they_are, chain
-from .carriers import Chain, Choice, Outcomes, attach, carrier, known_constant
-from .constants import Constants, stands_for
+from .carriers import Chain, Choice, Constants, Outcomes, attach, carrier, known_constant, stands_for
 from .decisions import Decision, decided_at
 from .elementwise import elementwise
 from .expectations import expect, probability
