@@ -19,7 +19,6 @@ from .boundaries import _toward_zero, at_integers
 from .carriers import Chain, Constants, Outcomes, attach, constant, in_one_pass, resolved, step_of, step_of_mask
 from .decisions import Decision, decided_at
 from .elementwise import elementwise
-from .registry import follows
 from .trees import original
 
 
@@ -79,10 +78,7 @@ def cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     return attach(region, value, promised_step(*step, value))
 
 
-follows(cast, "floats")
-
-
-def _cast(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def to_integers(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x = args[0]
     if not x.is_floating_point():
         return cast(region, func, args, kwargs)
@@ -133,6 +129,3 @@ def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
 
 
 _INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
-
-
-follows(_cast, "casts")

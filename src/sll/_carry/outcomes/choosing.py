@@ -4,6 +4,7 @@ positions, with the weights of `sll.order`. And what all functions that choose p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,16 +17,15 @@ from ..._ops.order import capped_simplex, traced
 from ..._ops.samples import lead, leads
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Func, Region
+from ..interface import Func, Region, Rule
 from .carriers import Choice, Sorted, attach, carrier, discrete_carrier, sorted_places
 from .decisions import unchanged, version_of
 from .elementwise import elementwise
-from .registry import follows
 from .trees import original
 from .writes_seen import Later
 
 
-def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]], Rule]:
     """The rule of the functions with this op, which choose positions along one dimension of their first operand.
 
     The decorated function is called as ``rule(region, func, args, kwargs, x)`` when `x` is a float that autograd
@@ -33,7 +33,8 @@ def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]
     what becomes of it.
     """
 
-    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(rule: Callable[..., Any]) -> Rule:
+        @functools.wraps(rule)
         def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             x: Any = args[0] if args else kwargs.get("input")
             if discrete_carrier(x):
@@ -45,8 +46,7 @@ def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]
                 return func(*args, **kwargs)
             return rule(region, func, args, kwargs, x)
 
-        follows(handler, op)
-        return rule
+        return handler
 
     return decorate
 
@@ -200,7 +200,8 @@ def _weigh_best(
     return Choice(key, values.reshape(shape), weights.reshape(shape), ties.reshape(*hard.shape, 1))
 
 
-def _position(op: str) -> Callable[..., Any]:
+def _position(op: str) -> Rule:
+    @chooses(op)
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
         hard = original(func, *args, **kwargs)
@@ -209,10 +210,7 @@ def _position(op: str) -> Callable[..., Any]:
     return rule
 
 
-chooses("argmax")(_position("argmax"))
-
-
-chooses("argmin")(_position("argmin"))
+argmax, argmin = _position("argmax"), _position("argmin")
 
 
 def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -257,9 +255,3 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     if dim is None or x.dim() == 1 and out.dim() == 0:
         return _extreme(region, out, x, op_name(func) == "amax")
     return _mark(region, out, x, dim, op_name(func) == "amax", 0)
-
-
-follows(extremum, "extremes")
-
-
-follows(best_value, "best_values")

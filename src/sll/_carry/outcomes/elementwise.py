@@ -17,7 +17,6 @@ from ..interface import Func, Region
 from .algebra import chain, on_outcomes
 from .carriers import carrier, discrete_carrier, step_of
 from .decisions import Decision
-from .registry import follows
 
 
 def _clamped(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Decision, Jump] | None:
@@ -56,6 +55,3 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
             return chain(region, func, args, kwargs, out, _clamped(func, args, kwargs))
     out = on_outcomes(region, func, args, kwargs) if carried else None
     return func(*args, **kwargs) if out is None else out
-
-
-follows(elementwise, "elementwise")

@@ -18,7 +18,6 @@ from .carriers import Choice, Outcomes, attach, choice, constant, discrete_carri
 from .decisions import decided_by, placed, shows
 from .expectations import OF_WEIGHTED, by_ones
 from .mixtures import join_values
-from .registry import follows
 from .selections import selected
 from .shape import move
 from .trees import join, original
@@ -224,10 +223,3 @@ def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         found.append(region.call(torch.remainder, index, size))
         index = region.call(torch.floor_divide, index, size)
     return tuple(reversed(found))
-
-
-follows(getitem, "Tensor.__getitem__")
-follows(along, "index_select", "gather", "take_along_dim", "take")
-follows(embedding, "F.embedding", "torch.embedding")
-follows(one_hot, "one_hot")
-follows(unravel_index, "unravel_index")

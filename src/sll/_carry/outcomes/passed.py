@@ -20,7 +20,6 @@ from .choosing import _mark, chooses
 from .decisions import decided_at, equal_keys, shows
 from .orders import _key, _ordered, positions
 from .reductions import bins_of
-from .registry import follows
 from .trees import original
 
 
@@ -146,12 +145,6 @@ def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     direct = lambda: func(*args, **kwargs)
     call = lambda v: func(v, boundaries, **named)
     return _count_passed(region, func, call, boundaries, x, right, (args, kwargs), direct)
-
-
-follows(searchsorted, "searchsorted")
-
-
-follows(bucketize, "bucketize")
 
 
 @chooses("histc")

@@ -19,7 +19,6 @@ from .algebra import MAX_DECISIONS, through_expectation
 from .carriers import Choice, Expectation, Outcomes, attach, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import decided_by
 from .expectations import by_ones, expect, of_one_order, shown_weight, shown_weights
-from .registry import follows
 from .trees import original
 
 
@@ -158,11 +157,3 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     weight = shown_weight(tree, x).to(share.dtype)
     below, above = bins_of(tree.below, bins, share * (1 - weight)), bins_of(tree.above, bins, share * weight)
     return None if below is None or above is None else below + above
-
-
-follows(linear, "sums")
-follows(product, "products")
-follows(every, "all")
-follows(some, "any")
-follows(count_nonzero, "count_nonzero")
-follows(bincount, "bincount")

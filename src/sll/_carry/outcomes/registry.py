@@ -15,7 +15,7 @@ To let a linearization pass through another function, its row is enough, if its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -81,20 +81,11 @@ DISCRETE: set[Any] = set()
 """The functions that make decisions, in all their spellings."""
 DECIDES_BY_NAME: set[str] = set()
 """Their names, for compiled code."""
-_RULE_OF: dict[str, Rule] = {}
-"""By name, family or op of a row."""
 
 
-def follows(rule: Rule, *keys: str) -> None:
-    """`rule` is that of the rows with this name, family or op: what is more special counts."""
-    for key in keys:
-        assert key not in _RULE_OF, f"{key!r} has a rule already"
-        _RULE_OF[key] = rule
-
-
-def fill() -> None:
-    """Register every function of the table that has a rule here."""
-    _decide(_ALL.fill(_RULE_OF))
+def fill(rule_of: Mapping[str, Rule]) -> None:
+    """Register every function of the table that has a rule, by name, family or op of its row."""
+    _decide(_ALL.fill(rule_of))
 
 
 def _decide(functions: list[Any]) -> None:

@@ -15,7 +15,7 @@ from ..._rules.table import ROWS
 from ..interface import Func, Region
 from .carriers import Expectation, Selection, attach, discrete_carrier, selection
 from .expectations import expect, probability
-from .registry import RULES, follows
+from .registry import RULES
 from .selections import (
     _EVERYTHING,
     _FAILS,
@@ -190,6 +190,3 @@ def rule_for(func: Func) -> Any:
     if func in ASKS and func not in COUNTS:
         return None
     return SELECTIONS.get(func, one_by_one)
-
-
-follows(nonzero, "nonzero", "argwhere")

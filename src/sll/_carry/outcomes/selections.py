@@ -25,7 +25,6 @@ from ..interface import Func, Region
 from .carriers import Choice, Selection, attach, carrier, discrete_carrier, selection
 from .expectations import expect, probability
 from .mixtures import join_values
-from .registry import follows
 
 
 def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
@@ -242,6 +241,3 @@ def one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
         "how many elements the mask selects is open, and only elementwise functions, sum and mean follow that. "
         "Use where(mask, x, other), or (x * mask).sum() / mask.sum().",
     )  # fmt: skip
-
-
-follows(masked, "masked_select")

@@ -22,7 +22,7 @@ from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
-from ..interface import Func, Region
+from ..interface import Func, Region, Rule
 from .algebra import on_outcomes
 from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, boundary_at
 from .carriers import (
@@ -38,7 +38,7 @@ from .carriers import (
 )
 from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
-from .registry import follows, register, unruled
+from .registry import register, unruled
 from .sorted_comparisons import _compared_with_sorted
 from .trees import original
 
@@ -72,12 +72,8 @@ def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Calla
     """
 
     def decorate(step: Callable[..., Step | None]) -> Callable[..., Step | None]:
-        def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return _run(region, op, step, func, args, kwargs)
-
         if not boundaries:
             STEPS[op] = step
-            follows(rule, op)
             return step
         known = [name for name in (op, *names) if isinstance(name, str) and spellings(name)]
         others = tuple(name for name in names if not isinstance(name, str))
@@ -85,7 +81,7 @@ def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Calla
             raise ValueError(f"{op!r} is known already; a source has a name of its own")
         unruled(*others)
         add(Row(" ".join(known), "sources", op=op, boundaries=boundaries, functions=others))
-        register(rule, *known, *others, source=True)
+        register(decide(op, step), *known, *others, source=True)
         STEPS[op] = step  # (last: a source that was refused leaves nothing)
         for listener in LISTENERS:
             listener(op, (*known, *others))
@@ -94,13 +90,17 @@ def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Calla
     return decorate
 
 
+def decide(op: str, step: Callable[..., Step | None]) -> Rule:
+    """The rule of the functions with this op."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _run(region, op, step, func, args, kwargs)
+
+    return rule
+
+
 def _run(
-    region: Region,
-    op: str,
-    step: Callable[..., Step | None],
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    region: Region, op: str, step: Callable[..., Step | None], func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     if op == "div" and kwargs.get("rounding_mode") is None:
         return elementwise(region, func, args, kwargs)

@@ -40,7 +40,7 @@ from .expectations import expect
 from .lookups import as_indices, geometry
 from .mixtures import distribution, join_values, regroup
 from .orders import positions
-from .registry import WRITES, follows, written
+from .registry import WRITES, written
 from .selection_rules import SELECTIONS
 from .selections import one_by_one
 from .trees import original
@@ -342,8 +342,4 @@ def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: d
     return one_by_one(region, func, args, kwargs)
 
 
-follows(along, "scatter", "scatter_add", "index_add", "index_fill", "index_copy")
-follows(index_put, "index_put")
-follows(setitem, "Tensor.__setitem__")
 SELECTIONS[torch.Tensor.__setitem__] = write_selection
-follows(copy_, "Tensor.copy_")  # floats written to integers are casts
