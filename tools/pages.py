@@ -32,14 +32,12 @@ import torch
 import sll
 from sll._carry.outcomes import (
     RULES,
-    casts,
     choosing,
     elementwise,
     lookups,
     orders,
     passed,
     reductions,
-    selection_rules,
     selections,
     shape,
     sources,
@@ -198,7 +196,7 @@ def operators() -> str:
             lines.append(f"| `{op}` | {code(spelled[op])} | {boundary} | {WIDTHS[kind_of(op)]} |")
         lines.append("")
     lines += [
-        f"The rules: {link(sources)}, {link(casts)}, {link(choosing)}, {link(orders)}, {link(passed)}.",
+        f"The rules: {link(sources)}, {link(choosing)}, {link(orders)}, {link(passed)}.",
         "",
         paragraphs(choosing.__doc__),
         "",
@@ -217,14 +215,12 @@ def operators() -> str:
     by_rule = functions_by_rule()
     for title, module in (
         ("Element by element", elementwise),
-        ("To floats", casts),
         ("What a mask chooses", where),
         ("Shapes", shape),
         ("Reductions and matrix products", reductions),
         ("Lookups", lookups),
         ("Writes", writes),
         ("Selections", selections),
-        ("Positions of what a mask selects", selection_rules),
     ):
         lines += [f"### {title}", "", f"{link(module)}. {paragraphs(module.__doc__)}", ""]
         rules = [rule for rule in by_rule if inspect.getmodule(rule) is module]

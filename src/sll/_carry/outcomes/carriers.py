@@ -284,22 +284,26 @@ def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
 # --- outcomes that are the same everywhere, tensors that stand for others, steps --------------------------------
 
 
-class Constants:
-    """What `constant` has to know of a tensor, without the tensor."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._dim, self.dtype, self.device = like.dim(), like.dtype, like.device
-
-    def dim(self) -> int:
-        return self._dim
-
-
-def constant(value: Any, like: Tensor | Constants) -> Tensor:
+def constant(value: Any, like: Tensor) -> Tensor:
     """An outcome that is the same for every element of `like`."""
     out = torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
     if isinstance(value, bool):
         out._sll_constant = value  # type: ignore[attr-defined]
     return out
+
+
+def outcome(value: Any, like: Tensor) -> Tensor:
+    """A number, a tensor, or what a function computes, as an outcome of `like`."""
+    value = value() if callable(value) else value
+    return value.to(like.dtype) if isinstance(value, Tensor) else constant(value, like)
+
+
+def promise(
+    decision: Decision, below: Any, above: Any, value: Tensor, length: int, step: tuple[Decision, Jump] | None = None
+) -> Chain:
+    """The outcomes of a step whose `value` is known, for whoever asks."""
+    like = value.new_empty((0,) * value.dim())  # does not hold on to it
+    return Chain(lambda: Outcomes(decision, outcome(below, like), outcome(above, like)), length, step)
 
 
 def stands_for(x: Tensor, origin: Tensor) -> Tensor:
@@ -332,17 +336,12 @@ def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jum
 def step_of(x: Any) -> tuple[Decision, Jump] | None:
     """Which step at the site of which decision `x` is known to be."""
     pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    if pair is None or not isinstance(pair[0], Chain) or not unchanged(x, pair[1]):
+    if pair is None or not unchanged(x, pair[1]):
         return None
-    return pair[0].step
-
-
-def step_of_mask(x: Any) -> tuple[Decision, Jump] | None:
-    """Which step of zero and one a mask is known to be."""
-    found = carrier(x)
-    if not isinstance(found, Outcomes) or found.jump is None or found.decision.site is None:
-        return None
-    return found.decision, found.jump
+    found = pair[0]
+    if isinstance(found, Outcomes) and found.jump is not None and found.decision.site is not None:
+        return found.decision, found.jump
+    return found.step if isinstance(found, Chain) else None
 
 
 def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None, hard: Tensor | None = None) -> Tensor | None:

@@ -45,10 +45,6 @@ class Decision:
         found: Tensor = self._offset()
         return found
 
-    def known(self) -> bool:
-        """Whether the offset has been worked out."""
-        return self._offset.known
-
     def weight(self) -> Tensor:
         return self.offset() + 0.5
 

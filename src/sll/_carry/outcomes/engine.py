@@ -14,14 +14,12 @@ from ..._rules.index import ASKS, REMEDIES, op_name
 from ..interface import Engine, Func, Rule, tensors
 from ..writes import called
 from . import (
-    casts,
     choosing,
     elementwise,
     lookups,
     orders,
     passed,
     reductions,
-    selection_rules,
     selections,
     shape,
     sources,
@@ -38,8 +36,8 @@ __all__ = ["ENGINE"]
 
 RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
-    "casts": casts.to_integers,
-    "floats": casts.cast,
+    "casts": elementwise.to_integers,
+    "floats": elementwise.cast,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": choosing.best_value,
@@ -68,7 +66,7 @@ RULE_OF: dict[str, Rule] = {
     "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": writes.copy_,  # floats written to integers are casts
     "masked_select": selections.masked,
-    **dict.fromkeys(("nonzero", "argwhere"), selection_rules.nonzero),
+    **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
 }
 fill(RULE_OF)
 
@@ -90,7 +88,7 @@ class _Outcomes(Engine):
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = compiling()
         if not traced and region.selects and any(map(self.selected, tensors(args, kwargs))):
-            found: Any = selection_rules.rule_for(func)
+            found: Any = selections.rule_for(func)
             if found is not None:
                 return found(region, func, args, kwargs)
         rule = BY_NAME.get(func.__name__) if traced else RULES.get(func)

@@ -15,7 +15,6 @@ from ..._ops.bits import pick
 from ..._ops.blend import blend, blend_by_mask, product
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import compiling, readable
-from ..._ops.fused import LEAST
 from .carriers import (
     Choice,
     Expectation,
@@ -25,64 +24,46 @@ from .carriers import (
     known_constant,
     outcomes,
     resolved,
-    step_of_mask,
+    step_of,
 )
 from .decisions import Decision
 
 __all__ = ["expect"]
 
 
-def expect(x: Tensor) -> Tensor:
+def expect(x: Tensor, ties: bool = False) -> Tensor:
     """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for
-    integers.
+    integers. At an exact tie it is what `x` shows, or with `ties` halfway, which is the probability of a bool.
     """
-    found = carrier(x)
+    found, boolean = resolved(x), x.dtype == torch.bool
     if isinstance(found, Expectation):
         return found.value
     if isinstance(found, Choice):
-        values = found.values.to(found.weights.dtype if x.dtype == torch.bool else exact_dtype(x))
-        return (values * shown_weights(found, x).to(values.dtype)).sum(-1)
-    tree = outcomes(x)
-    if tree is None:
-        return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    at_once = in_one_pass(x, step_of_mask(x))
+        values = found.values.to(found.weights.dtype if boolean else exact_dtype(x))
+        return (values * (found.weights if ties else shown_weights(found, x)).to(values.dtype)).sum(-1)
+    if not isinstance(found, Outcomes):
+        return x.to(torch.float32 if boolean else exact_dtype(x))
+    step = step_of(x) if boolean else None
+    at_once = in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)) if ties and step is not None else step)
     if at_once is not None:
         return at_once
-    offset = tree.decision.offset()
-    below, above = expect(tree.below), expect(tree.above)
-    if tree.decision.side is not None:
-        at_once = _joint(tree, below, above, ties=False)
+    offset, below, above = found.decision.offset(), expect(found.below, ties), expect(found.above, ties)
+    if ties or found.decision.side is not None:
+        at_once = _joint(found, below, above, ties)
         if at_once is None:
-            at_once = blend_by_mask(offset, tree.decision.taken(), below, above, finite=True)
+            at_once = blend_by_mask(offset, found.decision.taken(), below, above, ties=ties, finite=True)
         if at_once is not None:
             return at_once
+    if ties:
+        return below * (0.5 - offset) + above * (0.5 + offset)
     dtypes = (offset.dtype, below.dtype, above.dtype)
-    hard = packed(x).to(compute_dtype(*dtypes)) if x.dtype == torch.bool else x.to(exact_dtype(x))
-    return blend(offset, below, above, _selected(tree, below, above, hard))
+    hard = packed(x).to(compute_dtype(*dtypes)) if boolean else x.to(exact_dtype(x))
+    return blend(offset, below, above, selected_side(found, below, above, hard))
 
 
 def probability(x: Tensor) -> Tensor:
-    """Expected value of a bool; other than `expect` it is 1/2 at an exact tie, whatever `x` shows there."""
-    found = resolved(x)
-    if isinstance(found, Choice):
-        return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
-    if not isinstance(found, Outcomes):
-        return x.to(torch.float32)
-    if found.polarity and (compiling() or found.decision.known() or x.numel() < LEAST):
-        return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
-    step = step_of_mask(x)
-    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)))
-    if at_once is not None:
-        return at_once
-    below, above = probability(found.below), probability(found.above)
-    at_once = _joint(found, below, above, ties=True)
-    if at_once is not None:
-        return at_once
-    at_once = blend_by_mask(found.decision.offset(), found.decision.taken(), below, above, ties=True, finite=True)
-    if at_once is not None:
-        return at_once
-    weight = found.decision.weight()
-    return below * (1 - weight) + above * weight
+    """Expected value of a bool; 1/2 at an exact tie, whatever `x` shows there."""
+    return expect(x, ties=True)
 
 
 def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor | None:
@@ -116,7 +97,7 @@ def _any_of(masks: Sequence[Tensor | None]) -> Tensor | None:
     return functools.reduce(torch.logical_or, known) if known else None
 
 
-def _selected(
+def selected_side(
     tree: Outcomes,
     below: Tensor,
     above: Tensor,

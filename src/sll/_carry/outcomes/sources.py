@@ -25,17 +25,7 @@ from ..._rules.table import Row
 from ..interface import Func, Region, Rule
 from .algebra import on_outcomes
 from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, boundary_at
-from .carriers import (
-    Carrier,
-    Chain,
-    Constants,
-    Outcomes,
-    attach,
-    bool_outcomes,
-    carrier,
-    constant,
-    discrete_carrier,
-)
+from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
 from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
 from .registry import register, unruled
@@ -132,11 +122,12 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
         value = site.ramp(jump.jump)
         if value is not None:
             value = value.to(site.dtype())
-            return attach(region, value, _promised(region, jump, value))
+            step = (jump.decision, jump.jump) if jump.jump.kind == "round" else None
+            return attach(region, value, promise(jump.decision, jump.below, jump.above, value, 0, step))
     hard = original(func, *args, **kwargs)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1, jump.jump))
-    below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
+    below, above = (outcome(value, hard) for value in (jump.below, jump.above))
     if not hard.is_floating_point():
         return attach(region, hard, Outcomes(jump.decision, below, above))
     out = blend(jump.decision.offset(), below, above, hard)
@@ -147,24 +138,6 @@ _ORDERED = ("gt", "ge", "lt", "le")
 
 
 _BOOLS = (*_ORDERED, "isclose", "signbit")
-
-
-def _promised(region: Region, jump: Step, value: Tensor) -> Carrier:
-    """The outcomes of a step whose `value` is known, for whoever asks."""
-    like = Constants(value)
-    decision, low, high, _ = jump
-
-    def sides() -> tuple[Tensor, Tensor]:
-        return _outcome(low, like), _outcome(high, like)
-
-    assert decision.site is not None and jump.jump is not None
-    step = (decision, jump.jump) if jump.jump.kind == "round" else None
-    return Chain(lambda: Outcomes(decision, *sides()), 0, step)
-
-
-def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
-    value = value() if callable(value) else value
-    return value.to(hard.dtype) if isinstance(value, Tensor) else constant(value, hard)
 
 
 def _number(x: Tensor) -> float | None:

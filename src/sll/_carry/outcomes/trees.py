@@ -16,7 +16,7 @@ from ..._rules.index import NAMED, names_of, op_name
 from ..interface import Func, Region
 from .carriers import Outcomes, attach, carrier, constant, is_constant, known_constant, outcomes
 from .decisions import Decision
-from .expectations import _any_of, _has_expectation, _likelier, _selected, undecided
+from .expectations import _any_of, _has_expectation, _likelier, selected_side, undecided
 
 
 def original(func: Func, *args: Any, **kwargs: Any) -> Any:
@@ -174,7 +174,7 @@ def join(region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree:
     out = hard
     if hard.is_floating_point():
         count_infinite_jumps(region, func, operands, tree)
-        shown = _selected(tree, below, above, hard, _counts(region, operands, tree))
+        shown = selected_side(tree, below, above, hard, _counts(region, operands, tree))
         out = blend(tree.decision.offset(), below, above, shown)
     elif any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
         # In the band the float operands show a blend, a value the hard program never has, and so would a discrete

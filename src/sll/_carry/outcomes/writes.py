@@ -41,8 +41,7 @@ from .lookups import as_indices, geometry
 from .mixtures import distribution, join_values, regroup
 from .orders import positions
 from .registry import WRITES, written
-from .selection_rules import SELECTIONS
-from .selections import one_by_one
+from .selections import SELECTIONS, one_by_one
 from .trees import original
 
 
