@@ -17,7 +17,7 @@ from .._ops.env import compiling, unwrapped
 from .._rules.index import NAMED
 from .interface import Func, Region, Rule
 
-__all__ = ["Writes", "called", "same", "writes_unsaid"]
+__all__ = ["Writes", "called", "into_base", "same", "writes_unsaid"]
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -55,6 +55,23 @@ def called(
         if old is not None:
             x._sll = None  # type: ignore[attr-defined]
     return out, written
+
+
+def into_base(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Callable[[list[Tensor]], Tensor] | None:
+    """``put([base, result])``, a move of elements: `base` after `result` was written into its `view`. None where that
+    is not followed, which is said.
+    """
+    if not base.is_contiguous() or compiling():
+        region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
+        return None
+    offset = view.storage_offset() - base.storage_offset()
+    places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)
+
+    def put(parts: list[Tensor]) -> Tensor:
+        old, new = parts
+        return old.reshape(-1).index_put((places.reshape(-1),), new.reshape(-1)).reshape(base.shape)
+
+    return put
 
 
 @dataclass

@@ -136,12 +136,11 @@ def _mark(region: Region, out: Any, x: Tensor, dim: int | None, largest: bool, p
     def places() -> Tensor:
         if dim is None or x.dim() == 0:
             return torch.full(values.shape, place or 0, device=x.device)
-        rows = x.numel() // x.shape[dim]
+        rows = torch.arange(x.numel(), device=x.device).reshape(-1, x.shape[dim])
         if place is not None:
-            return (torch.arange(rows, device=x.device) * x.shape[dim] + place).reshape(values.shape)
+            return rows[:, place].reshape(values.shape)
         shape = values.movedim(dim, -1).shape
-        number = torch.arange(rows, device=x.device)[:, None] * x.shape[dim] + torch.arange(shape[-1], device=x.device)
-        return number.reshape(shape).movedim(-1, dim)
+        return rows[:, : shape[-1]].reshape(shape).movedim(-1, dim)
 
     attach(region, values, Sorted(x, None if x.dim() == 0 else dim, largest, places))
     return out

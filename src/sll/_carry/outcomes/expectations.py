@@ -157,14 +157,6 @@ def shown_weights(found: Choice, x: Tensor) -> Tensor:
     return hard_forward(torch.where(found.ties, shown, weights), weights)
 
 
-def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
-    """The weight of the outcome above; at an exact tie 1 or 0, according to what `x` shows."""
-    offset = tree.decision.offset().expand(x.shape)
-    above = (x == tree.above).to(offset.dtype).expand(x.shape)
-    zero = torch.zeros((), dtype=offset.dtype, device=x.device)
-    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)))
-
-
 # --- integers that change by one ---------------------------------------------------------------------------------
 
 

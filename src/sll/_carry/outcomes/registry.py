@@ -25,7 +25,7 @@ from ..._ops.env import compiling, tracked
 from ..._rules.index import op_name, spellings
 from ..interface import Func, Region, Rule
 from ..rules import Rules
-from ..writes import Writes
+from ..writes import Writes, into_base
 from .carriers import attach, carrier, discrete_carrier
 from .mixtures import regroup
 
@@ -42,26 +42,14 @@ def written(target: Any, result: Any = None) -> Any:
     return result
 
 
-def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Any:
-    """What `base` carries once `result` has been written into its `view`."""
-    if not base.is_contiguous() or compiling():
-        region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
-        return None
-    offset = view.storage_offset() - base.storage_offset()
-    places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)
-
-    def put(parts: list[Tensor]) -> Tensor:
-        old, new = parts
-        return old.reshape(-1).index_put((places.reshape(-1),), new.reshape(-1)).reshape(base.shape)
-
-    return regroup(region, put, [_kept(region, base), region.call(torch.Tensor.expand, result, view.shape)], base)
-
-
 def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:
+    """What the base of a view carries after a write into that."""
     base = view._base
     if base is None or view.is_floating_point() or not (discrete_carrier(base) or carrier(result) is not None):
         return None
-    found = _written_through(region, base, view, result)
+    put = into_base(region, base, view, result)
+    parts = [_kept(region, base), region.call(torch.Tensor.expand, result, view.shape)]
+    found = None if put is None else regroup(region, put, parts, base)
 
     def after() -> None:
         attach(region, base, found)

@@ -44,12 +44,15 @@ def move(
     decided = [p for p in bounds if discrete_carrier(p)]
     if decided and not stays and func is not torch.Tensor.__getitem__:
         region.lose(op_name(func), decided, _BOUNDS)
-    found = carrier(x) or sorted_places(x)
+    found: Any = carrier(x)
+    found = sorted_places(x) if found is None else found
     if found is not None and any(isinstance(p, torch.dtype) for p in bounds):  # view(dtype)
         region.lose(op_name(func), [p for p in (x, *bounds) if discrete_carrier(p)], _BITS)
         found = None
     out = func(*args, **kwargs)
-    if found is None or out is x:
+    if out is x:
+        return x  # (Dynamo's `out` has lost what it carries)
+    if found is None:
         return out
     several = isinstance(out, (tuple, list))
     if several and compiling():  # Dynamo cannot set attributes on the parts themselves

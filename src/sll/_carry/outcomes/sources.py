@@ -28,8 +28,8 @@ from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, b
 from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
 from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
+from .orders import compared_with_sorted
 from .registry import register, unruled
-from .sorted_comparisons import _compared_with_sorted
 from .trees import original
 
 
@@ -104,7 +104,7 @@ def _run(
     if not wanted or not any(tracked(x) for x in operands):
         return func(*args, **kwargs)
     if op in _ORDERED:
-        known = _compared_with_sorted(region, op, func, args)
+        known = compared_with_sorted(region, op, func, args)
         if known is not None:
             return known
     jump = step(region.eps_for(op), *args, **kwargs)
