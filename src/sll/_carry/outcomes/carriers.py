@@ -14,6 +14,7 @@ A result of a discrete op is a plain tensor with one private attribute, its *car
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -104,6 +105,7 @@ class Choice(_Carrier):
         return Choice(key, move(self.values), move(self.weights), move(self.ties))
 
 
+@dataclass(eq=False)
 class Selection(_Carrier):
     """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
 
@@ -112,51 +114,39 @@ class Selection(_Carrier):
     the same selection.
     """
 
-    def __init__(
-        self,
-        mask: Tensor,
-        candidates: Tensor,
-        weights: Tensor,
-        shown: Tensor,
-        taken: Tensor,
-        near: Tensor,
-        count: int,
-    ) -> None:
-        self.mask = mask
-        self.version = version_of(mask)
-        self.decision = outcomes(mask)
-        self.candidates = candidates
-        self.weights = weights
-        self.shown = shown
-        self.taken = taken
-        self.near = near
-        self.count = count
+    mask: Tensor
+    version: int
+    decision: Outcomes | None
+    candidates: Tensor
+    weights: Tensor
+    shown: Tensor
+    taken: Tensor
+    near: Tensor
+    count: int
 
     def of(self, candidates: Tensor) -> Selection:
         """The same selection of other elements."""
-        found = Selection(self.mask, candidates, self.weights, self.shown, self.taken, self.near, self.count)
-        found.version, found.decision = self.version, self.decision
-        return found
+        return replace(self, candidates=candidates)
 
     def made_by(self, mask: Tensor) -> bool:
         """Whether `mask` selects the same elements."""
         if mask is self.mask and unchanged(mask, self.version):
             return True
-        own, other = self.decision, outcomes(mask)
-        return _same_mask(own, other) and mask.shape == self.mask.shape
+        return self._like(outcomes(mask), mask)
 
     def same(self, other: Selection) -> bool:
         if self.weights is other.weights or self.mask is other.mask and self.version == other.version:
             return True
-        return _same_mask(self.decision, other.decision) and self.mask.shape == other.mask.shape
+        return self._like(other.decision, other.mask)
+
+    def _like(self, b: Outcomes | None, mask: Tensor) -> bool:
+        a = self.decision
+        if a is None or b is None or mask.shape != self.mask.shape:
+            return False
+        return a.decision.same(b.decision) * a.polarity * b.polarity == 1
 
 
-def _same_mask(a: Outcomes | None, b: Outcomes | None) -> bool:
-    if a is None or b is None or not a.polarity or not b.polarity:
-        return False
-    return a.decision.same(b.decision) * a.polarity * b.polarity == 1
-
-
+@dataclass(eq=False)
 class Sorted(Carried):
     """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
 
@@ -167,18 +157,18 @@ class Sorted(Carried):
     `n` each, where the largest (or smallest) stands first.
     """
 
-    def __init__(self, source: Tensor, dim: int | None, largest: bool, places: Callable[[], Tensor]) -> None:
-        self.source = source
-        self.version = version_of(source)
-        self.dim = dim
-        self.n = source.numel() if dim is None else source.shape[dim]
-        self.largest = largest
-        self.places = places
+    source: Tensor
+    version: int
+    dim: int | None
+    largest: bool
+    places: Callable[[], Tensor]
+
+    @property
+    def n(self) -> int:
+        return self.source.numel() if self.dim is None else self.source.shape[self.dim]
 
     def moved(self, places: Callable[[], Tensor]) -> Sorted:
-        found = Sorted(self.source, self.dim, self.largest, places)
-        found.version = self.version
-        return found
+        return replace(self, places=places)
 
     def found_in(self, x: Any) -> bool:
         """Whether `x` is the source, or another differentiable view of the same numbers."""
@@ -232,14 +222,13 @@ def carrier(x: Any) -> Carrier | None:
 
 def discrete_carrier(x: Any) -> bool:
     """Whether `x` is a bool or integer tensor that carries a linearization."""
-    return getattr(x, "_sll", None) is not None and carrier(x) is not None and not x.is_floating_point()
+    return isinstance(x, Tensor) and carrier(x) is not None and not x.is_floating_point()
 
 
 def selection(x: Any) -> Selection | None:
-    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    if pair is None or not isinstance(pair[0], Selection):
-        return None  # without keeping promises
-    found = carrier(x)
+    """(Without keeping promises.)"""
+    pair = getattr(x, "_sll", None)
+    found = carrier(x) if pair is not None and isinstance(pair[0], Selection) else None
     return found if isinstance(found, Selection) else None
 
 

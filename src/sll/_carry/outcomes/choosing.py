@@ -142,7 +142,7 @@ def _mark(region: Region, out: Any, x: Tensor, dim: int | None, largest: bool, p
         shape = values.movedim(dim, -1).shape
         return rows[:, : shape[-1]].reshape(shape).movedim(-1, dim)
 
-    attach(region, values, Sorted(x, None if x.dim() == 0 else dim, largest, places))
+    attach(region, values, Sorted(x, version_of(x), None if x.dim() == 0 else dim, largest, places))
     return out
 
 

@@ -13,7 +13,8 @@ reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import compiling
 from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_name, spellings
 from ..._rules.table import ROWS
-from ..interface import Func, Region
-from .carriers import Choice, Expectation, Selection, attach, carrier, discrete_carrier, selection
+from ..interface import Func, Region, tensors
+from .carriers import Choice, Expectation, Selection, attach, carrier, discrete_carrier, outcomes, selection
+from .decisions import version_of
 from .expectations import expect, probability
 from .mixtures import join_values
 from .registry import RULES
@@ -40,35 +42,28 @@ def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     near = (share.detach() > 0).nonzero().squeeze(1)
     candidates = region.call(torch.Tensor.__getitem__, flat, near)
     taken = mask.reshape(-1)[near]
-    return attach(region, hard, Selection(mask, candidates, share[near], shown[near], taken, near, hard.shape[0]))
+    decision, weights = outcomes(mask), share[near]
+    return attach(
+        region, hard,
+        Selection(mask, version_of(mask), decision, candidates, weights, shown[near], taken, near, hard.shape[0]),
+    )  # fmt: skip
 
 
 def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``masked_select(x, mask)``: both broadcast."""
     named = dict(zip(("input", "mask"), args), **kwargs)
     x, mask = named["input"], named["mask"]
-    out = func(*args, **kwargs)
-    if not discrete_carrier(mask):
-        if discrete_carrier(x):
-            shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
-            full = region.call(torch.Tensor.expand, x, shape)
-            return region.call(torch.Tensor.__getitem__, full, mask.expand(shape))
-        return out
+    if not discrete_carrier(x) and not discrete_carrier(mask):
+        return func(*args, **kwargs)
     shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
-    full, flags = (region.call(torch.Tensor.expand, t, shape) for t in (x, mask))
-    return selected(region, full, flags, out)
+    return region.call(torch.Tensor.__getitem__, *(region.call(torch.Tensor.expand, t, shape) for t in (x, mask)))
 
 
 def _candidates(
     args: tuple[Any, ...], kwargs: dict[str, Any], rank: int
 ) -> tuple[Selection, list[Any], dict[str, Any]] | None:
     """The operands with every element that may be selected; None if one cannot be extended to those."""
-    found: Selection | None = None
-    for x in (*args, *kwargs.values()):
-        own = selection(x)
-        if own is not None and found is None:
-            found = own
-    assert found is not None
+    found = next(own for x in (*args, *kwargs.values()) if (own := selection(x)) is not None)
 
     def extend(x: Any) -> Any:
         own = selection(x)
@@ -150,7 +145,7 @@ def bare(x: Any) -> Any:
 
 def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> Any:
     """A call that sees the selected elements one by one. Lost where their number is not certain."""
-    found = [picked for x in flat((*args, *kwargs.values())) if (picked := selection(x)) is not None]
+    found = [picked for x in tensors(args, kwargs) if (picked := selection(x)) is not None]
     written = op_name(func).endswith("_") or func.__name__.startswith("__i")  # what it carries goes stale
     undecided = lambda: any(bool((picked.weights != 1).any()) for picked in found)
     if written or not all(_certain(picked) for picked in found):
@@ -176,15 +171,6 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         out = func(*args, **kwargs)  # it is not the program that fails, but an element that it does not select
         region.lose(op_name(func), [], _FAILS, undecided=undecided, origins=[picked.weights for picked in found])
         return out
-
-
-def flat(operands: Iterable[Any]) -> Iterator[Any]:
-    """The operands of a call, those in tuples and lists as well."""
-    for x in operands:
-        if type(x) in (tuple, list):
-            yield from x
-        else:
-            yield x
 
 
 def _certain(picked: Selection) -> bool:
@@ -340,26 +326,26 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         if own.same(picked[0]):  # x[mask][other]: both decide
             flags = picked[0].candidates
             weights, shown = own.weights * probability(flags), own.shown * expect(flags)
-            out = func(bare(table), bare(index))
             keep = (weights.detach() > 0).nonzero().squeeze(1)
-            candidates = region.call(torch.Tensor.__getitem__, own.candidates, keep)
-            taken = (own.taken & flags)[keep]
-            found = Selection(index, candidates, weights[keep], shown[keep], taken, own.near[keep], out.shape[0])
-            found.decision = None
-            return attach(region, out, found)
+            found = replace(
+                own.of(region.call(torch.Tensor.__getitem__, own.candidates, keep)), mask=index, decision=None,
+                version=version_of(index), weights=weights[keep], shown=shown[keep], near=own.near[keep],
+                taken=(own.taken & flags)[keep], count=int(index.sum()),
+            )  # fmt: skip
+            return attach(region, func(bare(table), bare(index)), found)
     elif own is not None and isinstance(items[0], slice) and items[0] == slice(None) and not any(picked):
         if not any(isinstance(item, Tensor) for item in items):  # further dimensions
             return attach(region, func(bare(table), index), own.of(func(own.candidates, index)))
     elif own is None and all(found is not None and not item.is_floating_point() for found, item in zip(picked, items)):
-        first = picked[0]
+        first, every = picked[0], [found for found in picked if found is not None]
         assert first is not None
-        if all(
-            found is not None and found.same(first) and item.dtype != torch.bool for found, item in zip(picked, items)
-        ):
+        if all(found.same(first) for found in every) and not any(item.dtype == torch.bool for item in items):
             out = func(table, tuple(bare(item) for item in items))  # table[mask.nonzero(as_tuple=True)]
-            at = [found.candidates for found in picked if found is not None]
             # What is not selected may be out of range.
-            at = [torch.where(first.taken, i, i.clamp(-size, size - 1)) for i, size in zip(at, table.shape)]
+            at = [
+                torch.where(first.taken, found.candidates, found.candidates.clamp(-size, size - 1))
+                for found, size in zip(every, table.shape)
+            ]
             return attach(region, out, first.of(region.call(func, table, tuple(at))))
     return one_by_one(region, func, args, kwargs)
 
@@ -376,16 +362,11 @@ def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())
     hard = original(torch.nonzero, x)
     out = selected(region, every, flags, hard)
-    as_tuple = kwargs.get("as_tuple")
-    if not as_tuple:
-        return out
     picked = selection(out)
-    assert picked is not None
-    columns = []
-    for d in range(x.dim()):
-        column = picked.of(picked.candidates[:, d])
-        columns.append(attach(region, hard[:, d].clone(), column))
-    return tuple(columns)
+    if not kwargs.get("as_tuple") or picked is None:
+        return out
+    columns = enumerate(picked.candidates.unbind(1))
+    return tuple(attach(region, hard[:, d].clone(), picked.of(column)) for d, column in columns)
 
 
 def in_place(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

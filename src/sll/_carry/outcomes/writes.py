@@ -212,7 +212,7 @@ def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         region.lose(op_name(func), carried, "scatter with reduce= passes nothing on; use scatter_add.")
         return func(*args, **kwargs)
     dim %= many
-    elements, behind = op_name(func).startswith("scatter"), target.dim() - dim - 1
+    elements, behind = func.__name__ in ("scatter", "scatter_add"), target.dim() - dim - 1
     alpha = named.get("alpha", 1)
 
     def place(x: Tensor, at: Any) -> Tensor:
@@ -226,9 +226,9 @@ def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
     if elements and isinstance(source, Tensor) and source.dim() == index.dim() and source.shape != index.shape:
         source = region.call(torch.Tensor.__getitem__, source, tuple(slice(0, n) for n in index.shape))
-    add, size = op_name(func).endswith("add"), target.shape[dim] if target.dim() else 1
+    add, size = func.__name__ in ("scatter_add", "index_add"), target.shape[dim] if target.dim() else 1
     whole = dim if elements else None
-    write = _Write(op_name(func), call, target, index, source, add, size, place, spread, whole, alpha)
+    write = _Write(func.__name__, call, target, index, source, add, size, place, spread, whole, alpha)
     return _written(region, write)
 
 
