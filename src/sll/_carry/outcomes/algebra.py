@@ -70,10 +70,10 @@ def _too_many(operands: Sequence[Any], alone: bool = True) -> bool:
 
 
 def _reduced(region: Region, x: Any) -> Any:
-    return x if len(decisions(x)) <= 1 else attach(region, x.view_as(x), _marginal(x))
+    return x if len(decisions(x)) <= 1 else attach(region, x.view_as(x), marginal(x))
 
 
-def _marginal(x: Tensor) -> Carrier | None:
+def marginal(x: Tensor) -> Carrier | None:
     """What is left of the tree of `x` when its decisions are summed out: exact in expectation, and continuous.
 
     A bool becomes one decision with the probability of True; an integer an expectation; a float an ordinary tensor,

@@ -145,13 +145,6 @@ def mix(found: Choice, hard: Tensor, inner: Tensor | None = None) -> Tensor:
     return torch.where(shown, hard_forward(hard, soft), soft.to(hard.dtype))
 
 
-def collapse(region: Region, x: Tensor) -> Tensor:
-    """A bool that carries a choice, as one that carries the probability of True."""
-    if choice(x) is None or x.dtype != torch.bool:
-        return x
-    return attach(region, x.view_as(x), bool_outcomes(decided_by(expect(x)), x))
-
-
 # --- the elements of several tensors in one ----------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """The registry: torch function -> rule.
 
 A rule is called as ``rule(region, func, args, kwargs)`` for every call of the functions it is registered for, and
-returns what the program sees. A file says with `follows` which rows of the table its rules are for; `fill` registers
+returns what the program sees. `RULE_OF` in `engine.py` says which rows of the table have which rule; `fill` registers
 them in all spellings. The in-place forms (``round_``, ``__iadd__``) and ``out=`` come for free.
 
 To add a discrete function, give it a row in `_rules/table.py`, and write in `sources.py`::

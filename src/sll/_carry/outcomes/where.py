@@ -13,12 +13,11 @@ from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import compiling, unwrapped
 from ..interface import Func, Region
-from .algebra import chain
+from .algebra import chain, marginal
 from .carriers import Choice, Outcomes, attach, carrier, known_constant, stands_for
 from .decisions import decided_at
 from .elementwise import elementwise
 from .expectations import expect, probability
-from .mixtures import collapse
 from .trees import count_infinite_jumps, decisions, join, original
 
 
@@ -50,7 +49,8 @@ def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
     """
     plain = carrier(above) is None and carrier(below) is None
     floats = any(isinstance(x, float) or isinstance(x, Tensor) and x.is_floating_point() for x in (above, below))
-    mask = collapse(region, mask) if plain and floats and isinstance(carrier(mask), Choice) else mask
+    if plain and floats and isinstance(carrier(mask), Choice) and mask.dtype == torch.bool:
+        mask = attach(region, mask.view_as(mask), marginal(mask))
     left, found = _left_alone(region, mask, above, below), carrier(mask)
     if left is not None:
         return left
