@@ -25,7 +25,7 @@ import sll
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import oracles
 from layers import leaky_integrate_and_fire, random_path, snntorch_leaky
-from programs import PROGRAMS, SCALE
+from programs import PROGRAMS, ROWS
 
 MODES = ("linear", "hard")
 console = Console(width=120)
@@ -54,16 +54,16 @@ def box() -> None:
         programs = points = mismatches = 0
         worst = 0.0
         for name, f in PROGRAMS.items():
-            width = eps / SCALE[name]
+            width = eps / ROWS[name].scale
             try:
                 positions, heights = oracles.jumps(f, dtype)
             except RuntimeError:
                 continue  # torch has no such kernel in half precision
-            if oracles.too_coarse(positions, width, dtype, SCALE[name]):
+            if oracles.too_coarse(positions, width, dtype, ROWS[name].scale):
                 continue
             programs += 1
             x = oracles.box_points(positions, width, dtype)
-            want, certain = oracles.box_derivative(x, positions, heights, width, SCALE[name])
+            want, certain = oracles.box_derivative(x, positions, heights, width, ROWS[name].scale)
             unit = float(heights.abs().max()) / (2 * width) if len(heights) else 1.0
             for forward in MODES:
                 _, got = oracles.region_gradient(f, x, eps, forward)
@@ -154,13 +154,13 @@ def order() -> None:
             if want == 0:
                 continue
             for mode in MODES:
-                got, _ = cases.integral(f, a, b, cases.EPS, mode, parts=2)
+                got, _ = oracles.integral(f, a, b, cases.EPS, mode, parts=2)
                 errors[mode] = max(errors[mode], abs(got - want) / abs(want))
         table.add_row(name, " ".join(f"{w:+.3f}" for w in wants), *(f"{100 * errors[m]:.4f} %" for m in MODES))
     console.print(table)
     f, a, b = cases.case("precision", 1)
     for parts in (1, 4, 16):
-        got, want = cases.integral(f, a, b, cases.EPS, "linear", parts)
+        got, want = oracles.integral(f, a, b, cases.EPS, "linear", parts)
         error = 100 * abs(got - want) / abs(want)
         console.print(
             f"precision at 4, linear, intervals divided by {parts}: {error:.4f} % (what is left is quadrature)"

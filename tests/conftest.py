@@ -15,6 +15,7 @@ from sll._carry.outcomes import registry
 from sll._carry.outcomes.sources import STEPS
 from sll._carry.shadows import engine as shadows_engine
 from sll._mode.threads import THREAD as _THREAD
+from sll._ops import fused
 from sll._rules import index, table
 
 torch.set_num_threads(1)  # two workers share two cores
@@ -67,15 +68,26 @@ def perf(monkeypatch):
 
 
 @pytest.fixture
+def loops_everywhere(monkeypatch):
+    """The loops of numba from the first element on, which are left to larger tensors otherwise."""
+    pytest.importorskip("numba")
+    monkeypatch.setattr(fused, "LEAST", 1)
+
+
+@pytest.fixture
 def rules_as_they_were():
-    """For tests that add some: others count what is in the registry."""
+    """For tests that add some: others count what is in the registry. Asked, it says what is in all tables."""
     tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
     tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
     for rules in (shadows_engine._ALL, flips_table.RULES):
         tables += (rules.of, rules.by_name, rules.always)
     tables += (STEPS,)
-    before, rows = [found.copy() for found in tables], list(table.ROWS)
-    yield
+
+    def now():
+        return [found.copy() for found in tables], list(table.ROWS)
+
+    before, rows = now()
+    yield now
     for found, kept in zip(tables, before):
         found.clear()
         found.update(kept)
@@ -152,7 +164,7 @@ def pytest_sessionstart(session):
 def collected_rows(request):
     """Rows and tests of the whole suite; skips if only a part of it was collected."""
     items = request.session.items
-    files = {Path(str(item.path)).name for item in items}
-    if not {path.name for path in Path(__file__).parent.glob("test_*.py")} <= files or request.config.option.keyword:
+    files = {Path(str(item.path)) for item in items}
+    if not set(Path(__file__).parent.rglob("test_*.py")) <= files or request.config.option.keyword:
         pytest.skip("only a part of the suite was collected")
     return [(entry, _test(item.nodeid)) for item in items for entry in compatibility.rows_of(item)]

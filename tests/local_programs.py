@@ -6,22 +6,33 @@ by hand: the tests run them plain, in a region and in the reference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PROGRAMS = {}
-SHAPES = {}
-SLOW = set()
-"""Some hundred calls each: one width in each dtype does."""
+
+class Row(NamedTuple):
+    """A program, the shapes of its operands, and what is true of it alone."""
+
+    program: Callable[..., Tensor]
+    shapes: tuple[tuple[int, ...], ...]
+    slow: bool = False
+    """Some hundred calls: one width in each dtype does."""
+    batchable: bool = True
+    """Under vmap it runs without a region. (Writes of batched values into plain buffers do not.)"""
 
 
-def local(*shapes, slow=False):
+ROWS: dict[str, Row] = {}
+PROGRAMS: dict[str, Callable[..., Tensor]] = {}
+
+
+def local(*shapes, **facts):
     def add(f):
-        assert f.__name__ not in PROGRAMS
-        PROGRAMS[f.__name__], SHAPES[f.__name__] = f, shapes
-        if slow:
-            SLOW.add(f.__name__)
+        assert f.__name__ not in ROWS
+        ROWS[f.__name__], PROGRAMS[f.__name__] = Row(f, shapes, **facts), f
         return f
 
     return add
@@ -29,7 +40,7 @@ def local(*shapes, slow=False):
 
 def operands(name: str, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in SHAPES[name]]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in ROWS[name].shapes]
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -357,7 +368,7 @@ def choice_of_rows(x, table):
     return table[i].sum(1) + table.index_select(0, i)[:, 0] + table[i, i % 3] + (i * 2 - 1).to(x.dtype)
 
 
-@local((5, 4), (5, 4))
+@local((5, 4), (5, 4), batchable=False)
 def gate_top_two(x, y):
     gates = torch.zeros_like(x).scatter(1, x.topk(2, 1).indices, 1.0)
     return (gates * y).sum(1) + y.gather(1, x.topk(2, 1).indices).sum(1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from numpy.polynomial.legendre import leggauss
@@ -21,6 +22,48 @@ from torch import Tensor
 import sll
 
 Program = Callable[[Tensor], Tensor]
+
+
+def leaf(*values: float, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.tensor(values, dtype=dtype, requires_grad=True)
+
+
+def grads(y: Tensor, *inputs: Tensor) -> list:
+    """The gradients of the sum as lists of numbers, zeros where there are none; of one input its own."""
+    found = torch.autograd.grad(y.sum(), inputs, allow_unused=True, retain_graph=True)
+    out = [[0.0] * x.numel() if g is None else g.tolist() for x, g in zip(inputs, found)]
+    return out[0] if len(out) == 1 else out
+
+
+def slope() -> float:
+    """Of a sign at 0, in whatever regions this is."""
+    x = torch.zeros(1, requires_grad=True)
+    y = torch.sign(x)
+    if not y.requires_grad or y.grad_fn.name() == "SignBackward0":
+        return 0.0
+    return torch.autograd.grad(y.sum(), x)[0].item()
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Equal values, NaNs and signed zeros included, and equal types and layout."""
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(same_bits(x, y) for x, y in zip(a, b))
+    assert type(a) is torch.Tensor
+    assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+    if a.is_floating_point():
+        a, b = a.detach(), b.detach()
+        return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
+    return torch.equal(a, b)
+
+
+INTS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def ulps(a: Tensor, b: Tensor) -> Tensor:
+    """How many floats apart; equal numbers (0 and -0) and two NaNs are not."""
+    bits = INTS[a.dtype]
+    apart = (a.view(bits) - b.view(bits)).abs()
+    return torch.where((a == b) | (a.isnan() & b.isnan()), 0, apart)
 
 
 def plain(f: Program, x: Tensor) -> Tensor:
@@ -39,6 +82,31 @@ def region_gradient(f: Program, x: Tensor, eps: float, forward: str) -> tuple[Te
         return y, torch.zeros_like(x)
     (g,) = torch.autograd.grad(y.sum(), x)
     return y.detach(), g
+
+
+def like_a_trace(
+    f: Callable[..., Tensor], *start: Tensor, eps: float = 0.5, forward: str = "linear"
+) -> tuple[Tensor, ...]:
+    """Values and gradients of a region are those of a traced one, which takes no short cuts."""
+    found = []
+    for trace in (False, True):
+        inputs = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in start]
+        with sll.linearize(eps, forward=forward, trace=trace, on_lost="ignore"):
+            y = f(*inputs)
+        wrt = [x for x in inputs if x.requires_grad]
+        found.append((y.detach(), *torch.autograd.grad(y.sum(), wrt, allow_unused=True)))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert any(g is not None and g.any() for g in found[0][1:])
+    return found[0]
+
+
+def hard_gradient(f: Program, x: Tensor, eps: float = 0.1) -> Tensor:
+    """Of a program that returns a number, with ``forward="hard"``."""
+    x = x.clone().requires_grad_()
+    with sll.linearize(eps, forward="hard"):
+        y = f(x)
+    return torch.autograd.grad(y, x)[0]
 
 
 LOW, HIGH = -2.53, 2.57  # where jumps are looked for
@@ -124,6 +192,30 @@ def band_crossings(start: Tensor, end: Tensor, threshold: float, eps: float) -> 
     """
     edges = torch.tensor([threshold - eps, threshold, threshold + eps], dtype=start.dtype)
     return ((edges - start[:, None]) / (end - start)[:, None]).reshape(-1)
+
+
+def pair_crossings(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    """Times at which the difference of two entries of a row crosses the edges and the middle of its band."""
+    i, j = torch.triu_indices(a.shape[-1], a.shape[-1], 1)
+    start, end = (x[..., i] - x[..., j] for x in (a, b))
+    edges = torch.tensor([-eps, 0.0, eps], dtype=a.dtype)
+    return ((edges - start[..., None]) / (end - start)[..., None]).reshape(-1)
+
+
+def integral(
+    f: Program, a: Tensor, b: Tensor, eps: float, forward: str, parts: int = 1, points: int = 3
+) -> tuple[float, float]:
+    """Line integral of a program that orders, and what it should be.
+
+    `parts`: how often to divide the intervals between band crossings (with three entries in each other's band there are
+    corners inside them; benchmarks/acceptance.py halves them). `points`: how many in each; every one is a region.
+    """
+    breaks = torch.cat([a.new_tensor([0.0, 1.0]), pair_crossings(a, b, eps)])
+    breaks = breaks[(breaks >= 0) & (breaks <= 1)].unique()
+    shares = torch.arange(parts, dtype=a.dtype) / parts
+    breaks = (breaks[:-1, None] + breaks.diff()[:, None] * shares).reshape(-1)
+    times, weights = gauss_between(breaks, points)
+    return line_integral(f, a, b, times, weights, eps, forward), float(f(b) - f(a))
 
 
 def _along(f: Program, a: Tensor, b: Tensor, t: Tensor, eps: float, forward: str) -> tuple[Tensor, Tensor]:

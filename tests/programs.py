@@ -6,26 +6,58 @@ constant or affine, and for the points the tests choose at most one decision bou
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-PROGRAMS = {}
-SCALE = {}
+Program = Callable[[Tensor], Tensor]
 
 
-def program(scale):
+class Row(NamedTuple):
+    """A program, and what is true of it alone."""
+
+    program: Program
+    scale: float = 1.0
+    """What it multiplies its input by, before it decides."""
+    constant: bool = False
+    """It has the same value everywhere."""
+    product: bool = False
+    """Two decisions that do not know of each other are in one band: a product of two ramps has a mixed derivative."""
+    ties: bool = True
+    """Its boundaries are numbers that it computes exactly."""
+    fine: bool = False
+    """Its boundaries are closer to each other than most bands are wide."""
+    single: bool = False
+    """It computes in float32 whatever its operands are."""
+    batchable: bool = True
+    """Under vmap it runs without a region. Not so: sizes that are data, writes of batched values into plain buffers."""
+    compiled: bool = True
+    """Dynamo shows all of it to a torch function mode (docs/compatibility.md has what it does not)."""
+    unspecified: str = ""
+    """What of its local gradient is not written down."""
+
+
+ROWS: dict[str, Row] = {}
+PROGRAMS: dict[str, Program] = {}
+
+
+def program(scale, **facts):
     def add(fn):
-        programs(scale, **{fn.__name__: fn})
+        programs(scale, **{fn.__name__: Row(fn, **facts)})
         return fn
 
     return add
 
 
-def programs(scale=1.0, **fns):
-    for name, fn in fns.items():
-        assert name not in PROGRAMS
-        PROGRAMS[name] = fn
-        SCALE[name] = scale
+def programs(scale=1.0, **rows):
+    for name, row in rows.items():
+        assert name not in ROWS
+        row = row if isinstance(row, Row) else Row(row)
+        ROWS[name] = row._replace(scale=scale)
+        PROGRAMS[name] = row.program
 
 
 def table(x, n=16):
@@ -38,7 +70,7 @@ programs(
     sign_method=lambda x: x.sign(),
     sgn=torch.sgn,
     round=torch.round,
-    round_decimals=lambda x: torch.round(x, decimals=1),
+    round_decimals=Row(lambda x: torch.round(x, decimals=1), fine=True),
     floor=torch.floor,
     ceil=torch.ceil,
     trunc=torch.trunc,
@@ -78,26 +110,30 @@ programs(
     xor=lambda x: ((x > 0.5) ^ (x > -0.5)).to(x.dtype),
     logical=lambda x: torch.logical_and(x > -0.5, torch.logical_not(x > 0.5)).to(x.dtype),
     logical_xor=lambda x: torch.logical_xor(x > 0.5, x < 1.1).to(x.dtype),
-    never=lambda x: ((x > 0.2) & ~(x > 0.2)).to(x.dtype),
-    always=lambda x: ((x > 0.2) | (x <= 0.2)).to(x.dtype),
-    never_flipped=lambda x: ((x > 0.2) & (0.2 > x)).to(x.dtype),
+    never=Row(lambda x: ((x > 0.2) & ~(x > 0.2)).to(x.dtype), constant=True),
+    always=Row(lambda x: ((x > 0.2) | (x <= 0.2)).to(x.dtype), constant=True),
+    never_flipped=Row(lambda x: ((x > 0.2) & (0.2 > x)).to(x.dtype), constant=True),
     nested_threshold=lambda x: ((x > 0).to(x.dtype) > 0.5).to(x.dtype),
     nested_twice=lambda x: (((x > 0.4).to(x.dtype) * 2 - 1 > 0).to(x.dtype) > 0.5).to(x.dtype),
     sign_then_compare=lambda x: (torch.sign(x) > 0.5).to(x.dtype) - (torch.sign(x) < -0.5).to(x.dtype),
-    same_source_logic=lambda x: ((torch.sign(x) > 0) & ~(torch.sign(x) > 0.5)).to(x.dtype),
+    same_source_logic=Row(lambda x: ((torch.sign(x) > 0) & ~(torch.sign(x) > 0.5)).to(x.dtype), constant=True),
     round_table=lambda x: table(x)[torch.round(x).long() + 5],
-    one_hot=lambda x: F.one_hot(torch.round(x).long() + 5, 12).to(x.dtype) @ table(x, 12),
-    one_hot_sum=lambda x: (F.one_hot(torch.round(x).long() + 5, 12) * torch.arange(12)).sum(-1).to(x.dtype),
+    one_hot=Row(lambda x: F.one_hot(torch.round(x).long() + 5, 12).to(x.dtype) @ table(x, 12), batchable=False),
+    one_hot_sum=Row(
+        lambda x: (F.one_hot(torch.round(x).long() + 5, 12) * torch.arange(12)).sum(-1).to(x.dtype), batchable=False
+    ),
     table_of_table=lambda x: table(x)[torch.tensor([3, 1, 0, 2, 7, 5, 4, 6, 9, 8, 11, 10])[torch.round(x).long() + 5]],
     two_d_table=lambda x: table(x).reshape(4, 4)[(x > 0.2).long(), torch.clamp(torch.floor(x) + 1, 0, 3).long()],
     mod_sign=lambda x: torch.sign(x % 1.0 - 0.35),
-    mod_compare=lambda x: ((x % 0.8) > 0.4).to(x.dtype),
+    # 1.2 % 0.8 misses 0.4 by one rounding: no tie
+    mod_compare=Row(lambda x: ((x % 0.8) > 0.4).to(x.dtype), ties=False),
     shift=lambda x: (torch.round(x).int().abs() << 2).to(x.dtype),
     int_equality=lambda x: (torch.round(x).long() == 1).to(x.dtype),
     int_inequality=lambda x: (torch.floor(x).int() != 0).to(x.dtype) * 3,
     float_equality=lambda x: (torch.round(x) == 1).to(x.dtype),
     where_where=lambda x: torch.where(x > 1, 3.0, torch.where(x > 0, 2.0, torch.where(x > -1, 1.0, 0.0))).to(x.dtype),
-    where_then_round=lambda x: torch.round(torch.where(x > 0.3, 2.4, -1.7).to(x.dtype)),
+    # two Python numbers make a float32
+    where_then_round=Row(lambda x: torch.round(torch.where(x > 0.3, 2.4, -1.7).to(x.dtype)), single=True),
     where_then_long=lambda x: table(x)[torch.where(x > 0.3, x.new_tensor(7.0), x.new_tensor(2.0)).long()],
     masked_fill=lambda x: torch.sign(x).masked_fill(x > 1.2, 5.0),
     masked_fill_both=lambda x: torch.ones_like(x).masked_fill(x > 0.2, 4.0).masked_fill(x < -0.6, -3.0),
@@ -178,7 +214,7 @@ def in_place_logic(x):
     return m.to(x.dtype)
 
 
-@program(1.0)
+@program(1.0, batchable=False)
 def write_at_mask(x):
     y = torch.full_like(x, 2.0)
     y[x > 0.3] = -1.0
@@ -186,7 +222,7 @@ def write_at_mask(x):
     return y
 
 
-@program(1.0)
+@program(1.0, batchable=False)
 def write_masks_into_buffer(x):
     votes = torch.zeros(3, x.numel(), dtype=torch.bool)
     votes[0] = x > 0.3
@@ -194,7 +230,7 @@ def write_masks_into_buffer(x):
     return votes.sum(0).to(x.dtype)
 
 
-@program(1.0)
+@program(1.0, batchable=False)
 def out_argument(x):
     mask = torch.empty(x.shape, dtype=torch.bool)
     torch.gt(x, 0.3, out=mask)
@@ -219,12 +255,12 @@ def permuted_ints(x):
     return q.reshape(x.shape).to(x.dtype) / 2
 
 
-@program(1.0)
+@program(1.0, compiled=False)
 def padded(x):
     return F.pad((x > 0.3).int(), (1, 1), value=1)[1:-1].to(x.dtype)
 
 
-@program(1.0)
+@program(1.0, constant=True, unspecified="what a mask shifts in a source is not written down")
 def masked_scatter_one(x):
     return (
         torch.zeros_like(x)
@@ -283,7 +319,7 @@ programs(
     argmax_equal=lambda x: (pool(x).argmax(-1) == 0).to(x.dtype),
     argmax_not_equal=lambda x: (pool(x).argmax(-1) != 4).to(x.dtype),
     argmax_less=lambda x: (pool(x).argmin(-1) < 1).to(x.dtype),
-    argmax_one_hot=lambda x: F.one_hot(pool(x).argmax(-1), 5).to(x.dtype) @ labels(x),
+    argmax_one_hot=Row(lambda x: F.one_hot(pool(x).argmax(-1), 5).to(x.dtype) @ labels(x), batchable=False),
     argmax_gather=lambda x: labels(x).expand(x.numel(), 5).gather(1, pool(x).argmax(1, keepdim=True)).squeeze(1),
     argmax_take_along_dim=lambda x: torch.take_along_dim(
         labels(x).expand(x.numel(), 5), pool(x).argmax(1, keepdim=True), 1
@@ -297,8 +333,12 @@ programs(
     argmax_masked_fill=lambda x: torch.ones_like(x).masked_fill(pool(x).argmin(1) == 1, 3.0),
     argmax_where_index=lambda x: labels(x)[torch.where(x > 0.1, pool(x).argmax(1), pool(x).argmin(1))],
     argmax_of_argmax=lambda x: labels(x)[labels(x).argsort()[pool(x).argmax(1)]],
-    argmax_twice=lambda x: ((pool(x).argmax(1) == 0) & (pool(x).argmax(1) == 4)).to(x.dtype),
-    argmax_either=lambda x: ((pool(x).argmax(1) == 0) | (pool(x).argmax(1) == 4)).to(x.dtype),
+    argmax_twice=Row(
+        lambda x: ((pool(x).argmax(1) == 0) & (pool(x).argmax(1) == 4)).to(x.dtype), constant=True, product=True
+    ),
+    argmax_either=Row(
+        lambda x: ((pool(x).argmax(1) == 0) | (pool(x).argmax(1) == 4)).to(x.dtype), constant=True, product=True
+    ),
     argmax_and_mask=lambda x: ((pool(x).argmax(1) == 0) & (x < 2.2)).to(x.dtype),
     argmax_plus_argmin=lambda x: (pool(x).argmax(1) * 10 + pool(x).argmin(1)).to(x.dtype),
     argmax_minus_round=lambda x: (pool(x).argmax(1) - torch.round(x).long()).to(x.dtype),
@@ -328,7 +368,9 @@ programs(
     ),
     topk_contains=lambda x: (pool(x).topk(3, 1).indices == 0).any(1).to(x.dtype),
     topk_lacks=lambda x: (pool(x).topk(3, 1).indices != 0).all(1).to(x.dtype),
-    topk_one_hot=lambda x: F.one_hot(pool(x).topk(3, 1).indices, 5).sum(1).to(x.dtype) @ labels(x),
+    topk_one_hot=Row(
+        lambda x: F.one_hot(pool(x).topk(3, 1).indices, 5).sum(1).to(x.dtype) @ labels(x), batchable=False
+    ),
     kthvalue=lambda x: labels(x)[pool(x).kthvalue(2, 1).indices],
     median=lambda x: labels(x)[pool(x).median(1).indices],
     nanmedian=lambda x: labels(x)[pool(x).nanmedian(1, keepdim=True).indices.squeeze(1)],
@@ -347,21 +389,21 @@ programs(
 )
 
 
-@program(1.0)
+@program(1.0, batchable=False)
 def scatter_in_place(x):
     mask = torch.zeros(x.numel(), 5, dtype=torch.bool)
     mask.scatter_(1, pool(x).topk(2, 1).indices, True)
     return torch.where(mask, labels(x), 0.0).sum(1)
 
 
-@program(1.0)
+@program(1.0, batchable=False)
 def write_at_argmax(x):
     y = torch.zeros(x.numel(), 5, dtype=x.dtype)
     y[rows(x), pool(x).argmax(1)] = 3.0
     return y @ labels(x)
 
 
-@program(1.0)
+@program(1.0, batchable=False)
 def count_at_argmax(x):
     y = torch.zeros(x.numel(), 5, dtype=torch.int32)
     y[rows(x), pool(x).argmin(1)] = 3
@@ -377,7 +419,7 @@ def rank_by_scatter(x):
     return labels(x)[rank][:, 0] + rank[:, 2]
 
 
-@program(1.0)
+@program(1.0, batchable=False)
 def selection_sum(x):
     """Per row: what a mask selects, reduced straight away."""
     p = pool(x)
@@ -389,7 +431,12 @@ def histogram(x):
     return torch.stack([torch.histc(v, 4, -2.0, 2.4) for v in x]) @ labels(x)[:4]
 
 
-@program(1.0)
+@program(
+    1.0,
+    batchable=False,
+    compiled=False,
+    unspecified="how a selection of a certain number shares is not written down",
+)
 def first_in_ranking(x):
     """Position of the first of two relevant ones in the ranking, by nonzero."""
     relevant = torch.tensor([True, False, True, False, False])[pool(x).argsort(1, descending=True)]

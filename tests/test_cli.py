@@ -471,9 +471,3 @@ def test_process(here):
     done = subprocess.run(command, capture_output=True, text=True, cwd=here)
     assert done.returncode == 1 and done.stdout == "" and "\x1b" not in done.stderr
     assert done.stderr.startswith("Traceback (most recent call last):\n  File ")
-
-
-def test_import_needs_only_torch():
-    script = "import sys, sll, sll.__main__; print({'typer', 'rich', 'matplotlib', 'pandas'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr

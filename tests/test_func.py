@@ -10,19 +10,11 @@ from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, j
 
 import sll
 from compatibility import row
-from programs import PROGRAMS
+from oracles import grads, leaf
+from programs import PROGRAMS, ROWS
 
 EPS = 0.1
 FUNC, HIGHER = "torch.func, forward mode", "higher order"
-
-# Under vmap these raise without a region, too: sizes that are data, and writes of batched values into plain buffers.
-NOT_BATCHABLE = {
-    "write_at_mask", "selection_sum", "first_in_ranking", "write_at_argmax", "count_at_argmax",
-    "write_masks_into_buffer", "out_argument", "scatter_in_place", "one_hot", "one_hot_sum", "argmax_one_hot",
-    "topk_one_hot",
-}  # fmt: skip
-# Two decisions that do not know of each other in one band: a product of two ramps, which has a mixed derivative.
-PRODUCTS = {"argmax_twice", "argmax_either"}
 
 
 def points():
@@ -95,7 +87,7 @@ def test_forward_mode(name, forward):
 @programs_of_all_modes
 def test_vmap(name, forward):
     case = Case(name, forward)
-    if name in NOT_BATCHABLE:
+    if not ROWS[name].batchable:
         with pytest.raises(RuntimeError):
             vmap(grad(lambda x: case.f(x[None]).sum()))(case.x)
         return
@@ -116,7 +108,7 @@ def test_no_curvature(name, forward):
     case.equal(g)
     second = torch.autograd.grad(g.sum(), x, allow_unused=True)[0] if g.requires_grad else None
     matrix = hessian(lambda x: case(x).sum())(case.x)
-    if name not in PRODUCTS:
+    if not ROWS[name].product:
         assert second is None or not second.any()
         assert not matrix.any()
     elif second is not None:
@@ -224,3 +216,18 @@ def test_func_linearize():
         y = torch.round(case_x * 2)
     torch.testing.assert_close(value, y.detach())
     torch.testing.assert_close(tangent_of(torch.ones_like(x)), torch.autograd.grad(y.sum(), case_x)[0])
+
+
+def test_vmap_inside_and_outside_of_grad():
+    x = leaf(0.1, 0.2)
+    with sll.linearize(0.5):
+        y = torch.vmap(torch.sign)(x)
+        z = torch.vmap(lambda v: torch.where(v > 0, v, 0.0))(x)
+        per_sample = torch.vmap(torch.func.grad(lambda v: torch.where(v > 0, v, 0.0)))(x.detach())
+        filled = torch.vmap(torch.func.grad(lambda v: v.masked_fill(v > 5, float("-inf"))))(x.detach())
+        tangent = torch.func.jvp(lambda v: v // 0.7, (torch.tensor([0.75]),), (torch.ones(1),))[1]
+    assert grads(y, x) == [2, 2]
+    torch.testing.assert_close(torch.tensor(grads(z, x)), 0.5 + 2 * x.detach())
+    torch.testing.assert_close(per_sample, 0.5 + 2 * x.detach())
+    assert filled.tolist() == [1, 1]
+    torch.testing.assert_close(tangent, torch.tensor([1 / 0.7]))

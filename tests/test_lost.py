@@ -13,6 +13,7 @@ from torch.func import grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 import sll
+from oracles import leaf
 
 MODES = ("linear", "hard", "straight-through")
 
@@ -322,3 +323,32 @@ def test_said_in_transforms(forward, values, lost):
             with sll.linearize(0.01, forward=forward):
                 run()
         assert len([w for w in seen if issubclass(w.category, sll.LostGradientWarning)]) == lost
+
+
+def in_band():
+    return leaf(0.001, 1.0) > 0
+
+
+SILENT = {
+    "pad_sequence": lambda m: torch.nn.utils.rnn.pad_sequence([m, m]),
+    "meshgrid": lambda m: torch.meshgrid([m, m], indexing="ij"),
+    "fill": lambda m: torch.zeros(2, dtype=torch.bool).fill_(m[0]),
+    "full_like": lambda m: torch.full_like(torch.zeros(2), m[0]),
+    "contains": lambda m: True in m,
+    "equal": lambda m: torch.equal(m, torch.tensor([True, True])),
+    "count_index": lambda m: torch.arange(5.0)[m.sum()],
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_losses_that_were_silent(name):
+    with pytest.warns(sll.LostGradientWarning), sll.linearize(0.01):
+        SILENT[name](in_band())
+
+
+def test_nothing_is_said_where_nothing_is_lost():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with sll.linearize(0.5):
+            m = in_band()
+            assert m.type() == "torch.BoolTensor" and torch.typename(m) == "torch.BoolTensor"

@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 import sll
 from programs import PROGRAMS
-from sll._ops.samples import SAMPLE, from_last, leads, pairs, sample
+from sll._ops.samples import SAMPLE, from_last, leads, pairs
 from sll._rules.widths import Width
 from sll.eps import Call
 
@@ -115,15 +115,6 @@ def test_coverage_holds_the_share(n, share, scale, dtype, seed):
     # at both ends what lies beyond the largest of a sample is more than 15 / SAMPLE as rarely (exp(-15)).
     error = 0 if n <= SAMPLE else 5 * math.sqrt(share * (1 - share) / SAMPLE) + 15 / SAMPLE
     assert math.ceil(share * n - 1e-6) / n - error <= held <= math.ceil(share * n) / n + error
-
-
-@pytest.mark.parametrize("columns", [2, 3, 10, 30, 64, 128])
-def test_the_sample_is_not_in_step_with_the_columns(columns):
-    """One column in `columns` is near its boundary, all others are far; every sample has to see it."""
-    x = torch.full((100_000 // columns, columns), 100.0)
-    x[:, 0] = 1.0
-    near = (sample(x) == 1).float().mean().item()
-    assert near == pytest.approx(1 / columns, abs=3 / math.sqrt(SAMPLE * columns))
 
 
 SHAPES = {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import gc
-import inspect
 import pickle
 import subprocess
 import sys
@@ -18,14 +16,7 @@ import torch
 from torch.overrides import get_overridable_functions
 
 import sll
-
-
-def slope(eps_seen=None):
-    x = torch.zeros(1, requires_grad=True)
-    y = torch.sign(x)
-    if not y.requires_grad or y.grad_fn.name() == "SignBackward0":
-        return 0.0
-    return torch.autograd.grad(y.sum(), x)[0].item()
+from oracles import grads, leaf, slope
 
 
 def test_headline():
@@ -151,115 +142,6 @@ def test_numpy_numbers_are_numbers():
     assert sll.linearize({"default": np.float64(0.5), "sign": 1}).eps_for("sign") == 1.0
 
 
-def test_decorators_keep_the_face_of_a_function():
-    def f(x, *, k: int = 2):
-        """Doc."""
-        return torch.sign(x)
-
-    for g in (sll.enable(f), sll.enable(eps=0.5)(f), sll.linearize(0.5)(f)):
-        assert g.__name__ == "f" and g.__doc__ == "Doc." and inspect.signature(g) == inspect.signature(f)
-    x = torch.zeros(1, requires_grad=True)
-    assert torch.autograd.grad(sll.enable(f)(x).sum(), x)[0].item() == pytest.approx(1000)
-    assert torch.autograd.grad(sll.enable(eps=0.5)(f)(x).sum(), x)[0].item() == 2.0
-
-
-def test_decorated_methods():
-    class Model(torch.nn.Module):
-        @sll.enable(eps=0.5)
-        def forward(self, x):
-            return torch.sign(x)
-
-        @staticmethod
-        @sll.enable(eps=0.25)
-        def static(x):
-            return torch.sign(x)
-
-        @sll.enable(eps=0.125)
-        @classmethod
-        def cls(cls, x):
-            return torch.sign(x)
-
-    x = torch.zeros(1, requires_grad=True)
-    m = Model()
-    assert [torch.autograd.grad(f(x).sum(), x)[0].item() for f in (m, m.static, m.cls)] == [2, 4, 8]
-
-
-def test_generator_is_in_the_region_only_while_it_runs():
-    log = []
-
-    @sll.enable(eps=0.5)
-    def steps():
-        x = torch.tensor([0.1], requires_grad=True)
-        m = x > 0
-        try:
-            got = yield m
-            log.append((got, slope()))
-            yield torch.autograd.grad(m.float(), x)[0].item()  # m carried its decision across the yield
-        except KeyError:
-            log.append("thrown")
-            yield slope()
-        return "done"
-
-    g = steps()
-    m = next(g)
-    assert slope() == 0 and not hasattr(m, "_sll")
-    assert g.send("sent") == pytest.approx(1)
-    assert log == [("sent", 2.0)]
-    assert slope() == 0
-    assert g.throw(KeyError) == 2.0
-    with pytest.raises(StopIteration, match="done"):
-        next(g)
-    closed = []
-
-    @sll.enable(eps=0.5)
-    def closing():
-        try:
-            yield 1
-        finally:
-            closed.append(slope())
-
-    g = closing()
-    next(g)
-    g.close()
-    assert closed == [2.0]
-
-
-def test_async_functions_keep_their_region_to_themselves():
-    seen = {}
-
-    @sll.enable(eps=0.5)
-    async def wide():
-        for _ in range(3):
-            seen.setdefault("wide", []).append(slope())
-            await asyncio.sleep(0)
-        return slope()
-
-    @sll.enable(eps=0.25)
-    async def narrow():
-        for _ in range(3):
-            seen.setdefault("narrow", []).append(slope())
-            await asyncio.sleep(0)
-
-    async def plain():
-        for _ in range(3):
-            seen.setdefault("plain", []).append(slope())
-            await asyncio.sleep(0)
-
-    @sll.enable(eps=0.125)
-    async def stream():
-        for _ in range(2):
-            got = yield slope()
-            assert got is None
-
-    async def main():
-        result, *_ = await asyncio.gather(wide(), narrow(), plain())
-        assert result == 2.0
-        return [item async for item in stream()]
-
-    assert asyncio.run(main()) == [8.0, 8.0]
-    assert seen == {"wide": [2.0] * 3, "narrow": [4.0] * 3, "plain": [0.0] * 3}
-
-
 def test_patch_and_unpatch():
     region = sll.patch(0.5)
     try:
@@ -288,17 +170,6 @@ def test_no_grad_shows_the_deployed_program():
         assert torch.sign(x.detach()).item() == 1.0
         assert torch.sign(x).item() == pytest.approx(0.001)
         assert m.float().item() == pytest.approx(0.5005)
-
-
-@pytest.mark.parametrize("value", [torch.tensor([1, -2]), torch.tensor([True, False]), torch.tensor([1 + 2j])])
-def test_integers_bools_and_complex_pass_through(value):
-    with sll.linearize(1.0):
-        assert torch.equal(
-            torch.sgn(value) if value.is_complex() else torch.bitwise_not(value),
-            (torch.sgn(value) if value.is_complex() else ~value),
-        )
-        y = value.clone().requires_grad_() if value.is_complex() else value
-        assert not hasattr(torch.sgn(y) if value.is_complex() else y + 1, "_sll")
 
 
 # --- nothing is left behind --------------------------------------------------------------------------------------
@@ -461,25 +332,6 @@ def test_backward_outside_the_region():
     assert x.grad.item() == pytest.approx(0.6 - 0.4 + 0.2 / 1.0)
 
 
-def test_other_modes_keep_working():
-    with torch.device("meta"), sll.linearize(0.5):
-        assert torch.zeros(3).device.type == "meta"
-    with sll.linearize(0.5), torch.device("meta"):
-        assert torch.zeros(3).device.type == "meta"
-        assert (torch.zeros(3, requires_grad=True) > 0).device.type == "meta"
-
-
-def test_carriers_go_stale_when_written_behind_the_region():
-    x = torch.tensor([0.1, 0.2], requires_grad=True)
-    with sll.linearize(0.5):
-        m = x > 0
-        m.fill_(False)
-        assert not m.float().requires_grad
-        n = x > 0
-        n.zero_()
-        assert n.float().tolist() == [0, 0]
-
-
 CARRIED_ON = {
     "mask": (lambda x: x > 0, lambda m: torch.where(m, 3.0, -1.0).sum()),
     "integer": (lambda x: (x > 0).long() + 1, lambda n: torch.tensor([0.0, 2.0, 7.0])[n].sum()),
@@ -505,3 +357,21 @@ def test_what_was_decided_in_another_mode_is_carried_on_as_it_was(name, around, 
         found.append(torch.autograd.grad(y, x)[0])
     assert found[0].any()
     torch.testing.assert_close(*found)
+
+
+def test_patch_inside_a_region_that_ends_first():
+    x = leaf(0.0)
+    with pytest.raises(RuntimeError, match="Call unpatch"), sll.linearize(1.0):
+        sll.patch(0.5)
+        m = x > 0
+    assert grads(torch.sign(x), x) == [0] and not vars(m)
+    with pytest.raises(RuntimeError, match="without patch"):
+        sll.unpatch()
+
+
+def test_is_the_default_of_auto_only():
+    assert sll.linearize("auto").forward == "straight-through"
+    assert sll.linearize("auto", forward="linear").forward == "linear"
+    assert sll.linearize(0.1).forward == sll.linearize(sll.Coverage(0.5)).forward == "linear"
+    assert sll.linearize({"default": "auto", "round": 0.5}).forward == "straight-through"
+    assert sll.linearize({"default": 0.1, "round": "auto"}).forward == "straight-through"

@@ -1,5 +1,5 @@
 """The house is in order: imports run one way and in no circle, files and functions are short, one place asks whether
-code is compiled, and every torch function has one row.
+code is compiled, and tests stand where the source stands.
 """
 
 from __future__ import annotations
@@ -7,11 +7,11 @@ from __future__ import annotations
 import ast
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import sll
-from sll._rules import table
 
 SOURCE = Path(sll.__file__).parent
 ENGINE = sorted(path for path in SOURCE.rglob("*.py") if "tools" not in path.parts and "_reports" not in path.parts)
@@ -126,20 +126,129 @@ def test_every_folder_explains_itself():
         assert readme.read_text(encoding="utf-8").count("\n") <= 40, f"{readme} is longer than 40 lines"
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- tests mirror the source -----------------------------------------------------------------------------------------
+
+TESTS = Path(__file__).parent
+MIRRORED = ("_carry", "_mode", "_ops", "_rules")
+"""A reader who changes `_carry/shadows/lookups.py` finds `tests/carry/shadows/test_lookups.py`. What several engines do
+stands in `tests/carry`; oracles over all programs, and what users see in every mode, in `tests` itself.
+"""
+ELSEWHERE = {
+    "_carry/flips/identity.py": "test_box_oracle.py",
+    "_carry/flips/lookups.py": "carry/test_lookups.py",
+    "_carry/flips/moving.py": "carry/test_shape.py",
+    "_carry/flips/passing.py": "carry/test_passed.py",
+    "_carry/flips/primitives.py": "carry/flips/test_engine.py",
+    "_carry/flips/sorted_values.py": "carry/test_choices.py",
+    "_carry/flips/table.py": "test_hard_forward.py",
+    "_carry/flips/uses.py": "test_hard_forward.py",
+    "_carry/flips/watched.py": "test_report.py",
+    "_carry/outcomes/engine.py": "test_lost.py",
+    "_carry/outcomes/mixtures.py": "test_box_oracle.py",
+    "_carry/outcomes/orders.py": "carry/test_choices.py",
+    "_carry/outcomes/passed.py": "carry/test_passed.py",
+    "_carry/outcomes/reductions.py": "test_box_oracle.py",
+    "_carry/shadows/quotients.py": "carry/test_quotients.py",
+    "_carry/shadows/shadow.py": "carry/shadows/test_local.py",
+    "_carry/shadows/shape.py": "carry/shadows/test_local.py",
+    "_mode/guards.py": "test_compile.py",
+    "_mode/notes.py": "test_lost.py",
+    "_mode/tracing.py": "test_report.py",
+    "_mode/watching.py": "test_report.py",
+    "_ops/apply.py": "test_compile_values.py",
+    "_ops/band.py": "ops/test_ramp.py",
+    "_ops/callsite.py": "test_lost.py",
+    "_ops/dtypes.py": "test_amp.py",
+    "_ops/loops.py": "ops/test_fused.py",
+    "_ops/openness.py": "test_lost.py",
+    "_ops/options.py": "test_errors.py",
+    "_ops/projections.py": "carry/shadows/test_choices.py",
+    "_ops/saving.py": "mode/test_checkpoint.py",
+    "_ops/surrogates.py": "carry/shadows/test_explicit.py",
+    "_ops/views.py": "carry/test_choices.py",
+    "_rules/widths.py": "test_policy.py",
+}
+"""Files without a test file of their own name, and what tests them instead."""
+ORACLES = {f"carry/shadows/test_{name}.py" for name in ("contexts", "explicit", "limits", "local")}
+"""What holds all of `_carry/shadows`: the oracles of local gradients, and wherever a region may stand."""
 
 
-def test_every_name_has_one_row():
-    names = [name for row in table.ROWS for name in row.names.split()]
-    assert len(names) == len(set(names))
+class House(NamedTuple):
+    """Paths below `sll` and below `tests`."""
+
+    sources: set[str]
+    tests: set[str]
+    elsewhere: dict[str, str]
+    oracles: set[str]
 
 
-def test_families_and_facts_are_known_and_used():
-    families, facts = zip(*((row.family, row.facts.split()) for row in table.ROWS))
-    assert set(families) == set(table.FAMILIES)
-    assert {fact for found in facts for fact in found} == set(table.FACTS)
+def mirror(source):
+    """The test file of a source file: ``_ops/ramp.py`` has ``ops/test_ramp.py``."""
+    folder, _, name = source.rpartition("/")
+    return f"{folder.removeprefix('_')}/test_{name}"
 
 
-def test_every_op_says_where_its_boundaries_are():
-    said = [row.op for row in table.ROWS if row.boundaries]
-    assert len(said) == len(set(said)) and set(said) == set(sll.OPS)
+def of_every_engine(source):
+    """The tests that ``_carry/shadows/shape.py`` has together with ``_carry/outcomes/shape.py``."""
+    engine, _, name = source.rpartition("/")
+    return f"carry/test_{name}" if engine.startswith("_carry/") else mirror(source)
+
+
+def out_of_place(house):
+    """What a reader does not find where it should be, and lines that are stale."""
+    found = []
+    for source in house.sources:
+        if mirror(source) not in house.tests and source not in house.elsewhere:
+            found.append(f"{source}: there is no tests/{mirror(source)}, and no line in ELSEWHERE")
+    for source, test in house.elsewhere.items():
+        if source not in house.sources:
+            found.append(f"ELSEWHERE: {source} is gone")
+        elif mirror(source) in house.tests:
+            found.append(f"ELSEWHERE: {source} has tests/{mirror(source)}")
+        if test not in house.tests:
+            found.append(f"ELSEWHERE: {source} has its tests in {test}, which is gone")
+    known = {f(source) for source in house.sources for f in (mirror, of_every_engine)} | house.oracles
+    folders = tuple(f"{folder.removeprefix('_')}/" for folder in MIRRORED)
+    for test in house.tests:
+        if test.startswith(folders) and test not in known:
+            found.append(f"tests/{test}: no file of sll is called so")
+    found += [f"ORACLES: {test} is gone" for test in house.oracles - house.tests]
+    return sorted(found)
+
+
+def test_tests_mirror_the_source():
+    sources = [path for folder in MIRRORED for path in (SOURCE / folder).rglob("*.py") if path.name != "__init__.py"]
+    tests = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
+    assert out_of_place(House({relative(path) for path in sources}, tests, ELSEWHERE, ORACLES)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda house: house.sources.add("_ops/new.py"), "_ops/new.py: there is no tests/ops/test_new.py"),
+        (lambda house: house.sources.remove("_ops/loops.py"), "ELSEWHERE: _ops/loops.py is gone"),
+        (lambda house: house.sources.remove("_ops/fused.py"), "tests/ops/test_fused.py: no file"),
+        (lambda house: house.tests.add("ops/test_loops.py"), "ELSEWHERE: _ops/loops.py has tests/ops/test_loops.py"),
+        (lambda house: house.tests.add("carry/test_fused.py"), "tests/carry/test_fused.py: no file"),
+        (lambda house: house.tests.remove("carry/flips/test_shape.py"), "_carry/flips/shape.py: there is no"),
+        (lambda house: house.elsewhere.update({"_ops/loops.py": "test_x.py"}), "in test_x.py, which is gone"),
+        (lambda house: house.oracles.add("carry/test_all.py"), "ORACLES: carry/test_all.py is gone"),
+    ],
+)
+def test_what_is_out_of_place_is_said(change, said):
+    house = House(
+        {"_ops/fused.py", "_ops/loops.py", "_carry/flips/shape.py"},
+        {
+            "ops/test_fused.py",
+            "carry/flips/test_shape.py",
+            "carry/test_shape.py",
+            "carry/test_local.py",
+            "test_lost.py",
+        },
+        {"_ops/loops.py": "ops/test_fused.py"},
+        {"carry/test_local.py"},
+    )
+    assert out_of_place(house) == []
+    change(house)
+    (found,) = out_of_place(house)
+    assert said in found

@@ -208,13 +208,18 @@ class Auto:
             return None
         d = abs(sample())
         d.sort()
-        ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
+        ties, end = 0, d.size
+        if not end:
+            return self.WINDOW
+        if not (d[0] > 0 and d[-1] < math.inf):
+            ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
             return self.WINDOW
         # (a little wider, as in `_quantile`)
-        least, most = (float(d[ties + max(math.ceil(many * q - 1e-6) - 1, 0)]) for q in (self.LEAST, self.MOST))
-        return min(max(self.WINDOW, least * _WIDER), most * _WIDER)
+        least = d.item(ties + max(math.ceil(many * self.LEAST - 1e-6) - 1, 0)) * _WIDER
+        most = d.item(ties + max(math.ceil(many * self.MOST - 1e-6) - 1, 0)) * _WIDER
+        return min(max(self.WINDOW, least), most)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return '"auto"'

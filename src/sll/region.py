@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from types import CodeType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,8 +21,8 @@ from ._mode.notes import Lost, Widths
 from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace, Watch
-from ._ops.callsite import CallSite, call_site
-from ._ops.env import compiling, unusual
+from ._ops.callsite import CallSite, call_site, frame
+from ._ops.env import compiling, plain
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
 from ._reports.report import Report
 from ._rules.index import SOURCES
@@ -139,6 +141,8 @@ class linearize(Mode):
         self._infinite: Counter[CallSite] = Counter()
         self._approximate: Counter[CallSite] = Counter()
         self._widths = Widths()
+        self._width_at: dict[tuple[CodeType, int, str], Width] = {}
+        """What a policy is asked through, by the instruction of the program that decides."""
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
@@ -154,14 +158,6 @@ class linearize(Mode):
     def forward(self) -> str:
         """``"linear"``, ``"hard"`` or ``"straight-through"``. Read-only."""
         return self.mode
-
-    def __enter__(self) -> linearize:
-        if not compiling():
-            for around in THREAD.entered:
-                if around.mode.trace is not None:
-                    around.mode.trace.has_inner = True
-        super().__enter__()
-        return self
 
     def __call__(self, fn: Fn) -> Fn:
         return cast(Fn, decorate(self, fn))
@@ -194,13 +190,26 @@ class linearize(Mode):
             return eps
         if compiling():
             return eps if isinstance(eps, float) else Width(eps, kind_of(op))
-        site = call_site(op)
-        watch = None if self.trace is None else self.trace.watch(site)
-        if isinstance(eps, float):
+        if self.trace is not None:
+            site = call_site(op)
+            watch = self.trace.watch(site)
+            if not isinstance(eps, float):
+                return Width(eps, kind_of(op), functools.partial(self._widths.add, site), watch)
             eps = Watched(eps)
             eps.watch = cast(Watch, watch)
             return eps
-        return Width(eps, kind_of(op), lambda half: self._widths.add(site, half), watch)
+        at = frame()
+        key = at.f_code, at.f_lasti, op
+        found = self._width_at.get(key)
+        if found is None:
+            if len(self._width_at) >= 1000:  # (code that is made anew each time)
+                self._width_at.clear()
+            note = functools.partial(self._widths.add, call_site(op))
+            found = self._width_at[key] = Width(cast(Policy, eps), kind_of(op), note)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_width_at": {}}  # (code cannot be pickled)
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
@@ -278,7 +287,7 @@ class linearize(Mode):
 
     def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = self.engine.rules.get(func)
-        if rule is None or self.selects or not torch.is_grad_enabled() or checkpoint.hooked() or unusual():
+        if rule is None or self.selects or not plain():
             return self.dispatch(func, args, kwargs)
         return rule(self, func, args, kwargs)
 
@@ -343,4 +352,4 @@ OUTSIDE.update(
 )
 for _engine in ENGINES.values():
     _engine.always.update(OUTSIDE)
-not_compiled_on_their_own(linearize.__enter__)
+not_compiled_on_their_own()

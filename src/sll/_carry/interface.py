@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._rules.widths import Width
 
-__all__ = ["Carried", "Engine", "Func", "Region", "Rule", "tensors"]
+__all__ = ["Carried", "Engine", "Func", "Quick", "Region", "Rule", "tensors"]
 
 Func: TypeAlias = Callable[..., Any]
 
@@ -58,6 +58,7 @@ class Region(Protocol):
         """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""
 
 
+Quick: TypeAlias = "Callable[[Region, Func, tuple[Any, ...]], Any]"
 Rule: TypeAlias = Callable[[Region, Func, "tuple[Any, ...]", "dict[str, Any]"], Any]
 
 
@@ -89,6 +90,12 @@ class Engine:
     """Functions that are handled whatever their operands are; others only if an operand carries something."""
     rules: dict[Any, Any] = {}
     """Torch function -> `Rule`."""
+    quick: dict[Any, Quick] = {}
+    """Torch function -> ``quick(region, func, args)``, asked first where plain autograd is all there is: what training
+    loops call most, in fewer steps. It returns NotImplemented for operands that it is not for.
+    """
+    quick_on: dict[Any, Quick] = {}
+    """The same, asked if an operand carries something."""
     again = False
     """Whether what depends on earlier decisions is decided again where it decides."""
     reads: Any = frozenset()

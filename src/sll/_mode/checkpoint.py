@@ -27,7 +27,8 @@ from torch import Tensor
 from torch.utils import checkpoint as torch_checkpoint
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .._ops.saving import _TOP, saving
+from .._ops.env import HOOKS
+from .._ops.saving import saving
 
 __all__ = ["hooked", "in_reentrant", "note"]
 
@@ -40,7 +41,7 @@ _REENTRANT = torch_checkpoint.CheckpointFunction.forward.__code__
 
 def hooked() -> bool:
     """A quick look: whether this may be inside a checkpoint. (Older torch does not tell.)"""
-    return _TOP is None or _TOP(True) is not None
+    return HOOKS is None or HOOKS(True) is not None
 
 
 class Region(AbstractContextManager[Any], Protocol):

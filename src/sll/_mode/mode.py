@@ -7,14 +7,16 @@ A call that decides nothing and has no operand that carries a decision is passed
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import Engine
+from .._ops.env import compiling as is_compiling
+from .._ops.env import plain
 from .._rules.index import ASKS, op_name
 from . import checkpoint
 from .threads import THREAD, Entered, innermost, release, stack
@@ -23,6 +25,8 @@ __all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled_on
 
 OUTSIDE: dict[Any, Callable[..., Any]] = {}
 """Functions that no engine handles: copies, and backward."""
+
+M = TypeVar("M", bound="Mode")
 
 _transformed = torch._C._are_functorch_transforms_active
 
@@ -59,6 +63,11 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
+            quick = engine.quick.get(func)
+            if quick is not None and not kwargs and (not self.selects or not _held(args)) and plain():
+                out = quick(self, func, args)  # type: ignore[arg-type]
+                if out is not NotImplemented:
+                    return out
             known: list[Tensor] | None = None
             for x in (*args, *kwargs.values()) if kwargs else args:
                 if isinstance(x, Tensor):
@@ -70,6 +79,12 @@ class Mode(TorchFunctionMode):
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
+            if known is not None and not kwargs and not self.selects:
+                quick = engine.quick_on.get(func)
+                if quick is not None and plain():
+                    out = quick(self, func, args)  # type: ignore[arg-type]
+                    if out is not NotImplemented:
+                        return out
             if func not in OUTSIDE:
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
@@ -118,21 +133,29 @@ class Mode(TorchFunctionMode):
         finally:
             THREAD.at_work = None
 
-    def __enter__(self) -> Any:
+    def __enter__(self: M) -> M:
         if is_compiling():
             begin_compiled()
         else:
-            recording = torch.is_grad_enabled()
-            if recording and THREAD.entered and checkpoint.hooked():
-                checkpoint.note(THREAD.regions, ())
+            entered, recording = THREAD.entered, torch.is_grad_enabled()
+            if entered:
+                self._enter_inside(entered, recording)
             THREAD.made = None  # (left by an exception)
-            THREAD.entered.append(Entered(self, not recording and checkpoint.in_reentrant()))
-            THREAD.look()
-        return super().__enter__()  # type: ignore[no-untyped-call]
+            entered.append(Entered(self, not recording and checkpoint.in_reentrant()))
+            THREAD.alone = len(entered) == 1 and self.trace is None
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def _enter_inside(self, entered: list[Entered], recording: bool) -> None:
+        if recording and checkpoint.hooked():
+            checkpoint.note(THREAD.regions, ())
+        for around in entered:
+            if around.mode.trace is not None:
+                around.mode.trace.has_inner = True
 
     def __exit__(self, *exc: Any) -> None:
         entered = THREAD.entered
-        if entered and entered[-1].mode is self and innermost() is self and not is_compiling():
+        if entered and entered[-1].mode is self and not is_compiling() and innermost() is self:
             self._leave()
             if THREAD.patched:
                 THREAD.patched = [region for region in THREAD.patched if region.on()]
@@ -178,9 +201,10 @@ class Mode(TorchFunctionMode):
 
     def keep(self, x: Tensor) -> bool:
         """`adopt`, in eager code."""
-        if not THREAD.entered:  # entered by compiled code, and left there
+        entered = THREAD.entered
+        if not entered:  # entered by compiled code, and left there
             return False
-        THREAD.entered[-1].take(x)
+        entered[-1].take(x)
         return True
 
     def on(self) -> bool:
@@ -197,12 +221,16 @@ class Mode(TorchFunctionMode):
 
     def _leave(self) -> None:
         TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
-        live = THREAD.entered.pop().live
-        THREAD.look()
-        if THREAD.entered:  # still inside an outer region: its decisions may go on
-            THREAD.entered[-1].adopt(live)
+        entered = THREAD.entered
+        live = entered.pop().live
+        THREAD.alone = len(entered) == 1 and entered[0].mode.trace is None
+        if entered:  # still inside an outer region: its decisions may go on
+            entered[-1].adopt(live)
+            if self.selects:
+                entered[-1].mode.selects = True
         else:
             release(live)
+            self.selects = False
 
 
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."
@@ -250,12 +278,12 @@ def end_compiled() -> None:
         THREAD.made = None
 
 
-def not_compiled_on_their_own(*methods: Any) -> None:
+def not_compiled_on_their_own() -> None:
     """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
     function of its own, in which `is_compiling` is true. Traced as a part of the user's function they still are.
     """
     dynamo = torch._C._dynamo.eval_frame
     if hasattr(dynamo, "set_code_exec_strategy"):
         skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
-        for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__, *methods):
+        for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
             dynamo.set_code_exec_strategy(method.__code__, skip)

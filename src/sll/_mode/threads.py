@@ -18,6 +18,8 @@ __all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
 class Entered:
     """An entered region or hard block."""
 
+    __slots__ = ("_sweep_at", "in_reentrant", "live", "mode")
+
     def __init__(self, mode: Any, in_reentrant: bool) -> None:
         self.mode = mode
         self.live: list[weakref.ref[Tensor]] = []
@@ -57,9 +59,6 @@ class Thread(threading.local):
         self.patched: list[Any] = []
         """Regions that `sll.patch` has switched on."""
 
-    def look(self) -> None:
-        self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None
-
     def regions(self) -> list[Any]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""
         found = [entered.mode for entered in self.entered]
@@ -78,7 +77,11 @@ def release(live: list[weakref.ref[Tensor]]) -> None:
 
 
 def innermost() -> Any:
-    return torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+    many = _modes()
+    return _mode_at(many - 1) if many else None
+
+
+_modes, _mode_at = torch._C._len_torch_function_stack, torch._C._get_function_stack_at
 
 
 def stack() -> list[Any]:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from .env import compiling, outside_of_transforms, readable, unwrapped
 from .saving import saved_as_then
-from .surrogates import kept
+from .surrogates import kept, window
 
 __all__ = ["asking", "open_elements", "scores"]
 
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
+_WINDOW = "HardtanhBackwardBackward0"
 _MOST_NODES = 10_000
 
 
@@ -69,7 +70,8 @@ def _reached_from(edges: list[Any], value: Tensor) -> int:
     v = torch.ones_like(value, requires_grad=True)
     with torch.enable_grad():
         found = torch.autograd.grad(value, edges, v, create_graph=True, allow_unused=True)
-        reached = [(g * _numbers(g)).sum() for g in found if g is not None and g.requires_grad]
+        inside = [_within(edge, g) for edge, g in zip(edges, found) if g is not None and g.requires_grad]
+        reached = [(g * _numbers(g)).sum() for g in inside]
         if not reached:
             return 0
         (effect,) = torch.autograd.grad(torch.stack(reached).sum(), v)
@@ -91,6 +93,14 @@ def _numbers(like: Tensor) -> Tensor:
     return (1 + numbers.frac()).to(like.dtype).reshape(like.shape)
 
 
+def _within(edge: Any, g: Tensor) -> Tensor:
+    """The gradient that a window lets pass, without asking who else wants to know what its input gets."""
+    node = edge.node
+    if type(node).__name__ != _WINDOW:
+        return g
+    return window(g, node._saved_self, node._saved_min_val, node._saved_max_val)
+
+
 def _inputs_of_bands(value: Tensor) -> list[Any] | None:
     """The edges of the graph at which the floats come in on which `value` decides; None if they are not found."""
     edges: dict[Any, Any] = {}
@@ -101,7 +111,7 @@ def _inputs_of_bands(value: Tensor) -> list[Any] | None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if _MARK in node.metadata:
+        if _MARK in node.metadata or type(node).__name__ == _WINDOW:
             edges[node, 0] = torch.autograd.graph.GradientEdge(node, 0)
         elif _is_band(node):
             for parent, number in node.next_functions:
@@ -115,7 +125,7 @@ def _inputs_of_bands(value: Tensor) -> list[Any] | None:
 
 
 def _is_band(node: Any) -> bool:
-    """A ramp is a clamp between ``-h`` and ``h``; clamps of what is decided already rarely are."""
+    """Some ramps are a clamp between ``-h`` and ``h``; clamps of what is decided already rarely are."""
     kind = type(node).__name__.removeprefix("Vmapped").replace("Generated", "")  # (as transforms call them)
     if kind == "ClampBackward1":
         low, high = node._saved_min, node._saved_max

@@ -34,8 +34,10 @@ def places(many: int, of: int, device: torch.device) -> Tensor:
 
 def sample(x: Tensor) -> Tensor:
     """At most `SAMPLE` of the elements."""
-    flat = x.detach().reshape(-1)
-    n = flat.shape[0]
+    flat = x.detach()
+    if flat.dim() != 1:
+        flat = flat.reshape(-1)
+    n = flat.numel()
     return flat if n <= SAMPLE else flat[places(SAMPLE, n, x.device)]
 
 

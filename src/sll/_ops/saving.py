@@ -9,7 +9,7 @@ import torch
 from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-from .env import compiling
+from .env import HOOKS, compiling
 
 __all__ = ["Saving", "saved_as_then", "saving"]
 
@@ -27,11 +27,8 @@ _SELECTIVE = (torch_checkpoint._CachingTorchDispatchMode, torch_checkpoint._Cach
 _autograd = torch._C._autograd
 
 
-_TOP: Callable[[bool], Saving] | None = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
-
-
 def saving() -> Saving:
-    return None if _TOP is None or compiling() else _TOP(True)
+    return None if HOOKS is None or compiling() else HOOKS(True)
 
 
 def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:

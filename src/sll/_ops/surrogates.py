@@ -10,16 +10,32 @@ program meets it.
 
 from __future__ import annotations
 
+import functools
+import math
+import struct
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .apply import finite
 from .band import band_offset, hard_forward
 from .env import compiling, unusual
 
-__all__ = ["alias", "eager", "follow", "fresh", "kept", "lazy_clone", "ramp", "simple", "whole_step"]
+__all__ = [
+    "alias",
+    "eager",
+    "follow",
+    "fresh",
+    "kept",
+    "lazy_clone",
+    "number",
+    "ramp",
+    "simple",
+    "window",
+    "windowed",
+    "within",
+]
 
 
 def eager() -> bool:
@@ -64,27 +80,25 @@ def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
 
 
 def ramp(
-    x: Tensor, at: Any, half: float | Tensor, height: float, make: Callable[[], Tensor], own: bool = False
+    x: Tensor, distance: Tensor, half: float | Tensor, slope: float | Tensor, make: Callable[[], Tensor]
 ) -> Tensor:
-    """``make()``, a step of `height` at the boundary ``x == at``, with the gradient of its ramp over ``± half``.
+    """``make()``, which nobody else has, with the gradient of `x` times `slope` where ``|distance| <= half``.
 
-    `at` may be a function from `x` to the signed distance to the nearest boundary instead. `own`: nobody else has `x`.
-    The slope of a clamp is 1 in
-    the closed interval, and 0 for NaN; so it is the ramp's but for a factor. It saves a tensor that nobody writes to.
+    `distance` is data: its gradient is not asked for. NaN is at no distance. Nothing that the program can write to is
+    saved.
     """
-    if not eager():
-        distance, value = at(x) if callable(at) else x - at, make()
-        return hard_forward(value, band_offset(distance, half).expand(value.shape) * height)
-    if callable(at):
-        distance = at(x)
-    elif at:
-        distance = x - at
-    else:
-        distance = x if own else x.clone()
-    slope = height * 0.5 / half
-    shown: Tensor = distance.clamp(-half, half)
-    if isinstance(slope, Tensor) or slope != 1:
-        shown = shown * slope
+    if eager():
+        return windowed(x, distance, half, slope, make)
+    value, moved = make(), finite(x - x.detach())  # (0, with the gradient of `x` where that is finite)
+    offset = band_offset(distance + moved, half)
+    return hard_forward(value, offset.expand(value.shape) * (slope * 2 * half))
+
+
+def windowed(
+    x: Tensor, distance: Tensor, half: float | Tensor, slope: float | Tensor, make: Callable[[], Tensor]
+) -> Tensor:
+    """`ramp`, where plain autograd is all there is."""
+    shown = within(x, distance, half, slope)
     value = make()
     if value.dtype != shown.dtype:
         shown = shown.to(value.dtype)
@@ -92,8 +106,38 @@ def ramp(
     return shown
 
 
-def whole_step(x: Tensor, make: Callable[[], Tensor]) -> Tensor:
-    """``make()`` with the gradient of `x`, where that is a finite number (in eager mode)."""
-    shown = kept(x).clamp(-torch.finfo(x.dtype).max, torch.finfo(x.dtype).max)
-    shown.data = make()
-    return shown
+def within(x: Tensor, distance: Tensor, half: float | Tensor, slope: float | Tensor) -> Tensor:
+    """A tensor with the gradient of `windowed`, and some value."""
+    if isinstance(half, Tensor):
+        distance, half = torch.where(distance.abs() <= half, 0.0, math.inf), 1.0
+    edge = just_above(half, x.dtype)
+    found = window(x, distance.nan_to_num(math.inf, math.inf, -math.inf), -edge, edge)
+    if isinstance(slope, Tensor):
+        return found * slope
+    return found if slope == 1 else found * number(slope, x.dtype)
+
+
+window: Callable[[Tensor, Tensor, float, float], Tensor] = torch.ops.aten.hardtanh_backward.default
+"""``window(g, x, low, high)``: 0 where ``x <= low`` or ``x >= high``, else `g`. One kernel, which saves `x`. It is its
+own derivative by `g`.
+"""
+
+
+@functools.lru_cache(maxsize=1024)
+def number(value: float, dtype: torch.dtype) -> Tensor:
+    """A number as a tensor on the CPU, which goes with those of any device: with that, small tensors are multiplied in
+    half the time, forward and backward.
+    """
+    return torch.scalar_tensor(value, dtype=dtype, device="cpu")
+
+
+@functools.lru_cache(maxsize=1024)
+def just_above(half: float, dtype: torch.dtype) -> float:
+    """The number after `half` in `dtype`: what is below that is in the closed band."""
+    if dtype == torch.float64 or half == math.inf:
+        return math.nextafter(half, math.inf)
+    single = struct.unpack("<I", struct.pack("<f", min(half, _LARGEST)))[0]
+    return struct.unpack("<f", struct.pack("<I", single + 1))[0]  # type: ignore[no-any-return]
+
+
+_LARGEST = torch.finfo(torch.float32).max

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._ops.callsite import call_site
 from .._ops.env import compiling, free_to_read
-from .._ops.samples import sample
+from .._ops.samples import numpy_is_there, sample
 from ..eps import Call, Kind, Policy
 
 __all__ = ["Width", "half_width", "in_units"]
@@ -59,7 +59,8 @@ class Watch(Protocol):
 class Width:
     """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
 
-    `record` is told the half-width once it is known; `watch` is the trace's, see `trace`.
+    `record` is told the half-width once it is known; `watch` is the trace's, see `trace`. `at_once` is the policy's
+    answer to distances that NumPy has, if it has one.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Width:
         self.kind: Kind = kind
         self.record = record
         self.watch = watch
+        self.at_once = getattr(policy, "at_once", None) if numpy_is_there() else None
 
     def same(self, other: Width) -> bool:
         """Whether both give the same answer to the same distances."""

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 import local_programs
 import programs
 import sll
+from inputs import INTEGER, OPS, tensors
 from local_reference import gradient, gradient_in
-from oracles import plain
-from test_hard_forward import INTEGER, OPS, same_bits, tensors
+from oracles import plain, same_bits
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 WIDTHS = {
@@ -24,13 +24,6 @@ WIDTHS = {
     torch.bfloat16: [0.2113, 0.5],
 }
 UNITS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3.2e-2}  # halves: four ulp
-
-SINGLE = {"where_then_round"}
-"""They compute in float32 whatever their operands are: two Python numbers make one."""
-UNSPECIFIED = {
-    "first_in_ranking": "the place of the first True: how a selection of a certain number shares is not written down",
-    "masked_scatter_one": "what a mask shifts in a source is not written down",
-}
 
 
 def in_region(f, operands, eps, up=None):
@@ -86,12 +79,13 @@ def points(dtype, wide):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.parametrize("name", programs.PROGRAMS)
 def test_programs(name, dtype):
-    if name in UNSPECIFIED:
-        pytest.skip(UNSPECIFIED[name])
+    row = programs.ROWS[name]
+    if row.unspecified:
+        pytest.skip(row.unspecified)
     for eps in WIDTHS[dtype]:
-        wide = eps in (0.5, "auto") or name == "round_decimals"
-        unit = UNITS[torch.float32] if name in SINGLE else 0.0
-        agree(programs.PROGRAMS[name], [points(dtype, wide)], eps, name, unit=unit)
+        wide = eps in (0.5, "auto") or row.fine
+        unit = UNITS[torch.float32] if row.single else 0.0
+        agree(row.program, [points(dtype, wide)], eps, name, unit=unit)
 
 
 # --- programs of several variables -----------------------------------------------------------------------------------
@@ -100,30 +94,32 @@ def test_programs(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.parametrize("name", local_programs.PROGRAMS)
 def test_programs_of_several_variables(name, dtype):
-    f = local_programs.PROGRAMS[name]
-    for seed, eps in enumerate(WIDTHS[dtype][:1] if name in local_programs.SLOW else WIDTHS[dtype]):
-        agree(f, local_programs.operands(name, dtype, seed), eps, name)
+    row = local_programs.ROWS[name]
+    for seed, eps in enumerate(WIDTHS[dtype][:1] if row.slow else WIDTHS[dtype]):
+        agree(row.program, local_programs.operands(name, dtype, seed), eps, name)
 
 
 def test_the_programs_have_gradients_to_compare():
     """Zeros agree with everything."""
-    for name, f in local_programs.PROGRAMS.items():
-        found = [gradient(f, local_programs.operands(name, torch.float64, seed), "auto")[1] for seed in range(3)]
-        assert all(any(g[i].any() for g in found) for i in range(len(found[0]))), name
+    for name, row in local_programs.ROWS.items():
+        zero = set(range(len(row.shapes)))
+        for seed in range(3):
+            found = gradient(row.program, local_programs.operands(name, torch.float64, seed), "auto")[1]
+            zero -= {i for i, g in enumerate(found) if g.any()}
+            if not zero:
+                break
+        assert not zero, name
 
 
 # --- any shapes, strides, dtypes and values --------------------------------------------------------------------------
 
 WIDE = [1e-3, 0.11, 0.27]
-RATIOS = {"rfloordiv", "rmod"}
-STEPS = {"floordiv", "mod", "fmod", "div_trunc", "quantize", "round1"}
-CONTINUOUS = {"frac", "hardshrink", "threshold", "copysign", "mod", "fmod", "rmod", "mod_self"}
-"""Ops with a gradient of their own: what it is at NaN and infinity is not defined."""
-FLOATS = {name: f for name, f in OPS.items() if name not in ("split",)}
-COUNTED = {name: f for name, f in INTEGER.items() if name != "bincount"}
+FLOATS = {name: op for name, op in OPS.items() if op.one}
+COUNTED = {name: op for name, op in INTEGER.items() if op.one}
 
 
-def everywhere(f, x, eps, name):
+def everywhere(op, x, eps, name):
+    f = op.run
     try:
         y = plain(f, x.clone())
     except (RuntimeError, IndexError) as error:
@@ -134,19 +130,20 @@ def everywhere(f, x, eps, name):
         shown = f(x.detach().requires_grad_())
     assert same_bits(shown, y) and (shown.stride() == y.stride() or not y.numel())
     numbers = f if y.is_floating_point() else lambda x: f(x).to(torch.float64)
-    agree(numbers, [x], eps, name, x.isfinite() if name in CONTINUOUS else None)
+    agree(numbers, [x], eps, name, x.isfinite() if op.continuous else None)
 
 
 @pytest.mark.parametrize("name", FLOATS)
 @settings(max_examples=10, deadline=None)
 @given(x=tensors(), eps=st.sampled_from(WIDE))
 def test_ops(name, x, eps):
-    if name in RATIOS:  # beside many boundaries within one rounding of each other nothing can be compared
+    op = FLOATS[name]
+    if op.ratio:
         assume(bool(((x.abs() > 0.05) & (x.abs() < 100)).all()))
-    if name in STEPS:  # the numbers of a half are further apart than the steps
+    if op.steps:
         assume(x.dtype in (torch.float64, torch.float32) or not bool((x.abs() > 100).any()))
-        assume(name != "round1" or eps < 0.05)  # bands that touch: who is in one is a matter of rounding
-    everywhere(FLOATS[name], x, eps, name)
+        assume(not op.fine or eps < 0.05)  # bands that touch: who is in one is a matter of rounding
+    everywhere(op, x, eps, name)
 
 
 @pytest.mark.parametrize("name", COUNTED)

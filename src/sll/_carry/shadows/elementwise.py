@@ -6,7 +6,7 @@
     d F(n) / d shadow = (F(n') - F(n)) / (n' - n),
 
 each operand in turn, the others as the program takes them. Where ``n'`` is not known (a count) it is what the function
-makes of both neighbours. `where` of floats passes ``g (a - b)`` to the shadow of its mask.
+makes of both neighbours.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, finite, is_finite
-from ..._ops.blend import choose as choose_compiled
-from ..._ops.env import compiling, infinite, tracked
-from ..._ops.openness import open_elements
-from ..._ops.surrogates import alias, eager, follow, kept
+from ..._ops.env import compiling, tracked
+from ..._ops.surrogates import alias, eager, follow, fresh, kept, number
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
-from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, shadow
+from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -47,7 +46,22 @@ NOT = {"__invert__", "bitwise_not", "logical_not"}
 
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+INTEGERS = (torch.int64, torch.int32)
+TYPES = {**FLOATS, "long": torch.int64, "int": torch.int32}
 CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
+
+
+def quick_float(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """`to_float`, where the shadow is the same number for number."""
+    own = quick_shadow(args[0])
+    if own is None:
+        return NotImplemented
+    to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
+    if to is own.exact:
+        return own.make()
+    if args[0].dtype == torch.bool and to in INTEGERS:
+        return mark(region, func(*args), Shadow(lambda: fresh(own.value()), lambda n: 1 - n, own.exact))
+    return NotImplemented
 
 
 def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -195,6 +209,66 @@ def _other(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: lis
 # --- logic -------------------------------------------------------------------------------------------------------
 
 
+def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of masks whose shadows are floats of one type, and of fixed masks."""
+    found = [quick_shadow(x) for x in args]
+    own = found[0] or found[-1]
+    if own is None or len(args) == 2 and args[0] is args[1]:
+        return NotImplemented
+    for x, known in zip(args, found):
+        if type(x) is not Tensor or x.dtype != torch.bool:
+            return NotImplemented
+        if known.exact is not own.exact if known is not None else getattr(x, "_sll", None) is not None:
+            return NotImplemented
+    floats = own.exact
+    assert floats is not None
+    fixed = [x.to(floats) if known is None else None for x, known in zip(args, found)]
+    polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats)
+    make: Callable[[], Tensor] = lambda: polynomial(
+        one, *(x if known is None else known.value() for x, known in zip(fixed, found))
+    )
+    return mark(region, func(*args), Shadow(make, None, floats))
+
+
+POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(NOT, lambda one, p: one - p),
+    **dict.fromkeys(AND, lambda one, p, q: p * q),
+    **dict.fromkeys(OR, lambda one, p, q: torch.lerp(p, one, q)),
+    **dict.fromkeys(XOR | {"ne", "__ne__", "not_equal"}, lambda one, p, q: torch.lerp(p, one - p, q)),
+    **dict.fromkeys(("eq", "__eq__"), lambda one, p, q: torch.lerp(one - p, p, q)),
+}
+"""Of 0 and 1, and of 1."""
+
+
+def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """A sum, a difference or a product of a mask and a float."""
+    if len(args) != 2:
+        return NotImplemented
+    found = [quick_shadow(x) for x in args]
+    own = found[0] or found[1]
+    if own is None or func.__name__ not in LINEAR:
+        return NotImplemented
+    for x, known in zip(args, found):
+        if known is not None:
+            ordinary = known.exact is own.exact
+        elif isinstance(x, Tensor):
+            ordinary = x.dtype is own.exact and x.dim() > 0 and (type(x) is Tensor or type(x) is Parameter)
+        else:
+            ordinary = type(x) is float and own.exact is torch.get_default_dtype()
+        if not ordinary:
+            return NotImplemented
+    if found[0] is not None and found[1] is not None:
+        return NotImplemented  # (a result of integers, which carries something)
+    # (Without a region nothing is saved for the mask: it may be written to.)
+    keep = func.__name__ in PRODUCTS
+    return func(
+        *(
+            kept(x) if known is None and keep and _writable(x) else x if known is None else known.value()
+            for x, known in zip(args, found)
+        )
+    )
+
+
 def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
     own = shadow(args[0])
     if name in NOT and own is not None:
@@ -246,7 +320,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             labels = _relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, _spread(out.dim())))
     parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
-    soft = sum(part for part in parts.values() if part is not None)
+    soft = total([part for part in parts.values() if part is not None])
     if out.is_floating_point():
         unknown = {key for key, part in parts.items() if part is None}
         if unknown:  # the derivative of the function of floats
@@ -254,10 +328,25 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             if func.__name__ in QUOTIENTS and id(args[1]) in unknown:
                 floats[1] = but_by_zero(floats[1], args[1])
             out = func(*floats, **kwargs)
-        return added(out, soft) if isinstance(soft, Tensor) else out
-    shape, numbers = out.shape, alias(out)
-    value = follow(soft.expand(shape), lambda: numbers.to(soft.dtype))  # type: ignore[union-attr]
-    return carry(region, out, Shadow.of(value, _other(func, args, kwargs, list(operands.values()))))
+        return out if soft is None else added(out, soft)
+    assert soft is not None
+    if eager() and soft.shape == out.shape:
+        value, soft.data = soft, out.to(soft.dtype)
+    else:
+        numbers, dtype = alias(out), soft.dtype
+        value = follow(soft.expand(out.shape), lambda: numbers.to(dtype))
+    other = None if out.dtype == torch.bool else _other(func, args, kwargs, list(operands.values()))
+    return carry(region, out, Shadow.of(value, other))
+
+
+def total(parts: list[Tensor]) -> Tensor | None:
+    """Their sum; None if there are none."""
+    if not parts:
+        return None
+    found, *rest = parts
+    for part in rest:
+        found = found + part
+    return found
 
 
 def _spread(dims: int) -> Callable[[Tensor], Tensor]:
@@ -269,7 +358,11 @@ def added(out: Tensor, soft: Tensor) -> Tensor:
     """`out`, which nobody else has, with its own gradient and that of `soft`."""
     soft = soft if soft.shape == out.shape else soft.expand(out.shape)
     soft = soft if soft.dtype == out.dtype else soft.to(out.dtype)
-    return follow(soft + out if out.requires_grad or not eager() else soft, out.detach)
+    if not eager() or not out.requires_grad:
+        return follow(soft + out if out.requires_grad or not eager() else soft, out.detach)
+    shown = soft + out
+    shown.data = out.detach()
+    return shown
 
 
 def _relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:
@@ -297,9 +390,8 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     def at(y: Tensor) -> Tensor:
         y = not_zero(func, y, x) if x is args[-1] else y
-        with torch.no_grad():
-            swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
-            return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
+        swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
+        return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
 
     beyond = own.other(x)
     if beyond is not None:
@@ -322,98 +414,6 @@ def _quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dt
     """``(high - low) / (to - at)``, 0 where nothing lies between."""
     high, low, to, at = (as_numbers(x.detach(), dtype) for x in (high, low, to, at))
     step, change = to - at, high - low
-    return torch.where((step != 0) & is_finite(change), change / step, 0)
-
-
-# --- where -------------------------------------------------------------------------------------------------------
-
-
-def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`."""
-    names = ("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other")
-    named = dict(zip(names, args))
-    named.update(("self" if name == "input" else name, x) for name, x in kwargs.items())
-    mask, a, b = named["condition"], named.get("self"), named.get("other")
-    if a is None:
-        return region.call(torch.nonzero, mask, as_tuple=True)
-    return choose(region, mask, a, b)
-
-
-def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "mask", "value"), args), **kwargs)
-    x, mask, value = named["input"], named["mask"], named["value"]
-    numbers = x.is_floating_point() or not isinstance(value, float) and x.dtype != torch.bool
-    if numbers and not x.is_complex() and shadow(mask) is not None:
-        value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
-        return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
-    if not _decided(x, mask, value):
-        return func(*args, **kwargs)
-    return by_difference(region, func, (x, mask, value), {}, func(x, mask, value))
-
-
-def _decided(*operands: Any) -> bool:
-    return any(shadow(x) is not None for x in operands)
-
-
-def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
-    """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
-    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: torch.where(mask, a, b))
-    own = shadow(mask)
-    if own is None and not _decided(a, b):
-        return torch.where(mask, a, b)
-    tensors = [x for x in (a, b) if isinstance(x, Tensor)]
-    floats = any(isinstance(x, float) for x in (a, b)) or any(x.is_floating_point() for x in tensors)
-    if not floats and own is not None and _decided(a, b):
-        return _choose_integers(region, mask, own, a, b, take(a, b))
-    if not floats or any(x.is_complex() for x in tensors):
-        return by_difference(region, torch.where, (mask, a, b), {}, take(a, b))
-    if _decided(a, b):
-        dtype = torch.result_type(a, b)
-        a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
-    if own is None:
-        return take(a, b)
-    if compiling() and (fill is None or b.is_contiguous()):
-        return choose_compiled(mask, own.value(), a, b)
-    out, value, jump = take(a, b), own.value(), a - b
-    if eager() and (infinite(a) or infinite(b)):
-        region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(out.shape)))
-    jump = finite(torch.as_tensor(jump, device=mask.device))
-    if jump.requires_grad or not eager():  # of the branches the program has the gradient already, but for a second one
-        value = value - value.detach()
-    return added(out, value * jump)
-
-
-def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:
-    """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
-    found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
-    if any(side is None for side in found):
-        return by_difference(region, torch.where, (mask, a, b), {}, out)  # type: ignore[no-any-return]
-    (labels, weights), (more, others) = (side for side in found if side is not None)
-    with torch.no_grad():
-        taken = mask.unsqueeze(-1)
-        left = torch.where(mask, b, a).unsqueeze(-1)
-        everything = torch.cat([x.expand(*out.shape, -1) for x in (labels, more, left, out.unsqueeze(-1))], -1)
-    rises = (own.value() * torch.where(mask, -1.0, 1.0)).expand(out.shape).unsqueeze(-1)
-    rises = rises - rises.detach()
-    chosen = torch.where(taken, weights, 0), torch.where(taken, 0, others)
-    full = torch.cat([*(w.expand(*out.shape, -1).to(rises.dtype) for w in chosen), rises, -rises], -1)
-    return carry(region, out, Weights(lambda: (full, everything)))
-
-
-def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What an integer may be, and the weight of each, in a last dimension; None if that is not known."""
-    own = shadow(x)
-    if own is None:
-        known = torch.as_tensor(x, dtype=like.dtype, device=like.device).unsqueeze(-1)
-        return known, torch.ones((1,), device=like.device)
-    if isinstance(own, Weights):
-        return own.labels, own.weights()
-    beyond = own.other(x)
-    if beyond is None:
-        return None
-    with torch.no_grad():
-        step = (beyond - x).to(own.value().dtype)
-        slope = torch.where(step == 0, 0, 1 / step)
-    moved = own.value() * slope
-    moved = moved - moved.detach()
-    return torch.stack([x, beyond], -1), torch.stack([1 - moved, moved], -1)
+    if compiling():
+        return torch.where((step != 0) & is_finite(change), change / step, 0)
+    return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)

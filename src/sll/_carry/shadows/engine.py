@@ -9,22 +9,37 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
-from ..interface import Engine, Func, Rule
+from ..._rules.table import ROWS
+from ..interface import Engine, Func, Quick, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import Rules
 from ..writes import called
-from . import boundaries, choices, elementwise, lookups, reductions, scatters, selections, shape, sources, writes
+from . import (
+    boundaries,
+    casts,
+    choices,
+    elementwise,
+    lookups,
+    reductions,
+    scatters,
+    selections,
+    shape,
+    sources,
+    where,
+    writes,
+)
 from .shadow import Selected, Weights, carried, shadow, tensors
 
 RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op) for op in STEPS},
-    "casts": sources.cast,
+    "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
     "extremes": choices.extremum,
     **dict.fromkeys(("sort", "argsort"), choices.sort),
@@ -34,7 +49,7 @@ RULE_OF: dict[str, Rule] = {
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
     "floats": elementwise.to_float,
-    **{name: getattr(elementwise, name) for name in ("where", "masked_fill")},
+    **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
     **dict.fromkeys(("moves", "stacked_moves", "copies", "broadcasts", "fills"), shape.move),
     "broadcast_tensors": shape.broadcast_tensors,
@@ -79,9 +94,28 @@ _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
+def _quick() -> dict[Any, Quick]:
+    rules = {op: quick for op in STEPS if (quick := sources.quickly(op)) is not None}
+    rows = [row for row in ROWS if row.family == "sources" and row.op in rules]
+    return {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
+
+
+def _quick_on() -> dict[Any, Quick]:
+    named = {
+        **dict.fromkeys(("to", *elementwise.TYPES), elementwise.quick_float),
+        **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
+        **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
+    }
+    found = {func: quick for name, quick in named.items() for func in spellings(name)}
+    found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
+    return found | {Tensor.__getitem__: selections.quick_select}
+
+
 class _Shadows(Engine):
     always = _ALL.always
     rules = _ALL.of
+    quick = _quick()
+    quick_on = _quick_on()
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:

@@ -19,7 +19,7 @@ from ..._ops.surrogates import alias, follow, kept
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .elementwise import added
-from .shadow import Selected, Shadow, as_float, carried, carry, shadow, tensors
+from .shadow import Selected, Shadow, as_float, carried, carry, mark, quick_shadow, shadow, tensors
 
 
 def selected(x: Any) -> Selected | None:
@@ -47,6 +47,18 @@ def _selected(region: Region, x: Tensor, mask: Tensor, out: Tensor) -> Tensor:
     full = held.shown(x, held.value().dtype) if held is not None else kept(x)
     full = full.reshape(mask.numel(), *x.shape[mask.dim() :])
     return carry(region, out, Selected(lambda: full, _flat(mask), mask))
+
+
+def quick_select(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``x[mask]`` of a tensor that carries nothing."""
+    x, mask = args
+    own = quick_shadow(mask)
+    if own is None or mask.dtype != torch.bool or getattr(x, "_sll", None) is not None or type(x) is not Tensor:
+        return NotImplemented
+    full, of_all = kept(x), (mask.numel(), *x.shape[mask.dim() :])
+    region.selects = True
+    weights = own if mask.dim() == 1 else Shadow(lambda: own.value().reshape(-1))
+    return mark(region, func(x, mask), Selected(lambda: full.reshape(of_all), weights, mask))
 
 
 def _flat(mask: Tensor) -> Shadow:

@@ -27,8 +27,8 @@ from ..._ops.surrogates import follow, fresh
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Mapped", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "shadow",
-    "tensors",
+    "Carrier", "Mapped", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "mark",
+    "quick_shadow", "shadow", "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -42,6 +42,8 @@ class Shadow(Carried):
     is bit for bit the tensor's, as a float of this type. `other` is given the tensor that carries the shadow. A bool
     is its opposite there, if nothing else is said.
     """
+
+    make: Callable[[], Tensor]
 
     def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None) -> None:
         self.make = make
@@ -59,8 +61,11 @@ class Shadow(Carried):
 
     def value(self) -> Tensor:
         if self._value is None:
-            with torch.enable_grad():
+            if torch.is_grad_enabled():
                 self._value = saved_as_then(self._saving, self.make)
+            else:
+                with torch.enable_grad():
+                    self._value = saved_as_then(self._saving, self.make)
         return self._value
 
     def other(self, x: Tensor) -> Tensor | None:
@@ -201,6 +206,15 @@ def shadow(x: Any) -> Shadow | None:
     return found if isinstance(found, Shadow) else None
 
 
+def quick_shadow(x: Any) -> Shadow | None:
+    """The shadow of a bool or integer tensor, if it is the same number for number and nobody has written to it."""
+    pair = getattr(x, "_sll", None)
+    if pair is None or type(x) is not Tensor or pair[1] != x._version:
+        return None
+    found = pair[0]
+    return found if isinstance(found, Shadow) and found.exact is not None and found.within is None else None
+
+
 def as_float(x: Tensor) -> Tensor:
     return x if x.is_floating_point() or x.is_complex() else x.float()
 
@@ -213,12 +227,20 @@ def as_value(x: Any) -> Any:
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-
-    x._sll = (found, None if compiling() or x.is_inference() else x._version)  # type: ignore[attr-defined]
-    if not region.adopt(x):
+    in_eager = not compiling()
+    x._sll = (found, x._version if in_eager and not x.is_inference() else None)  # type: ignore[attr-defined]
+    if not (region.keep if in_eager else region.adopt)(x):
         found.within = region.outermost()
-    if isinstance(found, Selected):
+    if type(found) is Selected:
         region.selects = True
+    return x
+
+
+def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
+    """`carry`, where plain autograd is all there is."""
+    x._sll = (found, x._version)  # type: ignore[attr-defined]
+    if not region.keep(x):
+        found.within = region.outermost()
     return x
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, is_finite
 from ..._ops.band import hard_forward
@@ -22,15 +23,18 @@ from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
-from ..._ops.samples import numpy_is_there, sample
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ramp, simple, whole_step
-from ..._rules.widths import Width, watch_of
-from ..interface import Func, Region
-from ..outcomes.boundaries import from_one
+from ..._ops.samples import sample
+from ..._ops.saving import saving
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ramp, windowed, within
+from ..._rules.widths import Width
+from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
-from .elementwise import added, by_difference, elementwise, to_float
-from .shadow import Shadow, Whole, carried, carry, shadow
+from .elementwise import added, by_difference, elementwise
+from .shadow import Shadow, Whole, carry, mark, shadow
 
+LARGE = 16 * LEAST
+"""Elements from which on memory is what takes the time: one pass, and one byte kept for each."""
+CLOSED = {"ge", "le"}
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 
 
@@ -44,16 +48,16 @@ def wide(x: Tensor) -> Tensor:
 
 def _halfway(x: Tensor) -> Tensor:
     """From the nearest ``n + 1/2``."""
-    return (x - x.detach().floor()).sub_(0.5)
+    return (x - x.floor()).sub_(0.5)
 
 
 def _to_integer(x: Tensor) -> Tensor:
-    return x - x.detach().round()
+    return x - x.round()
 
 
-def _to_integer_but_zero(x: Tensor) -> Tensor:
-    n = x.detach().round()
-    return torch.where(n == 0, math.nan, x - n)
+def to_integer_but_zero(x: Tensor) -> Tensor:
+    n = x.round()
+    return (x - n).mul_(n / n)  # (NaN for 0; `where` takes several times as long)
 
 
 STEPPING: dict[str, tuple[float | Callable[[Tensor], Tensor], float, Jump]] = {
@@ -61,25 +65,34 @@ STEPPING: dict[str, tuple[float | Callable[[Tensor], Tensor], float, Jump]] = {
     "round": (_halfway, 0.5, Jump("round")),
     "floor": (_to_integer, 0.5, Jump("floor")),
     "ceil": (_to_integer, 0.5, Jump("ceil")),
-    "trunc": (_to_integer_but_zero, 0.5, Jump("trunc")),
+    "trunc": (to_integer_but_zero, 0.5, Jump("trunc")),
 }
 """Functions of one float that are constant between boundaries: distance, widest band, and what `in_one_pass` knows."""
 
 
-def half_at(eps: float | Width, x: Tensor, at: float | Callable[[Tensor], Tensor], limit: float) -> float | Tensor:
+def half_at(
+    eps: float | Width, x: Tensor, at: float | Callable[[Tensor], Tensor] = 0.0, limit: float = math.inf
+) -> float | Tensor:
     """The half-width of the band around the boundaries `at`."""
     if not isinstance(eps, Width):
         return min(eps, limit)
     if not x.numel():
         return min(1.0, limit)
-    at_once, number = getattr(eps.policy, "at_once", None), 0.0 if callable(at) else at
-    if at_once is not None and x.device.type == "cpu" and eager() and numpy_is_there():
-        half = at_once(eps.kind, limit, lambda: (at(sample(x)) if callable(at) else sample(x)).numpy() - number)
+    if eps.at_once is not None and x.is_cpu and eager():
+        half = eps.at_once(eps.kind, limit, lambda: _numbers(x, at))
         if half is not None:
             if eps.record is not None:
                 eps.record(half)
             return half  # type: ignore[no-any-return]
-    return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at if at else sample(x), limit)
+    return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at, limit)
+
+
+def _numbers(x: Tensor, at: float | Callable[[Tensor], Tensor]) -> Any:
+    """A sample of distances in NumPy's hands, where small arrays take a fraction of the time."""
+    some = sample(x)
+    if callable(at):
+        return at(some).numpy()
+    return some.numpy() - at if at else some.numpy()
 
 
 # --- floats ------------------------------------------------------------------------------------------------------
@@ -87,19 +100,13 @@ def half_at(eps: float | Width, x: Tensor, at: float | Callable[[Tensor], Tensor
 
 def decide(op: str) -> Callable[..., Any]:
     """The rule of a source."""
-    stepping, rising, sloped = op in STEPPING, RISING.get(op), BETWEEN.get(op)
-    common = stepping or rising is not None or sloped is not None or op == "heaviside"
+    quick = quickly(op)
 
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if common and not kwargs and _common(region, op, args):
-            if stepping and len(args) == 1:
-                return _step(region, op, func, args[0])
-            if op == "heaviside" and not args[1].requires_grad and args[1].dtype == args[0].dtype:
-                return _heaviside(region, func, *args)
-            if rising is not None and len(args) == 2:
-                return _compare(region, op, func, args[0], args[1], rising)
-            if sloped is not None and (found := sloped(*args)) is not None:
-                return _between(region, op, func, args, *found)
+        if quick is not None and not kwargs and region.trace is None and torch.is_grad_enabled() and eager():
+            out = quick(region, func, args)
+            if out is not NotImplemented:
+                return out
         if op == "div" and kwargs.get("rounding_mode") is None:
             return elementwise(region, func, args, kwargs)
         operands = (*args, *kwargs.values())
@@ -113,18 +120,46 @@ def decide(op: str) -> Callable[..., Any]:
     return rule
 
 
-def _common(region: Region, op: str, args: tuple[Any, ...]) -> bool:
-    """Whether the operands are ordinary tensors of floats and numbers, in eager mode, and autograd follows one."""
+def quickly(op: str) -> Quick | None:
+    """The rule of a source for ordinary tensors, where plain autograd is all there is."""
+    rising, sloped = RISING.get(op), BETWEEN.get(op)
+
+    def step(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+        if len(args) != 1 or not _common(args) or not region.linearizes(op):
+            return NotImplemented
+        return _step(region, op, func, args[0])
+
+    def compare(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+        if len(args) != 2 or not _common(args) or not region.linearizes(op):
+            return NotImplemented
+        return _compare(region, op, func, args[0], args[1], rising)  # type: ignore[arg-type]
+
+    def between(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+        found = sloped(*args) if _common(args) and region.linearizes(op) else None  # type: ignore[misc]
+        return NotImplemented if found is None else _between(region, op, func, args, *found)
+
+    def heaviside(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+        if len(args) != 2 or not _common(args) or not region.linearizes(op) or args[1].requires_grad:
+            return NotImplemented
+        return _heaviside(region, func, *args)
+
+    if op in STEPPING:
+        return step
+    return compare if rising else between if sloped else heaviside if op == "heaviside" else None
+
+
+def _common(args: tuple[Any, ...]) -> bool:
+    """Whether the operands are ordinary tensors of floats and numbers, and autograd follows one."""
     follows = False
     for x in args:
         kind = type(x)
-        if kind is Tensor or kind is torch.nn.Parameter:
+        if kind is Tensor or kind is Parameter:
             if x.dtype not in FULL or x.layout is not torch.strided:
                 return False
             follows = follows or x.requires_grad
         elif kind is not float and kind is not int:
             return False
-    return follows and region.linearizes(op) and region.trace is None and eager()
+    return follows
 
 
 FULL = (torch.float32, torch.float64)
@@ -153,53 +188,55 @@ def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kw
 
 def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
     at, limit, jump = STEPPING[op]
-    half = half_at(region.eps_for(op), x, at, limit)
-    if x.numel() >= LEAST and isinstance(half, float):
+    half, fixed = half_at(region.eps_for(op), x, at, limit), x.detach()
+    if x.numel() >= LARGE and isinstance(half, float):
         out = in_one_pass(x, jump, half, "hard")
     elif half == limit and op != "trunc":  # the whole step: every number is in some band
-        out = whole_step(x, lambda: func(x))
+        out = windowed(x, fixed, math.inf, 1.0, lambda: func(fixed))
     else:
-        out = ramp(x, at, half, jump.height, lambda: func(x))
-    return carry(region, out, Beside(op, x))
+        distance = at(fixed) if callable(at) else fixed
+        out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
+    return mark(region, out, Beside(op, x))
 
 
 def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
-    if torch.broadcast_shapes(x.shape, values.shape) != x.shape:  # type: ignore[no-untyped-call]
-        return described(region, "heaviside", func, (x, values), {})
-    half = half_at(region.eps_for("heaviside"), x, 0.0, math.inf)
-    one = x.numel() >= LEAST and values.numel() == 1 and values.device.type == "cpu" and isinstance(half, float)
+    if values.dtype != x.dtype or torch.broadcast_shapes(x.shape, values.shape) != x.shape:  # type: ignore[no-untyped-call]
+        return NotImplemented
+    half, fixed = half_at(region.eps_for("heaviside"), x), x.detach()
+    one = x.numel() >= LARGE and values.numel() == 1 and values.device.type == "cpu" and isinstance(half, float)
     if one and not values.signbit():  # (-0. counts as 0. among the numbers of a jump)
         out = in_one_pass(x, Jump("boundary", 0.0, 1.0, float(values), 0.0), half, "hard")  # type: ignore[arg-type]
     else:
-        out = ramp(x, 0.0, half, 1.0, lambda: func(x.detach(), values))
-    return carry(region, out, Whole(lambda q: 1 - q))
+        out = windowed(x, fixed, half, 0.5 / half, lambda: func(fixed, values))
+    return mark(region, out, Whole(lambda q: 1 - q))
 
 
 def _between(
     region: Region, op: str, func: Func, args: tuple[Any, ...], distance: Tensor, jump: Tensor | float, limit: float
 ) -> Tensor:
     """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
-    half = half_at(region.eps_for(op), distance.detach(), 0.0, limit)
-    offset = distance.clamp(-half, half)  # type: ignore[arg-type]
-    return added(func(*args), offset * (jump * (0.5 / half)))
+    half = half_at(region.eps_for(op), distance, 0.0, limit)
+    return added(func(*args), within(args[0], distance, half, jump * (0.5 / half)))
 
 
-def _remainder(x: Any, by: Any) -> tuple[Tensor, float, float] | None:
+def _remainder(x: Tensor, by: Any) -> tuple[Tensor, float, float] | None:
     if isinstance(by, Tensor) or not 0 < by < math.inf:
         return None
-    return x - (x.detach() / by).round() * by, -float(by), by / 2
+    fixed, step = x.detach(), number(float(by), x.dtype)
+    return fixed - (fixed / step).round_().mul_(step), -float(by), by / 2
 
 
 def _frac(x: Tensor) -> tuple[Tensor, float, float]:
-    return _to_integer_but_zero(x), -1.0, 0.5
+    return to_integer_but_zero(x.detach()), -1.0, 0.5
 
 
 def _hardshrink(x: Tensor, at: float = 0.5) -> tuple[Tensor, Tensor, float]:
-    return x.abs() - at, x.detach().clone(), math.inf
+    size = x.detach().abs()
+    return size - at, size, math.inf
 
 
 def _threshold(x: Tensor, at: float, value: float, *_: Any) -> tuple[Tensor, Tensor, float]:
-    return x - at, x.detach() - value, math.inf
+    return x.detach() - at, x.detach() - value, math.inf
 
 
 BETWEEN: dict[str, Callable[..., Any]] = {
@@ -236,32 +273,49 @@ class Beside(Whole):
 
 def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float) -> Tensor:
     hard: Tensor = func(a, b)
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
+    differs, large = isinstance(a, Tensor) and isinstance(b, Tensor), False
+    if differs:
         x, at = a - b, 0.0
     else:
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
-    eps = region.eps_for(op)
-    ends = isinstance(a, Tensor) and isinstance(b, Tensor) and op in ("ge", "le")  # (equal infinities have no distance)
-    many = 0 if ends else hard.numel()
-    step = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(op in ("ge", "le")), 0.0)
-    if many >= 16 * LEAST:  # at once: it takes no more than a copy of `x`
-        half = half_at(eps, x, at, math.inf)
-        if isinstance(half, float):
-            x = x.view_as(x)  # (who hooks `x` is not asked what is open)
-            return carry(region, hard, Shadow.of(in_one_pass(x, step, half, "hard", at), exact=x.dtype))
-    flags = lazy_clone(hard)
-    x = x if x is not a and x is not b else kept(x)
-    known: list[float | Tensor] = []
+        large = x.numel() >= LARGE
+        x = x.view_as(x) if large else kept(x)  # (who hooks `x` is not asked what is open)
+    found = Compared(x, at, hard, rising, region.eps_for(op), op in CLOSED, differs)
+    # At once where it takes no more than a copy of `x`.
+    return mark(region, hard, Shadow.of(found.make(), exact=x.dtype) if large else found)
 
-    def make() -> Tensor:
-        if not known:
-            known.append(half_at(eps, x, at, math.inf))
-        half = known[0]
-        if many >= LEAST and isinstance(half, float):
-            return in_one_pass(x, step, half, "hard", at)
-        return ramp(x, at, half, rising, lambda: flags.to(x.dtype), own=True)
 
-    return carry(region, hard, Shadow(make, exact=x.dtype))
+class Compared(Shadow):
+    """Of ``x > at`` (`rising`: 1), or the other way round (-1): `hard` as a float of the dtype of `x`."""
+
+    half: float | Tensor | None
+
+    def __init__(
+        self,
+        x: Tensor,
+        at: float,
+        hard: Tensor,
+        rising: float,
+        eps: float | Width,
+        closed: bool,
+        differs: bool = False,
+    ) -> None:
+        """`closed`: it holds at the boundary. `differs`: `x` is a difference. (Equal infinities have none.)"""
+        self._value = self._other = self.half = None
+        self.exact, self._saving = x.dtype, saving()
+        self.x, self.at, self.rising, self.eps = x, at, rising, eps
+        self.flags, self.closed, self.one_pass = lazy_clone(hard), closed, not (closed and differs)
+
+    def make(self) -> Tensor:
+        x, at, rising, half = self.x, self.at, self.rising, self.half
+        if half is None:
+            self.half = half = half_at(self.eps, x, at)
+        if self.one_pass and x.numel() >= LARGE and isinstance(half, float):
+            jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
+            return in_one_pass(x, jump, half, "hard", at)
+        fixed = x.detach()
+        distance = fixed - number(at, x.dtype) if at else fixed
+        return ramp(x, distance, half, rising * 0.5 / half, lambda: self.flags.to(x.dtype))
 
 
 # --- everything else ---------------------------------------------------------------------------------------------
@@ -308,63 +362,3 @@ def _detached(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _side(value: Any, like: Tensor) -> Tensor:
     value = value() if callable(value) else value
     return value.detach() if isinstance(value, Tensor) else torch.full((), value, dtype=like.dtype, device=like.device)
-
-
-# --- casts -------------------------------------------------------------------------------------------------------
-
-
-def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``.long()``, ``.to(...)``, ``.type(...)``: a decision where a float becomes an integer."""
-    x = args[0]
-    if not x.is_floating_point():
-        return to_float(region, func, args, kwargs)
-    out = func(*args, **kwargs)
-    if not isinstance(out, Tensor) or out is x:
-        return out
-    whole = carried(x)
-    if out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
-        return elementwise(region, func, args, kwargs) if isinstance(whole, Whole) else out
-    if not tracked(x) or not region.linearizes("cast"):
-        return out
-    numbers, floats = alias(out), kept(wide(x))
-    if out.device != x.device:
-        floats = floats.to(out.device)
-    if isinstance(whole, Whole):
-
-        def other(n: Tensor) -> Tensor | None:
-            found = whole.other(floats.detach())
-            return None if found is None else found.to(n.dtype)
-
-        return carry(
-            region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
-        )
-    eps = region.eps_for("cast")
-    make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
-    found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
-    found._other = lambda n: _beyond(floats, n)
-    return carry(region, out, found)
-
-
-def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
-    """The integers, with the ramp of `trunc`, and that of the identity where `x` is an integer already."""
-    fixed = x.detach()
-    half = half_at(eps, fixed, _to_integer_but_zero, 0.5)
-    make = lambda: numbers.to(x.dtype)
-    n = fixed.round()
-    watch = watch_of(eps)
-    if watch is not None:
-        watch.measure(from_one(fixed - n, n), half, 0.5)
-        x = watch.enters(x)
-    distance: Any = x - torch.where((n == 0) & (fixed != 0), math.nan, n)
-    within = distance.clamp(-half, half)
-    found = follow(torch.where(fixed == n, within, within * (0.5 / half)), make)
-    if watch is not None:
-        watch.arrives(found)
-    return found
-
-
-def _beyond(x: Tensor, n: Tensor) -> Tensor:
-    """The integers on the other side of the nearest boundary of a cast: the nearest integer that is not 0."""
-    nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
-    sign = torch.sign(nearest)
-    return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)

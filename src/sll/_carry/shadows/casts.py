@@ -1,0 +1,79 @@
+"""``.long()``, ``.to(...)``: a decision where a float becomes an integer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..._ops.env import tracked
+from ..._ops.surrogates import alias, follow, kept, ramp, simple
+from ..._rules.widths import Width, watch_of
+from ..interface import Func, Region
+from ..outcomes.boundaries import from_one
+from .elementwise import elementwise, to_float
+from .shadow import Shadow, Whole, carried, carry
+from .sources import half_at, to_integer_but_zero, wide
+
+
+def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``.long()``, ``.to(...)``, ``.type(...)``: a decision where a float becomes an integer."""
+    x = args[0]
+    if not x.is_floating_point():
+        return to_float(region, func, args, kwargs)
+    out = func(*args, **kwargs)
+    if not isinstance(out, Tensor) or out is x:
+        return out
+    whole = carried(x)
+    if out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
+        return elementwise(region, func, args, kwargs) if isinstance(whole, Whole) else out
+    if not tracked(x) or not region.linearizes("cast"):
+        return out
+    numbers, floats = alias(out), kept(wide(x))
+    if out.device != x.device:
+        floats = floats.to(out.device)
+    if isinstance(whole, Whole):
+
+        def other(n: Tensor) -> Tensor | None:
+            found = whole.other(floats.detach())
+            return None if found is None else found.to(n.dtype)
+
+        return carry(
+            region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
+        )
+    eps = region.eps_for("cast")
+    make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
+    found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
+    found._other = lambda n: _beyond(floats, n)
+    return carry(region, out, found)
+
+
+def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
+    """The integers, with the ramp of `trunc`, and that of the identity where `x` is an integer already."""
+    fixed = x.detach()
+    half = half_at(eps, fixed, to_integer_but_zero, 0.5)
+    n = fixed.round()
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.measure(from_one(fixed - n, n), half, 0.5)
+        x = watch.enters(x)
+    # Nearer to 0 than to 1 there is no boundary: divided by 0, which takes a fraction of the time of `where`.
+    inner = fixed - F.hardshrink(fixed, 0.5)
+    distance = (fixed - n).div_(inner.logical_not_())
+    slope: Any = 0.5 / half
+    if isinstance(half, Tensor) or half != 0.5:
+        slope = torch.where(fixed == n, fixed.new_ones(()), slope)
+    found = ramp(x, distance, half, slope, lambda: numbers.to(x.dtype))
+    if watch is not None:
+        watch.arrives(found)
+    return found
+
+
+def _beyond(x: Tensor, n: Tensor) -> Tensor:
+    """The integers on the other side of the nearest boundary of a cast: the nearest integer that is not 0."""
+    nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
+    sign = torch.sign(nearest)
+    return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)

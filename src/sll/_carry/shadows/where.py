@@ -1,0 +1,140 @@
+"""``torch.where(mask, a, b)`` and `masked_fill`: the shadow of the mask gets ``g (a - b)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..._ops.apply import as_numbers, finite
+from ..._ops.blend import choose as choose_compiled
+from ..._ops.blend import taken
+from ..._ops.env import compiling, infinite
+from ..._ops.openness import open_elements
+from ..._ops.surrogates import eager
+from ..interface import Func, Region
+from .elementwise import added, by_difference
+from .shadow import Shadow, Weights, carry, quick_shadow, shadow
+
+
+def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`."""
+    names = ("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other")
+    named = dict(zip(names, args))
+    named.update(("self" if name == "input" else name, x) for name, x in kwargs.items())
+    mask, a, b = named["condition"], named.get("self"), named.get("other")
+    if a is None:
+        return region.call(torch.nonzero, mask, as_tuple=True)
+    return choose(region, mask, a, b)
+
+
+def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``torch.where(mask, a, b)`` of ordinary floats and finite numbers."""
+    if len(args) != 3 or (own := quick_shadow(args[0])) is None or not _ordinary(args[1:], own.exact):
+        return NotImplemented
+    mask, value = args[0], own.value()
+    return taken(lambda a, b: func(mask, a, b), value.detach(), value, *args[1:])
+
+
+def quick_masked_fill(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``x.masked_fill(mask, value)``, the same."""
+    if len(args) != 3 or (own := quick_shadow(args[1])) is None or not _ordinary(args[::2], own.exact):
+        return NotImplemented
+    x, mask, filled = args
+    value = own.value()
+    return taken(lambda a, b: func(b, mask, a), value.detach(), value, filled, x)
+
+
+def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
+    for x in sides:
+        kind = type(x)
+        if kind is Tensor or kind is Parameter:
+            if x.dtype is not dtype or not x.dim() or x.layout is not torch.strided:
+                return False
+        elif kind is not float or not -math.inf < x < math.inf:
+            return False
+    return True
+
+
+def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "mask", "value"), args), **kwargs)
+    x, mask, value = named["input"], named["mask"], named["value"]
+    numbers = x.is_floating_point() or not isinstance(value, float) and x.dtype != torch.bool
+    if numbers and not x.is_complex() and shadow(mask) is not None:
+        value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
+        return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
+    if not _decided(x, mask, value):
+        return func(*args, **kwargs)
+    return by_difference(region, func, (x, mask, value), {}, func(x, mask, value))
+
+
+def _decided(*operands: Any) -> bool:
+    return any(shadow(x) is not None for x in operands)
+
+
+def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
+    """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
+    take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: torch.where(mask, a, b))
+    own = shadow(mask)
+    if own is None and not _decided(a, b):
+        return torch.where(mask, a, b)
+    tensors = [x for x in (a, b) if isinstance(x, Tensor)]
+    floats = any(isinstance(x, float) for x in (a, b)) or any(x.is_floating_point() for x in tensors)
+    if not floats and own is not None and _decided(a, b):
+        return _choose_integers(region, mask, own, a, b, take(a, b))
+    if not floats or any(x.is_complex() for x in tensors):
+        return by_difference(region, torch.where, (mask, a, b), {}, take(a, b))
+    if _decided(a, b):
+        dtype = torch.result_type(a, b)
+        a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
+    if own is None:
+        return take(a, b)
+    if compiling() and (fill is None or b.is_contiguous()):
+        return choose_compiled(mask, own.value(), a, b)
+    value = own.value()
+    if eager():
+        if infinite(a) or infinite(b):
+            region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(mask.shape)))
+        return taken(take, value.detach() if own.exact else as_numbers(mask, value.dtype), value, a, b)
+    out, jump = take(a, b), finite(torch.as_tensor(a - b, device=mask.device))
+    return added(out, (value - value.detach()) * jump)  # (of the branches the program has the gradient already)
+
+
+def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:
+    """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
+    found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
+    if any(side is None for side in found):
+        return by_difference(region, torch.where, (mask, a, b), {}, out)  # type: ignore[no-any-return]
+    (labels, weights), (more, others) = (side for side in found if side is not None)
+    with torch.no_grad():
+        taken = mask.unsqueeze(-1)
+        left = torch.where(mask, b, a).unsqueeze(-1)
+        everything = torch.cat([x.expand(*out.shape, -1) for x in (labels, more, left, out.unsqueeze(-1))], -1)
+    rises = (own.value() * torch.where(mask, -1.0, 1.0)).expand(out.shape).unsqueeze(-1)
+    rises = rises - rises.detach()
+    chosen = torch.where(taken, weights, 0), torch.where(taken, 0, others)
+    full = torch.cat([*(w.expand(*out.shape, -1).to(rises.dtype) for w in chosen), rises, -rises], -1)
+    return carry(region, out, Weights(lambda: (full, everything)))
+
+
+def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What an integer may be, and the weight of each, in a last dimension; None if that is not known."""
+    own = shadow(x)
+    if own is None:
+        known = torch.as_tensor(x, dtype=like.dtype, device=like.device).unsqueeze(-1)
+        return known, torch.ones((1,), device=like.device)
+    if isinstance(own, Weights):
+        return own.labels, own.weights()
+    beyond = own.other(x)
+    if beyond is None:
+        return None
+    with torch.no_grad():
+        step = (beyond - x).to(own.value().dtype)
+        slope = torch.where(step == 0, 0, 1 / step)
+    moved = own.value() * slope
+    moved = moved - moved.detach()
+    return torch.stack([x, beyond], -1), torch.stack([1 - moved, moved], -1)

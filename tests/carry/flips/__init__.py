@@ -1,0 +1,1 @@
+"""``forward="hard"``: a file for each file of `_carry/flips`."""

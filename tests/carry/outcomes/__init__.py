@@ -1,0 +1,1 @@
+"""``forward="linear"``: a file for each file of `_carry/outcomes`."""

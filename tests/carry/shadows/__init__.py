@@ -1,0 +1,1 @@
+"""``forward="straight-through"``: a file for each file of `_carry/shadows`."""

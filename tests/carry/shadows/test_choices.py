@@ -1,0 +1,172 @@
+"""Choices in a region of local gradients have the gradients of the explicit functions, exactly."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import sll
+from local_slopes import T, scores, worked_out
+
+HOSTS = {
+    "argmax": (lambda x: F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype), lambda x, h: sll.argmax(x, -1, eps=h)),
+    "argmin": (lambda x: F.one_hot(x.argmin(-1), x.shape[-1]).to(x.dtype), lambda x, h: sll.argmax(-x, -1, eps=h)),
+    "max": (lambda x: F.one_hot(x.max(-1, keepdim=True)[1].squeeze(-1), x.shape[-1]).to(x.dtype),
+            lambda x, h: sll.argmax(x, -1, eps=h)),
+    "flat": (lambda x: F.one_hot(x.argmax(), x.numel()).to(x.dtype), lambda x, h: sll.argmax(x.reshape(-1), -1, eps=h)),
+    "topk": (lambda x: torch.zeros_like(x).scatter(-1, x.topk(2, -1).indices, 1.0),
+             lambda x, h: sll.topk_mask(x, 2, eps=h)),
+    "topk of the smallest": (lambda x: torch.zeros_like(x).scatter(-1, x.topk(2, -1, largest=False)[1], 1.0),
+                             lambda x, h: sll.topk_mask(-x, 2, eps=h)),
+    "topk one by one": (lambda x: F.one_hot(x.topk(2, -1).indices, x.shape[-1]).sum(-2).to(x.dtype),
+                        lambda x, h: sll.topk_mask(x, 2, eps=h)),
+    "topk unsorted": (lambda x: F.one_hot(x.topk(2, -1, sorted=False).indices, x.shape[-1]).sum(-2).to(x.dtype),
+                      lambda x, h: sll.topk_mask(x, 2, eps=h)),
+    "rank": (lambda x: x.argsort(-1).argsort(-1).to(x.dtype), lambda x, h: sll.rank(x, eps=h)),
+    "rank downwards": (lambda x: x.argsort(-1, descending=True).argsort(-1).to(x.dtype),
+                       lambda x, h: sll.rank(-x, eps=h)),
+}  # fmt: skip
+
+
+def gradient(f, x, up):
+    y = f(x)
+    assert y.shape == up.shape
+    return torch.autograd.grad(y, x, up)[0] if y.requires_grad else torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.3, 2.0, 100.0])
+@pytest.mark.parametrize("name", HOSTS)
+def test_gradients_are_those_of_the_explicit_functions(name, eps):
+    program, explicit = HOSTS[name]
+    generator = torch.Generator().manual_seed(0)
+    for n in (3, 5, 33):
+        x = torch.randn(7, n, generator=generator, dtype=torch.float64)
+        x[5] = (2 * x[5]).round()
+        x.requires_grad_()
+        up = torch.randn(explicit(x, eps).shape, generator=generator, dtype=torch.float64)
+        with sll.linearize(eps, forward="straight-through"):
+            got = gradient(program, x, up)
+        torch.testing.assert_close(got, gradient(lambda x: explicit(x, eps), x, up), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["argmax", "topk", "rank"])
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+def test_what_has_no_distance_has_no_contenders(name, special):
+    program, explicit = HOSTS[name]
+    x = torch.tensor([[0.1, special, 0.2, 0.15], [special, special, special, special], [0.1, 0.2, 0.3, 0.25]])
+    x, up = x.double().requires_grad_(), torch.arange(12.0, dtype=torch.float64).reshape(3, 4).square()
+    with sll.linearize(0.5, forward="straight-through"):
+        got = gradient(program, x, up)
+    torch.testing.assert_close(got, gradient(lambda x: explicit(x, 0.5), x, up))
+    assert got.isfinite().all() and got[2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_precision(dtype):
+    x = torch.tensor([[0.5, 0.75, 0.25]], dtype=dtype, requires_grad=True)
+    with sll.linearize(1.0, forward="straight-through"):
+        y = F.one_hot(x.argmax(-1), 3).to(dtype)
+    (g,) = torch.autograd.grad(y, x, torch.tensor([[1.0, 2.0, 6.0]], dtype=dtype))
+    assert g.dtype == dtype and g.tolist() == [[-2, -1, 3]]
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (2, 0), (3, 1), ()])
+def test_nothing_to_choose(shape):
+    x = torch.zeros(shape, requires_grad=True)
+    with sll.linearize(1.0, forward="straight-through", on_lost="error"):
+        if x.numel():
+            x.argmax(-1), x.max(-1), x.median(-1)
+        x.sort(-1), x.topk(0, -1), x.argsort(-1).argsort(-1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_all_flags_of_one_choice_are_exclusive(k):
+    """`any` over places is the sum: what moves from one place to another stays in."""
+    x = torch.tensor([0.5, 0.3, 0.45, 0.4], dtype=torch.float64, requires_grad=True)
+    (want,) = torch.autograd.grad(sll.topk_mask(x, k, eps=0.2)[2], x)
+    for flag in (lambda i: (i == 2).any(), lambda i: ~(i != 2).all(), lambda i: (i == 2).sum() > 0):
+        with sll.linearize(0.2, forward="straight-through"):
+            for index in (x.topk(k).indices, x.argsort(descending=True)[:k]):
+                (got,) = torch.autograd.grad(flag(index).double(), x)
+                torch.testing.assert_close(got, want)
+
+
+def test_flags_of_several_choices_are_not():
+    x = torch.tensor([[0.5, 0.4], [0.3, 0.2]], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(1.0, forward="straight-through"):
+        y = (x.argmax(1) == 0).all().double() + (x.argmax(1) == 1).any().double()
+    assert y == 1
+    # 1 - (1 - 0)(1 - 0) and 1 * 1: both flags count, with slopes 1 and -1 each
+    (g,) = torch.autograd.grad(y, x)
+    assert g.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["kthvalue", "median", "nanmedian"])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_one_place_of_an_order(name, keepdim):
+    x = torch.tensor([[0.1, 0.5, 0.35], [0.9, 0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    value = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+    with sll.linearize(0.2, forward="straight-through"):
+        found = x.kthvalue(2, 1, keepdim) if name == "kthvalue" else getattr(x, name)(1, keepdim)
+        middle = value[found.indices].reshape(2)
+        places = value[x.argsort(1)][:, 1]
+    assert torch.equal(middle, places)
+    for y in (middle, places):
+        (g,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        # 0.35 and 0.5 change places: slope 1/(2 eps), from 100 to 10
+        torch.testing.assert_close(g, torch.tensor([[0, 225.0, -225.0], [0, 0, 0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("index", [
+    lambda x: torch.empty(4, dtype=torch.int64).scatter_(0, x.argsort(), torch.arange(4)),
+    lambda x: x.unique(return_inverse=True)[1], lambda x: x.argsort().argsort(), lambda x: x.sort()[1].sort()[1]
+])  # fmt: skip
+def test_ranks_as_numbers_and_as_labels(index):
+    """As a number by pairs; as an index, by the place that an element takes."""
+    x = torch.tensor([0.5, 0.3, 0.35, 2.0], dtype=torch.float64, requires_grad=True)
+    value = torch.tensor([1.0, 10.0, 100.0, 0.0], dtype=torch.float64)
+    with sll.linearize(0.1, forward="straight-through"):
+        ranks = index(x)
+        number, label = ranks.double(), value[ranks]
+    assert ranks.tolist() == [2, 0, 1, 3]
+    up = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    (want,) = torch.autograd.grad(sll.rank(x, eps=0.1), x, up)
+    torch.testing.assert_close(torch.autograd.grad(number, x, up)[0], want)
+    # elements 1 and 2 trade the places 0 and 1
+    (g,) = torch.autograd.grad(label, x, up)
+    torch.testing.assert_close(g, torch.tensor([0, -45.0, 45.0, 0], dtype=torch.float64))
+
+
+def test_scores_may_be_overwritten():
+    x = torch.tensor([0.5, 0.4, 0.1], requires_grad=True)
+    with sll.linearize(1.0, forward="straight-through", on_lost="error"):
+        y = x * 1
+        best, order = y.argmax(), y.argsort().argsort()
+        y.mul_(-1)
+        out = F.one_hot(best, 3).float() + order
+    (g,) = torch.autograd.grad(out[0], x)
+    (want,) = torch.autograd.grad(sll.argmax(x, eps=1.0)[0] + sll.rank(x, eps=1.0)[0], x)
+    torch.testing.assert_close(g, want)
+
+
+# --- worked out by hand --------------------------------------------------------------------------------------------
+
+RULES = [
+    ("argmax", lambda x: T[scores(x).argmax()], 0.1, 2 * (5 - 1)),
+    ("labels", lambda x: (scores(x).argmax() * 3 + 1).double(), 0.1, 2 * (1 - 4)),
+    ("a label", lambda x: (scores(x).argmax() == 1).double(), 0.1, -2),
+    ("decided", lambda x: T[scores(x).argmax()], 0.3, 0),
+    ("sort", lambda x: T[scores(x).argsort(descending=True)][0], 0.1, 2 * (5 - 1)),
+    ("topk", lambda x: T[scores(x).topk(1).indices].sum(), 0.1, 2 * (5 - 1)),
+    ("a set does not change", lambda x: T[scores(x).topk(2).indices].sum(), 0.1, 0),
+    ("rank", lambda x: scores(x).argsort().argsort()[0].double(), 0.1, 2),
+    ("median", lambda x: T[torch.stack([x, x * 0, x * 0 + 5]).median(0).indices], 0.1, 2 * (5 - 1)),
+]
+
+
+@pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_rule(f, values, wanted):
+    worked_out(f, values, wanted)

@@ -1,0 +1,55 @@
+"""Elements that move, in every engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sll
+from oracles import grads, leaf
+
+LISTED = {
+    "permute": lambda y: y.permute([1, 0]) * 2,
+    "flip": lambda y: y.flip([0]) * 2,
+    "roll": lambda y: torch.roll(y, [1], [0]) * 2,
+    "cast": lambda y: y.permute([1, 0]).double() * 2,
+    "channels last": lambda y: y[None, None].contiguous(memory_format=torch.channels_last) * 2,
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("name", LISTED)
+def test_a_choice_moved_by_what_is_given_as_a_list(name, forward):
+    """It did not recognise itself, and the recursion had no end: einops and vector-quantize-pytorch pass lists."""
+    table = torch.arange(12.0).reshape(6, 2)
+    x = torch.linspace(-1, 1, 18).reshape(3, 6).requires_grad_()
+    with sll.linearize(1.0, forward=forward):
+        got = LISTED[name](table[x.argmax(-1)])
+        want = table[x.argmax(-1)] * 2
+    assert got.sum().item() == pytest.approx(want.sum().item())
+    assert grads(got, x)[0] == pytest.approx(grads(want, x)[0])
+
+
+TIED = {
+    "index": lambda x: torch.floor(x)[0].long(),
+    "reshape": lambda x: torch.floor(x).reshape(1, 1).long(),
+    "arithmetic": lambda x: (torch.floor(x)[0] * 3).long(),
+    "lookup": lambda x: torch.arange(20.0)[(torch.floor(x) * 3)[0].long()],
+    "comparison": lambda x: (torch.floor(x).view(1, 1) > 2.5).float(),
+    "remainder": lambda x: ((x + 1) % 4)[0] < 0.5,
+    "flip": lambda x: torch.where(torch.ceil(x).flip(0) > 3.5, 1.0, 2.0),
+    "sign": lambda x: torch.sign(x - 3).unsqueeze(0).long(),
+    "residual": lambda x: torch.remainder(
+        torch.arange(4), torch.div(256, (x + 1) % 4 + 1, rounding_mode="floor")[:, None]
+    ),
+}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("name", TIED)
+def test_a_tie_that_was_moved_shows_its_hard_side(name, forward):
+    """In "linear" it showed the other one."""
+    x = leaf(3.0)
+    with sll.linearize(0.01, forward=forward):
+        got = TIED[name](x)
+    assert torch.equal(got, TIED[name](x))

@@ -1,0 +1,1 @@
+"""The region at work: a file for each file of `_mode`."""

@@ -1,0 +1,145 @@
+"""A region around functions, methods, generators and async functions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+
+import pytest
+import torch
+
+import sll
+from oracles import grads, leaf, slope
+
+
+def test_athrow_reaches_the_async_generator():
+    log = []
+
+    @sll.enable(eps=0.5)
+    async def stream():
+        x = leaf(0.0)
+        try:
+            yield 1
+        except KeyError:
+            log.append("caught")
+            yield grads(torch.sign(x), x)
+        finally:
+            log.append(grads(torch.sign(x), x))
+
+    async def main():
+        g = stream()
+        assert await g.__anext__() == 1
+        assert await g.athrow(KeyError()) == [2.0]
+        await g.aclose()
+
+    asyncio.run(main())
+    assert log == ["caught", [2.0]]
+
+
+def test_decorators_keep_the_face_of_a_function():
+    def f(x, *, k: int = 2):
+        """Doc."""
+        return torch.sign(x)
+
+    for g in (sll.enable(f), sll.enable(eps=0.5)(f), sll.linearize(0.5)(f)):
+        assert g.__name__ == "f" and g.__doc__ == "Doc." and inspect.signature(g) == inspect.signature(f)
+    x = torch.zeros(1, requires_grad=True)
+    assert torch.autograd.grad(sll.enable(f)(x).sum(), x)[0].item() == pytest.approx(1000)
+    assert torch.autograd.grad(sll.enable(eps=0.5)(f)(x).sum(), x)[0].item() == 2.0
+
+
+def test_decorated_methods():
+    class Model(torch.nn.Module):
+        @sll.enable(eps=0.5)
+        def forward(self, x):
+            return torch.sign(x)
+
+        @staticmethod
+        @sll.enable(eps=0.25)
+        def static(x):
+            return torch.sign(x)
+
+        @sll.enable(eps=0.125)
+        @classmethod
+        def cls(cls, x):
+            return torch.sign(x)
+
+    x = torch.zeros(1, requires_grad=True)
+    m = Model()
+    assert [torch.autograd.grad(f(x).sum(), x)[0].item() for f in (m, m.static, m.cls)] == [2, 4, 8]
+
+
+def test_generator_is_in_the_region_only_while_it_runs():
+    log = []
+
+    @sll.enable(eps=0.5)
+    def steps():
+        x = torch.tensor([0.1], requires_grad=True)
+        m = x > 0
+        try:
+            got = yield m
+            log.append((got, slope()))
+            yield torch.autograd.grad(m.float(), x)[0].item()  # m carried its decision across the yield
+        except KeyError:
+            log.append("thrown")
+            yield slope()
+        return "done"
+
+    g = steps()
+    m = next(g)
+    assert slope() == 0 and not hasattr(m, "_sll")
+    assert g.send("sent") == pytest.approx(1)
+    assert log == [("sent", 2.0)]
+    assert slope() == 0
+    assert g.throw(KeyError) == 2.0
+    with pytest.raises(StopIteration, match="done"):
+        next(g)
+    closed = []
+
+    @sll.enable(eps=0.5)
+    def closing():
+        try:
+            yield 1
+        finally:
+            closed.append(slope())
+
+    g = closing()
+    next(g)
+    g.close()
+    assert closed == [2.0]
+
+
+def test_async_functions_keep_their_region_to_themselves():
+    seen = {}
+
+    @sll.enable(eps=0.5)
+    async def wide():
+        for _ in range(3):
+            seen.setdefault("wide", []).append(slope())
+            await asyncio.sleep(0)
+        return slope()
+
+    @sll.enable(eps=0.25)
+    async def narrow():
+        for _ in range(3):
+            seen.setdefault("narrow", []).append(slope())
+            await asyncio.sleep(0)
+
+    async def plain():
+        for _ in range(3):
+            seen.setdefault("plain", []).append(slope())
+            await asyncio.sleep(0)
+
+    @sll.enable(eps=0.125)
+    async def stream():
+        for _ in range(2):
+            got = yield slope()
+            assert got is None
+
+    async def main():
+        result, *_ = await asyncio.gather(wide(), narrow(), plain())
+        assert result == 2.0
+        return [item async for item in stream()]
+
+    assert asyncio.run(main()) == [8.0, 8.0]
+    assert seen == {"wide": [2.0] * 3, "narrow": [4.0] * 3, "plain": [0.0] * 3}

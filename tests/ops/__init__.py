@@ -1,0 +1,1 @@
+"""Kernels and facts: a file for each file of `_ops`."""

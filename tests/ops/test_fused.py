@@ -1,0 +1,173 @@
+"""The loops of numba against stock ops: values, layouts, threads and processes."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sll
+from oracles import INTS, ulps
+from sll._ops import fused, ramp
+from steps import HARD, JUMPS, QUANTIZERS, edges
+
+pytestmark = pytest.mark.usefixtures("loops_everywhere")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("jump", JUMPS + QUANTIZERS, ids=str)
+@pytest.mark.parametrize("many", [1, 2])
+def test_loops_compute_what_stock_ops_compute(jump, eps, dtype, many, monkeypatch):
+    monkeypatch.setattr(fused, "PARALLEL", 0 if many > 1 else 1 << 60)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(many)
+    try:
+        x = edges(dtype, eps)
+        for threshold in (0.0, 0.5) if jump.kind == "boundary" else (0.0,):
+            constants = jump.constants if jump.kind == "quantize" else ()
+            if jump.kind == "boundary":
+                constants = (threshold, *jump.constants)
+            for linear in (True, False):
+                value, inside = ramp._step(x.clone(), threshold, jump, eps, linear)
+                got, mask = fused.step(jump.kind, x, constants, eps, linear)
+                assert torch.equal(mask, inside)
+                assert ulps(got, value).max() <= (1 if linear else 0)
+                if not linear and jump.kind in HARD:  # the sign of zero, too
+                    assert torch.equal(got.view(INTS[dtype]), HARD[jump.kind](x).view(INTS[dtype]))
+            g = torch.where(inside, torch.randn_like(x), math.inf)
+            slope = 3.7
+            assert torch.equal(fused.scale(g, inside, slope), torch.where(inside, g * slope, 0))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), max_size=4),
+    st.permutations(range(5)),
+    st.sampled_from(["plain", "strided", "expanded", "offset"]),
+    st.sampled_from([torch.sign, torch.round, torch.floor, lambda x: (x > 0.3).to(x.dtype)]),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_layouts(shape, order, how, f, dtype):
+    x = torch.randn(shape, dtype=dtype)
+    if how == "strided" and shape:
+        x = torch.randn([2 * shape[0] + 1, *shape[1:]], dtype=dtype)[1::2]
+    elif how == "expanded":
+        x = torch.randn([1, *shape], dtype=dtype).expand(3, *shape)
+    elif how == "offset":
+        x = torch.randn(x.numel() + 3, dtype=dtype)[3:].reshape(shape)
+    x = x.permute([i for i in order if i < x.dim()]) if x.dim() else x
+    x = x.detach().requires_grad_()
+    g = torch.randn(x.shape, dtype=dtype).mT if x.dim() > 1 and x.shape[-1] == x.shape[-2] else torch.randn_like(x)
+    results = []
+    for least in (1, 1 << 60):
+        fused.LEAST = least
+        with sll.linearize(0.2):
+            y = f(x)
+        results.append((y.detach(), *torch.autograd.grad(y, x, g)))
+    (y, dx), (y2, dx2) = results
+    hard = f(x.detach())
+    for i, size in enumerate(y.shape):  # (a step along a dimension of one is no step)
+        assert size < 2 or not y.numel() or y.stride(i) == y2.stride(i) == hard.stride(i)
+    torch.testing.assert_close(y, y2, rtol=1e-6, atol=1e-7)
+    assert torch.equal(dx, dx2)
+
+
+INT8 = torch.int8
+
+
+def test_tensors_can_be_resized_afterwards():
+    x = torch.randn(5000, requires_grad=True)
+    with sll.linearize(0.1):
+        y = torch.round(x)
+    y.sum().backward()
+    for t in (x.detach(), y.detach(), x.grad):
+        assert t.untyped_storage().resizable()
+
+
+def test_another_default_device(monkeypatch):
+    monkeypatch.setattr(fused, "LEAST", 4096)
+    for n in (8, 5000):
+        x = torch.randn(n, requires_grad=True)
+        one = torch.ones(n)
+        with torch.device("meta"), sll.linearize(0.1):
+            for y in (
+                torch.sign(x),
+                (x > 0).float(),
+                torch.where(x > 0, one, 0.0),
+                x.round().clamp(-2, 2).to(INT8).float(),
+            ):
+                assert y.device.type == "cpu"
+                torch.autograd.grad(y.sum(), x)
+
+
+def test_numba_that_does_not_work(monkeypatch):
+    fused.available.cache_clear()
+    monkeypatch.setitem(sys.modules, "sll._ops.loops", None)  # an import raises
+    monkeypatch.delattr(sll._ops, "loops", raising=False)
+    try:
+        x = torch.randn(5000, requires_grad=True)
+        assert not fused.available()
+        torch.autograd.grad(sll.sign(x, 0.1).sum(), x)
+    finally:
+        fused.available.cache_clear()
+
+
+# --- threads and processes -----------------------------------------------------------------------------------------
+
+
+def test_threads(monkeypatch):
+    monkeypatch.setattr(fused, "PARALLEL", 0)
+    x = torch.linspace(-2, 2, 100_003)
+    want = fused.step("round", x, (), 0.1, True)
+    failed = []
+
+    def work():
+        for _ in range(30):
+            value, mask = fused.step("round", x, (), 0.1, True)
+            if not torch.equal(value, want[0]) or not torch.equal(mask, want[1]):
+                failed.append(value)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        workers = [threading.Thread(target=work) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        torch.set_num_threads(threads)
+    assert not failed
+
+
+def _in_child(results):
+    torch.set_num_threads(2)
+    results.put(float(fused.step("round", torch.linspace(-2, 2, 1000), (), 0.1, True)[0].sum()))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_uses_no_threads_of_its_parent(monkeypatch):
+    monkeypatch.setattr(fused, "PARALLEL", 0)
+    fork = multiprocessing.get_context("fork")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        want = float(fused.step("round", torch.linspace(-2, 2, 1000), (), 0.1, True)[0].sum())
+        results = fork.Queue()
+        child = fork.Process(target=_in_child, args=(results,))
+        child.start()
+        assert results.get(timeout=60) == want
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        torch.set_num_threads(threads)

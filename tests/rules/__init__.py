@@ -1,0 +1,1 @@
+"""What is known about torch functions: a file for each file of `_rules`."""
