@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import compute_dtype
 from ..._ops.env import compiling
 from ..._ops.order import Order, close, first_k, traced
 from ..._ops.order import constant as every
@@ -274,9 +273,7 @@ def compared_with_sorted(region: Region, op: str, func: Callable[..., Any], args
 def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: float | Width) -> Tensor:
     """Offsets of being among the first `k`: the weights of `sll.topk_mask`, minus 1/2."""
     dim = None if value.source.dim() == 1 else value.dim
-    rows = (x.reshape(-1) if dim is None else x.movedim(dim, -1)).to(compute_dtype(x.dtype))
-    rows = torch.where(rows.isnan(), float("inf"), rows)
-    rows = rows if value.largest else -rows
+    rows = _scores(x.reshape(-1) if dim is None else x, -1 if dim is None else dim, value.largest)
     rows, half = in_units(rows, eps, lambda _: sample(x - threshold), lambda z: around(z, k))
     weights = first_k(rows, k, half)[0] if 0 < k < value.n else every(float(k > 0), rows)
     watch = watch_of(eps)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._ops.bits import pick
 from ..._ops.blend import blend
 from ..._ops.env import compiling, infinite, readable
-from ..._rules.index import NAMED, names_of, op_name
+from ..._rules.index import NAMED, op_name
 from ..interface import Func, Region
 from .carriers import Outcomes, attach, carrier, constant, is_constant, known_constant, outcomes
 from .decisions import Decision
@@ -123,11 +123,11 @@ def _folded(region: Region, func: Func, *operands: Any) -> Tensor | None:
         return constant(if_false, mask)
     if if_false:
         return region.call(torch.logical_not, mask)  # type: ignore[no-any-return]
-    return attach(region, original(torch.clone, mask), carrier(mask))  # (the program may write to the mask itself)
+    return mask  # type: ignore[no-any-return]
 
 
 _LOGIC: dict[str, Any] = {name: getattr(operator, f"__{op}__") for op in ("and", "or", "xor") for name in NAMED[op]}
-_LOGIC |= dict.fromkeys(NAMED["not"], operator.not_) | dict.fromkeys(names_of("copies"), bool)
+_LOGIC |= dict.fromkeys(NAMED["not"], operator.not_)
 
 
 def _guarded(func: Func, args: tuple[Any, ...]) -> bool:
