@@ -13,7 +13,8 @@ import torch
 new = pytest.mark.skipif(torch.__version__ < (2, 10), reason="its torch.utils.checkpoint imports sympy")
 
 PROGRAM = """
-import json, sys, time
+import gc, json, sys, time
+gc.disable()  # (by chance one import or the other has to look through all that torch made)
 start = time.process_time()
 import torch
 before, between = set(sys.modules), time.process_time()
@@ -31,7 +32,7 @@ print(json.dumps({"share": share, "brought": brought, "flips": flips, "command":
 
 @pytest.fixture(scope="module")
 def imports(tmp_path_factory):
-    """Fresh processes; the first one writes the bytecode that an installation has."""
+    """Fresh processes; the first one writes the bytecode that an installation has, and is not timed."""
     cache = str(tmp_path_factory.mktemp("bytecode"))
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
     runs = [
@@ -43,10 +44,10 @@ def imports(tmp_path_factory):
 
 @new
 def test_it_takes_little_beside_torch(imports):
-    """About 6 %: 60 to 80 ms of CPU, as fast as the machine is at the moment, which torch's own import tells. That is
-    two of the three engines; flips are imported when a region wants them.
+    """About 4 %, 30 to 45 ms of CPU, as fast as the machine is now, which torch's own import tells. That is two
+    of the three engines; flips are imported when a region wants them.
     """
-    assert min(found["share"] for found in imports) < 0.08
+    assert min(found["share"] for found in imports[1:]) < 0.08
 
 
 def test_flips_are_not_imported_before_they_are_wanted(imports):

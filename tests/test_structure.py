@@ -148,6 +148,8 @@ ELSEWHERE = {
     "_carry/outcomes/orders.py": "carry/test_choices.py",
     "_carry/outcomes/passed.py": "carry/test_passed.py",
     "_carry/outcomes/reductions.py": "test_box_oracle.py",
+    "_carry/shadows/orders.py": "carry/shadows/test_choices.py",
+    "_carry/shadows/picked.py": "carry/shadows/test_choices.py",
     "_carry/shadows/quotients.py": "carry/test_quotients.py",
     "_carry/shadows/shadow.py": "carry/shadows/test_local.py",
     "_carry/shadows/shape.py": "carry/shadows/test_local.py",

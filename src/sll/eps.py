@@ -201,22 +201,22 @@ class Auto:
         return min(max(self.WINDOW, float(least)), float(most))
 
     def at_once(self, kind: Kind, limit: float, sample: Callable[[], Any]) -> float | None:
-        """`half_width`, where NumPy has the sample of distances: in a fraction of the time. None for a choice."""
+        """`half_width`, where NumPy has the sample of distances: in a fraction of the time."""
         if limit < math.inf and kind in ("step", "remainder"):
             return limit / 2 if kind == "remainder" else limit
-        if kind == "choice":
-            return None
         d = abs(sample())
         d.sort()
         ties, end = 0, d.size
         if not end:
-            return self.WINDOW
+            return self.CHOICES if kind == "choice" else self.WINDOW
         if not (d[0] > 0 and d[-1] < math.inf):
             ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
-            return self.WINDOW
+            return self.CHOICES if kind == "choice" else self.WINDOW
         # (a little wider, as in `_quantile`)
+        if kind == "choice":
+            return self.CHOICES * d.item(ties + max(math.ceil(many * 0.5 - 1e-6) - 1, 0)) * _WIDER  # type: ignore[no-any-return]
         least = d.item(ties + max(math.ceil(many * self.LEAST - 1e-6) - 1, 0)) * _WIDER
         most = d.item(ties + max(math.ceil(many * self.MOST - 1e-6) - 1, 0)) * _WIDER
         return min(max(self.WINDOW, least), most)  # type: ignore[no-any-return]

@@ -47,6 +47,8 @@ def hooked() -> bool:
 class Region(AbstractContextManager[Any], Protocol):
     """What is entered again."""
 
+    selects: bool
+
     def policies(self) -> list[Any]:
         """What chooses its widths."""
 
@@ -80,6 +82,7 @@ class Again:
                 if found is not None and "_sll" not in x.__dict__:
                     x._sll = (found[0], x._version)
                     entered.adopt(x)
+                    entered.selects = True  # (it may be what a mask has selected)
             return self.function(*args)
 
 

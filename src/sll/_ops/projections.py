@@ -2,66 +2,262 @@
 
 On the set of the *contenders*, those with a share strictly between 0 and 1, the Euclidean projection on the (capped)
 simplex is ``(x - mean(x)) / eps`` and a constant (see `order`). So its gradient is ``(g - mean(g)) / eps`` there, and
-0 elsewhere: no more than the set has to be known, and that not before backward.
+0 elsewhere: no more than the set and the width have to be known, and that not before backward.
+
+Few numbers are looked at with NumPy, where it is installed: its calls take a fraction of the time of torch's.
 """
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .apply import run
 from .band import hard_forward
 from .order import first_k
+from .samples import SAMPLE, from_last, leads, pairs, sample
 
-__all__ = ["chosen", "chosen_anywhere", "contenders"]
+try:
+    import numpy
+except ImportError:  # it is optional, as it is for torch
+    np: Any = None
+else:
+    np = numpy
+
+__all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "np", "rows_of"]
+
+FEW, SMALL = 4096, 2**15
+"""Numbers, up to which NumPy computes, and up to which sorting takes less time than several rounds of calls."""
+
+Half: TypeAlias = "float | Tensor | Callable[[Callable[[], Any]], float | Tensor]"
+"""A half-width, or what finds it, given a function that computes a sample of distances."""
+
+
+def rows_of(x: Tensor, dim: int | None, largest: bool, ordered: bool = False) -> Tensor:
+    """The scores in the dtype of distances, the dimension last, what is chosen the largest.
+
+    `ordered`: NaN is the largest number, in whatever direction.
+    """
+    if dim is None or x.dim() == 0:
+        x = x.reshape(-1)
+    elif dim not in (-1, x.dim() - 1):
+        x = x.movedim(dim, -1)
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    x = x.nan_to_num(torch.inf, torch.inf, -torch.inf) if ordered else x
+    return x if largest else -x
+
+
+class Projection:
+    """The first `k` of the rows of scores; see `rows_of`. Rows with NaN have no contenders, if it is not `ordered`."""
+
+    __slots__ = ("dim", "half", "k", "largest", "ordered")
+
+    def __init__(self, k: int, dim: int | None, largest: bool, half: Half, ordered: bool = False) -> None:
+        self.k, self.dim, self.largest, self.half, self.ordered = k, dim, largest, half, ordered
+
+    def along(self, at: int, scores: Tensor, g: Tensor, factor: Tensor) -> Tensor:
+        """The same for `g` of shares, times a factor, that have their dimension elsewhere."""
+        g = g * factor
+        return self.gradient(scores, g if at in (-1, g.dim() - 1) else g.movedim(at, -1))
+
+    def rows_read(self, scores: Tensor, g: Tensor, table: Tensor) -> Tensor:
+        """For `g` of the rows of a table that were chosen."""
+        n = table.shape[0]
+        if table.dim() != 2:
+            table = table.reshape(n, -1)
+        return self.gradient(scores, g.reshape(-1, table.shape[1]).to(table.dtype) @ table.t())
+
+    def gradient(self, scores: Tensor, g: Tensor) -> Tensor:
+        """Of the scores, for `g` of the shares, which have the dimension last."""
+        rows = rows_of(scores, self.dim, self.largest, self.ordered)
+        g = g if g.shape == rows.shape else g.reshape(rows.shape)
+        g = g if g.dtype is rows.dtype else g.to(rows.dtype)
+        few = rows.numel() <= FEW and self.k < rows.shape[-1]
+        found = self._of_few(rows, g) if few and np is not None and rows.device.type == "cpu" else None
+        if found is None:
+            half = self.half(lambda: distances_of(rows, self.k, self.ordered)) if callable(self.half) else self.half
+            found = _centred(g, _contenders(rows, self.k, half), half if self.largest else -half)
+        if self.dim is None or scores.dim() < 2:
+            found = found.reshape(scores.shape)
+        elif self.dim not in (-1, scores.dim() - 1):
+            found = found.movedim(-1, self.dim)
+        return found if found.dtype is scores.dtype else found.to(scores.dtype)
+
+    def _of_few(self, rows: Tensor, g: Tensor) -> Tensor | None:
+        """With NumPy; None if somebody differentiates `g`, or has many of them at once."""
+        try:
+            given = g.numpy()
+        except RuntimeError:
+            return None
+        with np.errstate(all="ignore"):
+            k, n = self.k, rows.shape[-1]
+            costs = -rows.numpy().reshape(-1, n)
+            ordered = costs.copy()
+            ordered.sort()
+            half = self.half(lambda: _distances(costs, ordered, k, self.ordered)) if callable(self.half) else self.half
+            if isinstance(half, Tensor):
+                return None
+            if k == 1:
+                inside = _cheapest(costs, ordered, half)
+            else:
+                inside = (_one_by_one if len(costs) <= 4 else _around_last)(costs, k, half, ordered)
+            ones, inside = _ones(n, costs.dtype), inside.astype(costs.dtype, copy=False)
+            found = given.reshape(-1, n) * inside
+            found -= inside * ((found @ ones) / np.maximum(inside @ ones, 1))[:, None]
+            found /= half if self.largest else -half
+        return torch.from_numpy(found.reshape(given.shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(n: int, dtype: Any) -> Any:
+    return np.ones(n, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _averages(n: int, dtype: Any) -> Any:
+    """(n, n): row `j` takes the mean of the first ``j + 1``."""
+    return (np.tri(n) / np.arange(1, n + 1)[:, None]).astype(dtype)
+
+
+def distances_of(rows: Tensor, k: int, subset: bool) -> Tensor:
+    """What a policy is shown: how far choices of one, or of a `subset`, are from another."""
+    if not subset:
+        return leads(rows)
+    return from_last(rows, k) if k < rows.shape[-1] else pairs(rows)
+
+
+def _distances(costs: Any, ordered: Any, k: int, subset: bool) -> Any:
+    """The same of sorted arrays."""
+    if not subset:
+        return ordered[:, 1] - ordered[:, 0]
+    found = (costs - (ordered[:, k - 1 : k] + ordered[:, k : k + 1]) / 2).reshape(-1)
+    return found if found.size <= SAMPLE else sample(torch.from_numpy(found)).numpy()
 
 
 class _Chosen(torch.autograd.Function):
-    """Ones at `index`, with the gradient of the projection on ``{0 <= m <= 1, sum m = k}``."""
+    """``make()``, or `out` if that is None, decided among scores."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-        ctx.save_for_backward(rows, index)
-        ctx.half = half
-        return rows.new_zeros(rows.shape).scatter_(-1, index, 1.0)
+    def forward(ctx: Any, scores: Tensor, out: Tensor | None, make: Any, back: Any, *more: Tensor) -> Tensor:
+        ctx.save_for_backward(scores, *more)
+        ctx.back = back
+        return out.clone() if make is None else make()  # type: ignore[union-attr]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        rows, index = ctx.saved_tensors
-        rows = rows.detach()
-        one = index.shape[-1] == 1
-        inside = _best_contenders(rows, ctx.half) if one else _set_contenders(rows, index, ctx.half)
-        if inside is None:
-            return (g - g.mean(-1, keepdim=True)).div_(ctx.half), None, None
-        return _centred(g, inside).div_(ctx.half), None, None
+        scores, *more = ctx.saved_tensors
+        own = g if ctx.needs_input_grad[1] else None
+        return ctx.back(scores.detach(), g, *more), own, None, None, *(None for _ in more)
 
 
-def _centred(g: Tensor, inside: Tensor) -> Tensor:
-    """Less its mean over the rows of `inside`, which is 1 for contenders and 0 for all others; zero there."""
+_apply = super(torch.autograd.Function, _Chosen).apply  # without the detour through `inspect`, see `apply.run`
+
+
+def decided(
+    back: Callable[..., Tensor],
+    scores: Tensor,
+    make: Callable[[], Tensor] | None,
+    *more: Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``make()``, or the value of `out`, which gets the gradient too; nobody else has either. It was decided among the
+    scores, which get the gradient ``back(scores, g, *more)``. Nobody may write to them, or to `more`. Only where plain
+    autograd is all there is.
+    """
+    if make is None and out is not None and not out.requires_grad and not out._is_view():
+        hard, out = out, None
+        make = lambda: hard
+    return _apply(scores, out, make, back, *more)  # type: ignore[no-any-return, no-untyped-call]
+
+
+# --- contenders: of few numbers, in arrays of costs, the least of which is chosen ---
+
+
+def _cheapest(costs: Any, ordered: Any, half: float) -> Any:
+    """Mask of the support of ``sparsemax(-costs / half)``: what is below the threshold at which ``sum relu(tau -
+    costs)`` is `half`. With the first `j` alone that is their mean plus ``half / j``; the least of these is it.
+    """
+    n, first = costs.shape[-1], ordered[:, :1]
+    above = np.minimum(ordered - first, _FAR)
+    if n <= 64:  # a product with a small matrix is faster than sums along short rows
+        averages = _averages(n, costs.dtype)
+        total = averages @ above.T + half * averages[:, :1]
+    else:
+        total = ((np.add.accumulate(above, -1) + half) / np.arange(1, n + 1)).T
+    return costs - first < np.minimum.reduce(total)[:, None]
+
+
+_FAR = 1e30
+
+
+def _one_by_one(costs: Any, k: int, half: float, ordered: Any) -> Any:
+    """The same for the first `k` of few rows, from corner to corner."""
+    inside = np.zeros(costs.shape, dtype=bool)
+    for row, line, mask in zip(costs, ordered.tolist(), inside):
+        a, b = _interval(line, k, half)
+        if b - a > 1 and math.isfinite(line[a]):
+            mask[:] = (row >= line[a]) & (row <= line[b - 1])
+    return inside
+
+
+def _interval(costs: list[float], k: int, half: float) -> tuple[int, int]:
+    """Which of sorted costs have a share strictly between 0 and 1 at the threshold at which all shares, ``clamp((tau -
+    cost) / half, 0, 1)``, add up to `k`. It is sought from the cost of the first that is out.
+    """
+    tau, n = costs[k], len(costs)
+    a, b = bisect.bisect_right(costs, tau - half), k
+    missing = (k - a) * half - sum([tau - cost for cost in costs[a:k]])
+    while missing > 0:
+        full, begins = costs[a] + half if a < b else math.inf, costs[b] if b < n else math.inf
+        corner = begins if begins < full else full
+        if missing <= (b - a) * (corner - tau):
+            break
+        missing, tau = missing - (b - a) * (corner - tau), corner
+        a, b = (a, b + 1) if begins <= full else (a + 1, b)
+    return a, b
+
+
+# --- of many ---
+
+
+def _centred(g: Tensor, inside: Tensor, half: Any) -> Tensor:
+    """Less its mean over the rows of `inside` (ones there), in units of `half`; zero elsewhere."""
     g = g * inside
-    return torch.addcmul(g, inside, g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp_(min=1), value=-1)
+    mean = g.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp_(min=1)
+    return torch.addcmul(g, inside, mean, value=-1).div_(half)
 
 
-def _best_contenders(rows: Tensor, half: float | Tensor) -> Tensor | None:
-    """Ones in the support of ``sparsemax(rows / half)``; None if it is everything.
+def _contenders(rows: Tensor, k: int, half: Any) -> Tensor:
+    """Ones for what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
+    if k > 1:
+        return _around_last(-rows, k, half)  # type: ignore[no-any-return]
+    return _above_threshold(rows, half) if rows.numel() <= SMALL else _by_rounds(rows, half)
 
-    The threshold `tau` at which ``sum relu(z - tau)`` is 1, by Newton's method from below: the sum is convex, so that
-    the support only shrinks, and is found when its size stays (Michelot's algorithm). Each round is a handful of
-    kernels, and there are few. Nothing is nearer than `half` to infinity or NaN: such rows have no contenders.
+
+def _above_threshold(rows: Tensor, half: Any) -> Tensor:
+    """As `_cheapest`."""
+    if np is None or rows.device.type != "cpu":
+        ordered = rows.neg().sort(-1).values
+    else:
+        ordered = torch.from_numpy(np.sort(-rows.numpy()))
+    first = ordered[..., :1]
+    total = (ordered - first).cumsum(-1).add_(half)
+    total /= torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
+    return (rows + first + total.amin(-1, keepdim=True) > 0).to(rows.dtype)
+
+
+def _by_rounds(rows: Tensor, half: Any) -> Tensor:
+    """The same by Newton's method from below: ``sum relu`` is convex, so that the support only shrinks, and is found
+    when its size stays (Michelot's algorithm). Each round is a handful of kernels, and there are few.
     """
     best = rows.amax(-1, keepdim=True)
-    z = rows - best
-    spread = (z.mean(-1, keepdim=True) - z.amin(-1, keepdim=True)) * rows.shape[-1]
-    if bool((spread < half).all()):
-        return None
-    z.div_(half)
-    if z.numel() <= SMALL:
-        return (z > _threshold(z)).to(z.dtype)
-    if not math.isfinite(best.sum().item()):
+    z = (rows - best).div_(half)
+    if not bool(best.isfinite().all()):
         z = torch.where(best.isfinite(), z, -torch.inf)
     tau: Tensor = torch.full_like(best, -1)
     known = torch.zeros_like(best)
@@ -75,48 +271,38 @@ def _best_contenders(rows: Tensor, half: float | Tensor) -> Tensor | None:
     return above
 
 
-SMALL = 4096
-"""Up to so many numbers sorting takes less time than the calls of several rounds."""
-
-
-def _threshold(z: Tensor) -> Tensor:
-    """The same by sorting."""
-    best = z.sort(-1, descending=True).values
-    total = best.cumsum(-1) - 1
-    count = torch.arange(1, z.shape[-1] + 1, device=z.device)
-    size = (best * count > total).sum(-1, keepdim=True).clamp_(min=1)
-    return total.gather(-1, size - 1) / size
-
-
-def _set_contenders(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-    """Ones where the projection of ``rows / half`` on ``{0 <= m <= 1, sum m = k}`` is strictly between 0 and 1. The
-    first `k` are at `index`.
+def _around_last(costs: Any, k: int, half: Any, ordered: Any = None) -> Any:
+    """Ones for the contenders of the projection of ``-costs / half`` on ``{0 <= m <= 1, sum m = k}``, in an array or in
+    a tensor.
 
     In units of `half` from the last that is in, the threshold at which ``sum clamp(z - tau, 0, 1)`` is `k` lies between
     -1 and the first that is out: Newton's method, kept between bounds.
     """
-    k = index.shape[-1]
-    if k == rows.shape[-1]:
-        return torch.zeros_like(rows)
-    last = rows.gather(-1, index).amin(-1, keepdim=True)
-    high = (rows.scatter(-1, index, -torch.inf).amax(-1, keepdim=True) - last) / half
-    z, low = (rows - last).div_(half), torch.full_like(last, -1)
-    open_ = high > low
+    if k >= costs.shape[-1]:
+        return costs * 0
+    numbers: Any = torch if type(costs) is Tensor else np
+    ordered = costs.topk(k + 1, -1, largest=False).values if ordered is None else ordered
+    last, first = ordered[..., k - 1 : k], ordered[..., k : k + 1]
+    z, high = (last - costs) / half, ((last - first) / half)[..., 0]
+    open_, low = high > -1, high * 0 - 1
     if not bool(open_.all()):  # rows in which nobody is near, NaN and infinity
-        z, high = torch.where(open_, z, torch.where(z < 0, -2.0, 2.0)), torch.where(open_, high, 0)
-    tau = (low + high) / 2
-    slack = 8 * k * torch.finfo(rows.dtype).eps
-    share, whole = torch.empty_like(z), torch.empty_like(z)
+        z = numbers.where(open_[..., None], z, numbers.where(z < 0, -2.0, 2.0))
+        low, high = numbers.where(open_, low, -1.0), numbers.where(open_, high, 0.0)
+    tau, ones = (low + high) / 2, numbers.ones_like(z.reshape(-1, z.shape[-1])[0])
+    slack = 8 * k * numbers.finfo(costs.dtype).eps
+    share, whole = numbers.empty_like(z), numbers.empty_like(z)  # (memory asked for anew costs more than a step)
     for _ in range(50):
-        excess = torch.sub(z, tau, out=share).clamp_(0, 1).sum(-1, keepdim=True) - k
-        torch.floor(share, out=whole)
-        inside = share.sign_().sub_(whole)
-        if bool((excess.abs() <= slack).logical_or_(~open_).all()):
+        numbers.subtract(z, tau[..., None], out=share)
+        excess = numbers.clip(share, 0, 1, out=share) @ ones - k
+        numbers.floor(share, out=whole)
+        inside = numbers.subtract(numbers.sign(share, out=share), whole, out=share)
+        if bool(((abs(excess) <= slack) | ~open_).all()):
             break
-        low, high = torch.where(excess > 0, tau, low), torch.where(excess > 0, high, tau)
-        step = tau + excess / inside.sum(-1, keepdim=True)
-        tau = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
-    return inside * open_
+        higher = excess > 0
+        low, high = numbers.where(higher, tau, low), numbers.where(higher, high, tau)
+        step = tau + excess / (inside @ ones)
+        tau = numbers.where((step >= low) & (step <= high), step, (low + high) / 2)
+    return inside * open_[..., None]
 
 
 def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
@@ -128,13 +314,8 @@ def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
     return (weights > 0) & (weights < 1)
 
 
-def chosen(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-    """k-hot (…, n) at `index` (…, k). Nobody may write to `rows` before backward."""
-    return run(_Chosen, rows, index, half)
-
-
 def chosen_anywhere(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-    """The same in what every transform and compiler knows."""
+    """k-hot (…, n) at `index` (…, k), in what every transform and compiler knows."""
     hot = torch.zeros_like(rows).scatter(-1, index, 1.0)
     inside = contenders(rows.detach(), index.shape[-1], half)
-    return hard_forward(hot, _centred(torch.where(inside, rows, 0), inside.to(rows.dtype)) / half)
+    return hard_forward(hot, _centred(torch.where(inside, rows, 0), inside.to(rows.dtype), half))

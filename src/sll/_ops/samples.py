@@ -76,10 +76,23 @@ def pairs(z: Tensor) -> Tensor:
         return z.new_zeros(1)
     rows = sample_rows(z, 128)
     per_row = max(1, min(n * (n - 1) // 2, SAMPLE // max(rows.shape[0], 1)))
-    k = torch.arange(per_row, device=z.device)
-    first = (k * 0.6180339887498949 * n).long() % n
-    apart = 1 + (k * 0.7548776662466927 * (n - 1)).long() % (n - 1)
-    return (rows[:, first] - rows[:, (first + apart) % n]).reshape(-1)
+    again = not (compiling() or type(n) is not int or dispatched())
+    first, second = (_two_once if again else _two)(per_row, n, z.device)
+    if again and numpy_is_there() and z.device.type == "cpu" and type(z) is Tensor and z.dim() == 1:
+        row = z.detach().numpy()  # a fraction of the time
+        return torch.from_numpy(row[first.numpy()] - row[second.numpy()])
+    return (rows.index_select(-1, first) - rows.index_select(-1, second)).reshape(-1)
+
+
+def _two(many: int, of: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`many` pairs of places among `of`."""
+    k = torch.arange(many, device=device)
+    first = (k * 0.6180339887498949 * of).long() % of
+    apart = 1 + (k * 0.7548776662466927 * (of - 1)).long() % (of - 1)
+    return first, (first + apart) % of
+
+
+_two_once = functools.lru_cache(maxsize=64)(_two)
 
 
 def lead(z: Tensor) -> Tensor:

@@ -10,13 +10,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.env import tracked
-from ..._ops.surrogates import alias, follow, kept, ramp, simple
+from ..._ops.surrogates import alias, follow, fresh, kept, ramp, simple
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
-from .elementwise import elementwise, to_float
-from .shadow import Shadow, Whole, carried, carry
-from .sources import half_at, to_integer_but_zero, wide
+from .elementwise import elementwise
+from .shadow import Shadow, Whole, carried, carry, mark, quick_shadow, shadow
+from .sources import FULL, half_at, to_integer_but_zero, wide
+
+FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+TYPES = {**FLOATS, "long": torch.int64, "int": torch.int32}
+
+
+def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of an ordinary float to integers; of a mask or an integer whose shadow is the same number for number."""
+    x = args[0]
+    to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
+    if x.requires_grad and to in INTEGERS and x.dtype in FULL and simple(x) and region.linearizes("cast"):
+        return _decided(region, x, func(*args))
+    own = quick_shadow(x)
+    if own is None:
+        return NotImplemented
+    if to is own.exact:
+        return own.make()
+    if args[0].dtype == torch.bool and to in INTEGERS[:2]:
+        return mark(region, func(*args), Shadow(lambda: fresh(own.value()), lambda n: 1 - n, own.exact))
+    return NotImplemented
+
+
+def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``mask.float()``, ``mask.to(dtype)``: the shadow, where it is the same number for number."""
+    own = shadow(args[0])
+    if own is not None and own.exact is not None and not kwargs:
+        to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
+        if to is own.exact and torch.is_grad_enabled():
+            return own.make()
+    return elementwise(region, func, args, kwargs)
 
 
 def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -32,6 +62,12 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return elementwise(region, func, args, kwargs) if isinstance(whole, Whole) else out
     if not tracked(x) or not region.linearizes("cast"):
         return out
+    return _decided(region, x, out)
+
+
+def _decided(region: Region, x: Tensor, out: Tensor) -> Tensor:
+    """`out` are the integers that `x` became."""
+    whole = carried(x)
     numbers, floats = alias(out), kept(wide(x))
     if out.device != x.device:
         floats = floats.to(out.device)

@@ -1,105 +1,35 @@
-"""Choices and orders: the index of the best, the first `k`, all in order. Values keep torch's own gradient.
-
-An index carries `Weights`: 1 for the candidate that torch chose, with the gradient of the Euclidean projection that
-`sll.argmax` and `sll.topk_mask` are (see `projections`, and `order` for places), worked out when somebody asks.
-"""
+"""Choices: the index of the best of each row, and of the first `k`."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, tracked
-from ..._ops.openness import scores as entering
-from ..._ops.order import Order as Places
-from ..._ops.order import close
-from ..._ops.order import rank as ranks
-from ..._ops.projections import chosen, chosen_anywhere, contenders
-from ..._ops.samples import at_each, beside, from_last, lead, leads, neighbours, pairs
-from ..._ops.surrogates import alias, follow, simple
+from ..._ops.env import compiling
+from ..._ops.surrogates import alias
 from ..._rules.index import op_name
-from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Func, Region
-from ..outcomes.choosing import _limit, _watched
+from ..interface import Func, Quick, Region
 from .elementwise import elementwise
+from .picked import Best, Picked, decides, quickly_decides, with_indices
 from .reductions import best_value
-from .shadow import Shadow, Weights, carry, shadow
-
-_DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
+from .shadow import Shadow, carry, mark, shadow
 
 
-def _positions(n: int, device: torch.device) -> Tensor:
-    return torch.arange(n, device=device) if compiling() else _positions_once(n, device)
+def quick_position(op: str) -> Quick:
+    """`argmax` or `argmin`."""
 
+    def rule(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+        x, dim = args[0], args[1] if len(args) > 1 else None
+        if not quickly_decides(region, op, x):
+            return NotImplemented
+        out = func(*args)
+        found = Best(region, op, x, out, dim, 1, op == "argmax", True)
+        return mark(region, out, found) if found.size > 1 and out.numel() else out
 
-@functools.lru_cache(maxsize=128)
-def _positions_once(n: int, device: torch.device) -> Tensor:
-    return torch.arange(n, device=device)
-
-
-def _rows(x: Tensor, dim: int | None, largest: bool) -> Tensor:
-    """The scores in the dtype of distances, the dimension last, what is chosen the largest."""
-    rows = x.reshape(-1) if dim is None or x.dim() == 0 else x.movedim(dim, -1)
-    rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-    return rows if largest else -rows
-
-
-def _ordered_rows(x: Tensor, dim: int, largest: bool) -> Tensor:
-    """NaN is the largest number, in whatever direction."""
-    rows = _rows(x, dim, True)
-    rows = torch.nan_to_num(rows, torch.inf, torch.inf, -torch.inf)
-    return rows if largest else -rows
-
-
-def _with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
-    """`out`, an index or a ``torch.return_types``, with what its indices carry."""
-    if isinstance(out, Tensor):
-        return carry(region, out, found)
-    if not compiling():
-        carry(region, out.indices, found)
-        return out
-    # Dynamo does not set attributes on the parts of a result, but on views of them.
-    indices = carry(region, out.indices.view_as(out.indices), found)
-    return getattr(torch.return_types, func.__name__)((out.values.view_as(out.values), indices))
-
-
-def _decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) -> bool:
-    """Whether there is something to decide: two floats at least that autograd follows."""
-    if shadow(x) is not None:
-        region.lose(op_name(func), [x], _DISCRETE)
-    n = x.numel() if dim is None else x.shape[dim] if x.dim() else 1
-    return tracked(x) and region.linearizes(op) and n > 1 and x.numel() > 0
-
-
-# --- one position ------------------------------------------------------------------------------------------------
-
-
-def _hot(x: Tensor, index: Tensor, eps: float | Width, distances: Callable[[Tensor], Tensor], gaps: Any) -> Tensor:
-    """Ones at `index` (…, k) among the scores `x` (…, n)."""
-    rows, half = in_units(x, eps, distances, gaps)
-    hot = chosen(rows, index, half) if simple(rows) else chosen_anywhere(rows, index, half)
-    watch = watch_of(eps)
-    if watch is not None:
-        watch.count(contenders(rows.detach(), index.shape[-1], half).gather(-1, index))
-        watch.arrives(hot)
-    return hot
-
-
-def _best(region: Region, x: Tensor, index: Tensor, dim: int | None, op: str) -> Weights:
-    n = x.numel() if dim is None else x.shape[dim]
-    eps, then, scores = region.eps_for(op), alias(index), entering(x)
-    labels = _positions(n, x.device)
-
-    def weigh() -> tuple[Tensor, Tensor]:
-        rows = _rows(scores, dim, op == "argmax")
-        hot = _hot(rows, then.reshape(*rows.shape[:-1], 1), eps, leads, lead)
-        return hot if hot.dim() == then.dim() + 1 else hot.reshape(*then.shape, n), labels
-
-    return Weights(weigh, labels, positions=True, owner=lambda: _positions(then.numel(), x.device).view(then.shape))
+    return rule
 
 
 def position(op: str) -> Callable[..., Any]:
@@ -107,9 +37,9 @@ def position(op: str) -> Callable[..., Any]:
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
         x, dim = named["input"], named.get("dim")
         out = func(*args, **kwargs)
-        if not _decides(region, func, op, x, dim):
+        if not decides(region, func, op, x, dim):
             return out
-        return _with_indices(region, func, out, _best(region, x, out, dim, op))
+        return with_indices(region, func, out, Best(region, op, x, out, dim, 1, op == "argmax"))
 
     return rule
 
@@ -128,205 +58,27 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         shape, index = out.values.shape, alias(out.indices)
         index = index if index.dim() == x.dim() else index.unsqueeze(dim)
         carry(region, out.values, Shadow(lambda: torch.take_along_dim(own.value(), index, dim).reshape(shape)))
-    if not _decides(region, func, op, x, dim):
+    if not decides(region, func, op, x, dim):
         return out
-    return _with_indices(region, func, out, _best(region, x, out.indices, dim, op))
+    return with_indices(region, func, out, Best(region, op, x, out.indices, dim, 1, op == "argmax"))
 
 
-# --- places of an order ------------------------------------------------------------------------------------------
-
-
-def _places(x: Tensor, dim: int, largest: bool, eps: float | Width, index: Tensor | None, gaps: Any = None) -> Places:
-    """The order of the rows; `index` (…, n) says which element torch has put at each place."""
-    rows, half = in_units(_ordered_rows(x, dim, largest), eps, pairs, gaps or neighbours)
-    if index is None:
-        index = torch.argsort(rows.detach(), dim=-1, descending=True, stable=True)
-    rows = rows.gather(-1, index)
-    return Places(rows, index, half, close(rows, half, _limit(rows)))
-
-
-def _as_weights(labels: Tensor, weights: Tensor, index: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Windows of an order as weights whose values are the program's: 1 for what `index` says.
-
-    Among equals that have no distance (infinite ones) it may be another than we sorted there.
-    """
-    index = index.unsqueeze(-1)
-    middle = _positions(weights.shape[-1], weights.device) == reach
-    labels = torch.where((weights.detach() == 1) & middle, index, labels)
-    hot = labels == index
-    hot = hot & (hot.cumsum(-1) == 1)  # (at the ends of a row a window has some of them more than once)
-    return follow(weights, lambda: hot.to(weights.dtype)), labels
-
-
-def _back(t: Tensor, dim: int) -> Tensor:
-    """The last dimension but one to where `dim` was (there is one dimension more, at the end)."""
-    return t.movedim(-2, dim if dim >= 0 else dim - 1)
-
-
-def _row_numbers(index: Tensor, dim: int) -> Tensor:
-    """Which row each place belongs to."""
-    shape = [1 if d == dim % index.dim() else n for d, n in enumerate(index.shape)]
-    numbers = _positions(index.numel() // max(index.shape[dim], 1), index.device)
-    return numbers.reshape(shape).expand(index.shape)
-
-
-class Order(Weights):
-    """Which element stands at each place of a whole row: it can be inverted."""
-
-    def __init__(self, index: Tensor, scores: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
-        # Neither holds the order itself: nobody would free it.
-        def places() -> Places:
-            return _places(scores, dim, largest, eps, index.movedim(dim, -1))
-
-        def weigh() -> tuple[Tensor, Tensor]:
-            order = places()
-            rows = _watched(eps, order.rows)
-            weights, labels = _as_weights(order.elements(), rows, index.movedim(dim, -1), order.reach)
-            return _back(weights, dim), _back(labels, dim)
-
-        super().__init__(weigh, owner=lambda: _row_numbers(index, dim))
-        self.places = places
-        self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
-
-
-def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "dim", "descending"), args), **kwargs)
-    x, dim, largest = named["input"], int(named.get("dim", -1)), bool(named.get("descending", False))
-    out, own = func(*args, **kwargs), shadow(x)
-    index = out if isinstance(out, Tensor) else out.indices
-    if isinstance(own, Order) and own.dim % x.dim() == dim % x.dim():
-        return _with_indices(region, func, out, inverse(own, largest, alias(index)))
-    if not _decides(region, func, "sort", x, dim):
+def quick_topk(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    if len(args) not in (2, 3) or not quickly_decides(region, "topk", args[0]) or not 0 < args[1]:
+        return NotImplemented
+    out, dim = func(*args), args[2] if len(args) == 3 else -1
+    if args[0].shape[dim] < 2 or not out.indices.numel():
         return out
-    return _with_indices(region, func, out, Order(alias(index), entering(x), dim, largest, region.eps_for("sort")))
-
-
-def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
-    """``argsort(argsort(x))``, `ranked`: the place of each element."""
-    dim, n = own.dim, ranked.shape[own.dim]
-
-    def weigh() -> tuple[Tensor, Tensor]:
-        order, index = own.places(), own.index.movedim(dim, -1)
-        columns = _watched(own.eps, order.columns())
-        labels = order.neighbours().expand(columns.shape)
-        hard = _positions(n, index.device).expand(index.shape)
-        back = index.unsqueeze(-1).expand(columns.shape)  # from sorted order to where the elements are
-        found = [torch.zeros_like(t).scatter(-2, back, t) for t in _as_weights(labels, columns, hard, order.reach)]
-        weights, labels = (_back(t, dim) for t in found)
-        return (weights.flip(dim % ranked.dim()), labels.flip(dim % ranked.dim())) if descending else (weights, labels)
-
-    def value() -> Tensor:
-        """As a number: `sll.rank`, over pairs."""
-        rows, half = in_units(_rows(own.scores, dim, True), own.eps, pairs)
-        soft, watch = ranks(rows, half), watch_of(own.eps)
-        if watch is not None:
-            watch.count(at_each(neighbours(rows.detach())) < half)
-            watch.arrives(soft)
-        soft = soft.movedim(-1, dim)
-        soft = n - 1 - soft if own.largest else soft
-        soft = soft.flip(dim) if descending else soft
-        return follow(soft, lambda: ranked.to(soft.dtype))
-
-    return Weights(weigh, value=value, owner=lambda: _row_numbers(ranked, dim))
+    mark(region, out.indices, Picked(region, "topk", args[0], out.indices, dim, args[1], True, True))
+    return out
 
 
 def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "k", "dim", "largest", "sorted"), args), **kwargs)
     x, k, dim = named["input"], int(named["k"]), int(named.get("dim", -1))
-    largest, in_order = bool(named.get("largest", True)), bool(named.get("sorted", True))
     out = func(*args, **kwargs)
-    if not _decides(region, func, "topk", x, dim) or k == 0:
+    if not decides(region, func, "topk", x, dim) or k == 0:
         return out
-    eps, scores, then = region.eps_for("topk"), entering(x), alias(out.indices)
-    distances = (lambda z: from_last(z, k)) if k < x.shape[dim] else pairs
-
-    def weigh() -> tuple[Tensor, Tensor]:
-        rows, half = in_units(_ordered_rows(scores, dim, largest), eps, distances, lambda z: neighbours(z, k))
-        index, at = _first(rows.detach(), k, half), then.movedim(dim, -1)
-        rows = rows.gather(-1, index)
-        order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
-        labels, weights = order.elements(), _watched(eps, order.rows)
-        if not in_order:
-            place = (index.unsqueeze(-2) == at.unsqueeze(-1)).to(torch.int8).argmax(-1).clamp(max=k - 1)
-            place = place.unsqueeze(-1).expand(labels.shape)
-            labels, weights = labels.gather(-2, place), weights.gather(-2, place)
-        weights, labels = _as_weights(labels, weights, at, order.reach)
-        return _back(weights, dim), _back(labels, dim)
-
-    def subset(along: int) -> Tensor | None:
-        if along % then.dim() != dim % then.dim():
-            return None
-        rows = _ordered_rows(scores, dim, largest)
-        return _hot(rows, then.movedim(dim, -1), eps, distances, lambda z: neighbours(z, k)).movedim(-1, dim)
-
-    return _with_indices(region, func, out, Weights(weigh, subset=subset, owner=lambda: _row_numbers(then, dim)))
-
-
-def _first(scores: Tensor, k: int, half: float) -> Tensor:
-    """Indices of the first `k`, sorted, and of whatever comes close to the last of them."""
-    n = scores.shape[-1]
-    if not simple(scores):
-        return scores.topk(n, -1).indices
-    last = scores.topk(k, -1).values.amin(-1, keepdim=True)
-    return scores.topk(min(n, max(k + 1, int((last - scores < half).sum(-1).max()))), -1).indices
-
-
-def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:
-    """``kthvalue``, ``median``: one place of the ascending order, for each row."""
-    if not _decides(region, func, op, x, dim):
-        return out
-    eps, scores, then = region.eps_for(op), entering(x), alias(out.indices)
-
-    def weigh() -> tuple[Tensor, Tensor]:
-        at = place.expand(scores.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
-        order = _places(scores, dim, False, eps, None, lambda z: beside(z, at))
-        row = at.unsqueeze(-1).expand(*at.shape, order.rows.shape[-1])
-        labels, weights = (t.gather(-2, row).squeeze(-2) for t in (order.elements(), order.rows))
-        weights, labels = _as_weights(labels, _watched(eps, weights), then.reshape(labels.shape[:-1]), order.reach)
-        return weights.reshape(*then.shape, -1), labels.reshape(*then.shape, labels.shape[-1])
-
-    return _with_indices(region, func, out, Weights(weigh))
-
-
-def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
-    x, out = named["input"], func(*args, **kwargs)
-    place = torch.tensor(int(named["k"]) - 1, device=x.device)
-    return _placed(region, func, "kthvalue", x, out, int(named.get("dim", -1)), place)
-
-
-def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, out = named["input"], func(*args, **kwargs)
-    if named.get("dim") is None or not x.is_floating_point() or x.dim() == 0:
-        return out  # the value alone is continuous
-    dim = int(named["dim"])
-    n = x.shape[dim]
-    valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
-    place = ((valid - 1) // 2).clamp(min=0)
-    if op_name(func) == "median":  # NaN if there is one: the last in order
-        place = torch.where(valid < n, n - 1, place)
-    return _placed(region, func, "median", x, out, dim, place)
-
-
-def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The inverse of distinct numbers is their rank. Whether numbers are equal has no derivative."""
-    named = dict(zip(("input", "sorted", "return_inverse", "return_counts", "dim"), args), **kwargs)
-    x, out = named["input"], func(*args, **kwargs)
-    asked = named.get("return_inverse") and named.get("dim") is None and simple(x)
-    if not _decides(region, func, "unique", x, None) or not asked:
-        return out
-    if out[0].numel() < x.numel() or bool(x.detach().isnan().any()):
-        region.lose(
-            "unique", [], "some of the numbers are equal, and equal numbers have no places of their own; use sll.rank.",
-            undecided=lambda: True,
-        )  # fmt: skip
-        return out
-    index, then = x.detach().reshape(-1).argsort(), alias(out[1])
-    found = inverse(Order(index, entering(x).reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
-
-    def weigh() -> tuple[Tensor, Tensor]:
-        return tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))  # type: ignore[return-value]
-
-    _with_indices(region, func, out[1], Weights(weigh, value=lambda: found.value().reshape(then.shape)))
-    return out
+    found = Picked(region, "topk", x, out.indices, dim, k, bool(named.get("largest", True)))
+    found.in_order = bool(named.get("sorted", True))
+    return with_indices(region, func, out, found)

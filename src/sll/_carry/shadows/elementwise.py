@@ -21,7 +21,7 @@ from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, eager, follow, fresh, kept, number
+from ..._ops.surrogates import alias, eager, follow, kept, number
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
@@ -32,6 +32,7 @@ LINEAR = set(
 )
 """Linear in every operand (a quotient in the first)."""
 PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
+SUBTRACTS = {"sub", "subtract", "__sub__", "__rsub__", "rsub"}
 ADDS = LINEAR - PRODUCTS - {"true_divide", "__truediv__", "div", "divide"}
 KEEPS_WHOLE = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ mul multiply __mul__ __rmul__ abs
@@ -45,33 +46,7 @@ XOR = {"__xor__", "__rxor__", "bitwise_xor", "logical_xor"}
 NOT = {"__invert__", "bitwise_not", "logical_not"}
 
 
-FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
-INTEGERS = (torch.int64, torch.int32)
-TYPES = {**FLOATS, "long": torch.int64, "int": torch.int32}
-CASTS = {"to", "type", "type_as", *FLOATS, "clone", "contiguous", "cpu", "cuda"}
-
-
-def quick_float(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """`to_float`, where the shadow is the same number for number."""
-    own = quick_shadow(args[0])
-    if own is None:
-        return NotImplemented
-    to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
-    if to is own.exact:
-        return own.make()
-    if args[0].dtype == torch.bool and to in INTEGERS:
-        return mark(region, func(*args), Shadow(lambda: fresh(own.value()), lambda n: 1 - n, own.exact))
-    return NotImplemented
-
-
-def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``mask.float()``, ``mask.to(dtype)``: the shadow, where it is the same number for number."""
-    own = shadow(args[0])
-    if own is not None and own.exact is not None and not kwargs:
-        to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
-        if to is own.exact and torch.is_grad_enabled():
-            return own.make()
-    return elementwise(region, func, args, kwargs)
+CASTS = {"to", "type", "type_as", "float", "double", "half", "bfloat16", "clone", "contiguous", "cpu", "cuda"}
 
 
 def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -116,6 +91,17 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     return carry(region, out, Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
 
 
+def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Whole numbers and whole constants, ``x.round().clamp(-7, 7)``."""
+    x, whole = args[0], getattr(args[0], "_sll", (None, None))[0]
+    if not isinstance(whole, Whole) or x._sll[1] != x._version or whole.within is not None:
+        return NotImplemented
+    for y in args[1:]:
+        if type(y) is not int and not (type(y) is float and y.is_integer()):
+            return NotImplemented
+    return mark(region, func(*args), Mapped(whole, x, lambda beyond: func(beyond, *args[1:])))
+
+
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
     """A question about whole numbers: does the answer change on the other side?"""
     x = args[0]
@@ -141,6 +127,8 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
     )
     if floats:
+        if func.__name__ in SUBTRACTS and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
+            return func(*args)  # torch refuses it
         if func.__name__ not in ADDS:  # (without a region nothing is saved for the mask: it may be written to)
             args = tuple(kept(x) if _writable(x) else x for x in args)
         return func(*_as_floats(args))
@@ -249,8 +237,8 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if own is None or func.__name__ not in LINEAR:
         return NotImplemented
     for x, known in zip(args, found):
-        if known is not None:
-            ordinary = known.exact is own.exact
+        if known is not None:  # (torch subtracts no bool)
+            ordinary = known.exact is own.exact and (x.dtype != torch.bool or func.__name__ not in SUBTRACTS)
         elif isinstance(x, Tensor):
             ordinary = x.dtype is own.exact and x.dim() > 0 and (type(x) is Tensor or type(x) is Parameter)
         else:
@@ -288,21 +276,18 @@ def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Ten
 
 
 def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
-    p, q = shadow(a), shadow(b)
-    if p is None or q is None:  # a mask that is fixed
-        own, fixed, x = (q, a, b) if p is None else (p, b, a)
-        assert own is not None
-        fixed = torch.as_tensor(fixed, device=x.device).clone()  # (the program may write to it, and it is read later)
-        if name in AND:
-            return lambda: own.value() * fixed
-        if name in OR:
-            return lambda: torch.where(fixed, 1.0, own.value())
-        return lambda: torch.where(fixed, 1 - own.value(), own.value())
-    if name in AND:
-        return lambda: p.value() * q.value()
-    if name in OR:
-        return lambda: torch.addcmul(p.value() + q.value(), p.value(), q.value(), value=-1)
-    return lambda: torch.addcmul(p.value() + q.value(), p.value(), q.value(), value=-2)
+    own = [shadow(x) for x in (a, b)]
+    like = next(x for x in (a, b) if shadow(x) is not None)
+    # A mask that is fixed is kept as it is now: the program may write to it.
+    fixed = [torch.as_tensor(x, device=like.device).clone() if found is None else None for x, found in zip((a, b), own)]
+
+    def make() -> Tensor:
+        known = [found.value() for found in own if found is not None]
+        dtype = torch.promote_types(known[0].dtype, known[-1].dtype)
+        p, q = ((x if found is None else found.value()).to(dtype) for x, found in zip(fixed, own))  # type: ignore[union-attr]
+        return POLYNOMIALS[name](known[0].new_ones((), dtype=dtype), p, q)
+
+    return make
 
 
 # --- differences -------------------------------------------------------------------------------------------------

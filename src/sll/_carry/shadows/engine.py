@@ -27,6 +27,7 @@ from . import (
     choices,
     elementwise,
     lookups,
+    orders,
     reductions,
     scatters,
     selections,
@@ -42,13 +43,14 @@ RULE_OF: dict[str, Rule] = {
     "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
     "extremes": choices.extremum,
-    **dict.fromkeys(("sort", "argsort"), choices.sort),
-    **{name: getattr(choices, name) for name in ("topk", "kthvalue", "median", "unique")},
-    "nanmedian": choices.median,
+    **dict.fromkeys(("sort", "argsort"), orders.sort),
+    "topk": choices.topk,
+    **{name: getattr(orders, name) for name in ("kthvalue", "median", "unique")},
+    "nanmedian": orders.median,
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
-    "floats": elementwise.to_float,
+    "floats": casts.to_float,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
     **dict.fromkeys(("moves", "stacked_moves", "copies", "broadcasts", "fills"), shape.move),
@@ -97,18 +99,24 @@ _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 def _quick() -> dict[Any, Quick]:
     rules = {op: quick for op in STEPS if (quick := sources.quickly(op)) is not None}
     rows = [row for row in ROWS if row.family == "sources" and row.op in rules]
-    return {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
+    found = {func: rules[row.op] for row in rows for name in row.names.split() for func in spellings(name)}
+    chosen: dict[str, Quick] = {op: choices.quick_position(op) for op in ("argmax", "argmin")}
+    chosen |= {"topk": choices.quick_topk, "argsort": orders.quick_argsort}
+    chosen |= dict.fromkeys(("to", *casts.TYPES), casts.quick_cast)
+    return found | {func: quick for name, quick in chosen.items() for func in spellings(name)}
 
 
 def _quick_on() -> dict[Any, Quick]:
     named = {
-        **dict.fromkeys(("to", *elementwise.TYPES), elementwise.quick_float),
+        **dict.fromkeys(elementwise.KEEPS_WHOLE - elementwise.CASTS - elementwise.LINEAR, elementwise.quick_whole),
         **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
         **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
+        "one_hot": lookups.quick_one_hot,
+        "scatter": scatters.quick_scatter,
     }
     found = {func: quick for name, quick in named.items() for func in spellings(name)}
     found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
-    return found | {Tensor.__getitem__: selections.quick_select}
+    return found | {Tensor.__getitem__: lookups.quick_getitem}
 
 
 class _Shadows(Engine):

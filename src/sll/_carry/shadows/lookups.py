@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.apply import finite, run
-from ..._ops.surrogates import alias, follow, simple
+from ..._ops.apply import finite
+from ..._ops.projections import decided
+from ..._ops.surrogates import alias, follow, lazy_clone
 from ..interface import Func, Region
 from .elementwise import added, neighbours
-from .selections import select
-from .shadow import Shadow, Weights, as_float, carry, shadow
+from .picked import Best, Picked, quick_choice
+from .selections import quick_select, select
+from .shadow import Shadow, Weights, as_float, carry, mark, shadow
 from .shape import move
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
@@ -87,6 +89,15 @@ class Spot:
         own = self.own
         return self.rows and isinstance(own, Weights) and own.positions and own.labels.shape[-1] == self.size
 
+    def picked(self) -> Picked | None:
+        """What all places of the index hold together, where plain autograd is all there is."""
+        return self.own if isinstance(self.own, Picked) and self.own.plain else None
+
+    def order(self) -> Any:
+        """The order that the index is, or is the inverse of, where plain autograd is all there is."""
+        found = getattr(self.own, "order", None)
+        return found if found is not None and (self.rows or self.along == found.along()) else None
+
     def hot(self) -> Tensor | None:
         """Weights with a dimension for all entries of the table, in the place of that of the index."""
         own = self.own
@@ -106,6 +117,9 @@ class Spot:
         if not isinstance(self.own, Weights):
             low, high, share = self.sides(flag)
             return share * finite(read(high) - read(low))
+        if fixed is not None and (order := self.order()) is not None:
+            found = finite(read(self.index))
+            return order.soft(found, True, None, lambda: torch.zeros_like(found))  # type: ignore[no-any-return]
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[no-any-return]
         hot = self.hot()
@@ -122,29 +136,33 @@ def _total(parts: list[Tensor]) -> Tensor:
     return total
 
 
-class _Row(torch.autograd.Function):
-    """`out`, rows of a table that weights have chosen; these get the product of the gradient with all rows."""
+def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
+    """`out` are the rows of a table that were picked."""
+    entries = finite(table.detach())
+    return decided(picked.by().rows_read, picked.scores, None, entries, out=out)
 
-    @staticmethod
-    def forward(ctx: Any, out: Tensor, weights: Tensor, table: Tensor) -> Tensor:
-        ctx.save_for_backward(finite(table).to(weights.dtype))
-        return out.clone()
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (table,) = ctx.saved_tensors
-        n = table.shape[0]
-        rows = table.reshape(n, -1).t()
-        dims = g.dim() - table.dim() + 1
-        return g, g.to(table.dtype).reshape(*g.shape[:dims], -1) @ rows, None
+def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``table[index]``, one row for each index that was picked; and ``x[mask]``."""
+    table, index = args
+    picked = quick_choice(index)
+    if not isinstance(picked, Best):
+        return quick_select(region, func, args)
+    ordinary = type(table) is Tensor or type(table) is torch.nn.Parameter
+    if not ordinary or table.dtype not in (torch.float32, torch.float64) or picked.size != table.shape[0]:
+        return NotImplemented
+    return _rows_read(picked, func(table, index), table)
 
 
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
     """`out` is ``read(table)``, the lookup at the indices of the program."""
     held = shadow(table)
     if out.is_floating_point():
-        if len(spots) == 1 and spots[0].all_rows() and simple(out):
-            return run(_Row, out, spots[0].weights(), table.detach())
+        picked = spots[0].picked() if len(spots) == 1 and spots[0].all_rows() else None
+        if picked is not None:
+            return _rows_read(picked, out, table)
+        if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
+            return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
         soft = _total([spot.soft(table) for spot in spots])
         return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():
@@ -298,6 +316,15 @@ def one_hot_of(x: Tensor, own: Shadow, classes: int) -> Tensor:
     return follow(soft, lambda: F.one_hot(x.long(), classes).to(soft.dtype))
 
 
+def quick_one_hot(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    picked = quick_choice(args[0])
+    if not isinstance(picked, Best) or len(args) != 2 or args[1] != picked.size or not args[0].numel():
+        return NotImplemented
+    out = func(*args)
+    hot, exact = lazy_clone(out), picked.dtype
+    return mark(region, out, Shadow(lambda: picked.follow(lambda: hot.to(exact)), _opposite, exact))
+
+
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     out = func(*args, **kwargs)
     x = args[0] if args else kwargs["tensor"]
@@ -305,7 +332,11 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if own is None or not out.numel():
         return out
     numbers, classes = x.detach().clone(), out.shape[-1]
-    return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), lambda hot: 1 - hot))
+    return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), _opposite))
+
+
+def _opposite(hot: Tensor) -> Tensor:
+    return 1 - hot
 
 
 def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

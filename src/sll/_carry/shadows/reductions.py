@@ -51,6 +51,7 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         return x.to(dtype) if isinstance(x, Tensor) and not x.is_floating_point() else x
 
     if floats:
+        func(*args, **kwargs)  # (most refuse to mix types: a region must not let pass what torch refuses)
         return func(*(swap(x, lambda x, own: own.shown(x, dtype)) for x in args), **kwargs)
     out = func(*args, **kwargs)
     value = func(*(swap(x, lambda _, own: own.value()) for x in args), **kwargs)

@@ -7,6 +7,7 @@ index, in the numbers of the places, says where.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import finite
+from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .choices import Order, inverse
 from .elementwise import added
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
+from .orders import Order, inverse
+from .picked import Picked, quick_choice
 from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
 
 
@@ -29,22 +32,57 @@ def written(
     """`hard` is `x` after `source` was written (or added) where ``read(x)`` looks; let it have the gradient of the
     indices, and if it is not a float, that of `x` and `source`.
     """
-    places = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-    there = read(places)
-    soft: Any = None
-    for spot in spots:
-        found = _moved(spot, places, there, x, source, add)
-        soft = found if soft is None else soft + found
-    if hard.is_floating_point():
-        return hard if soft is None else added(hard, soft)
-    if shadow(x) is not None or shadow(source) is not None:
-        old = as_value(x)
-        new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).expand(there.shape)
-        base = old.reshape(-1).index_put((there,), new, accumulate=add).reshape(x.shape)
-        soft = base if soft is None else base + soft
+    alone, floats = spots[0] if len(spots) == 1 else None, hard.is_floating_point()
+    picked = alone.picked() if alone is not None and floats else None
+    if picked is not None and _same_for_all(source) and picked.lies(along := spots[0].along, x):
+        change = torch.as_tensor(source, dtype=x.dtype, device=x.device).detach()
+        return _set(picked, hard, along or 0, change if add else change - x.detach())
+    base = None
+    if not floats and (shadow(x) is not None or shadow(source) is not None):
+        base = _put(as_value(x), as_value(source), add, alone, read)
+    other = (lambda n: 1 - n) if not floats and _is_hot(x, source) else None
+    order = None if alone is None else alone.order()
+    if order is not None and (alone.index.dim() == 1 or not alone.rows) and order.permutes(x):  # type: ignore[union-attr]
+        values = finite(as_value(torch.as_tensor(source, device=x.device)).detach())
+        values = values.expand(*order.index.shape, *x.shape[order.index.dim() :])
+        if floats:
+            return order.soft(values, False, hard)  # type: ignore[no-any-return]
+        value = order.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
+        return carry(region, hard, Shadow.of(value, other))
+    parts = [*([] if base is None else [base]), *(_moved(spot, read, x, source, add) for spot in spots)]
+    if not parts:
+        return hard
+    soft = functools.reduce(torch.add, parts)
+    if floats:
+        return added(hard, soft)
     numbers = alias(hard)
-    value = follow(soft, lambda: numbers.to(soft.dtype))
-    return carry(region, hard, Shadow.of(value, (lambda n: 1 - n) if _is_hot(x, source) else None))
+    return carry(region, hard, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype)), other))
+
+
+def _put(old: Tensor, new: Any, add: bool, spot: Spot | None, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """The write itself, of floats."""
+    new = torch.as_tensor(new, dtype=old.dtype, device=old.device)
+    if spot is not None and spot.along is not None and not spot.rows and new.shape == spot.index.shape:
+        write = old.scatter_add if add else old.scatter
+        return write(spot.along, spot.index, new)
+    there = read(_places(old))
+    return old.reshape(-1).index_put((there,), new.expand(there.shape), accumulate=add).reshape(old.shape)
+
+
+def _set(picked: Picked, hard: Tensor, along: int, change: Tensor) -> Tensor:
+    """`hard` has been changed by so much at all places of the index."""
+    back = functools.partial(picked.by().along, along)
+    return decided(back, picked.scores, None, finite(change), out=hard)
+
+
+def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """The same number at all places."""
+    if len(args) != 4 or type(args[3]) is not float or (picked := quick_choice(args[2])) is None:
+        return NotImplemented
+    x, dim, _, value = args
+    if type(x) is not Tensor or x.dtype not in (torch.float32, torch.float64) or not picked.lies(dim % x.dim(), x):
+        return NotImplemented
+    return _set(picked, func(*args), dim, value - x.detach())
 
 
 def _is_hot(x: Tensor, source: Any) -> bool:
@@ -52,14 +90,19 @@ def _is_hot(x: Tensor, source: Any) -> bool:
     return isinstance(source, (int, float)) and source == 1 and not x.any()
 
 
-def _moved(spot: Spot, places: Tensor, there: Tensor, x: Tensor, source: Any, add: bool) -> Tensor:
+def _places(x: Tensor) -> Tensor:
+    return torch.arange(x.numel(), device=x.device).reshape(x.shape)
+
+
+def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any, add: bool) -> Tensor:
     """A tensor like `x` that has the gradient of one index."""
     old = as_value(x).detach()
     new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).detach()
     hot = _hot(spot, x, new, add)
     if hot is not None:
         return hot * finite(new if add else new - old)
-    old = old.reshape(-1)
+    places = _places(x)
+    there, old = read(places), old.reshape(-1)
     if add or _is_full(there, x):
         old = torch.zeros_like(old)
     parts = []
@@ -77,10 +120,15 @@ def _hot(spot: Spot, x: Tensor, new: Tensor, add: bool) -> Tensor | None:
     """How much each place is written to, where that is known for all places at once."""
     if spot.along is None or new.dim() and new.shape[spot.along] != 1:
         return None
-    hot, subset = spot.hot(), getattr(spot.own, "subset", None)
-    if hot is None and subset is not None and not new.dim():
-        hot = subset(spot.along)
+    hot, picked = spot.hot(), spot.own
+    if hot is None and isinstance(picked, Picked) and not new.dim() and picked.lies(spot.along, x):
+        hot = picked.hot().movedim(-1, spot.along)
     return hot if hot is not None and hot.shape == x.shape else None
+
+
+def _same_for_all(source: Any) -> bool:
+    """Whether every place of the index writes the same, which is not decided."""
+    return not isinstance(source, Tensor) or not source.dim() and shadow(source) is None
 
 
 def _is_full(there: Tensor, x: Tensor) -> bool:
@@ -120,7 +168,7 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
         hard = _write(region, func, args, kwargs, source)
         if not add and (order := _inverted(x, dim, index, source)) is not None:
             return carry(region, hard, inverse(order, False, alias(hard)))
-        if isinstance(source, Tensor) and source.dim() and spot is spot_along:
+        if isinstance(source, Tensor) and source.dim() and spot is spot_along and source.shape != index.shape:
             source = region.call(torch.Tensor.__getitem__, source, tuple(map(slice, index.shape)))
         if named.get("alpha", 1) != 1:
             source = region.call(torch.mul, source, named["alpha"])

@@ -87,10 +87,10 @@ class Shadow(Carried):
 class Weights(Shadow):
     """The shadow of an index: numbers (*shape, n) of the candidates `labels`, which are (n,) or (*shape, n).
 
-    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `subset` weighs
-    all places of a row together, along a given dimension: what a set of places is asked for. `value`: the index as a
-    number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are places of
-    (no two places have the same candidate).
+    `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `value`: the
+    index as a number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are
+    places of (no two places have the same candidate). `order`: of an order or its inverse, what it reads and writes
+    without weights.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Weights(Shadow):
         weigh: Callable[[], tuple[Tensor, Tensor]],
         labels: Tensor | None = None,
         positions: bool = False,
-        subset: Callable[[int], Tensor | None] | None = None,
         value: Callable[[], Tensor] | None = None,
         owner: Callable[[], Tensor] | None = None,
+        order: Any = None,
     ) -> None:
         super().__init__(weigh if value is None else value)  # type: ignore[arg-type]
         self._numbered = value is not None
@@ -108,9 +108,9 @@ class Weights(Shadow):
         self._weights: Tensor | None = None
         self._labels = labels
         self.positions = positions
-        self.subset = subset
         self.number = value
         self.owner = owner
+        self.order = order
 
     @property
     def labels(self) -> Tensor:

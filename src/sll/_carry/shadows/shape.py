@@ -34,6 +34,8 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if isinstance(out, Tensor) and out.dtype != x.dtype:
         region.lose(op_name(func), [x], "it takes the bits of a number apart. Convert with .to(dtype).")
         return out
+    if isinstance(own, Weights) and isinstance(out, Tensor) and simple(x) and _same_view(out, x):
+        return carry(region, out, own)
     lazy = simple(x) and not _holds_tensor([*rest, *kwargs.values()])
 
     def moved(i: int, y: Tensor) -> Tensor:
@@ -46,6 +48,11 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     for i, part in enumerate([out] if alone else out):
         carry(region, part, _moved(own, x, functools.partial(moved, i), lazy))
     return out
+
+
+def _same_view(out: Tensor, x: Tensor) -> bool:
+    """Whether nothing has moved: ``x[:]``, ``x.view(x.shape)``."""
+    return out.shape == x.shape and out.stride() == x.stride() and out.data_ptr() == x.data_ptr()
 
 
 _BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k."

@@ -338,9 +338,9 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump: Any = above - below
     jump = torch.where(is_finite(jump), jump, 0)
-    if op in STEPPING and len(args) == 1 and not kwargs and below.is_floating_point():
+    if op in HEIGHTS and not kwargs and len(args) < 3 and below.is_floating_point():
         # (7e7 - 1 is 7e7, so the difference of the sides is 0: the step is not.)
-        jump = torch.where(below.abs() < 1 / torch.finfo(below.dtype).eps, jump, STEPPING[op][2].height)
+        jump = torch.where(wide(args[0].detach()).abs() < 1 / torch.finfo(below.dtype).eps, jump, HEIGHTS[op](*args))
     soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
@@ -348,6 +348,12 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     return carry(region, out, Whole(lambda q: (below + above - q).to(q.dtype)))
 
 
+HEIGHTS: dict[str, Callable[..., Any]] = {
+    **{op: lambda x, op=op: STEPPING[op][2].height for op in STEPPING},
+    "frac": lambda x: -1.0,
+    "remainder": lambda x, by: -by.detach() if isinstance(by, Tensor) else -by,
+}
+"""How they jump at each boundary. As a difference it is not known where numbers are large."""
 SLOPED = {"frac", "remainder", "fmod", "hardshrink", "threshold", "copysign"}
 """They have a slope between their boundaries, which torch knows."""
 WHOLE = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide", "div"}

@@ -1,0 +1,223 @@
+"""Orders: `sort`, `argsort` and their inverse, one place of an order, and the inverse of distinct numbers.
+
+An order carries the places of all elements of a row. What it reads and writes gets its gradient in backward, by running
+sums (see `ladder`); weights, in windows around each place (see `order`), are worked out only for other functions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.ladder import Sorting
+from ..._ops.openness import scores as entering
+from ..._ops.order import Order as Places
+from ..._ops.order import close
+from ..._ops.order import rank as ranks
+from ..._ops.projections import decided, rows_of
+from ..._ops.samples import at_each, beside, neighbours, pairs
+from ..._ops.surrogates import alias, follow, lazy_clone, simple
+from ..._rules.index import op_name
+from ..._rules.widths import Width, in_units, watch_of
+from ..interface import Func, Region
+from ..outcomes.choosing import _limit, _watched
+from .picked import as_weights, back, decides, half_in_backward, positions, quickly_decides, row_numbers, with_indices
+from .shadow import Weights, mark, shadow
+
+
+def _places(x: Tensor, dim: int, largest: bool, eps: float | Width, index: Tensor | None, gaps: Any = None) -> Places:
+    """The order of the rows; `index` (…, n) says which element torch has put at each place."""
+    rows, half = in_units(rows_of(x, dim, largest, True), eps, pairs, gaps or neighbours)
+    if index is None:
+        index = torch.argsort(rows.detach(), dim=-1, descending=True, stable=True)
+    rows = rows.gather(-1, index)
+    return Places(rows, index, half, close(rows, half, _limit(rows)))
+
+
+class Linear:
+    """What an order, or its inverse, reads and writes: linear in its weights (see `ladder`). Only where plain autograd
+    is all there is. `sorting` is asked, and with it a policy, when that is needed.
+    """
+
+    def __init__(
+        self, scores: Tensor, index: Tensor, dim: int, sorting: Callable[[], Sorting], inverse: bool, flip: bool
+    ) -> None:
+        self.scores, self.index, self.dim, self.sorting = scores, index, dim, sorting
+        self.inverse, self.flip = inverse, flip
+
+    def along(self) -> int:
+        return self.dim % max(self.index.dim(), 1)
+
+    def permutes(self, x: Tensor) -> bool:
+        """Whether the elements of `x` that may be written to are those of the order."""
+        shape, along = self.index.shape, self.along()
+        return all(n == m or d == along and n >= m for d, (n, m) in enumerate(zip(x.shape, shape)))
+
+    def soft(
+        self, values: Tensor, reads: bool, out: Tensor | None = None, make: Callable[[], Tensor] | None = None
+    ) -> Tensor:
+        """What has the gradient of the order where it has read (or written) these values, see `decided`."""
+        back = functools.partial(self.sorting().mixed, reads, self.inverse, self.flip)
+        return decided(back, self.scores, make, self.index, values, out=out)
+
+    def ranks(self, hard: Tensor) -> Tensor:
+        return decided(functools.partial(self.sorting().ranks, self.flip), self.scores, lambda: hard, self.index)
+
+
+class Order(Weights):
+    """Which element stands at each place of a whole row: it can be inverted."""
+
+    def __init__(self, index: Tensor, x: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
+        plain, scores = simple(x) and watch_of(eps) is None, entering(x)
+
+        # It does not hold the order itself: nobody would free it.
+        def places() -> Places:
+            return _places(scores, dim, largest, eps, index.movedim(dim, -1))
+
+        def weigh() -> tuple[Tensor, Tensor]:
+            order = places()
+            rows = _watched(eps, order.rows)
+            weights, labels = as_weights(order.elements(), rows, index.movedim(dim, -1), order.reach)
+            return back(weights, dim), back(labels, dim)
+
+        super().__init__(weigh, owner=lambda: row_numbers(index, dim))
+
+        @functools.cache
+        def sorting() -> Sorting:
+            half = half_in_backward(eps, lambda: pairs(rows_of(scores.detach(), dim, largest, True)))
+            return Sorting(dim, largest, half)
+
+        self.order = Linear(scores, index, dim, sorting, False, False) if plain else None
+        self.places = places
+        self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
+
+
+def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "dim", "descending"), args), **kwargs)
+    x, dim, largest = named["input"], int(named.get("dim", -1)), bool(named.get("descending", False))
+    out, own = func(*args, **kwargs), shadow(x)
+    index = out if isinstance(out, Tensor) else out.indices
+    if isinstance(own, Order) and own.dim % x.dim() == dim % x.dim():
+        return with_indices(region, func, out, inverse(own, largest, alias(index)))
+    if not decides(region, func, "sort", x, dim):
+        return out
+    return with_indices(region, func, out, Order(alias(index), x, dim, largest, region.eps_for("sort")))
+
+
+def quick_argsort(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    x, dim = args[0], args[1] if len(args) > 1 else -1
+    if type(x) is Tensor and x.dtype == torch.int64:
+        pair = getattr(x, "_sll", None)
+        own = pair[0] if pair is not None and pair[1] == x._version else None
+        if type(own) is not Order or own.order is None or own.within is not None or own.dim != dim or len(args) > 2:
+            return NotImplemented
+        out = func(*args)
+        return mark(region, out, inverse(own, False, lazy_clone(out)))
+    if len(args) > 3 or type(dim) is not int or not quickly_decides(region, "sort", x):
+        return NotImplemented
+    if x.shape[dim] < 2 or not x.numel():
+        return NotImplemented
+    out = func(*args)
+    return mark(region, out, Order(lazy_clone(out), x, dim, len(args) == 3 and bool(args[2]), region.eps_for("sort")))
+
+
+def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
+    """``argsort(argsort(x))``, `ranked`: the place of each element."""
+    dim, n = own.dim, ranked.shape[own.dim]
+
+    def weigh() -> tuple[Tensor, Tensor]:
+        order, index = own.places(), own.index.movedim(dim, -1)
+        columns = _watched(own.eps, order.columns())
+        labels = order.neighbours().expand(columns.shape)
+        hard = positions(n, index.device).expand(index.shape)
+        home = index.unsqueeze(-1).expand(columns.shape)  # from sorted order to where the elements are
+        found = [torch.zeros_like(t).scatter(-2, home, t) for t in as_weights(labels, columns, hard, order.reach)]
+        weights, labels = (back(t, dim) for t in found)
+        return (weights.flip(dim % ranked.dim()), labels.flip(dim % ranked.dim())) if descending else (weights, labels)
+
+    linear = own.order and Linear(own.scores, own.index, dim, own.order.sorting, True, descending)
+
+    def value() -> Tensor:
+        """As a number: `sll.rank`, over pairs."""
+        rows = rows_of(own.scores, dim, True)
+        if linear is not None:
+            return linear.ranks(ranked.to(rows.dtype))
+        rows, half = in_units(rows, own.eps, pairs)
+        soft, watch = ranks(rows, half), watch_of(own.eps)
+        if watch is not None:
+            watch.count(at_each(neighbours(rows.detach())) < half)
+            watch.arrives(soft)
+        soft = soft.movedim(-1, dim)
+        soft = n - 1 - soft if own.largest else soft
+        soft = soft.flip(dim) if descending else soft
+        return follow(soft, lambda: ranked.to(soft.dtype))
+
+    return Weights(weigh, value=value, owner=lambda: row_numbers(ranked, dim), order=linear)
+
+
+def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:
+    """``kthvalue``, ``median``: one place of the ascending order, for each row."""
+    if not decides(region, func, op, x, dim):
+        return out
+    eps, scores, then = region.eps_for(op), entering(x), alias(out.indices)
+
+    def weigh() -> tuple[Tensor, Tensor]:
+        at = place.expand(scores.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
+        order = _places(scores, dim, False, eps, None, lambda z: beside(z, at))
+        row = at.unsqueeze(-1).expand(*at.shape, order.rows.shape[-1])
+        labels, weights = (t.gather(-2, row).squeeze(-2) for t in (order.elements(), order.rows))
+        weights, labels = as_weights(labels, _watched(eps, weights), then.reshape(labels.shape[:-1]), order.reach)
+        return weights.reshape(*then.shape, -1), labels.reshape(*then.shape, labels.shape[-1])
+
+    return with_indices(region, func, out, Weights(weigh))
+
+
+def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
+    x, out = named["input"], func(*args, **kwargs)
+    place = torch.tensor(int(named["k"]) - 1, device=x.device)
+    return _placed(region, func, "kthvalue", x, out, int(named.get("dim", -1)), place)
+
+
+def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
+    x, out = named["input"], func(*args, **kwargs)
+    if named.get("dim") is None or not x.is_floating_point() or x.dim() == 0:
+        return out  # the value alone is continuous
+    dim = int(named["dim"])
+    n = x.shape[dim]
+    valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
+    place = ((valid - 1) // 2).clamp(min=0)
+    if op_name(func) == "median":  # NaN if there is one: the last in order
+        place = torch.where(valid < n, n - 1, place)
+    return _placed(region, func, "median", x, out, dim, place)
+
+
+def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The inverse of distinct numbers is their rank. Whether numbers are equal has no derivative."""
+    named = dict(zip(("input", "sorted", "return_inverse", "return_counts", "dim"), args), **kwargs)
+    x, out = named["input"], func(*args, **kwargs)
+    asked = named.get("return_inverse") and named.get("dim") is None and simple(x)
+    if not decides(region, func, "unique", x, None) or not asked:
+        return out
+    if out[0].numel() < x.numel() or bool(x.detach().isnan().any()):
+        region.lose(
+            "unique", [], "some of the numbers are equal, and equal numbers have no places of their own; use sll.rank.",
+            undecided=lambda: True,
+        )  # fmt: skip
+        return out
+    index, then = x.detach().reshape(-1).argsort(), alias(out[1])
+    found = inverse(Order(index, x.reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+    if x.dim() == 1:
+        with_indices(region, func, out[1], found)
+        return out
+
+    def weigh() -> tuple[Tensor, Tensor]:
+        return tuple(t.reshape(*then.shape, -1) for t in (found.weights(), found.labels))  # type: ignore[return-value]
+
+    with_indices(region, func, out[1], Weights(weigh, value=lambda: found.value().reshape(then.shape)))
+    return out

@@ -1,0 +1,249 @@
+"""Which of its candidates torch picked: the indices of the first `k` of each row, and what all rules of choices share.
+
+The values that torch finds keep its own gradient. An index carries `Weights`: 1 for what was picked, with the gradient
+of the Euclidean projection that `sll.argmax` and `sll.topk_mask` are (see `projections`), worked out in backward.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.env import compiling, tracked
+from ..._ops.openness import scores as entering
+from ..._ops.order import Order as Places
+from ..._ops.order import close
+from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
+from ..._ops.samples import lead, neighbours, numpy_is_there
+from ..._ops.saving import saving
+from ..._ops.surrogates import alias, follow, lazy_clone, simple
+from ..._rules.index import op_name
+from ..._rules.widths import Width, in_units, watch_of
+from ..interface import Func, Region
+from ..outcomes.choosing import _limit, _watched
+from .shadow import Weights, carry, shadow
+
+_DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
+
+
+def with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
+    """`out`, an index or a ``torch.return_types``, with what its indices carry."""
+    if isinstance(out, Tensor):
+        return carry(region, out, found)
+    if not compiling():
+        carry(region, out.indices, found)
+        return out
+    # Dynamo does not set attributes on the parts of a result, but on views of them.
+    indices = carry(region, out.indices.view_as(out.indices), found)
+    return getattr(torch.return_types, func.__name__)((out.values.view_as(out.values), indices))
+
+
+def decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) -> bool:
+    """Whether there is something to decide: two floats at least that autograd follows."""
+    if not x.is_floating_point() and shadow(x) is not None:
+        region.lose(op_name(func), [x], _DISCRETE)
+    if not tracked(x) or not region.linearizes(op):
+        return False
+    n = x.numel() if dim is None else x.shape[dim] if x.dim() else 1
+    return n > 1 and x.numel() > 0
+
+
+def quickly_decides(region: Region, op: str, x: Any) -> bool:
+    """Whether they are ordinary floats that autograd follows."""
+    ordinary = (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.requires_grad and x.dim() > 0
+    return ordinary and x.layout is torch.strided and region.linearizes(op)
+
+
+def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
+    """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
+    if not isinstance(eps, Width):
+        return eps
+    at_once = getattr(eps.policy, "at_once", None)
+    if at_once is None or not numpy_is_there():
+        return eps.at(sample)
+    width = eps
+    found: list[float | Tensor] = []
+
+    def half(sample: Callable[[], Any]) -> float | Tensor:
+        if not found:
+            d = sample()
+            on_cpu = not isinstance(d, Tensor) or d.device.type == "cpu"
+            known = at_once(width.kind, math.inf, lambda: d.numpy() if isinstance(d, Tensor) else d) if on_cpu else None
+            if known is None:
+                known = width.at(lambda: torch.as_tensor(d))
+            elif width.record is not None:
+                width.record(known)
+            found.append(known)
+        return found[0]
+
+    return half
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def positions(n: int, device: torch.device) -> Tensor:
+    return torch.arange(n, device=device) if compiling() else _positions_once(n, device)
+
+
+@functools.lru_cache(maxsize=128)
+def _positions_once(n: int, device: torch.device) -> Tensor:
+    return torch.arange(n, device=device)
+
+
+def as_weights(labels: Tensor, weights: Tensor, index: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Windows of an order as weights whose values are the program's: 1 for what `index` says.
+
+    Among equals that have no distance (infinite ones) it may be another than we sorted there.
+    """
+    index = index.unsqueeze(-1)
+    middle = positions(weights.shape[-1], weights.device) == reach
+    labels = torch.where((weights.detach() == 1) & middle, index, labels)
+    hot = labels == index
+    hot = hot & (hot.cumsum(-1) == 1)  # (at the ends of a row a window has some of them more than once)
+    return follow(weights, lambda: hot.to(weights.dtype)), labels
+
+
+def back(t: Tensor, dim: int) -> Tensor:
+    """The last dimension but one to where `dim` was (there is one dimension more, at the end)."""
+    return t.movedim(-2, dim if dim >= 0 else dim - 1)
+
+
+def row_numbers(index: Tensor, dim: int) -> Tensor:
+    """Which row each place belongs to."""
+    shape = [1 if d == dim % index.dim() else n for d, n in enumerate(index.shape)]
+    numbers = positions(index.numel() // max(index.shape[dim], 1), index.device)
+    return numbers.reshape(shape).expand(index.shape)
+
+
+# --- the first few of each row ------------------------------------------------------------------------------------
+
+
+class Picked(Weights):
+    """The `k` of each row that torch chose: which they are, and together which set."""
+
+    make, exact, number, order = None, None, None, None  # type: ignore[assignment]
+    _value, _other, _weights, _labels, _numbered = None, None, None, None, False
+    ordered, in_order, positions = True, True, False
+
+    def __init__(
+        self, region: Region, op: str, x: Tensor, index: Tensor, dim: int | None, k: int, largest: bool,
+        quick: bool = False,
+    ) -> None:  # fmt: skip
+        common = quick or simple(x)
+        self.k, self.dim, self.largest, self.eps = k, dim, largest, region.eps_for(op)
+        self.scores, self.index = entering(x), lazy_clone(index) if common else alias(index)
+        self.plain = quick or common and watch_of(self.eps) is None
+        self._saving = None if quick else saving()
+        self._by: Projection | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the shares."""
+        return self.scores.dtype if self.scores.dtype == torch.float64 else torch.float32
+
+    def lies(self, along: int | None, like: Tensor) -> bool:
+        """Whether a tensor like this, written to at the index along that dimension, has the places of the scores."""
+        dims = self.scores.dim()
+        return (
+            self.dim is not None
+            and self.index.dim() == dims
+            and along == self.dim % dims
+            and (like.shape == self.scores.shape)
+        )
+
+    def rows(self) -> Tensor:
+        return rows_of(self.scores, self.dim, self.largest, self.ordered)
+
+    def distances(self, rows: Tensor) -> Tensor:
+        return distances_of(rows, self.k, self.ordered)
+
+    def gaps(self, rows: Tensor) -> Tensor:
+        return neighbours(rows, self.k) if self.ordered else lead(rows)
+
+    def by(self) -> Projection:
+        if self._by is None:
+            half = half_in_backward(self.eps, lambda: self.distances(self.rows().detach()))
+            self._by = Projection(self.k, self.dim, self.largest, half, self.ordered)
+        return self._by
+
+    def follow(self, make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, the shares as a float that nobody else has, the dimension last. Only where it is `plain`."""
+        return decided(self.by().gradient, self.scores, make)
+
+    def hot(self) -> Tensor:
+        """Ones for what was chosen, the dimension last."""
+        rows = self.rows()
+        dim = self.dim if self.ordered else None
+        places = self.index.reshape(*rows.shape[:-1], 1) if dim is None else self.index.movedim(dim, -1)
+        if self.plain:
+            return self.follow(lambda: torch.zeros_like(rows).scatter_(-1, places, 1.0))
+        rows, half = in_units(rows, self.eps, self.distances, self.gaps)
+        hot, watch = chosen_anywhere(rows, places, half), watch_of(self.eps)
+        if watch is not None:
+            watch.count(contenders(rows.detach(), self.k, half).gather(-1, places))
+            watch.arrives(hot)
+        return hot
+
+    def _weigh(self) -> tuple[Tensor, Tensor]:
+        k, dim = self.k, self.dim
+        assert dim is not None
+        at = self.index.movedim(dim, -1)
+        rows, half = in_units(self.rows(), self.eps, self.distances, self.gaps)
+        index = _first(rows.detach(), k, half)
+        rows = rows.gather(-1, index)
+        order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
+        labels, weights = order.elements(), _watched(self.eps, order.rows)
+        if not self.in_order:
+            place = (index.unsqueeze(-2) == at.unsqueeze(-1)).to(torch.int8).argmax(-1).clamp(max=k - 1)
+            place = place.unsqueeze(-1).expand(labels.shape)
+            labels, weights = labels.gather(-2, place), weights.gather(-2, place)
+        weights, labels = as_weights(labels, weights, at, order.reach)
+        return back(weights, dim), back(labels, dim)
+
+    def owner(self) -> Tensor:
+        return row_numbers(self.index, self.dim or 0)
+
+
+class Best(Picked):
+    """The largest, or the smallest, of each row."""
+
+    ordered = False
+    positions = True
+
+    @property
+    def size(self) -> int:
+        return self.scores.numel() if self.dim is None or not self.scores.dim() else self.scores.shape[self.dim]
+
+    @property
+    def labels(self) -> Tensor:
+        return positions(self.size, self.index.device)
+
+    def _weigh(self) -> tuple[Tensor, Tensor]:
+        return self.hot().reshape(*self.index.shape, self.size), self.labels
+
+    def owner(self) -> Tensor:
+        return positions(self.index.numel(), self.index.device).view(self.index.shape)
+
+
+def quick_choice(x: Any) -> Picked | None:
+    """What an index that was chosen carries, where plain autograd is all there is, if nobody has written to it."""
+    pair = getattr(x, "_sll", None)
+    if pair is None or type(x) is not Tensor or pair[1] != x._version:
+        return None
+    found = pair[0]
+    return found if isinstance(found, Picked) and found.plain and found.within is None else None
+
+
+def _first(scores: Tensor, k: int, half: float) -> Tensor:
+    """Indices of the first `k`, sorted, and of whatever comes close to the last of them."""
+    n = scores.shape[-1]
+    if not simple(scores):
+        return scores.topk(n, -1).indices
+    last = scores.topk(k, -1).values.amin(-1, keepdim=True)
+    return scores.topk(min(n, max(k + 1, int((last - scores < half).sum(-1).max()))), -1).indices
