@@ -32,15 +32,12 @@ import torch
 import sll
 from sll._carry.outcomes import (
     RULES,
-    casts,
-    choices,
+    choosing,
     elementwise,
     lookups,
     orders,
     passed,
     reductions,
-    scatters,
-    selection_rules,
     selections,
     shape,
     sources,
@@ -199,9 +196,9 @@ def operators() -> str:
             lines.append(f"| `{op}` | {code(spelled[op])} | {boundary} | {WIDTHS[kind_of(op)]} |")
         lines.append("")
     lines += [
-        f"The rules: {link(sources)}, {link(casts)}, {link(choices)}, {link(orders)}, {link(passed)}.",
+        f"The rules: {link(sources)}, {link(choosing)}, {link(orders)}, {link(passed)}.",
         "",
-        paragraphs(choices.__doc__),
+        paragraphs(choosing.__doc__),
         "",
     ]
 
@@ -218,15 +215,12 @@ def operators() -> str:
     by_rule = functions_by_rule()
     for title, module in (
         ("Element by element", elementwise),
-        ("To floats", casts),
         ("What a mask chooses", where),
         ("Shapes", shape),
         ("Reductions and matrix products", reductions),
         ("Lookups", lookups),
         ("Writes", writes),
-        ("Writes at an index", scatters),
         ("Selections", selections),
-        ("Positions of what a mask selects", selection_rules),
     ):
         lines += [f"### {title}", "", f"{link(module)}. {paragraphs(module.__doc__)}", ""]
         rules = [rule for rule in by_rule if inspect.getmodule(rule) is module]

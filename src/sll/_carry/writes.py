@@ -17,7 +17,7 @@ from .._ops.env import compiling, unwrapped
 from .._rules.index import NAMED
 from .interface import Func, Region, Rule
 
-__all__ = ["Writes", "called", "same", "writes_unsaid"]
+__all__ = ["Writes", "called", "into_base", "same", "writes_unsaid"]
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -57,6 +57,23 @@ def called(
     return out, written
 
 
+def into_base(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Callable[[list[Tensor]], Tensor] | None:
+    """``put([base, result])``, a move of elements: `base` after `result` was written into its `view`. None where that
+    is not followed, which is said.
+    """
+    if not base.is_contiguous() or compiling():
+        region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
+        return None
+    offset = view.storage_offset() - base.storage_offset()
+    places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)
+
+    def put(parts: list[Tensor]) -> Tensor:
+        old, new = parts
+        return old.reshape(-1).index_put((places.reshape(-1),), new.reshape(-1)).reshape(base.shape)
+
+    return put
+
+
 @dataclass
 class Writes:
     decided: Callable[[Tensor], bool]
@@ -77,6 +94,14 @@ class Writes:
                 if isinstance(item, Tensor) and (self.decided(item) or source and self.tracked(item)):
                     return True
         return False
+
+    def converted(self, region: Region, value: Any, target: Tensor) -> Any:
+        """A write converts to the target's dtype; what carries something, or a float autograd follows, through the
+        region.
+        """
+        if isinstance(value, Tensor) and value.dtype != target.dtype and (self.decided(value) or self.tracked(value)):
+            return region.call(torch.Tensor.to, value, target.dtype)
+        return value
 
     def in_place(self, twin: Func, source: bool) -> Rule:
         """The rule of ``op_``, where `twin` is ``op``."""

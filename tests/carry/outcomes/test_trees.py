@@ -34,7 +34,6 @@ def test_large_tensors_have_what_small_ones_have(f, forward, monkeypatch):
     found = []
     for least in (1, 1 << 60):
         monkeypatch.setattr(fused, "LEAST", least)
-        monkeypatch.setattr("sll._carry.outcomes.expectations.LEAST", least)
         x, y, z = (t.flatten().clone().requires_grad_() for t in torch.meshgrid(grid, grid, grid, indexing="ij"))
         with sll.linearize(0.4, forward=forward):
             out = f(x, y, z)

@@ -58,3 +58,12 @@ def test_a_mask_copied_to_itself():
         assert mask.copy_(mask) is mask
         y = mask.float()
     assert grads(y, x) == [10, 0]
+
+
+def test_a_source_that_is_longer_than_its_index_is_scattered_in_part():
+    y = torch.tensor([[0.02, -0.03], [5.0, 5.0]], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward="linear"):
+        out = torch.zeros(1, 2, dtype=torch.long).scatter_add(1, torch.tensor([[1, 0]]), (y > 0).long()).double()
+    torch.testing.assert_close(out.detach(), torch.tensor([[0.35, 0.6]], dtype=torch.float64))
+    grad = torch.autograd.grad(out.sum(), y)[0]
+    torch.testing.assert_close(grad, torch.tensor([[5.0, 5.0], [0.0, 0.0]], dtype=torch.float64))

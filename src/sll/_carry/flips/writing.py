@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._ops.env import tracked
 from ..interface import Func
-from ..writes import Writes
+from ..writes import Writes, into_base
 from .calls import carriers, plain_of
 from .entries import Flips, carry, flips_of, mark
 from .every import Ragged, flip_by_flip, ragged
@@ -45,16 +45,9 @@ def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | 
 
 
 def _written_through(region: Any, base: Tensor, view: Tensor, result: Tensor) -> Tensor | None:
-    if not base.is_contiguous():
-        region.lose("write into a view", [base, result], "write through the tensor itself.")
+    put = into_base(region, base, view, result)
+    if put is None:
         return None
-    offset = view.storage_offset() - base.storage_offset()
-    places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)
-
-    def put(parts: list[Tensor]) -> Tensor:
-        old, new = parts
-        return old.reshape(-1).index_put((places.reshape(-1),), new.reshape(-1)).reshape(old.shape)
-
     new = region.call(torch.Tensor.expand, result, view.shape)
     return move(region, put, ([kept(region, base), new],), {})  # type: ignore[no-any-return]
 

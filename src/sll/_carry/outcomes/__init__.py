@@ -1,25 +1,7 @@
 """Outcomes: both sides of each decision and a weight, blended where elements meet. One file per family of functions."""
 
-from . import (  # noqa: F401 (they register)
-    casts,
-    choices,
-    elementwise,
-    lookups,
-    orders,
-    passed,
-    reductions,
-    scatters,
-    selection_rules,
-    selections,
-    shape,
-    sources,
-    where,
-    writes,
-)
 from .engine import ENGINE
-from .registry import RULES, fill
+from .registry import RULES
 from .writes_seen import settle_hooked
-
-fill()
 
 __all__ = ["ENGINE", "RULES", "settle_hooked"]

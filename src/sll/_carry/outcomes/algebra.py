@@ -1,4 +1,12 @@
-"""Functions of operands that carry outcomes or expectations."""
+"""Functions of operands that carry something: on every outcome, joined again; of promises, a promise; of expectations,
+the function of those.
+
+Beyond `MAX_DECISIONS` decisions are summed out: that never depends on data, so the function stays continuous.
+
+A count ``n`` with expectation ``E`` is an integer, so the boundary of ``n > c`` lies halfway between two integers and
+its band reaches to both: the weight of True is ``clamp(E - floor(c), 0, 1)``. That is exact when one of the decisions
+counted is in its band, and it keeps the hard value when none is.
+"""
 
 from __future__ import annotations
 
@@ -8,65 +16,116 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.band import hard_forward
+from ..._ops.band import band_offset, hard_forward
 from ..._ops.dtypes import exact_dtype
+from ..._ops.env import tracked
 from ..._ops.ramp import Jump
-from ..._rules.index import NAMED, names_of
-from ..interface import Region
-from .carriers import Chain, Choice, Expectation, Outcomes, attach, carrier, discrete_carrier, outcomes
-from .counted import by_ones
-from .decisions import Decision
-from .expectations import expect
-from .fewer import _of_too_many, few_decisions
-from .mixtures import _per_value
-from .trees import _both_constants, _both_sides, _root, cofactor, join, original
-from .writes_seen import keep
+from ..._rules.index import NAMED, functions_with, op_name, row_of, spellings
+from ..interface import Func, Region
+from .carriers import (
+    Carrier,
+    Chain,
+    Choice,
+    Expectation,
+    Outcomes,
+    attach,
+    bool_outcomes,
+    carrier,
+    choice,
+    discrete_carrier,
+    outcomes,
+)
+from .decisions import Decision, decided_at, decided_by, offset_at
+from .expectations import OF_WEIGHTED, by_ones, expect
+from .mixtures import join_values, per_value
+from .trees import both_constants, both_sides, cofactor, decisions, join, original
+from .writes_seen import Kept
 
-__all__ = ["run_on_outcomes"]
+# --- fewer decisions ---------------------------------------------------------------------------------------------
+
+MAX_DECISIONS = 4
+"""A tensor keeps the joint outcomes of up to this many decisions (2**4 outcomes); beyond it they are reduced."""
 
 
-def run_on_outcomes(
-    region: Region,
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    conditional: bool = False,
-) -> Tensor | None:
-    """The elementwise `func` on both sides of a decision that its operands carry, joined again.
-
-    Each side runs through the region once more, so operands with further decisions, and sources that make decisions
-    of their own (`conditional`), nest. Returns None if no operand has outcomes.
+def few_decisions(
+    region: Region, args: tuple[Any, ...], kwargs: dict[str, Any], *, growing: bool = True
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The operands, reduced to one decision each if together they depend on more than `MAX_DECISIONS`. One operand may
+    have more, what a float of several decisions was rounded to, unless the result may have decisions of its own
+    (`growing`). (A bool is known by its probability, and with one decision what is computed from it goes on.)
     """
-    growing = conditional and any(isinstance(x, Tensor) and x.is_floating_point() for x in (*args, *kwargs.values()))
-    args, kwargs = few_decisions(region, args, kwargs, growing=growing)
+    if not _too_many((*args, *kwargs.values()), alone=not growing):
+        return args, kwargs
+    return tuple(_reduced(region, x) for x in args), {name: _reduced(region, x) for name, x in kwargs.items()}
+
+
+def _too_many(operands: Sequence[Any], alone: bool = True) -> bool:
+    """Whether the operands depend on more decisions than are kept, which (`alone`) do not all come with one of them."""
+    found: list[Decision] = []
+    for x in operands:
+        decisions(x, found)
+    if len(found) <= MAX_DECISIONS:
+        return False
+    return not alone or not any(len(decisions(x)) == len(found) and x.dtype != torch.bool for x in operands)
+
+
+def _reduced(region: Region, x: Any) -> Any:
+    return x if len(decisions(x)) <= 1 else attach(region, x.view_as(x), marginal(x))
+
+
+def marginal(x: Tensor) -> Carrier | None:
+    """What is left of the tree of `x` when its decisions are summed out: exact in expectation, and continuous.
+
+    A bool becomes one decision with the probability of True; an integer an expectation; a float an ordinary tensor,
+    which already shows its expectation.
+    """
+    if x.dtype == torch.bool:
+        return bool_outcomes(decided_by(expect(x)), x)
+    return None if x.is_floating_point() else Expectation(expect(x), by_ones(x))
+
+
+# --- on every outcome --------------------------------------------------------------------------------------------
+
+
+def on_outcomes(
+    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], *, conditional: bool = False
+) -> Any:
+    """The elementwise `func` for each value that its operands may have, joined again; None if they carry nothing.
+
+    Each side of a decision runs through the region once more, so operands with further decisions, and sources that make
+    decisions of their own (`conditional`), nest.
+    """
+    chosen = any(choice(x) is not None for x in (*args, *kwargs.values()))
+    if not chosen:
+        floats = any(isinstance(x, Tensor) and x.is_floating_point() for x in (*args, *kwargs.values()))
+        args, kwargs = few_decisions(region, args, kwargs, growing=conditional and floats)
     operands = (*args, *kwargs.values())
-    if _root(operands) is None:
+    counted = any(isinstance(carrier(x), Expectation) for x in operands)
+    if not chosen and not counted and not any(outcomes(x) is not None for x in operands):
         return None
-    hard: Tensor = original(func, *args, **kwargs)
-    if not isinstance(hard, Tensor):  # x.type()
-        return hard
+    hard = original(func, *args, **kwargs)
     for x in operands:
         if hard is x:  # x.to(x.dtype), x.contiguous() … (x itself: Dynamo's `hard` has lost what x carries)
             return x
-    tree = _both_sides(region, func, args, kwargs)
-    assert tree is not None
+    if not isinstance(hard, Tensor):  # x.type()
+        return hard
+    if chosen:
+        blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
+        return join_values(region, hard, *per_value(region, func, args, kwargs), blended=blended)
+    tree = both_sides(region, func, args, kwargs)
+    if tree is None:
+        return _of_counts(region, func, args, kwargs, hard)
     if conditional:  # what was left alone on one side may be asked the same question again: there its answer is known
-        tree.below = cofactor(region, tree.below, tree.decision, False)
-        tree.above = cofactor(region, tree.above, tree.decision, True)
-    sign = _POLARITY.get(func.__name__)
-    own = outcomes(args[0]) if sign is not None and args else None
-    if sign is None and hard.dtype == torch.bool:
+        sides = (cofactor(region, x, tree.decision, side) for x, side in ((tree.below, False), (tree.above, True)))
+        tree = Outcomes(tree.decision, *sides)
+    if hard.dtype == torch.bool:
         _recognise(tree, operands)
-    if sign is not None and own is not None:
-        tree.polarity = sign * own.polarity
-        tree.jump = own.jump if sign > 0 or own.jump is None else own.jump.flipped()
     return join(region, func, operands, hard, tree)
 
 
 def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
     """What is False on one side and True on the other is its decision again: ``True & mask`` is the mask."""
-    sides = _both_constants(tree.below, tree.above)
+    sides = both_constants(tree.below, tree.above)
     if sides is None or sides[0] == sides[1]:
         return
     tree.polarity = 1 if sides[1] else -1
@@ -80,13 +139,12 @@ def _recognise(tree: Outcomes, operands: Sequence[Any]) -> None:
         tree.jump = jumps.pop()
 
 
-_POLARITY = {**dict.fromkeys(names_of("copies"), 1), **dict.fromkeys(NAMED["not"], -1)}
-"""Functions of a bool after which (False, True) is (False, True) again, or turned round."""
+# --- promises ----------------------------------------------------------------------------------------------------
 
 
 def chain(
     region: Region,
-    func: Callable[..., Any],
+    func: Func,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     out: Tensor,
@@ -98,14 +156,13 @@ def chain(
         operands = kept()
         if operands is None:
             return None
-        args, kwargs = operands[:n], dict(zip(names, operands[n:]))
-        chosen = _per_value(region, func, args, kwargs)
-        if chosen is not None:
-            main, values = chosen
+        args, kwargs = tuple(operands[:n]), dict(zip(names, operands[n:]))
+        if any(choice(x) is not None for x in operands):
+            main, values = per_value(region, func, args, kwargs)
             return None if carrier(values) is not None else main.of(values)
-        if _of_too_many(operands):
+        if _too_many(operands):
             return None
-        return _both_sides(region, func, *few_decisions(region, args, kwargs, growing=False))
+        return both_sides(region, func, args, kwargs)
 
     operands = (*args, *kwargs.values())
     n, names = len(args), tuple(kwargs)
@@ -121,15 +178,14 @@ def chain(
     return attach(region, out, promise)
 
 
-def as_they_are(region: Region, name: str, operands: tuple[Any, ...]) -> Callable[[], tuple[Any, ...] | None]:
+def as_they_are(region: Region, name: str, operands: tuple[Any, ...]) -> Callable[[], Any]:
     """The operands of the function `name` for a promise, whatever is written to them meanwhile; None if nobody saw the
     write.
     """
-    kept = keep(operands, lambda x: attach(region, x.clone(), carrier(x)))
-    carried = [(x, carrier(x)) for x in operands]
+    kept, carried = Kept(*operands), [(x, carrier(x)) for x in operands]
 
-    def asked() -> tuple[Any, ...] | None:
-        found = kept()
+    def asked() -> Any:
+        found = kept.found()
         if found is None:
             region.lose(name, [attach(region, x.detach(), of) for x, of in carried if of is not None], _STALE)
         return found
@@ -143,8 +199,11 @@ _STALE = (
 )
 
 
+# --- expectations ------------------------------------------------------------------------------------------------
+
+
 def through_expectation(
-    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, widen: bool = False
+    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], *, widen: bool = False
 ) -> Any:
     """A function that is linear in each discrete operand: its expectation is the function of their expectations.
 
@@ -174,3 +233,71 @@ def through_expectation(
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
     decided = original(run, False)
     return torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
+
+
+_SIGNS = {"gt": 1, "ge": 1, "lt": -1, "le": -1, "eq": 1, "ne": -1}
+_COMPARES = {func: name for name in _SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
+_SAME_NUMBER = functions_with("same_number")
+_TRUTH = functions_with("truth")
+_SMOOTH = functions_with("smooth")
+
+
+def _of_counts(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], hard: Tensor) -> Any:
+    """An elementwise function with an operand that carries an `Expectation`."""
+    if hard.dtype == torch.bool:
+        if func in _TRUTH:
+            return _compare(region, "ne" if op_name(func) == "bool" else "eq", hard, args[0], 0)
+        if func in _COMPARES:
+            return _compare(region, _COMPARES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
+    elif not hard.is_floating_point() and func in _SAME_NUMBER:
+        return attach(region, hard, Expectation(expect(args[0]), by_ones(args[0])))
+    elif func in _SMOOTH:
+        return through_expectation(region, func, args, kwargs)
+    region.lose(
+        op_name(func),
+        [x for x in (*args, *kwargs.values()) if discrete_carrier(x)],
+        "of a count only arithmetic and comparisons are known. Go on with count.float().",
+    )
+    return func(*args, **kwargs)
+
+
+def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
+    sign, equality = _SIGNS[name], name in ("eq", "ne")
+    soft_a, soft_b = _soft(a), _soft(b)
+    gap = soft_a - soft_b
+    if tracked(a) or tracked(b):
+        if equality:
+            return hard
+        # A threshold that moves continuously: an ordinary comparison, with the expectation for the count.
+        eps = region.eps_for("gt" if sign > 0 else "lt")
+        return attach(region, hard, bool_outcomes(decided_at(offset_at(gap, eps)), hard, sign))
+    if equality and not (by_ones(a) and by_ones(b)):
+        region.lose(name, [x for x in (a, b) if discrete_carrier(x)], OF_WEIGHTED)
+        return hard
+    if equality:
+        plain = [soft for x, soft in ((a, soft_a), (b, soft_b)) if carrier(x) is None]
+        # At a tie the count shows its hard value, and a strict comparison that ties is False: it can only rise.
+        offset = band_offset(0.5 - torch.where(gap >= 0, gap, -gap), 0.5)
+        offset = torch.where(plain[0] == plain[0].floor(), offset, -0.5) if plain else offset
+    elif name in ("gt", "le"):
+        offset = band_offset(_up(a, soft_a) - _down(b, soft_b) - 0.5, 0.5)
+    else:
+        offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
+    # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
+    hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
+    return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
+
+
+def _soft(x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        return torch.tensor(float(x), dtype=torch.float64)
+    return expect(x) if discrete_carrier(x) else x if x.is_floating_point() else x.to(torch.float64)
+
+
+def _up(x: Any, soft: Tensor) -> Tensor:
+    """The integer that a count has to reach to be at least `x`."""
+    return soft if discrete_carrier(x) else soft.ceil()
+
+
+def _down(x: Any, soft: Tensor) -> Tensor:
+    return soft if discrete_carrier(x) else soft.floor()

@@ -13,9 +13,8 @@ from ..._ops.band import band_offset
 from ..._ops.dtypes import wide
 from ..._ops.ramp import Jump
 from ..._rules.widths import Width, half_width, watch_of
-from .constants import asked
-from .decisions import Decision, offset_at, version_of
-from .sites import Site
+from .carriers import asked
+from .decisions import Decision, Site, offset_at, version_of
 
 Eps: TypeAlias = float | Width
 
@@ -26,7 +25,7 @@ def boundary_at(x: Any, threshold: Any, eps: Eps, nan: float = -0.5) -> Decision
     key = ("boundary", *asked(x), *asked(threshold), eps)
 
     def offset() -> Tensor:
-        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan), "linear", later=True)
+        found = site.ramp(Jump("boundary", -0.5, 0.5, 0.0, nan))
         return offset_at(site.distance(), site.width(), nan=nan) if found is None else found
 
     return Decision(key, offset, site)
@@ -68,34 +67,6 @@ class _Multiple(NamedTuple):
     """``dividend - quotient * divisor``"""
 
 
-def _in_fixed_bands(eps: Eps, rest: Tensor, m: float, n: Tensor, valid: Tensor, but_zero: bool) -> Callable[[], Tensor]:
-    """The offset at the multiple `n` of a number `m`, which is `rest` away."""
-    distance = rest if m > 0 else -rest
-    jumps = (lambda: from_one(distance / abs(m), n) * abs(m)) if but_zero else None
-    return lambda: offset_at(distance, eps, abs(m) / 2, true_distance=jumps)
-
-
-def _in_moving_bands(
-    eps: Eps, rest: Tensor, m: Tensor, n: Tensor, valid: Tensor, but_zero: bool
-) -> Callable[[], Tensor]:
-    """The same for a tensor: the half-width ``min(eps, |m|/2)`` moves with it, and has a derivative."""
-    limit = m.abs() * 0.5
-    # A policy is asked in units of the divisor.
-    widest = half_width(eps, rest / m.abs(), 0.5) * m.detach().abs() if isinstance(eps, Width) else eps
-    half = torch.where(valid, limit.clamp(max=widest), 1.0)
-    distance = rest * m.detach().sign()
-
-    def offset() -> Tensor:
-        found = band_offset(distance / (2 * half), 0.5)
-        watch = watch_of(eps)
-        if watch is not None:
-            size = m.abs()
-            watch.offset(distance, found, half, limit, from_one(distance / size, n) * size if but_zero else None)
-        return found
-
-    return offset
-
-
 def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False) -> _Multiple | None:
     """The decision at the nearest multiple, in the dividend's units, rising with the quotient. `but_zero`: at 0 there
     is no jump.
@@ -113,7 +84,26 @@ def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False)
     def remainder(quotient: Tensor) -> Tensor:
         return torch.where(valid, x - quotient * m, nothing)
 
-    in_bands = _in_moving_bands if by_tensor else _in_fixed_bands
-    offset = in_bands(eps, remainder(n), m, n, valid, but_zero)
+    rest, half = remainder(n), None
+    size = m.abs() if by_tensor else abs(m)
+    if by_tensor:  # the half-width ``min(eps, |m|/2)`` moves with it, and has a derivative
+        # A policy is asked in units of the divisor.
+        widest = half_width(eps, rest / size, 0.5) * size.detach() if isinstance(eps, Width) else eps
+        half = torch.where(valid, (size * 0.5).clamp(max=widest), 1.0)
+        distance = rest * m.detach().sign()
+    else:
+        distance = rest if m > 0 else -rest
+
+    def jumps() -> Tensor:
+        return from_one(distance / size, n) * size  # type: ignore[no-any-return]
+
+    def offset() -> Tensor:
+        if half is None:
+            return offset_at(distance, eps, size / 2, true_distance=jumps if but_zero else None)
+        found, watch = band_offset(distance / (2 * half), 0.5), watch_of(eps)
+        if watch is not None:
+            watch.offset(distance, found, half, size * 0.5, jumps() if but_zero else None)
+        return found
+
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
     return _Multiple(Decision(key, offset), n, remainder)

@@ -14,17 +14,18 @@ A result of a discrete op is a plain tensor with one private attribute, its *car
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.ramp import Jump
-from ..._ops.saving import saved_as_then, saving
 from ..._ops.views import same_numbers
 from ..interface import Carried, Region
-from .decisions import _UNKNOWN, Decision, unchanged, version_of
-from .writes_seen import Guarded
+from .decisions import _UNKNOWN, Decision, shows, unchanged, version_of
+from .writes_seen import Kept, Later
 
 __all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
 
@@ -33,7 +34,7 @@ class _Carrier(Carried):
     """Not what another engine carries."""
 
 
-class Outcomes(_Carrier, Guarded):
+class Outcomes(_Carrier):
     """`below` and `above` the boundary of `decision`; both broadcast to the carrying tensor's shape and have its dtype.
 
     An outcome that is the same everywhere has one element and as many dimensions as the tensor (so that type promotion
@@ -41,24 +42,24 @@ class Outcomes(_Carrier, Guarded):
     describes a mask as a step of zero and one at the decision's site.
     """
 
-    GUARDED = ("below", "above")
-
     def __init__(
         self, decision: Decision, below: Tensor, above: Tensor, polarity: int = 0, jump: Jump | None = None
     ) -> None:
         self.decision = decision
-        self.below = below
-        self.above = above
         self.polarity = polarity
         self.jump = jump
-        if known_constant(below) is None or known_constant(above) is None:
-            self.guard()
+        known = known_constant(below) is not None and known_constant(above) is not None
+        self._sides: Any = (lambda: (below, above)) if known else Kept(below, above)
 
-    def copied(self, x: Tensor) -> Tensor:
-        copy, found = x.clone(), carrier(x)
-        if found is not None:
-            copy._sll = (found, version_of(copy))  # type: ignore[attr-defined]
-        return copy
+    @property
+    def below(self) -> Tensor:
+        side: Tensor = self._sides()[0]
+        return side
+
+    @property
+    def above(self) -> Tensor:
+        side: Tensor = self._sides()[1]
+        return side
 
 
 class Expectation(_Carrier):
@@ -81,6 +82,10 @@ class Choice(_Carrier):
     is shown there. Equal keys (see `equal_keys`) are the same choice: their values belong together.
     """
 
+    order: Any = None
+    """Of a whole permutation along `dim`, which can be inverted, all there is to know."""
+    dim: int = 0
+
     def __init__(self, key: tuple[Any, ...], values: Tensor, weights: Tensor, ties: Tensor) -> None:
         self.key = key
         self.values = values
@@ -100,6 +105,7 @@ class Choice(_Carrier):
         return Choice(key, move(self.values), move(self.weights), move(self.ties))
 
 
+@dataclass(eq=False)
 class Selection(_Carrier):
     """A selection ``x[mask]`` of `count` elements: those that may be in it, (p, *rest), and their weights, (p,).
 
@@ -108,52 +114,40 @@ class Selection(_Carrier):
     the same selection.
     """
 
-    def __init__(
-        self,
-        mask: Tensor,
-        candidates: Tensor,
-        weights: Tensor,
-        shown: Tensor,
-        taken: Tensor,
-        near: Tensor,
-        count: int,
-    ) -> None:
-        self.mask = mask
-        self.version = version_of(mask)
-        self.decision = outcomes(mask)
-        self.candidates = candidates
-        self.weights = weights
-        self.shown = shown
-        self.taken = taken
-        self.near = near
-        self.count = count
+    mask: Tensor
+    version: int
+    decision: Outcomes | None
+    candidates: Tensor
+    weights: Tensor
+    shown: Tensor
+    taken: Tensor
+    near: Tensor
+    count: int
 
     def of(self, candidates: Tensor) -> Selection:
         """The same selection of other elements."""
-        found = Selection(self.mask, candidates, self.weights, self.shown, self.taken, self.near, self.count)
-        found.version, found.decision = self.version, self.decision
-        return found
+        return replace(self, candidates=candidates)
 
     def made_by(self, mask: Tensor) -> bool:
         """Whether `mask` selects the same elements."""
         if mask is self.mask and unchanged(mask, self.version):
             return True
-        own, other = self.decision, outcomes(mask)
-        return _same_mask(own, other) and mask.shape == self.mask.shape
+        return self._like(outcomes(mask), mask)
 
     def same(self, other: Selection) -> bool:
         if self.weights is other.weights or self.mask is other.mask and self.version == other.version:
             return True
-        return _same_mask(self.decision, other.decision) and self.mask.shape == other.mask.shape
+        return self._like(other.decision, other.mask)
+
+    def _like(self, b: Outcomes | None, mask: Tensor) -> bool:
+        a = self.decision
+        if a is None or b is None or mask.shape != self.mask.shape:
+            return False
+        return a.decision.same(b.decision) * a.polarity * b.polarity == 1
 
 
-def _same_mask(a: Outcomes | None, b: Outcomes | None) -> bool:
-    if a is None or b is None or not a.polarity or not b.polarity:
-        return False
-    return a.decision.same(b.decision) * a.polarity * b.polarity == 1
-
-
-class Sorted(_Carrier):
+@dataclass(eq=False)
+class Sorted(Carried):
     """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
 
     Which of two values of a row is larger is then known, and comparing them is no decision; comparing `source` with one
@@ -163,18 +157,18 @@ class Sorted(_Carrier):
     `n` each, where the largest (or smallest) stands first.
     """
 
-    def __init__(self, source: Tensor, dim: int | None, largest: bool, places: Callable[[], Tensor]) -> None:
-        self.source = source
-        self.version = version_of(source)
-        self.dim = dim
-        self.n = source.numel() if dim is None else source.shape[dim]
-        self.largest = largest
-        self.places = places
+    source: Tensor
+    version: int
+    dim: int | None
+    largest: bool
+    places: Callable[[], Tensor]
+
+    @property
+    def n(self) -> int:
+        return self.source.numel() if self.dim is None else self.source.shape[self.dim]
 
     def moved(self, places: Callable[[], Tensor]) -> Sorted:
-        found = Sorted(self.source, self.dim, self.largest, places)
-        found.version = self.version
-        return found
+        return replace(self, places=places)
 
     def found_in(self, x: Any) -> bool:
         """Whether `x` is the source, or another differentiable view of the same numbers."""
@@ -198,27 +192,16 @@ class Chain(_Carrier):
         step: tuple[Decision, Jump] | None = None,
     ) -> None:
         self.step = step
-        self._compute: Callable[[], Outcomes | Choice | None] | None = compute
-        self._kept = False
-        self._found: Outcomes | Choice | None = None
-        self._saving = saving()
-        self._traced = compiling()  # as in `Decision`
         self.length = length
+        self._later = Later(compute)
 
     def resolve(self) -> Outcomes | Choice | None:
-        if not self._kept:
-            self._kept = True
-            assert self._compute is not None
-            self._found = saved_as_then(self._saving, self._compute)
-            self.length = 0
-            if not self._traced:
-                self._compute = None  # frees what it holds on to
-        return self._found
+        found: Outcomes | Choice | None = self._later()
+        self.length = 0
+        return found
 
 
 Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
-_CARRIERS = (Outcomes, Choice, Expectation, Selection)
-"""Other engines have others."""
 
 
 def carrier(x: Any) -> Carrier | None:
@@ -232,21 +215,20 @@ def carrier(x: Any) -> Carrier | None:
             return None
         if isinstance(found, Carried) and found.over():
             return None
-    if isinstance(found, Chain):
-        return found if x.is_floating_point() else found.resolve()
-    return found if isinstance(found, _CARRIERS) else None
+    if isinstance(found, Chain) and not x.is_floating_point():
+        return found.resolve()
+    return found if isinstance(found, _Carrier) else None  # type: ignore[return-value]
 
 
 def discrete_carrier(x: Any) -> bool:
     """Whether `x` is a bool or integer tensor that carries a linearization."""
-    return getattr(x, "_sll", None) is not None and carrier(x) is not None and not x.is_floating_point()
+    return isinstance(x, Tensor) and carrier(x) is not None and not x.is_floating_point()
 
 
 def selection(x: Any) -> Selection | None:
-    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    if pair is None or not isinstance(pair[0], Selection):
-        return None  # without keeping promises
-    found = carrier(x)
+    """(Without keeping promises.)"""
+    pair = getattr(x, "_sll", None)
+    found = carrier(x) if pair is not None and isinstance(pair[0], Selection) else None
     return found if isinstance(found, Selection) else None
 
 
@@ -259,16 +241,8 @@ def resolved(x: Any) -> Outcomes | Choice | Expectation | Selection | None:
 
 
 def outcomes(x: Any) -> Outcomes | None:
-    if getattr(x, "_sll", None) is None:
-        return None
-    found = carrier(x)
-    if isinstance(found, Chain):
-        found = found.resolve()
-    if not isinstance(found, Outcomes):
-        return None
-    if not compiling():
-        found.ask()
-    return found
+    found = resolved(x)
+    return found if isinstance(found, Outcomes) else None
 
 
 def choice(x: Any) -> Choice | None:
@@ -294,3 +268,76 @@ def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
         if not region.adopt(x):
             found.within = region.outermost()
     return x
+
+
+# --- outcomes that are the same everywhere, tensors that stand for others, steps --------------------------------
+
+
+def constant(value: Any, like: Tensor) -> Tensor:
+    """An outcome that is the same for every element of `like`."""
+    out = torch.full((1,) * like.dim(), value, dtype=like.dtype, device=like.device)
+    if isinstance(value, bool):
+        out._sll_constant = value  # type: ignore[attr-defined]
+    return out
+
+
+def outcome(value: Any, like: Tensor) -> Tensor:
+    """A number, a tensor, or what a function computes, as an outcome of `like`."""
+    value = value() if callable(value) else value
+    return value.to(like.dtype) if isinstance(value, Tensor) else constant(value, like)
+
+
+def promise(
+    decision: Decision, below: Any, above: Any, value: Tensor, length: int, step: tuple[Decision, Jump] | None = None
+) -> Chain:
+    """The outcomes of a step whose `value` is known, for whoever asks."""
+    like = value.new_empty((0,) * value.dim())  # does not hold on to it
+    return Chain(lambda: Outcomes(decision, outcome(below, like), outcome(above, like)), length, step)
+
+
+def stands_for(x: Tensor, origin: Tensor) -> Tensor:
+    """`x`, which has the numbers of `origin`: the same question about either is the same decision."""
+    x._sll_origin = asked(origin)  # type: ignore[attr-defined]
+    return x
+
+
+def asked(x: Any) -> tuple[Any, int]:
+    """Of whom a question about `x` is asked, and what it had seen of writes."""
+    origin: tuple[Any, int] | None = getattr(x, "_sll_origin", None)
+    return (x, version_of(x)) if origin is None else origin
+
+
+def is_constant(outcome: Tensor) -> bool:
+    return carrier(outcome) is None and all(size == 1 for size in outcome.shape)
+
+
+def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
+    """False below and True above (`polarity` 1), or the other way round (-1)."""
+    if jump is not None and compiling():
+        # Not `hard`, which compares two tensors: compiled code would keep it for backward, and it is slow to.
+        tied = jump.at_tie == jump.above
+        decision.side = lambda decision: decision.offset() >= 0 if tied else decision.offset() > 0
+    elif decision.side is None:
+        decision.side = shows(hard, polarity > 0)
+    return Outcomes(decision, constant(polarity < 0, hard), constant(polarity > 0, hard), polarity, jump)
+
+
+def step_of(x: Any) -> tuple[Decision, Jump] | None:
+    """Which step at the site of which decision `x` is known to be."""
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    if pair is None or not unchanged(x, pair[1]):
+        return None
+    found = pair[0]
+    if isinstance(found, Outcomes) and found.jump is not None and found.decision.site is not None:
+        return found.decision, found.jump
+    return found.step if isinstance(found, Chain) else None
+
+
+def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None, hard: Tensor | None = None) -> Tensor | None:
+    """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass.
+    (`hard`: see `ramp`.)
+    """
+    if step is None or step[0].site is None:
+        return None
+    value = step[0].site.ramp(step[1], hard=hard)
+    return value if value is not None and value.shape == x.shape else None

@@ -14,14 +14,127 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import band_offset
-from ..._ops.bits import pick
+from ..._ops.bits import pick, suits
+from ..._ops.dtypes import wide
 from ..._ops.env import compiling
-from ..._ops.saving import saved_as_then, saving
-from ..._rules.widths import Width, half_width, watch_of
-from .sites import Site
-from .writes_seen import keep
+from ..._ops.ramp import Jump, ramp
+from ..._ops.samples import sample
+from ..._rules.widths import Watched, Width, half_width, watch_of
+from .writes_seen import Kept, Later, over_soon, recorded
 
-__all__ = ["Decision"]
+__all__ = ["Decision", "Site"]
+
+
+def _own(x: Any) -> Any:
+    """A copy where writes are not seen: in compiled code, which drops it if there is none, and in memory that NumPy or
+    somebody else has, too.
+    """
+    if not isinstance(x, Tensor):
+        return x
+    return x.clone() if compiling() or not x.untyped_storage().resizable() else x
+
+
+class Site:
+    """`x` and the boundaries it was compared with: `threshold`, or, if that is None, the numbers ``n + shift``.
+
+    `x` may be the number and `threshold` the tensor.
+    """
+
+    def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
+        soon = not compiling() and over_soon(x, threshold)
+        self.operands = Kept(x, threshold) if soon else Kept(_own(x), _own(threshold))
+        self.eps = eps
+        self.shift = shift
+        self._at_integers = threshold is None
+        self._dtype: torch.dtype = x.dtype if isinstance(x, Tensor) else threshold.dtype
+        self._half: float | Tensor | None = None
+        self._known: tuple[Tensor, Tensor | None] | None = None
+        if soon:
+            self.distance()
+
+    def _found(self) -> tuple[Tensor, Tensor | None]:
+        if self._known is None:
+            self._known = recorded(self._distance, *self.operands())
+        return self._known
+
+    def _distance(self, x: Any, threshold: Any) -> tuple[Tensor, Tensor | None]:
+        """Signed, and the n of the nearest ``n + shift``, without gradient."""
+        if threshold is not None:
+            a, b = wide(x, threshold)
+            distance = a - b
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and not compiling():
+                # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it is slow.)
+                distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
+            return distance, None
+        (x,) = wide(x)
+        n = x.detach().round() if self.shift == 0.0 else x.detach().floor()
+        # In this order it is exact for large numbers.
+        return (x - n) - self.shift, n
+
+    def dtype(self) -> torch.dtype:
+        """Of the tensor at the site."""
+        return self._dtype
+
+    def distance(self) -> Tensor:
+        return self._found()[0]
+
+    def nearest(self) -> Tensor:
+        """The n, without gradient."""
+        found = self._found()[1]
+        assert found is not None
+        return found
+
+    def width(self, limit: float = math.inf) -> float | Tensor | Width:
+        """The half-width, asked of a policy once. (With a trace it is asked where the distances are known.)"""
+        if not isinstance(self.eps, Width) or self.eps.watch is not None or compiling():
+            return self.eps
+        if self._half is None:
+            self._half = half_width(self.eps, self.distance(), limit)
+        return self._half
+
+    def ramp(self, jump: Jump, forward: str = "linear", hard: Tensor | None = None) -> Tensor | None:
+        """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
+        (`hard`: see `ramp`.)
+        """
+        found = self.operands.found()
+        if found is None:
+            return None
+        x, level = found
+        swapped = not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim()
+        if swapped:
+            x, level = level, x
+            jump = jump._replace(below=jump.above, above=jump.below)
+        if not suits(x, level) or not x.is_floating_point() or isinstance(self.eps, Watched):
+            return None
+        one = not isinstance(level, Tensor) or level.dim() == 0 and level.device == x.device
+        if not compiling() and not (one and (not isinstance(level, Tensor) or level.is_floating_point())):
+            if jump.at_tie != jump.at_nan:
+                return None  # inf - inf is NaN, and a tie
+            a, b = self.distance(), 0.0  # of that
+            jump = jump._replace(below=jump.above, above=jump.below) if swapped else jump
+        else:
+            a, b = wide(x, level) if level is not None else (*wide(x), 0.0)
+            if isinstance(b, Tensor) and b.dim():
+                a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+        half = self._number(a, b, jump.limit)
+        return None if half is None else ramp(a, jump, half, forward, b, hard)
+
+    def _number(self, a: Tensor, b: Any, limit: float) -> float | None:
+        """The half-width, if it is a number."""
+        if not isinstance(self.eps, Width):
+            return min(self.eps, limit)
+        if self.eps.watch is not None:
+            return None
+        if self._half is None:
+            self._half = self.eps.at(lambda: self._sample(a, b), limit) if a.numel() else min(1.0, limit)
+        return None if isinstance(self._half, Tensor) else self._half
+
+    def _sample(self, a: Tensor, b: Any) -> Tensor:
+        """Distances to the boundaries, of some elements."""
+        found = sample(a)
+        if not self._at_integers:
+            return found - (b.detach() if isinstance(b, Tensor) else b)
+        return found - (found.round() if self.shift == 0.0 else found.floor()) - self.shift
 
 
 class Decision:
@@ -36,27 +149,15 @@ class Decision:
     def __init__(self, key: tuple[Any, ...], offset: Callable[[], Tensor], site: Site | None = None) -> None:
         self.key = key
         self.site = site
-        self._thunk: Callable[[], Tensor] | None = offset
-        self._offset: Tensor | None = None
-        self._saving = saving()
-        self._traced = compiling()
-        """Then a frame that goes on after a graph break takes its operands out of the thunk, resolved or not."""
-        self.side: Callable[[Decision], Tensor | None] | None = None
+        self._offset = Later(offset)
+        self.side: Callable[[Decision], Tensor] | None = None
         """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
         it would be a cycle, and keep tensors alive.)
         """
 
     def offset(self) -> Tensor:
-        if self._offset is None:
-            assert self._thunk is not None
-            self._offset = saved_as_then(self._saving, self._thunk)
-            if not self._traced:
-                self._thunk = None  # frees what the thunk holds on to
-        return self._offset
-
-    def known(self) -> bool:
-        """Whether the offset has been worked out."""
-        return self._offset is not None
+        found: Tensor = self._offset()
+        return found
 
     def weight(self) -> Tensor:
         return self.offset() + 0.5
@@ -65,35 +166,23 @@ class Decision:
         """Mask of the elements at which the hard program is above. The offset alone does not tell: where it is a
         probability, the program may well have taken the less likely side.
         """
-        side = None if self.side is None else self.side(self)
-        return self.offset() > 0 if side is None else side
+        return self.offset() > 0 if self.side is None else self.side(self)
 
     def same(self, other: Decision) -> int:
         """1: the same decision, -1: the same with the sides swapped, 0: another decision."""
         a, b = self.key, other.key
         if self is other:
             return 1
-        if a[0] != b[0]:  # the kind, a string
-            return 0
-        if a[0] == "placed":
-            return int(a[1].same(b[1])) if equal_keys(a[2:], b[2:]) else 0
-        # Asked thousands of times where decisions feed back, and nearly always about other tensors.
-        if a[0] != "boundary":
-            return 0 if _differ(a[1], b[1]) else int(equal_keys(a, b))
-        if not _differ(a[1], b[1]) and not _differ(a[3], b[3]) and equal_keys(a, b):
-            return 1
-        if _differ(a[1], b[3]) or _differ(a[3], b[1]):
-            return 0
-        return -int(equal_keys((a[1], a[2], a[5]), (b[3], b[4], b[5])) and equal_keys(a[3:5], b[1:3]))
+        if a[0] == b[0] == "placed":
+            return a[1].same(b[1]) if equal_keys(a[2:], b[2:]) else 0
+        if a[0] != b[0] or equal_keys(a, b):
+            return int(a[0] == b[0])
+        swapped = (*b[:1], *b[3:5], *b[1:3], *b[5:]) if a[0] == "boundary" else ()
+        return -int(equal_keys(a, swapped))
 
     def undecided(self) -> Tensor:
         """Mask of the elements strictly inside the band."""
         return self.offset().abs() < 0.5
-
-
-def _differ(a: Any, b: Any) -> bool:
-    """Whether one is a tensor that the other is not."""
-    return a is not b and (isinstance(a, Tensor) or isinstance(b, Tensor))
 
 
 def equal_keys(a: Any, b: Any) -> bool:
@@ -153,27 +242,18 @@ def placed(
     return moved
 
 
-def shows(x: Tensor, above: Any) -> Callable[[Decision], Tensor | None]:
-    """Where `x`, as it is now, is `above`."""
-    kept = keep((x.detach(),), torch.clone)  # an alias, because `x` will hold on to the decision
-
-    def side(decision: Decision) -> Tensor | None:
-        shown = kept()
-        return None if shown is None else shown[0] == (above() if callable(above) else above)
-
-    return side
-
-
-def tells(decision: Decision, x: Tensor, above: Tensor | Callable[[], Tensor]) -> Decision:
-    """`decision`, which was made for `x`: the offset says on which side it is, and at an exact tie `x` does."""
-    shown = shows(x, above)
+def shows(x: Tensor, above: Any, at_ties: bool = False) -> Callable[[Decision], Tensor]:
+    """Where `x`, as it is now, is `above` (or what that returns). `at_ties`: asked there only, for the offset tells."""
+    kept = Kept(x.detach())  # an alias, because `x` will hold on to the decision
 
     def side(decision: Decision) -> Tensor:
-        offset, at_tie = decision.offset(), shown(decision)
-        return offset > 0 if at_tie is None else pick(offset == 0, at_tie, offset > 0)
+        found, by_offset = kept.found(), decision.offset() > 0
+        if found is None:
+            return by_offset
+        shown: Tensor = found[0] == (above() if callable(above) else above)
+        return pick(decision.offset() == 0, shown, by_offset) if at_ties else shown
 
-    decision.side = side
-    return decision
+    return side
 
 
 _UNKNOWN = -1

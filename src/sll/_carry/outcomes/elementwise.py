@@ -1,4 +1,5 @@
-"""Functions that work element by element: they run on both outcomes.
+"""Functions that work element by element: they run on both outcomes. And casts: integers and masks that become floats,
+floats that become integers.
 
 If an operand is discrete (bool or integer), the result joins its outcomes: ``below + w (above - below)``. If the
 linearization rides on float operands only, this is ordinary arithmetic: the values are what they are, and the result
@@ -7,30 +8,42 @@ merely promises its outcomes to a later discrete op.
 
 from __future__ import annotations
 
+import functools
 import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..._ops.bits import suits
+from ..._ops.env import compiling, tracked
+from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
-from ..._rules.index import NAMED
-from ..interface import Region
-from .algebra import chain, run_on_outcomes
-from .carriers import Expectation, attach, carrier, discrete_carrier, known_constant
-from .constants import constant
-from .counts import through_count
-from .decisions import Decision
-from .fewer import few_decisions
-from .mixtures import run_on_choices
-from .registry import follows
-from .steps import step_of
+from ..interface import Func, Region
+from .algebra import chain, on_outcomes
+from .boundaries import _toward_zero, at_integers
+from .carriers import Chain, Outcomes, attach, carrier, discrete_carrier, in_one_pass, promise, resolved, step_of
+from .decisions import Decision, decided_at
 from .trees import original
 
 
-def _clamped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Decision, Jump] | None:
+def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    operands = (*args, *kwargs.values())
+    carried = [x for x in operands if carrier(x) is not None]
+    if carried and not any(discrete_carrier(x) for x in carried):
+        out = func(*args, **kwargs)
+        if not isinstance(out, Tensor) or any(out is x for x in operands):
+            return out
+        if out.is_floating_point():
+            return chain(region, func, args, kwargs, out, _clamped(func, args, kwargs))
+    out = on_outcomes(region, func, args, kwargs) if carried else None
+    return func(*args, **kwargs) if out is None else out
+
+
+# --- what is known to be one step ---------------------------------------------------------------------------------
+
+
+def _clamped(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Decision, Jump] | None:
     """Which step rounded numbers are after they were clamped to whole numbers."""
     if func.__name__ not in _BOUNDS:
         return None
@@ -55,52 +68,106 @@ _BOUNDS: dict[str, tuple[str, ...]] = dict.fromkeys(("clamp", "clip"), ("input",
 _BOUNDS |= {"clamp_min": ("input", "min"), "clamp_max": ("input", "max")}
 
 
-def elementwise(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if func.__name__ in _FOLDS and len(args) == 2:
-        out = _folded(region, func, *args)
-        if out is not None:
-            return out
-    operands = (*args, *kwargs.values())
-    carried = [x for x in operands if carrier(x) is not None]
-    if not carried:
-        return func(*args, **kwargs)
-    if not any(discrete_carrier(x) for x in carried):
-        out = func(*args, **kwargs)
-        if not isinstance(out, Tensor) or any(out is x for x in operands):
-            return out
-        if out.is_floating_point():
-            return chain(region, func, args, kwargs, out, _clamped(func, args, kwargs))
-    out = run_on_choices(region, func, args, kwargs)
-    if out is None:
-        out = run_on_outcomes(region, func, args, kwargs)
-    if out is not None:
-        return out
-    args, kwargs = few_decisions(region, args, kwargs)
-    if any(isinstance(carrier(x), Expectation) for x in (*args, *kwargs.values())):
-        return through_count(region, func, args, kwargs)
-    return func(*args, **kwargs)
+def _promised(decision: Decision, jump: Jump, value: Tensor, step: tuple[Decision, Jump] | None = None) -> Chain:
+    """What a mask made a float, or a quantizer makes of integers, promises."""
+    if jump.kind == "boundary":
+        return promise(decision, jump.below, jump.above, value, 1)
+
+    def beside(by: int) -> Tensor:
+        assert decision.site is not None
+        return (decision.site.nearest() + by).clamp(jump.below, jump.above)
+
+    return promise(decision, lambda: beside(0), lambda: beside(1), value, 1, step)
 
 
-def _folded(region: Region, func: Callable[..., Any], a: Any, b: Any) -> Tensor | None:
-    """Logic of an outcome that is known everywhere: ``True & mask`` is the mask, ``False & mask`` False."""
-    x, y = (known_constant(operand) for operand in (a, b))
-    if x is None and y is None or not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return None
-    logic = _FOLDS[func.__name__]
-    if x is not None and y is not None:
-        return constant(logic(x, y), a if a.dim() >= b.dim() else b)
-    mask, other, known = (b, a, x) if y is None else (a, b, y)
-    if mask.dtype != torch.bool or mask.dim() < other.dim():
-        return None
-    if_false, if_true = logic(known, False), logic(known, True)
-    if if_false == if_true:
-        return constant(if_false, mask)
-    if if_false:
-        return region.call(torch.logical_not, mask)  # type: ignore[no-any-return]
-    return attach(region, original(torch.clone, mask), carrier(mask))  # (the program may write to the mask itself)
+@functools.cache
+def _of_nan(dtype: torch.dtype) -> float:
+    """The integer that NaN becomes here."""
+    return float(torch.full((64,), math.nan, device="cpu").to(dtype)[0])
 
 
-_FOLDS = {name: getattr(operator, f"__{logic}__") for logic in ("and", "or", "xor") for name in NAMED[logic]}
+def _float_asked_for(func: Func, args: tuple[Any, ...]) -> torch.dtype | None:
+    """The dtype, if the call converts its operand to a float and does nothing else."""
+    if len(args) == 1:
+        return _FLOATS.get(func.__name__)
+    to = args[1]
+    if len(args) == 2 and isinstance(to, torch.dtype) and to.is_floating_point and func.__name__ in ("to", "type"):
+        return to
+    return None
 
 
-follows(elementwise, "elementwise")
+_FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A mask that becomes a float is a step of what it was compared with: one pass, and no offset. So are the integers
+    of a quantizer.
+    """
+    x = args[0]
+    dtype = None if kwargs or region.trace is not None or x.is_floating_point() else _float_asked_for(func, args)
+    step = None if dtype is None else step_of(x)
+    if step is None or dtype is None:
+        return elementwise(region, func, args, kwargs)
+    decision, jump = step
+    if x.dtype != torch.bool:
+        jump = jump._replace(at_nan=math.nan if compiling() else _of_nan(x.dtype))
+    # Integers in compiled code: NaN is what the compiler makes of it.
+    known = compiling() and jump.kind == "quantize"
+    value = in_one_pass(x, (decision, jump), original(func, *args) if known else None)
+    if value is None:
+        return elementwise(region, func, args, kwargs)
+    value = value.to(dtype)
+    return attach(region, value, _promised(decision, jump, value))
+
+
+def to_integers(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0]
+    if not x.is_floating_point():
+        return cast(region, func, args, kwargs)
+    quantized = step_of(x)
+    if quantized is not None and region.trace is None and not kwargs and _may_fit(quantized[1], x):
+        # In the band the float shows a blend, and the integer the likelier outcome.
+        out = original(func, _rounded(*quantized, x), *args[1:])
+        if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
+            decision, jump = quantized[0], _within(quantized[1], x, torch.iinfo(out.dtype))
+            if jump is not None:
+                return attach(region, out, _promised(decision, jump, out, (decision, jump)))
+    if not tracked(x) or not region.linearizes("cast") or resolved(x) is not None:
+        return elementwise(region, func, args, kwargs)
+    out = func(*args, **kwargs)
+    if not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
+        return out  # x.bool() asks x != 0, whose window average is zero
+    decision, site = at_integers(x, region.eps_for("cast"), but_zero=True)
+    n = site.nearest()
+    if region.trace is not None:
+        decision.offset()
+    if out.device != x.device:
+        decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
+    below, above = (side.to(out.dtype) for side in _toward_zero(n))
+    return attach(region, out, Outcomes(decision, below, above))
+
+
+def _rounded(decision: Decision, jump: Jump, x: Tensor) -> Tensor:
+    """The whole numbers that `x`, a step, shows rather. A compiler rounds the operand: it need not work out `x`."""
+    at: Any = decision.site.operands()[0] if compiling() and decision.site is not None else x
+    rounded: Tensor = (at if at.shape == x.shape else x).detach().round()
+    return rounded if at is x else rounded.clamp(jump.below, jump.above)
+
+
+def _may_fit(jump: Jump, x: Tensor) -> bool:
+    """Whether it is known between which bounds rounded numbers are, or worth reading them."""
+    if jump.kind == "quantize":
+        return True
+    return not compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
+
+
+def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:
+    """Which step rounded numbers `x` are as integers with these limits; None if there may be some beyond."""
+    if jump.kind == "quantize":
+        return jump if limits.min <= jump.below <= jump.above <= limits.max else None
+    low, high = x.detach().aminmax()
+    inside = bool(low >= limits.min) and bool(high <= limits.max)  # not if there is a NaN
+    return Jump("quantize", float(limits.min), float(limits.max), 0.0, math.nan) if inside else None
+
+
+_INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)

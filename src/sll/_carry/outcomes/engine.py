@@ -1,4 +1,6 @@
-"""Outcomes as the engine of a region: which rule a call gets, and what a region may ask of what is carried."""
+"""Outcomes as the engine of a region: which rule the rows of the table have, by name, family or op, and what a region
+may ask of what is carried.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,63 @@ from torch import Tensor
 
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, REMEDIES, op_name
-from ..interface import Engine, Func, tensors
+from ..interface import Engine, Func, Rule, tensors
 from ..writes import called
-from . import selection_rules
+from . import (
+    choosing,
+    elementwise,
+    lookups,
+    orders,
+    passed,
+    reductions,
+    selections,
+    shape,
+    sources,
+    where,
+    writes,
+)
 from .carriers import Choice, Expectation, Selection, carrier, choice, discrete_carrier, resolved, selection
 from .expectations import uncertain, undecided
-from .registry import ALWAYS, BY_NAME, RULES, written
+from .registry import ALWAYS, BY_NAME, RULES, fill, written
 from .trees import decisions
 from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
+
+RULE_OF: dict[str, Rule] = {
+    **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
+    "casts": elementwise.to_integers,
+    "floats": elementwise.cast,
+    **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
+    "extremes": choosing.extremum,
+    "best_values": choosing.best_value,
+    **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median", "unique")},
+    **{op: getattr(passed, op) for op in ("searchsorted", "bucketize", "histc")},
+    "elementwise": elementwise.elementwise,
+    **{name: getattr(where, name) for name in ("where", "masked_fill", "masked_scatter")},
+    **dict.fromkeys(("moves", "copies"), shape.move),
+    "stacked_moves": shape.atleast,
+    "in_place_moves": shape.in_place_move,
+    "broadcasts": shape.broadcast,
+    "broadcast_tensors": shape.broadcast_tensors,
+    "fills": shape.fill,
+    "joins": shape.join_tensors,
+    "sums": reductions.linear,
+    "products": reductions.product,
+    "truths": reductions.truth,
+    **{name: getattr(reductions, name) for name in ("count_nonzero", "bincount")},
+    "Tensor.__getitem__": lookups.getitem,
+    **dict.fromkeys(("index_select", "gather", "take_along_dim", "take"), lookups.along),
+    **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
+    **{name: getattr(lookups, name) for name in ("one_hot", "unravel_index")},
+    **dict.fromkeys(("scatter", "scatter_add", "index_add", "index_fill", "index_copy"), writes.along),
+    "index_put": writes.index_put,
+    "Tensor.__setitem__": writes.setitem,
+    "Tensor.copy_": writes.copy_,  # floats written to integers are casts
+    "masked_select": selections.masked,
+    **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
+}
+fill(RULE_OF)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 _ASKS_BY_NAME = {func.__name__ for func in ASKS}
@@ -38,7 +87,7 @@ class _Outcomes(Engine):
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = compiling()
         if not traced and region.selects and any(map(self.selected, tensors(args, kwargs))):
-            found: Any = selection_rules.rule_for(func)
+            found: Any = selections.rule_for(func)
             if found is not None:
                 return found(region, func, args, kwargs)
         rule = BY_NAME.get(func.__name__) if traced else RULES.get(func)

@@ -1,4 +1,4 @@
-"""The real-valued expectation of what carries a linearization, and which elements are undecided."""
+"""The real-valued expectation of what carries something, which elements are undecided, which integers go by ones."""
 
 from __future__ import annotations
 
@@ -14,66 +14,56 @@ from ..._ops.band import hard_forward
 from ..._ops.bits import pick
 from ..._ops.blend import blend, blend_by_mask, product
 from ..._ops.dtypes import compute_dtype, exact_dtype
-from ..._ops.env import compiling
-from ..._ops.fused import LEAST
-from .carriers import Choice, Expectation, Outcomes, carrier, known_constant, outcomes, resolved
+from ..._ops.env import compiling, readable
+from .carriers import (
+    Choice,
+    Expectation,
+    Outcomes,
+    carrier,
+    in_one_pass,
+    known_constant,
+    outcomes,
+    resolved,
+    step_of,
+)
 from .decisions import Decision
-from .steps import in_one_pass, step_of_mask
 
 __all__ = ["expect"]
 
 
-def expect(x: Tensor) -> Tensor:
+def expect(x: Tensor, ties: bool = False) -> Tensor:
     """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for
-    integers.
+    integers. At an exact tie it is what `x` shows, or with `ties` halfway, which is the probability of a bool.
     """
-    found = carrier(x)
+    found, boolean = resolved(x), x.dtype == torch.bool
     if isinstance(found, Expectation):
         return found.value
     if isinstance(found, Choice):
-        values = found.values.to(found.weights.dtype if x.dtype == torch.bool else exact_dtype(x))
-        return (values * shown_weights(found, x).to(values.dtype)).sum(-1)
-    tree = outcomes(x)
-    if tree is None:
-        return x.to(torch.float32 if x.dtype == torch.bool else exact_dtype(x))
-    at_once = in_one_pass(x, step_of_mask(x))
+        values = found.values.to(found.weights.dtype if boolean else exact_dtype(x))
+        return (values * (found.weights if ties else shown_weights(found, x)).to(values.dtype)).sum(-1)
+    if not isinstance(found, Outcomes):
+        return x.to(torch.float32 if boolean else exact_dtype(x))
+    step = step_of(x) if boolean else None
+    at_once = in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)) if ties and step is not None else step)
     if at_once is not None:
         return at_once
-    offset = tree.decision.offset()
-    below, above = expect(tree.below), expect(tree.above)
-    if tree.decision.side is not None:
-        at_once = _joint(tree, below, above, ties=False)
+    offset, below, above = found.decision.offset(), expect(found.below, ties), expect(found.above, ties)
+    if ties or found.decision.side is not None:
+        at_once = _joint(found, below, above, ties)
         if at_once is None:
-            at_once = blend_by_mask(offset, tree.decision.taken(), below, above, finite=True)
+            at_once = blend_by_mask(offset, found.decision.taken(), below, above, ties=ties, finite=True)
         if at_once is not None:
             return at_once
+    if ties:
+        return below * (0.5 - offset) + above * (0.5 + offset)
     dtypes = (offset.dtype, below.dtype, above.dtype)
-    hard = packed(x).to(compute_dtype(*dtypes)) if x.dtype == torch.bool else x.to(exact_dtype(x))
-    return blend(offset, below, above, _selected(tree, below, above, hard))
+    hard = packed(x).to(compute_dtype(*dtypes)) if boolean else x.to(exact_dtype(x))
+    return blend(offset, below, above, selected_side(found, below, above, hard))
 
 
 def probability(x: Tensor) -> Tensor:
-    """Expected value of a bool; other than `expect` it is 1/2 at an exact tie, whatever `x` shows there."""
-    found = resolved(x)
-    if isinstance(found, Choice):
-        return (found.values.to(found.weights.dtype) * found.weights).sum(-1)
-    if not isinstance(found, Outcomes):
-        return x.to(torch.float32)
-    if found.polarity and (compiling() or found.decision.known() or x.numel() < LEAST):
-        return found.decision.weight() if found.polarity > 0 else 0.5 - found.decision.offset()
-    step = step_of_mask(x)
-    at_once = None if step is None else in_one_pass(x, (step[0], step[1]._replace(at_tie=0.5)))
-    if at_once is not None:
-        return at_once
-    below, above = probability(found.below), probability(found.above)
-    at_once = _joint(found, below, above, ties=True)
-    if at_once is not None:
-        return at_once
-    at_once = blend_by_mask(found.decision.offset(), found.decision.taken(), below, above, ties=True, finite=True)
-    if at_once is not None:
-        return at_once
-    weight = found.decision.weight()
-    return below * (1 - weight) + above * weight
+    """Expected value of a bool; 1/2 at an exact tie, whatever `x` shows there."""
+    return expect(x, ties=True)
 
 
 def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor | None:
@@ -107,7 +97,7 @@ def _any_of(masks: Sequence[Tensor | None]) -> Tensor | None:
     return functools.reduce(torch.logical_or, known) if known else None
 
 
-def _selected(
+def selected_side(
     tree: Outcomes,
     below: Tensor,
     above: Tensor,
@@ -167,9 +157,50 @@ def shown_weights(found: Choice, x: Tensor) -> Tensor:
     return hard_forward(torch.where(found.ties, shown, weights), weights)
 
 
-def shown_weight(tree: Outcomes, x: Tensor) -> Tensor:
-    """The weight of the outcome above; at an exact tie 1 or 0, according to what `x` shows."""
-    offset = tree.decision.offset().expand(x.shape)
-    above = (x == tree.above).to(offset.dtype).expand(x.shape)
-    zero = torch.zeros((), dtype=offset.dtype, device=x.device)
-    return blend(offset, zero, zero + 1, torch.where(offset == 0, above, (offset > 0).to(offset.dtype)))
+# --- integers that change by one ---------------------------------------------------------------------------------
+
+
+def by_ones(x: Any) -> bool:
+    """Whether the integers `x` change by one at most when one decision falls on its other side."""
+    if not isinstance(x, Tensor) or x.dtype == torch.bool or compiling():
+        return True
+    found = resolved(x)
+    if isinstance(found, Expectation):
+        return found.by_ones
+    if isinstance(found, Choice):  # labels of documents that change places: one more or one less is among the first
+        values = torch.where(found.weights.detach() > 0, found.values, x.detach().unsqueeze(-1))
+        return _at_most_one(values.amax(-1) - values.amin(-1))
+    if not isinstance(found, Outcomes):
+        return found is None
+    return _at_most_one(found.above - found.below) and by_ones(found.below) and by_ones(found.above)
+
+
+def one_apart(values: Tensor) -> bool:
+    """Whether numbers, one of which is taken, are one apart at most: the zeros and ones of labels."""
+    return _at_most_one(values.detach() - values.detach().amin()) if values.numel() else True
+
+
+def _at_most_one(x: Tensor) -> bool:
+    """True where there is no number to read."""
+    if compiling():
+        return True
+    known = readable(x)
+    return known is None or bool((known.abs() <= 1).all())
+
+
+def of_one_order(found: Choice) -> bool:
+    """Whether its elements are places or ranks in an order: not independent, for no two stand at the same one."""
+
+    def ordered(key: tuple[Any, ...]) -> bool:
+        return any(
+            x in ("places", "positions") if isinstance(x, str) else isinstance(x, tuple) and ordered(x) for x in key
+        )
+
+    return ordered(found.key)
+
+
+OF_WEIGHTED = (
+    "which values a sum of weighted decisions can take is not known. Fold the table bit by bit, table = "
+    "torch.where(bit, table[1::2], table[::2]), or compare the bits."
+)
+"""Why a sum that changes by more than one ends where a count would go on."""

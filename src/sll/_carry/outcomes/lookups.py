@@ -14,14 +14,10 @@ from torch import Tensor
 
 from ..._ops.env import compiling
 from ..interface import Func, Region
-from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, outcomes
-from .constants import bool_outcomes, constant
-from .counted import OF_WEIGHTED, by_ones, one_apart
-from .decisions import Decision, decided_by, placed, shows
-from .expectations import expect, undecided
-from .indices import geometry, indexes
-from .mixtures import join_values, mix
-from .registry import follows
+from .carriers import Choice, Outcomes, attach, choice, constant, discrete_carrier, outcomes
+from .decisions import decided_by, placed, shows
+from .expectations import OF_WEIGHTED, by_ones
+from .mixtures import join_values
 from .selections import selected
 from .shape import move
 from .trees import join, original
@@ -30,43 +26,40 @@ _A_COUNT = "an index that is a count is not looked up. Use (table * (count == to
 
 
 def lookup(
-    region: Region, name: str, func: Func, index: Tensor, size: int, trailing: int, *, wrap: bool = True,
+    region: Region, name: str, look: Func, index: Tensor, size: int, trailing: int, *, wrap: bool = True,
     whole: bool = False,
 ) -> Any:  # fmt: skip
-    """``func(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more
-    behind them. `whole`: `func` takes an index of any shape, and the index's dimensions come first in the result.
+    """``look(index)``, a lookup in a table of `size` whose result has the dimensions of `index` and `trailing` more
+    behind them; through the region, for an outcome may carry further decisions, and the table others. `whole`: `look`
+    takes an index of any shape, and the index's dimensions come first in the result.
     """
-    chosen = choice(index)
+    chosen, tree, low = choice(index), outcomes(index), -size if wrap else 0
     if chosen is not None:
-        return _look_up_choices(region, func, index, chosen, size, trailing, wrap=wrap, whole=whole)
-    tree = outcomes(index)
+        return _at_choices(region, look, index, chosen, (low, size - 1), trailing, whole)
     if tree is None:
         region.lose(name, [index], _A_COUNT if by_ones(index) else OF_WEIGHTED)
-        return func(index.detach())  # carries nothing
-    hard = original(func, index)
+        return look(index.detach())  # carries nothing
+    hard = original(look, index.detach())
     sides = []
     for outcome in (tree.below, tree.above):
         full = region.call(torch.Tensor.expand, outcome, index.shape)
-        full = region.call(torch.clamp, full, -size if wrap else 0, size - 1)
-        if carrier(full) is None:
-            sides.append(func(full))
-        else:
-            sides.append(lookup(region, name, func, full, size, trailing, wrap=wrap))
-    decision = _with_trailing(tree.decision, index, trailing)
-    return join(region, func, (), hard, Outcomes(decision, *sides))
+        sides.append(look(region.call(torch.clamp, full, low, size - 1)))
+    decision = tree.decision
+    if trailing:
+        shape = tuple(index.shape)
+        decision = placed(decision, shape, ("trailing", trailing), lambda w: w.reshape(shape + (1,) * trailing))
+    return join(region, look, (), hard, Outcomes(decision, *sides))
 
 
-def _look_up_choices(
-    region: Region, func: Func, index: Tensor, chosen: Choice, size: int, trailing: int, *, wrap: bool, whole: bool
+def _at_choices(
+    region: Region, look: Func, index: Tensor, chosen: Choice, limits: tuple[int, int], trailing: int, whole: bool
 ) -> Tensor:
-    hard = original(func, index)
-    values = chosen.values.expand(*index.shape, chosen.values.shape[-1]).clamp(-size if wrap else 0, size - 1)
-    found = region.call(func, values) if whole else None  # an index of any shape: all values at once
-    if found is not None and carrier(found) is None:
-        found = found.movedim(index.dim(), -1)
+    hard = original(look, index.detach())
+    values = chosen.values.expand(*index.shape, chosen.values.shape[-1]).clamp(*limits)
+    if whole:
+        found = region.call(torch.movedim, look(values), index.dim(), -1)
     else:
-        pieces = [func(value) for value in values.unbind(-1)]
-        found = None if any(carrier(x) is not None for x in pieces) else torch.stack(pieces, -1)
+        found = region.call(torch.stack, [look(value) for value in values.unbind(-1)], -1)
 
     def aligned(t: Tensor) -> Tensor:  # other indices broadcast with this one
         t = t.expand(*index.shape, t.shape[-1])
@@ -75,25 +68,7 @@ def _look_up_choices(
 
     same = trailing == 0 and hard.shape == index.shape
     key = chosen.key if same else ("trailing", chosen.key, trailing, hard.dim())
-    chosen = Choice(key, values, aligned(chosen.weights), aligned(chosen.ties))
-    if found is not None:
-        return join_values(region, hard, chosen, found)
-    table = torch.stack([expect(x) if not x.is_floating_point() else x for x in pieces], -1)
-    if hard.dtype == torch.bool:
-        return attach(region, hard, bool_outcomes(decided_by((chosen.weights * table).sum(-1)), hard))
-    if not hard.is_floating_point():
-        counts = one_apart(table) and all(by_ones(x) for x in pieces)
-        return attach(region, hard, Expectation((chosen.weights.to(table.dtype) * table).sum(-1), counts))
-    unsure = [undecided(x) for x in pieces]
-    inner = torch.stack([u.expand(hard.shape) for u in unsure if u is not None], -1).any(-1)
-    return mix(chosen.of(table), hard, inner)
-
-
-def _with_trailing(decision: Decision, index: Tensor, trailing: int) -> Decision:
-    if trailing == 0:
-        return decision
-    shape = tuple(index.shape)
-    return placed(decision, shape, ("trailing", trailing), lambda w: w.reshape(shape + (1,) * trailing))
+    return join_values(region, hard, Choice(key, values, aligned(chosen.weights), aligned(chosen.ties)), found)
 
 
 def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -118,12 +93,11 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
             "an index beside True or False is not looked up. Use unsqueeze() in the place of True.",
         )
         return func(table, index)
-    # Lists, ranges and arrays index like tensors.
-    items = tuple(i if indexes(i) else torch.as_tensor(i, device=table.device) for i in items)
+    items = as_indices(items, table)
     place = linearized[0]
     size, trailing = geometry(table, items, place)
 
-    def look(i: Tensor) -> Any:  # through the region: another index may be linearized, too
+    def look(i: Tensor) -> Any:
         return region.call(func, table, (*items[:place], i, *items[place + 1 :]))
 
     return lookup(region, "getitem", look, items[place], size, trailing, whole=len(items) == 1)
@@ -141,49 +115,61 @@ def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[
     return move(region, func, (table, index), {})
 
 
-def _size(table: Tensor, dim: int) -> int:
-    return table.shape[dim] if table.dim() else 1
+def as_indices(items: tuple[Any, ...], table: Tensor) -> tuple[Any, ...]:
+    """Lists, ranges and arrays index like tensors."""
+    known = (int, slice, Tensor, type(None), type(Ellipsis))
+    return tuple(i if isinstance(i, known) else torch.as_tensor(i, device=table.device) for i in items)
 
 
-def index_select(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "dim", "index"), args), **kwargs)
-    table, dim, index = named["input"], named["dim"], named["index"]
+def geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, int]:
+    """Size of the dimension that ``items[place]`` indexes, and the number of dimensions of the result behind the
+    indexed block.
+    """
+
+    def dims(item: Any) -> int:
+        """How many of the table's it stands for."""
+        return 0 if item is None else item.dim() if isinstance(item, Tensor) and item.dtype == torch.bool else 1
+
+    ellipsis = next((n for n, i in enumerate(items) if i is Ellipsis), len(items))
+    rest = table.dim() - sum(dims(i) for i in items if i is not Ellipsis)
+    expanded = [*items[:ellipsis], *[slice(None)] * rest, *items[ellipsis + 1 :]]
+    at = place if place < ellipsis else place + rest - 1
+    tensors = [n for n, i in enumerate(expanded) if isinstance(i, Tensor)]
+    together = tensors == list(range(tensors[0], tensors[-1] + 1))
+    behind = expanded[tensors[-1] + 1 :] if together else [i for n, i in enumerate(expanded) if n not in tensors]
+    return table.shape[sum(map(dims, expanded[:at]))], sum(1 for i in behind if not isinstance(i, int))
+
+
+_ALONG: dict[str, tuple[str, ...]] = {"index_select": ("input", "dim", "index"), "gather": ("input", "dim", "index")}
+_ALONG |= {"take_along_dim": ("input", "indices", "dim"), "take": ("input", "index")}
+
+
+def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """At positions along one dimension, or of all elements."""
+    name = func.__name__
+    named = dict(zip(_ALONG[name], args), **kwargs)
+    table, key = named.pop("input", named.pop("self", None)), "indices" if "indices" in named else "index"
+    index, dim = named[key], named.get("dim")
     if not discrete_carrier(index):
-        return move(region, func, (table, dim, index), {})
-    if not -table.dim() <= dim < table.dim():
-        if table.dim() == 0:
-            region.lose("index_select", [index], "a single number has no positions. Give it a dimension: x.reshape(1).")
-        return func(table, dim, index.detach() if table.dim() == 0 else index)
-    dim %= table.dim()
-    size, trailing = _size(table, dim), max(table.dim() - dim - 1, 0)
-    return lookup(region, "index_select", lambda i: func(table, dim, i), index, size, trailing, wrap=False)
+        return move(region, func, (table,), named)
+    if table.dim() == 0 and name == "index_select":
+        region.lose(name, [index], "a single number has no positions. Give it a dimension: x.reshape(1).")
+        return func(table, **{**named, key: index.detach()})
+    if dim is None:
+        size = table.numel()
+        if name == "take_along_dim":  # both are flattened
+            index, table = (region.call(torch.Tensor.reshape, x, (-1,)) for x in (index, table))
+            named["dim"] = 0
+    else:
+        if not -table.dim() <= dim < max(table.dim(), 1):
+            return func(table, **named)  # raises
+        size = table.shape[dim] if table.dim() else 1
+    trailing = table.dim() - dim % table.dim() - 1 if name == "index_select" else 0
 
+    def look(i: Tensor) -> Any:
+        return region.call(func, table, **{**named, key: i})
 
-def gather(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "dim", "index"), args), **kwargs)
-    table, dim, index = named.pop("input"), named.pop("dim"), named.pop("index")
-    if not discrete_carrier(index):
-        return move(region, func, (table, dim, index), named)
-    return lookup(region, "gather", lambda i: func(table, dim, i, **named), index, _size(table, dim), 0, wrap=False)
-
-
-def take_along_dim(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "indices", "dim"), args), **kwargs)
-    table, index, dim = named["input"], named["indices"], named.get("dim")
-    if not discrete_carrier(index):
-        return move(region, func, (table, index, dim), {})
-    if dim is None:  # both are flattened
-        index, table, dim = region.call(torch.Tensor.reshape, index, (-1,)), table.reshape(-1), 0
-    size = _size(table, dim)
-    return lookup(region, "take_along_dim", lambda i: func(table, i, dim), index, size, 0, wrap=False)
-
-
-def take(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "index"), args), **kwargs)
-    table, index = named["input"], named["index"]
-    if not discrete_carrier(index):
-        return move(region, func, (table, index), {})
-    return lookup(region, "take", lambda i: func(table, i), index, table.numel(), 0, whole=True)
+    return lookup(region, name, look, index, size, trailing, wrap=name == "take", whole=name == "take")
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -196,14 +182,14 @@ def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     index, weight = named.pop("indices" if swapped else "input"), named.pop("weight")
     if not discrete_carrier(index):
         return func(*args, **kwargs)
-    if swapped:
-        look = lambda i: func(weight, i, *rest, **named)
-    else:
-        if named.get("max_norm") is not None or (rest[1:] and rest[1] is not None):
-            # It rescales the rows it looks up, in place: once, and those of the hard program.
-            original(func, index, weight, *rest, **named)
-            rest, named = rest[:1], {n: v for n, v in named.items() if n not in ("max_norm", "norm_type")}
-        look = lambda i: func(i, weight, *rest, **named)
+    if not swapped and (named.get("max_norm") is not None or (rest[1:] and rest[1] is not None)):
+        # It rescales the rows it looks up, in place: once, and those of the hard program.
+        original(func, index, weight, *rest, **named)
+        rest, named = rest[:1], {n: v for n, v in named.items() if n not in ("max_norm", "norm_type")}
+
+    def look(i: Tensor) -> Any:
+        return region.call(func, *((weight, i) if swapped else (i, weight)), *rest, **named)
+
     return lookup(region, "embedding", look, index, weight.shape[0], 1, wrap=False, whole=True)
 
 
@@ -215,14 +201,15 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     hard = original(func, *args, **kwargs)
     classes = hard.shape[-1]
     chosen = choice(index)
-    if chosen is not None:  # each class is in or out: one decision per class
-        values = chosen.values.expand(*index.shape, chosen.values.shape[-1])
-        share = torch.zeros(hard.shape, dtype=chosen.weights.dtype, device=hard.device)
-        share = share.scatter_add(-1, values.clamp(0, classes - 1), chosen.weights.expand(values.shape))
-        decision = decided_by(share)
-        decision.side = shows(hard, 1)
-        return attach(region, hard, Outcomes(decision, constant(0, hard), constant(1, hard)))
-    return lookup(region, "one_hot", lambda i: func(i, classes), index, classes, 1, wrap=False)
+    if chosen is None:
+        return lookup(region, "one_hot", lambda i: region.call(func, i, classes), index, classes, 1, wrap=False)
+    # Each class is in or out: one decision per class.
+    values = chosen.values.expand(*index.shape, chosen.values.shape[-1])
+    share = torch.zeros(hard.shape, dtype=chosen.weights.dtype, device=hard.device)
+    share = share.scatter_add(-1, values.clamp(0, classes - 1), chosen.weights.expand(values.shape))
+    decision = decided_by(share)
+    decision.side = shows(hard, 1)
+    return attach(region, hard, Outcomes(decision, constant(0, hard), constant(1, hard)))
 
 
 def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -236,27 +223,3 @@ def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         found.append(region.call(torch.remainder, index, size))
         index = region.call(torch.floor_divide, index, size)
     return tuple(reversed(found))
-
-
-follows(getitem, "Tensor.__getitem__")
-
-
-follows(unravel_index, "unravel_index")
-
-
-follows(index_select, "index_select")
-
-
-follows(gather, "gather")
-
-
-follows(take_along_dim, "take_along_dim")
-
-
-follows(take, "take")
-
-
-follows(embedding, "F.embedding", "torch.embedding")
-
-
-follows(one_hot, "one_hot")

@@ -1,36 +1,45 @@
-"""Functions of an operand that carries a `Choice`: one value for each position that may be chosen."""
+"""Mixtures of values with weights: functions of a `Choice`, one value for each position that may be chosen; and what a
+tensor carries that is put together from the elements of several.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
-from ..interface import Region
-from .carriers import Carrier, Choice, Expectation, Outcomes, attach, carrier, choice, resolved
-from .constants import bool_outcomes, is_constant
-from .counted import by_ones, one_apart
+from ..interface import Func, Region
+from .carriers import (
+    Carrier,
+    Choice,
+    Expectation,
+    Outcomes,
+    attach,
+    bool_outcomes,
+    carrier,
+    choice,
+    discrete_carrier,
+    is_constant,
+    outcomes,
+    resolved,
+)
 from .decisions import decided_by, equal_keys
-from .expectations import expect, undecided
-from .trees import original
+from .expectations import by_ones, expect, one_apart, undecided
 
 MAX_VALUES = 64
 """An integer that depends on several choices keeps their joint values up to this many; beyond it, its expectation."""
 
 
-def _per_value(
-    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Choice, Tensor] | None:
+def per_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Choice, Tensor]:
     """The elementwise `func` for each value of the first choice among its operands: that choice, and the results,
     (*shape, M). They carry what else the operands carry.
     """
-    main = next((x for x in (*args, *kwargs.values()) if choice(x) is not None), None)
-    if main is None:
-        return None
+    main = next(x for x in (*args, *kwargs.values()) if choice(x) is not None)
     first = choice(main)
     assert first is not None
 
@@ -46,24 +55,6 @@ def _per_value(
 
     named = {name: lift(x) for name, x in kwargs.items() if name != "memory_format"}
     return first, region.call(func, *[lift(x) for x in args], **named)
-
-
-def run_on_choices(region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The elementwise `func` of operands of which one carries a `Choice`, for each of its values; None if none does."""
-    if not any(choice(x) is not None for x in (*args, *kwargs.values())):
-        return None
-    hard = original(func, *args, **kwargs)
-    operands = (*args, *kwargs.values())
-    if not isinstance(hard, Tensor):
-        return hard
-    for x in operands:
-        if hard is x:
-            return x
-    chosen = _per_value(region, func, args, kwargs)
-    assert chosen is not None
-    found, values = chosen
-    blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
-    return join_values(region, hard, found, values, blended=blended)
 
 
 def join_values(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False) -> Tensor:
@@ -154,8 +145,63 @@ def mix(found: Choice, hard: Tensor, inner: Tensor | None = None) -> Tensor:
     return torch.where(shown, hard_forward(hard, soft), soft.to(hard.dtype))
 
 
-def collapse(region: Region, x: Tensor) -> Tensor:
-    """A bool that carries a choice, as one that carries the probability of True."""
-    if choice(x) is None or x.dtype != torch.bool:
-        return x
-    return attach(region, x.view_as(x), bool_outcomes(decided_by(expect(x)), x))
+# --- the elements of several tensors in one ----------------------------------------------------------------------
+
+
+def regroup(region: Region, put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
+    """The carrier of ``put(tensors)``, a function that only moves the elements of several tensors into one."""
+    if any(isinstance(resolved(t), Choice) for t in tensors):
+        chosen = _regrouped_choices(put, tensors, hard)
+        if chosen is not None:
+            return chosen
+    if hard.dtype != torch.bool and not hard.is_floating_point() and any(_depth(t) > 1 for t in tensors):
+        value = put([expect(t) if discrete_carrier(t) else t.to(torch.float64) for t in tensors])
+        return Expectation(value, all(by_ones(t) for t in tensors))
+    weights, below, above = zip(*(_flat(t, hard.dtype) for t in tensors))
+    dtype = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
+    weight = put([w.to(dtype).expand(t.shape) for w, t in zip(weights, tensors)])
+    return Outcomes(
+        decided_by(weight),
+        put([b.expand(t.shape) for b, t in zip(below, tensors)]),
+        put([a.expand(t.shape) for a, t in zip(above, tensors)]),
+    )
+
+
+def _regrouped_choices(put: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor], hard: Tensor) -> Any:
+    found = [distribution(t) for t in tensors]
+    parts = [part for part in found if part is not None]
+    many = max(part.weights.shape[-1] for part in parts)
+    if len(parts) < len(found) or many > MAX_VALUES:
+        return None
+
+    def slices(pieces: list[Tensor]) -> Tensor:
+        last = max(p.shape[-1] for p in pieces)
+        padded = [F.pad(p, (0, last - p.shape[-1])) for p in pieces]
+        return torch.stack([put([p[..., m] for p in padded]) for m in range(last)], -1)
+
+    dtype = compute_dtype(*(part.weights.dtype for part in parts))
+    weights = slices([part.weights.to(dtype) for part in parts])
+    values = slices([part.values.to(hard.dtype) for part in parts])
+    ties = slices([part.ties.expand(*part.weights.shape[:-1], 1) for part in parts])
+    return Choice(("regrouped", weights), values, weights, ties)
+
+
+def _depth(x: Any) -> int:
+    """How many decisions deep; what one decision does not describe counts as two."""
+    tree = resolved(x)
+    if isinstance(tree, (Choice, Expectation)):
+        return 2
+    if not isinstance(tree, Outcomes):
+        return 0
+    return 1 + max(_depth(tree.below), _depth(tree.above))
+
+
+def _flat(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, below and above of one decision per element; weight 0 and `x` itself where `x` carries nothing."""
+    tree = outcomes(x)
+    if x.dtype == torch.bool and _depth(x) > 1:
+        tree = bool_outcomes(decided_by(expect(x)), x)
+    if tree is None or _depth(x) > 1 and x.dtype != torch.bool:
+        zero = torch.zeros((), dtype=torch.float32, device=x.device)
+        return zero, x.to(dtype), x.to(dtype)
+    return tree.decision.weight(), tree.below.to(dtype), tree.above.to(dtype)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
-from ..._ops.order import Order, close, traced
-from ..._ops.samples import beside, from_last, neighbours, pairs
-from ..._rules.widths import Width, in_units
+from ..._ops.order import Order, close, first_k, traced
+from ..._ops.order import constant as every
+from ..._ops.samples import around, beside, from_last, neighbours, pairs, sample
+from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
-from .carriers import Choice, attach, resolved
-from .choosing import _limit, _mark, _scores, _watched, _with_indices, chooses
-from .decisions import version_of
-from .later import LaterChoice, _Later
+from .carriers import Choice, Sorted, attach, bool_outcomes, resolved, sorted_places
+from .choosing import _limit, _mark, _scores, _watched, _with_indices, chooses, chosen
+from .decisions import decided_at, version_of
 from .trees import original
 
 
@@ -56,9 +56,9 @@ def inverse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """``argsort(argsort(x))``: the place of each element. None if `x` is not a permutation that a sort made."""
     found = resolved(x)
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
-    if not isinstance(found, Ordered) or int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
+    if not isinstance(found, Choice) or found.order is None:
         return None
-    if not found.known():
+    if int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
         return None
     at = positions(found.order, found.dim, found.key[1:], x)
     if named.get("descending"):  # the same, last element first
@@ -80,12 +80,7 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     last = indices.movedim(dim, -1)
     width = region.eps_for("sort")
     key = _key(width, x, dim, largest)
-    found: Ordered
-    if traced(x):
-        found = _weigh_order(width, key, x, dim, largest, last)
-    else:
-        found = LaterOrdered(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last))
-        found.dim = dim
+    found = chosen(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last), dim)
     if not both:
         return attach(region, indices, found)
     out = _with_indices(region, func, out, found)
@@ -94,28 +89,12 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 def _weigh_order(
     width: float | Width, key: tuple[Any, ...], x: Tensor, dim: int, largest: bool, last: Tensor
-) -> Ordered:
+) -> Choice:
     order = _ordered(width, x, dim, largest, last)
     rows = _rows(order, key, last)
-    return Ordered(rows.map(rows.key, _back(dim)), order, dim)
-
-
-class Ordered(Choice):
-    """A whole permutation: which element stands at each place. It can be inverted."""
-
-    def __init__(self, rows: Choice, order: Order, dim: int) -> None:
-        super().__init__(rows.key, rows.values, rows.weights, rows.ties)
-        self.order = order
-        self.dim = dim
-
-    def known(self) -> bool:
-        """Whether the order is known; not if its input was modified before anybody asked."""
-        return True
-
-
-class LaterOrdered(_Later, Ordered):
-    def known(self) -> bool:
-        return self.values is not None and "order" in vars(self)
+    found = rows.map(rows.key, _back(dim))
+    found.order, found.dim = order, dim
+    return found
 
 
 def positions(order: Order, dim: int, key: tuple[Any, ...], index: Tensor) -> Choice:
@@ -139,11 +118,8 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     in_order = bool(named.get("sorted", True))
     width = region.eps_for("topk")
     key = (*_key(width, x, dim, largest), k, in_order)
-    first = (width, key, x, k, dim, largest, out.indices, in_order)
-    if traced(x):
-        found = _weigh_first(*first)
-    else:
-        found = LaterChoice(region, "topk", key, x, out.indices, lambda: _weigh_first(*first))
+    hard = out.indices
+    found = chosen(region, "topk", key, x, hard, lambda: _weigh_first(width, key, x, k, dim, largest, hard, in_order))
     out = _with_indices(region, func, out, found)
     return _mark(region, out, x, dim, largest) if in_order else out
 
@@ -247,3 +223,64 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     found = positions(work_out(), -1, _key(width, x, -1, False)[1:], index)
     attach(region, out[1], found.map(found.key, lambda t: t.reshape(*x.shape, t.shape[-1])))
     return out
+
+
+# --- comparisons with values that were found by sorting ------------------------------------------------------------
+
+
+def compared_with_sorted(region: Region, op: str, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
+    """A comparison with values that were found by sorting; None if it is an ordinary one.
+
+    Sorted values of one row with each other: no decision. The elements of `x` with one value of each row, ``x >=
+    x.topk(k).values[..., -1:]``: that asks which are the first `k`, and has the weights of `sll.topk_mask`. (The plain
+    rule would see an element that always ties with itself.)
+    """
+    if len(args) != 2:
+        return None
+    a, b = (sorted_places(x) for x in args)
+    if compiling():
+        if a is not None or b is not None:
+            region.lose(op, (), "a comparison with what was found by sorting is not followed in compiled code.")
+        return None
+    if a is not None and b is not None:
+        if a.source is not b.source or a.version != b.version or a.dim != b.dim:
+            return None
+        known = bool((a.places() // a.n == b.places() // b.n).all())
+        return original(func, *args) if known else None
+    value, other = (a, args[1]) if a is not None else (b, args[0])
+    if value is None or not value.found_in(other):
+        return None
+    x, threshold = other, args[0] if a is not None else args[1]
+    if threshold.numel() == 0 or torch.broadcast_shapes(x.shape, threshold.shape) != x.shape:  # type: ignore[no-untyped-call]
+        return None
+    full = value.places().expand(x.shape)
+    dim = None if value.source.dim() == 1 else value.dim
+    rows = full.reshape(1, -1) if dim is None else full.movedim(dim, -1).reshape(-1, value.n)
+    place = int(rows[0, 0]) % value.n
+    if not bool((rows == torch.arange(rows.shape[0], device=rows.device)[:, None] * value.n + place).all()):
+        return None
+    if a is not None:  # threshold < x is x > threshold
+        op = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}[op]
+    strict, inclusive = ("gt", "ge") if value.largest else ("lt", "le")
+    # The first `place` are strictly beyond the threshold, with the threshold itself it is one more.
+    among_first = op in (strict, inclusive)
+    k = place + (op == inclusive or op == {"gt": "lt", "lt": "gt"}[strict])
+    hard = original(func, *args)
+    offset = _first_so_many(value, x, threshold, k, region.eps_for("topk"))
+    return attach(region, hard, bool_outcomes(decided_at(offset), hard, 1 if among_first else -1))
+
+
+def _first_so_many(value: Sorted, x: Tensor, threshold: Tensor, k: int, eps: float | Width) -> Tensor:
+    """Offsets of being among the first `k`: the weights of `sll.topk_mask`, minus 1/2."""
+    dim = None if value.source.dim() == 1 else value.dim
+    rows = _scores(x.reshape(-1) if dim is None else x, -1 if dim is None else dim, value.largest)
+    rows, half = in_units(rows, eps, lambda _: sample(x - threshold), lambda z: around(z, k))
+    weights = first_k(rows, k, half)[0] if 0 < k < value.n else every(float(k > 0), rows)
+    watch = watch_of(eps)
+    if watch is not None:
+        watch.weights(weights, each=True)
+    offset = (weights.reshape(x.shape) if dim is None else weights.movedim(-1, dim)) - 0.5
+    # Equals of the threshold show what they show.
+    equal = x == threshold
+    several = equal.sum() > 1 if dim is None else equal.sum(dim, keepdim=True) > 1
+    return torch.where(equal & several, offset - offset.detach(), offset)

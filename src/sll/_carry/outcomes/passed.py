@@ -14,14 +14,12 @@ from ..._ops.env import tracked
 from ..._rules.index import op_name
 from ..._rules.widths import half_width, watch_of
 from ..interface import Func, Region
-from .algebra import run_on_outcomes
-from .carriers import Outcomes, attach, carrier, discrete_carrier, resolved, sorted_places
+from .algebra import on_outcomes
+from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved, sorted_places
 from .choosing import _mark, chooses
-from .decisions import decided_at, equal_keys, tells
-from .mixtures import run_on_choices
-from .orders import Ordered, _key, _ordered, positions
+from .decisions import decided_at, equal_keys, shows
+from .orders import _key, _ordered, positions
 from .reductions import bins_of
-from .registry import follows
 from .trees import original
 
 
@@ -31,7 +29,8 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
     offset, below, above = nearest_boundary(region, hard, boundaries, x)
-    decision = tells(decided_at(offset), hard, above)
+    decision = decided_at(offset)
+    decision.side = shows(hard, above, at_ties=True)
     return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
 
 
@@ -94,16 +93,17 @@ def _count_passed(
     through: tuple[tuple[Any, ...], dict[str, Any]] | None,
     direct: Callable[[], Any],
 ) -> Any:
-    if carrier(x) is not None and boundaries.dim() == 1 and carrier(boundaries) is None:
+    counted = isinstance(carrier(x), Expectation)
+    if carrier(x) is not None and not counted and boundaries.dim() == 1 and carrier(boundaries) is None:
         learned = tracked(boundaries) and region.linearizes("searchsorted")
-        out = run_on_choices(region, call, (x,), {})
-        if out is not None and learned:
-            region.lose(op_name(func), [x], _LEARNED)
-        if out is None and learned and through is not None:  # on either side, the boundaries decide
-            out = run_on_outcomes(region, func, *through, conditional=True)
-        elif out is None:
-            out = run_on_outcomes(region, call, (x,), {})
+        chosen = choice(x) is not None
+        if learned and through is not None and not chosen:  # on either side, the boundaries decide
+            out = on_outcomes(region, func, *through, conditional=True)
+        else:
+            out = on_outcomes(region, call, (x,), {})
         if out is not None:
+            if learned and chosen:
+                region.lose(op_name(func), [x], _LEARNED)
             return out
     if _own_ranks(boundaries, x) and region.linearizes("searchsorted"):
         index = x.detach().argsort()  # among its own values: a rank
@@ -130,7 +130,7 @@ def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     sorter = named.get("sorter")
     boundaries = table if sorter is None else table.gather(-1, sorter)
     chosen = resolved(sorter)
-    if isinstance(chosen, Ordered) and equal_keys(chosen.key, _key(region.eps_for("sort"), table, -1, False)):
+    if isinstance(chosen, Choice) and equal_keys(chosen.key, _key(region.eps_for("sort"), table, -1, False)):
         _mark(region, boundaries, table, -1, False)  # table.gather(-1, table.argsort())
     right = bool(named.get("right")) or named.get("side") == "right"
     direct = lambda: func(*args, **kwargs)
@@ -145,12 +145,6 @@ def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     direct = lambda: func(*args, **kwargs)
     call = lambda v: func(v, boundaries, **named)
     return _count_passed(region, func, call, boundaries, x, right, (args, kwargs), direct)
-
-
-follows(searchsorted, "searchsorted")
-
-
-follows(bucketize, "bucketize")
 
 
 @chooses("histc")

@@ -7,35 +7,23 @@ Reductions of floats are ordinary arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._ops.dtypes import exact_dtype
-from ..interface import Func, Region
-from .algebra import through_expectation
-from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved
-from .constants import bool_outcomes
-from .counted import by_ones, of_one_order
+from ..interface import Func, Region, tensors
+from .algebra import MAX_DECISIONS, through_expectation
+from .carriers import Choice, Expectation, attach, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import decided_by
-from .expectations import expect, shown_weight, shown_weights
-from .fewer import MAX_DECISIONS
-from .registry import follows
+from .expectations import by_ones, expect, of_one_order, shown_weights
+from .mixtures import distribution
 from .trees import original
 
 
-def _discrete(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    operands = [*args, *kwargs.values()]
-    for x in (*args, *kwargs.values()):
-        if isinstance(x, (tuple, list)):
-            operands.extend(x)
-    return any(discrete_carrier(x) for x in operands)
-
-
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not _discrete(args, kwargs):
+    if not any(map(discrete_carrier, tensors(args, kwargs))):
         return func(*args, **kwargs)
     if func.__name__ == "sum":
         found = _few_summands(region, *args, **kwargs)
@@ -69,24 +57,13 @@ def _few_summands(
 
 
 def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not _discrete(args, kwargs):
+    if not any(map(discrete_carrier, tensors(args, kwargs))):
         return func(*args, **kwargs)
     return through_expectation(region, func, args, kwargs, widen=True)
 
 
-def every(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`all`: the product of the weights."""
-    return _truth(region, func, args, kwargs, lambda weight: weight)
-
-
-def some(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`any`: not all not."""
-    return _truth(region, func, args, kwargs, lambda weight: 1 - weight)
-
-
-def _truth(
-    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], flip: Callable[[Tensor], Tensor]
-) -> Any:
+def truth(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`all` is the product of the weights, `any` not all not."""
     x = args[0] if args else kwargs["input"]
     if carrier(x) is None:
         return func(*args, **kwargs)
@@ -95,7 +72,8 @@ def _truth(
     if carrier(flags) is None:
         return out
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    weights = flip(expect(flags))
+    negated = func.__name__ == "any"
+    weights = 1 - expect(flags) if negated else expect(flags)
     rank = weights.dim()
     dims = range(rank) if dim is None else [d % max(rank, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
     if choice(flags) is not None and rank:
@@ -104,7 +82,8 @@ def _truth(
         weight = weights
         for d in sorted(dims, reverse=True) if rank else ():
             weight = weight.prod(d)
-    return attach(region, out, bool_outcomes(decided_by(flip(weight).reshape(out.shape)), out))
+    weight = (1 - weight if negated else weight).reshape(out.shape)
+    return attach(region, out, bool_outcomes(decided_by(weight), out))
 
 
 def _all_chosen(weights: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -147,25 +126,10 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     """Expected number (or weight) of the elements of `x` in each bin; an outcome beyond the last bin counts for the
     last.
     """
-    if isinstance(carrier(x), Expectation):
+    found = distribution(x)
+    if found is None:
         return None
     share = torch.ones(x.shape, dtype=share, device=x.device) if isinstance(share, torch.dtype) else share
-    tree = resolved(x)
-    if isinstance(tree, Choice):
-        index = tree.values.clamp(0, bins - 1).long().expand(*x.shape, tree.values.shape[-1])
-        share = (shown_weights(tree, x).to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
-        return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index.flatten(), share.flatten())
-    if not isinstance(tree, Outcomes):
-        index = x.clamp(0, bins - 1).long().expand(share.shape)
-        return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index, share)
-    weight = shown_weight(tree, x).to(share.dtype)
-    below, above = bins_of(tree.below, bins, share * (1 - weight)), bins_of(tree.above, bins, share * weight)
-    return None if below is None or above is None else below + above
-
-
-follows(linear, "sums")
-follows(product, "products")
-follows(every, "all")
-follows(some, "any")
-follows(count_nonzero, "count_nonzero")
-follows(bincount, "bincount")
+    index = found.values.clamp(0, bins - 1).long().expand(*x.shape, found.values.shape[-1])
+    share = (shown_weights(found, x).to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
+    return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index.flatten(), share.flatten())

@@ -1,7 +1,7 @@
 """The registry: torch function -> rule.
 
 A rule is called as ``rule(region, func, args, kwargs)`` for every call of the functions it is registered for, and
-returns what the program sees. A file says with `follows` which rows of the table its rules are for; `fill` registers
+returns what the program sees. `RULE_OF` in `engine.py` says which rows of the table have which rule; `fill` registers
 them in all spellings. The in-place forms (``round_``, ``__iadd__``) and ``out=`` come for free.
 
 To add a discrete function, give it a row in `_rules/table.py`, and write in `sources.py`::
@@ -15,7 +15,7 @@ To let a linearization pass through another function, its row is enough, if its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ from ..._ops.env import compiling, tracked
 from ..._rules.index import op_name, spellings
 from ..interface import Func, Region, Rule
 from ..rules import Rules
-from ..writes import Writes
+from ..writes import Writes, into_base
 from .carriers import attach, carrier, discrete_carrier
-from .regrouping import regroup
+from .mixtures import regroup
 
 
 def _kept(region: Region, target: Tensor) -> Tensor:
@@ -42,26 +42,14 @@ def written(target: Any, result: Any = None) -> Any:
     return result
 
 
-def _written_through(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Any:
-    """What `base` carries once `result` has been written into its `view`."""
-    if not base.is_contiguous() or compiling():
-        region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
-        return None
-    offset = view.storage_offset() - base.storage_offset()
-    places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)
-
-    def put(parts: list[Tensor]) -> Tensor:
-        old, new = parts
-        return old.reshape(-1).index_put((places.reshape(-1),), new.reshape(-1)).reshape(base.shape)
-
-    return regroup(region, put, [_kept(region, base), region.call(torch.Tensor.expand, result, view.shape)], base)
-
-
 def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:
+    """What the base of a view carries after a write into that."""
     base = view._base
     if base is None or view.is_floating_point() or not (discrete_carrier(base) or carrier(result) is not None):
         return None
-    found = _written_through(region, base, view, result)
+    put = into_base(region, base, view, result)
+    parts = [_kept(region, base), region.call(torch.Tensor.expand, result, view.shape)]
+    found = None if put is None else regroup(region, put, parts, base)
 
     def after() -> None:
         attach(region, base, found)
@@ -81,20 +69,11 @@ DISCRETE: set[Any] = set()
 """The functions that make decisions, in all their spellings."""
 DECIDES_BY_NAME: set[str] = set()
 """Their names, for compiled code."""
-_RULE_OF: dict[str, Rule] = {}
-"""By name, family or op of a row."""
 
 
-def follows(rule: Rule, *keys: str) -> None:
-    """`rule` is that of the rows with this name, family or op: what is more special counts."""
-    for key in keys:
-        assert key not in _RULE_OF, f"{key!r} has a rule already"
-        _RULE_OF[key] = rule
-
-
-def fill() -> None:
-    """Register every function of the table that has a rule here."""
-    _decide(_ALL.fill(_RULE_OF))
+def fill(rule_of: Mapping[str, Rule]) -> None:
+    """Register every function of the table that has a rule, by name, family or op of its row."""
+    _decide(_ALL.fill(rule_of))
 
 
 def _decide(functions: list[Any]) -> None:

@@ -1,69 +1,67 @@
 """Functions that only move elements: the linearization moves along.
 
-`MOVES` rearrange elements; `FILLS` also write a constant into some (`tril`, `pad`), so an outcome that was the same
-everywhere no longer is;
-`JOINS` put several tensors together.
+Moves rearrange elements; broadcasts and copies leave each decision what it is; fills also write a constant into some
+(`tril`, `pad`), so an outcome that was the same everywhere no longer is; joins put several tensors together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._ops.env import compiling
-from ..._rules.index import functions_with, op_name
+from ..._rules.index import functions_with, names_of, op_name, spellings
 from ..interface import Func, Region
 from .algebra import as_they_are
-from .carriers import Chain, Choice, Expectation, Outcomes, Sorted, attach, carrier, discrete_carrier, sorted_places
-from .constants import is_constant
+from .carriers import (
+    Chain,
+    Choice,
+    Expectation,
+    Outcomes,
+    Sorted,
+    attach,
+    carrier,
+    discrete_carrier,
+    is_constant,
+    sorted_places,
+)
 from .decisions import placed, version_of
-from .elementwise import elementwise
-from .registry import follows
-from .regrouping import regroup
+from .mixtures import regroup
+
+_IN_ORDER = functions_with("in_order") | {func for name in names_of("copies") for func in spellings(name)}
+_BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k."
+_BITS = "its bits are reinterpreted. Use .to(dtype), which converts the number."
+_FILLED = "an index that was chosen has no weights beside a constant. Look up first, and pad what was found."
 
 
-def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], *, fills: bool = False) -> Any:
-    x = args[0]
-    found = carrier(x)
-    bounds = [p for a in (*args[1:], *kwargs.values()) for p in (a if isinstance(a, (list, tuple)) else (a,))]
-    if any(discrete_carrier(p) for p in bounds) and func is not torch.Tensor.__getitem__:
-        region.lose(
-            op_name(func),
-            [p for p in bounds if discrete_carrier(p)],
-            "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k.",
-        )
-    if found is None:
-        out = func(*args, **kwargs)
-        values = sorted_places(x)
-        if values is None or fills or out is x:
-            return out
-        rest = args[1:]
-        for i, part in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
-            which = i if isinstance(out, (tuple, list)) else None
-            attach(region, part, values.moved(_places_of(values, func, rest, kwargs, which)))
-        return out
-    if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):  # view(dtype) reinterprets bits
-        return lost(
-            region, func, args, kwargs, "its bits are reinterpreted. Use .to(dtype), which converts the number."
-        )
+def move(
+    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], fills: bool = False, stays: bool = False
+) -> Any:
+    x, *rest = args
+    bounds = [p for a in (*rest, *kwargs.values()) for p in (a if isinstance(a, (list, tuple)) else (a,))]
+    decided = [p for p in bounds if discrete_carrier(p)]
+    if decided and not stays and func is not torch.Tensor.__getitem__:
+        region.lose(op_name(func), decided, _BOUNDS)
+    found: Any = carrier(x)
+    found = sorted_places(x) if found is None else found
+    if found is not None and any(isinstance(p, torch.dtype) for p in bounds):  # view(dtype)
+        region.lose(op_name(func), [p for p in (x, *bounds) if discrete_carrier(p)], _BITS)
+        found = None
     out = func(*args, **kwargs)
-    if isinstance(out, Tensor) and out.shape == x.shape and (func in _KEEPS_ORDER or _takes_all(func, args)):
-        return attach(region, out, found)  # the same elements in the same places: the same decisions
-    if isinstance(out, Tensor):
-        return (
-            out
-            if out is x
-            else attach(
-                region, out, _moved(_Move(region, func, tuple(x.shape), args[1:], kwargs, None, out, fills), x, found)
-            )
-        )
-    if compiling():  # Dynamo cannot set attributes on the parts themselves
+    if out is x:
+        return x  # (Dynamo's `out` has lost what it carries)
+    if found is None:
+        return out
+    several = isinstance(out, (tuple, list))
+    if several and compiling():  # Dynamo cannot set attributes on the parts themselves
         out = tuple(part.view_as(part) for part in out)
-    for i, part in enumerate(out):
-        attach(region, part, _moved(_Move(region, func, tuple(x.shape), args[1:], kwargs, i, part, fills), x, found))
+    if not several and out.shape == x.shape and (func in _IN_ORDER or _takes_all(func, args)):
+        return attach(region, out, found)  # the same elements in the same places: the same decisions
+    for i, part in enumerate(out if several else (out,)):
+        call = _Move(region, func, tuple(x.shape), tuple(rest), kwargs, i if several else None, part, fills, stays)
+        attach(region, part, call.carried(x, found))
     return out
 
 
@@ -78,6 +76,35 @@ class _Move(NamedTuple):
     part: int | None
     result: Tensor
     fills: bool
+    stays: bool
+    """Broadcasts: a decision broadcasts by itself."""
+
+    def carried(self, x: Tensor, found: Any) -> Any:
+        """What the result carries, where `found` is what `x` carries."""
+        if isinstance(found, Sorted):
+            return None if self.fills else found.moved(lambda: self.of(found.places()))
+        if isinstance(found, Expectation):
+            return Expectation(self.of(found.value), found.by_ones)
+        if isinstance(found, Choice) and self.fills and not x.is_floating_point():
+            # (Of a float the gradient goes on, only its outcomes end here.)
+            self.region.lose(op_name(self.func), [x], _FILLED)
+        if isinstance(found, Chain):
+            return Chain(lambda: self.tree(found.resolve()), found.length + 1)
+        return self.tree(found)
+
+    def tree(self, old: Outcomes | Choice | None) -> Outcomes | Choice | None:
+        if old is None or isinstance(old, Choice) and self.fills:
+            return None
+        if isinstance(old, Choice):
+            return old if self.stays else self.of_choice(old)
+        decision, how = old.decision, self.how()
+        if not self.stays:
+            # (No method: Dynamo writes it out.)
+            decision = placed(decision, self.shape, how, lambda t: self.of_offset(t))
+            if not all(_immutable(p) for p in self.parameters()):
+                decision.offset()  # now: the program may change the index later
+        sides = self.of_outcome(old.below), self.of_outcome(old.above)
+        return Outcomes(decision, *sides, 0 if self.fills else old.polarity)
 
     def of(self, t: Tensor) -> Tensor:
         """Another tensor, moved the same way."""
@@ -95,11 +122,28 @@ class _Move(NamedTuple):
     def of_outcome(self, t: Tensor) -> Tensor:
         if is_constant(t) and not self.fills:
             return t.reshape((1,) * self.result.dim())
+        if self.stays:
+            return t
         full = self.region.call(torch.Tensor.expand, t, self.shape)
         if not full.is_contiguous() and carrier(full) is None:
             full = full.contiguous()
         moved = self.region.call(self.func, full, *self.rest, **self.kwargs)
         return moved if self.part is None else moved[self.part]  # type: ignore[no-any-return]
+
+    def of_choice(self, old: Choice) -> Choice:
+        """The values and weights of each element go where the element goes."""
+        places, dims, shape = None, self.result.dim(), self.shape
+        if self.func not in _IN_ORDER:
+            every = torch.arange(torch.Size(shape).numel(), device=self.result.device)
+            places = self.of(every.reshape(shape)).reshape(-1)
+
+        def moved(t: Tensor) -> Tensor:
+            if t.numel() == t.shape[-1]:
+                return t.reshape((1,) * dims + (t.shape[-1],))
+            flat = t.expand(*shape, t.shape[-1]).reshape(-1, t.shape[-1])
+            return (flat if places is None else flat[places]).reshape(*self.result.shape, t.shape[-1])
+
+        return old.map(("placed", old.key, shape, self.how()), moved)
 
     def parameters(self) -> tuple[Any, ...]:
         return (*self.rest, *self.kwargs.values())
@@ -108,73 +152,6 @@ class _Move(NamedTuple):
         """Its identity. A tensor index is known by its version, a list or array not at all."""
         known = ((p, version_of(p)) if _immutable(p) or isinstance(p, Tensor) else object() for p in self.parameters())
         return (self.func, *known, self.part)
-
-
-def _moved(move: _Move, x: Tensor, found: Any) -> Any:
-    """What the result carries, where `found` is what `x` carries."""
-    shape, how = move.shape, move.how()
-    mutable = not all(_immutable(p) for p in move.parameters())
-
-    def tree() -> Outcomes | Choice | None:
-        old = found.resolve() if isinstance(found, Chain) else found
-        if old is None:
-            return None
-        if isinstance(old, Choice):
-            in_order = move.func in _KEEPS_ORDER
-            return None if move.fills else _moved_choice(old, shape, how, move.of, move.result, in_order=in_order)
-        decision = placed(old.decision, shape, how, lambda t: move.of_offset(t))  # (no method: Dynamo writes it out)
-        if mutable:
-            decision.offset()  # now: the program may change the index later
-        sides = move.of_outcome(old.below), move.of_outcome(old.above)
-        return Outcomes(decision, *sides, 0 if move.fills else old.polarity)
-
-    if isinstance(found, Expectation):
-        return Expectation(move.of(found.value), found.by_ones)
-    if isinstance(found, Choice) and move.fills:
-        if not x.is_floating_point():  # of a float the gradient goes on, only its outcomes end here
-            move.region.lose(
-                op_name(move.func),
-                [x],
-                "an index that was chosen has no weights beside a constant. Look up first, and pad what was found.",
-            )
-        return None
-    return Chain(tree, found.length + 1) if isinstance(found, Chain) else tree()
-
-
-def _places_of(
-    values: Sorted, func: Func, rest: tuple[Any, ...], kwargs: dict[str, Any], which: int | None
-) -> Callable[[], Tensor]:
-    def places() -> Tensor:
-        moved = func(values.places(), *rest, **kwargs)
-        found: Tensor = moved if which is None else moved[which]
-        return found
-
-    return places
-
-
-def copied(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``clone``, ``contiguous``."""
-    values = sorted_places(args[0])
-    if values is None:
-        return elementwise(region, func, args, kwargs)
-    out = func(*args, **kwargs)
-    return out if out is args[0] else attach(region, out, values.moved(values.places))
-
-
-def _moved_choice(
-    old: Choice, shape: tuple[int, ...], how: Any, apply: Callable[[Tensor], Tensor], result: Tensor, *, in_order: bool
-) -> Choice:
-    """The values and weights of each element go where the element goes."""
-    count = torch.Size(shape).numel()
-    places = None if in_order else apply(torch.arange(count, device=result.device).reshape(shape)).reshape(-1)
-
-    def moved(t: Tensor) -> Tensor:
-        if t.numel() == t.shape[-1]:
-            return t.reshape((1,) * result.dim() + (t.shape[-1],))
-        flat = t.expand(*shape, t.shape[-1]).reshape(-1, t.shape[-1])
-        return (flat if places is None else flat[places]).reshape(*result.shape, t.shape[-1])
-
-    return old.map(("placed", old.key, shape, how), moved)
 
 
 def _immutable(parameter: Any) -> bool:
@@ -193,8 +170,14 @@ def _takes_all(func: Func, args: tuple[Any, ...]) -> bool:
     return all(isinstance(item, slice) and item.indices(n) == (0, n, 1) for item, n in zip(items, args[0].shape))
 
 
+def _listed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tensors of a function of several, given as a sequence or one by one."""
+    first = kwargs["tensors"] if "tensors" in kwargs else args[0]
+    return first if isinstance(first, (tuple, list)) else args
+
+
 def atleast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    tensors = _listed(args, kwargs)
     if len(tensors) == 1 and tensors is args:
         return move(region, func, args, kwargs)
     return tuple(region.call(func, t) for t in tensors)
@@ -213,104 +196,41 @@ def in_place_move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
 
 def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`expand` and its kin: a decision broadcasts by itself, so it stays the same decision."""
-    x = args[0]
-    found = carrier(x)
-    out = func(*args, **kwargs)
-    values = sorted_places(x)
-    if values is not None and out is not x:
-        return attach(region, out, values.moved(lambda: func(values.places(), *args[1:], **kwargs)))
-    if found is None or out is x:
-        return out
-
-    def tree() -> Outcomes | Choice | None:
-        old = found.resolve() if isinstance(found, Chain) else found
-        if isinstance(old, Choice):
-            return old
-        return (
-            Outcomes(old.decision, outcome(old.below), outcome(old.above), old.polarity)
-            if isinstance(old, Outcomes)
-            else None
-        )
-
-    def outcome(t: Tensor) -> Tensor:
-        return t.reshape((1,) * out.dim()) if is_constant(t) else t
-
-    if isinstance(found, Expectation):
-        return attach(region, out, Expectation(found.value.expand(out.shape), found.by_ones))
-    return attach(region, out, Chain(tree, found.length + 1) if isinstance(found, Chain) else tree())
+    return move(region, func, args, kwargs, stays=True)
 
 
 def fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return move(region, func, args, kwargs, fills=True)
 
 
-def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> Any:
-    region.lose(op_name(func), [x for x in (*args, *kwargs.values()) if discrete_carrier(x)], why)
-    return func(*args, **kwargs)
-
-
 def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = "tensors" if "tensors" in kwargs else None
-    tensors = kwargs["tensors"] if named else args[0]
-    if not isinstance(tensors, (tuple, list)):
-        tensors = args
-    carried = [t for t in tensors if carrier(t) is not None]
+    tensors = _listed(args, kwargs)
+    rest = args[1:] if tensors is not args and "tensors" not in kwargs else ()
+    named = {name: x for name, x in kwargs.items() if name != "tensors"}
+    carried, out = [t for t in tensors if carrier(t) is not None], func(*args, **kwargs)
     if not carried:
-        return func(*args, **kwargs)
-    out = func(*args, **kwargs)
-    rest = args[1:] if isinstance(args[0] if args else None, (tuple, list)) else ()
-    named_rest = {name: x for name, x in kwargs.items() if name != "tensors"}
+        return out
 
     def put(ts: list[Tensor]) -> Tensor:
-        joined: Tensor = func(ts, *rest, **named_rest)
+        joined: Tensor = func(ts, *rest, **named)
         return joined
 
-    if out.is_floating_point() and any(discrete_carrier(t) for t in carried):
-        # A bool or integer becomes a float here: the elements show the blend.
+    if not out.is_floating_point():
+        return attach(region, out, regroup(region, put, tensors, out))
+    if any(discrete_carrier(t) for t in carried):  # a bool or integer becomes a float here: it shows the blend
         cast = [region.call(torch.Tensor.to, t, out.dtype) if discrete_carrier(t) else t for t in tensors]
-        return region.call(func, cast, *rest, **named_rest)
-    if out.is_floating_point():
-        kept = as_they_are(region, func.__name__, tuple(tensors))
+        return region.call(func, cast, *rest, **named)
+    kept = as_they_are(region, func.__name__, tuple(tensors))
 
-        def tree() -> Outcomes | Choice | None:
-            joined = kept()
-            found = None if joined is None else regroup(region, put, list(joined), out)
-            return found if isinstance(found, (Outcomes, Choice)) else None
+    def tree() -> Outcomes | Choice | None:
+        joined = kept()
+        found = None if joined is None else regroup(region, put, list(joined), out)
+        return found if isinstance(found, (Outcomes, Choice)) else None
 
-        return attach(region, out, Chain(tree, 1))
-    return attach(region, out, regroup(region, put, tensors, out))
+    return attach(region, out, Chain(tree, 1))
 
 
 def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    tensors = _listed(args, kwargs)
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
-    if not any(carrier(t) is not None for t in tensors):
-        return func(*args, **kwargs)
     return tuple(region.call(torch.Tensor.expand, t, shape) for t in tensors)
-
-
-_KEEPS_ORDER = functions_with("in_order")
-
-
-follows(move, "moves")
-
-
-follows(atleast, "stacked_moves")
-
-
-follows(in_place_move, "in_place_moves")
-
-
-follows(copied, "copies")
-
-
-follows(broadcast, "broadcasts")
-
-
-follows(fill, "fills")
-
-
-follows(join_tensors, "joins")
-
-
-follows(broadcast_tensors, "broadcast_tensors")

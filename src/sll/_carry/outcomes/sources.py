@@ -22,18 +22,14 @@ from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
-from ..interface import Func, Region
-from .algebra import run_on_outcomes
+from ..interface import Func, Region, Rule
+from .algebra import on_outcomes
 from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, boundary_at
-from .carriers import Carrier, Chain, Expectation, Outcomes, attach, carrier, discrete_carrier
-from .constants import Constants, bool_outcomes, constant
-from .counts import through_count
+from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
 from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
-from .fewer import few_decisions
-from .mixtures import run_on_choices
-from .registry import follows, register, unruled
-from .sorted_comparisons import _compared_with_sorted
+from .orders import compared_with_sorted
+from .registry import register, unruled
 from .trees import original
 
 
@@ -66,12 +62,8 @@ def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Calla
     """
 
     def decorate(step: Callable[..., Step | None]) -> Callable[..., Step | None]:
-        def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return _run(region, op, step, func, args, kwargs)
-
         if not boundaries:
             STEPS[op] = step
-            follows(rule, op)
             return step
         known = [name for name in (op, *names) if isinstance(name, str) and spellings(name)]
         others = tuple(name for name in names if not isinstance(name, str))
@@ -79,7 +71,7 @@ def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Calla
             raise ValueError(f"{op!r} is known already; a source has a name of its own")
         unruled(*others)
         add(Row(" ".join(known), "sources", op=op, boundaries=boundaries, functions=others))
-        register(rule, *known, *others, source=True)
+        register(decide(op, step), *known, *others, source=True)
         STEPS[op] = step  # (last: a source that was refused leaves nothing)
         for listener in LISTENERS:
             listener(op, (*known, *others))
@@ -88,13 +80,17 @@ def source(op: str, *names: str | Func, boundaries: str = "") -> Callable[[Calla
     return decorate
 
 
+def decide(op: str, step: Callable[..., Step | None]) -> Rule:
+    """The rule of the functions with this op."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _run(region, op, step, func, args, kwargs)
+
+    return rule
+
+
 def _run(
-    region: Region,
-    op: str,
-    step: Callable[..., Step | None],
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    region: Region, op: str, step: Callable[..., Step | None], func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     if op == "div" and kwargs.get("rounding_mode") is None:
         return elementwise(region, func, args, kwargs)
@@ -102,18 +98,13 @@ def _run(
     carried = [x for x in operands if carrier(x) is not None]
     wanted = region.linearizes(op)
     if carried and (wanted or any(discrete_carrier(x) for x in carried)):
-        out = run_on_choices(region, func, args, kwargs)
-        if out is None:
-            out = run_on_outcomes(region, func, args, kwargs, conditional=True)
+        out = on_outcomes(region, func, args, kwargs, conditional=True)
         if out is not None:
             return out
-        few = few_decisions(region, args, kwargs)
-        if any(isinstance(carrier(x), Expectation) for x in (*few[0], *few[1].values())):
-            return through_count(region, func, *few)
     if not wanted or not any(tracked(x) for x in operands):
         return func(*args, **kwargs)
     if op in _ORDERED:
-        known = _compared_with_sorted(region, op, func, args)
+        known = compared_with_sorted(region, op, func, args)
         if known is not None:
             return known
     jump = step(region.eps_for(op), *args, **kwargs)
@@ -131,11 +122,12 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
         value = site.ramp(jump.jump)
         if value is not None:
             value = value.to(site.dtype())
-            return attach(region, value, _promised(region, jump, value))
+            step = (jump.decision, jump.jump) if jump.jump.kind == "round" else None
+            return attach(region, value, promise(jump.decision, jump.below, jump.above, value, 0, step))
     hard = original(func, *args, **kwargs)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1, jump.jump))
-    below, above = (_outcome(value, hard) for value in (jump.below, jump.above))
+    below, above = (outcome(value, hard) for value in (jump.below, jump.above))
     if not hard.is_floating_point():
         return attach(region, hard, Outcomes(jump.decision, below, above))
     out = blend(jump.decision.offset(), below, above, hard)
@@ -146,24 +138,6 @@ _ORDERED = ("gt", "ge", "lt", "le")
 
 
 _BOOLS = (*_ORDERED, "isclose", "signbit")
-
-
-def _promised(region: Region, jump: Step, value: Tensor) -> Carrier:
-    """The outcomes of a step whose `value` is known, for whoever asks."""
-    like = Constants(value)
-    decision, low, high, _ = jump
-
-    def sides() -> tuple[Tensor, Tensor]:
-        return _outcome(low, like), _outcome(high, like)
-
-    assert decision.site is not None and jump.jump is not None
-    step = (decision, jump.jump) if jump.jump.kind == "round" else None
-    return Chain(lambda: Outcomes(decision, *sides()), 0, step)
-
-
-def _outcome(value: Any, hard: Tensor | Constants) -> Tensor:
-    value = value() if callable(value) else value
-    return value.to(hard.dtype) if isinstance(value, Tensor) else constant(value, hard)
 
 
 def _number(x: Tensor) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +14,12 @@ from ..._ops.blend import blend
 from ..._ops.env import compiling, infinite, readable
 from ..._rules.index import NAMED, op_name
 from ..interface import Func, Region
-from .carriers import Outcomes, attach, carrier, known_constant, outcomes
-from .constants import is_constant
+from .carriers import Outcomes, attach, carrier, constant, is_constant, known_constant, outcomes
 from .decisions import Decision
-from .expectations import _any_of, _has_expectation, _likelier, _selected, undecided
+from .expectations import _any_of, _has_expectation, _likelier, selected_side, undecided
 
 
-def original(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def original(func: Func, *args: Any, **kwargs: Any) -> Any:
     """The hard result. Its gradient comes from the outcomes, so autograd need not record it."""
     if not compiling() and torch.autograd.forward_ad._current_level >= 0:
         args = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
@@ -76,10 +76,8 @@ def _root(operands: Sequence[Any]) -> Decision | None:
     return None
 
 
-def _both_sides(
-    region: Region, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Outcomes | None:
-    """`func` on both sides of the root decision of its operands.
+def both_sides(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes | None:
+    """`func` on both sides of the root decision of its operands; None if none has outcomes.
 
     A function that can fail on the side not taken (a division by zero) does not see that side outside the band: there
     both sides are the one taken, and no ``0 * inf`` comes back through the operands.
@@ -99,14 +97,40 @@ def _both_sides(
             seen = region.call(torch.where, seen.detach() != 0, seen, 1)
         return seen
 
-    below, above = (
-        region.call(func, *[on(side, x) for x in args], **{name: on(side, x) for name, x in kwargs.items()})
-        for side in (False, True)
-    )
-    return Outcomes(root, _settled(below), _settled(above))
+    def run(side: bool) -> Tensor:
+        positional = tuple(on(side, x) for x in args)
+        found = _folded(region, func, *positional) if func.__name__ in _LOGIC and not kwargs else None
+        if found is None:
+            found = region.call(func, *positional, **{name: on(side, x) for name, x in kwargs.items()})
+        return _settled(found)
+
+    return Outcomes(root, run(False), run(True))
 
 
-def _guarded(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+def _folded(region: Region, func: Func, *operands: Any) -> Tensor | None:
+    """Logic of outcomes of which one is known everywhere: ``True & mask`` is the mask, ``False & mask`` False."""
+    logic, known = _LOGIC[func.__name__], [known_constant(x) for x in operands]
+    if not all(isinstance(x, Tensor) for x in operands) or all(value is None for value in known):
+        return None
+    if None not in known:
+        return constant(logic(*known), operands[0] if operands[0].dim() >= operands[-1].dim() else operands[-1])
+    mask, other = operands if known[0] is None else operands[::-1]
+    value = known[1] if known[0] is None else known[0]
+    if mask.dtype != torch.bool or mask.dim() < other.dim():
+        return None
+    if_false, if_true = logic(value, False), logic(value, True)
+    if if_false == if_true:
+        return constant(if_false, mask)
+    if if_false:
+        return region.call(torch.logical_not, mask)  # type: ignore[no-any-return]
+    return mask  # type: ignore[no-any-return]
+
+
+_LOGIC: dict[str, Any] = {name: getattr(operator, f"__{op}__") for op in ("and", "or", "xor") for name in NAMED[op]}
+_LOGIC |= dict.fromkeys(NAMED["not"], operator.not_)
+
+
+def _guarded(func: Func, args: tuple[Any, ...]) -> bool:
     name = func.__name__
     return name in NAMED["poles"] or (name in NAMED["divides"] and len(args) > 1 and carrier(args[1]) is not None)
 
@@ -114,11 +138,11 @@ def _guarded(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 def _settled(outcome: Tensor) -> Tensor:
     """An outcome that depends on a decision in name only (``False & mask``), as the constant it is."""
     tree = outcomes(outcome)
-    sides = None if tree is None else _both_constants(tree.below, tree.above)
+    sides = None if tree is None else both_constants(tree.below, tree.above)
     return outcome if tree is None or sides is None or sides[0] != sides[1] else tree.below
 
 
-def _both_constants(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
+def both_constants(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     """The constants that two outcomes are, where reading them makes nobody wait."""
     below, above = known_constant(low), known_constant(high)
     if below is not None and above is not None:
@@ -150,7 +174,7 @@ def join(region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree:
     out = hard
     if hard.is_floating_point():
         count_infinite_jumps(region, func, operands, tree)
-        shown = _selected(tree, below, above, hard, _counts(region, operands, tree))
+        shown = selected_side(tree, below, above, hard, _counts(region, operands, tree))
         out = blend(tree.decision.offset(), below, above, shown)
     elif any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands):
         # In the band the float operands show a blend, a value the hard program never has, and so would a discrete

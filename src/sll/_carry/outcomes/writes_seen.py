@@ -1,10 +1,15 @@
-"""What waits for a write: results and operands as they were, though the program writes to them."""
+"""What is worked out when somebody asks (`Later`), of operands as they were (`Kept`): a copy is made before one is
+written to.
+
+The region says so before every call that may write. What writes unseen (a custom op, another thread) is found by the
+version, and then there is nothing to go on with.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any, TypeAlias
 
@@ -13,163 +18,131 @@ from torch import Tensor
 
 from ..._ops.callsite import call_site
 from ..._ops.env import compiling
+from ..._ops.saving import saved_as_then, saving
 from ..._rules.index import NAMED
 
-__all__ = ["READS", "Guarded", "Late", "keep", "may_write", "settle", "settle_all", "settle_hooked"]
+__all__ = ["READS", "Kept", "Later", "may_write", "settle", "settle_all", "settle_hooked"]
+
+
+class Later:
+    """What is worked out when somebody asks, once: with the gradients, and saved for backward, as it would have been
+    where it was made.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make: Callable[[], Any] | None = make
+        self._found: Any = None
+        self.known = False
+        self._saving = saving()
+        self._traced = compiling()
+        """Then a frame that goes on after a graph break takes its operands out of `make`, known or not."""
+
+    def __call__(self) -> Any:
+        if not self.known:
+            assert self._make is not None
+            self._found = saved_as_then(self._saving, self._make)
+            self.known = True
+            if not self._traced:
+                self._make = None  # frees what it holds on to
+        return self._found
 
 
 class _Waiting(threading.local):
     def __init__(self) -> None:
-        self.by_storage: dict[int, list[weakref.ref[Late] | weakref.ref[Kept] | weakref.ref[Guarded]]] = {}
+        self.by_storage: dict[int, list[weakref.ref[Kept]]] = {}
         self.sweep_at = 256
 
 
 _WAITING = _Waiting()
 
-
-def _wait(waits: Late | Kept | Guarded, tensors: Iterable[Tensor]) -> None:
-    """Tell `waits` before one of the tensors is written to."""
-    waiting = _WAITING.by_storage
-    if len(waiting) >= _WAITING.sweep_at:
-        _sweep()
-    ref: Any = weakref.ref(waits)
-    for x in tensors:
-        refs = waiting.setdefault(x.untyped_storage()._cdata, [])
-        refs.append(ref)
-        if len(refs) >= 64 and not len(refs) & (len(refs) - 1):  # a weight that is compared at every step
-            refs[:] = [ref for ref in refs if ref() is not None]
-
-
-def _has_hooks(x: Tensor) -> bool:
-    """Whether `x` is a leaf with hooks that backward calls."""
-    return x.is_leaf and bool(x._backward_hooks or x._post_accumulate_grad_hooks)
-
-
-class Late:
-    """A result of tensors, computed when it is asked for, at the latest before one of them is written to."""
-
-    def __init__(self, compute: Callable[[], Any], *operands: Any) -> None:
-        self._compute: Callable[[], Any] | None = compute
-        self._found: Any = None
-        self._settled = False
-        """Before a write: what the operands are now is another matter. (Not every write counts as a version.)"""
-        tensors = [x for x in operands if isinstance(x, Tensor)]
-        self._operands = [(x, x._version) for x in tensors]
-        _wait(self, tensors)
-
-    def __call__(self) -> Any:
-        if self._compute is not None:
-            if not self.fresh():
-                raise RuntimeError(_WRITTEN.format(call_site("the decision")))
-            with torch.inference_mode(False), torch.enable_grad():
-                self._found = self._compute()
-            self._compute = None
-        return self._found
-
-    def hooked(self) -> bool:
-        return any(_has_hooks(x) for x, _ in self._operands)
-
-    def fresh(self) -> bool:
-        """Whether the operands are known to be what they were."""
-        if self._settled:
-            return False
-        for x, version in self._operands:  # noqa: SIM110 (at every call: no generator)
-            if x._version != version:
-                return False
-        return True
-
-    def settle(self, storage: int, copies: _Copies) -> None:
-        if self.fresh():
-            self()
-            self._settled = True
-
-
-class Kept:
-    """Operands of a call as they are now, for somebody who may ask later: a tensor that is about to be written to is
-    copied first, together with what it carries (`copy`).
-    """
-
-    def __init__(self, operands: Sequence[Any], copy: Callable[[Tensor], Tensor]) -> None:
-        self._operands = list(operands)
-        self._versions = [x._version if isinstance(x, Tensor) else 0 for x in operands]
-        self._copy = copy
-        if not torch._C._are_functorch_transforms_active():  # inside of a transform nothing waits
-            _wait(self, [x for x in operands if isinstance(x, Tensor) and x.layout == torch.strided])
-
-    def __call__(self) -> tuple[Any, ...] | None:
-        """The operands; None if one was modified, by something that the region cannot see as a write."""
-        for x, version in zip(self._operands, self._versions):
-            if isinstance(x, Tensor) and (x._version != version or not _whole(x)):
-                return None
-        return tuple(self._operands)
-
-    def hooked(self) -> bool:
-        return any(_has_hooks(x) for x in self._operands if isinstance(x, Tensor))
-
-    def settle(self, storage: int, copies: _Copies) -> None:
-        for i, (x, version) in enumerate(zip(self._operands, self._versions)):
-            if isinstance(x, Tensor) and x._version == version and _storage(x) == storage:
-                if not _whole(x):
-                    self._versions[i] = _GONE
-                    continue
-                if id(x) not in copies:
-                    with torch.inference_mode(False), torch.enable_grad():
-                        copies[id(x)] = x, self._copy(x)
-                self._operands[i] = copies[id(x)][1]
-                self._versions[i] = self._operands[i]._version
-
-
-class Guarded:
-    """Holds tensors, in `GUARDED`, that the program may have as well: it is told before one of them is written to, and
-    goes on with a copy.
-    """
-
-    GUARDED: tuple[str, ...] = ()
-    _versions: list[int] | None = None
-
-    def guard(self) -> None:
-        """Compiled code sees no writes, and inside of a transform nothing waits."""
-        if not compiling() and not torch._C._are_functorch_transforms_active():
-            tensors = self._guarded()
-            if not any(x.is_inference() for x in tensors):  # these count no writes
-                self._versions = [x._version for x in tensors]
-            _wait(self, [x for x in tensors if x.layout == torch.strided])
-
-    def ask(self) -> None:
-        """Raises RuntimeError if there was a write that nobody saw."""
-        if self._versions is not None and self._versions != [x._version for x in self._guarded()]:
-            raise RuntimeError(_WRITTEN.format(call_site("the decision")))
-
-    def _guarded(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self.GUARDED]
-
-    def hooked(self) -> bool:
-        return any(_has_hooks(x) for x in self._guarded())
-
-    def settle(self, storage: int, copies: _Copies) -> None:
-        for i, name in enumerate(self.GUARDED):
-            x = getattr(self, name)
-            if _storage(x) != storage or not _whole(x):
-                continue
-            if id(x) not in copies:
-                with torch.inference_mode(False), torch.enable_grad():
-                    copies[id(x)] = x, self.copied(x)
-            copy = copies[id(x)][1]
-            setattr(self, name, copy)
-            if self._versions is not None:
-                self._versions[i] = copy._version
-
-    def copied(self, x: Tensor) -> Tensor:
-        return x.clone()
-
-
 _Copies: TypeAlias = "dict[int, tuple[Tensor, Tensor]]"
 """By their id, tensors that are about to be written to, and the one copy for all who wait for them. (For this write
 only: not every write counts as a version.)"""
-
-
 _GONE = -1
 """The version of a tensor whose memory was freed."""
+
+
+class Kept:
+    """Operands of a call as they are now. Compiled code sees no writes."""
+
+    def __init__(self, *operands: Any) -> None:
+        self._operands = operands if compiling() else list(operands)
+        self._versions = [] if compiling() else [_version(x) for x in operands]
+        if compiling():
+            return
+        if torch._C._are_functorch_transforms_active():
+            return  # inside of a transform nothing waits
+        waiting, ref = _WAITING.by_storage, weakref.ref(self)
+        if len(waiting) >= _WAITING.sweep_at:
+            _sweep()
+        for x in operands:
+            if isinstance(x, Tensor) and x.layout == torch.strided:
+                refs = waiting.setdefault(x.untyped_storage()._cdata, [])
+                refs.append(ref)
+                if len(refs) >= 64 and not len(refs) & (len(refs) - 1):  # a weight that is compared at every step
+                    refs[:] = [ref for ref in refs if ref() is not None]
+
+    def found(self) -> Any:
+        """The operands, a sequence; None if somebody wrote to one unseen."""
+        for x, version in zip(self._operands, self._versions):  # (none is known of what compiled code made)
+            if isinstance(x, Tensor) and (_version(x) != version or not _whole(x)):
+                return None
+        return self._operands
+
+    def __call__(self) -> Any:
+        found = self.found()
+        if found is None:
+            raise RuntimeError(_WRITTEN.format(call_site("the decision")))
+        return found
+
+    def hooked(self) -> bool:
+        """Whether one is a leaf with hooks that backward calls."""
+        leaves = [x for x in self._operands if isinstance(x, Tensor) and x.is_leaf]
+        return any(x._backward_hooks or x._post_accumulate_grad_hooks for x in leaves)
+
+    def settle(self, storage: int | None, copies: _Copies) -> None:
+        assert isinstance(self._operands, list)
+        for i, (x, version) in enumerate(zip(self._operands, self._versions)):
+            if not isinstance(x, Tensor) or _version(x) != version or _storage(x) != storage:
+                continue
+            if not _whole(x):
+                self._versions[i] = _GONE
+                continue
+            if id(x) not in copies:
+                copies[id(x)] = x, recorded(_copy, x)
+            self._operands[i] = copies[id(x)][1]
+            self._versions[i] = _version(self._operands[i])
+
+
+_WRITTEN = (
+    "{}: a tensor on which a decision was made has been modified since, by something that the region cannot see "
+    "as a write (a custom op, another thread). Clone it before it is written to"
+)
+
+
+def recorded(compute: Callable[..., Any], *args: Any) -> Any:
+    """``compute(*args)`` as it would have been when rules were asked, whoever asks now."""
+    if compiling():
+        return compute(*args)
+    with torch.inference_mode(False), torch.enable_grad():
+        return compute(*args)
+
+
+def _copy(x: Tensor) -> Tensor:
+    """With what it carries."""
+    copy, pair = x.clone(), getattr(x, "_sll", None)
+    if pair is not None and pair[1] in (x._version, -1):
+        copy._sll = (pair[0], copy._version)  # type: ignore[attr-defined]
+    return copy
+
+
+def _version(x: Any) -> int:
+    return x._version if isinstance(x, Tensor) and not x.is_inference() else 0  # (inference tensors count no writes)
+
+
+def _storage(x: Tensor) -> int | None:
+    """What a tensor has in common with its views."""
+    return x.untyped_storage()._cdata if x.layout == torch.strided else None
 
 
 def _whole(x: Tensor) -> bool:
@@ -180,51 +153,30 @@ def _whole(x: Tensor) -> bool:
     return x.untyped_storage().nbytes() >= (last + 1) * x.element_size()
 
 
-def keep(operands: tuple[Any, ...], copy: Callable[[Tensor], Tensor]) -> Callable[[], tuple[Any, ...] | None]:
-    """A promise of `operands` as they are now (see `Kept`). Compiled code sees no writes."""
-    return (lambda: operands) if compiling() else Kept(operands, copy)
-
-
-def _storage(x: Tensor) -> int | None:
-    """What a tensor has in common with its views."""
-    return x.untyped_storage()._cdata if x.layout == torch.strided else None
-
-
-_WRITTEN = (
-    "{}: a tensor on which a decision was made has been modified since, by something that the region cannot see "
-    "as a write (a custom op, another thread). Clone it before it is written to"
-)
-
-
-def can_wait(*operands: Any) -> bool:
-    """Whether nothing that is going on would be over when the result is asked for."""
-    if compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
-        return False
-    for x in operands:
-        if isinstance(x, Tensor):
-            if type(x) is not Tensor and type(x) is not torch.nn.Parameter or x.layout != torch.strided:
-                return False
-            if not x.untyped_storage().resizable():
-                return False  # NumPy or somebody else has the memory, too, and writes unseen
-    return True
+def over_soon(*operands: Any) -> bool:
+    """Whether something is going on (a transform, forward mode, a subclass that looks) of which the end is to find all
+    worked out.
+    """
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return torch._C._len_torch_dispatch_stack() > 0 or any(
+        isinstance(x, Tensor) and (type(x) not in plain or x.layout != torch.strided) for x in operands
+    )
 
 
 def _sweep() -> None:
     """Forget what nobody can ask for any more."""
     waiting = _WAITING.by_storage
     for key, refs in list(waiting.items()):
-        alive = [ref for ref in refs if ref() is not None]
-        if alive:
-            waiting[key] = alive
-        else:
+        refs[:] = [ref for ref in refs if ref() is not None]
+        if not refs:
             del waiting[key]
     _WAITING.sweep_at = max(256, 2 * len(waiting))
 
 
 def settle_all() -> None:
-    """The region is about to be off for a while: work out everything that waits."""
+    """The region is about to be off for a while: nobody will see writes."""
     copies: _Copies = {}
     for storage in list(_WAITING.by_storage):
         _settle(storage, copies)
@@ -234,28 +186,24 @@ def settle_hooked() -> None:
     """Backward is about to begin, and a hook of a leaf may write to it (an optimizer that steps during backward)."""
     copies: _Copies = {}
     for storage, refs in list(_WAITING.by_storage.items()):
-        found = [waits for ref in refs if (waits := ref()) is not None]
-        if any(waits.hooked() for waits in found):
+        if any(waits.hooked() for ref in refs if (waits := ref()) is not None):
             _settle(storage, copies)
 
 
-def _settle(storage: int, copies: _Copies) -> None:
-    for ref in _WAITING.by_storage.pop(storage, ()):
-        waits = ref()
-        if waits is not None:
+def _settle(storage: int | None, copies: _Copies) -> None:
+    for ref in _WAITING.by_storage.pop(storage, ()):  # type: ignore[arg-type]
+        if (waits := ref()) is not None:
             waits.settle(storage, copies)
 
 
 def settle(operands: Iterable[Any], copies: _Copies | None = None) -> None:
-    """Some of the operands are about to be written to: work out what waits for them."""
+    """Some of the operands are about to be written to: who waits for them gets copies."""
     copies = {} if copies is None else copies
     for x in operands:
         if isinstance(x, (tuple, list)):
             settle(x, copies)
-        elif isinstance(x, Tensor) and x.layout == torch.strided:
-            if torch._C._functorch.is_functorch_wrapped_tensor(x):
-                continue  # nothing waits inside a transform
-            _settle(x.untyped_storage()._cdata, copies)
+        elif isinstance(x, Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(x):
+            _settle(_storage(x), copies)  # (nothing waits inside a transform)
 
 
 READS: set[Callable[..., Any]] = set()

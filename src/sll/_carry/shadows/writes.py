@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._ops.env import compiling, tracked
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from ..writes import Writes
+from ..writes import Writes, into_base
 from .scatters import put_at
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
 
@@ -37,12 +37,10 @@ def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None]
     base = view._base
     if base is None or view.is_floating_point() or shadow(result) is None and shadow(base) is None:
         return None
-    if not base.is_contiguous() or compiling():
-        region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
+    put = into_base(region, base, view, result)
+    if put is None:
         return None
-    offset = view.storage_offset() - base.storage_offset()
-    places = torch.arange(base.numel(), device=base.device).as_strided(view.shape, view.stride(), offset)
-    found = _merged(lambda old, new: old.reshape(-1).index_put((places,), new).reshape(base.shape), base, result)
+    found = _merged(lambda old, new: put([old, new.expand(view.shape)]), base, result)
 
     def after() -> None:
         carry(region, base, found)
