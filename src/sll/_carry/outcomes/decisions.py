@@ -248,10 +248,10 @@ def shows(x: Tensor, above: Any, at_ties: bool = False) -> Callable[[Decision], 
     known: list[Tensor] = []
 
     def side(decision: Decision) -> Tensor:
-        found = None if known else kept.found()
-        if not known and found is None:
+        found = kept.found() if not known else known
+        if found is None:
             return decision.offset() > 0
-        shown: Tensor = known[0] if known else found[0] == (above() if callable(above) else above)
+        shown: Tensor = found[0] if known else found[0] == (above() if callable(above) else above)
         if not known and not compiling():
             known.append(shown)
         return pick(decision.offset() == 0, shown, decision.offset() > 0) if at_ties else shown
