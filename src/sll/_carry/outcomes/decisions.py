@@ -245,13 +245,16 @@ def placed(
 def shows(x: Tensor, above: Any, at_ties: bool = False) -> Callable[[Decision], Tensor]:
     """Where `x`, as it is now, is `above` (or what that returns). `at_ties`: asked there only, for the offset tells."""
     kept = Kept(x.detach())  # an alias, because `x` will hold on to the decision
+    known: list[Tensor] = []
 
     def side(decision: Decision) -> Tensor:
-        found, by_offset = kept.found(), decision.offset() > 0
+        found = kept.found() if not known else known
         if found is None:
-            return by_offset
-        shown: Tensor = found[0] == (above() if callable(above) else above)
-        return pick(decision.offset() == 0, shown, by_offset) if at_ties else shown
+            return decision.offset() > 0
+        shown: Tensor = found[0] if known else found[0] == (above() if callable(above) else above)
+        if not known and not compiling():
+            known.append(shown)
+        return pick(decision.offset() == 0, shown, decision.offset() > 0) if at_ties else shown
 
     return side
 

@@ -35,7 +35,7 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
-    original(func, x.new_empty(()).expand(x.shape), mask, value)  # raises if it must
+    original(func, x.new_empty(()), mask.new_empty(()), value)  # raises if it must
     if isinstance(value, Tensor):
         value = value if value.dtype == x.dtype else region.call(torch.Tensor.to, value, x.dtype)
     else:
