@@ -797,6 +797,22 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         INDICES,
+        "A decision says how often rows are repeated",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1, forward="hard"):
+    longer = values.repeat_interleave((x > 0).long())
+""",
+        "How long the result is, is no number with a derivative. Products with a mask have one.",
+        """
+values = torch.arange(4.0)
+with sll.linearize(eps=0.1, forward="hard"):
+    total = (values * (x > 0).long()).sum()
+    total.backward()
+""",
+    ),
+    Case(
+        INDICES,
         "A mask beside another index",
         """
 table = torch.rand(4, 3)

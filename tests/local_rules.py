@@ -42,7 +42,7 @@ def wide(*operands: Any) -> list[Tensor]:
 def offset(d: Tensor, h: Any, *operands: Tensor) -> Tensor:
     """``d / (2 h)`` on the closed band ``|d| <= h``, else 0 without a gradient; centred."""
     h = torch.as_tensor(h, dtype=torch.float64 if not isinstance(h, Tensor) else h.dtype)
-    inside = (d.detach().abs() <= h.detach()) & d.isfinite()
+    inside = (d.detach().abs() <= h.detach().to(d.dtype)) & d.isfinite()  # (two without dimensions would be promoted)
     for x in operands:
         inside = inside & x.isfinite()
     d, h = torch.where(inside, d, 0.0).double(), torch.where(inside, h, 1.0).double()

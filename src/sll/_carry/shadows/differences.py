@@ -59,7 +59,7 @@ def quick_difference(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     i = 0 if quick_shadow(args[0]) is not None else 1
     n, y = args[i], args[1 - i]
     own = quick_shadow(n)
-    if own is None or not own.knows_other() or n.dtype == torch.bool:
+    if own is None or not own.knows_other() or n.dtype in (torch.bool, torch.uint8):  # (bytes wrap around)
         return NotImplemented
     if type(y) is not int and (type(y) is not Tensor or y.is_floating_point() or getattr(y, "_sll", None) is not None):
         return NotImplemented

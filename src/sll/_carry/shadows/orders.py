@@ -86,12 +86,12 @@ class Order(Weights):
 
         super().__init__(weigh, owner=lambda: row_numbers(index, dim))
 
-        @functools.cache
         def sorting() -> Sorting:
             half = half_in_backward(eps, lambda: pairs(rows_of(scores.detach(), dim, largest, True)))
             return Sorting(dim, largest, half)
 
-        self.order = Linear(scores, index, dim, sorting, False, False) if plain else None
+        # (Dynamo cannot make a cache, and there nothing is plain.)
+        self.order = Linear(scores, index, dim, functools.cache(sorting), False, False) if plain else None
         self.places = places
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
 

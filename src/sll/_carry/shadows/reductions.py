@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, follow, lazy_clone, number, ramp
+from ..._ops.surrogates import alias, follow, lazy_clone, number
 from ..interface import Func, Quick, Region
 from .differences import quick_difference
 from .shadow import Shadow, Weights, carry, mark, quick_shadow, shadow, tensors
@@ -58,9 +58,15 @@ def quick_count(op: str) -> Quick:
         if type(k) is not int or k + offset < 0 or n.dtype != torch.int64:  # (below 0 there is no count)
             return NotImplemented
         out, value = func(n, k), own.value()
-        flags, distance = lazy_clone(out), value.detach() - number(k + offset, value.dtype)
-        make = lambda: ramp(value, distance, 0.5, rising, lambda: flags.to(value.dtype))
-        return mark(region, out, Shadow(make, None, value.dtype))
+        flags, dtype = lazy_clone(out), value.dtype
+        near = (value.detach() - number(k + offset, dtype)).abs_().le_(0.5)  # (0 or 1; not the band of a decision)
+
+        def make() -> Tensor:
+            found: Tensor = value * near if rising > 0 else value * near.neg()
+            found.data = flags.to(dtype)
+            return found
+
+        return mark(region, out, Shadow(make, None, dtype))
 
     return quick
 
