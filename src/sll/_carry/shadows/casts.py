@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.env import tracked
-from ..._ops.surrogates import alias, follow, fresh, kept, ramp, simple
+from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ramp, simple
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
@@ -68,7 +68,8 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _decided(region: Region, x: Tensor, out: Tensor) -> Tensor:
     """`out` are the integers that `x` became."""
     whole = carried(x)
-    numbers, floats = alias(out), kept(wide(x))
+    numbers = lazy_clone(out) if eager() else alias(out)
+    floats = kept(wide(x))
     if out.device != x.device:
         floats = floats.to(out.device)
     if isinstance(whole, Whole):
@@ -91,18 +92,19 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
     """The integers, with the ramp of `trunc`, and that of the identity where `x` is an integer already."""
     fixed = x.detach()
     half = half_at(eps, fixed, to_integer_but_zero, 0.5)
-    n = fixed.round()
     watch = watch_of(eps)
     if watch is not None:
+        n = fixed.round()
         watch.measure(from_one(fixed - n, n), half, 0.5)
         x = watch.enters(x)
-    # Nearer to 0 than to 1 there is no boundary: divided by 0, which takes a fraction of the time of `where`.
-    inner = fixed - F.hardshrink(fixed, 0.5)
-    distance = (fixed - n).div_(inner.logical_not_())
-    slope: Any = 0.5 / half
-    if isinstance(half, Tensor) or half != 0.5:
-        slope = torch.where(fixed == n, fixed.new_ones(()), slope)
-    found = ramp(x, distance, half, slope, lambda: numbers.to(x.dtype))
+    inner = fixed - F.hardshrink(fixed, 0.5)  # what is nearer to 0 than to 1: there is no boundary
+    if isinstance(half, float) and half == 0.5 and eager():  # the whole step
+        found = ramp(x, inner, 0.0, 1.0, lambda: numbers.to(x.dtype))
+    else:
+        n = fixed.round()
+        distance = (fixed - n).div_(inner.logical_not_())  # (in a fraction of the time of `where`)
+        slope = torch.where(fixed == n, fixed.new_ones(()), 0.5 / half)
+        found = ramp(x, distance, half, slope, lambda: numbers.to(x.dtype))
     if watch is not None:
         watch.arrives(found)
     return found

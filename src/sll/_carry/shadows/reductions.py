@@ -59,7 +59,9 @@ def quick_count(op: str) -> Quick:
             return NotImplemented
         out, value = func(n, k), own.value()
         flags, dtype = lazy_clone(out), value.dtype
-        near = (value.detach() - number(k + offset, dtype)).abs_().le_(0.5)  # (0 or 1; not the band of a decision)
+        near = (
+            (value.detach() - number(k + offset, dtype)).abs_().le_(number(0.5, dtype))
+        )  # (0 or 1; not the band of a decision)
 
         def make() -> Tensor:
             found: Tensor = value * near if rising > 0 else value * near.neg()
