@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -204,7 +205,10 @@ class Mode(TorchFunctionMode):
         entered = THREAD.entered
         if not entered:  # entered by compiled code, and left there
             return False
-        entered[-1].take(x)
+        top = entered[-1]
+        top.live.append(ref(x))
+        if len(top.live) >= top.sweep_at:
+            top.sweep()
         return True
 
     def on(self) -> bool:

@@ -18,30 +18,24 @@ __all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
 class Entered:
     """An entered region or hard block."""
 
-    __slots__ = ("_sweep_at", "in_reentrant", "live", "mode")
+    __slots__ = ("sweep_at", "in_reentrant", "live", "mode")
 
     def __init__(self, mode: Any, in_reentrant: bool) -> None:
         self.mode = mode
         self.live: list[weakref.ref[Tensor]] = []
         """The tensors that carry something (and some that are gone)."""
-        self._sweep_at = 256
+        self.sweep_at = 256
         self.in_reentrant = in_reentrant
         """Entered by a function that `torch.utils.checkpoint` runs without gradients, and that will enter it again."""
 
-    def take(self, x: Tensor) -> None:
-        """`x` carries something from now on."""
-        self.live.append(weakref.ref(x))
-        if len(self.live) >= self._sweep_at:
-            self.sweep()
-
     def adopt(self, live: Sequence[weakref.ref[Tensor]]) -> None:
         self.live.extend(live)
-        if len(self.live) >= self._sweep_at:
+        if len(self.live) >= self.sweep_at:
             self.sweep()
 
     def sweep(self) -> None:
         self.live = [ref for ref in self.live if ref() is not None]
-        self._sweep_at = max(256, 2 * len(self.live))
+        self.sweep_at = max(256, 2 * len(self.live))
 
 
 class Thread(threading.local):

@@ -59,9 +59,8 @@ def quick_count(op: str) -> Quick:
             return NotImplemented
         out, value = func(n, k), own.value()
         flags, dtype = lazy_clone(out), value.dtype
-        near = (
-            (value.detach() - number(k + offset, dtype)).abs_().le_(number(0.5, dtype))
-        )  # (0 or 1; not the band of a decision)
+        distance = value.detach() - number(k + offset, dtype)
+        near = distance.abs_().le_(number(0.5, dtype))  # (0 or 1; it is not the band of a decision)
 
         def make() -> Tensor:
             found: Tensor = value * near if rising > 0 else value * near.neg()
