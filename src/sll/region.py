@@ -146,6 +146,7 @@ class linearize(Mode):
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
+        self.fixed: dict[str, float] = {}
 
     # --- public ---
 
@@ -187,6 +188,8 @@ class linearize(Mode):
     def eps_for(self, op: str) -> float | Width:
         eps = self._eps_of.get(op, self._eps)
         if isinstance(eps, float) and self.trace is None:
+            if op in self._ops:
+                self.fixed[op] = eps
             return eps
         if compiling():
             return eps if isinstance(eps, float) else Width(eps, kind_of(op))

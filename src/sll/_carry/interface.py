@@ -22,6 +22,8 @@ class Region(Protocol):
     """``"linear"``, ``"hard"`` or ``"straight-through"``."""
     linear: Any
     trace: Any
+    fixed: dict[str, float]
+    """The half-widths of ops that are linearized, once asked for, where these are numbers and nobody watches."""
     selects: bool
     """Whether a mask has selected something in it."""
 

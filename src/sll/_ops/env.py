@@ -91,9 +91,9 @@ def tracked(x: Any) -> bool:
 
 
 def plain() -> bool:
-    """Whether plain autograd records in eager mode, and nothing else is on: what training loops do."""
+    """Whether plain autograd records in eager mode, and nothing else is on: what training loops do. (Not traced.)"""
     return (
-        not compiling()
+        not _compiler._is_compiling_flag
         and _records()
         and HOOKS is not None
         and HOOKS(True) is None
@@ -103,7 +103,7 @@ def plain() -> bool:
 
 _records, _inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
 _transforms, _dispatches = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
-_forward = torch.autograd.forward_ad
+_forward, _compiler = torch.autograd.forward_ad, torch.compiler
 HOOKS: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 """What has a hand in what autograd saves, a checkpoint for one. (Older torch does not tell.)"""
 

@@ -32,6 +32,7 @@ __all__ = [
     "number",
     "ramp",
     "simple",
+    "whole",
     "window",
     "windowed",
     "within",
@@ -106,12 +107,22 @@ def windowed(
     return shown
 
 
+def whole(x: Tensor, fixed: Tensor, value: Tensor) -> Tensor:
+    """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps."""
+    shown = window(x, fixed.nan_to_num(_INF, _INF, -_INF), -_INF, _INF)
+    shown.data = value
+    return shown
+
+
+_INF = math.inf
+
+
 def within(x: Tensor, distance: Tensor, half: float | Tensor, slope: float | Tensor) -> Tensor:
     """A tensor with the gradient of `windowed`, and some value."""
     if isinstance(half, Tensor):
         distance, half = torch.where(distance.abs() <= half, 0.0, math.inf), 1.0
     edge = just_above(half, x.dtype)
-    found = window(x, distance.nan_to_num(math.inf, math.inf, -math.inf), -edge, edge)
+    found = window(x, distance.nan_to_num(_INF, _INF, -_INF), -edge, edge)
     if isinstance(slope, Tensor):
         return found * slope
     return found if slope == 1 else found * number(slope, x.dtype)

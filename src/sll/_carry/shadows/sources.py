@@ -25,7 +25,7 @@ from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ramp, windowed, within
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ramp, whole, windowed, within
 from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
@@ -126,9 +126,14 @@ def quickly(op: str) -> Quick | None:
     rising, sloped = RISING.get(op), BETWEEN.get(op)
 
     def step(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-        if len(args) != 1 or not _common(args) or not region.linearizes(op):
+        x = args[0]
+        ordinary = (type(x) is Tensor or type(x) is Parameter) and x.dtype in FULL and x.layout is _STRIDED
+        if len(args) != 1 or not ordinary or not x.requires_grad:
             return NotImplemented
-        return _step(region, op, func, args[0])
+        eps = region.fixed.get(op)
+        if eps is not None:
+            return _step(region, op, func, x, eps)
+        return _step(region, op, func, x, region.eps_for(op)) if region.linearizes(op) else NotImplemented
 
     def compare(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         if len(args) != 2 or not _common(args) or not region.linearizes(op):
@@ -164,6 +169,7 @@ def _common(args: tuple[Any, ...]) -> bool:
 
 
 FULL = (torch.float32, torch.float64)
+_STRIDED = torch.strided
 
 
 def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -187,13 +193,14 @@ def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kw
     return carry(region, flags, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
-def _step(region: Region, op: str, func: Func, x: Tensor) -> Tensor:
+def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) -> Tensor:
     at, limit, jump = STEPPING[op]
-    half, fixed = half_at(region.eps_for(op), x, at, limit), x.detach()
+    fixed = x.detach()
+    half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
     if x.numel() >= LARGE and isinstance(half, float):
         out = in_one_pass(x, jump, half, "hard")
     elif half == limit and op != "trunc":  # the whole step: every number is in some band
-        out = windowed(x, fixed, math.inf, 1.0, lambda: func(fixed))
+        out = whole(x, fixed, func(fixed))
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
@@ -251,6 +258,8 @@ BETWEEN: dict[str, Callable[..., Any]] = {
 
 class Beside(Whole):
     """What `op` makes of `x`, and the whole number on the other side of the nearest boundary."""
+
+    __slots__ = ("op", "version", "x")
 
     def __init__(self, op: str, x: Tensor) -> None:
         self.op, self.x, self.version = op, x, x._version
