@@ -125,17 +125,7 @@ class linearize(Mode):
         self.linear = forward == "linear"
         self.engine = engine_of(self.mode)
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
-        ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
-        if exclude is not None:
-            left_out = op_names(exclude, "exclude", SOURCES)
-            both = sorted(ops & left_out) if only is not None else ()
-            if both:
-                raise ValueError(
-                    f"only= and exclude= both name {both[0]!r}; take it out of one of them (gt and lt, ge and le count "
-                    "as one: Python may call either)"
-                )
-            ops = ops - _with_mirrored(left_out)
-        self._ops = ops
+        self._ops = _chosen(only, exclude)
         self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
         self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         self._infinite: Counter[CallSite] = Counter()
@@ -326,6 +316,21 @@ class hard(Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
+
+
+def _chosen(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozenset[str]:
+    """The ops that are linearized."""
+    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
+    if exclude is None:
+        return ops
+    left_out = op_names(exclude, "exclude", SOURCES)
+    both = sorted(ops & left_out) if only is not None else ()
+    if both:
+        raise ValueError(
+            f"only= and exclude= both name {both[0]!r}; take it out of one of them (gt and lt, ge and le count "
+            "as one: Python may call either)"
+        )
+    return ops - _with_mirrored(left_out)
 
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

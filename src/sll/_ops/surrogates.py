@@ -135,11 +135,11 @@ own derivative by `g`.
 
 
 @functools.lru_cache(maxsize=1024)
-def number(value: float, dtype: torch.dtype) -> Tensor:
-    """A number as a tensor on the CPU, which goes with those of any device: with that, small tensors are multiplied in
-    half the time, forward and backward.
+def number(value: float, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """A number as a tensor. With that, small tensors are multiplied in half the time, forward and backward. One on the
+    CPU goes with those of any device, where a function has two operands.
     """
-    return torch.scalar_tensor(value, dtype=dtype, device="cpu")
+    return torch.scalar_tensor(value, dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=1024)

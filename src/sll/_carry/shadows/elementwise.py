@@ -168,7 +168,7 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     floats = own.exact
     assert floats is not None
     fixed = [x.to(floats) if known is None else None for x, known in zip(args, found)]
-    polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats)
+    polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats, args[0].device)
     make: Callable[[], Tensor] = lambda: polynomial(
         one, *(x if known is None else known.value() for x, known in zip(fixed, found))
     )
