@@ -231,3 +231,18 @@ def test_vmap_inside_and_outside_of_grad():
     torch.testing.assert_close(per_sample, 0.5 + 2 * x.detach())
     assert filled.tolist() == [1, 1]
     torch.testing.assert_close(tangent, torch.tensor([1 / 0.7]))
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "linear", "hard"])
+def test_a_batch_of_gradients(forward):
+    """``is_grads_batched=True``, which `jacobian(vectorize=True)` passes: backward runs under `vmap`."""
+    for name in list(PROGRAMS)[::2]:
+        x = points().requires_grad_()
+        with sll.linearize(EPS, forward=forward, on_lost="ignore"):
+            out = PROGRAMS[name](x)
+        if not out.requires_grad or not out.numel():
+            continue
+        some = torch.eye(out.numel(), dtype=out.dtype)[:4].reshape(-1, *out.shape)
+        (batched,) = torch.autograd.grad(out, x, some, is_grads_batched=True, retain_graph=True)
+        rows = [torch.autograd.grad(out, x, g, retain_graph=True)[0] for g in some]
+        torch.testing.assert_close(batched, torch.stack(rows), msg=lambda text, name=name: f"{name}: {text}")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .apply import finite
+from .fused import batched
 from .order import _bands, traced
 from .projections import FEW, Half, np, rows_of
 from .samples import pairs
@@ -145,7 +146,8 @@ class Ladder:
         given = tuple(t.to(torch.float32 if t.device.type == "mps" else torch.float64) for t in given)
         found = compute(_Tensors, *known, *map(finite, given)) / self.half
         bad = [(~t.isfinite()).to(t.dtype) for t in given]
-        if not traced(bad[0]) and any(bool(t.any()) for t in bad):  # what is not finite stays in its bands
+        unread = any(map(batched, bad))  # (of a batch of gradients nobody can ask)
+        if unread or not traced(bad[0]) and any(bool(t.any()) for t in bad):  # what is not finite stays in its bands
             found = torch.where(_REACH[compute](_Tensors, *known, *bad) > 0, torch.nan, found)
         return torch.zeros_like(found).scatter(-1, self.index.expand(found.shape), found)
 

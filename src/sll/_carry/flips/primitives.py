@@ -39,7 +39,8 @@ class _Slope(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         shape, dtype, at, by, flip = ctx.rest
         g = g if flip is None else g.index_select(0, flip)
-        return by.new_zeros(shape).put_(at, g * by, accumulate=True).to(dtype), None, None, None, None
+        found = by.new_zeros(shape.numel()).index_add(0, at, g * by)  # (not in place: `g` may be a batch of gradients)
+        return found.reshape(shape).to(dtype), None, None, None, None
 
 
 def slope(x: Tensor, at: Tensor, by: Tensor, flip: Tensor | None = None) -> Tensor:
