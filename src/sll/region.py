@@ -265,7 +265,7 @@ class linearize(Mode):
             out = func(*args, **kwargs)
             refuse_reentrant(self, func, args, out)
             return out
-        if checkpoint.hooked() and (self.selects or func in engine.rules):
+        if checkpoint.hooked() and (self.selecting() or func in engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
             outside = decided_outside_of_vmap(engine, args, kwargs)
@@ -274,13 +274,13 @@ class linearize(Mode):
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
         rule = engine.rules.get(func)
-        if rule is None or self.selects:
+        if rule is None or self.selecting():
             return engine.dispatch(self, func, args, kwargs)
         return rule(self, func, args, kwargs)
 
     def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = self.engine.rules.get(func)
-        if rule is None or self.selects or not plain():
+        if rule is None or self.selecting() or not plain():
             return self.dispatch(func, args, kwargs)
         return rule(self, func, args, kwargs)
 

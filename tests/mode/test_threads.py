@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -142,3 +143,37 @@ def test_with_around_await():
         isinstance(error, RuntimeError) and "while a region inside it was still on" in str(error) for error in found
     )
     assert slope() == 0.0
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "linear", "hard"])
+def test_one_region_selects_in_several_threads(forward):
+    """Who leaves it forgets what he selected, and not what the others did."""
+    x = torch.linspace(-0.3, 1, 20, dtype=torch.float64, requires_grad=True)
+    region = sll.linearize(0.4, forward=forward, on_lost="ignore")
+
+    def gradient():
+        with region:
+            mean = x.detach()[x > 0].square().mean()
+        return torch.autograd.grad(mean, x)[0]
+
+    want, wrong = gradient(), []
+
+    def work():
+        for _ in range(40):
+            try:
+                if not torch.equal(gradient(), want):
+                    wrong.append("another gradient")
+            except RuntimeError as error:
+                wrong.append(str(error))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong and want.count_nonzero()

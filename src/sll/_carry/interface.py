@@ -24,8 +24,6 @@ class Region(Protocol):
     trace: Any
     fixed: dict[str, float]
     """The half-widths of ops that are linearized, once asked for, where these are numbers and nobody watches."""
-    selects: bool
-    """Whether a mask has selected something in it."""
 
     def eps_for(self, op: str) -> float | Width:
         """The half-width of the op's band."""
@@ -41,6 +39,12 @@ class Region(Protocol):
 
     def keep(self, x: Tensor) -> bool:
         """`adopt`, in eager code."""
+
+    def selecting(self) -> bool:
+        """Whether a mask has selected something in this thread."""
+
+    def select(self) -> None:
+        """A mask has selected something."""
 
     def outermost(self) -> Any:
         """The region at whose end decisions end."""

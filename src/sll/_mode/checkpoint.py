@@ -47,13 +47,14 @@ def hooked() -> bool:
 class Region(AbstractContextManager[Any], Protocol):
     """What is entered again."""
 
-    selects: bool
-
     def policies(self) -> list[Any]:
         """What chooses its widths."""
 
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end."""
+
+    def select(self) -> None:
+        """A mask has selected something."""
 
 
 class Again:
@@ -82,7 +83,7 @@ class Again:
                 if found is not None and "_sll" not in x.__dict__:
                     x._sll = (found[0], x._version)
                     entered.adopt(x)
-                    entered.selects = True  # (it may be what a mask has selected)
+                    entered.select()  # (it may be what a mask has selected)
             return self.function(*args)
 
 

@@ -46,8 +46,6 @@ class Mode(TorchFunctionMode):
 
     trace: Any = None
     engine: Engine = _NoEngine()
-    selects = False
-    """Whether a mask has selected something in it."""
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -65,7 +63,7 @@ class Mode(TorchFunctionMode):
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
             quick = engine.quick.get(func)
-            if quick is not None and not kwargs and (not self.selects or not _held(args)) and plain():
+            if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
                 if out is not NotImplemented:
                     return out
@@ -80,7 +78,7 @@ class Mode(TorchFunctionMode):
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
-            if known is not None and not kwargs and not self.selects:
+            if known is not None and not kwargs and not THREAD.selects:
                 quick = engine.quick_on.get(func)
                 if quick is not None and plain():
                     out = quick(self, func, args)  # type: ignore[arg-type]
@@ -188,6 +186,14 @@ class Mode(TorchFunctionMode):
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
 
+    def selecting(self) -> bool:
+        """Whether a mask has selected something, in this thread: a region may be on in several."""
+        return THREAD.selects
+
+    def select(self) -> None:
+        """A mask has selected something."""
+        THREAD.selects = True
+
     def policies(self) -> list[Any]:
         """What chooses its widths."""
         return []
@@ -230,11 +236,9 @@ class Mode(TorchFunctionMode):
         THREAD.alone = len(entered) == 1 and entered[0].mode.trace is None
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
-            if self.selects:
-                entered[-1].mode.selects = True
         else:
             release(live)
-            self.selects = False
+            THREAD.selects = False
 
 
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."

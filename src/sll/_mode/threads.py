@@ -50,6 +50,8 @@ class Thread(threading.local):
         """One region is entered, and it does not watch: what it passes on reaches no other."""
         self.made: list[Tensor] | None = None
         """In a region of compiled code that nothing is around: the tensors that were made to carry something."""
+        self.selects = False
+        """Whether a mask has selected something in what is entered."""
         self.patched: list[Any] = []
         """Regions that `sll.patch` has switched on."""
 

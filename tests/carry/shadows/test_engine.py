@@ -190,11 +190,11 @@ def test_who_selects_in_an_inner_region_is_followed_in_the_outer_one():
     x = torch.tensor([-0.1, 0.1, 2.0], requires_grad=True)
     outer = region()
     for _ in range(2):  # (the second time nothing is left of the first)
-        assert not outer.selects
+        assert not outer.selecting()
         with outer:
             with region():
                 chosen = x.detach()[x > 0]
-            assert outer.selects
+            assert outer.selecting()  # (it is on in this thread)
             mean = chosen.mean()
         (slope,) = torch.autograd.grad(mean, x)
         taken = torch.tensor([0.1, 2.0])

@@ -33,7 +33,7 @@ class _Flips(Engine):
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule, loose = RULES.of.get(func), []
-        if region.selects and func not in _IN_PLACE:
+        if region.selecting() and func not in _IN_PLACE:
             loose = [x for x in leaves(args, kwargs) if self.selected(x)]
         if rule is None and func in ASKS:
             if func in COUNTS and loose:

@@ -60,7 +60,7 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
     carried: dict[int, Tensor] = {}
     for x, values in zip((*parts, *operands), results):  # (operands may have been written to)
         if isinstance(values, list):
-            region.selects = True
+            region.select()
             mark(region, x, Ragged(dict(zip(rows.flips(), values))))
         elif id(x) not in carried and all(x is not y for y in floats):
             carried[id(x)] = carry(region, x, *_entries(region, name, x, values, rows, bool(loose)))

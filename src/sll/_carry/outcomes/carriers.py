@@ -264,7 +264,8 @@ def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
     """Make `x` carry `found` until the region ends."""
     if found is not None:
         x._sll = (found, version_of(x))  # type: ignore[attr-defined]
-        region.selects = region.selects or isinstance(found, Selection)
+        if isinstance(found, Selection):
+            region.select()
         if not region.adopt(x):
             found.within = region.outermost()
     return x

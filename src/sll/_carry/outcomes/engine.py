@@ -86,7 +86,7 @@ class _Outcomes(Engine):
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = compiling()
-        if not traced and region.selects and any(map(self.selected, tensors(args, kwargs))):
+        if not traced and region.selecting() and any(map(self.selected, tensors(args, kwargs))):
             found: Any = selections.rule_for(func)
             if found is not None:
                 return found(region, func, args, kwargs)

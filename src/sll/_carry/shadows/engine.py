@@ -130,7 +130,7 @@ class _Shadows(Engine):
     quick_on = _quick_on()
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if region.selects and (chosen := _selection_rule(func, args, kwargs)) is not None:
+        if region.selecting() and (chosen := _selection_rule(func, args, kwargs)) is not None:
             return chosen(region, func, args, kwargs)
         rule = _ALL.by_name.get(func.__name__) if compiling() else _ALL.of.get(func)
         if rule is not None:

@@ -56,7 +56,7 @@ def quick_select(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if own is None or mask.dtype != torch.bool or getattr(x, "_sll", None) is not None or type(x) is not Tensor:
         return NotImplemented
     full, of_all = kept(x), (mask.numel(), *x.shape[mask.dim() :])
-    region.selects = True
+    region.select()
     weights = own if mask.dim() == 1 else Shadow(lambda: own.value().reshape(-1))
     return mark(region, func(x, mask), Selected(lambda: full.reshape(of_all), weights, mask))
 

@@ -235,7 +235,7 @@ def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     if not (region.keep if in_eager else region.adopt)(x):
         found.within = region.outermost()
     if type(found) is Selected:
-        region.selects = True
+        region.select()
     return x
 
 
