@@ -207,19 +207,18 @@ class Auto:
         d = abs(sample())
         d.sort()
         ties, end = 0, d.size
-        if not end:
-            return self.CHOICES if kind == "choice" else self.WINDOW
-        if not (d[0] > 0 and d[-1] < math.inf):
+        if end and not (d[0] > 0 and d[-1] < math.inf):
             ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
             return self.CHOICES if kind == "choice" else self.WINDOW
-        # (a little wider, as in `_quantile`)
+
+        def holds(share: float) -> float:  # (as `_quantile`)
+            return d.item(ties + max(math.ceil(many * share - 1e-6) - 1, 0)) * _WIDER  # type: ignore[no-any-return]
+
         if kind == "choice":
-            return self.CHOICES * d.item(ties + max(math.ceil(many * 0.5 - 1e-6) - 1, 0)) * _WIDER  # type: ignore[no-any-return]
-        least = d.item(ties + max(math.ceil(many * self.LEAST - 1e-6) - 1, 0)) * _WIDER
-        most = d.item(ties + max(math.ceil(many * self.MOST - 1e-6) - 1, 0)) * _WIDER
-        return min(max(self.WINDOW, least), most)  # type: ignore[no-any-return]
+            return self.CHOICES * holds(0.5)
+        return min(max(self.WINDOW, holds(self.LEAST)), holds(self.MOST))
 
     def __repr__(self) -> str:
         return '"auto"'

@@ -156,24 +156,23 @@ def test_one_region_selects_in_several_threads(forward):
             mean = x.detach()[x > 0].square().mean()
         return torch.autograd.grad(mean, x)[0]
 
-    want, wrong = gradient(), []
+    want = gradient()
 
-    def work():
+    def wrong(_):
+        found = []
         for _ in range(40):
             try:
                 if not torch.equal(gradient(), want):
-                    wrong.append("another gradient")
+                    found.append("another gradient")
             except RuntimeError as error:
-                wrong.append(str(error))
+                found.append(str(error))
+        return found
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            found = [one for each in pool.map(wrong, range(4)) for one in each]
     finally:
         sys.setswitchinterval(interval)
-    assert not wrong and want.count_nonzero()
+    assert not found and want.count_nonzero()

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["HALF", "compute_dtype", "wide"]
+__all__ = ["FULL", "HALF", "compute_dtype", "wide"]
 
 
+FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
 
 

@@ -14,9 +14,11 @@ import functools
 import math
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from .apply import finite
 from .band import band_offset, hard_forward
@@ -30,6 +32,7 @@ __all__ = [
     "kept",
     "lazy_clone",
     "number",
+    "ordinary",
     "ramp",
     "simple",
     "whole",
@@ -44,9 +47,14 @@ def eager() -> bool:
     return not compiling() and not unusual()
 
 
+def ordinary(x: Any) -> bool:
+    """Whether `x` is a dense tensor of no class of its own."""
+    return (type(x) is Tensor or type(x) is Parameter) and x.layout is torch.strided
+
+
 def simple(x: Tensor) -> bool:
     """Whether `x` is an ordinary tensor, in eager mode."""
-    return (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.layout == torch.strided and eager()
+    return ordinary(x) and eager()
 
 
 lazy_clone: Callable[[Tensor], Tensor] = getattr(torch, "_lazy_clone", torch.clone)

@@ -17,6 +17,7 @@ from .table import FACTS, FAMILIES, ROWS, Row
 
 __all__ = [
     "ASKS",
+    "BOUNDS",
     "LEFT_ALONE",
     "NAMED",
     "REMEDIES",
@@ -38,6 +39,8 @@ LEFT_ALONE: dict[str, str] = {}
 """Discrete functions that a region runs as they are, each with its reason."""
 REMEDIES: dict[str, str] = {}
 """Op name -> what to do instead, said in `LostGradientWarning`."""
+BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k."
+"""What to do instead where a decision says how far elements move."""
 ASKS: set[Any] = set()
 """Functions that ask about a tensor or overwrite it: no linearization is lost there."""
 NAMED: dict[str, set[str]] = {fact: set() for fact in FACTS}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._rules.index import op_name
+from ..._rules.index import BOUNDS, op_name
 from ..interface import Func
 from .calls import carriers, leaves, once_more, plain_of, replaced
 from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
@@ -68,13 +68,10 @@ def move_one(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     """Of one operand: how far its elements move, and how often, has no derivative."""
     bounds = [x for x, _ in carriers((args[1:], kwargs))]
     if bounds:
-        region.lose(op_name(func), bounds, _BOUNDS)
+        region.lose(op_name(func), bounds, BOUNDS)
         fixed: Callable[[Tensor], Tensor] = lambda x: x if flips_of(x) is None else x.detach()
         args, kwargs = (args[0], *replaced(args[1:], fixed)), replaced(kwargs, fixed)
     return move(region, func, args, kwargs)
-
-
-_BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k."
 
 
 def _starts(*args: Any) -> dict[int, int]:

@@ -64,8 +64,7 @@ def _assigned(parts: list[Tensor], index: Any) -> Tensor:
 def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     target, index, value = args
     decided = carriers(index)
-    if isinstance(value, Tensor) and value.dtype != target.dtype and WRITES.concerns((value,), {}, True):
-        value = region.call(torch.Tensor.to, value, target.dtype)
+    value = WRITES.converted(region, value, target)
     loose = ragged(value) is not None
     if not decided and not loose and flips_of(value) is None and flips_of(target) is None:
         return func(target, index, value)

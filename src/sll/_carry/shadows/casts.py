@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.dtypes import FULL
 from ..._ops.env import tracked
 from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ramp, simple
 from ..._rules.widths import Width, watch_of
@@ -16,7 +17,7 @@ from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
 from .elementwise import elementwise
 from .shadow import Shadow, Whole, carried, carry, mark, quick_shadow, shadow
-from .sources import FULL, half_at, to_integer_but_zero, wide
+from .sources import half_at, to_integer_but_zero, wide
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -35,7 +35,8 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             labels = relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, spread(out.dim())))
     parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
-    soft = total([part for part in parts.values() if part is not None])
+    known = [part for part in parts.values() if part is not None]
+    soft = total(known) if known else None
     if out.is_floating_point():
         unknown = {key for key, part in parts.items() if part is None}
         if unknown:  # the derivative of the function of floats
@@ -79,10 +80,7 @@ def quick_difference(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return mark(region, out, Shadow(make, None, dtype)) if out.shape == n.shape else NotImplemented
 
 
-def total(parts: list[Tensor]) -> Tensor | None:
-    """Their sum; None if there are none."""
-    if not parts:
-        return None
+def total(parts: list[Tensor]) -> Tensor:
     found, *rest = parts
     for part in rest:
         found = found + part

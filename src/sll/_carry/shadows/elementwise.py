@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, follow, kept, number
+from ..._ops.surrogates import alias, follow, kept, number, ordinary
 from ..interface import Func, Region
 from .differences import as_floats, by_difference, other_of, quick_difference, quotient, relabelled, spread
 from .quotients import QUOTIENTS, but_by_zero
@@ -162,7 +161,7 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     for x, known in zip(args, found):
         if type(x) is not Tensor or x.dtype != torch.bool:
-            return quick_difference(region, func, args) if func.__name__ in ASKS else NotImplemented
+            return quick_difference(region, func, args) if func.__name__ in EQUALITY else NotImplemented
         if known.exact is not own.exact if known is not None else getattr(x, "_sll", None) is not None:
             return NotImplemented
     floats = own.exact
@@ -175,7 +174,7 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return mark(region, func(*args), Shadow(make, None, floats))
 
 
-ASKS = {"eq", "ne", "__eq__", "__ne__", "not_equal"}
+EQUALITY = {"eq", "ne", "__eq__", "__ne__", "not_equal"}
 POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(NOT, lambda one, p: one - p),
     **dict.fromkeys(AND, lambda one, p, q: p * q),
@@ -196,12 +195,12 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     for x, known in zip(args, found):
         if known is not None:  # (torch subtracts no bool)
-            ordinary = known.exact is own.exact and (x.dtype != torch.bool or func.__name__ not in SUBTRACTS)
+            fits = known.exact is own.exact and (x.dtype != torch.bool or func.__name__ not in SUBTRACTS)
         elif isinstance(x, Tensor):
-            ordinary = x.dtype is own.exact and x.dim() > 0 and (type(x) is Tensor or type(x) is Parameter)
+            fits = ordinary(x) and x.dtype is own.exact and x.dim() > 0
         else:
-            ordinary = type(x) is float and own.exact is torch.get_default_dtype()
-        if not ordinary:
+            fits = type(x) is float and own.exact is torch.get_default_dtype()
+        if not fits:
             return NotImplemented
     if found[0] is not None and found[1] is not None:
         return NotImplemented  # (a result of integers, which carries something)

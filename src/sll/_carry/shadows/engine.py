@@ -116,7 +116,7 @@ def _quick_on() -> dict[Any, Quick]:
         "scatter": scatters.quick_scatter,
     }
     for row in ROWS:
-        if row.op in reductions.BETWEEN:
+        if row.op in reductions.COMPARED:
             named.update(dict.fromkeys(row.names.split(), reductions.quick_count(row.op)))
     found = {func: quick for name, quick in named.items() for func in spellings(name)}
     found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.apply import finite
+from ..._ops.dtypes import FULL
 from ..._ops.projections import decided
-from ..._ops.surrogates import alias, follow, lazy_clone
+from ..._ops.surrogates import alias, follow, lazy_clone, ordinary
 from ..interface import Func, Region
-from .differences import added, neighbours
+from .differences import added, neighbours, total
 from .picked import Best, Picked, quick_choice
 from .selections import quick_select, select
 from .shadow import Shadow, Weights, as_float, carry, mark, shadow
@@ -126,14 +127,7 @@ class Spot:
         if fixed is not None and hot is not None and hot.shape == fixed.shape:
             return (hot * finite(fixed)).sum(self.along, keepdim=True)
         parts = [weight * finite(read(i)) for i, weight in self.candidates()]
-        return _total(parts)
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    total, *rest = parts
-    for part in rest:
-        total = total + part
-    return total
+        return total(parts)
 
 
 def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
@@ -148,8 +142,7 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     picked = quick_choice(index)
     if not isinstance(picked, Best):
         return quick_select(region, func, args)
-    ordinary = type(table) is Tensor or type(table) is torch.nn.Parameter
-    if not ordinary or table.dtype not in (torch.float32, torch.float64) or picked.size != table.shape[0]:
+    if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
     return _rows_read(picked, func(table, index), table)
 
@@ -163,13 +156,13 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
             return _rows_read(picked, out, table)
         if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
             return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
-        soft = _total([spot.soft(table) for spot in spots])
+        soft = total([spot.soft(table) for spot in spots])
         return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
     if out.is_complex():
         return out
     if len(spots) == 1 and held is None:
         return carry(region, out, _among_entries(spots[0], table, out))
-    soft = _total([spot.soft(table, out.dtype == torch.bool) for spot in spots])
+    soft = total([spot.soft(table, out.dtype == torch.bool) for spot in spots])
     return carry(region, out, _with_value(soft if held is None else soft + read(held.value()), out))
 
 

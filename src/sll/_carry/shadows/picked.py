@@ -19,9 +19,9 @@ from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
-from ..._ops.samples import lead, neighbours, numpy_is_there
+from ..._ops.samples import lead, neighbours
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, follow, lazy_clone, simple
+from ..._ops.surrogates import alias, follow, lazy_clone, ordinary, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
@@ -55,18 +55,16 @@ def decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) -> 
 
 def quickly_decides(region: Region, op: str, x: Any) -> bool:
     """Whether they are ordinary floats that autograd follows."""
-    ordinary = (type(x) is Tensor or type(x) is torch.nn.Parameter) and x.requires_grad and x.dim() > 0
-    return ordinary and x.layout is torch.strided and region.linearizes(op)
+    return ordinary(x) and x.requires_grad and x.dim() > 0 and region.linearizes(op)
 
 
 def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
     """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
     if not isinstance(eps, Width):
         return eps
-    at_once = getattr(eps.policy, "at_once", None)
-    if at_once is None or not numpy_is_there():
+    width, at_once = eps, eps.at_once
+    if at_once is None:
         return eps.at(sample)
-    width = eps
     found: list[float | Tensor] = []
 
     def half(sample: Callable[[], Any]) -> float | Tensor:

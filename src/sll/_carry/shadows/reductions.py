@@ -42,13 +42,13 @@ def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return mark(region, func(*args), Shadow(lambda: func(own.value(), *args[1:])))
 
 
-BETWEEN = {"gt": (0.5, 1.0), "ge": (-0.5, 1.0), "lt": (-0.5, -1.0), "le": (0.5, -1.0)}
+COMPARED = {"gt": (0.5, 1.0), "ge": (-0.5, 1.0), "lt": (-0.5, -1.0), "le": (0.5, -1.0)}
 """Where a count changes the answer to a comparison with an integer, relative to that, and in which direction."""
 
 
 def quick_count(op: str) -> Quick:
     """A count compared with a number is a new ramp, between the integers on both sides."""
-    offset, rising = BETWEEN[op]
+    offset, rising = COMPARED[op]
 
     def quick(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         n, k = args

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import finite
+from ..._ops.dtypes import FULL
 from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, simple
 from ..._rules.index import op_name
@@ -80,7 +81,7 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if len(args) != 4 or type(args[3]) is not float or (picked := quick_choice(args[2])) is None:
         return NotImplemented
     x, dim, _, value = args
-    if type(x) is not Tensor or x.dtype not in (torch.float32, torch.float64) or not picked.lies(dim % x.dim(), x):
+    if type(x) is not Tensor or x.dtype not in FULL or not picked.lies(dim % x.dim(), x):
         return NotImplemented
     return _set(picked, func(*args), dim, value - x.detach())
 

@@ -57,7 +57,7 @@ def quick_select(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     full, of_all = kept(x), (mask.numel(), *x.shape[mask.dim() :])
     region.select()
-    weights = own if mask.dim() == 1 else Shadow(lambda: own.value().reshape(-1))
+    weights = own if mask.dim() == 1 else _flat(mask)
     return mark(region, func(x, mask), Selected(lambda: full.reshape(of_all), weights, mask))
 
 

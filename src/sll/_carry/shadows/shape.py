@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.surrogates import simple
-from ..._rules.index import op_name
+from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
 from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
 
@@ -26,7 +26,7 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     own = carried(x)
     bounds = [b for b in _parts([*rest, *kwargs.values()]) if shadow(b) is not None]
     if bounds:
-        region.lose(op_name(func), bounds, _BOUNDS)
+        region.lose(op_name(func), bounds, BOUNDS)
     if out is x:
         return x  # (what `x` carries Dynamo does not find on `out`)
     if own is None or isinstance(own, Selected):
@@ -53,9 +53,6 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _same_view(out: Tensor, x: Tensor) -> bool:
     """Whether nothing has moved: ``x[:]``, ``x.view(x.shape)``."""
     return out.shape == x.shape and out.stride() == x.stride() and out.data_ptr() == x.data_ptr()
-
-
-_BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of positions such as torch.arange(n) < k."
 
 
 def _parts(values: Any) -> Iterator[Any]:

@@ -1,9 +1,9 @@
 """Sources: floats in, a decision out.
 
 A float result (``sign``, ``round`` …) is an ordinary tensor with the ramp's backward. A bool or integer result carries
-a `Shadow`. What is common, small and eager is one autograd function here; everything else (steps with a slope of their
-own, transforms, traces, compiled code) is derived from the description that `STEPS` has of each op: its distance and
-the values on both sides.
+a `Shadow`. Ordinary tensors in eager mode have a rule of few steps for each kind of source (`quickly`). Everything else
+(transforms, traces, compiled code, other sources) is derived from the description that `STEPS` has of each op: its
+distance and the values on both sides.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, is_finite
 from ..._ops.band import hard_forward
-from ..._ops.dtypes import HALF
+from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ramp, whole, windowed, within
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
 from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
@@ -127,13 +126,12 @@ def quickly(op: str) -> Quick | None:
 
     def step(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         x = args[0]
-        ordinary = (type(x) is Tensor or type(x) is Parameter) and x.dtype in FULL and x.layout is _STRIDED
-        if len(args) != 1 or not ordinary or not x.requires_grad:
+        if len(args) != 1 or not ordinary(x) or x.dtype not in FULL or not x.requires_grad:
             return NotImplemented
         eps = region.fixed.get(op)
-        if eps is not None:
-            return _step(region, op, func, x, eps)
-        return _step(region, op, func, x, region.eps_for(op)) if region.linearizes(op) else NotImplemented
+        if eps is None and not region.linearizes(op):
+            return NotImplemented
+        return _step(region, op, func, x, region.eps_for(op) if eps is None else eps)
 
     def compare(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         if len(args) != 2 or not _common(args) or not region.linearizes(op):
@@ -158,18 +156,13 @@ def _common(args: tuple[Any, ...]) -> bool:
     """Whether the operands are ordinary tensors of floats and numbers, and autograd follows one."""
     follows = False
     for x in args:
-        kind = type(x)
-        if kind is Tensor or kind is Parameter:
-            if x.dtype not in FULL or x.layout is not torch.strided:
+        if ordinary(x):
+            if x.dtype not in FULL:
                 return False
             follows = follows or x.requires_grad
-        elif kind is not float and kind is not int:
+        elif type(x) is not float and type(x) is not int:
             return False
     return follows
-
-
-FULL = (torch.float32, torch.float64)
-_STRIDED = torch.strided
 
 
 def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

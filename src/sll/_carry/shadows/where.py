@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..._ops.apply import as_numbers, finite
 from ..._ops.blend import choose as choose_compiled
 from ..._ops.blend import taken
 from ..._ops.env import compiling, infinite
 from ..._ops.openness import open_elements
-from ..._ops.surrogates import eager
+from ..._ops.surrogates import eager, ordinary
 from ..interface import Func, Region
 from .differences import added, by_difference
 from .shadow import Shadow, Weights, carry, quick_shadow, shadow
@@ -51,11 +50,10 @@ def quick_masked_fill(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
 
 def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
     for x in sides:
-        kind = type(x)
-        if kind is Tensor or kind is Parameter:
-            if x.dtype is not dtype or not x.dim() or x.layout is not torch.strided:
+        if ordinary(x):
+            if x.dtype is not dtype or not x.dim():
                 return False
-        elif kind is not float or not -math.inf < x < math.inf:
+        elif type(x) is not float or not -math.inf < x < math.inf:
             return False
     return True
 
