@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 import sll
-from sll.eps import Auto
+from sll.auto import Auto
 
 sys.path.insert(0, str(Path(__file__).parent / "evidence"))
 from tasks import TASKS
@@ -32,8 +32,8 @@ ORDER = ("sign", "quantized", "f1", "vq")
 
 
 def variant(**constants: float) -> Auto:
-    """`Auto` with other constants."""
-    changed = Auto()
+    """`Auto` without memory, and with other constants."""
+    changed = Auto(steps=0)
     vars(changed).update(constants)
     return changed
 
@@ -43,8 +43,9 @@ STEPS = {"round": 0.5}
 VARIANTS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     # name: eps, forward, tasks
     '"auto"': ("auto", ST, ORDER),
-    '"auto", forward="hard"': ("auto", "hard", ORDER),
-    '"auto", forward="linear"': ("auto", "linear", ORDER),
+    "auto, window 1": (variant(), ST, ORDER),
+    'auto, window 1, forward="hard"': (variant(), "hard", ORDER),
+    'auto, window 1, forward="linear"': (variant(), "linear", ORDER),
     "a share: Coverage(0.25)": ({"default": sll.Coverage(0.25), **STEPS}, ST, ("sign", "f1", "vq")),
     "a share: Coverage(0.5)": ({"default": sll.Coverage(0.5), **STEPS}, ST, ("sign", "f1", "vq")),
     "a share: Coverage(0.75)": ({"default": sll.Coverage(0.75), **STEPS}, ST, ("sign", "f1", "vq")),

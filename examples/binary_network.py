@@ -14,6 +14,7 @@ Here `BinaryNetwork` is trained as it is: two calls of torch.sign, and nothing i
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import mean, stdev
@@ -78,16 +79,16 @@ PLAIN, STE, SLL = "plain", "straight-through, clipped", 'sll, "auto"'
 
 class Method(NamedTuple):
     layer: type[BinaryLinear]
-    region: AbstractContextManager[object]
+    region: Callable[[], AbstractContextManager[object]]
     rate: float
     look: str
     rewritten: str
 
 
 METHODS = {
-    PLAIN: Method(BinaryLinear, nullcontext(), 0.1, "plain", "nothing"),
-    STE: Method(StraightThroughLinear, nullcontext(), 0.03, "straight_through", "every sign"),
-    SLL: Method(BinaryLinear, sll.linearize("auto"), 0.01, "auto", "nothing"),
+    PLAIN: Method(BinaryLinear, nullcontext, 0.1, "plain", "nothing"),
+    STE: Method(StraightThroughLinear, nullcontext, 0.03, "straight_through", "every sign"),
+    SLL: Method(BinaryLinear, lambda: sll.linearize("auto"), 0.01, "auto", "nothing"),
 }
 
 
@@ -104,6 +105,7 @@ def train(method: Method, rate: float, seed: int, epochs: int = 20) -> tuple[lis
     (x, y), validation, test = digits()
     torch.manual_seed(seed)
     network, deployed = BinaryNetwork(method.layer), BinaryNetwork().eval()
+    region = method.region()
     optimizer = torch.optim.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
@@ -115,7 +117,7 @@ def train(method: Method, rate: float, seed: int, epochs: int = 20) -> tuple[lis
     curve = [accuracy(*validation)]
     for _ in range(epochs):
         for batch in torch.randperm(len(y)).split(128):
-            with method.region:
+            with region:
                 loss = F.cross_entropy(network(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()

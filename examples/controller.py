@@ -105,9 +105,9 @@ Track = Callable[[Tensor], None]
 # --- 4. Optimizers: each gets a cost, a number of simulations, a step size, and reports the rules it would deploy ---
 
 
-def by_gradient(region: AbstractContextManager[object]) -> Callable[..., None]:
+def by_gradient(make: Callable[[], AbstractContextManager[object]]) -> Callable[..., None]:
     def adam(cost: Cost, simulations: int, step: float, track: Track) -> None:
-        rules = START.clone().requires_grad_()
+        rules, region = START.clone().requires_grad_(), make()
         optimizer = torch.optim.Adam([rules], step)
         for _ in range(simulations):
             with region:
@@ -177,12 +177,12 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "plain gradient": Method(by_gradient(nullcontext()), 0.3, "plain", "nothing"),
+    "plain gradient": Method(by_gradient(nullcontext), 0.3, "plain", "nothing"),
     "random search": Method(random_search, 1.0, "other", "nothing"),
     "CMA-ES": Method(cma_es, 0.3, "sigmoid", "nothing"),
     "CMA-ES, 10 times": Method(cma_es, 1.0, "sigmoid", "nothing", times=10),
-    "straight-through": Method(by_gradient(nullcontext()), 0.3, "straight_through", "the simulator", simulate_by_hand),
-    "sll": Method(by_gradient(sll.linearize("auto")), 0.3, "auto", "nothing"),
+    "straight-through": Method(by_gradient(nullcontext), 0.3, "straight_through", "the simulator", simulate_by_hand),
+    "sll": Method(by_gradient(lambda: sll.linearize("auto")), 0.3, "auto", "nothing"),
 }
 
 

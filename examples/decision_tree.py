@@ -17,6 +17,7 @@ real data set, 178 wines, the differences are within the noise.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import mean, stdev
@@ -82,16 +83,16 @@ GREEDY, PLAIN, STE, SLL = "greedy (scikit-learn)", "plain", "straight-through", 
 
 class Method(NamedTuple):
     model: type[Trees]
-    region: AbstractContextManager[object]
+    region: Callable[[], AbstractContextManager[object]]
     rate: float
     look: str
     rewritten: str
 
 
 METHODS = {
-    PLAIN: Method(Trees, nullcontext(), 0.03, "plain", "nothing"),
-    STE: Method(StraightThroughTrees, nullcontext(), 0.03, "straight_through", "the tree"),
-    SLL: Method(Trees, sll.linearize("auto"), 0.03, "auto", "nothing"),
+    PLAIN: Method(Trees, nullcontext, 0.03, "plain", "nothing"),
+    STE: Method(StraightThroughTrees, nullcontext, 0.03, "straight_through", "the tree"),
+    SLL: Method(Trees, lambda: sll.linearize("auto"), 0.03, "auto", "nothing"),
 }
 
 Splits = list[tuple[Tensor, Tensor]]
@@ -136,9 +137,10 @@ def train(method: Method, rate: float, splits: Splits, seed: int, steps: int = 8
     torch.manual_seed(seed)
     trees = method.model(x.shape[1], int(y.max()) + 1)
     deployed = Trees(x.shape[1], int(y.max()) + 1)
+    region = method.region()
     optimizer = torch.optim.Adam(trees.parameters(), rate)
     for _ in range(steps):
-        with method.region:
+        with region:
             scores = trees(x)
             loss = F.cross_entropy(scores.flatten(0, 1), y.repeat_interleave(scores.shape[1])) * scores.shape[1]
         optimizer.zero_grad()

@@ -131,7 +131,7 @@ class Method(NamedTuple):
     rate: dict[str, float]
     color: str
     rewritten: str
-    region: AbstractContextManager[object] = nullcontext()
+    region: Callable[[], AbstractContextManager[object]] = nullcontext
     tune_threshold: bool = False
     longer: int = 1
 
@@ -155,7 +155,7 @@ METHODS = {
     ),
     "smooth score": Method(by_hand(torch.sigmoid), {"F1": 0.03, "IoU": 0.01}, "sigmoid", "each score"),
     "straight-through": Method(by_hand(straight_through), {"F1": 0.01, "IoU": 0.01}, "straight_through", "each score"),
-    "sll": Method(SCORE, {"F1": 0.01, "IoU": 0.1}, "auto", "nothing", sll.linearize("auto")),
+    "sll": Method(SCORE, {"F1": 0.01, "IoU": 0.1}, "auto", "nothing", lambda: sll.linearize("auto")),
 }
 
 
@@ -170,6 +170,7 @@ def train(task: str, method: Method, rate: float, seed: int, steps: int) -> Run:
     data, validation, test = TASKS[task].data(seed)
     torch.manual_seed(seed)
     model = TASKS[task].model()
+    region = method.region()
     optimizer = torch.optim.Adam(model.parameters(), rate)
 
     @torch.no_grad()
@@ -183,7 +184,7 @@ def train(task: str, method: Method, rate: float, seed: int, steps: int) -> Run:
     curve = [percent(validation)]
     steps *= method.longer
     for step in range(1, steps + 1):
-        with method.region:
+        with region:
             loss = method.loss[task](model(data.x), data.y)
         optimizer.zero_grad()
         if loss.requires_grad:  # the plain score does not: no path leads from it to the weights

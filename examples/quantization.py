@@ -18,6 +18,7 @@ and in a region with `"auto"` the same gradients.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import mean, stdev
@@ -84,16 +85,16 @@ PLAIN, LSQ, SLL = "plain", "straight-through (LSQ)", 'sll, "auto"'
 
 class Method(NamedTuple):
     layer: type[IntegerLinear]
-    region: AbstractContextManager[object]
+    region: Callable[[], AbstractContextManager[object]]
     rate: float
     look: str
     rewritten: str
 
 
 METHODS = {
-    PLAIN: Method(IntegerLinear, nullcontext(), 0.01, "plain", "nothing"),
-    LSQ: Method(LearnedSteps, nullcontext(), 0.01, "straight_through", "the layer"),
-    SLL: Method(IntegerLinear, sll.linearize("auto"), 0.01, "auto", "nothing"),
+    PLAIN: Method(IntegerLinear, nullcontext, 0.01, "plain", "nothing"),
+    LSQ: Method(LearnedSteps, nullcontext, 0.01, "straight_through", "the layer"),
+    SLL: Method(IntegerLinear, lambda: sll.linearize("auto"), 0.01, "auto", "nothing"),
 }
 
 
@@ -110,6 +111,7 @@ def train(method: Method, rate: float, seed: int, epochs: int = 15) -> tuple[lis
     (x, y), validation, test = digits()
     torch.manual_seed(seed)
     network, deployed = Network(method.layer), Network()
+    region = method.region()
     optimizer = torch.optim.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
@@ -121,7 +123,7 @@ def train(method: Method, rate: float, seed: int, epochs: int = 15) -> tuple[lis
     curve = [accuracy(*validation)]
     for _ in range(epochs):
         for batch in torch.randperm(len(y)).split(64):
-            with method.region:
+            with region:
                 loss = F.cross_entropy(network(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -136,7 +138,7 @@ def gradient(method: Method) -> Tensor:
     x, y = digits()[0]
     torch.manual_seed(0)
     network = Network(method.layer)
-    with method.region:
+    with method.region():
         loss = F.cross_entropy(network(x), y)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
 

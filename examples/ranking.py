@@ -119,7 +119,7 @@ class Method(NamedTuple):
     rate: float
     color: str
     rewritten: str
-    region: AbstractContextManager[object] = nullcontext()
+    region: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 METHODS = {
@@ -128,7 +128,7 @@ METHODS = {
     "LambdaRank": Method(lambdarank, 0.1, "sigmoid", "the loss"),
     "ListNet": Method(listnet, 0.1, "hard", "the loss"),
     "straight-through": Method(straight_through, 0.1, "straight_through", "the NDCG, without a sort"),
-    "sll": Method(ndcg_loss, 0.03, "auto", "nothing", sll.linearize("auto")),
+    "sll": Method(ndcg_loss, 0.03, "auto", "nothing", lambda: sll.linearize("auto")),
 }
 
 
@@ -147,6 +147,7 @@ def train(method: Method, rate: float, seed: int, steps: int) -> Run:
     data, validation, test = search(seed)
     torch.manual_seed(seed)
     model = make()
+    region = method.region()
     optimizer = torch.optim.Adam(model.parameters(), rate)
 
     @torch.no_grad()
@@ -155,7 +156,7 @@ def train(method: Method, rate: float, seed: int, steps: int) -> Run:
 
     curve = [percent(validation, ndcg_loss)]
     for step in range(1, steps + 1):
-        with method.region:
+        with region:
             loss = method.loss(model(data.x), data.grades)
         optimizer.zero_grad()
         if loss.requires_grad:  # the plain NDCG does not: no path leads from it to the scores

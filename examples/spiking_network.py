@@ -72,19 +72,19 @@ PLAIN, ATAN, FAST, WIDE, SLL = "plain", "snnTorch, arctan", "snnTorch, fast sigm
 
 class Method(NamedTuple):
     spike_grad: Callable[[Tensor], Tensor] | None
-    region: AbstractContextManager[object]
+    region: Callable[[], AbstractContextManager[object]]
     rate: float
     look: str
     rewritten: str
 
 
 METHODS = {
-    PLAIN: Method(None, nullcontext(), 0.1, "plain", "nothing"),
-    ATAN: Method(surrogate.atan(), nullcontext(), 0.03, "straight_through", "every neuron"),  # its default
-    FAST: Method(surrogate.fast_sigmoid(), nullcontext(), 0.03, "sigmoid", "every neuron"),  # that of its tutorials
+    PLAIN: Method(None, nullcontext, 0.1, "plain", "nothing"),
+    ATAN: Method(surrogate.atan(), nullcontext, 0.03, "straight_through", "every neuron"),  # its default
+    FAST: Method(surrogate.fast_sigmoid(), nullcontext, 0.03, "sigmoid", "every neuron"),  # that of its tutorials
     # the best of 0.5, 1 and 2 on the validation split, when trained on counts
-    WIDE: Method(None, sll.linearize(2.0, forward="hard"), 0.01, "hard", "nothing"),
-    SLL: Method(None, sll.linearize("auto"), 0.03, "auto", "nothing"),
+    WIDE: Method(None, lambda: sll.linearize(2.0, forward="hard"), 0.01, "hard", "nothing"),
+    SLL: Method(None, lambda: sll.linearize("auto"), 0.03, "auto", "nothing"),
 }
 
 
@@ -104,6 +104,7 @@ def train(
     (x, y), *others = digits()
     validation, test = ((spikegen.rate(images, STEPS), labels) for images, labels in others)
     network, deployed = SpikingNetwork(method.spike_grad), SpikingNetwork()
+    region = method.region()
     optimizer = torch.optim.Adam(network.parameters(), rate)
 
     def accuracy(spikes: Tensor, labels: Tensor) -> float:
@@ -115,7 +116,7 @@ def train(
     curve = [accuracy(*validation)]
     for _ in range(epochs):
         for batch in torch.randperm(len(y)).split(180):
-            with method.region:
+            with region:
                 fired, membranes = network(spikegen.rate(x[batch], STEPS))
                 if counts:
                     loss = F.cross_entropy(fired.sum(0), y[batch])

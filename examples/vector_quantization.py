@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -75,15 +76,15 @@ PLAIN, STE, SLL = "plain", "straight-through + 2 losses", 'sll, "auto"'
 
 class Method(NamedTuple):
     model: type[Autoencoder]
-    region: AbstractContextManager[object]
+    region: Callable[[], AbstractContextManager[object]]
     rate: float
     rewritten: str
 
 
 METHODS = {
-    PLAIN: Method(Autoencoder, nullcontext(), 0.03, "nothing"),
-    STE: Method(StraightThrough, nullcontext(), 0.01, "model and loss"),
-    SLL: Method(Autoencoder, sll.linearize("auto"), 0.01, "nothing"),
+    PLAIN: Method(Autoencoder, nullcontext, 0.03, "nothing"),
+    STE: Method(StraightThrough, nullcontext, 0.01, "model and loss"),
+    SLL: Method(Autoencoder, lambda: sll.linearize("auto"), 0.01, "nothing"),
 }
 
 HIGH, WIDE = 53, 80
@@ -119,12 +120,13 @@ def train(method: Method, rate: float, seed: int, steps: int = 300) -> tuple[lis
     x, validation, test = (photograph()[index] for index in order.split([2540, 850, 850]))
     torch.manual_seed(seed)
     model, deployed = method.model(), Autoencoder()
+    region = method.region()
     optimizer = torch.optim.Adam(model.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     curve = []
     for step in range(steps):
         batch = torch.randint(len(x), (128,))
-        with method.region:
+        with region:
             loss = model.loss(x[batch])
         optimizer.zero_grad()
         loss.backward()

@@ -1838,6 +1838,49 @@ y.backward()
     ),
     Case(
         POLICIES,
+        '`"auto"` that is made anew at each step',
+        """
+for step in range(4):
+    with sll.linearize("auto"):
+        torch.sign(x + step).sum().backward()
+""",
+        "The widths are kept in the region. Make it once, before the loop.",
+        """
+region = sll.linearize("auto")
+for step in range(4):
+    with region:
+        torch.sign(x + step).sum().backward()
+""",
+    ),
+    Case(
+        POLICIES,
+        "Steps that are no number",
+        "eps = sll.Auto(steps=2.5)",
+        "`steps` counts the training steps that are measured.",
+        "eps = sll.Auto(steps=10)",
+    ),
+    Case(
+        POLICIES,
+        "A negative number of steps",
+        "eps = sll.Auto(steps=-1)",
+        "With `steps=0` each call is measured, and nothing remembered.",
+        "eps = sll.Auto(steps=0)",
+    ),
+    Case(
+        POLICIES,
+        'The state of something else, loaded into `"auto"`',
+        """
+eps = sll.Auto()
+eps.load_state_dict({"epoch": 3, "eps": {"kept": {}, "measured": {}}})
+""",
+        "Load the part of the checkpoint that `eps.state_dict()` returned.",
+        """
+eps = sll.Auto()
+eps.load_state_dict({"epoch": 3, "eps": {"kept": {}, "measured": {}}}["eps"])
+""",
+    ),
+    Case(
+        POLICIES,
         'Annealing from `"auto"`',
         'eps = sll.Anneal("auto", 0.01, steps=1000)',
         "Between a policy and a number there is nothing. Anneal a width, or the share of a `sll.Coverage`.",

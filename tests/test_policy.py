@@ -19,11 +19,12 @@ import sll
 from programs import PROGRAMS
 from sll._ops.samples import SAMPLE, from_last, leads, pairs
 from sll._rules.widths import Width
-from sll.eps import Call
+from sll.auto import AUTO
+from sll.policies import Call, quantile
 
 X = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64)
 POLICIES: dict[str, Any] = {
-    "auto": lambda: "auto",
+    "auto": lambda: sll.Auto(steps=0),  # (what it remembers: test_auto.py)
     "coverage": lambda: sll.Coverage(0.3),
     "anneal": lambda: sll.Anneal(0.4, 0.1, 10),
     "anneal a share": lambda: sll.Anneal(sll.Coverage(0.9), sll.Coverage(0.1), 10),
@@ -191,8 +192,7 @@ def test_the_same_gradient_again():
 def test_auto_is_the_unit_window_within_reason(scale):
     """``|d| <= 1``, but no fewer than 2 % and no more than 75 % of the inputs."""
     x = torch.linspace(-scale, scale, 1000)
-    with sll.linearize("auto"):
-        (_, g) = gradients(torch.sign, x)
+    (_, g) = gradients(lambda x: sll.sign(x, eps="auto"), x)  # no line of its own in a region: nothing remembers
     held, slope = (g != 0).float().mean().item(), g.max().item()
     if scale <= 1:
         assert held == pytest.approx(0.75, abs=2e-3)
@@ -200,8 +200,7 @@ def test_auto_is_the_unit_window_within_reason(scale):
         assert held == pytest.approx(0.02, abs=2e-3)
     assert slope == pytest.approx(1 / (held * scale), rel=0.1)
     y = torch.tensor([-3.0, -2.0, -0.9, 0.5, 2.0, 4.0])
-    with sll.linearize("auto"):
-        assert gradients(torch.sign, y)[1].tolist() == [0, 0, 1, 1, 0, 0]
+    assert gradients(lambda y: sll.sign(y, eps="auto"), y)[1].tolist() == [0, 0, 1, 1, 0, 0]
 
 
 @settings(deadline=None)
@@ -214,9 +213,9 @@ def test_auto_is_the_unit_window_within_reason(scale):
 )
 def test_auto_counts_what_it_would_find_by_sorting(numbers, dtype):
     d = torch.tensor(numbers, dtype=dtype)
-    found = sll.eps.AUTO.half_width(sll.Call("comparison", math.inf, lambda: d))
+    found = AUTO.half_width(sll.Call("comparison", math.inf, lambda: d))
     call = sll.Call("comparison", math.inf, lambda: d)
-    least, most = (sll.eps._quantile(call.distances, share) for share in (0.02, 0.75))
+    least, most = (quantile(call.distances, share) for share in (0.02, 0.75))
     assert found == min(max(1.0, least), most)
 
 
@@ -288,7 +287,7 @@ def test_explicit_functions_take_policies(policy):
     ):  # fmt: skip
         y, g = gradients(lambda x, f=f: f(x, eps=eps) * torch.arange(15.0), x)
         assert y.shape == x.shape and y.dtype == x.dtype and g.abs().sum() > 0 and g.isfinite().all()
-    forward = "hard" if eps == "auto" else "linear"
+    forward = "linear"
     assert sll.sign(x, eps).eq(sll.sign(x, eps, forward=forward)).all()
     assert torch.equal(sll.sign(x, eps, forward="linear"), sll.sign(x, _asked(eps, "comparison", x)))
     assert torch.equal(sll.argmax(x, eps=eps, forward="linear"), sll.argmax(x, eps=_asked(eps, "choice", leads(x))))

@@ -531,7 +531,7 @@ def test_tiny_and_huge_gradients(scale):
     assert row.grad_in == pytest.approx(10 * scale) and row.status == "gets gradients"
 
 
-@pytest.mark.parametrize("eps", ["auto", sll.Coverage(0.3), 0.2], ids=str)
+@pytest.mark.parametrize("eps", [sll.Auto(steps=0), sll.Coverage(0.3), 0.2], ids=str)
 @pytest.mark.parametrize("shape, dim", [((12, 5), 0), ((5, 5), 0), ((6, 6), 1)])
 @pytest.mark.parametrize("forward", MODES)
 def test_vmap_counts_what_a_loop_counts(forward, shape, dim, eps):

@@ -15,7 +15,7 @@ import sll
 
 SOURCE = Path(sll.__file__).parent
 ENGINE = sorted(path for path in SOURCE.rglob("*.py") if "tools" not in path.parts and "_reports" not in path.parts)
-LAYERS = ("_ops", "_reports", "eps", "_rules", "_carry", "_mode", "region", "decorators", "tools")
+LAYERS = ("_ops", "_reports", "policies", "auto", "eps", "_rules", "_carry", "_mode", "region", "decorators", "tools")
 """Each imports only from itself and from those before it. Other files are above them all."""
 MOST_LINES = 420
 MOST_LINES_OF_A_FUNCTION = 40
@@ -153,6 +153,7 @@ ELSEWHERE = {
     "_carry/shadows/shape.py": "carry/shadows/test_local.py",
     "_mode/guards.py": "test_compile.py",
     "_mode/notes.py": "test_lost.py",
+    "_mode/places.py": "test_auto.py",
     "_mode/tracing.py": "test_report.py",
     "_mode/watching.py": "test_report.py",
     "_ops/apply.py": "test_compile_values.py",

@@ -46,7 +46,8 @@ from sll._carry.outcomes import (
 )
 from sll._rules.index import LEFT_ALONE, REMEDIES, SOURCES, spellings
 from sll._rules.table import ROWS
-from sll.eps import Auto, kind_of
+from sll.auto import SCALE, Auto
+from sll.policies import kind_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -66,14 +67,14 @@ FAMILIES = {
 }
 """Headings, and the names below them. A source that is in none of them is an error."""
 
-_WINDOW = f"{Auto.WINDOW:g}, or what holds {Auto.LEAST:.0%} to {Auto.MOST:.0%} of the inputs".replace("%", " %")
+_MEASURED = f"{SCALE:g} times the root mean square of the first steps"
 WIDTHS = {
-    "comparison": _WINDOW,
+    "comparison": _MEASURED,
     "step": "half a step",
     "remainder": "a quarter of a step",
     "choice": f"{Auto.CHOICES:g} times the median lead of the best",
-    "subset": _WINDOW,
-    "order": _WINDOW,
+    "subset": _MEASURED,
+    "order": _MEASURED,
 }
 """What `"auto"` gives to each kind of decision."""
 

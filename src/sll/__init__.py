@@ -10,9 +10,10 @@ from ._ops.callsite import CallSite, LostGradientError, LostGradientWarning
 from ._reports.report import Report
 from ._reports.rows import EpsUsed, Row
 from ._rules.index import SOURCES as _SOURCES
+from .auto import Auto
 from .decorators import enable, patch, unpatch
-from .eps import Anneal, Call, Coverage, Policy
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
+from .policies import Anneal, Call, Coverage, Policy
 from .region import hard, linearize
 from .tools.explanation import Explanation, InputGradient, explain
 
@@ -24,6 +25,7 @@ __version__ = "1.0.0.dev0"
 __all__ = [
     "OPS",
     "Anneal",
+    "Auto",
     "Call",
     "CallSite",
     "Coverage",

@@ -20,14 +20,18 @@ from ._carry.outcomes.boundaries import boundary_at
 from ._carry.outcomes.sources import Step
 from ._ops.band import hard_forward
 from ._ops.blend import blend
+from ._ops.callsite import line_of
 from ._ops.dtypes import compute_dtype
+from ._ops.env import compiling
 from ._ops.options import Forward, one_of, shown
 from ._ops.order import constant, first_k
 from ._ops.order import rank as ranks
 from ._ops.ramp import Jump
 from ._ops.samples import from_last, leads, pairs
 from ._rules.widths import Width, in_units
-from .eps import AUTO, OneEps, checked, kind_of
+from .auto import AUTO
+from .eps import OneEps, checked
+from .policies import kind_of
 
 __all__ = [
     "argmax",
@@ -59,7 +63,8 @@ def _checked(x: Tensor, eps: OneEps, forward: str | None, op: str) -> tuple[floa
     same = '; "hard" is the same here: there is nothing to leave out' if forward == "straight-through" else ""
     linear = one_of(forward, "forward", ("linear", "hard"), same) == "linear"
     if not isinstance(width, float):
-        return Width(width, kind_of(op)), linear
+        remembers = getattr(width, "steps", 0) and not compiling()
+        return Width(width, kind_of(op), place=(*line_of(op), 0) if remembers else None), linear
     limits = torch.finfo(compute_dtype(x.dtype))
     if not limits.tiny <= width <= limits.max:
         raise ValueError(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from types import CodeType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -18,16 +16,19 @@ from ._mode.decorating import decorate
 from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Widths
+from ._mode.places import Places, made_here
 from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace, Watch
-from ._ops.callsite import CallSite, call_site, frame
+from ._ops.callsite import CallSite, call_site
 from ._ops.env import compiling, plain
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
 from ._reports.report import Report
 from ._rules.index import SOURCES
 from ._rules.widths import Watched, Width
-from .eps import AUTO, Eps, Policy, kind_of, widths
+from .auto import Auto
+from .eps import Eps, widths
+from .policies import Policy, kind_of
 
 __all__ = ["Report", "hard", "linearize"]
 
@@ -119,8 +120,10 @@ class linearize(Mode):
         super().__init__()
         self._eps, self._eps_of = widths(eps, SOURCES)
         if forward is None:
-            auto = self._eps is AUTO or AUTO in self._eps_of.values()
+            auto = any(isinstance(eps, Auto) for eps in self.policies())
             forward = "straight-through" if auto else "linear"
+        if eps == "auto":
+            made_here(cast(Auto, self._eps))
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
         self.engine = engine_of(self.mode)
@@ -131,8 +134,7 @@ class linearize(Mode):
         self._infinite: Counter[CallSite] = Counter()
         self._approximate: Counter[CallSite] = Counter()
         self._widths = Widths()
-        self._width_at: dict[tuple[CodeType, int, str], Width] = {}
-        """What a policy is asked through, by the instruction of the program that decides."""
+        self._places = Places(self._widths)
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
@@ -187,22 +189,11 @@ class linearize(Mode):
             site = call_site(op)
             watch = self.trace.watch(site)
             if not isinstance(eps, float):
-                return Width(eps, kind_of(op), functools.partial(self._widths.add, site), watch)
+                return self._places.at(op, eps).width(cast(Watch, watch))
             eps = Watched(eps)
             eps.watch = cast(Watch, watch)
             return eps
-        at = frame()
-        key = at.f_code, at.f_lasti, op
-        found = self._width_at.get(key)
-        if found is None:
-            if len(self._width_at) >= 1000:  # (code that is made anew each time)
-                self._width_at.clear()
-            note = functools.partial(self._widths.add, call_site(op))
-            found = self._width_at[key] = Width(cast(Policy, eps), kind_of(op), note)
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_width_at": {}}  # (code cannot be pickled)
+        return self._places.at(op, cast(Policy, eps)).width()
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
@@ -346,6 +337,8 @@ def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
     outcomes.settle_hooked()
+    for entered in THREAD.entered:  # the next step begins
+        entered.counts = {}
     return func(*args, **kwargs)
 
 

@@ -50,6 +50,12 @@ class Region(AbstractContextManager[Any], Protocol):
     def policies(self) -> list[Any]:
         """What chooses its widths."""
 
+    def counted(self) -> dict[Any, int]:
+        """How often each line of the program has decided in this step."""
+
+    def count_from(self, counts: dict[Any, int]) -> None:
+        """Go on from there."""
+
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end."""
 
@@ -70,14 +76,16 @@ class Again:
         policies: list[Any] = [policy for region in regions for policy in region.policies()]
         self.states = [(policy, policy.state_dict()) for policy in policies if hasattr(policy, "state_dict")]
         """Of policies that change with time, such as `Anneal`."""
+        self.counts = [dict(region.counted()) for region in regions]
 
     def __call__(self, *args: Any) -> Any:
         with ExitStack() as stack:
             for policy, then in self.states:
                 stack.callback(policy.load_state_dict, policy.state_dict())
                 policy.load_state_dict(then)
-            for region in self.regions:
+            for region, counts in zip(self.regions, self.counts):
                 entered = stack.enter_context(region)
+                entered.count_from(dict(counts))
             own = zip(args[len(args) - len(self.of_args) :], self.of_args)  # (torch 2.6 has one argument more)
             for x, found in (*own, *self.carried.items()):
                 if found is not None and "_sll" not in x.__dict__:

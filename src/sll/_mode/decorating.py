@@ -98,9 +98,11 @@ class _Suspended:
     def __init__(self, region: Mode) -> None:
         self.region = region
         self._carried: list[tuple[weakref.ref[Tensor], Any]] = []
+        self._counts: dict[Any, int] = {}
 
     def __enter__(self) -> None:
         self.region.__enter__()
+        THREAD.entered[-1].counts = self._counts
         for ref, found in self._carried:
             tensor = ref()
             if tensor is not None:
@@ -110,6 +112,7 @@ class _Suspended:
     def __exit__(self, *exc: Any) -> None:
         settle_all()  # nobody sees writes while it is suspended
         self._carried = []
+        self._counts = THREAD.entered[-1].counts
         for ref in THREAD.entered[-1].live:
             tensor = ref()
             found = None if tensor is None else tensor.__dict__.get("_sll")

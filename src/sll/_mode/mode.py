@@ -198,6 +198,14 @@ class Mode(TorchFunctionMode):
         """What chooses its widths."""
         return []
 
+    def counted(self) -> dict[Any, int]:
+        """How often each line of the program has decided in this step."""
+        return next((entered.counts for entered in reversed(THREAD.entered) if entered.mode is self), {})
+
+    def count_from(self, counts: dict[Any, int]) -> None:
+        """Go on from there, in what was entered last."""
+        THREAD.entered[-1].counts = counts
+
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
         if is_compiling():

@@ -17,6 +17,7 @@ __all__ = [
     "call_site",
     "frame",
     "is_internal",
+    "line_of",
     "relative",
     "short",
 ]
@@ -68,6 +69,12 @@ def call_site(op: str) -> CallSite:
     """The line a user can change."""
     at = frame()
     return CallSite(at.f_code.co_filename, at.f_lineno, op)
+
+
+def line_of(op: str) -> tuple[str, int, str]:
+    """`call_site`, the same on other machines."""
+    site = call_site(op)
+    return relative(site.file), site.line, op
 
 
 def frame() -> FrameType:

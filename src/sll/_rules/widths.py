@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager
 from numbers import Real
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .._ops.callsite import call_site
 from .._ops.env import compiling, free_to_read
 from .._ops.samples import numpy_is_there, sample
-from ..eps import Call, Kind, Policy
+from ..policies import Call, Kind, Policy
 
 __all__ = ["Width", "half_width", "in_units"]
 
@@ -59,8 +60,8 @@ class Watch(Protocol):
 class Width:
     """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
 
-    `record` is told the half-width once it is known; `watch` is the trace's, see `trace`. `at_once` is the policy's
-    answer to distances that NumPy has, if it has one.
+    `record` is told the half-width once it is known; `watch` is the trace's, see `trace`; `place` is where the program
+    decides, as `Call` has it. `at_once` is the policy's answer to distances that NumPy has, if it has one.
     """
 
     def __init__(
@@ -69,12 +70,31 @@ class Width:
         kind: Kind,
         record: Callable[[float | Tensor], None] | None = None,
         watch: Watch | None = None,
+        place: tuple[str, int, str, int] | None = None,
     ) -> None:
         self.policy = policy
         self.kind: Kind = kind
         self.record = record
         self.watch = watch
-        self.at_once = getattr(policy, "at_once", None) if numpy_is_there() else None
+        self.place = place
+        self.whole: bool = kind == "step" and getattr(policy, "WHOLE", False)
+        """Whether the answer is the whole step, wherever steps end."""
+        self._found: float | Tensor | None = None
+        """Of a place: asked again, it is the same decision."""
+        self._with_numpy = hasattr(policy, "at_once") and numpy_is_there()
+
+    @property
+    def at_once(self) -> Callable[[Kind, float, Callable[[], Any]], float | None] | None:
+        return self._at_once if self._with_numpy else None
+
+    def _at_once(self, kind: Kind, limit: float, sample: Callable[[], Any]) -> float | None:
+        if self._found is not None:
+            return self._found if isinstance(self._found, float) else None
+        policy: Any = self.policy
+        found = policy.at_once(Call(kind, limit, lambda: torch.as_tensor(sample()), self.place), sample)
+        if self.place is not None:
+            self._found = found
+        return found  # type: ignore[no-any-return]
 
     def same(self, other: Width) -> bool:
         """Whether both give the same answer to the same distances."""
@@ -82,7 +102,11 @@ class Width:
 
     def at(self, make: Callable[[], Tensor], limit: float = math.inf) -> float | Tensor:
         """The half-width for a call whose distances (any sample of them) `make` computes, at most `limit`."""
-        found = self.policy.half_width(Call(self.kind, limit, make))
+        found = self._found
+        if found is None:
+            found = self.policy.half_width(Call(self.kind, limit, make, self.place))
+            if self.place is not None:
+                self._found = found
         if isinstance(found, Tensor):
             found = found.detach()
             if found.dim():

@@ -236,7 +236,7 @@ class Program(NamedTuple):
 
 class Method(NamedTuple):
     program: Program
-    region: AbstractContextManager[Any]
+    region: Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -262,13 +262,13 @@ class Task:
     def methods(self) -> dict[str, Method]:
         """The program as it is, rewritten by hand, and as it is in a region."""
         found = {
-            PLAIN: Method(self.program, nullcontext()),
-            STE: Method(self.by_hand, nullcontext()),
-            LINEAR: Method(self.program, sll.linearize(self.eps, forward="linear")),
-            HARD: Method(self.program, sll.linearize(self.eps, forward="hard")),
-            AUTO: Method(self.program, sll.linearize("auto")),
+            PLAIN: Method(self.program, nullcontext),
+            STE: Method(self.by_hand, nullcontext),
+            LINEAR: Method(self.program, lambda: sll.linearize(self.eps, forward="linear")),
+            HARD: Method(self.program, lambda: sll.linearize(self.eps, forward="hard")),
+            AUTO: Method(self.program, lambda: sll.linearize("auto")),
         }
-        return found if self.for_scale is None else {**found, SMOOTH: Method(self.for_scale, nullcontext())}
+        return found if self.for_scale is None else {**found, SMOOTH: Method(self.for_scale, nullcontext)}
 
 
 def accuracy(logits: Tensor, target: Tensor) -> float:
@@ -360,6 +360,7 @@ def train(task: Task, method: Method, seed: int, epochs: int, tick: Callable[[],
     torch.manual_seed(seed)
     model, deployed = method.program.model(), task.program.model()
     x, y = task.data.train
+    region = method.region()
     optimizer = torch.optim.Adam(model.parameters(), task.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
@@ -371,7 +372,7 @@ def train(task: Task, method: Method, seed: int, epochs: int, tick: Callable[[],
     validation = []
     for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(y)), task.batch):
-            with method.region:
+            with region:
                 loss = method.program.loss(model(x[batch]), y[batch])
             optimizer.zero_grad()
             if loss.requires_grad:  # the plain F1 score does not: there is no path from it to the weights

@@ -82,7 +82,7 @@ ONE = (
 ).split()
 
 
-@pytest.mark.parametrize("eps", [0.05, 0.5, "auto"])
+@pytest.mark.parametrize("eps", [0.05, 0.5, sll.Auto(steps=0)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ONE)
 def test_programs(name, dtype, eps):
@@ -117,7 +117,7 @@ FLOATS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("eps", [0.3, "auto"])
+@pytest.mark.parametrize("eps", [0.3, sll.Auto(steps=0)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", FLOATS)
 def test_programs_of_two(name, dtype, eps):

@@ -72,11 +72,9 @@ def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
             d = sample()
             on_cpu = not isinstance(d, Tensor) or d.device.type == "cpu"
             known = at_once(width.kind, math.inf, lambda: d.numpy() if isinstance(d, Tensor) else d) if on_cpu else None
-            if known is None:
-                known = width.at(lambda: torch.as_tensor(d))
-            elif width.record is not None:
+            if known is not None and width.record is not None:
                 width.record(known)
-            found.append(known)
+            found.append(width.at(lambda: torch.as_tensor(d)) if known is None else known)
         return found[0]
 
     return half

@@ -76,14 +76,19 @@ def half_at(
     """The half-width of the band around the boundaries `at`."""
     if not isinstance(eps, Width):
         return min(eps, limit)
+    if eps.whole and limit < math.inf:
+        if eps.record is not None:
+            eps.record(limit)
+        return limit
     if not x.numel():
         return min(1.0, limit)
     if eps.at_once is not None and x.is_cpu and eager():
         half = eps.at_once(eps.kind, limit, lambda: _numbers(x, at))
         if half is not None:
+            half = min(half, limit)
             if eps.record is not None:
                 eps.record(half)
-            return half  # type: ignore[no-any-return]
+            return half
     return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at, limit)
 
 

@@ -1,0 +1,100 @@
+"""Where the program decides: what a policy is asked through, and the widths that are kept there."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+import weakref
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from torch import Tensor
+
+from .._ops.callsite import CallSite, call_site, frame, relative
+from .._rules.widths import Watch, Width
+from ..auto import Auto
+from ..policies import Policy, kind_of
+from .notes import Widths
+from .threads import THREAD
+
+__all__ = ["Place", "Places", "made_here"]
+
+_MANY = 1000
+"""Instructions that are known at once: code that is made anew each time would fill the memory."""
+
+
+_WHOLE_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast"))
+"""Their width is never measured."""
+
+
+class Place:
+    """A line of the program and the op that decides there."""
+
+    def __init__(self, policy: Policy, op: str, site: CallSite, note: Callable[[float | Tensor], None]) -> None:
+        self.policy: Any = policy
+        self.kind = kind_of(op)
+        self.line = relative(site.file), site.line, op
+        self.note = note
+        self.remembers = getattr(policy, "steps", 0) > 0 and hasattr(policy, "kept") and op not in _WHOLE_STEPS
+        self._width = Width(policy, self.kind, note)
+
+    def width(self, watch: Watch | None = None) -> float | Width:
+        """Of the decision that is made now. A number if nobody watches and the width is kept."""
+        entered = THREAD.entered
+        if not self.remembers or not entered:
+            return self._width if watch is None else Width(self.policy, self.kind, self.note, watch)
+        counts, line = entered[-1].counts, self.line
+        nth = counts.get(line, 0)
+        counts[line] = nth + 1
+        place = (*line, nth)
+        half = self.policy.kept.get(place)
+        if half is None or watch is not None:
+            return Width(self.policy, self.kind, self.note, watch, place)
+        self.note(half)
+        return half  # type: ignore[no-any-return]
+
+
+class Places:
+    """Of a region, by the instruction of the program."""
+
+    def __init__(self, notes: Widths) -> None:
+        self._notes = notes
+        self._known: dict[tuple[CodeType, int, str], Place] = {}
+
+    def at(self, op: str, policy: Policy) -> Place:
+        at = frame()
+        key = at.f_code, at.f_lasti, op
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _MANY:
+                self._known.clear()
+            site = call_site(op)
+            found = self._known[key] = Place(policy, op, site, functools.partial(self._notes.add, site))
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_notes": self._notes, "_known": {}}  # (code cannot be pickled)
+
+
+_MADE: weakref.WeakKeyDictionary[CodeType, dict[int, tuple[Auto, int]]] = weakref.WeakKeyDictionary()
+"""By the instruction that makes regions: the memory of the last one, and how many before were used for one step."""
+_IN_A_ROW = 3
+
+
+def made_here(auto: Auto) -> None:
+    """A region is made, with a memory of its own. One made anew at each step remembers nothing: say so, once."""
+    at = frame()
+    made = _MADE.setdefault(at.f_code, {})
+    before, many = made.get(at.f_lasti, (None, 0))
+    many = many + 1 if before is not None and before.measured_once else 0
+    made[at.f_lasti] = auto, many
+    if many == _IN_A_ROW:
+        warnings.warn_explicit(
+            'linearize("auto") is made anew for each step here, so it cannot remember its widths, and they follow the '
+            'data. Make it once, before the loop: region = sll.linearize("auto"); then `with region:` in the loop.',
+            UserWarning,
+            at.f_code.co_filename,
+            at.f_lineno,
+            registry=at.f_globals.setdefault("__warningregistry__", {}),
+        )

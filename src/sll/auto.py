@@ -1,0 +1,278 @@
+"""``"auto"``: a width that is measured where the program decides, and remembered."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ._ops.env import compiling, readable
+from ._ops.options import shown
+from .policies import WIDER, Call, quantile
+
+__all__ = ["AUTO", "Auto"]
+
+Place: TypeAlias = "tuple[str, int, str, int]"
+"""File, line, op, and how many decisions of this line came before in the step."""
+
+_LARGEST = {
+    size: torch.finfo(dtype).max for size, dtype in ((2, torch.float16), (4, torch.float32), (8, torch.float64))
+}
+"""By the size of a number."""
+
+
+@dataclass
+class Measured:
+    """What is known of the distances at a place so far."""
+
+    calls: int = 0
+    many: int = 0
+    squares: float = 0.0
+    smallest: float = math.inf
+    largest: float = 0.0
+    last: tuple[float, ...] = ()
+
+    def add(self, many: int, squares: float, smallest: float, largest: float) -> None:
+        """Scores that grow have not shown their scale yet (a head that starts at zero): begin again.
+
+        The same numbers again (a checkpoint runs twice) change nothing.
+        """
+        again, self.last = self.last, (many, squares, smallest, largest)
+        if again == self.last:
+            self.calls += 1
+            return
+        if self.many and squares / many > GROWS**2 * self.squares / self.many:
+            self.calls = self.many = 0
+            self.squares, self.smallest, self.largest = 0.0, math.inf, 0.0
+        self.calls += 1
+        self.many += many
+        self.squares += squares
+        self.smallest, self.largest = min(self.smallest, smallest), max(self.largest, largest)
+
+    def told(self, steps: int) -> bool:
+        """Whether that is enough to keep: equal distances say nothing of a scale."""
+        return self.calls >= steps and self.largest > self.smallest * (1 + 1e-3)
+
+    @property
+    def half(self) -> float:
+        return SCALE * math.sqrt(self.squares / self.many)
+
+
+SCALE = 2.0
+"""Half-widths are so many root mean squares of the distances."""
+GROWS = 2.0
+"""Distances that are larger by this factor than those before have grown."""
+
+
+class Auto:
+    """What ``eps="auto"`` stands for: a width for each decision of the program, measured once and kept.
+
+    *Comparisons, subsets, orders*: twice the root mean square of the distances in the first `steps` training steps, at
+    each line and each occurrence of it in a step: layers that share a line have their own. After that it is kept, for
+    a window that followed the scores as they grow would never let a decision be made for good. Rescaled data have
+    rescaled windows. A step is what happens between entering the region, or a backward pass in it, and the next.
+    *Steps* (`round`, casts): the whole step, so that backward a quantizer is the straight-through estimator.
+    *Remainders*: half of it, because over a whole period a sawtooth has no slope.
+    *Choices*: `CHOICES` times the median lead of this call, so that (nearly) all candidates share.
+
+    Calls that tell nothing (all ties, all equal) do not count, NaN and inf are left out, and a first step whose scores
+    are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code measures anew when it is
+    compiled again. ``sll.sign(x, eps="auto")``, with the word and without a region, has nothing to remember with: it
+    takes the window ``|d| <= 1`` if that holds from 2 % to 75 % of the inputs.
+
+    The memory lives in this object: make the region once, before the loop. ``linearize("auto")`` makes an object of
+    its own; pass one to save it, or to share it between regions.
+
+    Args:
+        steps: how many steps are measured. With 0 nothing is remembered.
+
+    Raises:
+        TypeError, ValueError: if `steps` is not as described.
+
+    Example:
+        >>> import torch, sll
+        >>> x = torch.tensor([-3.0, -1.0, 1.0, 3.0], requires_grad=True)
+        >>> eps = sll.Auto(steps=1)
+        >>> region = sll.linearize(eps)
+        >>> for scale in (1, 100):  # the second step has the width of the first
+        ...     with region:
+        ...         torch.sign(scale * x).sum().backward()
+        >>> [round(half, 2) for half in eps.remembered.values()]
+        [4.47]
+    """
+
+    WHOLE = True
+    WINDOW = 1.0
+    LEAST = 0.02
+    MOST = 0.75
+    CHOICES = 64.0
+
+    def __init__(self, steps: int = 10) -> None:
+        if isinstance(steps, bool) or not isinstance(steps, int):
+            raise TypeError(f"steps must be a number of training steps (int), got {shown(steps)}")
+        if steps < 0:
+            raise ValueError(f"steps must be a number of training steps, got {steps}; with 0 nothing is remembered")
+        self.steps = steps
+        self.kept: dict[Place, float] = {}
+        self._measured: dict[Place, Measured] = {}
+        self._join()
+
+    # --- public ---
+
+    @property
+    def remembered(self) -> dict[Place, float]:
+        """The half-widths that are kept, by file, line, op and occurrence in a step."""
+        return dict(self.kept)
+
+    def reset(self) -> None:
+        """Forget all: the next steps are measured again (data of another scale, another model)."""
+        self.kept.clear()
+        self._measured.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on from here. It consists of numbers, strings and tuples of them."""
+        return {"kept": dict(self.kept), "measured": {at: astuple(found) for at, found in self._measured.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises KeyError if `state` is something else."""
+        if not {"kept", "measured"} <= set(state):
+            raise KeyError(
+                "state must be what Auto.state_dict() returned, with the entries 'kept' and 'measured', got one with "
+                f"the entries {list(state)}; is it the state of something else, or of all, such as a checkpoint?"
+            )
+        self.kept = dict(state["kept"])
+        self._measured = {at: Measured(*numbers) for at, numbers in state["measured"].items()}
+
+    def half_width(self, call: Call, /) -> float | Tensor:
+        known = self._known(call)
+        if known is not None:
+            return known
+        if call.kind == "choice":
+            return self.CHOICES * quantile(call.distances, 0.5)
+        if self.steps and compiling():
+            return torch.ops.sll.remember(call.make(), self._number, _slot())  # type: ignore[no-any-return]
+        if call.place is not None:
+            d = readable(call.distances)
+            if d is not None:
+                return self._measure(call.place, d)
+        least, most = (quantile(call.distances, share) for share in (self.LEAST, self.MOST))
+        if isinstance(least, Tensor) and isinstance(most, Tensor):
+            return torch.full_like(least, self.WINDOW).clamp(least, most)
+        return min(max(self.WINDOW, float(least)), float(most))
+
+    def at_once(self, call: Call, sample: Callable[[], Any]) -> float | None:
+        """`half_width`, where NumPy has the sample of distances: in a fraction of the time."""
+        known = self._known(call)
+        if known is not None:
+            return known
+        d = abs(sample())
+        if call.place is not None and call.kind != "choice":
+            d = d[(d > 0) & (d <= _LARGEST[d.itemsize])].astype("float64")
+            return self._remember(
+                call.place, d.size, *((float(d @ d), float(d.min()), float(d.max())) if d.size else ())
+            )
+        d.sort()
+        ties, end = 0, d.size
+        if end and not (d[0] > 0 and d[-1] < math.inf):
+            ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
+        many = end - ties
+        if not many:
+            return self.CHOICES if call.kind == "choice" else self.WINDOW
+
+        def holds(share: float) -> float:  # (as `quantile`)
+            return d.item(ties + max(math.ceil(many * share - 1e-6) - 1, 0)) * WIDER  # type: ignore[no-any-return]
+
+        if call.kind == "choice":
+            return self.CHOICES * holds(0.5)
+        return min(max(self.WINDOW, holds(self.LEAST)), holds(self.MOST))
+
+    def __repr__(self) -> str:
+        return '"auto"' if self.steps == 10 else f"sll.Auto(steps={self.steps})"
+
+    # --- memory ---
+
+    @property
+    def measured_once(self) -> bool:
+        """Whether all that was measured was measured in one step."""
+        return bool(self._measured) and not self.kept and all(found.calls <= 1 for found in self._measured.values())
+
+    def _known(self, call: Call) -> float | None:
+        """What needs no distances."""
+        if call.limit < math.inf and call.kind in ("step", "remainder"):
+            return call.limit / 2 if call.kind == "remainder" else call.limit
+        return None if call.place is None else self.kept.get(call.place)
+
+    def _measure(self, place: Place, d: Tensor) -> float:
+        d = d[d.isfinite()].double()
+        return self._remember(place, d.numel(), *(map(float, (d.square().sum(), d.amin(), d.amax())) if len(d) else ()))
+
+    def _remember(
+        self, place: Place, many: int, squares: float = 0.0, smallest: float = 0.0, largest: float = 0.0
+    ) -> float:
+        """The width for these distances and those before at this place."""
+        found = self._measured.setdefault(place, Measured())
+        if many:
+            found.add(many, squares, smallest, largest)
+        if not found.many:
+            return self.WINDOW
+        half = found.half
+        if found.told(self.steps):
+            self.kept[place] = half
+            del self._measured[place]
+        return half
+
+    # --- compiled code, in which a number stands for an object ---
+
+    def _join(self) -> None:
+        number = next(_NUMBERS)
+        self._number = torch.tensor(number)
+        if self.steps:
+            _make_op()
+            _OBJECTS[number] = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"steps": self.steps, **self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["steps"])  # type: ignore[misc]
+        self.load_state_dict(state)
+
+
+_NUMBERS, _SLOTS = itertools.count(), itertools.count()
+_OBJECTS: weakref.WeakValueDictionary[int, Auto] = weakref.WeakValueDictionary()
+
+
+def _slot() -> int:
+    """A new one for each decision that is traced."""
+    return next(_SLOTS)
+
+
+_slot._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch._dynamo.assume_constant_result
+
+
+@functools.cache
+def _make_op() -> None:
+    """``torch.ops.sll.remember``, which asks a memory from compiled code: made with the first memory, not at import."""
+
+    def remember(distances: Tensor, number: Tensor, slot: int) -> Tensor:
+        auto, place = _OBJECTS.get(int(number)), ("compiled", slot, "", 0)
+        half = auto.kept.get(place) if auto is not None else Auto.WINDOW
+        if half is None and auto is not None:
+            d = distances.abs()
+            half = auto._measure(place, torch.where(d > 0, d, math.inf))
+        return torch.full((), half or Auto.WINDOW, dtype=distances.dtype, device=distances.device)
+
+    remember.__annotations__ = {"distances": Tensor, "number": Tensor, "slot": int, "return": Tensor}
+    op = torch.library.custom_op("sll::remember", remember, mutates_args=())
+    op.register_fake(lambda distances, number, slot: distances.new_empty(()))
+
+
+AUTO = Auto(steps=0)
+"""Of what has no line of its own: it remembers nothing."""

@@ -1,0 +1,431 @@
+"""What ``"auto"`` remembers: a width for each line and each occurrence of it in a step, measured in the first steps."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+import threading
+
+import pytest
+import torch
+import torch._dynamo.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import grad, vmap
+from torch.utils.checkpoint import checkpoint
+
+import sll
+from sll.auto import Measured
+
+
+def rows(n=64, scale=1.0, seed=0, dtype=torch.float32):
+    x = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+    return x.to(dtype).requires_grad_()
+
+
+def twice_rms(*batches):
+    d = torch.cat([batch.detach().double().reshape(-1) for batch in batches])
+    d = d[(d != 0) & d.isfinite()]
+    return 2 * math.sqrt(d.square().mean())
+
+
+def train(eps, batches, program=lambda x: torch.sign(x).sum(), **options):
+    """Gradients of a step for each batch, in one region."""
+    region, found = sll.linearize(eps, **options), []
+    for x in batches:
+        with region:
+            y = program(x)
+        found.append(torch.autograd.grad(y, x)[0] if y.requires_grad else None)
+    return found
+
+
+def only(eps):
+    ((_, half),) = eps.remembered.items()
+    return half
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+def test_is_twice_the_root_mean_square_of_the_first_steps(forward):
+    eps = sll.Auto(steps=3)
+    batches = [rows(seed=seed) for seed in range(6)]
+    found = train(eps, batches, forward=forward)
+    half = only(eps)
+    assert half == pytest.approx(twice_rms(*batches[:3]), rel=1e-6)
+    for x, g in zip(batches[3:], found[3:]):
+        want = torch.where(x.detach().abs() <= half, 1 / half, 0.0)
+        torch.testing.assert_close(g, want)
+
+
+def test_is_measured_on_the_way_as_well():
+    batches = [rows(seed=seed) for seed in range(3)]
+    found = train(sll.Auto(steps=10), batches)
+    for k, g in enumerate(found):
+        assert g.max().item() == pytest.approx(1 / twice_rms(*batches[: k + 1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3, 1e-15, 1e15])
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x: torch.sign(x).sum(),
+        lambda x: (x > x.detach().std() * 0.3).float().sum(),
+        lambda x: torch.zeros_like(x).scatter(0, x.topk(5).indices, 1.0)[:20].sum(),
+        lambda x: (x.argsort().argsort().float() * torch.arange(64.0)).sum(),
+    ],
+    ids=["sign", "threshold", "subset", "order"],
+)
+def test_other_units_give_the_same_decisions(program, scale):
+    """What is in the band of small numbers is in the band of large ones, and gradients are scaled."""
+    small = train("auto", [rows(seed=seed) for seed in range(12)], program)
+    large = train("auto", [rows(scale=scale, seed=seed) for seed in range(12)], program)
+    for a, b in zip(small, large):
+        torch.testing.assert_close(a, b * scale, rtol=1e-3, atol=1e-6)
+
+
+def test_layers_that_share_a_line_have_their_own():
+    eps = sll.Auto(steps=2)
+    scales = (1.0, 100.0, 0.01)
+
+    def program(x):
+        total = 0
+        for scale in scales:
+            total = total + torch.sign(x * scale).sum()
+        return total
+
+    batches = [rows(seed=seed) for seed in range(4)]
+    train(eps, batches, program)
+    found = [half for (*_, nth), half in sorted(eps.remembered.items(), key=lambda item: item[0][-1])]
+    assert found == pytest.approx([twice_rms(*batches[:2]) * scale for scale in scales], rel=1e-5)
+
+
+def test_two_decisions_on_a_line_have_their_own():
+    eps = sll.Auto(steps=1)
+    train(eps, [rows()], lambda x: ((x > 0) & (x * 50 > 1)).float().sum())
+    a, b = sorted(eps.remembered.values())
+    assert b > 20 * a
+
+
+def test_a_step_ends_with_backward_inside_the_region():
+    """One region around the whole training: lines do not go on counting."""
+    eps = sll.Auto(steps=2)
+    with sll.linearize(eps):
+        for seed in range(7):
+            x = rows(seed=seed)
+            y = torch.sign(x).sum() + torch.sign(x * 2).sum()
+            y.backward()
+    assert sorted(nth for *_, nth in eps.remembered) == [0, 1]
+    eps = sll.Auto(steps=2)
+    with sll.linearize(eps):
+        for seed in range(7):
+            x = rows(seed=seed)
+            torch.autograd.grad(torch.sign(x).sum(), x)
+    assert len(eps.remembered) == 1
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [torch.zeros(64), torch.full((64,), 0.7), torch.full((64,), math.nan), torch.full((64,), math.inf), torch.ones(1)],
+    ids=["ties", "equal", "nan", "inf", "one"],
+)
+def test_what_tells_nothing_does_not_freeze(silent):
+    eps = sll.Auto(steps=2)
+    batches = [silent.clone().requires_grad_() for _ in range(5)]
+    train(eps, batches)
+    assert not eps.remembered
+    more = [rows(seed=seed, scale=0.5) for seed in range(12)]
+    train(eps, more)
+    assert 0.3 < only(eps) < 2
+
+
+def test_nan_and_inf_are_left_out():
+    eps = sll.Auto(steps=1)
+    x = torch.cat([rows().detach(), torch.tensor([math.nan, math.inf, -math.inf])]).requires_grad_()
+    (g,) = train(eps, [x])
+    assert only(eps) == pytest.approx(twice_rms(x), rel=1e-6)
+    assert not g[-3:].any() and g[:-3].any()
+
+
+def test_a_head_that_starts_at_zero_is_measured_when_it_has_grown():
+    eps = sll.Auto(steps=5)
+    scales = [1e-6, 1e-4, 1e-2, 0.3, *[1.0] * 8]
+    train(eps, [rows(scale=scale, seed=seed) for seed, scale in enumerate(scales)])
+    assert 1.5 < only(eps) < 2.5
+
+
+def test_scores_that_grow_later_are_decided_for_good():
+    eps = sll.Auto(steps=2)
+    found = train(eps, [rows(seed=seed, scale=scale) for seed, scale in enumerate([1, 1, 1, 30])])
+    assert (found[2] != 0).float().mean() > 0.9 and (found[3] != 0).float().mean() < 0.2
+
+
+def test_evaluation_is_not_measured():
+    eps = sll.Auto(steps=2)
+    region = sll.linearize(eps)
+    for k in range(4):
+        with region, torch.no_grad():
+            torch.sign(rows(scale=100.0, seed=k))
+        with region:
+            (torch.sign(rows(scale=100.0).detach()) * 1.0).sum()
+    assert not eps.remembered and not eps.state_dict()["measured"]
+
+
+def test_state():
+    eps = sll.Auto(steps=3)
+    batches = [rows(seed=seed) for seed in range(6)]
+
+    def program(x):
+        return torch.sign(x).sum() + (x > 0.3).float().sum()
+
+    train(eps, batches[:2], program)
+    state = io.BytesIO()
+    torch.save(eps.state_dict(), state)
+    state.seek(0)
+    other = sll.Auto(steps=3)
+    other.load_state_dict(torch.load(state, weights_only=True))
+    for policy in (eps, other):
+        train(policy, batches[2:], program)
+    assert eps.remembered == other.remembered and len(eps.remembered) == 2
+    later = sll.Auto()
+    later.load_state_dict(eps.state_dict())
+    assert later.remembered == eps.remembered
+    eps.reset()
+    assert not eps.remembered and later.remembered
+    with pytest.raises(KeyError, match="'kept' and 'measured'"):
+        eps.load_state_dict({"kept": {}})
+
+
+def test_copies_and_pickles_go_their_own_way():
+    region = sll.linearize("auto")
+    for make in (copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))):
+        eps = sll.Auto(steps=1)
+        region = sll.linearize(eps)
+        with region:
+            torch.sign(rows())
+        other = make(region)
+        eps.reset()
+        assert len(other.eps.remembered) == 1
+
+
+def test_each_region_has_its_own():
+    first, second = sll.linearize("auto"), sll.linearize({"default": "auto", "round": 0.5})
+    for region, scale in ((first, 1.0), (second, 100.0)):
+        for seed in range(11):
+            x = rows(scale=scale, seed=seed)
+            with region:
+                y = torch.sign(x)
+            (g,) = torch.autograd.grad(y.sum(), x)
+        assert g.max().item() == pytest.approx(0.5 / scale, rel=0.1)
+
+
+def test_regions_may_share_one():
+    eps = sll.Auto(steps=1)
+    for scale in (1.0, 100.0):
+        (g,) = train(eps, [rows(scale=scale)])
+    assert g.max().item() == pytest.approx(0.5, rel=0.2) and len(eps.remembered) == 1
+
+
+# --- wherever a region may stand -------------------------------------------------------------------------------------
+
+
+def layer(x, w):
+    return torch.sign(x @ w) * (x @ w > 0.1).to(x.dtype)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_checkpoint_runs_again_with_the_same_widths(steps):
+    """The second run of a layer is not a new occurrence, nor measured twice."""
+    results = []
+    for run in (lambda f, *args: f(*args), lambda f, *args: checkpoint(f, *args, use_reentrant=False)):
+        eps = sll.Auto(steps)
+        region = sll.linearize(eps)
+        for seed in range(4):
+            x = rows(16, seed=seed, dtype=torch.float64).detach().reshape(4, 4).requires_grad_()
+            ws = [rows(16, 3.0**k, seed=k, dtype=torch.float64).detach().reshape(4, 4) for k in range(3)]
+            with region:
+                y = x
+                for w in ws:
+                    y = run(layer, y, w)
+            results.append(torch.autograd.grad(y.sum(), x)[0])
+        results.append(torch.tensor(sorted(eps.remembered.values())))
+    half = len(results) // 2
+    for a, b in zip(results[:half], results[half:]):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert results[-1].numel() == (6 if steps <= 4 else 0)
+
+
+def test_a_batch_of_vmap_has_one_width():
+    eps = sll.Auto(steps=1)
+    x = rows(40).detach().reshape(8, 5)
+    with sll.linearize(eps):
+        g = vmap(grad(lambda v: torch.sign(v).sum()))(x)
+    assert only(eps) == pytest.approx(twice_rms(x), rel=1e-5)
+    torch.testing.assert_close(g, torch.where(x.abs() <= only(eps), 1 / only(eps), 0.0))
+
+
+def test_generators_go_on_counting():
+    eps = sll.Auto(steps=1)
+
+    @sll.linearize(eps)
+    def layers(x):
+        for scale in (1.0, 10.0, 100.0):
+            yield torch.sign(scale * x)
+
+    list(layers(rows()))
+    assert sorted(nth for *_, nth in eps.remembered) == [0, 1, 2]
+
+
+def test_each_thread_counts_for_itself():
+    eps, barrier = sll.Auto(steps=2), threading.Barrier(2)
+    region = sll.linearize(eps)
+
+    def work(seed):
+        for k in range(4):
+            x = rows(seed=10 * seed + k)
+            with region:
+                barrier.wait()
+                y = torch.sign(x).sum()
+                barrier.wait()
+                y = y + torch.sign(3 * x).sum()
+            y.backward()
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(eps.remembered) == 2 and {nth for *_, nth in eps.remembered} == {0}
+
+
+def test_exceptions_leave_the_count_behind():
+    eps = sll.Auto(steps=1)
+    region = sll.linearize(eps)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), region:
+            torch.sign(rows())
+            raise ZeroDivisionError
+    assert {nth for *_, nth in eps.remembered} == {0}
+
+
+def test_a_trace_sees_the_widths_that_are_kept():
+    eps = sll.Auto(steps=1)
+    region = sll.linearize(eps, trace=True)
+    for scale in (1.0, 100.0):
+        x = rows(scale=scale)
+        with region:
+            y = torch.sign(x).sum()
+        y.backward()
+    (row,) = region.report().rows
+    assert row.elements == 128 and 60 < row.in_band < 70 and row.status == "gets gradients"
+    (used,) = region.report().eps.values()
+    assert used.smallest == used.largest == only(eps) and used.calls == 2
+
+
+# --- the measurement -------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), max_size=8), min_size=1, max_size=12), st.integers(1, 12))
+def test_measured_is_what_is_left_after_growth(batches, steps):
+    found, since, calls, last = Measured(), [], 0, None
+    for batch in batches:
+        d = [abs(x) for x in batch if x and abs(x) > 1e-100]
+        if not d:
+            continue
+        squares = sum(x * x for x in d)
+        found.add(len(d), squares, min(d), max(d))
+        if (again := (len(d), squares, min(d), max(d))) == last:
+            calls += 1
+            continue
+        pooled, last = [x for one in since for x in one], again
+        if pooled and squares / len(d) > 4 * sum(x * x for x in pooled) / len(pooled) * (1 + 1e-9):
+            since, calls = [], 0
+        elif pooled and squares / len(d) > 4 * sum(x * x for x in pooled) / len(pooled) * (1 - 1e-9):
+            return  # (rounding decides)
+        since.append(d)
+        calls += 1
+    pooled = [x for one in since for x in one]
+    assert found.calls == calls and found.many == len(pooled)
+    if pooled:
+        assert found.half == pytest.approx(2 * math.sqrt(sum(x * x for x in pooled) / len(pooled)))
+        assert found.told(steps) == (calls >= steps and max(pooled) > min(pooled) * (1 + 1e-3))
+
+
+@pytest.mark.parametrize("steps", [1.5, True, "10", None])
+def test_steps_must_be_a_number(steps):
+    with pytest.raises(TypeError, match="steps must be a number of training steps"):
+        sll.Auto(steps)
+
+
+def test_steps_must_not_be_negative():
+    with pytest.raises(ValueError, match="got -1; with 0 nothing is remembered"):
+        sll.Auto(-1)
+
+
+# --- a region that is made anew --------------------------------------------------------------------------------------
+
+
+def test_a_region_made_anew_for_each_step_is_told_once():
+    with pytest.warns(UserWarning, match="Make it once, before the loop") as told:
+        for seed in range(8):
+            with sll.linearize("auto"):
+                torch.sign(rows(seed=seed)).sum().backward()
+    assert len(told) == 1 and told[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+def test_regions_that_are_used_again_are_not_told():
+    for _ in range(8):
+        region = sll.linearize("auto")  # one for each training
+        for seed in range(3):
+            with region:
+                torch.sign(rows(seed=seed)).sum().backward()
+    for _ in range(8):
+        with sll.linearize("auto"):  # nothing is measured here
+            torch.round(rows())
+        with sll.linearize("auto"), torch.no_grad():
+            torch.sign(rows())
+        with sll.linearize(sll.Auto(steps=0)):
+            torch.sign(rows())
+
+
+# --- compiled code ---------------------------------------------------------------------------------------------------
+
+compiled_regions = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
+
+
+def two_layers(x):
+    for scale in (1.0, 30.0):
+        x = x + torch.sign(x * scale) * (x > 0.2).to(x.dtype)
+    return x.sum()
+
+
+@compiled_regions
+@pytest.mark.parametrize("forward", ["straight-through", "linear"])
+def test_compiled_code_remembers_what_eager_code_does(forward):
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(two_layers, fullgraph=True, backend=counter)
+    found = []
+    for program in (two_layers, compiled):
+        eps = sll.Auto(steps=3)
+        found.append(train(eps, [rows(seed=seed) for seed in range(6)], program, forward=forward))
+        assert len(eps.remembered) >= 4  # ("linear" decides about each outcome)
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    for seed in range(12):  # regions made anew: each has its own memory, and nothing is compiled again
+        train(sll.Auto(steps=3), [rows(seed=seed)], compiled, forward=forward)
+    assert counter.frame_count == 1
+
+
+@compiled_regions
+def test_compiled_explicit_functions_remember_with_an_object():
+    torch._dynamo.reset()
+    eps = [sll.Auto(steps=1), sll.Auto(steps=1)]
+    compiled = torch.compile(lambda x: sll.sign(x, eps[1]).sum(), fullgraph=True, backend="aot_eager")
+    for scale in (1.0, 100.0):
+        x = rows(scale=scale)
+        found = [torch.autograd.grad(f(x), x)[0] for f in (lambda x: sll.sign(x, eps[0]).sum(), compiled)]
+        torch.testing.assert_close(*found)
+    assert only(eps[0]) == pytest.approx(only(eps[1])) == pytest.approx(twice_rms(rows()), rel=1e-6)
