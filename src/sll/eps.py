@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
+from ._ops.env import compiling
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float
 from .auto import AUTO, Auto
 from .policies import Policy
@@ -44,16 +45,19 @@ def _is_number(text: str) -> bool:
 
 
 def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, float | Policy]]:
-    """The default and the exceptions per op. ``"auto"`` has a memory of its own, for all ops."""
-    auto = Auto()
-    own: Callable[[float | Policy], float | Policy] = lambda given: auto if given is AUTO else given
+    """The default and the exceptions per op. ``"auto"`` has a memory of its own, for all ops, unless the region is made
+    anew each time that compiled code runs.
+    """
     if not isinstance(eps, Mapping):
-        return own(checked(eps)), {}
+        found = checked(eps)
+        return Auto() if found is AUTO and not compiling() else found, {}
+    auto = None if compiling() else Auto()
     table: dict[str, float | Policy] = {}
     for op, value in eps.items():
         if op != "default":
             op_names([op], "eps", known)
-        table[op] = own(checked(value, f"eps[{op!r}]"))
+        given = checked(value, f"eps[{op!r}]")
+        table[op] = auto if given is AUTO and auto is not None else given
     if "default" not in table:
         raise ValueError(
             f"eps must have a 'default' entry beside {sorted(table)}, for the ops that are not named; "

@@ -122,7 +122,7 @@ class linearize(Mode):
         if forward is None:
             auto = any(isinstance(eps, Auto) for eps in self.policies())
             forward = "straight-through" if auto else "linear"
-        if eps == "auto":
+        if isinstance(eps, str) and not compiling():
             made_here(cast(Auto, self._eps))
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
