@@ -163,7 +163,6 @@ ELSEWHERE = {
     "_ops/loops.py": "ops/test_fused.py",
     "_ops/openness.py": "test_lost.py",
     "_ops/options.py": "test_errors.py",
-    "_ops/projections.py": "carry/shadows/test_choices.py",
     "_ops/saving.py": "mode/test_checkpoint.py",
     "_ops/surrogates.py": "carry/shadows/test_explicit.py",
     "_ops/views.py": "carry/test_choices.py",

@@ -60,18 +60,19 @@ class Places:
 
     def __init__(self, notes: Widths) -> None:
         self._notes = notes
-        self._known: dict[tuple[CodeType, int, str], Place] = {}
+        self._known: dict[tuple[int, int, str], tuple[Place, CodeType]] = {}
 
     def at(self, op: str, policy: Policy) -> Place:
         at = frame()
-        key = at.f_code, at.f_lasti, op
+        key = id(at.f_code), at.f_lasti, op  # (code that is long takes long to hash; what is noted keeps it)
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _MANY:
                 self._known.clear()
             site = call_site(op)
-            found = self._known[key] = Place(policy, op, site, functools.partial(self._notes.add, site))
-        return found
+            place = Place(policy, op, site, functools.partial(self._notes.add, site))
+            found = self._known[key] = place, at.f_code
+        return found[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_notes": self._notes, "_known": {}}  # (code cannot be pickled)

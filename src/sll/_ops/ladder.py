@@ -80,27 +80,28 @@ def _axis(costs: Any, half: float) -> Any:
 class Ladder:
     """The intervals of rows of `costs`, (…, n), which `index` sorts: least first."""
 
+    _of: Any
+    _near: Tensor | None
+    bands: tuple[Any, Any]
+    """The places of those within `half`, for each element."""
+
     def __init__(self, costs: Tensor, index: Tensor, half: float | Tensor) -> None:
+        self.index, self.half, self._near = index, half, None
+        if costs.dim() == 1 and costs.numel() <= FEW and np is not None and costs.is_cpu:
+            row = costs.numpy()[index.numpy()].astype(np.float64)
+            if math.isfinite(row[0]) and math.isfinite(row[-1]):
+                u = _axis(row, float(half))
+                self._of, self._parts = _Arrays, [u]
+                self.bands = self._bands = u.searchsorted(u - 1), u.searchsorted(u + 1, "right")
+                return
         ordered = costs.gather(-1, index).to(torch.float32 if costs.device.type == "mps" else torch.float64)
-        self.index, self.half, n = index, half, costs.shape[-1]
-        one = costs.dim() == 1 and n <= FEW and np is not None and costs.device.type == "cpu"
-        one = one and math.isfinite(ordered[0]) and math.isfinite(ordered[-1])
-        of: Any = _Arrays if one else _Tensors
-        if one:
-            u = _axis(ordered.numpy(), float(half))
-            low, high, parts = u.searchsorted(u - 1), u.searchsorted(u + 1, "right"), [u]
-        else:
-            low, high, u = _bands(ordered, half)  # type: ignore[arg-type]
-            parts = [u.floor(), u - u.floor()]  # both keep their digits in long sums
-        self._of, self._parts, self._bands = of, parts, (low, high)
-        self._near: Tensor | None = None
-        if not one:  # what is infinite has no gradient
-            finite = ordered.isfinite()
-            self._near = finite[..., 1:] & finite[..., :-1]
-            place = of.places(n, u)
-            low, high = torch.where(finite, low, place), torch.where(finite, high, place + 1)
-        self.bands = low, high
-        """The places of those within `half`, for each element."""
+        low, high, u = _bands(ordered, half)  # type: ignore[arg-type]
+        self._of, self._parts = _Tensors, [u.floor(), u - u.floor()]  # both keep their digits in long sums
+        self._bands = low, high
+        finite = ordered.isfinite()  # what is infinite has no gradient
+        self._near = finite[..., 1:] & finite[..., :-1]
+        place = _Tensors.places(costs.shape[-1], u)
+        self.bands = torch.where(finite, low, place), torch.where(finite, high, place + 1)
 
     @functools.cached_property
     def steps(self) -> tuple[Any, Any, Any, Any]:
@@ -195,15 +196,16 @@ class Sorting:
         if self.ladder is None:
             rows = rows_of(scores, self.dim, not self.largest, True)
             half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
-            self.ladder = Ladder(rows, index.movedim(self.dim, -1), half)
+            self.ladder = Ladder(rows, _last(index, self.dim), half)
         return self.ladder
 
     def _back(self, costs: Tensor, scores: Tensor) -> Tensor:
-        return (-costs if self.largest else costs).to(scores.dtype).movedim(-1, self.dim)
+        found = -costs if self.largest else costs
+        return _last(found if found.dtype is scores.dtype else found.to(scores.dtype), self.dim, back=True)
 
     def ranks(self, flip: bool, scores: Tensor, g: Tensor, index: Tensor) -> Tensor:
         """`flip`: the ranks are those of the elements from the last to the first."""
-        g = (g.flip(self.dim) if flip else g).movedim(self.dim, -1)
+        g = _last(g.flip(self.dim) if flip else g, self.dim)
         return self._back(self._of(scores, index).ranks(g), scores)
 
     def mixed(
@@ -213,13 +215,13 @@ class Sorting:
         the elements in order; or the `inverse`, of the places of the elements, from the last to the first if `flip`.
         """
         lines = [_lined(t, index.dim(), self.dim) for t in (values, g)]
-        at = index.movedim(self.dim, -1)
+        at = _last(index, self.dim)
         n = at.shape[-1]
         if flip:  # what belongs to elements
             lines = [t.flip(-1) if reads or t is lines[0] else t for t in lines]
 
         def to_place(t: Tensor) -> Tensor:
-            return t.gather(-1, at.expand(*t.shape[:-1], n))
+            return t.index_select(-1, at) if at.dim() == 1 else t.gather(-1, at.expand(*t.shape[:-1], n))
 
         values, g = lines
         if reads:
@@ -227,6 +229,13 @@ class Sorting:
         else:
             a, b = (g[..., :n], to_place(values)) if inverse else (values, to_place(g))
         return self._back(self._of(scores, index).mixed(a, b), scores)
+
+
+def _last(t: Tensor, dim: int, back: bool = False) -> Tensor:
+    """With the dimension `dim` last, or `back` where it was."""
+    if dim in (-1, t.dim() - 1):
+        return t
+    return t.movedim(-1, dim) if back else t.movedim(dim, -1)
 
 
 def _lined(t: Tensor, dims: int, dim: int) -> Tensor:

@@ -22,7 +22,11 @@ _MOST_NODES = 10_000
 
 def scores(x: Tensor) -> Tensor:
     """`kept`, for a choice or an order among the elements of `x`."""
-    found = kept(x)
+    return marked(kept(x))
+
+
+def marked(found: Tensor) -> Tensor:
+    """The same scores, once they are known to open_elements."""
     node: Any = None if compiling() else found.grad_fn  # (a compiler has no graph to mark)
     if node is not None:
         node.metadata[_MARK] = True

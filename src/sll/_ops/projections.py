@@ -4,12 +4,13 @@ On the set of the *contenders*, those with a share strictly between 0 and 1, the
 simplex is ``(x - mean(x)) / eps`` and a constant (see `order`). So its gradient is ``(g - mean(g)) / eps`` there, and
 0 elsewhere: no more than the set and the width have to be known, and that not before backward.
 
-Few numbers are looked at with NumPy, where it is installed: its calls take a fraction of the time of torch's.
+What computes this in the least time depends on how many there are: a few numbers are looked at in plain Python (the
+first call of each of torch's functions in a backward takes longer than that), some thousands with NumPy, where it is
+installed.
 """
 
 from __future__ import annotations
 
-import bisect
 import functools
 import math
 from collections.abc import Callable
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from .band import hard_forward
+from .dtypes import FULL
+from .fused import batched
 from .order import first_k
 from .samples import SAMPLE, from_last, leads, pairs, sample
 
@@ -31,8 +34,8 @@ else:
 
 __all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "np", "rows_of"]
 
-FEW, SMALL = 4096, 2**15
-"""Numbers, up to which NumPy computes, and up to which sorting takes less time than several rounds of calls."""
+SHORT, FEW, SMALL = 128, 4096, 2**15
+"""Numbers, up to which Python computes, and NumPy, and up to which sorting takes less time than several rounds."""
 
 Half: TypeAlias = "float | Tensor | Callable[[Callable[[], Any]], float | Tensor]"
 """A half-width, or what finds it, given a function that computes a sample of distances."""
@@ -74,19 +77,33 @@ class Projection:
 
     def gradient(self, scores: Tensor, g: Tensor) -> Tensor:
         """Of the scores, for `g` of the shares, which have the dimension last."""
+        if self._short(scores, g) and (short := self._of_lists(scores, g)) is not None:
+            return short
         rows = rows_of(scores, self.dim, self.largest, self.ordered)
         g = g if g.shape == rows.shape else g.reshape(rows.shape)
         g = g if g.dtype is rows.dtype else g.to(rows.dtype)
         few = rows.numel() <= FEW and self.k < rows.shape[-1]
         found = self._of_few(rows, g) if few and np is not None and rows.device.type == "cpu" else None
         if found is None:
-            half = self.half(lambda: distances_of(rows, self.k, self.ordered)) if callable(self.half) else self.half
+            half = self._half(lambda: distances_of(rows, self.k, self.ordered))
             found = _centred(g, _contenders(rows, self.k, half), half if self.largest else -half)
         if self.dim is None or scores.dim() < 2:
             found = found.reshape(scores.shape)
         elif self.dim not in (-1, scores.dim() - 1):
             found = found.movedim(-1, self.dim)
         return found if found.dtype is scores.dtype else found.to(scores.dtype)
+
+    def _short(self, scores: Tensor, g: Tensor) -> bool:
+        """Whether the rows are few and as they are, and nobody differentiates `g`, or has many of them at once."""
+        if scores.numel() > SHORT or scores.dtype not in FULL or np is None or not scores.is_cpu:
+            return False
+        if g.requires_grad or batched(g):
+            return False
+        last = scores.dim() < 2 if self.dim is None else self.dim in (-1, scores.dim() - 1)
+        return last and self.k < scores.shape[-1]
+
+    def _half(self, sample: Callable[[], Any]) -> float | Tensor:
+        return self.half(sample) if callable(self.half) else self.half
 
     def _of_few(self, rows: Tensor, g: Tensor) -> Tensor | None:
         """With NumPy; None if somebody differentiates `g`, or has many of them at once."""
@@ -99,18 +116,49 @@ class Projection:
             costs = -rows.numpy().reshape(-1, n)
             ordered = costs.copy()
             ordered.sort()
-            half = self.half(lambda: _distances(costs, ordered, k, self.ordered)) if callable(self.half) else self.half
+            half = self._half(lambda: _distances(costs, ordered, k, self.ordered))
             if isinstance(half, Tensor):
                 return None
-            if k == 1:
-                inside = _cheapest(costs, ordered, half)
-            else:
-                inside = (_one_by_one if len(costs) <= 4 else _around_last)(costs, k, half, ordered)
+            inside = _cheapest(costs, ordered, half) if k == 1 else _around_last(costs, k, half, ordered)
             ones, inside = _ones(n, costs.dtype), inside.astype(costs.dtype, copy=False)
             found = given.reshape(-1, n) * inside
             found -= inside * ((found @ ones) / np.maximum(inside @ ones, 1))[:, None]
             found /= half if self.largest else -half
         return torch.from_numpy(found.reshape(given.shape))
+
+    def _of_lists(self, scores: Tensor, g: Tensor) -> Tensor | None:
+        """In plain Python; None if a score is not finite."""
+        k, rows, found = self.k, _lists(scores), torch.zeros_like(scores)
+        if not math.isfinite(sum(map(sum, rows))):
+            return None
+        if not self.largest:
+            rows = [[-score for score in row] for row in rows]
+        lines = [sorted(row, reverse=True) for row in rows]
+        half = self._half(lambda: _gaps(lines, k, self.ordered))
+        if isinstance(half, Tensor):
+            return None
+        scale, outs = half if self.largest else -half, found.numpy().reshape(len(rows), -1)
+        for row, line, given, out in zip(rows, lines, _lists(g), outs):
+            a, b = (0, _support(line, half)) if k == 1 else _interval(line, k, half)
+            if b - a > 1:
+                most, least = line[a], line[b - 1]
+                inside = [i for i, score in enumerate(row) if least <= score <= most]
+                mean = sum([given[i] for i in inside]) / len(inside)
+                for i in inside:
+                    out[i] = (given[i] - mean) / scale
+        return found
+
+
+def _lists(x: Tensor) -> list[list[float]]:
+    """Its rows."""
+    return (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).tolist()
+
+
+def _gaps(lines: list[list[float]], k: int, subset: bool) -> list[float]:
+    """`distances_of`, of sorted rows."""
+    if not subset:
+        return [line[0] - line[1] for line in lines]
+    return [score - (line[k - 1] + line[k]) / 2 for line in lines for score in line]
 
 
 @functools.lru_cache(maxsize=64)
@@ -195,30 +243,33 @@ def _cheapest(costs: Any, ordered: Any, half: float) -> Any:
 _FAR = 1e30
 
 
-def _one_by_one(costs: Any, k: int, half: float, ordered: Any) -> Any:
-    """The same for the first `k` of few rows, from corner to corner."""
-    inside = np.zeros(costs.shape, dtype=bool)
-    for row, line, mask in zip(costs, ordered.tolist(), inside):
-        a, b = _interval(line, k, half)
-        if b - a > 1 and math.isfinite(line[a]):
-            mask[:] = (row >= line[a]) & (row <= line[b - 1])
-    return inside
-
-
-def _interval(costs: list[float], k: int, half: float) -> tuple[int, int]:
-    """Which of sorted costs have a share strictly between 0 and 1 at the threshold at which all shares, ``clamp((tau -
-    cost) / half, 0, 1)``, add up to `k`. It is sought from the cost of the first that is out.
+def _support(scores: list[float], half: float) -> int:
+    """How many of sorted scores, largest first, have a share in ``sparsemax(scores / half)``: those at which all that
+    are larger rise by less than `half` in sum.
     """
-    tau, n = costs[k], len(costs)
-    a, b = bisect.bisect_right(costs, tau - half), k
-    missing = (k - a) * half - sum([tau - cost for cost in costs[a:k]])
+    total = 0.0
+    for many, score in enumerate(scores):
+        if total - many * score >= half:
+            return many
+        total += score
+    return len(scores)
+
+
+def _interval(scores: list[float], k: int, half: float) -> tuple[int, int]:
+    """Which of sorted scores, largest first, have a share strictly between 0 and 1 at the threshold at which all
+    shares, ``clamp((score - tau) / half, 0, 1)``, add up to `k`. It is sought from the score of the first that is out.
+    """
+    tau, n, a, b = scores[k], len(scores), 0, k
+    while scores[a] >= tau + half:
+        a += 1
+    missing = (k - a) * half - sum([score - tau for score in scores[a:k]])
     while missing > 0:
-        full, begins = costs[a] + half if a < b else math.inf, costs[b] if b < n else math.inf
-        corner = begins if begins < full else full
-        if missing <= (b - a) * (corner - tau):
+        full, begins = scores[a] - half if a < b else -math.inf, scores[b] if b < n else -math.inf
+        corner = begins if begins > full else full
+        if missing <= (b - a) * (tau - corner):
             break
-        missing, tau = missing - (b - a) * (corner - tau), corner
-        a, b = (a, b + 1) if begins <= full else (a + 1, b)
+        missing, tau = missing - (b - a) * (tau - corner), corner
+        a, b = (a, b + 1) if begins >= full else (a + 1, b)
     return a, b
 
 
@@ -278,9 +329,9 @@ def _around_last(costs: Any, k: int, half: Any, ordered: Any = None) -> Any:
     In units of `half` from the last that is in, the threshold at which ``sum clamp(z - tau, 0, 1)`` is `k` lies between
     -1 and the first that is out: Newton's method, kept between bounds.
     """
-    if k >= costs.shape[-1]:
-        return costs * 0
     numbers: Any = torch if type(costs) is Tensor else np
+    if k >= costs.shape[-1]:
+        return numbers.zeros_like(costs)
     ordered = costs.topk(k + 1, -1, largest=False).values if ordered is None else ordered
     last, first = ordered[..., k - 1 : k], ordered[..., k : k + 1]
     z, high = (last - costs) / half, ((last - first) / half)[..., 0]

@@ -74,13 +74,13 @@ def pairs(z: Tensor) -> Tensor:
     n = z.shape[-1]
     if n < 2:
         return z.new_zeros(1)
-    rows = sample_rows(z, 128)
-    per_row = max(1, min(n * (n - 1) // 2, SAMPLE // max(rows.shape[0], 1)))
     again = not (compiling() or type(n) is not int or dispatched())
-    first, second = (_two_once if again else _two)(per_row, n, z.device)
-    if again and numpy_is_there() and z.device.type == "cpu" and type(z) is Tensor and z.dim() == 1:
-        row = z.detach().numpy()  # a fraction of the time
-        return torch.from_numpy(row[first.numpy()] - row[second.numpy()])
+    two = _two_once if again else _two
+    if again and z.dim() == 1 and z.is_cpu and type(z) is Tensor and numpy_is_there():
+        row, (first, second) = z.detach().numpy(), two(min(n * (n - 1) // 2, SAMPLE), n, z.device)
+        return torch.from_numpy(row[first.numpy()] - row[second.numpy()])  # a fraction of the time
+    rows = sample_rows(z, 128)
+    first, second = two(max(1, min(n * (n - 1) // 2, SAMPLE // max(rows.shape[0], 1))), n, z.device)
     return (rows.index_select(-1, first) - rows.index_select(-1, second)).reshape(-1)
 
 

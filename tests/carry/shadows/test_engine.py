@@ -106,9 +106,39 @@ QUICK = {
     "count, other operands": lambda x, y: of_counts(x, y, lambda n: (n > y, n >= n.detach(), n > 1.5, n < True)),
     "sum": lambda x, y: (x > 0).sum() * y + (y < 0).sum(0).to(x.dtype),
     "selected": lambda x, y: y[x > 0].sum() + x.detach()[x > 0].mean(),
+    "argmax": lambda x, y: F.one_hot(x.view(5, 19).argmax(-1), 19).to(x.dtype).view(-1) * y,
+    "argmin of few": lambda x, y: F.one_hot(waves(y)[:20].view(2, 10).argmin(-1), 10).to(x.dtype),
+    "rows at argmin": lambda x, y: y[:19][x.view(5, 19).argmin(-1)] + x[:5],
+    "top-k mask": lambda x, y: torch.zeros(5, 19, dtype=x.dtype).scatter(-1, x.view(5, 19).topk(3).indices, 1.0),
+    "top-k of few": lambda x, y: torch.zeros(20, dtype=x.dtype).scatter(-1, waves(y)[:20].topk(4).indices, 2.0),
+    "sorted by": lambda x, y: (lambda i: y[i] + x[i[:]])(x.argsort()),
+    "ranks": lambda x, y: x.argsort().argsort().to(x.dtype) * y,
+    "ranks written": lambda x, y: ranks_written(x.argsort(), torch.arange(len(x))).to(x.dtype) * y,
+    "ranks written twice": lambda x, y: (lambda i: mean_ranks(y, ranks_written(i, torch.arange(len(i)) + 1)))(
+        waves(y).argsort()
+    ),
     "written to between": lambda x, y: (lambda z: (lambda m: (z.mul_(3), m.to(z.dtype) * y)[1])(z > 0.5))(x * 2),
     "mask written to": lambda x, y: (lambda m: (m.logical_and_(y < 0), m.to(x.dtype))[1])(x > 0),
 }
+
+
+def waves(y):
+    """Distinct numbers in some order."""
+    return torch.sin(7 * y) + y
+
+
+def ranks_written(order, places):
+    found = torch.empty(len(order), dtype=torch.int32)
+    found[order[: len(order)]] = places.int()
+    return found
+
+
+def mean_ranks(y, ranks):
+    """Of equal numbers the same, as torchmetrics computes it."""
+    values, inverse, counts = torch.unique(waves(y), return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(values), dtype=torch.int32)
+    sums.scatter_add_(0, inverse, ranks)
+    return (sums / counts)[inverse]
 
 
 def of_counts(x, y, ask):
@@ -153,19 +183,32 @@ def test_quick_rules_give_what_the_others_give(name, dtype, eps, monkeypatch):
 
 def test_quick_rules_are_taken(monkeypatch):
     """The test above compares two ways: here neither may be the other."""
-    called = []
+    called, taken = [], set()
+
+    def note(rule):
+        def noted(region, func, args):
+            called.append(rule(region, func, args))
+            if called[-1] is not NotImplemented:
+                taken.add(func)
+            return called[-1]
+
+        return noted
+
     for table in ("quick", "quick_on"):
-        noted = {
-            func: lambda region, f, args, rule=rule: called.append(rule(region, f, args)) or called[-1]
-            for func, rule in getattr(ENGINE, table).items()
-        }
-        monkeypatch.setattr(type(ENGINE), table, noted)
+        rules = getattr(ENGINE, table).items()
+        monkeypatch.setattr(type(ENGINE), table, {func: note(rule) for func, rule in rules})
     for name, f in QUICK.items():
         called.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             of_both(f, torch.float64, EPS)
         assert any(out is not NotImplemented for out in called), name
+    assert {
+        torch.Tensor.__getitem__,
+        torch.Tensor.__setitem__,
+        torch.Tensor.scatter_add_,
+        torch.Tensor.scatter,
+    } <= taken
 
 
 @pytest.mark.parametrize("what", ["requires no grad", "no_grad", "half", "only", "trace", "subclass", "integers"])

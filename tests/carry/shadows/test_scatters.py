@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import sll
 from local_slopes import EPS, T, region, scores, slope, worked_out
 from lookups import TABLE
+from sll._carry.shadows.engine import ENGINE
 
 WRITES = {
     "scatter": lambda y, i, v: y.scatter(0, i[None], v),
@@ -92,6 +93,28 @@ def test_what_stood_in_a_tensor_that_is_overwritten_does_not_matter():
             ranks = torch.full((3,), fill).scatter_(0, x.argsort(), torch.arange(3)).double()
         found.append(torch.autograd.grad(ranks, x, torch.tensor([1.0, 2.0, 4.0]).double())[0])
     assert torch.equal(*found) and found[0].any()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_an_index_may_be_overwritten(quick, monkeypatch):
+    if not quick:
+        monkeypatch.setattr(type(ENGINE), "quick_on", {})
+    found = []
+    for overwritten in (False, True):
+        x = torch.tensor([0.3, -0.1, 0.5, 0.2], requires_grad=True)
+        with region():
+            order = x.argsort()
+            ranks, sums = torch.zeros(2, 4, dtype=torch.int64).unbind()
+            ranks = ranks.clone()
+            ranks[order] = torch.arange(4)
+            places, sums = order.argsort(), sums.clone()
+            sums.scatter_add_(0, places, ranks)
+            out = sums.to(x.dtype)
+            if overwritten:
+                for index in (order, places, ranks):
+                    index.zero_()
+        found += torch.autograd.grad(out, x, torch.tensor([1.0, -2.0, 4.0, 0.5]))
+    assert found[0].any() and torch.equal(*found)
 
 
 def test_a_reduction_is_lost():

@@ -114,13 +114,14 @@ def _quick_on() -> dict[Any, Quick]:
         "sum": reductions.quick_sum,
         "one_hot": lookups.quick_one_hot,
         "scatter": scatters.quick_scatter,
+        "scatter_add_": scatters.quick_scatter_add,
     }
     for row in ROWS:
         if row.op in reductions.COMPARED:
             named.update(dict.fromkeys(row.names.split(), reductions.quick_count(row.op)))
     found = {func: quick for name, quick in named.items() for func in spellings(name)}
     found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
-    return found | {Tensor.__getitem__: lookups.quick_getitem}
+    return found | {Tensor.__getitem__: lookups.quick_getitem, Tensor.__setitem__: scatters.quick_setitem}
 
 
 class _Shadows(Engine):

@@ -22,6 +22,7 @@ from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, lazy_clone, ordinary
 from ..interface import Func, Region
 from .differences import added, neighbours, total
+from .orders import quick_order
 from .picked import Best, Picked, quick_choice
 from .selections import quick_select, select
 from .shadow import Shadow, Weights, as_float, carry, mark, shadow
@@ -137,11 +138,19 @@ def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
 
 
 def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``table[index]``, one row for each index that was picked; and ``x[mask]``."""
+    """``table[index]``, one row for each index that was picked, or by an order; and ``x[mask]``."""
     table, index = args
+    if type(index) is slice:
+        return move(region, func, args, {})
     picked = quick_choice(index)
     if not isinstance(picked, Best):
-        return quick_select(region, func, args)
+        order = quick_order(index)
+        if order is None:
+            return quick_select(region, func, args)
+        if not ordinary(table) or table.dtype not in FULL:
+            return NotImplemented
+        out = func(table, index)
+        return order.soft(finite(out.detach()), True, out)
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
     return _rows_read(picked, func(table, index), table)

@@ -7,6 +7,7 @@ sums (see `ladder`); weights, in windows around each place (see `order`), are wo
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ..._ops.ladder import Sorting
+from ..._ops.openness import marked
 from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.order import rank as ranks
 from ..._ops.projections import decided, rows_of
 from ..._ops.samples import at_each, beside, neighbours, pairs
-from ..._ops.surrogates import alias, follow, lazy_clone, simple
+from ..._ops.surrogates import alias, follow, kept, lazy_clone, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
@@ -72,11 +74,11 @@ class Order(Weights):
     """Which element stands at each place of a whole row: it can be inverted."""
 
     def __init__(self, index: Tensor, x: Tensor, dim: int, largest: bool, eps: float | Width) -> None:
-        plain, scores = simple(x) and watch_of(eps) is None, entering(x)
+        plain, scores = simple(x) and watch_of(eps) is None, kept(x)
 
         # It does not hold the order itself: nobody would free it.
         def places() -> Places:
-            return _places(scores, dim, largest, eps, index.movedim(dim, -1))
+            return _places(marked(scores), dim, largest, eps, index.movedim(dim, -1))
 
         def weigh() -> tuple[Tensor, Tensor]:
             order = places()
@@ -96,6 +98,14 @@ class Order(Weights):
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
 
 
+def quick_order(x: Any) -> Linear | None:
+    """The order that an index is, or is the inverse of, where plain autograd is all there is."""
+    pair = getattr(x, "_sll", None)
+    if pair is None or type(x) is not Tensor or pair[1] != x._version or pair[0].within is not None:
+        return None
+    return getattr(pair[0], "order", None)
+
+
 def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
     x, dim, largest = named["input"], int(named.get("dim", -1)), bool(named.get("descending", False))
@@ -111,12 +121,13 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def quick_argsort(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, dim = args[0], args[1] if len(args) > 1 else -1
     if type(x) is Tensor and x.dtype == torch.int64:
-        pair = getattr(x, "_sll", None)
-        own = pair[0] if pair is not None and pair[1] == x._version else None
-        if type(own) is not Order or own.order is None or own.within is not None or own.dim != dim or len(args) > 2:
+        own = x._sll[0] if quick_order(x) is not None else None  # type: ignore[attr-defined]
+        if type(own) is not Order or own.dim != dim or len(args) > 2:
             return NotImplemented
         out = func(*args)
         return mark(region, out, inverse(own, False, lazy_clone(out)))
+    if type(x) is Tensor and not x.requires_grad and getattr(x, "_sll", None) is None:
+        return func(*args)  # nothing is decided
     if len(args) > 3 or type(dim) is not int or not quickly_decides(region, "sort", x):
         return NotImplemented
     if x.shape[dim] < 2 or not x.numel():
@@ -143,7 +154,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
 
     def value() -> Tensor:
         """As a number: `sll.rank`, over pairs."""
-        rows = rows_of(own.scores, dim, True)
+        rows = rows_of(marked(own.scores), dim, True)
         if linear is not None:
             return linear.ranks(ranked.to(rows.dtype))
         rows, half = in_units(rows, own.eps, pairs)
@@ -204,14 +215,15 @@ def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     asked = named.get("return_inverse") and named.get("dim") is None and simple(x)
     if not decides(region, func, "unique", x, None) or not asked:
         return out
-    if out[0].numel() < x.numel() or bool(x.detach().isnan().any()):
+    if out[0].numel() < x.numel() or math.isnan(x.detach().amax()):  # (in a fraction of the time of `any`)
         region.lose(
             "unique", [], "some of the numbers are equal, and equal numbers have no places of their own; use sll.rank.",
             undecided=lambda: True,
         )  # fmt: skip
         return out
-    index, then = x.detach().reshape(-1).argsort(), alias(out[1])
-    found = inverse(Order(index, x.reshape(-1), 0, False, region.eps_for("unique")), False, then.reshape(-1))
+    then, flat = alias(out[1]), x if x.dim() == 1 else x.reshape(-1)
+    order = Order(flat.detach().argsort(), flat, 0, False, region.eps_for("unique"))
+    found = inverse(order, False, then if x.dim() == 1 else then.reshape(-1))
     if x.dim() == 1:
         with_indices(region, func, out[1], found)
         return out

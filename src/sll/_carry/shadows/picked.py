@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
-from ..._ops.openness import scores as entering
+from ..._ops.openness import marked
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
 from ..._ops.samples import lead, neighbours
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, follow, lazy_clone, ordinary, simple
+from ..._ops.surrogates import alias, follow, kept, lazy_clone, ordinary, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
@@ -133,7 +133,7 @@ class Picked(Weights):
     ) -> None:  # fmt: skip
         common = quick or simple(x)
         self.k, self.dim, self.largest, self.eps = k, dim, largest, region.eps_for(op)
-        self.scores, self.index = entering(x), lazy_clone(index) if common else alias(index)
+        self.scores, self.index = kept(x), lazy_clone(index) if common else alias(index)
         self.plain = quick or common and watch_of(self.eps) is None
         self._saving = None if quick else saving()
         self._by: Projection | None = None
@@ -154,7 +154,7 @@ class Picked(Weights):
         )
 
     def rows(self) -> Tensor:
-        return rows_of(self.scores, self.dim, self.largest, self.ordered)
+        return rows_of(marked(self.scores), self.dim, self.largest, self.ordered)
 
     def distances(self, rows: Tensor) -> Tensor:
         return distances_of(rows, self.k, self.ordered)

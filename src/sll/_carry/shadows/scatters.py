@@ -22,9 +22,9 @@ from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
-from .orders import Order, inverse
+from .orders import Order, inverse, quick_order
 from .picked import Picked, quick_choice
-from .shadow import Shadow, Weights, as_value, carry, shadow, tensors
+from .shadow import Shadow, Weights, as_value, carry, mark, shadow, tensors
 
 
 def written(
@@ -65,7 +65,7 @@ def _put(old: Tensor, new: Any, add: bool, spot: Spot | None, read: Callable[[Te
     new = torch.as_tensor(new, dtype=old.dtype, device=old.device)
     if spot is not None and spot.along is not None and not spot.rows and new.shape == spot.index.shape:
         write = old.scatter_add if add else old.scatter
-        return write(spot.along, spot.index, new)
+        return write(spot.along, spot.index.clone(), new)  # (the program may write to its index)
     there = read(_places(old))
     return old.reshape(-1).index_put((there,), new.expand(there.shape), accumulate=add).reshape(old.shape)
 
@@ -84,6 +84,43 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if type(x) is not Tensor or x.dtype not in FULL or not picked.lies(dim % x.dim(), x):
         return NotImplemented
     return _set(picked, func(*args), dim, value - x.detach())
+
+
+def quick_setitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``x[order] = source``, of integers in one row."""
+    target, index, source = args
+    return _write_row(region, func, args, target, index, source, False)
+
+
+def quick_scatter_add(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``x.scatter_add_(0, order, source)``."""
+    if len(args) != 4 or args[1] != 0:
+        return NotImplemented
+    return _write_row(region, func, args, args[0], args[2], args[3], True)
+
+
+def _write_row(
+    region: Region, func: Func, args: tuple[Any, ...], x: Tensor, index: Any, source: Any, add: bool
+) -> Any:  # fmt: skip
+    """An order, or its inverse, writes integers to a row that carries nothing."""
+    order = quick_order(index)
+    if order is None or not _whole_row(x, index) or not _whole_row(source, index) or getattr(x, "_sll", None):
+        return NotImplemented
+    own = shadow(source)
+    if own is not None and not add:
+        return NotImplemented
+    new = source.to(torch.float32) if own is None else own.value()
+    base = None if own is None else torch.zeros_like(new).scatter(0, index.clone(), new)
+    written = func(*args)
+    value = order.soft(new.detach(), False, base, lambda: x.to(new.dtype))  # (integers are finite)
+    mark(region, x, Shadow.of(value, None, new.dtype))
+    return written
+
+
+def _whole_row(x: Any, index: Tensor) -> bool:
+    """Whether `x` is a row of integers of its own, one for each place of the index."""
+    known = type(x) is Tensor and x.dtype in (torch.int32, torch.int64) and x._base is None
+    return known and x.dim() == 1 and x.shape == index.shape
 
 
 def _is_hot(x: Tensor, source: Any) -> bool:
