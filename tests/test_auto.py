@@ -139,6 +139,13 @@ def test_what_tells_nothing_does_not_freeze(silent):
     assert 0.3 < only(eps) < 2
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_squares_that_are_no_numbers(scale):
+    eps = sll.Auto(steps=1)
+    (g,) = train(eps, [torch.linspace(-scale, scale, 8, dtype=torch.float64).requires_grad_()])
+    assert scale / 10 < only(eps) <= 2 * scale and g.isfinite().all() and g.any()
+
+
 def test_nan_and_inf_are_left_out():
     eps = sll.Auto(steps=1)
     x = torch.cat([rows().detach(), torch.tensor([math.nan, math.inf, -math.inf])]).requires_grad_()

@@ -63,7 +63,8 @@ class Measured:
 
     @property
     def half(self) -> float:
-        return SCALE * math.sqrt(self.squares / self.many)
+        half = SCALE * math.sqrt(self.squares / self.many)
+        return max(half, self.smallest) if half < _LARGEST[4] else self.largest  # (squares may not be numbers)
 
 
 SCALE = 2.0

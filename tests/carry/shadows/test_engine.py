@@ -84,6 +84,135 @@ QUICK = {
         ((x > 0).long() == (y > 0).long().detach()).to(x.dtype) + (x.round().long() > 1) * y + (2 != x.long()) * x
     ),
     "integers compared, broadcast": lambda x, y: ((x > 0).int() != torch.tensor([[0], [1]])).to(x.dtype).sum(0),
+    "integer arithmetic": lambda x, y: whole(
+        x, lambda n, m, k: ((2 - n) * 3 + (n + k) - n * k + m - (-m) + 4 * m - m * n) * y
+    ),
+    "integers by floats": lambda x, y: whole(
+        x, lambda n, m, k: 2.5 * n - y * m + (0.5 - n) + (m - 1.5) * (-0.0 * m) + n.int() * 0.5 + (k - m) * y
+    ),
+    "integers of another type": lambda x, y: whole(
+        x, lambda n, m, k: (n.to(torch.int8) - 100) * y + (m.to(torch.uint8) > 2) * y + (n.int() - m) * y
+    ),
+    "large integers": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            (n * (1 << 40) + m) * y
+            + (n * (1 << 40) - m + k).to(x.dtype)
+            + (m * (1 << 62)) * y
+            + torch.minimum(n * (1 << 40) + 1, m) * y
+            + (x > 0).sum() * (1 << 30)
+            + n.to(torch.int8) * 100
+        ),
+    ),
+    "the other side of arithmetic": lambda x, y: whole(
+        x, lambda n, m, k: (2 * n - 1 > k) * y + ((m - k + 1).minimum(k) == 1) * y + (n - n == 0) * y + (n + n > 1) * y
+    ),
+    "minimum, clamp, abs": lambda x, y: whole(
+        x,
+        lambda n, m, k: n.minimum(k) * y + torch.maximum(m, k) * y + n.clamp(-1, 1) + m.abs() + torch.minimum(n, m) * y,
+    ),
+    "bits": lambda x, y: whole(
+        x, lambda n, m, k: (m & 1) * y + (k ^ n.clamp(0, 3)) * y + (~m) * y + m.logical_not() * y
+    ),
+    "integers and floats compared": lambda x, y: whole(
+        x, lambda n, m, k: (n < y) * y + (y <= m) * y + (m > y.detach()) * y + (1.5 >= n) * y + (y[3] > m) * y
+    ),
+    "of two integers": lambda x, y: whole(
+        x, lambda n, m, k: (n > m) * y + (m >= k) * y + (k < n) * y + (m == n) * y + (k != m) * y + (m <= k[:1]) * y
+    ),
+    "integers chosen": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            torch.where(x > y, m, k) * y
+            + torch.where(x > y, n, m) * y
+            + torch.where(k > 0, n, m) * y
+            + torch.where(x > y, 3, k) * y
+            + torch.where(k > 0, n, 2) * y
+            + torch.where(x > 0, k, 5) * y
+        ),
+    ),
+    "integers chosen, again": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            (torch.where(x > y, m, k).minimum(k) > 1) * y
+            + (torch.where(k > 0, n, 2) > k) * y
+            + (torch.where(x > 0, k, 5) > 1) * y
+            + m.masked_fill(x > y, 2) * y
+            + k.masked_fill(x > y, 2) * y
+        ),
+    ),
+    "integers chosen, of several types": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            torch.where(x > y, m > 1, n) * y
+            + (torch.where(k > 0, n, m) > 1) * y
+            + (torch.where(k > 0, m > 1, n) > 0) * y
+            + torch.where(x > y, k > 1, m > 1) * y
+            + torch.where(k > 0, n.to(torch.int8), 1) * y
+            + torch.where(x > y, m, 1.5) * y
+        ),
+    ),
+    "integers, broadcast": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            (n + torch.tensor([[0], [2]])).sum(0) * y
+            + (m[:1] * k) * y
+            + torch.where(x[:1] > 0, m, n[:1].expand(len(x))) * y
+            + torch.where(x.reshape(-1, 1)[:3] > 0, m, k).sum(0) * y
+        ),
+    ),
+    "integers moved": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            n.reshape(-1, 1).squeeze() * y
+            + (m.view(1, -1).expand(2, -1).sum(0) > 2) * y
+            + (n.unsqueeze(0).t().flatten() > k) * y
+            + m[0].expand(len(x)).to(x.dtype)
+            + (x > 0).long().reshape(1, -1)[0] * y
+        ),
+    ),
+    "rows of a table": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            (y[20:26][n.clamp(-5, 5)] + y[4:7][m.clamp(0, 2)] + x[:12].reshape(6, 2)[n.clamp(-6, 5)].sum(1))
+            + y.detach()[:6][n.reshape(-1, 1).clamp(-6, 4)].squeeze(1)
+            + y[:6].clone()[n.int().clamp(-6, 4)]
+            + y[:8][k]
+        ),
+    ),
+    "at the ends of a table": lambda x, y: at_the_ends(x.nan_to_num(0.1), y),
+    "casts": lambda x, y: (
+        x.round().clamp(-7, 7).to(torch.int8).to(x.dtype) * y
+        + x.floor().short() * y
+        + x.ceil().int().to(x.dtype) * y
+        + (x / 0.3).round().clamp(-3, 3).char().double().to(x.dtype)
+        + x.trunc().long().float().to(x.dtype)
+    ),
+    "whole numbers written to": lambda x, y: written_after(x.nan_to_num(0.1).clamp(-4, 4).round(), y),
+    "integers without dimensions": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            (m[2] - 1 > 0) * y
+            + torch.minimum(m[3], k[3]) * y
+            + (n[5] < y[5]).to(x.dtype) * y
+            + torch.where(x[2] > 0, m[2], m[3]) * y
+        ),
+    ),
+    "empty integers": lambda x, y: whole(
+        x, lambda n, m, k: y + torch.where(x[:0] > 0, m[:0] - 1, k[:0]).sum() + (n[:0] > y[:0]).sum()
+    ),
+    "integers written to": lambda x, y: whole(x, lambda n, m, k: between(n, m, k, y)),
+    "mask as an integer, again": lambda x, y: (
+        lambda n: (
+            (n == y.detach().long()) * y
+            + (n.reshape(-1, 1).squeeze(1) * 3 - 1 != 2) * y
+            + torch.minimum(n, 1 - n) * y
+            + ((n - 1).abs() > 0) * y
+        )
+    )((x > 0).long()),
+    "counts as floats": lambda x, y: whole(
+        x, lambda n, m, k: 2 * m[:2].float().sum().to(x.dtype) * y + (3 * (x > 0).sum() - (y > 0).sum().squeeze()) * y
+    ),
     "long": lambda x, y: x.long().to(x.dtype) * y,
     "where": lambda x, y: torch.where(x > 0, x * y, y),
     "where of numbers": lambda x, y: torch.where(x > 0, 3.0, -1.0).to(x.dtype) + torch.where(x > y, x, 7.0),
@@ -144,6 +273,40 @@ def mean_ranks(y, ranks):
 def of_counts(x, y, ask):
     n = torch.stack([x > 0, y > 0, x < 1]).sum(0)
     return sum((k + 1) * answer.to(x.dtype) for k, answer in enumerate(ask(n)))
+
+
+def whole(x, f):
+    """Of integers whose other side is known, of counts, and of data."""
+    n, m = x.round().clamp(-5, 5).nan_to_num(0.0).long(), torch.stack([x > 0, x > -1, x > 1, x < 0.2]).sum(0)
+    return f(x.clamp(-4, 5).round().long(), m, (torch.arange(len(x)) % 4)) + f(n, m - 1, m.detach() - 1)
+
+
+def between(n, m, k, y):
+    """What is made of them before they are written to, and used after that."""
+    n, m, k, mask = n + 0, m + 0, k.clone(), n > 1
+    made = n * k, m - k, torch.minimum(m, k), torch.where(mask, m, k), m > k, n < y, mask * 2, n == k, m.reshape(-1, 1)
+    for written in (n, m, k):
+        written.mul_(2)
+    mask.logical_not_()
+    return sum(x.squeeze() * y for x in made)
+
+
+def at_the_ends(x, y):
+    infinite = torch.tensor([0, math.inf, -math.inf, math.nan], dtype=x.dtype)
+    return (
+        y[20:22][x.round().clamp(0, 1).long()]
+        + y[20:24][(x > 0).long()]
+        + y[30:33][x.clamp(-3, 2).long()]
+        + y[20:22][x.floor().clamp(-1, 0).long()]
+        + y[:1][x.round().clamp(0, 0).long()]
+        + infinite[x.ceil().clamp(-4, 3).long()] * y
+    )
+
+
+def written_after(q, y):
+    n = (q + 4).long()
+    q.mul_(2)
+    return n.to(y.dtype) * y + y[20:29][n]
 
 
 SPECIAL = [0.0, -0.0, 0.2, -0.2, 0.5, 0.3, 0.7, 0.75, 1.0, -1.0, 1.5, -1.5, 1e-40, -1e-40, 3e38, math.inf, -math.inf]
@@ -209,6 +372,28 @@ def test_quick_rules_are_taken(monkeypatch):
         torch.Tensor.scatter_add_,
         torch.Tensor.scatter,
     } <= taken
+
+
+MOVED = {
+    "expanded": lambda n: n[:, :1].expand(3, 4),
+    "expanded at once": lambda n: n.unsqueeze(0).expand(2, -1, -1),
+    "transposed": lambda n: n.t(),
+    "reshaped": lambda n: n.t().reshape(6, 2),
+    "a cast": lambda n: n.long(),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_floats_of_moved_masks_are_tensors_of_their_own(name):
+    x = torch.linspace(-1, 1, 12).reshape(3, 4).requires_grad_()
+    with region(eps=1.0):
+        mask = MOVED[name](x > 0)
+        first, again = mask.float(), mask.float()
+        plain = MOVED[name](x.detach() > 0).float()
+        assert first.stride() == plain.stride() and same_bits(first, plain)
+        first.add_(1)  # (also where several elements of the mask are one)
+        assert same_bits(again, plain) and same_bits(mask.float(), plain)
+    assert torch.autograd.grad(first.sum() + again.sum(), x)[0].any()
 
 
 @pytest.mark.parametrize("what", ["requires no grad", "no_grad", "half", "only", "trace", "subclass", "integers"])

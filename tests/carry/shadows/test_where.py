@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sll
+from local_slopes import worked_out
 
 EPS = 0.25
 
@@ -129,3 +130,14 @@ def test_infinite_branches_are_counted():
     (slope,) = torch.autograd.grad(y.exp().sum(), x)
     assert torch.equal(slope, torch.zeros_like(x))
     assert sum(r.report().infinite_jumps.values()) == 3
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_integers_that_are_taken_keep_their_gradient(fixed):
+    """Also where their other side is the same number: 3.4 is rounded to 3, or to 4, of which the clamp makes 3."""
+
+    def taken(x, y):
+        count = (x > 0).long() + (y > 0).long()
+        return torch.where(y.detach() > 0 if fixed else y > 0, x.round().clamp(0, 3).long(), count).double()
+
+    worked_out(taken, (3.4, 0.1), (2.0, 0.0 if fixed else 2.0))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..._ops.dtypes import FULL
 from ..._ops.env import tracked
-from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ramp, simple
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ordinary, ramp
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
 from .elementwise import elementwise
-from .shadow import Shadow, Whole, carried, carry, mark, quick_shadow, shadow
+from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow, shadow
 from .sources import half_at, to_integer_but_zero, wide
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
@@ -28,15 +28,15 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """Of an ordinary float to integers; of a mask or an integer whose shadow is the same number for number."""
     x = args[0]
     to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
-    if x.requires_grad and to in INTEGERS and x.dtype in FULL and simple(x) and region.linearizes("cast"):
+    if x.requires_grad and to in INTEGERS and x.dtype in FULL and ordinary(x) and region.linearizes("cast"):
         return _decided(region, x, func(*args))
     own = quick_shadow(x)
     if own is None:
         return NotImplemented
     if to is own.exact:
-        return own.make()
+        return own.new()
     if args[0].dtype == torch.bool and to in INTEGERS[:2]:
-        return mark(region, func(*args), Shadow(lambda: fresh(own.value()), lambda n: 1 - n, own.exact))
+        return mark(region, func(*args), Shadow(own.value, opposite, own.exact, shared=True))
     return NotImplemented
 
 
@@ -46,7 +46,7 @@ def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if own is not None and own.exact is not None and not kwargs:
         to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
         if to is own.exact and torch.is_grad_enabled():
-            return own.make()
+            return own.new()
     return elementwise(region, func, args, kwargs)
 
 
@@ -68,24 +68,29 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 def _decided(region: Region, x: Tensor, out: Tensor) -> Tensor:
     """`out` are the integers that `x` became."""
-    whole = carried(x)
-    numbers = lazy_clone(out) if eager() else alias(out)
+    whole, plainly = carried(x), eager()
     floats = kept(wide(x))
     if out.device != x.device:
         floats = floats.to(out.device)
+    fixed, dtype = floats.detach(), floats.dtype
     if isinstance(whole, Whole):
 
         def other(n: Tensor) -> Tensor | None:
-            found = whole.other(floats.detach())
+            found = whole.other(fixed)
             return None if found is None else found.to(n.dtype)
 
-        return carry(
-            region, out, Shadow(lambda: follow(floats, lambda: numbers.to(floats.dtype)), other, exact=floats.dtype)
-        )
+        if plainly:
+            floats.data = out.type(dtype)
+        else:
+            floats = follow(floats, lambda: out.to(dtype))
+        return carry(region, out, Shadow.of(floats, other, exact=dtype))
+    numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
-    found = Shadow.of(make()) if region.trace is not None or not simple(x) else Shadow(make, exact=floats.dtype)
-    found._other = lambda n: _beyond(floats, n)
+    found = (
+        Shadow.of(make()) if region.trace is not None or not plainly or not ordinary(x) else Shadow(make, exact=dtype)
+    )
+    found._other = lambda n: _beyond(fixed, n)
     return carry(region, out, found)
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite, is_finite
 from ..._ops.env import compiling
-from ..._ops.surrogates import alias, eager, follow, lazy_clone
+from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
-from .shadow import Shadow, Weights, carry, mark, quick_shadow, shadow
+from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, shadow
 
 
 def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
@@ -52,32 +52,83 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         numbers, dtype = alias(out), soft.dtype
         value = follow(soft.expand(out.shape), lambda: numbers.to(dtype))
     other = None if out.dtype == torch.bool else other_of(func, args, kwargs, list(operands.values()))
-    return carry(region, out, Shadow.of(value, other))
+    return carry(region, out, Shadow.of(value, other, exact=value.dtype if eager() else None))
 
 
-def quick_difference(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """Of an integer whose shadow is the same number for number, and what is fixed: a comparison."""
-    i = 0 if quick_shadow(args[0]) is not None else 1
-    n, y = args[i], args[1 - i]
-    own = quick_shadow(n)
-    if own is None or not own.knows_other() or n.dtype in (torch.bool, torch.uint8):  # (bytes wrap around)
-        return NotImplemented
-    if type(y) is not int and (type(y) is not Tensor or y.is_floating_point() or getattr(y, "_sll", None) is not None):
-        return NotImplemented
-    beyond = own.other(n)
-    if beyond is None:
-        return NotImplemented
-    out, there = func(*args), func(beyond, y) if i == 0 else func(y, beyond)
-    flags, step, dtype = lazy_clone(out), beyond - n, own.exact
-    assert dtype is not None
+def numbered(
+    region: Region, out: Tensor, soft: Callable[[], Tensor], dtype: torch.dtype, other: Other = None
+) -> Tensor:
+    """`out` carries its own numbers, with the gradient of ``soft()``, a tensor of its shape that nobody else has."""
+    numbers = lazy_clone(out)
 
     def make() -> Tensor:
-        now = flags.to(dtype)
-        found: Tensor = own.value() * (there.to(dtype) - now).div_(step).nan_to_num_(0.0, 0.0, 0.0)
-        found.data = now
+        found = soft()
+        found.data = numbers.type(dtype)  # (in half the time of `to`)
         return found
 
-    return mark(region, out, Shadow(make, None, dtype)) if out.shape == n.shape else NotImplemented
+    return mark(region, out, Shadow(make, other, dtype))
+
+
+def common(args: tuple[Any, ...], found: list[Shadow | None], floats: bool = False) -> torch.dtype | None:
+    """The type of the shadows `found` of operands. None if they have several, if one is not the same number for number,
+    and if an operand is no mask or integer (`floats`: and no float either).
+    """
+    dtype = None
+    for x, own in zip(args, found):
+        if own is not None:
+            if own.exact is not dtype and dtype is not None:
+                return None
+            dtype = own.exact
+        elif ordinary(x):
+            if x.is_floating_point():
+                if not floats:
+                    return None
+            elif x.is_complex() or getattr(x, "_sll", None) is not None:
+                return None
+        elif type(x) is not int and not (floats and type(x) is float):
+            return None
+    return dtype
+
+
+def quick_difference(region: Region, func: Func, args: tuple[Any, ...], floats: bool = False) -> Any:
+    """Of masks and integers whose shadows are the same number for number, and what is fixed. `floats`: it compares."""
+    found = [quick_shadow(x) for x in args]
+    dtype = common(args, found, floats)
+    if dtype is None or args[0] is args[-1] and len(args) > 1:
+        return NotImplemented
+    out = func(*args)
+    known = [(own, *slope_of(func, args, i, own, out)) for i, own in enumerate(found) if own is not None]
+    there = known[0][2] if len(known) == 1 and out.dtype != torch.bool else None
+    return numbered(region, out, lambda: total([own.value() * slope for own, slope, _ in known]), dtype, there)
+
+
+def slope_of(func: Func, args: tuple[Any, ...], i: int, own: Shadow, out: Tensor) -> tuple[Tensor, Other]:
+    """What `out` changes by with the operand `i`, and what it is on the other side, if that is known."""
+    n, dtype = args[i], own.exact
+    assert dtype is not None
+
+    def at(y: Tensor) -> Tensor:
+        return func(*args[:i], y, *args[i + 1 :])  # type: ignore[no-any-return]
+
+    flag = own.is_flag(n)
+    if flag:
+        slope = _apart(at(number(1, n.dtype, n.device)), at(number(0, n.dtype, n.device)), dtype)
+        if out.dtype == torch.bool:
+            return slope, None
+    beyond = own.other(n)
+    if beyond is None:
+        low, high = neighbours(n, *(number(k, torch.int64, n.device) for k in (0, 1)))
+        slope = _apart(at(high), at(low), dtype)
+        return slope if out.dtype == torch.bool else slope.div_(_apart(high, low, dtype)), None
+    there = at(beyond)
+    if not flag:
+        slope = _apart(there, out, dtype).div_(_apart(beyond, n, dtype)).nan_to_num_(0.0, 0.0, 0.0)
+    return slope, lambda _: there
+
+
+def _apart(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """``a - b`` as floats. (Small integers wrap around.)"""
+    return (a - b).type(dtype) if a.dtype == b.dtype == torch.int64 else a.type(dtype) - b.type(dtype)
 
 
 def total(parts: list[Tensor]) -> Tensor:
@@ -142,10 +193,10 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
     return own.value() * quotient(at(high), at(low), high, low, own.value().dtype)
 
 
-def neighbours(n: Tensor) -> tuple[Tensor, Tensor]:
+def neighbours(n: Tensor, zero: Any = 0, one: Any = 1) -> tuple[Tensor, Tensor]:
     """The integers next to `n`; a count of 0 has none below."""
     n = n.long() if n.dtype in (torch.uint8, torch.int8, torch.bool) else n
-    return torch.where(n == 0, n, n - 1), n + 1
+    return torch.where(n == zero, n, n - one), n + one
 
 
 def quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,9 +13,19 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, tracked
-from ..._ops.surrogates import alias, follow, kept, number, ordinary
+from ..._ops.surrogates import alias, follow, kept, number
 from ..interface import Func, Region
-from .differences import as_floats, by_difference, other_of, quick_difference, quotient, relabelled, spread
+from .differences import (
+    as_floats,
+    by_difference,
+    common,
+    numbered,
+    other_of,
+    quick_difference,
+    quotient,
+    relabelled,
+    spread,
+)
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 
@@ -85,9 +95,11 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
 
 
 def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """Whole numbers and whole constants, ``x.round().clamp(-7, 7)``."""
-    x, whole = args[0], getattr(args[0], "_sll", (None, None))[0]
-    if not isinstance(whole, Whole) or x._sll[1] != x._version or whole.within is not None:
+    """Whole numbers and whole constants, ``x.round().clamp(-7, 7)``; integers."""
+    x, whole = args[0], (getattr(args[0], "_sll", None) or (None, None))[0]
+    if not isinstance(whole, Whole):
+        return quick_difference(region, func, args)
+    if x._sll[1] != x._version or whole.within is not None:
         return NotImplemented
     for y in args[1:]:
         if type(y) is not int and not (type(y) is float and y.is_integer()):
@@ -131,7 +143,9 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = [shadow(x) for x in args]
     known = [x for x, found in zip(args, own) if found is not None]
     lazy = all(found is not None or not isinstance(x, Tensor) for x, found in zip(args, own))
-    make: Callable[[], Tensor] = lambda: func(*(x if found is None else found.value() for x, found in zip(args, own)))
+    # (A product saves its operands.)
+    fixed = [kept(x) if found is None and isinstance(x, Tensor) else x for x, found in zip(args, own)]
+    make: Callable[[], Tensor] = lambda: func(*(x if found is None else found.value() for x, found in zip(fixed, own)))
     if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights):
         value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
         labels = relabelled(func, args, {}, known[0], chosen)
@@ -161,12 +175,12 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     for x, known in zip(args, found):
         if type(x) is not Tensor or x.dtype != torch.bool:
-            return quick_difference(region, func, args) if func.__name__ in EQUALITY else NotImplemented
+            return quick_difference(region, func, args, func.__name__ in EQUALITY)
         if known.exact is not own.exact if known is not None else getattr(x, "_sll", None) is not None:
             return NotImplemented
     floats = own.exact
     assert floats is not None
-    fixed = [x.to(floats) if known is None else None for x, known in zip(args, found)]
+    fixed = [x.type(floats) if known is None else None for x, known in zip(args, found)]
     polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats, args[0].device)
     make: Callable[[], Tensor] = lambda: polynomial(
         one, *(x if known is None else known.value() for x, known in zip(fixed, found))
@@ -186,32 +200,46 @@ POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
 
 
 def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """A sum, a difference or a product of a mask and a float."""
-    if len(args) != 2:
+    """A sum, a difference or a product of masks, integers, floats and numbers."""
+    found, name, whole = [quick_shadow(x) for x in args], func.__name__, True
+    dtype, product = common(args, found, True), name in PRODUCTS
+    if dtype is None or product and args[0] is args[1]:
         return NotImplemented
-    found = [quick_shadow(x) for x in args]
-    own = found[0] or found[1]
-    if own is None or func.__name__ not in LINEAR:
-        return NotImplemented
-    for x, known in zip(args, found):
-        if known is not None:  # (torch subtracts no bool)
-            fits = known.exact is own.exact and (x.dtype != torch.bool or func.__name__ not in SUBTRACTS)
-        elif isinstance(x, Tensor):
-            fits = ordinary(x) and x.dtype is own.exact and x.dim() > 0
-        else:
-            fits = type(x) is float and own.exact is torch.get_default_dtype()
-        if not fits:
+    operands = list(args)
+    for i, x in enumerate(args):
+        kind = x.dtype if isinstance(x, Tensor) else torch.get_default_dtype() if type(x) is float else None
+        if kind is torch.bool and name in SUBTRACTS:
+            return NotImplemented  # (torch refuses it)
+        if found[i] is not None:
+            continue
+        if kind is not None and kind.is_floating_point:
+            if kind is not dtype:
+                return NotImplemented
+            whole = False
+        if not isinstance(x, Tensor):
+            operands[i] = number(float(x), dtype, args[1 - i].device) if x else x  # (0.0 and -0.0 would be one number)
+        elif kind is not dtype:
+            operands[i] = x.type(dtype)
+        elif product and _writable(x):  # (without a region nothing is saved for the mask: it may be written to)
+            operands[i] = kept(x)
+    make: Callable[[], Tensor] = lambda: func(*(x if own is None else own.value() for x, own in zip(operands, found)))
+    if not whole:
+        return make()
+    out, known = func(*args), [x for x, own in zip(args, found) if own is not None]
+    other = None
+    if out.dtype != torch.bool and any(
+        own.knows_other() or x.dtype == torch.bool for x, own in zip(args, found) if own
+    ):
+        other = other_of(func, args, {}, known)
+    return numbered(region, out, make, dtype, other)
+
+
+def quick_quotient(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """It decides nothing unless it is told to round, which takes a keyword."""
+    for x in args:
+        if getattr(x, "_sll", None) is not None:
             return NotImplemented
-    if found[0] is not None and found[1] is not None:
-        return NotImplemented  # (a result of integers, which carries something)
-    # (Without a region nothing is saved for the mask: it may be written to.)
-    keep = func.__name__ in PRODUCTS
-    return func(
-        *(
-            kept(x) if known is None and keep and _writable(x) else x if known is None else known.value()
-            for x, known in zip(args, found)
-        )
-    )
+    return func(*args)
 
 
 def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor | None:

@@ -36,6 +36,7 @@ from . import (
     where,
     writes,
 )
+from .quotients import QUOTIENTS
 from .shadow import Selected, Weights, carried, shadow, tensors
 
 RULE_OF: dict[str, Rule] = {
@@ -96,6 +97,10 @@ _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
+_QUESTIONS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point}
+_QUESTIONS |= {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device")}
+
+
 def _quick() -> dict[Any, Quick]:
     rules = {op: quick for op in STEPS if (quick := sources.quickly(op)) is not None}
     rows = [row for row in ROWS if row.family == "sources" and row.op in rules]
@@ -103,6 +108,7 @@ def _quick() -> dict[Any, Quick]:
     chosen: dict[str, Quick] = {op: choices.quick_position(op) for op in ("argmax", "argmin")}
     chosen |= {"topk": choices.quick_topk, "argsort": orders.quick_argsort}
     chosen |= dict.fromkeys(("to", *casts.TYPES), casts.quick_cast)
+    chosen |= dict.fromkeys(QUOTIENTS, elementwise.quick_quotient)
     return found | {func: quick for name, quick in chosen.items() for func in spellings(name)}
 
 
@@ -110,7 +116,8 @@ def _quick_on() -> dict[Any, Quick]:
     named: dict[str, Quick] = {
         **dict.fromkeys(elementwise.KEEPS_WHOLE - elementwise.CASTS - elementwise.LINEAR, elementwise.quick_whole),
         **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
-        **dict.fromkeys(elementwise.ADDS | elementwise.PRODUCTS, elementwise.quick_linear),
+        **dict.fromkeys((elementwise.ADDS | elementwise.PRODUCTS) - {"positive", "__pos__"}, elementwise.quick_linear),
+        **dict.fromkeys(shape.QUICK, shape.quick_move),
         "sum": reductions.quick_sum,
         "one_hot": lookups.quick_one_hot,
         "scatter": scatters.quick_scatter,
@@ -121,6 +128,7 @@ def _quick_on() -> dict[Any, Quick]:
             named.update(dict.fromkeys(row.names.split(), reductions.quick_count(row.op)))
     found = {func: quick for name, quick in named.items() for func in spellings(name)}
     found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
+    found.update(dict.fromkeys(_QUESTIONS, lambda region, func, args: func(*args)))
     return found | {Tensor.__getitem__: lookups.quick_getitem, Tensor.__setitem__: scatters.quick_setitem}
 
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from ..._ops.apply import finite
 from ..._ops.dtypes import FULL
 from ..._ops.projections import decided
-from ..._ops.surrogates import alias, follow, lazy_clone, ordinary
+from ..._ops.surrogates import alias, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
 from .differences import added, neighbours, total
 from .orders import quick_order
 from .picked import Best, Picked, quick_choice
 from .selections import quick_select, select
-from .shadow import Shadow, Weights, as_float, carry, mark, shadow
+from .shadow import Shadow, Weights, as_float, carry, mark, quick_shadow, shadow
 from .shape import move
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ class Spot:
 
     def inside(self, i: Tensor) -> Tensor:
         """What lies beyond the end of the table is its end."""
-        return torch.where(self.index < 0, i + self.size, i).clamp(0, self.size - 1)
+        return _inside(i, self.index, self.size)
 
     def candidates(self) -> list[tuple[Tensor, Tensor]]:
         """Every index that may have been chosen, and its weight."""
@@ -131,6 +131,10 @@ class Spot:
         return total(parts)
 
 
+def _inside(i: Tensor, index: Tensor, size: int, zero: Any = 0) -> Tensor:
+    return torch.where(index < zero, i + size, i).clamp(0, size - 1)
+
+
 def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
     """`out` are the rows of a table that were picked."""
     entries = finite(table.detach())
@@ -138,22 +142,48 @@ def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
 
 
 def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``table[index]``, one row for each index that was picked, or by an order; and ``x[mask]``."""
+    """``table[index]``, one row for each index, or by an order; and ``x[mask]``."""
     table, index = args
     if type(index) is slice:
         return move(region, func, args, {})
     picked = quick_choice(index)
     if not isinstance(picked, Best):
         order = quick_order(index)
-        if order is None:
-            return quick_select(region, func, args)
-        if not ordinary(table) or table.dtype not in FULL:
-            return NotImplemented
-        out = func(table, index)
-        return order.soft(finite(out.detach()), True, out)
+        if order is not None:
+            if not ordinary(table) or table.dtype not in FULL:
+                return NotImplemented
+            out = func(table, index)
+            return order.soft(finite(out.detach()), True, out)
+        own = quick_shadow(index)
+        selects = own is None or index.dtype in (torch.bool, torch.uint8)
+        return quick_select(region, func, args) if selects else _quick_rows(func, table, index, own)  # type: ignore[arg-type]
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
     return _rows_read(picked, func(table, index), table)
+
+
+def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
+    """Rows of a table at an integer: what they would be on the other side."""
+    if not ordinary(table) or table.dtype is not own.exact or not index.dim():
+        return NotImplemented
+    out, rows, size, rest = func(table, index), table.detach(), table.shape[0], (1,) * (table.dim() - 1)
+    zero = number(0, torch.int64, index.device)
+
+    def read(i: Tensor) -> Tensor:
+        i = _inside(i, index, size, zero)
+        found: Tensor = rows.index_select(0, i) if i.dim() == 1 else rows[i]  # (in a third of the time)
+        return found
+
+    high = own.other(index)
+    if high is None:
+        low, high = neighbours(index)
+        change, step = read(high) - read(low), high - low
+    else:
+        change, step = read(high) - out.detach(), high - index
+    step, value = step.type(own.exact), own.value()
+    if rest:
+        step, value = step.reshape(*step.shape, *rest), value.reshape(*value.shape, *rest)
+    return added(out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
 
 
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:

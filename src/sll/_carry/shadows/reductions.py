@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..._ops.surrogates import alias, follow, lazy_clone, number
 from ..interface import Func, Quick, Region
-from .differences import quick_difference
 from .shadow import Shadow, Weights, carry, mark, quick_shadow, shadow, tensors
+from .sources import quick_compare
 
 
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -39,7 +39,9 @@ def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = quick_shadow(args[0])
     if own is None:
         return NotImplemented
-    return mark(region, func(*args), Shadow(lambda: func(own.value(), *args[1:])))
+    # (Floats count without an error up to 2 ** 24.)
+    exact = own.exact if args[0].dtype == torch.bool and args[0].numel() < 1 << 24 else None
+    return mark(region, func(*args), Shadow(lambda: func(own.value(), *args[1:]), None, exact))
 
 
 COMPARED = {"gt": (0.5, 1.0), "ge": (-0.5, 1.0), "lt": (-0.5, -1.0), "le": (0.5, -1.0)}
@@ -54,9 +56,9 @@ def quick_count(op: str) -> Quick:
         n, k = args
         own, version = getattr(n, "_sll", None) or (None, None)
         if type(own) is not Shadow or own.knows_other() or own.within is not None or version != n._version:
-            return quick_difference(region, func, args)
+            return quick_compare(region, op, func, args)
         if type(k) is not int or k + offset < 0 or n.dtype != torch.int64:  # (below 0 there is no count)
-            return NotImplemented
+            return quick_compare(region, op, func, args)
         out, value = func(n, k), own.value()
         flags, dtype = lazy_clone(out), value.dtype
         distance = value.detach() - number(k + offset, dtype)

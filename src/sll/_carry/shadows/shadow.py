@@ -27,8 +27,8 @@ from ..._ops.surrogates import follow, fresh
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Mapped", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry", "mark",
-    "quick_shadow", "shadow", "tensors",
+    "Carrier", "Mapped", "Other", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry",
+    "mark", "opposite", "quick_shadow", "shadow", "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -38,16 +38,20 @@ Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 class Shadow(Carried):
     """The shadow of a bool or integer tensor.
 
-    `make` computes the value, anew at each call; it must depend on nothing that the program can write to. `exact`: it
-    is bit for bit the tensor's, as a float of this type. `other` is given the tensor that carries the shadow. A bool
-    is its opposite there, if nothing else is said.
+    `make` computes the value, anew at each call (`shared`: or others have it, too); it must depend on nothing that the
+    program can write to. `exact`: it is bit for bit the tensor's, as a float of this type. `other` is given the tensor
+    that carries the shadow. A bool is its opposite there, if nothing else is said.
     """
 
     make: Callable[[], Tensor]
+    shared = False
 
-    def __init__(self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None) -> None:
+    def __init__(
+        self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None, shared: bool = False
+    ) -> None:
         self.make = make
         self.exact = exact
+        self.shared = shared
         self._value: Tensor | None = None
         self._other = other
         self._saving = saving()
@@ -55,7 +59,7 @@ class Shadow(Carried):
     @classmethod
     def of(cls, value: Tensor, other: Other = None, exact: torch.dtype | None = None) -> Shadow:
         """With a value that is known."""
-        found = cls(lambda: fresh(value), other, exact)
+        found = cls(lambda: value, other, exact, shared=True)
         found._value = value
         return found
 
@@ -68,23 +72,38 @@ class Shadow(Carried):
                     self._value = saved_as_then(self._saving, self.make)
         return self._value
 
+    def new(self) -> Tensor:
+        """The value, as a tensor that nobody else has."""
+        if not self.shared:
+            return self.make()
+        value = self.value()
+        return value.clone() if 0 in value.stride() else fresh(value)  # (a lazy clone keeps what `expand` repeats)
+
     def knows_other(self) -> bool:
         return self._other is not None
+
+    def is_flag(self, x: Tensor) -> bool:
+        """Whether `x`, which carries it, is 0 or 1."""
+        return x.dtype == torch.bool or self._other is opposite
 
     def other(self, x: Tensor) -> Tensor | None:
         """`x` on the other side, or None if that is not known."""
         if self._other is not None and x.dtype != torch.bool:
-            with torch.no_grad():
-                return self._other(x)
+            return self._other(x)
         return x.logical_not() if x.dtype == torch.bool else None
 
     def shown(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """``x.to(dtype)``, a float of its own, with the gradient of the shadow of `x`."""
         with torch.enable_grad():
             if self.exact is dtype:
-                return self.make()
+                return self.new()
             soft = self.value()
             return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: as_numbers(x, dtype))
+
+
+def opposite(n: Tensor) -> Tensor:
+    """The other side of 0 and of 1."""
+    return 1 - n
 
 
 class Weights(Shadow):
@@ -170,8 +189,7 @@ class Mapped(Whole):
         if self.x._version != self.version:
             return None
         beyond = self.whole.other(self.x.detach())
-        with torch.no_grad():
-            return None if beyond is None else self.func(beyond)
+        return None if beyond is None else self.func(beyond)
 
 
 class Selected(Carried):

@@ -16,7 +16,7 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import simple
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
-from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow
+from .shadow import Selected, Shadow, Weights, Whole, carried, carry, mark, opposite, quick_shadow, shadow
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -50,6 +50,22 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     return out
 
 
+QUICK = "expand reshape view flatten squeeze unsqueeze transpose t permute broadcast_to".split()
+
+
+def quick_move(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """A view, or a copy, of a mask or an integer whose shadow is the same number for number."""
+    x, own = args[0], quick_shadow(args[0])
+    if own is None:
+        return NotImplemented
+    for y in args[1:]:
+        for n in y if isinstance(y, tuple) else (y,):
+            if type(n) is not int:
+                return NotImplemented
+    out = func(*args)
+    return out if out is x else mark(region, out, _moved(own, x, lambda y: func(y, *args[1:]), True, own.exact))
+
+
 def _same_view(out: Tensor, x: Tensor) -> bool:
     """Whether nothing has moved: ``x[:]``, ``x.view(x.shape)``."""
     return out.shape == x.shape and out.stride() == x.stride() and out.data_ptr() == x.data_ptr()
@@ -67,11 +83,12 @@ def _holds_tensor(values: Any) -> bool:
     return any(isinstance(v, Tensor) for v in _parts(values))
 
 
-def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Any:
+def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool, exact: torch.dtype | None = None) -> Any:
     if isinstance(own, Weights):
         return _moved_weights(own, x, one)
-    if isinstance(own, Shadow) and own._other is None:
-        other = None
+    other: Any
+    if isinstance(own, Shadow) and (own._other is None or own._other is opposite and exact is not None):
+        other = own._other
     else:
         then = x.detach().clone()
 
@@ -83,7 +100,7 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> 
         return Whole(other)
     if not lazy:
         return Shadow.of(one(own.value()), other)
-    return Shadow(lambda: one(own.value()), other)
+    return Shadow(lambda: one(own.value()), other, exact, shared=True)
 
 
 def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> Weights:

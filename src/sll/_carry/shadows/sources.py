@@ -28,9 +28,9 @@ from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, o
 from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
-from .differences import added, by_difference
+from .differences import added, by_difference, numbered, quick_difference, slope_of
 from .elementwise import elementwise
-from .shadow import Shadow, Whole, carry, mark, shadow
+from .shadow import Shadow, Whole, carry, mark, quick_shadow, shadow
 
 LARGE = 16 * LEAST
 """Elements from which on memory is what takes the time: one pass, and one byte kept for each."""
@@ -191,6 +191,25 @@ def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kw
     return carry(region, flags, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
+def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of an integer and a number. A float that autograd follows has the ramp, and the integer its difference."""
+    i = 0 if quick_shadow(args[0]) is not None else 1
+    own, n, y = quick_shadow(args[i]), args[i], args[1 - i]
+    if own is None or not isinstance(y, Tensor) or not y.requires_grad or not region.linearizes(op):
+        return quick_difference(region, func, args, True)
+    if y.dtype is not own.exact or not ordinary(y) or (hard := func(*args)).numel() >= LARGE:
+        return NotImplemented
+    (slope, _), eps = slope_of(func, args, i, own, hard), region.eps_for(op)
+    x = y - n.type(y.dtype)
+    rising = RISING[op] if i else -RISING[op]
+
+    def soft() -> Tensor:
+        half = half_at(eps, x)
+        return torch.addcmul(within(x, x.detach(), half, rising * 0.5 / half), own.value(), slope)
+
+    return numbered(region, hard, soft, y.dtype)
+
+
 def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) -> Tensor:
     at, limit, jump = STEPPING[op]
     fixed = x.detach()
@@ -263,17 +282,17 @@ class Beside(Whole):
         self.op, self.x, self.version = op, x, x._version
 
     def other(self, q: Tensor) -> Tensor | None:
-        if self.x._version != self.version:
+        x = self.x.detach()
+        if x._version != self.version:
             return None
-        with torch.no_grad():
-            if self.op == "sign":
-                return q.neg()
-            if self.op == "round":
-                return q + torch.where(self.x >= q, 1, -1).to(q.dtype)
-            n = self.x.round()
-            if self.op == "trunc":
-                return 2 * n - torch.sign(n) - q
-            return 2 * n - q + (1 if self.op == "ceil" else -1)
+        if self.op == "sign":
+            return q.neg()
+        if self.op == "round":  # (0 counts as above)
+            return q + torch.copysign(number(1.0, q.dtype, q.device), x - q)
+        n = x.round()
+        if self.op == "trunc":
+            return 2 * n - torch.sign(n) - q
+        return 2 * n - q + (1 if self.op == "ceil" else -1)
 
 
 # --- bools -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,10 @@ from ..._ops.blend import choose as choose_compiled
 from ..._ops.blend import taken
 from ..._ops.env import compiling, infinite
 from ..._ops.openness import open_elements
-from ..._ops.surrogates import eager, ordinary
+from ..._ops.surrogates import alias, eager, follow, number, ordinary
 from ..interface import Func, Region
-from .differences import added, by_difference
-from .shadow import Shadow, Weights, carry, quick_shadow, shadow
+from .differences import added, by_difference, common, numbered, other_of
+from .shadow import Other, Shadow, Weights, carry, quick_shadow, shadow
 
 
 def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -32,20 +33,51 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``torch.where(mask, a, b)`` of ordinary floats and finite numbers."""
-    if len(args) != 3 or (own := quick_shadow(args[0])) is None or not _ordinary(args[1:], own.exact):
+    """``torch.where(mask, a, b)`` of ordinary floats and finite numbers, or of integers."""
+    if len(args) != 3:
         return NotImplemented
+    if (own := quick_shadow(args[0])) is None or not _ordinary(args[1:], own.exact):
+        return _quick_integers(region, func, args)
     mask, value = args[0], own.value()
     return taken(lambda a, b: func(mask, a, b), value.detach(), value, *args[1:])
 
 
 def quick_masked_fill(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``x.masked_fill(mask, value)``, the same."""
-    if len(args) != 3 or (own := quick_shadow(args[1])) is None or not _ordinary(args[::2], own.exact):
+    if len(args) != 3:
         return NotImplemented
     x, mask, filled = args
+    if (own := quick_shadow(mask)) is None or not _ordinary((x, filled), own.exact):
+        return _quick_integers(region, lambda mask, a, b: func(b, mask, a), (mask, filled, x))
     value = own.value()
     return taken(lambda a, b: func(b, mask, a), value.detach(), value, filled, x)
+
+
+def _quick_integers(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of integers: what is taken keeps its gradient, and the mask gets what it makes to be another."""
+    found = [quick_shadow(x) for x in args]
+    mask, dtype = args[0], common(args, found)
+    if dtype is None or [isinstance(x, Tensor) and x.dtype == torch.bool for x in args] != [True, False, False]:
+        return NotImplemented
+    known = [x for x, own in zip(args, found) if own is not None]
+    if found[0] is not None and len(known) > 1 and all(own is None or own.knows_other() for own in found[1:]):
+        return NotImplemented  # (there are candidates then)
+    fixed = [
+        None if own is not None else x.type(dtype) if isinstance(x, Tensor) else number(float(x), dtype, mask.device)
+        for x, own in zip(args, found)
+    ]
+
+    def soft() -> Tensor:
+        m, p, q = (x if own is None else own.value() for x, own in zip(fixed, found))
+        return torch.lerp(q, p, m)  # type: ignore[arg-type]
+
+    other: Other = None
+    if found[0] is None and any(own.knows_other() for own in found if own is not None):
+        other = other_of(func, args, {}, known)
+    elif len(known) == 1 and found[0] is not None:
+        left = func(mask.logical_not(), *args[1:])
+        other = lambda _: left
+    return numbered(region, func(*args), soft, dtype, other)
 
 
 def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
@@ -85,7 +117,10 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     if not floats and own is not None and _decided(a, b):
         return _choose_integers(region, mask, own, a, b, take(a, b))
     if not floats or any(x.is_complex() for x in tensors):
-        return by_difference(region, torch.where, (mask, a, b), {}, take(a, b))
+        out = take(a, b)
+        if own is None and out.dtype != torch.bool and not any(isinstance(shadow(x), Weights) for x in (a, b)):
+            return _of_integers(region, mask, a, b, out)
+        return by_difference(region, torch.where, (mask, a, b), {}, out)
     if _decided(a, b):
         dtype = torch.result_type(a, b)
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
@@ -104,9 +139,11 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
 
 def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
-    found = [None if out.dtype == torch.bool else candidates(x, out) for x in (a, b)]
-    if any(side is None for side in found):
+    if out.dtype == torch.bool:
         return by_difference(region, torch.where, (mask, a, b), {}, out)  # type: ignore[no-any-return]
+    found = [candidates(x, out) for x in (a, b)]
+    if any(side is None for side in found):
+        return _of_integers(region, mask, a, b, out)
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():
         taken = mask.unsqueeze(-1)
@@ -117,6 +154,21 @@ def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, 
     chosen = torch.where(taken, weights, 0), torch.where(taken, 0, others)
     full = torch.cat([*(w.expand(*out.shape, -1).to(rises.dtype) for w in chosen), rises, -rises], -1)
     return carry(region, out, Weights(lambda: (full, everything)))
+
+
+def _of_integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor) -> Tensor:
+    """`_quick_integers`, whatever they carry."""
+    found = [shadow(x) for x in (mask, a, b)]
+    values = [
+        torch.as_tensor(x, device=out.device) if own is None else own.value() for x, own in zip((mask, a, b), found)
+    ]
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x, own in zip(values, found) if own is not None))
+    m, p, q = (x.to(dtype) for x in values)
+    numbers = alias(out)
+    value = follow(torch.lerp(q, p, m).expand(out.shape), lambda: numbers.to(dtype))
+    known = [x for x, own in zip((mask, a, b), found) if own is not None]
+    other = None if found[0] is not None else other_of(torch.where, (mask, a, b), {}, known)
+    return carry(region, out, Shadow.of(value, other, exact=dtype if eager() else None))
 
 
 def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -130,6 +182,7 @@ def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
     beyond = own.other(x)
     if beyond is None:
         return None
+    x, beyond = x.to(like.dtype), beyond.to(like.dtype)
     with torch.no_grad():
         step = (beyond - x).to(own.value().dtype)
         slope = torch.where(step == 0, 0, 1 / step)
