@@ -23,6 +23,11 @@ class Widths:
 
     def __init__(self) -> None:
         self._used: dict[CallSite, tuple[int, Any, Any]] = {}
+        self._again: dict[CallSite, list[int]] = {}
+
+    def again(self, site: CallSite) -> list[int]:
+        """Counts, in its one number, the calls whose width was noted before."""
+        return self._again.setdefault(site, [0])
 
     def add(self, site: CallSite, half: float | Tensor) -> None:
         if type(half) is float:
@@ -43,7 +48,10 @@ class Widths:
             self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
 
     def summary(self) -> dict[CallSite, EpsUsed]:
-        return {site: EpsUsed(calls, float(low), float(high)) for site, (calls, low, high) in self._used.items()}
+        return {
+            site: EpsUsed(calls + sum(self._again.get(site, ())), float(low), float(high))
+            for site, (calls, low, high) in self._used.items()
+        }
 
 
 def _first(a: Any, b: Any, order: Callable[[Tensor, Tensor], Tensor]) -> Any:

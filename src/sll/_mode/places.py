@@ -31,13 +31,14 @@ _WHOLE_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast"))
 class Place:
     """A line of the program and the op that decides there."""
 
-    def __init__(self, policy: Policy, op: str, site: CallSite, note: Callable[[float | Tensor], None]) -> None:
+    def __init__(self, policy: Policy, op: str, site: CallSite, notes: Widths) -> None:
         self.policy: Any = policy
         self.kind = kind_of(op)
         self.line = relative(site.file), site.line, op
-        self.note = note
+        self.note: Callable[[float | Tensor], None] = functools.partial(notes.add, site)
+        self._again, self._noted = notes.again(site), 0.0
         self.remembers = getattr(policy, "steps", 0) > 0 and hasattr(policy, "kept") and op not in _WHOLE_STEPS
-        self._width = Width(policy, self.kind, note)
+        self._width = Width(policy, self.kind, self.note)
 
     def width(self, watch: Watch | None = None) -> float | Width:
         """Of the decision that is made now. A number if nobody watches and the width is kept."""
@@ -51,7 +52,11 @@ class Place:
         half = self.policy.kept.get(place)
         if half is None or watch is not None:
             return Width(self.policy, self.kind, self.note, watch, place)
-        self.note(half)
+        if half == self._noted:
+            self._again[0] += 1
+        else:
+            self.note(half)
+            self._noted = half
         return half  # type: ignore[no-any-return]
 
 
@@ -70,8 +75,7 @@ class Places:
             if len(self._known) >= _MANY:
                 self._known.clear()
             site = call_site(op)
-            place = Place(policy, op, site, functools.partial(self._notes.add, site))
-            found = self._known[key] = place, at.f_code
+            found = self._known[key] = Place(policy, op, site, self._notes), at.f_code
         return found[0]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -300,14 +300,20 @@ class Beside(Whole):
 
 def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float) -> Tensor:
     hard: Tensor = func(a, b)
+    eps, data = region.eps_for(op), None
     differs, large = isinstance(a, Tensor) and isinstance(b, Tensor), False
     if differs:
         x, at = a - b, 0.0
     else:
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
         large = x.numel() >= LARGE
-        x = x.view_as(x) if large else kept(x)  # (who hooks `x` is not asked what is open)
-    found = Compared(x, at, hard, rising, region.eps_for(op), op in CLOSED, differs)
+        if large:
+            x = x.view_as(x)  # (who hooks `x` is not asked what is open)
+        elif type(eps) is not float or rising == 2 * eps:
+            x = kept(x)
+        else:  # the slope comes with the copy
+            x, data = x * number(rising * 0.5 / eps, x.dtype), lazy_clone(x.detach())
+    found = Compared(x, at, hard, rising, eps, op in CLOSED, differs, data)
     # At once where it takes no more than a copy of `x`.
     return mark(region, hard, Shadow.of(found.make(), exact=x.dtype) if large else found)
 
@@ -326,11 +332,14 @@ class Compared(Shadow):
         eps: float | Width,
         closed: bool,
         differs: bool = False,
+        data: Tensor | None = None,
     ) -> None:
-        """`closed`: it holds at the boundary. `differs`: `x` is a difference. (Equal infinities have none.)"""
+        """`closed`: it holds at the boundary. `differs`: `x` is a difference. (Equal infinities have none.) If `data`
+        are the numbers compared, `x` has been multiplied by the slope.
+        """
         self._value = self._other = self.half = None
         self.exact, self._saving = x.dtype, saving()
-        self.x, self.at, self.rising, self.eps = x, at, rising, eps
+        self.x, self.at, self.rising, self.eps, self.data = x, at, rising, eps, data
         self.flags, self.closed, self.one_pass = lazy_clone(hard), closed, not (closed and differs)
 
     def make(self) -> Tensor:
@@ -340,9 +349,9 @@ class Compared(Shadow):
         if self.one_pass and x.numel() >= LARGE and isinstance(half, float):
             jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
-        fixed = x.detach()
+        fixed, slope = (x.detach(), rising * 0.5 / half) if self.data is None else (self.data, 1.0)
         distance = fixed - number(at, x.dtype) if at else fixed
-        return ramp(x, distance, half, rising * 0.5 / half, lambda: self.flags.to(x.dtype))
+        return ramp(x, distance, half, slope, lambda: self.flags.to(x.dtype))
 
 
 # --- everything else ---------------------------------------------------------------------------------------------
