@@ -10,7 +10,7 @@ import torch
 import compatibility
 import errors
 import sll
-from sll._carry.flips import table as flips_table
+from sll._carry.flips import engine as flips_engine
 from sll._carry.outcomes import registry
 from sll._carry.outcomes.sources import STEPS
 from sll._carry.shadows import engine as shadows_engine
@@ -79,7 +79,7 @@ def rules_as_they_were():
     """For tests that add some: others count what is in the registry. Asked, it says what is in all tables."""
     tables = (registry.RULES, registry.BY_NAME, registry.DECIDES_BY_NAME)
     tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
-    for rules in (shadows_engine._ALL, flips_table.RULES):
+    for rules in (shadows_engine._ALL, flips_engine.RULES):
         tables += (rules.of, rules.by_name, rules.always)
     tables += (STEPS,)
 

@@ -139,8 +139,8 @@ ELSEWHERE = {
     "_carry/flips/moving.py": "carry/test_shape.py",
     "_carry/flips/passing.py": "carry/test_passed.py",
     "_carry/flips/primitives.py": "carry/flips/test_engine.py",
-    "_carry/flips/table.py": "test_hard_forward.py",
     "_carry/outcomes/engine.py": "test_lost.py",
+    "_carry/outcomes/found.py": "carry/test_choices.py",
     "_carry/outcomes/mixtures.py": "test_box_oracle.py",
     "_carry/outcomes/orders.py": "carry/test_choices.py",
     "_carry/outcomes/passed.py": "carry/test_passed.py",
@@ -165,7 +165,6 @@ ELSEWHERE = {
     "_ops/options.py": "test_errors.py",
     "_ops/saving.py": "mode/test_checkpoint.py",
     "_ops/surrogates.py": "carry/shadows/test_explicit.py",
-    "_ops/views.py": "carry/test_choices.py",
     "_rules/widths.py": "test_policy.py",
 }
 """Files without a test file of their own name, and what tests them instead."""

@@ -176,7 +176,7 @@ class Auto:
             return known
         d = sample()
         if call.place is not None and call.kind != "choice":
-            return self._measure(call.place, torch.as_tensor(d))
+            return self._measure(call.place, torch.as_tensor(d, dtype=torch.float64))
         if type(d) is list:
             d = sorted(map(abs, d))
             ties, end, item = bisect.bisect_right(d, 0.0), bisect.bisect_left(d, math.inf), d.__getitem__

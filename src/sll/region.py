@@ -19,7 +19,7 @@ from ._mode.notes import Lost, Widths
 from ._mode.places import Places, made_here
 from ._mode.threads import THREAD
 from ._mode.tracing import traced
-from ._mode.watching import Trace, Watch
+from ._mode.watching import Trace
 from ._ops.callsite import CallSite, call_site
 from ._ops.env import compiling, plain
 from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
@@ -189,9 +189,9 @@ class linearize(Mode):
             site = call_site(op)
             watch = self.trace.watch(site)
             if not isinstance(eps, float):
-                return self._places.at(op, eps).width(cast(Watch, watch))
+                return self._places.at(op, eps).width(cast(Any, watch))
             eps = Watched(eps)
-            eps.watch = cast(Watch, watch)
+            eps.watch = cast(Any, watch)
             return eps
         return self._places.at(op, cast(Policy, eps)).width()
 

@@ -129,7 +129,7 @@ class Engine:
 
     def in_band(self, x: Tensor) -> bool:
         """Whether a decision that `x` depends on is in its band."""
-        return False
+        return self.undecided(x) > 0
 
     def undecided(self, x: Tensor) -> int:
         """How many elements of `x` depend on such a decision."""

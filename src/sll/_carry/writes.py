@@ -17,7 +17,7 @@ from .._ops.env import compiling, unwrapped
 from .._rules.index import NAMED
 from .interface import Func, Region, Rule
 
-__all__ = ["Writes", "called", "into_base", "same", "writes_unsaid"]
+__all__ = ["Writes", "called", "into_base", "same", "writes_unsaid", "written"]
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -55,6 +55,13 @@ def called(
         if old is not None:
             x._sll = None  # type: ignore[attr-defined]
     return out, written
+
+
+def written(target: Any, result: Any = None) -> Any:
+    """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)."""
+    if compiling() and getattr(target, "_sll", None) is not None:
+        target._sll = None
+    return result
 
 
 def into_base(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Callable[[list[Tensor]], Tensor] | None:
@@ -102,6 +109,16 @@ class Writes:
         if isinstance(value, Tensor) and value.dtype != target.dtype and (self.decided(value) or self.tracked(value)):
             return region.call(torch.Tensor.to, value, target.dtype)
         return value
+
+    def copy(self, region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``target.copy_(source)``"""
+        target, source = args[:2]
+        if source is target:
+            return target
+        source = self.converted(region, source, target)
+        if not self.decided(source):
+            return written(target, func(target, source, *args[2:], **kwargs))
+        return self.overwrite(region, target, region.call(torch.Tensor.expand, source, target.shape))
 
     def in_place(self, twin: Func, source: bool) -> Rule:
         """The rule of ``op_``, where `twin` is ``op``."""

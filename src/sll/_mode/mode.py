@@ -156,8 +156,6 @@ class Mode(TorchFunctionMode):
         entered = THREAD.entered
         if entered and entered[-1].mode is self and not is_compiling() and innermost() is self:
             self._leave()
-            if THREAD.patched:
-                THREAD.patched = [region for region in THREAD.patched if region.on()]
         else:
             self._leave_out_of_order(exc)
 
@@ -178,8 +176,6 @@ class Mode(TorchFunctionMode):
                 "coroutine a with block stays on while it is suspended; decorate it with @sll.enable(...) instead"
             )
         self._leave()
-        if THREAD.patched:
-            THREAD.patched = [region for region in THREAD.patched if region.on()]
         if inside and exc[0] is None:
             raise RuntimeError(
                 f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() before the "
@@ -247,6 +243,8 @@ class Mode(TorchFunctionMode):
         else:
             release(live)
             THREAD.selects = False
+        if THREAD.patched:
+            THREAD.patched = [region for region in THREAD.patched if region.on()]
 
 
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."

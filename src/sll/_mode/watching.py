@@ -11,11 +11,10 @@ input), to which they are passed.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -175,7 +174,7 @@ class Watch:
         self._trace = trace
         self._site = site
         self._call = call
-        self._measured = self._counted = self._quiet = False
+        self._measured = self._counted = False
 
     def _row(self) -> _Site:
         return self._trace.at(self._site, "decides", self._call)
@@ -249,22 +248,11 @@ class Watch:
     def arrives(self, x: Tensor) -> None:
         """`x` is what the decision passes gradients on from."""
         self._hook(x, "arrived")
-        if x.grad_fn is not None and not self._quiet:
+        if x.grad_fn is not None:
             cast(Any, x.grad_fn).metadata[_MADE_AT] = self._site
-
-    @contextlib.contextmanager
-    def quietly(self) -> Iterator[None]:
-        """While somebody differentiates the decision by itself: there are no gradients of the program in it."""
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
 
     def _hook(self, x: Tensor, what: str) -> None:
         """Notes the norm of the gradients of `x`, all together."""
-        if self._quiet:
-            return
         row = self._row()
         if torch._C._functorch.is_functorch_wrapped_tensor(x):
             row.hidden = True

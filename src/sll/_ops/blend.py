@@ -20,7 +20,7 @@ from .dtypes import compute_dtype
 from .env import compiling
 from .surrogates import window
 
-__all__ = ["blend", "blend_by_mask", "choose", "product", "taken"]
+__all__ = ["blend", "blend_by_mask", "choose", "taken"]
 
 
 class _Blend(torch.autograd.Function):
@@ -43,47 +43,43 @@ class _Blend(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def _parts(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        offset, below, above, hard = saved
-        wide = compute_dtype(offset.dtype, hard.dtype)
-        difference = above.to(wide) - below.to(wide)
-        finite = is_finite(difference)
-        # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-        shown = _unpacked(packed(hard == above), g)
-        share = pick(finite, offset + 0.5, pick(offset == 0, shown, offset > 0).to(offset.dtype))
-        return share, pick(finite, difference, torch.zeros_like(difference))
-
-    @staticmethod
-    def _at_once(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor | None, ...] | None:
-        """The gradients of the offset and of both outcomes in one pass; None where it takes more."""
-        if compiling() or torch.is_grad_enabled():
-            return None
-        offset, below, above, hard = saved
-        for x in (g, offset, below, above, hard):
-            if x.dtype != g.dtype or not fused.dense(x):
-                return None
-        if not fused.suits(g):
-            return None
-        taken = pick(offset == 0, hard == above, offset > 0)
-        wanted = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        return fused.blend_by_mask_backward(g, offset, taken, below, above, wanted)
-
-    @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        saved = ctx.saved_tensors  # (a checkpoint allows to ask once)
-        at_once = _Blend._at_once(ctx, g, saved)
-        if at_once is not None:
-            return *at_once, None
-        share, difference = _Blend._parts(ctx, g, saved)
-        zero = torch.zeros_like(g)
-        g_offset = g_below = g_above = None
-        if ctx.needs_input_grad[0]:
-            g_offset = pick(difference != 0, g * difference, torch.zeros_like(difference)).to(share.dtype)
-        if ctx.needs_input_grad[1]:
-            g_below = pick(share < 1, (g * (1 - share)).to(g.dtype), zero)
-        if ctx.needs_input_grad[2]:
-            g_above = pick(share > 0, (g * share).to(g.dtype), zero)
-        return g_offset, g_below, g_above, None
+        offset, below, above, hard = ctx.saved_tensors  # (a checkpoint allows to ask once)
+        return *_gradients(g, offset, _shown(g, offset, above, hard), below, above, ctx.needs_input_grad[1:]), None
+
+
+def _shown(g: Tensor, offset: Tensor, above: Tensor, hard: Tensor) -> Tensor:
+    """Where what is shown is what is above."""
+    return pick(offset == 0, _unpacked(packed(hard == above), g), offset > 0)
+
+
+def _parts(
+    offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, dtype: torch.dtype, finite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The share of what is above in a gradient, and the derivative by the offset."""
+    wide = compute_dtype(offset.dtype, dtype)
+    share, jump = offset + 0.5, above.to(wide) - below.to(wide)
+    if finite:
+        return share, jump
+    # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
+    known = is_finite(jump)
+    return pick(known, share, taken.to(share.dtype)), pick(known, jump, torch.zeros_like(jump))
+
+
+def _gradients(
+    g: Tensor, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, wanted: Any, finite: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Of the offset, and if they are `wanted` of what is below and of what is above."""
+    eager = not compiling() and not torch.is_grad_enabled() and fused.suits(g)
+    one = offset.dtype == below.dtype == above.dtype == g.dtype
+    if eager and one and all(map(fused.dense, (offset, taken, below, above))):
+        return fused.blend_by_mask_backward(g, offset, taken, below, above, wanted[:2])
+    share, jump = _parts(offset, taken, below, above, g.dtype, finite)
+    zero = torch.zeros_like(g)
+    g_offset = pick(jump != 0, g * jump, torch.zeros_like(jump)).to(share.dtype)
+    g_below = pick(share < 1, (g * (1 - share)).to(g.dtype), zero) if wanted[0] else None
+    g_above = pick(share > 0, (g * share).to(g.dtype), zero) if wanted[1] else None
+    return g_offset, g_below, g_above
 
 
 class _BlendByMask(torch.autograd.Function):
@@ -118,19 +114,8 @@ class _BlendByMask(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, taken, below, above = ctx.saved_tensors
         taken = offset > 0 if taken is None else _unpacked(taken, g)
-        slow = compiling() or torch.is_grad_enabled() or not fused.suits(g)
-        if slow or not all(map(fused.dense, (offset, taken, below, above))):
-            jump = above - below
-            share = offset + 0.5
-            if not ctx.finite:
-                finite = is_finite(jump)
-                share, jump = torch.where(finite, share, taken.to(g.dtype)), torch.where(finite, jump, 0)
-            g_offset = torch.where(jump != 0, g * jump, 0)
-            g_below: Tensor | None = torch.where(share < 1, g * (1 - share), 0)
-            g_above: Tensor | None = torch.where(share > 0, g * share, 0)
-        else:
-            wanted = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-            g_offset, g_below, g_above = fused.blend_by_mask_backward(g, offset, taken, below, above, wanted)
+        wanted = ctx.needs_input_grad[2:]
+        g_offset, g_below, g_above = _gradients(g, offset, taken, below, above, wanted, ctx.finite)
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
         return g_offset, None, g_below, g_above, None, None, None
@@ -196,26 +181,11 @@ def taken(take: Callable[[Any, Any], Tensor], numbers: Tensor, weight: Tensor, a
     return super(torch.autograd.Function, _Taken).apply(take, numbers, weight, jump, a, b)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Product(torch.autograd.Function):
-    """See `product`."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, shown: Tensor | None) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return (a if shown is None else shown) * b
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        a, b = ctx.saved_tensors
-        return torch.where(b != 0, g * b, 0), torch.where(a != 0, g * a, 0), None
-
-
 class _BlendJvp(_Blend):
     @staticmethod
     def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:
-        saved = ctx.saved_tensors
-        hard = saved[3]
-        share, difference = _Blend._parts(ctx, hard, saved)
+        offset, below, above, hard = ctx.saved_tensors
+        share, difference = _parts(offset, _shown(hard, offset, above, hard), below, above, hard.dtype)
         out = torch.zeros_like(hard)
         if t_offset is not None:
             out = out + torch.where(difference != 0, t_offset * difference, torch.zeros_like(difference)).to(hard.dtype)
@@ -290,10 +260,3 @@ def _side(side: Any, offset: Tensor, taken: Tensor) -> Tensor | None:
     if not traced and one.numel() == 1 and not math.isfinite(one.detach()):
         return None  # a report counts the elements at which the jump is infinite
     return one
-
-
-def product(a: Tensor, b: Tensor, shown: Tensor | None = None) -> Tensor:
-    """The product of two probabilities of one shape: that both are true. Where one is 0, an infinite gradient is no NaN
-    to the other. `shown`: the value of `a`, without its gradient.
-    """
-    return run(_Product, a, b, shown)

@@ -33,40 +33,22 @@ def _boundary(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
         value[i] = ramp if linear and inside and distance != 0 else hard
 
 
-def _round(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
-    """From n to n + 1 at n + 1/2."""
-    eps, per_unit, half = given[0], given[1], given[2]
-    for i in prange(x.size):
-        n = np.floor(x[i])
-        distance = (x[i] - n) - half
-        inside = abs(distance) <= eps
-        mask[i] = inside
-        ramp = (min(max(distance * per_unit, -half), half) + half) + n
-        value[i] = ramp if linear and inside and distance != 0 else np.rint(x[i])
+def _at_integers(nearest: Any, whole: Any, shift: int, up: int) -> Any:
+    """``whole(x)``, which jumps at every ``n + shift / 2``, from ``n + (up - 1) / 2`` to one more."""
 
+    def loop(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
+        eps, per_unit, half = given[0], given[1], given[2]
+        at = half if shift else half - half
+        middle = half if up else -half
+        for i in prange(x.size):
+            n = nearest(x[i])
+            distance = (x[i] - n) - at
+            inside = abs(distance) <= eps
+            mask[i] = inside
+            ramp = (min(max(distance * per_unit, -half), half) + middle) + n
+            value[i] = ramp if linear and inside and distance != 0 else whole(x[i])
 
-def _floor(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
-    """From n - 1 to n at n."""
-    eps, per_unit, half = given[0], given[1], given[2]
-    for i in prange(x.size):
-        n = np.rint(x[i])
-        distance = x[i] - n
-        inside = abs(distance) <= eps
-        mask[i] = inside
-        ramp = (min(max(distance * per_unit, -half), half) - half) + n
-        value[i] = ramp if linear and inside and distance != 0 else np.floor(x[i])
-
-
-def _ceil(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
-    """From n to n + 1 at n."""
-    eps, per_unit, half = given[0], given[1], given[2]
-    for i in prange(x.size):
-        n = np.rint(x[i])
-        distance = x[i] - n
-        inside = abs(distance) <= eps
-        mask[i] = inside
-        ramp = (min(max(distance * per_unit, -half), half) + half) + n
-        value[i] = ramp if linear and inside and distance != 0 else np.ceil(x[i])
+    return loop
 
 
 def _trunc(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
@@ -82,7 +64,7 @@ def _trunc(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
 
 
 def _quantize(x: Any, value: Any, mask: Any, given: Any, linear: bool) -> None:
-    """`_round`, clamped to whole numbers, as it is after a detour through integers (which have no -0)."""
+    """`round`, clamped to whole numbers, as it is after a detour through integers (which have no -0)."""
     low, high, nothing, at_nan = given[0], given[1], given[2], given[3]
     eps, per_unit, half = given[4], given[5], given[6]
     for i in prange(x.size):
@@ -165,7 +147,8 @@ def _pick(mask: Any, a: Any, b: Any, value: Any, one: bool, other: bool) -> None
 
 KERNELS: dict[str, Any] = {"pick": _pick}
 KERNELS |= {"blend_by_mask": _blend_by_mask, "blend_by_mask_backward": _blend_by_mask_backward}
-KERNELS |= {"boundary": _boundary, "round": _round, "floor": _floor, "ceil": _ceil, "trunc": _trunc}
+KERNELS |= {"boundary": _boundary, "round": _at_integers(np.floor, np.rint, 1, 1), "trunc": _trunc}
+KERNELS |= {"floor": _at_integers(np.rint, np.floor, 0, 0), "ceil": _at_integers(np.rint, np.ceil, 0, 1)}
 KERNELS |= {"quantize": _quantize, "scale": _scale}
 
 
@@ -174,8 +157,9 @@ def compiled(kind: str, parallel: bool) -> Callable[..., None]:
     """Compiled at the first call with arrays of a dtype, and kept on disk."""
     kernel: Any = KERNELS[kind]
     if parallel:  # under another name: what is kept on disk is found by it
-        kernel = types.FunctionType(kernel.__code__, kernel.__globals__, f"{kernel.__name__}_parallel")
-        kernel.__qualname__ = kernel.__name__
+        name = f"{kernel.__name__}_parallel"
+        kernel = types.FunctionType(kernel.__code__, kernel.__globals__, name, None, kernel.__closure__)
+        kernel.__qualname__ = name
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "parallel": parallel}
     try:
         found: Any = numba.njit(cache=True, **options)(kernel)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import fused
-from .apply import _unpacked, is_number, packed, run
+from .apply import _unpacked, packed, run
 from .bits import _scaled, pick
 from .env import compiling
 
@@ -57,7 +57,9 @@ class Jump(NamedTuple):
         return Jump(self.kind, below, above, at_tie, at_nan)
 
 
-def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool) -> tuple[Tensor, Tensor]:
+def _step(
+    x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The value of a step and the mask of the elements in its band, with stock ops: the reference of `fused`."""
     if jump.kind == "boundary":
         distance = x - threshold
@@ -69,7 +71,7 @@ def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: 
         distance = (x - n) - 0.5 if rounds else x - n
         if jump.kind == "quantize":
             hard = hard.clamp_(jump.below, jump.above).add_(0.0)
-            hard = torch.where(x == x, hard, jump.at_nan)
+            hard = torch.where(x == x, hard, jump.at_nan) if known is None else known.to(x.dtype, copy=True)
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
             distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
@@ -97,10 +99,8 @@ def _traced_step(
     Outside the band the clamped ramp is the hard value bit for bit, because the factor is rounded up.
     """
     kind, below, above, at_tie, at_nan = jump
-    if kind == "quantize":
-        return _traced_quantize(x, jump, eps, linear, hard)
     if kind != "boundary":
-        return _step(x, threshold, jump, eps, linear)
+        return _step(x, threshold, jump, eps, linear, hard)
     inside = (x - threshold).abs() <= eps
     if at_tie != at_nan and (isinstance(threshold, Tensor) or not math.isfinite(threshold)):
         # Equal infinities tie, and have no distance: the largest numbers stand for them. (No gradient: not inside.)
@@ -121,20 +121,6 @@ def _traced_step(
         return torch.where(size >= 0, ramp, at_nan), inside
     exception = at_tie if at_tie == at_nan else torch.where(size >= 0, at_tie, at_nan).to(x.dtype)
     return torch.where(size > 0, ramp, exception), inside
-
-
-def _traced_quantize(x: Tensor, jump: Jump, eps: float, linear: bool, hard: Tensor | None) -> tuple[Tensor, Tensor]:
-    _, below, above, _, at_nan = jump
-    n = x.floor()
-    distance = (x - n) - 0.5
-    inside = (distance.abs() <= eps) & (n >= below) & (n < above)
-    if hard is None:
-        hard = x.round().clamp(below, above) + 0.0
-        hard = hard if math.isnan(at_nan) else torch.where(is_number(x), hard, at_nan)
-    if not linear:
-        return hard.to(x.dtype, copy=True), inside
-    ramp = (_steep(distance, eps) + 0.5 + n).clamp(below, above)
-    return torch.where(distance.abs() > 0, ramp, hard.to(x.dtype)), inside
 
 
 def _steep(distance: Tensor, eps: float) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from numbers import Real
 from typing import Any, Protocol
 
@@ -38,10 +37,6 @@ class Watch(Protocol):
 
     def count(self, undecided: Tensor) -> None:
         """A mask with an element for each decision: those in the band."""
-
-    def quietly(self) -> AbstractContextManager[None]:
-        """While the decision is differentiated by itself."""
-        ...
 
     def scores(self, z: Tensor, distances: Tensor, half: float | Tensor) -> Tensor:
         """A choice is made among the scores `z`, whose gaps are `distances`."""

@@ -20,7 +20,7 @@ from ..._ops.dtypes import wide
 from ..._ops.env import tracked
 from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
 from ..interface import Func
-from ..outcomes.boundaries import from_one
+from ..outcomes.boundaries import from_one, toward_zero
 from ..outcomes.sources import STEPS
 from .calls import plain_of
 from .entries import Block, Decision, batched, flips_of
@@ -226,15 +226,11 @@ def integers(op: str, shift: float, low: int | None) -> Callable[..., Described]
         if kwargs.get("decimals"):
             return described(op)(eps, hard, input, **kwargs)
         block, above, n = _at_integers(input, eps, shift, low is None)
-        values = _toward_zero(n, above) if low is None else torch.where(above, n + (low + 1), n + low)
+        sides = toward_zero(n) if low is None else (n + low, n + (low + 1))
+        values = torch.where(above, *sides[::-1])
         return block, values.to(hard.dtype)
 
     return describe
-
-
-def _toward_zero(n: Tensor, above: Tensor) -> Tensor:
-    """The truncated values beside the integer n."""
-    return torch.where(above, n + (n < 0).to(n.dtype), n - (n > 0).to(n.dtype))
 
 
 def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -246,7 +242,7 @@ def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     if not isinstance(hard, Tensor) or hard.is_floating_point() or hard.is_complex() or hard.dtype == torch.bool:
         return hard
     block, above, n = _at_integers(x, region.eps_for("cast"), 0.0, True, True)
-    return with_block(region, hard, None, block, _toward_zero(n, above).to(hard.dtype))
+    return with_block(region, hard, None, block, torch.where(above, *toward_zero(n)[::-1]).to(hard.dtype))
 
 
 # --- what is only described ---

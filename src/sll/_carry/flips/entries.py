@@ -126,7 +126,7 @@ class Flips(Carried):
 
 
 def flips_of(x: Any) -> Flips | None:
-    """What a tensor carries; after a write nothing."""
+    """`held_by`, asked most often."""
     pair = getattr(x, "_sll", None)
     if pair is None or type(pair[0]) is not Flips or pair[1] != x._version:
         return None

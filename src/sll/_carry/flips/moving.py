@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func
+from ..outcomes.found import sorted_places
 from .calls import carriers, leaves, once_more, plain_of, replaced
 from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
 from .every import flip_by_flip
-from .orders import moved
 from .primitives import take
 
 __all__ = ["in_order", "move", "move_one", "reduce_sum"]
@@ -29,7 +29,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     found = carriers(args[0] if alone else (args, kwargs))
     out = func(*args, **kwargs)
     if not found:
-        return moved(region, func, args, kwargs, out)
+        return _of_sorted(region, func, args, kwargs, out)
     if any(out is x for x, _ in found):
         return out
     if isinstance(out, Tensor) and out.is_floating_point() and any(not x.is_floating_point() for x, _ in found):
@@ -61,6 +61,15 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
         # (Floats had their gradient from their operands.)
         whole = functools.reduce(functools.partial(_beside, part), entries)
         mark(region, part, Flips(*whole, plain if floats else None))
+    return out
+
+
+def _of_sorted(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """Moved values of a sort are values of a sort."""
+    known = sorted_places(args[0]) if args else None
+    if known is not None and out is not args[0]:
+        for part, places in zip(leaves(out), leaves(func(known.places(), *args[1:], **kwargs))):
+            mark(region, part, known.moved(functools.partial(torch.Tensor.view_as, places, places)))
     return out
 
 

@@ -17,19 +17,16 @@ from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
 from ..._ops.order import capped_simplex
 from ..._ops.samples import around, at_each, lead, leads, pairs
-from ..._ops.views import same_numbers
 from ..._rules.index import op_name
 from ..._rules.widths import in_units, watch_of
-from ..interface import Carried, Func
-from .calls import leaves
+from ..interface import Func
+from ..outcomes.found import mark, middle, place_in_rows, sorted_places
 from .deciding import again, decision, held
-from .entries import Block, Layout, batched, carry, held_by, mark, opened
+from .entries import Block, Layout, batched, carry, opened
 from .every import flip_by_flip
 from .mapped import elementwise
 
-__all__ = [
-    "Order", "asks", "best", "compared", "extreme", "found_in", "kth", "mark_found", "moved", "order", "unique",
-]  # fmt: skip
+__all__ = ["Order", "asks", "best", "compared", "kth", "order", "unique"]
 
 Answer: TypeAlias = "Callable[[Any, str, Tensor, Any, dict[str, Any]], None]"
 """Lets the indices of a result carry flips: of the region, the op, its operand, the result, and other arguments."""
@@ -200,67 +197,6 @@ def _moves(share: Tensor, size: int) -> tuple[Tensor, list[list[int]]]:
     return torch.stack(by, 1), orders
 
 
-# --- values found by sorting ---
-
-
-class Found(Carried):
-    """Which element of a tensor each value is, by flat position, and along which dimension it was looked for."""
-
-    def __init__(self, source: Tensor, of: Tensor, dim: int | None) -> None:
-        self.source = source
-        self.version = source._version
-        self.of = of
-        self.dim = None if source.dim() == 1 else dim
-
-    def found_among(self, x: Any) -> bool:
-        """Whether `x` is the source, or another view of the same numbers."""
-        if not isinstance(x, Tensor) or x._version != self.version or self.source._version != self.version:
-            return False
-        return same_numbers(x, self.source, self.dim is None)
-
-
-def found_in(x: Any) -> Found | None:
-    return held_by(x, Found)
-
-
-def mark_found(region: Any, values: Tensor, x: Tensor, indices: Tensor, dim: int | None) -> None:
-    """`values` are those of `x` at `indices`; a reduced dimension may be gone. (None: of all, by flat position.)"""
-    if dim is None:
-        mark(region, values, Found(x, indices.reshape(values.shape), None))
-        return
-    numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-    gone = indices.dim() < x.dim()
-    of = numbers.gather(dim, indices.unsqueeze(dim) if gone else indices)
-    mark(region, values, Found(x, of.squeeze(dim) if gone else of, dim % x.dim()))
-
-
-def moved(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-    """Moved values of a sort are values of a sort."""
-    found = found_in(args[0]) if args else None
-    if found is not None and out is not args[0]:
-        for part, of in zip(leaves(out), leaves(func(found.of, *args[1:], **kwargs))):
-            mark(region, part, Found(found.source, of, found.dim))
-    return out
-
-
-def extreme(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``amax``, ``amin``, ``max()`` and ``min()``: continuous, and the first in order."""
-    out, x = func(*args, **kwargs), args[0]
-    dim = dict(zip(("dim", "keepdim"), args[1:]), **kwargs).get("dim")
-    if isinstance(dim, (tuple, list)):
-        if 1 < len(dim) < x.dim():
-            return out
-        dim = dim[0] if len(dim) == 1 else None
-    if not tracked(x) or not x.numel() or not x.dim():
-        return out
-    best = getattr(x.detach(), "arg" + op_name(func)[-3:])(dim)
-    known = found_in(x)
-    if known is not None and x.dim() == 1:  # of sorted values, one of those
-        return mark(region, out, Found(known.source, known.of[best].reshape(out.shape), known.dim))
-    mark_found(region, out, x, best if dim is None else best.reshape(out.shape), dim)
-    return out
-
-
 # --- rules ---
 
 
@@ -276,13 +212,26 @@ def asks(answer: Answer, op: str, names: tuple[str, ...] = ("dim",)) -> Any:
         if not tracked(x) or x.numel() < 2:
             return flip_by_flip(region, func, args, kwargs)
         out = func(*args, **kwargs)
-        if hasattr(out, "indices") and not isinstance(out, Tensor):
-            mark_found(region, out.values, x, out.indices.detach(), named.get("dim", -1))
+        _remember(region, func, op, x, out, named)
         if region.linearizes(op) and x.dim():
             answer(region, op, x, out, named)
         return out
 
     return rule
+
+
+def _remember(region: Any, func: Func, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
+    """Which places the values have that were found."""
+    dim, place = named.get("dim", -1), None
+    if op == "unique" or isinstance(out, Tensor) and op != "median":
+        return
+    if op == "median":
+        dim = None if isinstance(out, Tensor) else dim
+        place = middle(op_name(func), x, dim)
+    elif op != "sort" and op != "topk":
+        place = named["k"] - 1 if op == "kthvalue" else 0
+    largest = bool(named.get("largest", named.get("descending", op in ("topk", "argmax"))))
+    mark(region, out, x, dim, largest, place, named.get("sorted", True))
 
 
 def best(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
@@ -311,14 +260,11 @@ def order(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> N
 def kth(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:
     """``kthvalue`` and ``median``: one place of the ascending order."""
     if isinstance(out, Tensor):  # the median of all is continuous
-        of = (x.detach().reshape(-1) == out.detach()).to(torch.int8).argmax()
-        mark_found(region, out, x, of, None)
         return
     dim = named.get("dim", -1)
-    found, many = Order(x, dim, False), x.shape[dim]
-    if type(out) is torch.return_types.nanmedian:
-        many = (~x.detach().isnan()).movedim(dim, -1).reshape(-1, many).sum(-1, keepdim=True).clamp(min=1)
-    place = torch.zeros_like(found.places[:, :1]) + (named["k"] - 1 if op == "kthvalue" else (many - 1) // 2)
+    found = Order(x, dim, False)
+    place = named["k"] - 1 if op == "kthvalue" else middle(type(out).__name__, x, dim)
+    place = torch.as_tensor(place, device=x.device).reshape(-1, 1).expand(found.places.shape[0], 1)
     here, chosen = torch.arange(x.shape[dim], device=x.device) == place, out.indices.reshape(-1, 1)
     places = torch.where(found.places == chosen, found.places.gather(-1, place), found.places)
     found.places = torch.where(here, chosen, places)  # of equals, the one that is shown
@@ -338,20 +284,13 @@ def unique(region: Any, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> 
 
 def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:
     """A comparison with what was found by sorting; None if it is an ordinary one."""
-    one, other = found_in(a), found_in(b)
+    one, other = sorted_places(a), sorted_places(b)
     if one is not None and other is not None:  # in sorted order they are
-        return func(a, b) if one.found_among(other.source) else None
+        return func(a, b) if one.found_in(other.source) else None
     known, x, threshold = (other, a, b) if one is None else (one, b, a)
-    if known is None or not known.found_among(x) or not x.numel():
+    if known is None or not known.found_in(x) or not x.numel() or place_in_rows(known, x, threshold) is None:
         return None
-    if torch.broadcast_shapes(x.shape, threshold.shape) != x.shape:  # type: ignore[no-untyped-call]
-        return None
-    found = Order(x, known.dim, True)
-    of = known.of.expand(x.shape)
-    of = of.reshape(1, -1) if known.dim is None else of.movedim(known.dim, -1).reshape(found.z.shape)
-    of = of[:, :1] if bool((of == of[:, :1]).all()) else of[:, :0]
-    if not of.numel() or not bool((found.numbers == of).any(-1).all()):
-        return None
+    found = Order(x, None if known.source.dim() == 1 else known.dim, True)
     hard = func(a, b)
     shown = torch.take(hard, found.numbers.gather(-1, found.places))[0]
     first = int((shown == shown[0]).sum())

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import compute_dtype, wide
 from ..._ops.env import tracked
 from ..._rules.index import op_name
 from ..interface import Func
+from ..outcomes.found import mark
+from ..outcomes.passed import edges_of, nearest, own_ranks
 from .deciding import at_boundary
 from .entries import Layout, carry, flips_of
 from .every import flip_by_flip
-from .orders import Order, found_in, mark_found
+from .orders import Order
 from .primitives import take
 
 __all__ = ["histogram", "passed"]
@@ -31,29 +31,16 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
         table = _in_order(region, op, table, sorter)
     if not (tracked(x) or tracked(table)) or not region.linearizes(op) or not table.numel():
         return flip_by_flip(region, func, args, kwargs)
-    hard, known = func(*args, **kwargs), found_in(table)
-    if known is not None and known.found_among(x) and table.shape == x.shape and known.dim in (None, x.dim() - 1):
+    hard = func(*args, **kwargs)
+    if own_ranks(table, x):
         ranks = Order(x, -1, False)  # how many of its own sorted values each element passes
         ranks.flips(region, op)
         ranks.carry_by_element(region, hard)
         return hard
-    given = torch.as_tensor(x, dtype=table.dtype, device=table.device)
-    table = table.expand(*hard.shape[:-1], table.shape[-1]) if table.dim() > 1 else table
-    last = table.shape[-1] - 1
-
-    def look(t: Tensor, i: Tensor) -> Tensor:
-        i = i.clamp(0, last)
-        return t.gather(-1, i) if t.dim() > 1 else t[i]
-
-    v, t = wide(given.detach(), table.detach())
-    low = hard.long() - 1
-    nearest = torch.where((v - look(t, low)).abs() <= (look(t, low + 1) - v).abs(), low, low + 1).clamp(0, last)
-    gaps = [(look(t, nearest + by) - look(t, nearest)).abs() for by in (-1, 1)]
-    limit = torch.minimum(*(torch.where(gap == 0, math.inf, gap) for gap in gaps)) / 2
-    above = v > look(t, nearest)
-    above = above ^ (hard == nearest + (~above).to(hard.dtype))  # (rounding: the program is on that side)
-    block, up = at_boundary(given, look(table, nearest), region.eps_for(op), limit, above)
-    return carry(region, hard, Layout((block,)), (take(nearest, block.at) + up).to(hard.dtype))
+    at = nearest(hard, table, x)
+    block, up = at_boundary(at.value, at.target, region.eps_for(op), at.limit.detach(), hard == at.above)
+    values = torch.where(up, take(at.above, block.at), take(at.below, block.at))
+    return carry(region, hard, Layout((block,)), values.to(hard.dtype))
 
 
 def _in_order(region: Any, op: str, table: Tensor, sorter: Tensor) -> Tensor:
@@ -68,23 +55,18 @@ def _in_order(region: Any, op: str, table: Tensor, sorter: Tensor) -> Tensor:
     if any(block.decision is not own.decision for block in found.layout.blocks):
         region.lose("searchsorted", [sorter], "the sorter is not the order of what it sorts.")
         return ordered
-    mark_found(region, ordered, table, sorter.detach(), table.dim() - 1)
-    return ordered
+    return mark(region, ordered, table, -1, False)  # type: ignore[no-any-return]
 
 
 def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``histc``: which bin an element is in is decided at the edges."""
-    named = dict(zip(("bins", "min", "max"), args[1:]), **kwargs)
     x, hard = args[0], func(*args, **kwargs)
     if not tracked(x) or not region.linearizes("histc"):
         return hard
-    bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
-    if low == high:
-        low, high = (float(t) for t in x.detach().aminmax())
-    edges = torch.linspace(low, high, bins + 1, dtype=compute_dtype(x.dtype), device=x.device)
-    flat = x.reshape(-1).to(edges.dtype)
+    edges = edges_of(*args, **kwargs)[0]
+    flat, bins = x.reshape(-1).to(edges.dtype), edges.numel() - 1
     index = passed(region, torch.bucketize, (flat, edges), {"right": True}, "histc")
-    index = region.call(torch.where, flat.detach() == high, bins, index)
+    index = region.call(torch.where, flat.detach() == edges[-1], bins, index)
     own = count_each(region, index, torch.arange(1, bins + 1, device=x.device))
     counts = flips_of(own)
     if counts is None:

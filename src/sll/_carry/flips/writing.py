@@ -16,7 +16,7 @@ from .entries import Flips, carry, flips_of, mark
 from .every import Ragged, flip_by_flip, ragged
 from .moving import move
 
-__all__ = ["WRITES", "copy", "setitem"]
+__all__ = ["WRITES", "setitem"]
 
 
 def kept(region: Any, target: Tensor) -> Tensor:
@@ -80,14 +80,3 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         written = move(region, _assigned, ([before, value], index), {})
     WRITES.overwrite(region, target, written)
     return None
-
-
-def copy(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    target, source = args[:2]
-    if source is target or not WRITES.concerns((source,), {}, True):
-        return func(*args, **kwargs)
-    if source.dtype != target.dtype:
-        source = region.call(torch.Tensor.to, source, target.dtype)
-    if flips_of(source) is None:
-        return func(target, source, *args[2:], **kwargs)
-    return WRITES.overwrite(region, target, region.call(torch.Tensor.expand, source, target.shape))

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..._ops.band import band_offset
 from ..._ops.dtypes import wide
 from ..._ops.ramp import Jump
-from ..._rules.widths import Width, half_width, watch_of
+from ..._rules.widths import Width, half_width
 from .carriers import asked
 from .decisions import Decision, Site, offset_at, version_of
 
@@ -53,7 +52,7 @@ def from_one(distance: Tensor, nearest: Tensor) -> Tensor:
     return torch.where(nearest == 0, torch.where(d < 0, d + 1, d - 1), d)
 
 
-def _toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
+def toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
     """The truncated values on both sides of the integer `n`; equal at 0, where `trunc` does not jump."""
     return n - (n > 0).to(n.dtype), n + (n < 0).to(n.dtype)
 
@@ -98,12 +97,7 @@ def _at_multiples(eps: Eps, dividend: Any, divisor: Any, but_zero: bool = False)
         return from_one(distance / size, n) * size  # type: ignore[no-any-return]
 
     def offset() -> Tensor:
-        if half is None:
-            return offset_at(distance, eps, size / 2, true_distance=jumps if but_zero else None)
-        found, watch = band_offset(distance / (2 * half), 0.5), watch_of(eps)
-        if watch is not None:
-            watch.offset(distance, found, half, size * 0.5, jumps() if but_zero else None)
-        return found
+        return offset_at(distance, eps, size / 2, true_distance=jumps if but_zero else None, half=half)
 
     key = ("multiples", dividend, version_of(dividend), divisor, version_of(divisor), eps)
     return _Multiple(Decision(key, offset), n, remainder)

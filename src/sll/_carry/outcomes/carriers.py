@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ..._ops.env import compiling
 from ..._ops.ramp import Jump
-from ..._ops.views import same_numbers
 from ..interface import Carried, Region
 from .decisions import _UNKNOWN, Decision, shows, unchanged, version_of
 from .writes_seen import Kept, Later
@@ -146,38 +145,6 @@ class Selection(_Carrier):
         return a.decision.same(b.decision) * a.polarity * b.polarity == 1
 
 
-@dataclass(eq=False)
-class Sorted(Carried):
-    """Values that a sort, a topk, a maximum or a median found in `source`: which place each stands at.
-
-    Which of two values of a row is larger is then known, and comparing them is no decision; comparing `source` with one
-    of them asks which elements are among the first so many. It is not a linearization, and `carrier` skips it.
-
-    `dim`: the sorted dimension of `source`, None if that was flattened. `places`: numbers of the places in all rows,
-    `n` each, where the largest (or smallest) stands first.
-    """
-
-    source: Tensor
-    version: int
-    dim: int | None
-    largest: bool
-    places: Callable[[], Tensor]
-
-    @property
-    def n(self) -> int:
-        return self.source.numel() if self.dim is None else self.source.shape[self.dim]
-
-    def moved(self, places: Callable[[], Tensor]) -> Sorted:
-        return replace(self, places=places)
-
-    def found_in(self, x: Any) -> bool:
-        """Whether `x` is the source, or another differentiable view of the same numbers."""
-        a, b = x, self.source
-        if not isinstance(a, Tensor) or not unchanged(a, self.version) or not unchanged(b, self.version):
-            return False
-        return same_numbers(a, b, self.dim is None or b.dim() == 1)
-
-
 class Chain(_Carrier):
     """Outcomes of a tensor, computed when a discrete op asks for them.
 
@@ -250,17 +217,12 @@ def choice(x: Any) -> Choice | None:
     return found if isinstance(found, Choice) else None
 
 
-def sorted_places(x: Any) -> Sorted | None:
-    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    return pair[0] if pair is not None and isinstance(pair[0], Sorted) and unchanged(x, pair[1]) else None
-
-
 def known_constant(x: Any) -> bool | None:
     """Which bool an outcome is everywhere, without reading it."""
     return x if isinstance(x, bool) else getattr(x, "_sll_constant", None)
 
 
-def attach(region: Region, x: Tensor, found: Carrier | Sorted | None) -> Tensor:
+def attach(region: Region, x: Tensor, found: Carried | None) -> Tensor:
     """Make `x` carry `found` until the region ends."""
     if found is not None:
         x._sll = (found, version_of(x))  # type: ignore[attr-defined]

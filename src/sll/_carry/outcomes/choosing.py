@@ -18,9 +18,10 @@ from ..._ops.samples import lead, leads
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region, Rule
-from .carriers import Choice, Sorted, attach, carrier, discrete_carrier, sorted_places
+from .carriers import Choice, attach, discrete_carrier
 from .decisions import unchanged, version_of
 from .elementwise import elementwise
+from .found import best_value, mark
 from .trees import original
 from .writes_seen import Later
 
@@ -127,25 +128,6 @@ def _limit(z: Tensor) -> int:
     return max(1, MAX_ELEMENTS // max(z.numel(), 1))
 
 
-def _mark(region: Region, out: Any, x: Tensor, dim: int | None, largest: bool, place: int | None = None) -> Any:
-    """`out` (or its values) are found in `x`: all of a row in order, the first few, or the one at `place`."""
-    values: Tensor = out if isinstance(out, Tensor) else out.values
-    if carrier(values) is not None or x.numel() == 0:
-        return out
-
-    def places() -> Tensor:
-        if dim is None or x.dim() == 0:
-            return torch.full(values.shape, place or 0, device=x.device)
-        rows = torch.arange(x.numel(), device=x.device).reshape(-1, x.shape[dim])
-        if place is not None:
-            return rows[:, place].reshape(values.shape)
-        shape = values.movedim(dim, -1).shape
-        return rows[:, : shape[-1]].reshape(shape).movedim(-1, dim)
-
-    attach(region, values, Sorted(x, version_of(x), None if x.dim() == 0 else dim, largest, places))
-    return out
-
-
 # --- one position ------------------------------------------------------------------------------------------------
 
 
@@ -221,36 +203,11 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if discrete_carrier(x):
         region.lose(op_name(func), [x], _DISCRETE)
     op = "arg" + op_name(func)
-    out = func(*args, **kwargs)
     if not tracked(x) or not region.linearizes(op):
-        return out
+        return func(*args, **kwargs)
     if dim is None:
-        return _extreme(region, out, x, op == "argmax")
+        return best_value(region, func, args, kwargs)
+    out = func(*args, **kwargs)
     found = _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
     out = out if found is None else _with_indices(region, func, out, found)
-    return _mark(region, out, x, dim, op == "argmax", 0)
-
-
-def _extreme(region: Region, out: Tensor, x: Tensor, largest: bool) -> Any:
-    """The largest or smallest of all; of sorted values, ``x.topk(k).values.min()``, the first or last of those."""
-    values = sorted_places(x)
-    if values is None or x.dim() != 1:
-        return _mark(region, out, x, None, largest, 0)
-    first = values.largest == largest
-    return attach(region, out, values.moved(lambda: values.places().amin() if first else values.places().amax()))
-
-
-def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``amax``, ``amin``: continuous. The value is remembered as the first in order."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, dim = named["input"], named.get("dim")
-    out = func(*args, **kwargs)
-    if isinstance(dim, (tuple, list)):
-        if 1 < len(dim) < x.dim():
-            return out
-        dim = dim[0] if len(dim) == 1 else None
-    if not tracked(x):
-        return out
-    if dim is None or x.dim() == 1 and out.dim() == 0:
-        return _extreme(region, out, x, op_name(func) == "amax")
-    return _mark(region, out, x, dim, op_name(func) == "amax", 0)
+    return mark(region, out, x, dim, op == "argmax", 0)

@@ -207,15 +207,19 @@ def equal_keys(a: Any, b: Any) -> bool:
 def offset_at(
     distance: Tensor,
     eps: float | Tensor | Width,
-    limit: float = math.inf,
+    limit: Any = math.inf,
     nan: float = -0.5,
     true_distance: Callable[[], Tensor] | None = None,
+    half: Any = None,
 ) -> Tensor:
-    """Where in a band of half-width `eps`, at most `limit` (a tensor is known to be); see `band_offset`.
-    (`true_distance` is for traces.)
+    """Where in a band of half-width `eps`, at most `limit` (a tensor is known to be); see `band_offset`. `half`: the
+    half-width of each element, which may have a derivative. (`true_distance` is for traces.)
     """
-    half = eps if isinstance(eps, Tensor) else half_width(eps, distance, limit)
-    offset = band_offset(distance, half, nan)
+    if half is None:
+        half = eps if isinstance(eps, Tensor) else half_width(eps, distance, limit)
+        offset = band_offset(distance, half, nan)
+    else:
+        offset = band_offset(distance / (2 * half), 0.5, nan)
     watch = watch_of(eps)
     if watch is not None:
         watch.offset(distance, offset, half, limit, None if true_distance is None else true_distance())

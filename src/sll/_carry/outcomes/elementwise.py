@@ -21,7 +21,7 @@ from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..interface import Func, Region
 from .algebra import chain, on_outcomes
-from .boundaries import _toward_zero, at_integers
+from .boundaries import at_integers, toward_zero
 from .carriers import Chain, Outcomes, attach, carrier, discrete_carrier, in_one_pass, promise, resolved, step_of
 from .decisions import Decision, decided_at
 from .trees import original
@@ -143,7 +143,7 @@ def to_integers(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
         decision.offset()
     if out.device != x.device:
         decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
-    below, above = (side.to(out.dtype) for side in _toward_zero(n))
+    below, above = (side.to(out.dtype) for side in toward_zero(n))
     return attach(region, out, Outcomes(decision, below, above))
 
 

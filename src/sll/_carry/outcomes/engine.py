@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, REMEDIES, op_name
 from ..interface import Engine, Func, Rule, tensors
-from ..writes import called
+from ..writes import called, written
 from . import (
     choosing,
     elementwise,
@@ -26,9 +26,10 @@ from . import (
     where,
     writes,
 )
-from .carriers import Choice, Expectation, Selection, carrier, choice, discrete_carrier, resolved, selection
-from .expectations import uncertain, undecided
-from .registry import ALWAYS, BY_NAME, RULES, fill, written
+from .carriers import Choice, Expectation, Selection, carrier, discrete_carrier, resolved, selection
+from .expectations import undecided
+from .found import best_value
+from .registry import ALWAYS, BY_NAME, RULES, fill
 from .trees import decisions
 from .writes_seen import READS, may_write, settle
 
@@ -40,9 +41,10 @@ RULE_OF: dict[str, Rule] = {
     "floats": elementwise.cast,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
-    "best_values": choosing.best_value,
+    "best_values": best_value,
     **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median", "unique")},
-    **{op: getattr(passed, op) for op in ("searchsorted", "bucketize", "histc")},
+    "searchsorted": passed.passed,
+    "histc": passed.histc,
     "elementwise": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill", "masked_scatter")},
     **dict.fromkeys(("moves", "copies"), shape.move),
@@ -112,51 +114,21 @@ class _Outcomes(Engine):
     def selected(self, x: Any) -> bool:
         return selection(x) is not None
 
-    def in_band(self, x: Tensor) -> bool:
-        return _in_band(x)
-
     def undecided(self, x: Tensor) -> int:
-        return _undecided(x)
+        picked = selection(x)
+        mask = picked.weights != 1 if picked is not None else undecided(x)
+        if mask is None:
+            return 0
+        mask = unwrapped(mask)
+        return int(mask.sum()) if mask.numel() != 1 else int(mask) * x.numel()
 
     def flows(self, x: Tensor) -> list[Tensor]:
-        return _differentiable(x)
+        found = resolved(x)
+        if isinstance(found, Expectation):
+            return [found.value]
+        if isinstance(found, (Choice, Selection)):
+            return [found.weights]
+        return [d.offset() for d in decisions(x)]
 
 
 ENGINE = _Outcomes()
-
-
-def _in_band(x: Tensor) -> bool:
-    found = carrier(x)
-    if isinstance(found, Expectation):
-        return _any(uncertain(found, x))
-    picked = selection(x)
-    if picked is not None:
-        return _any(picked.weights != 1)
-    chosen = choice(x)
-    if chosen is not None:
-        return _any(~chosen.decided())
-    return any(_any(d.undecided()) for d in decisions(x))
-
-
-def _undecided(x: Tensor) -> int:
-    """How many elements are in their band."""
-    picked = selection(x)
-    mask = picked.weights != 1 if picked is not None else undecided(x)
-    if mask is None:
-        return 0
-    mask = unwrapped(mask)
-    return int(mask.sum()) if mask.numel() != 1 else int(mask) * x.numel()
-
-
-def _differentiable(x: Tensor) -> list[Tensor]:
-    """What the gradient of a discrete `x` would flow to."""
-    found = resolved(x)
-    if isinstance(found, Expectation):
-        return [found.value]
-    if isinstance(found, (Choice, Selection)):
-        return [found.weights]
-    return [d.offset() for d in decisions(x)]
-
-
-def _any(mask: Tensor) -> bool:
-    return bool(unwrapped(mask).any())

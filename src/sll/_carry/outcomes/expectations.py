@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._ops.apply import packed
 from ..._ops.band import hard_forward
 from ..._ops.bits import pick
-from ..._ops.blend import blend, blend_by_mask, product
+from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import compiling, readable
 from .carriers import (
@@ -21,7 +21,6 @@ from .carriers import (
     Outcomes,
     carrier,
     in_one_pass,
-    known_constant,
     outcomes,
     resolved,
     step_of,
@@ -49,9 +48,7 @@ def expect(x: Tensor, ties: bool = False) -> Tensor:
         return at_once
     offset, below, above = found.decision.offset(), expect(found.below, ties), expect(found.above, ties)
     if ties or found.decision.side is not None:
-        at_once = _joint(found, below, above, ties)
-        if at_once is None:
-            at_once = blend_by_mask(offset, found.decision.taken(), below, above, ties=ties, finite=True)
+        at_once = blend_by_mask(offset, found.decision.taken(), below, above, ties=ties, finite=True)
         if at_once is not None:
             return at_once
     if ties:
@@ -64,25 +61,6 @@ def expect(x: Tensor, ties: bool = False) -> Tensor:
 def probability(x: Tensor) -> Tensor:
     """Expected value of a bool; 1/2 at an exact tie, whatever `x` shows there."""
     return expect(x, ties=True)
-
-
-def _joint(tree: Outcomes, below: Tensor, above: Tensor, ties: bool) -> Tensor | None:
-    """The probability of a mask that is known on one side of its decision (`and`, `or`): a product, in compiled code.
-
-    `below` and `above` are what it is on the two sides. With `ties`, an exact tie has half of each.
-    """
-    low, high = known_constant(tree.below), known_constant(tree.above)
-    if not compiling() or low is None and high is None:
-        return None
-    offset = tree.decision.offset()
-    other, known, weight = (above, low, offset + 0.5) if high is None else (below, high, 0.5 - offset)
-    if other.shape != offset.shape or other.dtype != offset.dtype:
-        return None
-    shown = None
-    if not ties:
-        taken = tree.decision.taken() if high is None else tree.decision.taken().logical_not()
-        shown = torch.where(offset == 0, taken.to(offset.dtype), weight).detach()
-    return 1 - product(weight, 1 - other, shown) if known else product(weight, other, shown)
 
 
 def _has_expectation(x: Any) -> bool:

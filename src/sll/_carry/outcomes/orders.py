@@ -14,9 +14,10 @@ from ..._ops.order import constant as every
 from ..._ops.samples import around, beside, from_last, neighbours, pairs, sample
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
-from .carriers import Choice, Sorted, attach, bool_outcomes, resolved, sorted_places
-from .choosing import _limit, _mark, _scores, _watched, _with_indices, chooses, chosen
+from .carriers import Choice, attach, bool_outcomes, resolved
+from .choosing import _limit, _scores, _watched, _with_indices, chooses, chosen
 from .decisions import decided_at, version_of
+from .found import Sorted, mark, middle, place_in_rows, sorted_places
 from .trees import original
 
 
@@ -84,7 +85,7 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if not both:
         return attach(region, indices, found)
     out = _with_indices(region, func, out, found)
-    return _mark(region, out, x, dim, largest)
+    return mark(region, out, x, dim, largest)
 
 
 def _weigh_order(
@@ -121,7 +122,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     hard = out.indices
     found = chosen(region, "topk", key, x, hard, lambda: _weigh_first(width, key, x, k, dim, largest, hard, in_order))
     out = _with_indices(region, func, out, found)
-    return _mark(region, out, x, dim, largest) if in_order else out
+    return mark(region, out, x, dim, largest, in_order=in_order)
 
 
 def _weigh_first(
@@ -148,13 +149,13 @@ def _weigh_first(
     return rows.map(key, _back(dim))
 
 
-def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:
+def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Any) -> Any:
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
     width = region.eps_for(op)
     scores = _scores(x, dim, False)
-    places = place.expand(scores.shape[:-1]).unsqueeze(-1)
+    places = torch.as_tensor(place, device=x.device).expand(scores.shape[:-1]).unsqueeze(-1)
     z, eps = in_units(scores, width, pairs, lambda z: beside(z, places))
     indices = z.detach().argsort(dim=-1, descending=True, stable=True)
     top = z.gather(-1, indices)
@@ -171,28 +172,20 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
     dim, place = int(named.get("dim", -1)), int(named["k"]) - 1
-    out = _row_of(region, func, "kthvalue", x, func(*args, **kwargs), dim, torch.tensor(place, device=x.device))
-    return _mark(region, out, x, dim, False, place)
+    out = _row_of(region, func, "kthvalue", x, func(*args, **kwargs), dim, place)
+    return mark(region, out, x, dim, False, place)
 
 
 @chooses("median")
 def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
     named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
     out = func(*args, **kwargs)
-    # While compiling the mark only says that eager mode has to compare; under vmap nobody can look for NaN.
-    nan = bool(x.detach().isnan().any()) if not traced(x) else not compiling()
-    if named.get("dim") is None:  # the value alone is continuous
-        return out if nan else _mark(region, out, x, None, False, (x.numel() - 1) // 2)
-    dim = int(named["dim"])
-    if x.dim() == 0 or x.numel() == 0:
-        return out
-    n = x.shape[dim]
-    valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
-    place = ((valid - 1) // 2).clamp(min=0)
-    if func.__name__ == "median":  # NaN if there is one: the last in order
-        place = torch.where(valid < n, n - 1, place)
-    out = _row_of(region, func, "median", x, out, dim, place)
-    return out if nan else _mark(region, out, x, dim, False, (n - 1) // 2)
+    dim = named.get("dim")
+    place = middle(func.__name__, x, dim)
+    if dim is not None:  # (of all, the value alone is continuous)
+        out = _row_of(region, func, "median", x, out, int(dim), place)
+    # While compiling the mark only says that eager mode has to compare.
+    return mark(region, out, x, dim, False, place) if compiling() or not traced(x) else out
 
 
 @chooses("unique")
@@ -247,18 +240,13 @@ def compared_with_sorted(region: Region, op: str, func: Callable[..., Any], args
             return None
         known = bool((a.places() // a.n == b.places() // b.n).all())
         return original(func, *args) if known else None
-    value, other = (a, args[1]) if a is not None else (b, args[0])
-    if value is None or not value.found_in(other):
+    value, x, threshold = (a, args[1], args[0]) if a is not None else (b, args[0], args[1])
+    if value is None or not value.found_in(x):
         return None
-    x, threshold = other, args[0] if a is not None else args[1]
-    if threshold.numel() == 0 or torch.broadcast_shapes(x.shape, threshold.shape) != x.shape:  # type: ignore[no-untyped-call]
+    places = place_in_rows(value, x, threshold)
+    if places is None or not bool((places == places[0]).all()):
         return None
-    full = value.places().expand(x.shape)
-    dim = None if value.source.dim() == 1 else value.dim
-    rows = full.reshape(1, -1) if dim is None else full.movedim(dim, -1).reshape(-1, value.n)
-    place = int(rows[0, 0]) % value.n
-    if not bool((rows == torch.arange(rows.shape[0], device=rows.device)[:, None] * value.n + place).all()):
-        return None
+    place = int(places[0])
     if a is not None:  # threshold < x is x > threshold
         op = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}[op]
     strict, inclusive = ("gt", "ge") if value.largest else ("lt", "le")

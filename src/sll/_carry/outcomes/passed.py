@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._ops.band import band_offset, hard_forward
+from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import tracked
 from ..._rules.index import op_name
-from ..._rules.widths import half_width, watch_of
+from ..._rules.widths import half_width
 from ..interface import Func, Region
 from .algebra import on_outcomes
-from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved, sorted_places
-from .choosing import _mark, chooses
-from .decisions import decided_at, equal_keys, shows
+from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved
+from .choosing import chooses
+from .decisions import decided_at, equal_keys, offset_at, shows
+from .found import mark, sorted_places
 from .orders import _key, _ordered, positions
 from .reductions import bins_of
 from .trees import original
@@ -34,10 +35,18 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
 
 
-def nearest_boundary(region: Region, hard: Tensor, boundaries: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Where `x` is in the band of the boundary next to it, and how many are passed below and above that. (`hard`: how
-    many are.)
-    """
+class Nearest(NamedTuple):
+    """The boundary next to a value, half the distance to the next one, and how many are passed below and above it."""
+
+    value: Tensor
+    target: Tensor
+    limit: Tensor
+    below: Tensor
+    above: Tensor
+
+
+def nearest(hard: Tensor, boundaries: Tensor, x: Any) -> Nearest:
+    """`hard`: how many of the sorted `boundaries` `x` has passed."""
     many = boundaries.shape[-1]
     dtype = compute_dtype(boundaries.dtype, x.dtype if isinstance(x, Tensor) else boundaries.dtype)
     edges = boundaries.to(dtype)
@@ -50,27 +59,30 @@ def nearest_boundary(region: Region, hard: Tensor, boundaries: Tensor, x: Any) -
     count = hard.long()
     with torch.no_grad():
         lower = (value - edge(count - 1)).abs() <= (edge(count) - value).abs()
-        nearest = torch.where((count > 0) & (lower | (count == many)), count - 1, count)
-        at = edge(nearest).contiguous()
+        place = torch.where((count > 0) & (lower | (count == many)), count - 1, count)
+        at = edge(place).contiguous()
         fixed = edges.contiguous()
         below, above = torch.searchsorted(fixed, at), torch.searchsorted(fixed, at, right=True)
-    # Bands of neighbouring boundaries do not overlap: half the distance to the next one at most.
-    target = edge(nearest)
+    target = edge(place)
     gaps = torch.minimum(
         torch.where(below > 0, target - edge(below - 1), float("inf")),
         torch.where(above < many, edge(above) - target, float("inf")),
     )
+    return Nearest(value, target, gaps * 0.5, below, above)
+
+
+def nearest_boundary(region: Region, hard: Tensor, boundaries: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Where `x` is in the band of the boundary next to it, and how many are passed below and above that. (`hard`: how
+    many are.) Bands of neighbouring boundaries do not overlap.
+    """
+    value, target, limit, below, above = nearest(hard, boundaries, x)
     distance = value - target
     width = region.eps_for("searchsorted")
-    half = (gaps * 0.5).clamp(max=half_width(width, distance))
-    offset = band_offset(distance / (2 * half), 0.5, 0.5)
-    watch = watch_of(width)
-    if watch is not None:
-        watch.offset(distance, offset, half, gaps * 0.5)
-    return offset, below, above
+    half = limit.clamp(max=half_width(width, distance))
+    return offset_at(distance, width, limit, 0.5, half=half), below, above
 
 
-def _own_ranks(boundaries: Tensor, x: Any) -> bool:
+def own_ranks(boundaries: Tensor, x: Any) -> bool:
     """Whether the boundaries are the sorted rows of `x` itself."""
     found = sorted_places(boundaries)
     if found is None or found.largest or not found.found_in(x) or boundaries.shape != x.shape or not x.numel():
@@ -78,89 +90,67 @@ def _own_ranks(boundaries: Tensor, x: Any) -> bool:
     return x.dim() > 0 and found.dim is not None and found.dim % x.dim() == x.dim() - 1
 
 
-_LEARNED = (
-    "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
-)
-
-
-def _count_passed(
-    region: Region,
-    func: Func,
-    call: Callable[[Any], Tensor],
-    boundaries: Tensor,
-    x: Any,
-    right: bool,
-    through: tuple[tuple[Any, ...], dict[str, Any]] | None,
-    direct: Callable[[], Any],
-) -> Any:
-    counted = isinstance(carrier(x), Expectation)
-    if carrier(x) is not None and not counted and boundaries.dim() == 1 and carrier(boundaries) is None:
-        learned = tracked(boundaries) and region.linearizes("searchsorted")
+def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`searchsorted` and `bucketize`."""
+    first = ("input", "boundaries") if op_name(func) == "bucketize" else ("boundaries", "input")
+    given = {_NAMES.get(name, name): x for name, x in kwargs.items()}
+    named = dict(zip(first, args), **given)
+    x, table = named.pop("input"), named.pop("boundaries")
+    call: Callable[[Any], Tensor] = lambda v: func(*((v, table) if first[0] == "input" else (table, v)), **named)
+    boundaries, wanted = _sorted(region, table, named.get("sorter")), region.linearizes("searchsorted")
+    found, learned = carrier(x), tracked(boundaries) and wanted
+    if found is not None and not isinstance(found, Expectation) and boundaries.dim() == 1 and carrier(table) is None:
         chosen = choice(x) is not None
-        if learned and through is not None and not chosen:  # on either side, the boundaries decide
-            out = on_outcomes(region, func, *through, conditional=True)
+        if learned and named.get("sorter") is None and not chosen:  # on either side, the boundaries decide
+            out = on_outcomes(region, func, args, kwargs, conditional=True)
         else:
             out = on_outcomes(region, call, (x,), {})
         if out is not None:
             if learned and chosen:
                 region.lose(op_name(func), [x], _LEARNED)
             return out
-    if _own_ranks(boundaries, x) and region.linearizes("searchsorted"):
-        index = x.detach().argsort()  # among its own values: a rank
-        width = region.eps_for("searchsorted")
-        order = _ordered(width, x, -1, False, index)
-        hard = original(call, x)
-        found = positions(order, -1, _key(width, x, -1, False)[1:], index)
-        return attach(region, hard, found.of((found.values + right).to(hard.dtype)))
+    if wanted and own_ranks(boundaries, x):
+        right = bool(named.get("right")) or named.get("side") == "right"
+        return _ranks(region, original(call, x), x, right)
     lost = [t for t in (boundaries, x) if discrete_carrier(t)]
     if lost:
-        region.lose(
-            op_name(func),
-            lost,
-            "the boundaries that a count passes are not known. Use (x.unsqueeze(-1) > boundaries).sum(-1).",
-        )
-    if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
-        return direct()
+        region.lose(op_name(func), lost, _OF_A_COUNT)
+    if not (tracked(x) or tracked(boundaries)) or not wanted:
+        return func(*args, **kwargs)
     return _passed(region, call, boundaries, x)
 
 
-def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("sorted_sequence", "input"), args), **kwargs)
-    table, x = named.pop("sorted_sequence"), named.pop("input", named.pop("self", None))
-    sorter = named.get("sorter")
-    boundaries = table if sorter is None else table.gather(-1, sorter)
-    chosen = resolved(sorter)
+_NAMES = {"sorted_sequence": "boundaries", "self": "input"}
+_LEARNED = (
+    "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
+)
+_OF_A_COUNT = "the boundaries that a count passes are not known. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
+
+
+def _sorted(region: Region, table: Tensor, sorter: Tensor | None) -> Tensor:
+    """What `sorter` sorts; of ``table.argsort()`` it is known that it does."""
+    if sorter is None:
+        return table
+    boundaries, chosen = table.gather(-1, sorter), resolved(sorter)
     if isinstance(chosen, Choice) and equal_keys(chosen.key, _key(region.eps_for("sort"), table, -1, False)):
-        _mark(region, boundaries, table, -1, False)  # table.gather(-1, table.argsort())
-    right = bool(named.get("right")) or named.get("side") == "right"
-    direct = lambda: func(*args, **kwargs)
-    through = (args, kwargs) if sorter is None else None
-    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x, right, through, direct)
+        mark(region, boundaries, table, -1, False)
+    return boundaries
 
 
-def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "boundaries"), args), **kwargs)
-    x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
-    right = bool(named.get("right"))
-    direct = lambda: func(*args, **kwargs)
-    call = lambda v: func(v, boundaries, **named)
-    return _count_passed(region, func, call, boundaries, x, right, (args, kwargs), direct)
+def _ranks(region: Region, hard: Tensor, x: Tensor, right: bool) -> Tensor:
+    """How many of its own sorted values each element passes."""
+    index, width = x.detach().argsort(), region.eps_for("searchsorted")
+    found = positions(_ordered(width, x, -1, False, index), -1, _key(width, x, -1, False)[1:], index)
+    return attach(region, hard, found.of((found.values + right).to(hard.dtype)))
 
 
 @chooses("histc")
 def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-    named = dict(zip(("input", "bins", "min", "max"), args), **kwargs)
-    bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
     hard = original(func, *args, **kwargs)
-    whole = low == high  # the range of the data: the outermost edges move with it, and nothing crosses them
-    if whole and x.numel():
-        low, high = float(x.detach().min()), float(x.detach().max())
-    if low == high:
-        low, high = low - 1, high + 1
-    flat = x.reshape(-1)
-    edges = torch.linspace(low, high, bins + 1, dtype=compute_dtype(x.dtype), device=x.device)
-    place = _passed(region, lambda v: torch.searchsorted(edges, v.to(edges.dtype), right=True), edges, flat)
-    if whole:
+    edges, whole = edges_of(*args, **kwargs)
+    bins = edges.numel() - 1
+    place = _passed(region, lambda v: torch.searchsorted(edges, v.to(edges.dtype), right=True), edges, x.reshape(-1))
+    if whole:  # the outermost edges move with the data, and nothing crosses them
         place = region.call(torch.clamp, place, 1, bins)
     total = bins_of(place, bins + 2, exact_dtype(place))
     if total is None:
@@ -168,3 +158,14 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     total = total[1:-1]
     certain = (total.detach() - hard).abs() < 1e-6
     return torch.where(certain, hard_forward(hard, total), total.to(hard.dtype))
+
+
+def edges_of(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> tuple[Tensor, bool]:
+    """The edges of the bins of `histc`, and whether they are those of the data."""
+    low, high = float(min), float(max)
+    whole = low == high
+    if whole and input.numel():
+        low, high = (float(x) for x in input.detach().aminmax())
+    if low == high:
+        low, high = low - 1, high + 1
+    return torch.linspace(low, high, bins + 1, dtype=compute_dtype(input.dtype), device=input.device), whole

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, tracked
+from ..._ops.env import tracked
 from ..._rules.index import op_name, spellings
 from ..interface import Func, Region, Rule
 from ..rules import Rules
-from ..writes import Writes, into_base
+from ..writes import Writes, into_base, written
 from .carriers import attach, carrier, discrete_carrier
 from .mixtures import regroup
 
@@ -33,13 +33,6 @@ from .mixtures import regroup
 def _kept(region: Region, target: Tensor) -> Tensor:
     """A copy with the same linearization: what backward saves must survive the write."""
     return attach(region, target.clone(), carrier(target))
-
-
-def written(target: Any, result: Any = None) -> Any:
-    """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)."""
-    if compiling() and getattr(target, "_sll", None) is not None:
-        target._sll = None
-    return result
 
 
 def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:

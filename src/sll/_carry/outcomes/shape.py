@@ -20,14 +20,13 @@ from .carriers import (
     Choice,
     Expectation,
     Outcomes,
-    Sorted,
     attach,
     carrier,
     discrete_carrier,
     is_constant,
-    sorted_places,
 )
 from .decisions import placed, version_of
+from .found import Sorted, sorted_places
 from .mixtures import regroup
 
 _IN_ORDER = functions_with("in_order") | {func for name in names_of("copies") for func in spellings(name)}

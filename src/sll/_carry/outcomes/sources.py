@@ -24,7 +24,7 @@ from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
 from ..interface import Func, Region, Rule
 from .algebra import on_outcomes
-from .boundaries import Eps, _at_multiples, _toward_zero, at_integers, beside, boundary_at
+from .boundaries import Eps, _at_multiples, at_integers, beside, boundary_at, toward_zero
 from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
 from .decisions import Decision, decided_at, offset_at, version_of
 from .elementwise import elementwise
@@ -267,7 +267,7 @@ def ceil(eps: Eps, input: Tensor) -> Step | None:
 @source("trunc")
 def trunc(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps, but_zero=True)
-    below, above = (lambda: _toward_zero(site.nearest())[0]), (lambda: _toward_zero(site.nearest())[1])
+    below, above = (lambda: toward_zero(site.nearest())[0]), (lambda: toward_zero(site.nearest())[1])
     return Step(decision, below, above, Jump("trunc"))
 
 
@@ -275,7 +275,7 @@ def trunc(eps: Eps, input: Tensor) -> Step | None:
 def frac(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps, but_zero=True)
     (x,) = wide(input)
-    below, above = _toward_zero(site.nearest())
+    below, above = toward_zero(site.nearest())
     return Step(decision, x - below, x - above)
 
 
@@ -290,7 +290,7 @@ def div(eps: Eps, input: Any, other: Any, *, rounding_mode: str | None = None) -
     at = _at_multiples(eps, input, other, but_zero=rounding_mode == "trunc")
     if at is None or rounding_mode == "floor":
         return at and Step(at.decision, at.n - 1, at.n)
-    return Step(at.decision, *_toward_zero(at.n))
+    return Step(at.decision, *toward_zero(at.n))
 
 
 @source("remainder")
@@ -304,5 +304,5 @@ def fmod(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other, but_zero=True)
     if at is None:
         return None
-    below, above = _toward_zero(at.n)
+    below, above = toward_zero(at.n)
     return Step(at.decision, at.remainder(below), at.remainder(above))

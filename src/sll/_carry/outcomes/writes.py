@@ -40,7 +40,7 @@ from .expectations import expect
 from .lookups import as_indices, geometry
 from .mixtures import distribution, join_values, regroup
 from .orders import positions
-from .registry import WRITES, written
+from .registry import WRITES
 from .selections import SELECTIONS, one_by_one
 from .trees import original
 
@@ -323,13 +323,7 @@ def _at_mask(region: Region, before: Tensor, mask: Tensor, value: Any) -> Any:
 
 
 def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    target, source = args[:2]
-    if source is target:
-        return target
-    source = WRITES.converted(region, source, target)
-    if carrier(source) is None:
-        return written(target, func(target, source, *args[2:], **kwargs))
-    return WRITES.overwrite(region, target, region.call(torch.Tensor.expand, source, target.shape))
+    return WRITES.copy(region, func, args, kwargs)
 
 
 def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

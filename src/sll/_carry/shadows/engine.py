@@ -158,9 +158,6 @@ class _Shadows(Engine):
     def selected(self, x: Any) -> bool:
         return isinstance(carried(x), Selected)
 
-    def in_band(self, x: Tensor) -> bool:
-        return self.undecided(x) > 0
-
     def undecided(self, x: Tensor) -> int:
         own = shadow(x)
         return 0 if own is None else open_elements(own.value())
