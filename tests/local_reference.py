@@ -428,7 +428,7 @@ class Local(TorchFunctionMode):
     # widths
 
     def width(self, kind: str, distances: Tensor, limit: float = math.inf) -> float:
-        """The half-width. Of "auto" what the documentation says: whole steps, half remainders, else the measured."""
+        """The half-width. Of "auto" what the documentation says: whole steps, half remainders, else a share."""
         if self.eps != "auto":
             return min(float(self.eps), limit)
         if kind in ("step", "remainder") and limit < math.inf:
@@ -437,6 +437,9 @@ class Local(TorchFunctionMode):
         d = d[(d > 0) & d.isfinite()].sort().values
         assert distances.numel() <= 1024, "the policy would look at a sample"
 
+        def holds(share: float) -> float:
+            return float(d[max(math.ceil(len(d) * share - 1e-6) - 1, 0)]) * (1 + 4e-7) if len(d) else 1.0
+
         if kind == "choice":
-            return 64 * (float(d[max(math.ceil(len(d) / 2 - 1e-6) - 1, 0)]) * (1 + 4e-7) if len(d) else 1.0)
-        return min(2 * float(d.square().mean().sqrt()) if len(d) else 1.0, limit)  # (of the first step)
+            return 64 * holds(0.5)
+        return min(max(1.0, holds(0.02)), holds(0.75), limit)

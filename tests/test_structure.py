@@ -161,6 +161,7 @@ ELSEWHERE = {
     "_ops/callsite.py": "test_lost.py",
     "_ops/dtypes.py": "test_amp.py",
     "_ops/loops.py": "ops/test_fused.py",
+    "_ops/measured.py": "test_auto.py",
     "_ops/openness.py": "test_lost.py",
     "_ops/options.py": "test_errors.py",
     "_ops/saving.py": "mode/test_checkpoint.py",

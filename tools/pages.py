@@ -44,9 +44,10 @@ from sll._carry.outcomes import (
     where,
     writes,
 )
+from sll._ops.measured import SCALE
 from sll._rules.index import LEFT_ALONE, REMEDIES, SOURCES, spellings
 from sll._rules.table import ROWS
-from sll.auto import SCALE, Auto
+from sll.auto import Auto
 from sll.policies import kind_of
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +68,7 @@ FAMILIES = {
 }
 """Headings, and the names below them. A source that is in none of them is an error."""
 
-_MEASURED = f"{SCALE:g} times the root mean square of the first steps"
+_MEASURED = f"{Auto.WINDOW:g} or, of data in other units, {SCALE:g} times the root mean square of the first steps"
 WIDTHS = {
     "comparison": _MEASURED,
     "step": "half a step",

@@ -8,20 +8,21 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ._ops.callsite import is_internal, relative
 from ._ops.env import compiling, readable
+from ._ops.measured import LEAST, MOST, WINDOW, Distances, Line
 from ._ops.options import shown
 from .policies import WIDER, Call, quantile
 
 __all__ = ["AUTO", "Auto"]
 
 Place: TypeAlias = "tuple[str, int, str, int]"
-"""File, line, op, and how many decisions of this line came before in the step."""
+"""File, line, kind of decision, and how many of this line came before in the step."""
 
 _LARGEST = {
     size: torch.finfo(dtype).max for size, dtype in ((2, torch.float16), (4, torch.float32), (8, torch.float64))
@@ -29,57 +30,15 @@ _LARGEST = {
 """By the size of a number."""
 
 
-@dataclass
-class Measured:
-    """What is known of the distances at a place so far."""
-
-    calls: int = 0
-    many: int = 0
-    squares: float = 0.0
-    smallest: float = math.inf
-    largest: float = 0.0
-    last: tuple[float, ...] = ()
-
-    def add(self, many: int, squares: float, smallest: float, largest: float) -> None:
-        """Scores that grow have not shown their scale yet (a head that starts at zero): begin again.
-
-        The same numbers again (a checkpoint runs twice) change nothing.
-        """
-        again, self.last = self.last, (many, squares, smallest, largest)
-        if again == self.last:
-            self.calls += 1
-            return
-        if self.many and squares / many > GROWS**2 * self.squares / self.many:
-            self.calls = self.many = 0
-            self.squares, self.smallest, self.largest = 0.0, math.inf, 0.0
-        self.calls += 1
-        self.many += many
-        self.squares += squares
-        self.smallest, self.largest = min(self.smallest, smallest), max(self.largest, largest)
-
-    def told(self, steps: int) -> bool:
-        """Whether that is enough to keep: equal distances say nothing of a scale."""
-        return self.calls >= steps and self.largest > self.smallest * (1 + 1e-3)
-
-    @property
-    def half(self) -> float:
-        half = SCALE * math.sqrt(self.squares / self.many)
-        return max(half, self.smallest) if half < _LARGEST[4] else self.largest  # (squares may not be numbers)
-
-
-SCALE = 2.0
-"""Half-widths are so many root mean squares of the distances."""
-GROWS = 2.0
-"""Distances that are larger by this factor than those before have grown."""
-
-
 class Auto:
     """What ``eps="auto"`` stands for: a width for each decision of the program, measured once and kept.
 
-    *Comparisons, subsets, orders*: twice the root mean square of the distances in the first `steps` training steps, at
-    each line and each occurrence of it in a step: layers that share a line have their own. After that it is kept, for
-    a window that followed the scores as they grow would never let a decision be made for good. Rescaled data have
-    rescaled windows. A step is what happens between entering the region, or a backward pass in it, and the next.
+    *Comparisons, subsets, orders*: the classic window ``|d| <= 1`` of clipped straight-through estimators, where it
+    holds from 2 % to 75 % of the distances in the first `steps` training steps at this line. Else the data have other
+    units, and it is twice the root mean square of these distances. Decisions of a line share their width, as the steps
+    of a loop do, unless their scales differ by more than two: then layers that share a line have their own. It is kept
+    from then on, for a window that followed the scores as they grow would never let a decision be made for good. A step
+    is what happens between entering the region, or a backward pass in it, and the next.
     *Steps* (`round`, casts): the whole step, so that backward a quantizer is the straight-through estimator.
     *Remainders*: half of it, because over a whole period a sawtooth has no slope.
     *Choices*: `CHOICES` times the median lead of this call, so that (nearly) all candidates share.
@@ -106,14 +65,14 @@ class Auto:
         >>> for scale in (1, 100):  # the second step has the width of the first
         ...     with region:
         ...         torch.sign(scale * x).sum().backward()
-        >>> [round(half, 2) for half in eps.remembered.values()]
-        [4.47]
+        >>> list(eps.remembered.values())
+        [1.0]
     """
 
     WHOLE = True
-    WINDOW = 1.0
-    LEAST = 0.02
-    MOST = 0.75
+    WINDOW = WINDOW
+    LEAST = LEAST
+    MOST = MOST
     CHOICES = 64.0
 
     def __init__(self, steps: int = 10) -> None:
@@ -123,24 +82,29 @@ class Auto:
             raise ValueError(f"steps must be a number of training steps, got {steps}; with 0 nothing is remembered")
         self.steps = steps
         self.kept: dict[Place, float] = {}
-        self._measured: dict[Place, Measured] = {}
+        self._lines: dict[tuple[str, int, str], Line] = {}
         self._join()
 
     # --- public ---
 
     @property
     def remembered(self) -> dict[Place, float]:
-        """The half-widths that are kept, by file, line, op and occurrence in a step."""
-        return dict(self.kept)
+        """The half-widths that are kept, by file, line, kind of decision and occurrence in a step."""
+        return {
+            (*line, nth): known.pools[at].half
+            for line, known in self._lines.items()
+            for nth, at in known.of.items()
+            if known.pools[at].told(self.steps)
+        }
 
     def reset(self) -> None:
         """Forget all: the next steps are measured again (data of another scale, another model)."""
         self.kept.clear()
-        self._measured.clear()
+        self._lines.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on from here. It consists of numbers, strings and tuples of them."""
-        return {"kept": dict(self.kept), "measured": {at: astuple(found) for at, found in self._measured.items()}}
+        """What `load_state_dict` needs to go on from here: numbers, strings, tuples and dicts of them."""
+        return {"kept": dict(self.kept), "measured": {line: known.state() for line, known in self._lines.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises KeyError if `state` is something else."""
@@ -150,7 +114,7 @@ class Auto:
                 f"the entries {list(state)}; is it the state of something else, or of all, such as a checkpoint?"
             )
         self.kept = dict(state["kept"])
-        self._measured = {at: Measured(*numbers) for at, numbers in state["measured"].items()}
+        self._lines = {line: Line.load(known) for line, known in state["measured"].items()}
 
     def half_width(self, call: Call, /) -> float | Tensor:
         known = self._known(call)
@@ -205,7 +169,8 @@ class Auto:
     @property
     def measured_once(self) -> bool:
         """Whether all that was measured was measured in one step."""
-        return bool(self._measured) and not self.kept and all(found.calls <= 1 for found in self._measured.values())
+        pools = [pool for line in self._lines.values() for pool in line.pools]
+        return bool(pools) and not any(pool.steps for pool in pools)
 
     def _known(self, call: Call) -> float | None:
         """What needs no distances."""
@@ -214,24 +179,19 @@ class Auto:
         return None if call.place is None else self.kept.get(call.place)
 
     def _measure(self, place: Place, d: Tensor) -> float:
+        """The width for these distances and those before."""
         d = d.double().abs()
         d = d[(d > 0) & d.isfinite()]
-        return self._remember(place, d.numel(), *(map(float, (d.square().sum(), d.amin(), d.amax())) if len(d) else ()))
-
-    def _remember(
-        self, place: Place, many: int, squares: float = 0.0, smallest: float = 0.0, largest: float = 0.0
-    ) -> float:
-        """The width for these distances and those before at this place."""
-        found = self._measured.setdefault(place, Measured())
-        if many:
-            found.add(many, squares, smallest, largest)
-        if not found.many:
+        found = Distances(0)
+        if len(d):
+            squares, smallest, largest = map(float, (d @ d, d.amin(), d.amax()))
+            found = Distances(len(d), squares, smallest, largest, int((d <= self.WINDOW).sum()))
+        pool = self._lines.setdefault(place[:3], Line()).add(place[3], found, self.steps)
+        if pool is None:
             return self.WINDOW
-        half = found.half
-        if found.told(self.steps):
-            self.kept[place] = half
-            del self._measured[place]
-        return half
+        if pool.kept is not None:
+            self.kept[place] = pool.kept
+        return pool.half
 
     # --- compiled code, in which a number stands for an object ---
 
@@ -254,9 +214,23 @@ _NUMBERS, _SLOTS = itertools.count(), itertools.count()
 _OBJECTS: weakref.WeakValueDictionary[int, Auto] = weakref.WeakValueDictionary()
 
 
+_LINES: dict[int, tuple[str, int]] = {}
+"""Where the decisions are that were traced."""
+
+
 def _slot() -> int:
     """A new one for each decision that is traced."""
-    return next(_SLOTS)
+    slot = next(_SLOTS)
+    _LINES[slot] = _traced_line()
+    return slot
+
+
+def _traced_line() -> tuple[str, int]:
+    """The line of the program that Dynamo has come to."""
+    for at in reversed(torch._guards.TracingContext.extract_stack()):
+        if not is_internal(at.filename):
+            return relative(at.filename), at.lineno or 0
+    return "compiled", 0
 
 
 _slot._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch._dynamo.assume_constant_result
@@ -267,7 +241,7 @@ def _make_op() -> None:
     """``torch.ops.sll.remember``, which asks a memory from compiled code: made with the first memory, not at import."""
 
     def remember(distances: Tensor, number: Tensor, slot: int) -> Tensor:
-        auto, place = _OBJECTS.get(int(number)), ("compiled", slot, "", 0)
+        auto, place = _OBJECTS.get(int(number)), (*_LINES.get(slot, ("compiled", slot)), "", slot)
         half = auto.kept.get(place) if auto is not None else Auto.WINDOW
         if half is None and auto is not None:
             half = auto._measure(place, distances)

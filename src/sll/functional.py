@@ -64,7 +64,7 @@ def _checked(x: Tensor, eps: OneEps, forward: str | None, op: str) -> tuple[floa
     linear = one_of(forward, "forward", ("linear", "hard"), same) == "linear"
     if not isinstance(width, float):
         remembers = getattr(width, "steps", 0) and not compiling()
-        return Width(width, kind_of(op), place=(*line_of(op), 0) if remembers else None), linear
+        return Width(width, kind_of(op), place=(*line_of(), kind_of(op), 0) if remembers else None), linear
     limits = torch.finfo(compute_dtype(x.dtype))
     if not limits.tiny <= width <= limits.max:
         raise ValueError(

@@ -29,12 +29,12 @@ _WHOLE_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast"))
 
 
 class Place:
-    """A line of the program and the op that decides there."""
+    """A line of the program and what decides there."""
 
     def __init__(self, policy: Policy, op: str, site: CallSite, notes: Widths) -> None:
         self.policy: Any = policy
         self.kind = kind_of(op)
-        self.line = relative(site.file), site.line, op
+        self.line = relative(site.file), site.line, self.kind
         self.note: Callable[[float | Tensor], None] = functools.partial(notes.add, site)
         self._again, self._noted = notes.again(site), 0.0
         self.remembers = getattr(policy, "steps", 0) > 0 and hasattr(policy, "kept") and op not in _WHOLE_STEPS

@@ -71,10 +71,10 @@ def call_site(op: str) -> CallSite:
     return CallSite(at.f_code.co_filename, at.f_lineno, op)
 
 
-def line_of(op: str) -> tuple[str, int, str]:
-    """`call_site`, the same on other machines."""
-    site = call_site(op)
-    return relative(site.file), site.line, op
+def line_of() -> tuple[str, int]:
+    """File and line of `frame`, the same on other machines."""
+    at = frame()
+    return relative(at.f_code.co_filename), at.f_lineno
 
 
 def frame() -> FrameType:

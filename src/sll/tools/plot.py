@@ -279,7 +279,7 @@ def _run(
     (x, y), validation, test = (_spirals(1024, generator) for _ in range(3))
     with torch.enable_grad():
         network = _network(generator)
-        optimizer = torch.optim.Adam(network, rate)
+        optimizer, around = torch.optim.Adam(network, rate), enter()
         at, scores = [], []
         for step in range(steps + 1):
             if step % 5 == 0:
@@ -288,7 +288,7 @@ def _run(
             if step == steps:
                 break
             batch = slice(step % 4 * 256, step % 4 * 256 + 256)
-            with enter():
+            with around:
                 loss = F.cross_entropy(_logits(network, x[batch], activation), y[batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
