@@ -283,6 +283,34 @@ def test_generators_go_on_counting():
     assert sorted(nth for *_, nth in eps.remembered) == [0, 1, 2]
 
 
+def test_functions_that_call_themselves_go_on_counting():
+    """Entered again inside itself it is the same step; the next begins with backward, or outside."""
+    eps = sll.Auto(steps=2)
+    region = sll.linearize(eps)
+
+    @region
+    def layers(x, more):
+        y = torch.sign(x)
+        return y + layers(10 * x, more - 1) if more else y
+
+    batches = [rows(seed=seed) for seed in range(4)]
+    for x in batches:
+        layers(x, 2).sum().backward()
+    found = [half for (*_, nth), half in sorted(eps.remembered.items(), key=lambda item: item[0][-1])]
+    assert found == pytest.approx([twice_rms(*batches[:2]) * scale for scale in (1, 10, 100)], rel=1e-5)
+
+
+def test_a_step_without_end_does_not_fill_the_memory():
+    """Forward mode has no backward that would end it."""
+    eps = sll.Auto(steps=2)
+    with sll.linearize(eps):
+        for seed in range(1010):
+            x = rows(8, seed=seed).detach()
+            torch.func.jvp(torch.sign, (x,), (x,))
+    assert [nth for *_, nth in eps.remembered] == [1000]
+    assert len(eps.state_dict()["measured"]) == 1000
+
+
 def test_each_thread_counts_for_itself():
     eps, barrier = sll.Auto(steps=2), threading.Barrier(2)
     region = sll.linearize(eps)

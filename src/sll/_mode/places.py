@@ -24,6 +24,10 @@ _MANY = 1000
 """Instructions that are known at once: code that is made anew each time would fill the memory."""
 
 
+_OCCURRENCES = 1000
+"""Of a line in a step that have widths of their own: without backward a step has no end."""
+
+
 _WHOLE_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast"))
 """Their width is never measured."""
 
@@ -48,7 +52,7 @@ class Place:
         counts, line = entered[-1].counts, self.line
         nth = counts.get(line, 0)
         counts[line] = nth + 1
-        place = (*line, nth)
+        place = (*line, nth if nth < _OCCURRENCES else _OCCURRENCES)
         half = self.policy.kept.get(place)
         if half is None or watch is not None:
             return Width(self.policy, self.kind, self.note, watch, place)
