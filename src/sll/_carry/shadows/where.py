@@ -179,7 +179,8 @@ def _of_integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor) -> T
         if own is None:
             return _wrapped(x, out, dtype)
         soft = own.value().to(dtype)
-        return follow(soft, lambda: _wrapped(x, out, dtype)) if _wraps(x, out) else soft
+        exact = own.exact is not None and not _wraps(x, out)
+        return soft if exact else follow(soft, lambda: _wrapped(x, out, dtype))
 
     m, p, q = map(value_of, (mask, a, b), found)
     numbers = alias(out)
