@@ -455,6 +455,20 @@ def test_compiled_code_remembers_what_eager_code_does(forward):
 
 
 @compiled_regions
+def test_compiling_has_nothing_to_warn_of(recwarn):
+    torch._dynamo.reset()
+    getattr(torch._dynamo.utils, "warn_once_cache", set()).clear()
+    region, x = sll.linearize("auto"), rows()
+
+    def program(x):
+        with region:
+            return two_layers(x)
+
+    torch.compile(program, fullgraph=True, backend="aot_eager")(x)
+    assert [str(warning.message) for warning in recwarn if "cache" in str(warning.message)] == []
+
+
+@compiled_regions
 def test_compiled_explicit_functions_remember_with_an_object():
     torch._dynamo.reset()
     eps = [sll.Auto(steps=1), sll.Auto(steps=1)]

@@ -76,7 +76,7 @@ class Width:
         """Whether the answer is the whole step, wherever steps end."""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
-        self._with_numpy = hasattr(policy, "at_once") and numpy_is_there()
+        self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
 
     @property
     def at_once(self) -> Callable[[Kind, float, Callable[[], Any]], float | None] | None:
