@@ -146,6 +146,14 @@ def test_squares_that_are_no_numbers(scale):
     assert scale / 10 < only(eps) <= 2 * scale and g.isfinite().all() and g.any()
 
 
+@pytest.mark.parametrize("program", [torch.sign, lambda x: (x > 0) * 1.0, lambda x: torch.where(x > 0, 2.0, 1.0)])
+@pytest.mark.parametrize("scale", [1e-32, 1e-39, 1e-44])
+def test_scores_that_underflow_have_a_slope(scale, program):
+    eps = sll.Auto(steps=2)
+    found = train(eps, [rows(scale=scale, seed=seed) for seed in range(4)], lambda x: program(x).sum())
+    assert eps.remembered and all(g.isfinite().all() and g.any() for g in found)
+
+
 def test_nan_and_inf_are_left_out():
     eps = sll.Auto(steps=1)
     x = torch.cat([rows().detach(), torch.tensor([math.nan, math.inf, -math.inf])]).requires_grad_()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .._ops.callsite import CallSite, call_site, frame, relative
-from .._rules.widths import Watch, Width
+from .._rules.widths import TINY, Watch, Width
 from ..auto import Auto
 from ..policies import Policy, kind_of
 from .notes import Widths
@@ -56,6 +56,8 @@ class Place:
         half = self.policy.kept.get(place)
         if half is None or watch is not None:
             return Width(self.policy, self.kind, self.note, watch, place)
+        if half < TINY:
+            half = TINY
         if half == self._noted:
             self._again[0] += 1
         else:
