@@ -63,7 +63,7 @@ def _quick_integers(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if found[0] is not None and len(known) > 1 and all(own is None or own.knows_other() for own in found[1:]):
         return NotImplemented  # (there are candidates then)
     out = func(*args)
-    if any(own is not None and _wraps(x, out) for x, own in zip(args, found)):
+    if out.dtype is not torch.int64 and any(own is not None and _wraps(x, out) for x, own in zip(args, found)):
         return NotImplemented
     fixed = [None if own is not None else _wrapped(x, out, dtype) for x, own in zip(args, found)]
 
