@@ -157,6 +157,14 @@ def test_squares_that_are_no_numbers(scale):
     assert scale / 10 < only(eps) <= 2 * scale and g.isfinite().all() and g.any()
 
 
+@pytest.mark.parametrize("program", [torch.sign, lambda x: (x > 0) * 1.0, lambda x: torch.where(x > 0, 2.0, 1.0)])
+@pytest.mark.parametrize("scale", [1e-32, 1e-39, 1e-44])
+def test_scores_that_underflow_have_a_slope(scale, program):
+    eps = sll.Auto(steps=2)
+    found = train(eps, [rows(scale=scale, seed=seed) for seed in range(4)], lambda x: program(x).sum())
+    assert eps.remembered and all(g.isfinite().all() and g.any() for g in found)
+
+
 def test_nan_and_inf_are_left_out():
     eps = sll.Auto(steps=1)
     x = torch.cat([rows().detach(), torch.tensor([math.nan, math.inf, -math.inf])]).requires_grad_()
@@ -292,6 +300,34 @@ def test_generators_go_on_counting():
 
     list(layers(rows()))
     assert sorted(nth for *_, nth in eps.remembered) == [0, 1, 2]
+
+
+def test_functions_that_call_themselves_go_on_counting():
+    """Entered again inside itself it is the same step; the next begins with backward, or outside."""
+    eps = sll.Auto(steps=2)
+    region = sll.linearize(eps)
+
+    @region
+    def layers(x, more):
+        y = torch.sign(x)
+        return y + layers(10 * x, more - 1) if more else y
+
+    batches = [rows(seed=seed) for seed in range(4)]
+    for x in batches:
+        layers(x, 2).sum().backward()
+    found = [half for (*_, nth), half in sorted(eps.remembered.items(), key=lambda item: item[0][-1])]
+    assert found == pytest.approx([twice_rms(*batches[:2]) * scale for scale in (1, 10, 100)], rel=1e-5)
+
+
+def test_a_step_without_end_does_not_fill_the_memory():
+    """Forward mode has no backward that would end it."""
+    eps = sll.Auto(steps=2)
+    with sll.linearize(eps):
+        for seed in range(1010):
+            x = rows(8, seed=seed).detach()
+            torch.func.jvp(torch.sign, (x,), (x,))
+    assert [nth for *_, nth in eps.remembered] == [1000]
+    assert len(eps.state_dict()["measured"]) == 1000
 
 
 def test_each_thread_counts_for_itself():
@@ -476,6 +512,20 @@ def test_compiled_code_remembers_what_eager_code_does(forward):
     for seed in range(12):  # regions made anew: each has its own memory, and nothing is compiled again
         train(sll.Auto(steps=3), [rows(seed=seed)], compiled, forward=forward)
     assert counter.frame_count == 1
+
+
+@compiled_regions
+def test_compiling_has_nothing_to_warn_of(recwarn):
+    torch._dynamo.reset()
+    getattr(torch._dynamo.utils, "warn_once_cache", set()).clear()
+    region, x = sll.linearize("auto"), rows()
+
+    def program(x):
+        with region:
+            return two_layers(x)
+
+    torch.compile(program, fullgraph=True, backend="aot_eager")(x)
+    assert [str(warning.message) for warning in recwarn if "cache" in str(warning.message)] == []
 
 
 @compiled_regions

@@ -234,6 +234,18 @@ def test_vmap_inside_and_outside_of_grad():
 
 
 @pytest.mark.parametrize("forward", ["straight-through", "linear", "hard"])
+@pytest.mark.parametrize("f", [lambda x: x.argsort().argsort() * x.detach(), lambda x: x.sort().values.sign()])
+def test_orders_of_a_row_whose_width_is_measured(f, forward):
+    x = torch.tensor([0.3, -1.0, 0.2, 2.0, 0.7])
+    region, leaf = sll.linearize("auto", forward=forward), x.clone().requires_grad_()
+    with region:
+        transformed = torch.func.grad(lambda x: f(x).sum())(x)
+        (plain,) = torch.autograd.grad(f(leaf).sum(), leaf)
+    torch.testing.assert_close(transformed, plain)
+    assert plain.any()
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "linear", "hard"])
 def test_a_batch_of_gradients(forward):
     """``is_grads_batched=True``, which `jacobian(vectorize=True)` passes: backward runs under `vmap`."""
     for name in list(PROGRAMS)[::2]:

@@ -338,7 +338,7 @@ def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwa
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
     outcomes.settle_hooked()
     for entered in THREAD.entered:  # the next step begins
-        entered.counts = {}
+        entered.counts.clear()
     return func(*args, **kwargs)
 
 

@@ -14,7 +14,7 @@ from sll._ops.projections import Projection
 from sll.auto import AUTO
 from sll.policies import Call
 
-SPECIAL = [math.nan, math.inf, -math.inf]
+SPECIAL = [math.nan, math.inf, -math.inf, -1e30, 1e30]
 
 
 @st.composite
@@ -51,6 +51,17 @@ def test_the_gradient(choice, half, subset):
     assert lists.dtype == x.dtype and lists.shape == x.shape
     for other in (arrays, tensors):
         torch.testing.assert_close(lists, other, rtol=1e-5, atol=1e-5 / half)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("far", [-1e30, 1e17])
+def test_scores_that_are_larger_than_bands_can_tell(k, far):
+    """Fewer are left than are chosen, the others have been masked out with a large number: these are equal."""
+    x = torch.tensor([[1.0, far, far, far], [far, far, 0.5, 0.25]], dtype=torch.float64)
+    g = torch.arange(8.0, dtype=torch.float64).reshape(2, 4)
+    found = each_way(lambda: Projection(k, -1, True, 0.5, ordered=True).gradient(x, g))
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other)
 
 
 @settings(deadline=None)

@@ -140,7 +140,8 @@ class Mode(TorchFunctionMode):
             if entered:
                 self._enter_inside(entered, recording)
             THREAD.made = None  # (left by an exception)
-            entered.append(Entered(self, not recording and checkpoint.in_reentrant()))
+            counts = self.counted() if entered else {}  # entered again, inside itself: it is the same step
+            entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
             THREAD.alone = len(entered) == 1 and self.trace is None
         super().__enter__()  # type: ignore[no-untyped-call]
         return self

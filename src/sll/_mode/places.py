@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .._ops.callsite import CallSite, call_site, frame, relative
-from .._rules.widths import Watch, Width
+from .._rules.widths import TINY, Watch, Width
 from ..auto import Auto
 from ..policies import Policy, kind_of
 from .notes import Widths
@@ -22,6 +22,10 @@ __all__ = ["Place", "Places", "made_here"]
 
 _MANY = 1000
 """Instructions that are known at once: code that is made anew each time would fill the memory."""
+
+
+_OCCURRENCES = 1000
+"""Of a line in a step that have widths of their own: without backward a step has no end."""
 
 
 _WHOLE_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast"))
@@ -48,10 +52,12 @@ class Place:
         counts, line = entered[-1].counts, self.line
         nth = counts.get(line, 0)
         counts[line] = nth + 1
-        place = (*line, nth)
+        place = (*line, nth if nth < _OCCURRENCES else _OCCURRENCES)
         half = self.policy.kept.get(place)
         if half is None or watch is not None:
             return Width(self.policy, self.kind, self.note, watch, place)
+        if half < TINY:
+            half = TINY
         if half == self._noted:
             self._again[0] += 1
         else:

@@ -20,12 +20,12 @@ class Entered:
 
     __slots__ = ("counts", "in_reentrant", "live", "mode", "sweep_at")
 
-    def __init__(self, mode: Any, in_reentrant: bool) -> None:
+    def __init__(self, mode: Any, in_reentrant: bool, counts: dict[Any, int]) -> None:
         self.mode = mode
         self.live: list[weakref.ref[Tensor]] = []
         """The tensors that carry something (and some that are gone)."""
         self.sweep_at = 256
-        self.counts: dict[Any, int] = {}
+        self.counts = counts
         """How often each line of the program has decided in this step."""
         self.in_reentrant = in_reentrant
         """Entered by a function that `torch.utils.checkpoint` runs without gradients, and that will enter it again."""

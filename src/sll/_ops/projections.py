@@ -247,8 +247,9 @@ def _support(scores: list[float], half: float) -> int:
     """How many of sorted scores, largest first, have a share in ``sparsemax(scores / half)``: those at which all that
     are larger rise by less than `half` in sum.
     """
-    total = 0.0
+    total, best = 0.0, scores[0]
     for many, score in enumerate(scores):
+        score -= best  # (what is far from 0 is not rounded to more than `half`)
         if total - many * score >= half:
             return many
         total += score
@@ -259,10 +260,11 @@ def _interval(scores: list[float], k: int, half: float) -> tuple[int, int]:
     """Which of sorted scores, largest first, have a share strictly between 0 and 1 at the threshold at which all
     shares, ``clamp((score - tau) / half, 0, 1)``, add up to `k`. It is sought from the score of the first that is out.
     """
-    tau, n, a, b = scores[k], len(scores), 0, k
+    scores = [score - scores[k] for score in scores]  # (as in `_support`)
+    tau, n, a, b = 0.0, len(scores), 0, k
     while scores[a] >= tau + half:
         a += 1
-    missing = (k - a) * half - sum([score - tau for score in scores[a:k]])
+    missing = (k - a) * half - sum(scores[a:k])
     while missing > 0:
         full, begins = scores[a] - half if a < b else -math.inf, scores[b] if b < n else -math.inf
         corner = begins if begins > full else full

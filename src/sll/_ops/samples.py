@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from .env import compiling, dispatched
+from .env import compiling, dispatched, free_to_read
 
 SAMPLE = 1024
 """Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
@@ -76,7 +76,7 @@ def pairs(z: Tensor) -> Tensor:
         return z.new_zeros(1)
     again = not (compiling() or type(n) is not int or dispatched())
     two = _two_once if again else _two
-    if again and z.dim() == 1 and z.is_cpu and type(z) is Tensor and numpy_is_there():
+    if again and z.dim() == 1 and free_to_read(z) and numpy_is_there():
         row, (first, second) = z.detach().numpy(), two(min(n * (n - 1) // 2, SAMPLE), n, z.device)
         return torch.from_numpy(row[first.numpy()] - row[second.numpy()])  # a fraction of the time
     rows = sample_rows(z, 128)

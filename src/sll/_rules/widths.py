@@ -15,10 +15,10 @@ from .._ops.env import compiling, free_to_read
 from .._ops.samples import numpy_is_there, sample
 from ..policies import Call, Kind, Policy
 
-__all__ = ["Width", "half_width", "in_units"]
+__all__ = ["TINY", "Width", "half_width", "in_units"]
 
 
-_TINY = 1e-30
+TINY = 1e-30
 """No band is narrower: its slope has to be a float32."""
 
 
@@ -76,7 +76,7 @@ class Width:
         """Whether the answer is the whole step, wherever steps end."""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
-        self._with_numpy = hasattr(policy, "at_once") and numpy_is_there()
+        self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
 
     @property
     def at_once(self) -> Callable[[Kind, float, Callable[[], Any]], float | None] | None:
@@ -112,7 +112,7 @@ class Width:
             if free_to_read(found):
                 found = float(found)
         if isinstance(found, Tensor):
-            found = found.clamp(min=_TINY, max=limit)
+            found = found.clamp(min=TINY, max=limit)
             if compiling():
                 # A reduction is computed once; the number itself, a dozen operations on a handful of other numbers,
                 # the compiler would compute anew for every vector of elements.
@@ -128,7 +128,7 @@ class Width:
                     f"half-width, finite unless call.limit is, got {found!r} for a {self.kind}; distances of inf are "
                     "ties, and there may be none that are finite: leave them out, and return 1.0 then"
                 )
-            found = max(_TINY, min(found, limit))
+            found = max(TINY, min(found, limit))
         if self.record is not None:
             self.record(found)
         return found

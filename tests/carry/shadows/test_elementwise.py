@@ -158,6 +158,11 @@ RULES = [
         (0.1, -0.1),
         (2, 8),
     ),
+    ("a sum of masks is a mask", lambda x, y: ((x > 0) + (y > 0)).double(), (0.1, -0.1), (2, 0)),
+    ("a sum of masks that both hold", lambda x, y: ((x > 0) + (y > 0)).double() * 3, (0.1, 0.1), (0, 0)),
+    ("a mask and itself", lambda x: (lambda m: (m + m).double() * 3)(x > 0), 0.1, 6),
+    ("a mask and a fixed one", lambda x: ((x > 0) + torch.tensor([True, False])).double().sum(), 0.1, 2),
+    ("a product by a sum", lambda x: (lambda m: (m * (m + m)).double())(x > 0), 0.1, 4),
     ("a mask as a number", lambda x, y: (x > 0) + y * (y > 0).int(), (0.1, 3.0), (2, 1)),
 ]
 

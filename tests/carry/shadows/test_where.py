@@ -141,3 +141,36 @@ def test_integers_that_are_taken_keep_their_gradient(fixed):
         return torch.where(y.detach() > 0 if fixed else y > 0, x.round().clamp(0, 3).long(), count).double()
 
     worked_out(taken, (3.4, 0.1), (2.0, 0.0 if fixed else 2.0))
+
+
+BYTES = torch.tensor([3, 200], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("taken", "wanted"),
+    [
+        (lambda x: torch.where(x > 0, -1, BYTES), 2 * (255 - 3 + 255 - 200)),
+        (lambda x: BYTES.masked_fill(x > 0, -1), 2 * (255 - 3 + 255 - 200)),
+        (lambda x: torch.where(x > 0, torch.tensor(300), BYTES), 2 * (44 - 3 + 44 - 200)),
+        (lambda x: torch.where(x > 0, BYTES, (x > 0).sum() * 300), 2 * (3 - 44 + 200 - 44)),
+        (lambda x: torch.where(x <= 0, x <= 0, BYTES), 2 * (3 - 0 + 200 - 0)),
+        (lambda x: torch.where(x > 0, x > 0, BYTES), 2 * (1 - 3 + 1 - 200) + 2 * 2),
+        (lambda x: torch.where(x <= 0, BYTES, x <= 0), 2 * (0 - 3 + 0 - 200) - 2 * 2),
+    ],
+)
+def test_small_integers_wrap_around(taken, wanted):
+    """What is taken is a number of the result's type: -1 is 255."""
+    worked_out(lambda x: taken(x).double().sum(), 0.1, wanted)
+
+
+def test_the_mask_may_be_written_to_after_it_has_chosen_integers():
+    found = []
+    for writes in (False, True):
+        x = torch.tensor([-0.1, 0.1, 0.2], dtype=torch.float64, requires_grad=True)
+        with region():
+            mask = x > 0
+            y = torch.where(mask, x.round().long() + 3, mask)
+            if writes:
+                mask.logical_not_()
+            found.append(torch.autograd.grad(y.double().sum(), x)[0])
+    assert torch.equal(*found) and found[0].any()

@@ -150,6 +150,8 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
         labels = relabelled(func, args, {}, known[0], chosen)
         return carry(region, out, chosen.of_labels(labels, spread(out.dim()), value))
+    if out.dtype == torch.bool and func.__name__ in ADDS:  # True + True is True
+        return _logic(region, "logical_or", args, out)
     return carry(region, out, _made(make, lazy, other_of(func, args, {}, known)))
 
 
@@ -205,6 +207,8 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     dtype, product = common(args, found, True), name in PRODUCTS
     if dtype is None or product and args[0] is args[1]:
         return NotImplemented
+    if not product and all(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
+        return NotImplemented  # (the sum of masks is a mask)
     operands = list(args)
     for i, x in enumerate(args):
         kind = x.dtype if isinstance(x, Tensor) else torch.get_default_dtype() if type(x) is float else None

@@ -25,7 +25,7 @@ from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
-from ..._rules.widths import Width
+from ..._rules.widths import TINY, Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
 from .differences import added, by_difference, numbered, quick_difference, slope_of
@@ -85,7 +85,7 @@ def half_at(
     if eps.at_once is not None and x.is_cpu and eager():
         half = eps.at_once(eps.kind, limit, lambda: _numbers(x, at))
         if half is not None:
-            half = min(half, limit)
+            half = max(TINY, min(half, limit))
             if eps.record is not None:
                 eps.record(half)
             return half

@@ -62,10 +62,10 @@ def _quick_integers(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     known = [x for x, own in zip(args, found) if own is not None]
     if found[0] is not None and len(known) > 1 and all(own is None or own.knows_other() for own in found[1:]):
         return NotImplemented  # (there are candidates then)
-    fixed = [
-        None if own is not None else x.type(dtype) if isinstance(x, Tensor) else number(float(x), dtype, mask.device)
-        for x, own in zip(args, found)
-    ]
+    out = func(*args)
+    if out.dtype is not torch.int64 and any(own is not None and _wraps(x, out) for x, own in zip(args, found)):
+        return NotImplemented
+    fixed = [None if own is not None else _wrapped(x, out, dtype) for x, own in zip(args, found)]
 
     def soft() -> Tensor:
         m, p, q = (x if own is None else own.value() for x, own in zip(fixed, found))
@@ -77,7 +77,21 @@ def _quick_integers(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     elif len(known) == 1 and found[0] is not None:
         left = func(mask.logical_not(), *args[1:])
         other = lambda _: left
-    return numbered(region, func(*args), soft, dtype, other)
+    return numbered(region, out, soft, dtype, other)
+
+
+def _wraps(x: Any, out: Tensor) -> bool:
+    """Whether `x` may be another number in the type of `out`: those without dimensions, and Python's, have no say in
+    it.
+    """
+    return isinstance(x, Tensor) and x.dtype not in (torch.bool, out.dtype) and out.dtype != torch.int64
+
+
+def _wrapped(x: Any, out: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` as it is in the type of `out`, as a float."""
+    if isinstance(x, Tensor):
+        return (x.type(out.dtype) if _wraps(x, out) else x).type(dtype)
+    return number(float(x % 256 if out.dtype == torch.uint8 else x), dtype, out.device)
 
 
 def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
@@ -146,7 +160,7 @@ def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, 
         return _of_integers(region, mask, a, b, out)
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():
-        taken = mask.unsqueeze(-1)
+        taken = mask.clone().unsqueeze(-1)  # (the program may write to the mask)
         left = torch.where(mask, b, a).unsqueeze(-1)
         everything = torch.cat([x.expand(*out.shape, -1) for x in (labels, more, left, out.unsqueeze(-1))], -1)
     rises = (own.value() * torch.where(mask, -1.0, 1.0)).expand(out.shape).unsqueeze(-1)
@@ -159,11 +173,16 @@ def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, 
 def _of_integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor) -> Tensor:
     """`_quick_integers`, whatever they carry."""
     found = [shadow(x) for x in (mask, a, b)]
-    values = [
-        torch.as_tensor(x, device=out.device) if own is None else own.value() for x, own in zip((mask, a, b), found)
-    ]
-    dtype = functools.reduce(torch.promote_types, (x.dtype for x, own in zip(values, found) if own is not None))
-    m, p, q = (x.to(dtype) for x in values)
+    dtype = functools.reduce(torch.promote_types, (own.value().dtype for own in found if own is not None))
+
+    def value_of(x: Any, own: Shadow | None) -> Tensor:
+        if own is None:
+            return _wrapped(x, out, dtype)
+        soft = own.value().to(dtype)
+        exact = own.exact is not None and not _wraps(x, out)
+        return soft if exact else follow(soft, lambda: _wrapped(x, out, dtype))
+
+    m, p, q = map(value_of, (mask, a, b), found)
     numbers = alias(out)
     value = follow(torch.lerp(q, p, m).expand(out.shape), lambda: numbers.to(dtype))
     known = [x for x, own in zip((mask, a, b), found) if own is not None]
@@ -182,10 +201,10 @@ def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
     beyond = own.other(x)
     if beyond is None:
         return None
-    x, beyond = x.to(like.dtype), beyond.to(like.dtype)
+    x, beyond, value = x.to(like.dtype), beyond.to(like.dtype), own.value()
     with torch.no_grad():
-        step = (beyond - x).to(own.value().dtype)
+        step = beyond.to(value.dtype) - x.to(value.dtype)  # (small integers wrap around)
         slope = torch.where(step == 0, 0, 1 / step)
-    moved = own.value() * slope
+    moved = value * slope
     moved = moved - moved.detach()
     return torch.stack([x, beyond], -1), torch.stack([1 - moved, moved], -1)
