@@ -44,6 +44,7 @@ class Pool:
     step_squares: float = 0.0
     near: int = 0
     step_near: int = 0
+    latest: int = -1
     kept: float | None = None
 
     def fits(self, found: Distances) -> bool:
@@ -107,11 +108,13 @@ class Line:
             return pool
         again = self.last.get(nth) == found  # (a checkpoint that runs twice, data that stay)
         self.last[nth] = found
-        if nth == pool.first and pool.many + pool.step_many:
+        # (Or the same decision twice: of a step without end the last ones have one number.)
+        if (nth == pool.first or (nth == pool.latest and not again)) and pool.many + pool.step_many:
             pool.step()
             if pool.told(steps):
                 pool.kept = pool.half
                 return pool
+        pool.latest = nth
         if not again:
             pool.add(found)
         return pool

@@ -268,9 +268,12 @@ def _interval(scores: list[float], k: int, half: float) -> tuple[int, int]:
     while missing > 0:
         full, begins = scores[a] - half if a < b else -math.inf, scores[b] if b < n else -math.inf
         corner = begins if begins > full else full
-        if missing <= (b - a) * (tau - corner):
+        room = (b - a) * (tau - corner)
+        if missing <= room:
+            while missing == room and a < b and scores[a] - half >= corner:
+                a += 1  # its share is 1 there
             break
-        missing, tau = missing - (b - a) * (tau - corner), corner
+        missing, tau = missing - room, corner
         a, b = (a, b + 1) if begins >= full else (a + 1, b)
     return a, b
 
