@@ -13,7 +13,9 @@ from torch import Tensor
 from local_shadows import (
     NAN,
     PARTS,
+    ROWS,
     Shadow,
+    alike,
     as_tensor,
     centred,
     discrete,
@@ -80,8 +82,8 @@ def looked_up(ref: Any, func: Any, args: Any, kwargs: Any, table: Any, indices: 
     if ref.get(table) is not None:
         moved = ref.get(ref.moved("lookup", func, args, kwargs, only=table))
         mine = ref.get(out)
-        hard = out.detach().double()
-        return ref.put(out.clone(), shadow(out, mine.total(hard) + moved.total(hard)))
+        hard, out = out.detach().double(), out.clone()
+        return ref.put(out, ref.several(out, mine.total(hard) + moved.total(hard), [mine, moved], False))
     return out
 
 
@@ -160,12 +162,12 @@ def where(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         return NotImplemented
     a, b = (as_tensor(v, hard).to(hard.dtype) if ref.get(v) is None else v for v in (a, b))
     infos = [shadow(v) if ref.get(v) is None else ref.get(v) for v in (a, b)]
-    infos = [info.widened(max(info.c.shape[-1] for info in infos)) for info in infos]
+    infos = alike(*infos)
     m = mask.expand(hard.shape)
 
     def taken(part: str) -> Tensor:
         parts = [getattr(info, part) for info in infos]
-        if part in "cw":
+        if part in ROWS:
             return torch.where(m.unsqueeze(-1), *(p.expand(*hard.shape, p.shape[-1]) for p in parts))
         return torch.where(m, *parts)
 
@@ -174,10 +176,13 @@ def where(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         return ref.put(hard, found)
     left = torch.where(m, b, a).double()
     rises = ref.get(mask).s.expand(hard.shape) * torch.where(m, -1.0, 1.0)
+    turned = shadow(hard, (left - hard) * rises, left, u=0.0)
     if all(ref.get(v) is None for v in (a, b)):
-        return ref.put(hard, shadow(hard, (left - hard) * rises, left))
+        return ref.put(hard, turned)
+    if found.t.shape[-1]:
+        return ref.put(hard, ref.several(hard, found.total(hard) + turned.s, [found, turned], False))
     c, w = torch.cat([found.c, left.unsqueeze(-1)], -1), torch.cat([found.w, rises.unsqueeze(-1)], -1)
-    return ref.put(hard, Shadow(found.s, found.alt, found.r, torch.full_like(found.o, NAN), c, w))
+    return ref.put(hard, shadow(hard, found.s, found.alt, c, w, found.r, u=0.0))
 
 
 # --- writes at an index (L10) ----------------------------------------------------------------------------------------
@@ -259,7 +264,7 @@ def written(
     if discrete(hard):
         hot = isinstance(src, (int, float)) and src == 1 and not x.any()
         alt = 1 - hard.double() if hot else NAN
-        return ref.put(hard, shadow(hard, total + centred(soft).reshape(x.shape), alt))
+        return ref.put(hard, shadow(hard, total + centred(soft).reshape(x.shape), alt, u=float(hot)))
     return with_gradient(hard, total)
 
 

@@ -130,6 +130,47 @@ def shifted_bits(x):
     return code.to(x.dtype)
 
 
+@local((5, 4))
+def codes_in_many_ways(x):
+    b = (x > 0.1).long()
+    code, table = (b * 2 ** torch.arange(4)).sum(1), torch.arange(16).to(x.dtype).sub(6).square()
+    other = b[:, 0] | b[:, 1] << 1 | b[:, 2] << 2
+    asked = (code == 5).to(x.dtype) + (code // 3 > 1) * 2 + (code % 3 == 1) * 3 + (code.unsqueeze(1) < 7).squeeze(1)
+    asked = asked + F.embedding(other, table.view(4, 4)[:, :2].reshape(8, 1)).sum(1) + (code ^ other > 3) * x[:, 0]
+    return asked + table[code] + F.one_hot(
+        code, 16).to(x.dtype) @ table + torch.maximum(code, other + 2) % 5  # fmt: skip
+
+
+@local((5, 4), (5, 4))
+def weighted_votes(x, y):
+    votes, weights = torch.sign(x).long(), torch.tensor([3, 1, 4, 2])
+    ballot = (votes * weights).sum(1)
+    level = torch.round(y * 2).long()
+    return ((ballot > 1).to(x.dtype) * y[:, 0] + (votes.sum(1) > 0) + (level @ weights > 2) * x[:, 1]
+            + ((level * 2).cumsum(1) >= 3).sum(1) + (level.prod(1) > 2) + (level.sum(1) > 1) * y[:, 1])  # fmt: skip
+
+
+@local((5, 4), (5, 3))
+def codes_of_counts_and_choices(x, y):
+    count, place = (x > 0).sum(1), y.argmax(1)
+    code = count * 3 + place
+    table = torch.arange(15).to(x.dtype).sub(7).square()
+    again = torch.stack([code, place * 4, count + (y[:, 0] > 0.2)], 1)
+    return table[code] + (again.sum(1) % 7 == 3) + (again[:, 1:] > 2).sum(1) + (count % 3 == 1) * x[:, 0] + (
+        torch.where(y[:, 1] > 0, code, count) // 2 > 2)  # fmt: skip
+
+
+@local((4, 6))
+def codes_in_buffers(x):
+    codes = torch.zeros(3, 6, dtype=torch.int64)
+    for k, row in enumerate(x):
+        codes[k % 3] |= (row > 0.1).long() << k
+    codes[:, 0] += 2 * (x[:3, 1] > 0)
+    return (codes % 3 == 1).to(x.dtype) @ torch.arange(6).to(x.dtype) + torch.tensor([0, 2, 5, 1]).repeat(4)[codes].sum(
+        1
+    )
+
+
 @local((6, 5))
 def int8_quantizer(x):
     scale = 0.25

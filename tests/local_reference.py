@@ -25,7 +25,9 @@ from local_rules import DECISIONS
 from local_shadows import (
     NAN,
     PARTS,
+    ROWS,
     Shadow,
+    alike,
     as_tensor,
     centred,
     discrete,
@@ -94,6 +96,12 @@ LINEAR_IN = set(
 )
 
 
+BY_ONES = LINEAR_IN - {"mul", "div"} | {"abs", "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "fmax", "fmin",
+                                        "where", "masked_fill"}  # fmt: skip
+COUNTS = {"sum", "nansum", "cumsum", "diff", "trace"}
+"""Where each decision changes the operands by one at most, it changes the result by one at most."""
+
+
 def is_linear(name: str, args: Any, kwargs: Any, x: Tensor, hard: Tensor) -> bool:
     """Whether a function is linear in its operand `x`, whose type may change only to that of other numbers."""
     others = [y for y in (*args, *kwargs.values()) if y is not x]
@@ -132,8 +140,7 @@ class Local(TorchFunctionMode):
             return x
         many = x.untyped_storage().nbytes() // x.element_size()
         base = shadow(x.new_zeros(many)) if old is None else old[2]
-        width = max(base.c.shape[-1], new.c.shape[-1])
-        base, new = base.widened(width), new.widened(width)
+        base, new = alike(base, new)
         flat = Shadow(*(getattr(base, n).index_put((at,), getattr(new, n)) for n in PARTS))
         self.stored[key] = (x, x._version, flat)
         return x
@@ -224,9 +231,32 @@ class Local(TorchFunctionMode):
         total = sum(part.total(at_hard) for part in parts)
         if not discrete(hard):
             return with_gradient(hard, total)
-        if len(parts) > 1 or hard.dtype == torch.bool:
+        if hard.dtype == torch.bool:
             return self.put(hard, shadow(hard, total, o=parts[0].o if len(parts) == 1 else NAN))
+        chosen = any(discrete(x) and x.dtype == torch.bool for x in operands.values()) and name in (
+            "where",
+            "masked_fill",
+        )
+        ones = name in BY_ONES and not chosen and all(map(self.by_ones, operands.values()))
+        if len(parts) > 1 or parts[0].v.shape[-1]:
+            return self.put(hard, self.several(hard, total, parts, ones))
+        parts[0].u = torch.full(hard.shape, float(ones), dtype=torch.float64)
         return self.put(hard, parts[0])
+
+    def by_ones(self, x: Tensor) -> bool:
+        """Whether each decision changes `x` by one at most."""
+        info = self.get(x)
+        assert info is not None
+        return x.dtype == torch.bool or bool((info.u == 1).all()) and not info.w.shape[-1]
+
+    def several(self, hard: Tensor, total: Tensor, parts: list[Shadow], ones: bool) -> Shadow:
+        """What an integer carries that the decisions of all parts make. Linear functions pass on the `total`."""
+        flips = [part.flips(hard) for part in parts]
+        c, w = (torch.cat([each[i] for each in flips], -1) for i in (0, 1))
+        if ones:
+            return shadow(hard, total, t=c, v=w)
+        r = total - ((c - hard.detach().double().unsqueeze(-1)) * w).sum(-1)
+        return shadow(hard, c=c, w=w, r=r, u=0.0)
 
     def changed(
         self, x: Tensor, func: Any, args: Any, kwargs: Any, hard: Tensor, at_hard: Tensor, place: Any, limit: Any,
@@ -262,11 +292,13 @@ class Local(TorchFunctionMode):
             low = torch.where(n == 0, n, n - 1)
             apart = 1.0 if hard.dtype == torch.bool else shaped(n + 1 - low)
             slope = torch.where(unknown, (other(n + 1) - other(low)) / apart, slope)
-        many = range(info.c.shape[-1])
+        many, terms = range(info.c.shape[-1]), range(info.t.shape[-1])
         c, w = [other(info.c[..., k]) for k in many], [shaped(info.w[..., k]) for k in many]
+        t, v = [other(info.t[..., k]) for k in terms], [shaped(info.v[..., k]) for k in terms]
         alt = torch.where(unknown, NAN, alt)
         r = slope * shaped(info.r) if linear else 0.0 * at_hard
-        return Shadow(slope * shaped(info.s), alt, r, shaped(info.o), stacked(c, hard), stacked(w, hard))
+        parts = [stacked(each, hard) for each in (c, w, t, v)]
+        return shadow(hard, slope * shaped(info.s), alt, *parts[:2], r, shaped(info.o), 0.0, *parts[2:])
 
     def linear(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Sums and products (L7), run on the shadows."""
@@ -274,7 +306,31 @@ class Local(TorchFunctionMode):
         named = {key: value for key, value in kwargs.items() if key != "dtype"}
         args = [x for x in args if not isinstance(x, torch.dtype)]
         soft = func(*replaced(args, self.real), **replaced(named, self.real))
-        return self.result(hard, soft)
+        if not discrete(hard):
+            return self.result(hard, soft)
+        operands = {id(x): x for x in flat_tensors((args, named)) if discrete(x) and self.get(x) is not None}
+        ones = getattr(func, "__name__", "") in COUNTS and all(map(self.by_ones, operands.values()))
+        parts = [self.each(x, func, args, named, hard) for x in operands.values()]
+        return self.put(hard, self.several(hard, centred(soft.double()), parts, ones))
+
+    def each(self, x: Tensor, func: Any, args: Any, kwargs: Any, hard: Tensor) -> Shadow:
+        """The function with one decision of one element of `x` the other way, for all of those."""
+        values, weights = self.get(x).flips(x)
+        found = []
+        for e in range(x.numel()):
+            for k in range(values.shape[-1]):
+                there = x.detach().reshape(-1).clone()
+                there[e] = values.reshape(x.numel(), -1)[e, k].detach()
+                put = lambda y, there=there: there.reshape(x.shape) if y is x else y
+                c = func(*replaced(args, put), **replaced(kwargs, put)).double()
+                found.append((c, weights.reshape(x.numel(), -1)[e, k]))
+        if not found or not hard.numel():
+            return shadow(hard)
+        c = torch.stack([each[0] for each in found], -1)
+        w = torch.stack([each[1] for each in found]).expand(c.shape)
+        changed = (c != hard.detach().double().unsqueeze(-1)).int()  # (all others would be run again for nothing)
+        order = changed.argsort(dim=-1, descending=True, stable=True)[..., : int(changed.sum(-1).max())]
+        return shadow(hard, c=c.gather(-1, order), w=w.gather(-1, order))
 
     def result(self, hard: Tensor, soft: Tensor) -> Tensor:
         more = centred(soft.double())
@@ -299,10 +355,12 @@ class Local(TorchFunctionMode):
             cast = lambda x: self.call("to", torch.Tensor.to, (x, outs[0].dtype), {}) if id(x) in known else x
             return func(*replaced(args, cast), **replaced(kwargs, cast))
         start, ids, rows = 1, {}, []
+        counts = any(self.get(x).v.shape[-1] for x in known.values())  # beside others a count is no count
+        ones = not counts or all(map(self.by_ones, known.values()))
         for x in known.values():
             ids[id(x)] = torch.arange(start, start + x.numel()).reshape(x.shape)
             start += x.numel()
-            info = self.get(x)
+            info = self.get(x) if ones else self.several(x, self.get(x).total(x), [self.get(x)], False)
             rows.append(info if x.dim() else info.map(lambda part: part.unsqueeze(0)))
         named = {**kwargs, "value": 0} if name == "pad" else kwargs
         plain = args[:3] if name == "pad" else args
@@ -313,12 +371,11 @@ class Local(TorchFunctionMode):
             return x
 
         found = list(flat_tensors([func(*replaced(plain, swap), **replaced(named, swap))]))
-        width = max(info.c.shape[-1] for info in rows)
-        none = shadow(torch.zeros(1, dtype=torch.float64))
+        rows = alike(shadow(torch.zeros(1, dtype=torch.float64)), *rows)
         parts = {}
         for n in PARTS:
-            each = [getattr(info.widened(width), n) for info in [none, *rows]]
-            parts[n] = torch.cat([part.flatten(0, -2 if n in "cw" else -1) for part in each])
+            each = [getattr(info, n) for info in rows]
+            parts[n] = torch.cat([part.flatten(0, -2 if n in ROWS else -1) for part in each])
         for x, at in zip(outs, found):
             self.put(x, shadow(x, **{n: part[at] for n, part in parts.items()}))
         return out
@@ -334,7 +391,8 @@ class Local(TorchFunctionMode):
             return out
         info = self.get(known[0])
         assert info is not None
-        return self.put(out, shadow(out, 0.0, value_at(func, args, kwargs, {id(known[0]): info.alt})))
+        ones = 0.0 if name == "mul" else info.u
+        return self.put(out, shadow(out, 0.0, value_at(func, args, kwargs, {id(known[0]): info.alt}), u=ones))
 
     # choices
 
@@ -391,8 +449,7 @@ class Local(TorchFunctionMode):
         fresh[index] = value
         old = shadow(x) if old is None else old
         new = shadow(fresh[index]) if info is None else info
-        width = max(old.c.shape[-1], new.c.shape[-1])
-        old, new = old.widened(width), new.widened(width)
+        old, new = alike(old, new)
         parts_ = []
         for n in PARTS:
             a, b = getattr(old, n), getattr(new, n)

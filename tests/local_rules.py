@@ -82,7 +82,7 @@ def float_step(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         out = with_gradient(out, finite(a - times * m).double())
     out = with_gradient(out, finite((above - below).detach().double()) * q)
     if name == "sign":
-        ref.put(out, shadow(out, 0.0, -out.detach().double()))
+        ref.put(out, shadow(out, 0.0, -out.detach().double(), u=0.0))
     elif name not in OWN and name != "heaviside" and not kwargs.get("decimals"):
         ref.put(out, shadow(out, 0.0, (below + above - out.detach()).double()))
     return out
@@ -211,15 +211,11 @@ def cast(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     alt = torch.where(passed, nearest - fixed.sign(), nearest).double()
     beside = torch.where(fixed == 0, 1.0, fixed - fixed.sign()).double()
     known = beside if memory is None else memory.alt.trunc()
-    return ref.put(out, shadow(out, s, torch.where(whole, known, alt)))
+    ones = 1.0 if memory is None else memory.u
+    return ref.put(out, shadow(out, s, torch.where(whole, known, alt), u=ones))
 
 
 # --- logic and counts (L7) -------------------------------------------------------------------------------------------
-
-
-def truth(ref: Any, x: Tensor) -> Tensor:
-    """Of a bool or integer tensor, as numbers."""
-    return ref.real(x if x.dtype == torch.bool else ref.call("ne", torch.ne, (x, 0), {}))
 
 
 def over(x: Tensor, reduce: Any, dim: Any, keepdim: bool) -> Tensor:
@@ -250,8 +246,8 @@ def any_all(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
 
 def count_nonzero(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     dim = named(args, kwargs, "input", "dim").get("dim")
-    m = truth(ref, args[0])
-    return ref.result(func(*args, **kwargs), m.sum() if dim is None else m.sum(dim))
+    x = args[0] if args[0].dtype == torch.bool else ref.call("ne", torch.ne, (args[0], 0), {})
+    return ref.call("sum", torch.sum, (x,) if dim is None else (x, dim), {})
 
 
 def bincount(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -439,7 +435,7 @@ def searchsorted(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
     d = x - at
     h = limit.clamp(max=ref.width("step", d))
     s = (above - below) * offset(d, h)
-    return ref.put(hard, shadow(hard, s, torch.where(hard == above, below, above).double()))
+    return ref.put(hard, shadow(hard, s, torch.where(hard == above, below, above).double(), u=0.0))
 
 
 def histc(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:

@@ -32,7 +32,10 @@ class Shadow:
     `s` has the value 0 and the gradient of the element; `alt` is its other value, NaN if it is not known. `r` is what
     only functions that are linear pass on (a rank is another function as a number than as an index). `o` numbers the
     choice that the element is a place of, NaN if there is none. A choice has candidates `c` with weights `w` (value 0,
-    gradient of the weight) in one more dimension.
+    gradient of the weight) in one more dimension; so has a number that several decisions make: what it is with one of
+    them the other way. `u` is 1 where each decision changes the number by one at most. Such a count is decided
+    about between the integers next to it; what it is with one decision the other way is in `t`, the weight of that in
+    `v`.
     """
 
     s: Tensor
@@ -41,6 +44,9 @@ class Shadow:
     o: Tensor
     c: Tensor
     w: Tensor
+    u: Tensor
+    t: Tensor
+    v: Tensor
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Shadow:
         """`f` on each part."""
@@ -50,17 +56,31 @@ class Shadow:
         """The gradient of the value."""
         return self.s + self.r + ((self.c - hard.detach().double().unsqueeze(-1)) * self.w).sum(-1)
 
-    def widened(self, width: int) -> Shadow:
-        """With as many candidates."""
-        return Shadow(self.s, self.alt, self.r, self.o, pad(self.c, width), pad(self.w, width))
+    def flips(self, hard: Tensor) -> tuple[Tensor, Tensor]:
+        """What the element is with one decision the other way, and the weights of that."""
+        n = hard.detach().double()
+        known = ~self.alt.isnan() & (self.alt != n)
+        alt = torch.where(known, self.alt, n)
+        one = torch.where(known, self.s, 0.0) / nonzero(alt - n)
+        return torch.cat([self.c, self.t, alt.unsqueeze(-1)], -1), torch.cat([self.w, self.v, one.unsqueeze(-1)], -1)
 
 
-PARTS = ("s", "alt", "r", "o", "c", "w")
+def alike(*infos: Shadow) -> list[Shadow]:
+    """With as many candidates each."""
+    c, t = (max(getattr(info, name).shape[-1] for info in infos) for name in "ct")
+    width = {"c": c, "w": c, "t": t, "v": t}
+    return [
+        Shadow(*(pad(getattr(info, n), width[n]) if n in width else getattr(info, n) for n in PARTS)) for info in infos
+    ]
+
+
+PARTS = ("s", "alt", "r", "o", "c", "w", "u", "t", "v")
+ROWS = "cwtv"
 
 
 def shadow(
     like: Tensor, s: Any = 0.0, alt: Any = NAN, c: Tensor | None = None, w: Tensor | None = None, r: Any = 0.0,
-    o: Any = NAN,
+    o: Any = NAN, u: Any = 1.0, t: Tensor | None = None, v: Tensor | None = None,
 ) -> Shadow:  # fmt: skip
     def full(x: Any) -> Tensor:
         return x.expand(like.shape) if isinstance(x, Tensor) else torch.full(like.shape, x, dtype=torch.float64)
@@ -68,7 +88,8 @@ def shadow(
     if like.dtype == torch.bool:
         alt = 1 - like.double()
     none = torch.zeros(*like.shape, 0, dtype=torch.float64)
-    return Shadow(full(s), full(alt), full(r), full(o), none if c is None else c, none if w is None else w)
+    return Shadow(full(s), full(alt), full(r), full(o), *(none if x is None else x for x in (c, w)), full(u),
+                  *(none if x is None else x for x in (t, v)))  # fmt: skip
 
 
 def centred(x: Tensor) -> Tensor:

@@ -143,9 +143,25 @@ def test_codes_of_bits():
 
     at = [0.02, 0.9, -0.8, -0.5, -1, -1, -0.6, -0.6]
     found = {forward: gradient(code, at, forward) for forward in MODES}
-    assert found["hard"][0][0] == pytest.approx(5)
-    assert found["straight-through"] == ([0] * 8, [])
+    assert found["hard"][0] == found["straight-through"][0] == [pytest.approx(5), *[0] * 7]
     assert found["linear"][1] == ["eq"]
+
+
+def test_what_where_chose_and_what_was_made_of_it():
+    def sold(x):
+        stock = torch.where(x < 0, 25, 4)
+        return stock - torch.minimum(stock, torch.tensor(6)) == 19
+
+    found = where(sold, [0.02])
+    assert found["hard"] == [-5] and found["straight-through"] == [0]
+
+
+def test_a_cap_on_terms_is_a_row_of_the_report(monkeypatch):
+    monkeypatch.setattr("sll._carry.shadows.terms.MAX_ELEMENTS", 7)
+    x = torch.tensor([0.02, 0.9, -0.8, -0.5, -1, -1, -0.6, -0.6], requires_grad=True)
+    with sll.linearize(0.1, forward="straight-through") as region:
+        ((x > 0) * 2 ** torch.arange(8)).sum() == 3  # noqa: B015
+    assert sum(region.report().approximate.values()) == 1 and "approximate" in str(region.report())
 
 
 def test_thresholds_from_the_row():

@@ -242,7 +242,7 @@ class linearize(Mode):
             self._infinite[call_site(op)] += many
 
     def approximate(self, op: str, many: int) -> None:
-        """Flips that are too many to be followed further: they count with their local gradient."""
+        """Flips that are too many to be followed further, or elements of which the terms are too many."""
         self._approximate[call_site(op)] += many
 
     # --- the mode ---

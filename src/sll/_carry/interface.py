@@ -60,6 +60,9 @@ class Region(Protocol):
     ) -> None:
         """Count that the gradient of `tensors` ends at `op`; warn or raise if an element was in its band."""
 
+    def approximate(self, op: str, many: int) -> None:
+        """Numbers that are too much to follow exactly."""
+
     def count_infinite(self, op: str, many: int) -> None:
         """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""
 

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["Report"]
 
 
+_APPROXIMATE = {
+    "flips": "flips were too many to follow and count with their local gradient. A smaller eps opens fewer",
+    "terms": "integers are made of decisions of different weight that are too many to tell apart, or whose weights are "
+    "not known: the integers next to them were taken",
+}
+
+
 @dataclass(frozen=True)
 class Report:
     """What happened in a region, all that was run in it so far: calls per call site.
@@ -38,7 +45,9 @@ class Report:
     """
     traced: bool = False
     approximate: dict[CallSite, int] = field(default_factory=dict)
-    """With ``forward="hard"``: flips that were too many to follow, and count with their local gradient."""
+    """With ``forward="hard"``: flips that were too many to follow, and count with their local gradient. With
+    ``"straight-through"``: integers made of too many decisions of different weight (a row `terms`).
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
@@ -156,8 +165,7 @@ class Report:
             for site, n in self.infinite_jumps.items()
         ]
         notes += [
-            f"{short(site)}: approximate; {n} flips were too many to follow and count with their local gradient. "
-            "A smaller eps opens fewer"
+            f"{short(site)}: approximate; {n} {_APPROXIMATE.get(site.op, _APPROXIMATE['flips'])}"
             for site, n in self.approximate.items()
         ]
         if not self.lost:

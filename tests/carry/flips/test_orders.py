@@ -104,3 +104,15 @@ def test_hard_forward_of_programs(program, eps):
     with sll.linearize(eps, forward="hard", on_lost="ignore"):
         got = program(x.clone().requires_grad_())
     assert same_bits(got, want)
+
+
+@pytest.mark.parametrize("best", [
+    lambda n: n.amax(1), lambda n: n.max(1).values, lambda n: n.t().amax(0), lambda n: -(-n).amin(1),
+    lambda n: torch.stack([row.max() for row in n]),
+])  # fmt: skip
+def test_maxima_of_integers(best):
+    """The last bit comes: 8 after 4. In the first row it does not matter."""
+    x = torch.tensor([[0.5, 0.02, 0.5, -0.5], [0.5, 0.6, 0.7, -0.01]], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward="hard", on_lost="error"):
+        y = best((x > 0) * torch.tensor([1, 2, 4, 8])).double().sum()
+    assert torch.autograd.grad(y, x)[0].tolist() == [[0] * 4, [0, 0, 0, pytest.approx((8 - 4) * 5)]]

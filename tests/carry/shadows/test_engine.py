@@ -214,6 +214,57 @@ QUICK = {
         x, lambda n, m, k: 2 * m[:2].float().sum().to(x.dtype) * y + (3 * (x > 0).sum() - (y > 0).sum().squeeze()) * y
     ),
     "long": lambda x, y: x.long().to(x.dtype) * y,
+    "codes of bits": lambda x, y: (
+        lambda b, c: (
+            (b + 2 * c == 1) * y
+            + waves(y)[:8][b + 4 * (x > 1) + 2 * c]
+            + (2 * b - c).to(x.dtype) * y
+            + ((b << 1 | c) % 3 > 0) * y
+            + (torch.minimum(2 * b, 3 * c) > 1) * y
+            + F.one_hot(3 * b - c + 1, 5).to(x.dtype) @ y[:5]
+        )
+    )((x > 0).long(), (y > 0.2).long()),
+    "codes of several types": lambda x, y: (
+        ((x > 0).int() * 2 + (y > 0.2).long() > 2) * y
+        + ((x > 0) * torch.arange(len(x)).remainder(5) + x.round().clamp(-4, 4).nan_to_num(0.0).long() == 3) * y
+        + waves(y)[:9][(torch.sign(x.nan_to_num(0.1)).long() * 3 + torch.sign(y).long() + 4)]
+        + ((x > 0).to(torch.uint8) * 200 + (y > 0.2).to(torch.uint8) * 100 > 50) * y
+    ),
+    "codes chosen and moved": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            (torch.where(x > y, m, k) % 3 == 1) * y
+            + (torch.where(k > 0, 2 * m, n) // 2 > 0) * y
+            + (torch.where(k > 0, m, n).reshape(1, -1).squeeze(0) % 2 == 1) * y
+            + ((3 * m - n).view(-1, 1).flatten() % 4 == 1) * y
+            + (m.masked_fill(k > 1, 2) * 2 + n).to(x.dtype)
+            + ((n == 1).long() * 2 + m).unsqueeze(-1).expand(-1, 2).sum(-1).remainder(5).to(x.dtype)
+        ),
+    ),
+    "codes of counts of a row": lambda x, y: (
+        lambda m, b, k: (
+            (torch.where(k > 0, m, b) % 2 == 1) * y
+            + (torch.where(y > 0.1, m, b) % 2 == 1) * y
+            + (torch.where(k > 0, m, 2 * b) == 2) * y
+            + (m.reshape(1, -1).squeeze(0) + b) % 2 * y
+            + ((m - b).reshape(-1, 1).squeeze(1) * 2 == 2) * y
+            + (torch.maximum(m, 2 * b) * 3 % 4 == 2) * y
+            + (3 * b).reshape(5, 19).sum(0).remainder(4).sum() * y
+        )
+    )((x.unsqueeze(1) > torch.tensor([0.1, -0.9, 1.1])).sum(1), (y > 0.2).long(), torch.arange(len(x)) % 4),
+    "codes of counts": lambda x, y: whole(
+        x,
+        lambda n, m, k: (
+            ((m + (y > 0) - n * 2) % 3 == 1) * y
+            + ((m - 1) * 3 > 2) * y
+            + ((m * m) % 5 > 1) * y
+            + (m.clamp(1, 3) + m.maximum(k) == 4) * y
+            + (m + (x > 0).sum() > 40) * y
+            + (m & 1).to(x.dtype)
+            + ((m + 1).int() * 3 == 9) * y
+            + (m - m % 2) * y
+        ),
+    ),
     "where": lambda x, y: torch.where(x > 0, x * y, y),
     "where of numbers": lambda x, y: torch.where(x > 0, 3.0, -1.0).to(x.dtype) + torch.where(x > y, x, 7.0),
     "where, infinite": lambda x, y: torch.where(x > 0, torch.full_like(x, math.inf), x),

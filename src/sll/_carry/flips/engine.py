@@ -56,6 +56,9 @@ def general(op: str, derivative: bool = True) -> Rule:
     return source(op, described(op), derivative)
 
 
+extreme = either(lambda input, *args, **kwargs: input.is_floating_point(), best_value, flip_by_flip)
+"""`amax`, `amin`, `max()` and `min()`: continuous, but not of integers."""
+
 RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
@@ -71,14 +74,14 @@ RULE_OF: dict[str, Rule] = {
     "one_hot": one_hot,
     **{op: asks(best, op) for op in ("argmax", "argmin")},
     **{
-        op: either(lambda *args, **kwargs: len(args) == 1 and not kwargs, best_value, asks(best, "arg" + op))
+        op: either(lambda *args, **kwargs: len(args) == 1 and not kwargs, extreme, asks(best, "arg" + op))
         for op in ("max", "min")
     },
     "sort": asks(order, "sort", ("dim", "descending")),
     "topk": asks(order, "topk", ("k", "dim", "largest", "sorted")),
     "kthvalue": asks(kth, "kthvalue", ("k", "dim")),
     "median": asks(kth, "median"),
-    "best_values": best_value,
+    "best_values": extreme,
     "unique": asks(unique, "unique", ("sorted", "return_inverse", "return_counts", "dim")),
     "bincount": bincount,
     "searchsorted": passed,

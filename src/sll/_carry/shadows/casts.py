@@ -83,14 +83,14 @@ def _decided(region: Region, x: Tensor, out: Tensor) -> Tensor:
             floats.data = out.type(dtype)
         else:
             floats = follow(floats, lambda: out.to(dtype))
-        return carry(region, out, Shadow.of(floats, other, exact=dtype))
+        return carry(region, out, Shadow.of(floats, other, dtype, whole.by_ones))
     numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
     found = (
         Shadow.of(make()) if region.trace is not None or not plainly or not ordinary(x) else Shadow(make, exact=dtype)
     )
-    found._other = lambda n: _beyond(fixed, n)
+    found._other, found.by_ones = lambda n: _beyond(fixed, n), True
     return carry(region, out, found)
 
 

@@ -21,6 +21,7 @@ from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinar
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
 from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, shadow
+from .terms import made_of
 
 
 def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
@@ -51,14 +52,13 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     else:
         numbers, dtype = alias(out), soft.dtype
         value = follow(soft.expand(out.shape), lambda: numbers.to(dtype))
-    other = None if out.dtype == torch.bool else other_of(func, args, kwargs, list(operands.values()))
-    return carry(region, out, Shadow.of(value, other, exact=value.dtype if eager() else None))
+    decided, exact = list(operands.values()), value.dtype if eager() else None
+    other = None if out.dtype == torch.bool else other_of(func, args, kwargs, decided)
+    return carry(region, out, made_of(region, func, args, kwargs, out, decided, value, other, exact))
 
 
-def numbered(
-    region: Region, out: Tensor, soft: Callable[[], Tensor], dtype: torch.dtype, other: Other = None
-) -> Tensor:
-    """`out` carries its own numbers, with the gradient of ``soft()``, a tensor of its shape that nobody else has."""
+def numbered(out: Tensor, soft: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], Tensor]:
+    """The numbers of `out`, with the gradient of ``soft()``, a tensor of its shape that nobody else has."""
     numbers = lazy_clone(out)
 
     def make() -> Tensor:
@@ -66,7 +66,7 @@ def numbered(
         found.data = numbers.type(dtype)  # (in half the time of `to`)
         return found
 
-    return mark(region, out, Shadow(make, other, dtype))
+    return make
 
 
 def common(args: tuple[Any, ...], found: list[Shadow | None], floats: bool = False) -> torch.dtype | None:
@@ -97,9 +97,11 @@ def quick_difference(region: Region, func: Func, args: tuple[Any, ...], floats: 
     if dtype is None or args[0] is args[-1] and len(args) > 1:
         return NotImplemented
     out = func(*args)
-    known = [(own, *slope_of(func, args, i, own, out)) for i, own in enumerate(found) if own is not None]
-    there = known[0][2] if len(known) == 1 and out.dtype != torch.bool else None
-    return numbered(region, out, lambda: total([own.value() * slope for own, slope, _ in known]), dtype, there)
+    parts = [(own, *slope_of(func, args, i, own, out)) for i, own in enumerate(found) if own is not None]
+    value = numbered(out, lambda: total([own.value() * slope for own, slope, _ in parts]), dtype)
+    there = parts[0][2] if len(parts) == 1 and out.dtype != torch.bool else None
+    known = [x for x, own in zip(args, found) if own is not None]
+    return mark(region, out, made_of(region, func, args, {}, out, known, value, there, dtype))
 
 
 def slope_of(func: Func, args: tuple[Any, ...], i: int, own: Shadow, out: Tensor) -> tuple[Tensor, Other]:
@@ -159,7 +161,8 @@ def relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Ten
 
     def widened(y: Any) -> Any:
         if y is x:
-            return own.labels.to(x.dtype)
+            labels = own.labels.to(x.dtype)
+            return not_zero(func, labels, x.unsqueeze(-1)) if x is args[-1] else labels
         return y.detach().unsqueeze(-1) if isinstance(y, Tensor) and y.dim() else y
 
     with torch.no_grad():

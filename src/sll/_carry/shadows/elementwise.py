@@ -28,6 +28,7 @@ from .differences import (
 )
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
+from .terms import BY_ONES, made_of
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -91,7 +92,7 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     for y in (*args[1:], *kwargs.values()):
         if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
             return out
-    return carry(region, out, Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs)))
+    return carry(region, out, Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs), name in BY_ONES))
 
 
 def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -104,7 +105,7 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     for y in args[1:]:
         if type(y) is not int and not (type(y) is float and y.is_integer()):
             return NotImplemented
-    return mark(region, func(*args), Mapped(whole, x, lambda beyond: func(beyond, *args[1:])))
+    return mark(region, func(*args), Mapped(whole, x, lambda beyond: func(beyond, *args[1:]), func.__name__ in BY_ONES))
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
@@ -146,13 +147,14 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     # (A product saves its operands.)
     fixed = [kept(x) if found is None and isinstance(x, Tensor) else x for x, found in zip(args, own)]
     make: Callable[[], Tensor] = lambda: func(*(x if found is None else found.value() for x, found in zip(fixed, own)))
-    if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights):
+    if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights) and chosen.terms is None:
         value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
         labels = relabelled(func, args, {}, known[0], chosen)
         return carry(region, out, chosen.of_labels(labels, spread(out.dim()), value))
     if out.dtype == torch.bool and func.__name__ in ADDS:  # True + True is True
         return _logic(region, "logical_or", args, out)
-    return carry(region, out, _made(make, lazy, other_of(func, args, {}, known)))
+    number = make if lazy and not compiling() else make()
+    return carry(region, out, made_of(region, func, args, {}, out, known, number, other_of(func, args, {}, known)))
 
 
 def _writable(x: Any) -> bool:
@@ -235,7 +237,7 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         own.knows_other() or x.dtype == torch.bool for x, own in zip(args, found) if own
     ):
         other = other_of(func, args, {}, known)
-    return numbered(region, out, make, dtype, other)
+    return mark(region, out, made_of(region, func, args, {}, out, known, numbered(out, make, dtype), other, dtype))
 
 
 def quick_quotient(region: Region, func: Func, args: tuple[Any, ...]) -> Any:

@@ -164,7 +164,9 @@ class _Shadows(Engine):
 
     def flows(self, x: Tensor) -> list[Tensor]:
         own = shadow(x)
-        return [] if own is None else [own.weights() if isinstance(own, Weights) else own.value()]
+        if own is None:
+            return []
+        return [own.weights() if isinstance(own, Weights) and own.terms is None else own.value()]
 
 
 ENGINE = _Shadows()

@@ -25,8 +25,10 @@ from .differences import added, neighbours, total
 from .orders import quick_order
 from .picked import Best, Picked, quick_choice
 from .selections import quick_select, select
-from .shadow import Shadow, Weights, as_float, carry, mark, quick_shadow, shadow
+from .shadow import Shadow, Weights, as_float, carry, mark, opposite, quick_shadow, shadow
 from .shape import move
+from .terms import Terms
+from .terms import looked_up as terms_read
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
 
@@ -127,6 +129,11 @@ class Spot:
         hot = self.hot()
         if fixed is not None and hot is not None and hot.shape == fixed.shape:
             return (hot * finite(fixed)).sum(self.along, keepdim=True)
+        if self.rows and isinstance(self.own, Terms):  # (they may be many)
+            labels, weights = _inside(self.labels(), self.index.unsqueeze(-1), self.size), self.weights()
+            entries = finite(read(labels.reshape(-1)))
+            weights = weights.reshape(-1, *(1,) * (entries.dim() - 1)) * entries
+            return weights.reshape(*labels.shape, *entries.shape[1:]).sum(self.index.dim())
         parts = [weight * finite(read(i)) for i, weight in self.candidates()]
         return total(parts)
 
@@ -200,9 +207,19 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
     if out.is_complex():
         return out
     if len(spots) == 1 and held is None:
-        return carry(region, out, _among_entries(spots[0], table, out))
+        return carry(region, out, _among_entries(region, spots[0], table, out))
     soft = total([spot.soft(table, out.dtype == torch.bool) for spot in spots])
-    return carry(region, out, _with_value(soft if held is None else soft + read(held.value()), out))
+    soft = soft if held is None else soft + read(held.value())
+    return carry(region, out, _of_several(region, spots, table, read, soft, out))
+
+
+def _of_several(
+    region: Region, spots: list[Spot], table: Any, read: Callable[[Any], Tensor], soft: Tensor, out: Tensor
+) -> Shadow:
+    found = _with_value(soft, out)
+    if out.dtype == torch.bool:
+        return found
+    return terms_read(region, spots, table, read, out, found.value())
 
 
 def _with_value(soft: Any, out: Tensor, other: Any = None) -> Shadow:
@@ -210,7 +227,7 @@ def _with_value(soft: Any, out: Tensor, other: Any = None) -> Shadow:
     return Shadow.of(follow(soft.expand(out.shape), lambda: numbers.to(soft.dtype)), other)
 
 
-def _among_entries(spot: Spot, table: Any, out: Tensor) -> Shadow:
+def _among_entries(region: Region, spot: Spot, table: Any, out: Tensor) -> Shadow:
     """The same decision among entries of a table of bools or integers."""
     own = spot.own
     if isinstance(own, Weights):
@@ -222,7 +239,7 @@ def _among_entries(spot: Spot, table: Any, out: Tensor) -> Shadow:
     soft = spot.soft(table, out.dtype == torch.bool)
     beyond = own.other(spot.index)
     if beyond is None:
-        return _with_value(soft, out)
+        return _of_several(region, [spot], table, lambda t: spot.read(t, spot.index), soft, out)
     entry = spot.read(table, spot.inside(beyond.long()))
     return _with_value(soft, out, None if out.dtype == torch.bool else lambda _: entry)
 
@@ -354,7 +371,7 @@ def quick_one_hot(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     out = func(*args)
     hot, exact = lazy_clone(out), picked.dtype
-    return mark(region, out, Shadow(lambda: picked.follow(lambda: hot.to(exact)), _opposite, exact))
+    return mark(region, out, Shadow(lambda: picked.follow(lambda: hot.to(exact)), opposite, exact))
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -364,11 +381,7 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if own is None or not out.numel():
         return out
     numbers, classes = x.detach().clone(), out.shape[-1]
-    return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), _opposite))
-
-
-def _opposite(hot: Tensor) -> Tensor:
-    return 1 - hot
+    return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), opposite))
 
 
 def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..._ops.surrogates import alias, follow, lazy_clone, number
 from ..interface import Func, Quick, Region
-from .shadow import Shadow, Weights, carry, mark, quick_shadow, shadow, tensors
+from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow, tensors
 from .sources import quick_compare
+from .terms import added, reduced, single
+from .terms import product as product_of
 
 
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -31,17 +33,21 @@ def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if out.is_floating_point():
         shown = own.shown(x, out.dtype)
         return func(shown, *args[1:], **rest)
-    return carry(region, out, Shadow(make))
+    return carry(region, out, reduced(region, func, x, own, args[1:], rest, out, make))
 
 
 def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """A count of what a mask holds."""
-    own = quick_shadow(args[0])
-    if own is None:
+    x, own = args[0], quick_shadow(args[0])
+    if own is None or not (own.by_ones or x.dtype == torch.bool):
         return NotImplemented
-    # (Floats count without an error up to 2 ** 24.)
-    exact = own.exact if args[0].dtype == torch.bool and args[0].numel() < 1 << 24 else None
-    return mark(region, func(*args), Shadow(lambda: func(own.value(), *args[1:]), None, exact))
+    out, make = func(*args), lambda: func(own.value(), *args[1:])
+    if x.dtype != torch.bool:
+        return mark(region, out, reduced(region, func, x, own, args[1:], {}, out, make))
+    shape = x.shape  # (Floats count without an error up to 2 ** 24.)
+    found = Shadow(make, None, own.exact if x.numel() < 1 << 24 else None, by_ones=True)
+    found.terms, found.depth = lambda: added(lambda: single(own, own.value().bool()), shape, *args[1:]), 1
+    return mark(region, out, found)
 
 
 COMPARED = {"gt": (0.5, 1.0), "ge": (-0.5, 1.0), "lt": (-0.5, -1.0), "le": (0.5, -1.0)}
@@ -95,8 +101,10 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         func(*args, **kwargs)  # (most refuse to mix types: a region must not let pass what torch refuses)
         return func(*(swap(x, lambda x, own: own.shown(x, dtype)) for x in args), **kwargs)
     out = func(*args, **kwargs)
-    value = func(*(swap(x, lambda _, own: own.value()) for x in args), **kwargs)
-    return carry(region, out, Shadow.of(value))
+    for x in decided:  # (of one type, as torch wants them)
+        dtype = torch.promote_types(dtype, as_value(x).dtype)
+    value = func(*(swap(x, lambda _, own: own.value().to(dtype)) for x in args), **kwargs)
+    return carry(region, out, product_of(region, func, args, kwargs, out, decided, value))
 
 
 def _flags(region: Region, x: Tensor) -> Tensor:
@@ -164,7 +172,9 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     if x.dtype == torch.bool:
         return (some if func.__name__ == "amax" else every)(region, func, args, kwargs)
     out = func(*args, **kwargs)
-    return carry(region, out, Shadow(lambda: func(own.value(), *args[1:], **kwargs)))
+    rest = {name: y for name, y in kwargs.items() if name != "input"}
+    make = lambda: func(own.value(), *args[1:], **rest)
+    return carry(region, out, reduced(region, func, x, own, args[1:], rest, out, make))
 
 
 def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -179,4 +189,4 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if weights is not None:
         total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
         return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
-    return carry(region, out, Shadow.of(hot.sum(0)))
+    return carry(region, out, Shadow.of(hot.sum(0), by_ones=True))

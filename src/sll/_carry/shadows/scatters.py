@@ -24,7 +24,7 @@ from .differences import added
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .orders import Order, inverse, quick_order
 from .picked import Picked, quick_choice
-from .shadow import Shadow, Weights, as_value, carry, mark, shadow, tensors
+from .shadow import Shadow, Weights, as_value, carry, mark, opposite, shadow, tensors
 
 
 def written(
@@ -41,7 +41,7 @@ def written(
     base = None
     if not floats and (shadow(x) is not None or shadow(source) is not None):
         base = _put(as_value(x), as_value(source), add, alone, read)
-    other = (lambda n: 1 - n) if not floats and _is_hot(x, source) else None
+    other = opposite if not floats and _is_hot(x, source) else None
     order = None if alone is None else alone.order()
     if order is not None and (alone.index.dim() == 1 or not alone.rows) and order.permutes(x):  # type: ignore[union-attr]
         values = finite(as_value(torch.as_tensor(source, device=x.device)).detach())

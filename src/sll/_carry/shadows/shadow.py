@@ -27,12 +27,16 @@ from ..._ops.surrogates import follow, fresh
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Mapped", "Other", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried", "carry",
-    "mark", "opposite", "quick_shadow", "shadow", "tensors",
+    "Carrier", "Mapped", "Other", "Parts", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried",
+    "carry", "mark", "opposite", "quick_shadow", "shadow", "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 """From a tensor to what it would be on the other side."""
+Parts: TypeAlias = "Callable[[], tuple[Tensor, Tensor] | None]"
+"""What each decision changes of a number, see `terms.py`: the shares of the decisions, which have a gradient and the
+value 0, and the changes, in one dimension more. None if it is not known.
+"""
 
 
 class Shadow(Carried):
@@ -40,26 +44,39 @@ class Shadow(Carried):
 
     `make` computes the value, anew at each call (`shared`: or others have it, too); it must depend on nothing that the
     program can write to. `exact`: it is bit for bit the tensor's, as a float of this type. `other` is given the tensor
-    that carries the shadow. A bool is its opposite there, if nothing else is said.
+    that carries the shadow. A bool is its opposite there, if nothing else is said. `by_ones`: each decision changes the
+    number by one at most (a bool is not asked).
     """
 
     make: Callable[[], Tensor]
     shared = False
+    by_ones = False
+    terms: Parts | None = None
+    """Where several decisions make the number: what each of them changes."""
+    depth = 0
+    """How many functions these have gone through."""
 
     def __init__(
-        self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None, shared: bool = False
-    ) -> None:
+        self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None, shared: bool = False,
+        by_ones: bool = False,
+    ) -> None:  # fmt: skip
         self.make = make
         self.exact = exact
         self.shared = shared
+        self.by_ones = by_ones or other is opposite
         self._value: Tensor | None = None
         self._other = other
         self._saving = saving()
 
     @classmethod
-    def of(cls, value: Tensor, other: Other = None, exact: torch.dtype | None = None) -> Shadow:
-        """With a value that is known."""
-        found = cls(lambda: value, other, exact, shared=True)
+    def of(
+        cls, value: Tensor | Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None,
+        by_ones: bool = False,
+    ) -> Shadow:  # fmt: skip
+        """With a value that is known, or else a function that makes one."""
+        if callable(value):
+            return cls(value, other, exact, False, by_ones)
+        found = cls(lambda: value, other, exact, True, by_ones)
         found._value = value
         return found
 
@@ -112,8 +129,10 @@ class Weights(Shadow):
     `weigh` computes both when somebody asks; the labels may be known. `positions`: they are 0 … n - 1. `value`: the
     index as a number, where that is not the sum of labels by weight. `owner` numbers the choices that the elements are
     places of (no two places have the same candidate). `order`: of an order or its inverse, what it reads and writes
-    without weights.
+    without weights. `base`: the first of those that are the same choice.
     """
+
+    _base: Weights | None = None
 
     def __init__(
         self,
@@ -133,6 +152,10 @@ class Weights(Shadow):
         self.number = value
         self.owner = owner
         self.order = order
+
+    @property
+    def base(self) -> Weights:
+        return self._base or self
 
     @property
     def labels(self) -> Tensor:
@@ -164,14 +187,21 @@ class Weights(Shadow):
         fit = spread or (lambda t: t)
         owner = self.owner
         owned = None if owner is None else lambda: fit(owner().unsqueeze(-1)).squeeze(-1)
-        return Weights(lambda: (fit(self.weights()), labels), labels, value=value, owner=owned)
+        found = Weights(lambda: (fit(self.weights()), labels), labels, value=value, owner=owned)
+        found._base = self.base
+        return found
 
 
 class Whole(Carried):
-    """A float tensor made of whole numbers, and what it would be on the other side of the nearest boundary."""
+    """A float tensor made of whole numbers, and what it would be on the other side of the nearest boundary.
 
-    def __init__(self, other: Callable[[Tensor], Tensor | None]) -> None:
-        self._other = other
+    `by_ones`: no further than one.
+    """
+
+    by_ones = True
+
+    def __init__(self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True) -> None:
+        self._other, self.by_ones = other, by_ones
 
     def other(self, x: Tensor) -> Tensor | None:
         """None if it is not known."""
@@ -182,8 +212,9 @@ class Whole(Carried):
 class Mapped(Whole):
     """A function of whole numbers `x`."""
 
-    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor], by_ones: bool) -> None:
         self.whole, self.x, self.version, self.func = whole, x, x._version, func
+        self.by_ones = whole.by_ones and by_ones
 
     def other(self, q: Tensor) -> Tensor | None:
         if self.x._version != self.version:

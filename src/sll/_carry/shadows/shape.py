@@ -16,7 +16,8 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import simple
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
-from .shadow import Selected, Shadow, Weights, Whole, carried, carry, mark, opposite, quick_shadow, shadow
+from .shadow import Parts, Selected, Shadow, Weights, Whole, carried, carry, mark, opposite, quick_shadow, shadow
+from .terms import beside, by_ones
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -97,22 +98,47 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool, exa
             return None if beyond is None else one(beyond)
 
     if isinstance(own, Whole):
-        return Whole(other)
-    if not lazy:
-        return Shadow.of(one(own.value()), other)
-    return Shadow(lambda: one(own.value()), other, exact, shared=True)
+        return Whole(other, own.by_ones)
+    make: Callable[[], Tensor] = lambda: one(own.value())
+    found = Shadow(make, other, exact, True, own.by_ones) if lazy else Shadow.of(make(), other, None, own.by_ones)
+    if own.terms is not None:
+        found.terms, found.depth = _moved_terms(own.terms, x, one, lazy), own.depth + 1
+    return found
+
+
+def _moved_terms(terms: Parts, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Parts:
+    known, shape = None if lazy else _places(x, one), x.shape
+
+    def make() -> tuple[Tensor, Tensor] | None:
+        found = terms()
+        if found is None:
+            return None
+        at = _places(x, one) if known is None else known
+        return _gathered(found[0], shape, at), _gathered(found[1], shape, at)
+
+    return make
+
+
+def _places(x: Tensor, one: Callable[[Tensor], Tensor]) -> Tensor:
+    """Which element goes to each place, from 1 on; 0 for what is filled in."""
+    with torch.no_grad():
+        numbers = torch.arange(1, x.numel() + 1, device=x.device).reshape(x.shape)
+        at = one(numbers)
+        return at if at.numel() == numbers.numel() else at - one(torch.zeros_like(numbers))
+
+
+def _gathered(t: Tensor, shape: torch.Size, at: Tensor) -> Tensor:
+    """Rows in a last dimension, where their element has gone."""
+    n = t.shape[-1]
+    rows = t.expand(*shape, n).reshape(-1, n)
+    rows = torch.cat([rows.new_zeros(1, n), rows])
+    return rows[at.reshape(-1)].reshape(*at.shape, n)
 
 
 def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> Weights:
     """Rows of weights and labels go where their element goes; what is filled in is no choice, and has weight 0."""
-    with torch.no_grad():
-        at = one(torch.arange(1, x.numel() + 1, device=x.device).reshape(x.shape))
-
-    def gathered(t: Tensor) -> Tensor:
-        n = t.shape[-1]
-        rows = t.expand(*x.shape, n).reshape(-1, n)
-        rows = torch.cat([rows.new_zeros(1, n), rows])
-        return rows[at.reshape(-1)].reshape(*at.shape, n)
+    at = _places(x, one)
+    gathered: Callable[[Tensor], Tensor] = lambda t: _gathered(t, x.shape, at)
 
     def weigh() -> tuple[Tensor, Tensor]:
         return gathered(own.weights()), own.labels if own.labels.dim() == 1 else gathered(own.labels)
@@ -120,7 +146,9 @@ def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> 
     owner = own.owner
     moved = None if owner is None else lambda: one(owner() + 1)  # what is filled in belongs to another
     value = None if own.number is None else lambda: one(own.value())
-    return Weights(weigh, own._labels if own.positions else None, own.positions, value=value, owner=moved)
+    found = Weights(weigh, own._labels if own.positions else None, own.positions, value=value, owner=moved)
+    found.depth = own.depth + 1
+    return found
 
 
 def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -147,10 +175,19 @@ def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         values = [v if own is None else own.value() for own, v in zip(found, fixed)]
         return func(values, *args[1:], **rest)  # type: ignore[no-any-return]
 
+    if out.dtype != torch.bool and any(own is not None and _in_parts(own) for own in found):
+        put = lambda *each: func(each, *args[1:], **rest)
+        return carry(region, out, beside(region, put, [*parts], out, make if lazy else make()))
     other = None
     if out.dtype != torch.bool and any(own is not None and own._other is not None for own in found):
         other = _joined(func, parts, found, args[1:], rest)
-    return carry(region, out, Shadow(make, other) if lazy else Shadow.of(make(), other))
+    ones = all(by_ones(x) for x, own in zip(parts, found) if own is not None)
+    return carry(region, out, Shadow(make, other, by_ones=ones) if lazy else Shadow.of(make(), other, None, ones))
+
+
+def _in_parts(own: Shadow) -> bool:
+    """Whether it has candidates or terms, and no one other side."""
+    return own.terms is not None or isinstance(own, Weights)
 
 
 def _joined_weights(same: list[Weights], func: Func, dim: int) -> Weights:

@@ -207,7 +207,7 @@ def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) ->
         half = half_at(eps, x)
         return torch.addcmul(within(x, x.detach(), half, rising * 0.5 / half), own.value(), slope)
 
-    return numbered(region, hard, soft, y.dtype)
+    return mark(region, hard, Shadow(numbered(hard, soft, y.dtype), None, y.dtype))
 
 
 def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) -> Tensor:
@@ -280,6 +280,7 @@ class Beside(Whole):
 
     def __init__(self, op: str, x: Tensor) -> None:
         self.op, self.x, self.version = op, x, x._version
+        self.by_ones = op != "sign"
 
     def other(self, q: Tensor) -> Tensor | None:
         x = self.x.detach()
@@ -381,7 +382,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
         return out
-    return carry(region, out, Whole(lambda q: (below + above - q).to(q.dtype)))
+    return carry(region, out, Whole(lambda q: (below + above - q).to(q.dtype), op != "sign"))
 
 
 HEIGHTS: dict[str, Callable[..., Any]] = {

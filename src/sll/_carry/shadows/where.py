@@ -18,7 +18,8 @@ from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, eager, follow, number, ordinary
 from ..interface import Func, Region
 from .differences import added, by_difference, common, numbered, other_of
-from .shadow import Other, Shadow, Weights, carry, quick_shadow, shadow
+from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, shadow
+from .terms import made_of
 
 
 def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -77,7 +78,8 @@ def _quick_integers(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     elif len(known) == 1 and found[0] is not None:
         left = func(mask.logical_not(), *args[1:])
         other = lambda _: left
-    return numbered(region, out, soft, dtype, other)
+    value = numbered(out, soft, dtype)
+    return mark(region, out, made_of(region, torch.where, args, {}, out, known, value, other, dtype))
 
 
 def _wraps(x: Any, out: Tensor) -> bool:
@@ -187,7 +189,8 @@ def _of_integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor) -> T
     value = follow(torch.lerp(q, p, m).expand(out.shape), lambda: numbers.to(dtype))
     known = [x for x, own in zip((mask, a, b), found) if own is not None]
     other = None if found[0] is not None else other_of(torch.where, (mask, a, b), {}, known)
-    return carry(region, out, Shadow.of(value, other, exact=dtype if eager() else None))
+    exact = dtype if eager() else None
+    return carry(region, out, made_of(region, torch.where, (mask, a, b), {}, out, known, value, other, exact))
 
 
 def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -18,6 +18,7 @@ from ..interface import Func, Region
 from ..writes import Writes, into_base
 from .scatters import put_at
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
+from .terms import beside, by_ones
 
 
 def _before(region: Region, x: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None]
     put = into_base(region, base, view, result)
     if put is None:
         return None
-    found = _merged(lambda old, new: put([old, new.expand(view.shape)]), base, result)
+    found = _merged(region, lambda old, new: put([old, new.expand(view.shape)]), base, result)
 
     def after() -> None:
         carry(region, base, found)
@@ -48,16 +49,18 @@ def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None]
     return after
 
 
-def _merged(put: Callable[[Tensor, Tensor], Tensor], old: Tensor, new: Tensor) -> Shadow:
+def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor, new: Tensor) -> Shadow:
     """The shadow of ``put(old, new)``; the other side where those of both are known."""
     own, brought = shadow(old), shadow(new)
     a, b = as_value(old), as_value(new)
     value = put(a.to(b.dtype), b)
     sides = [x if o is None else o.other(x) for x, o in ((old, own), (new, brought))]
-    if old.dtype == torch.bool or sides[0] is None or sides[1] is None:
+    if old.dtype == torch.bool:
         return Shadow.of(value)
+    if sides[0] is None or sides[1] is None:
+        return beside(region, put, [_before(region, old), new], put(old, new.to(old.dtype)), value)
     beyond = put(sides[0], sides[1].to(sides[0].dtype))
-    return Shadow.of(value, lambda _: beyond)
+    return Shadow.of(value, lambda _: beyond, None, all(by_ones(x) for x in (old, new) if shadow(x) is not None))
 
 
 WRITES = Writes(lambda x: shadow(x) is not None, tracked, _before, _carry_same, _through)
@@ -96,7 +99,7 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         written[index] = new
         return written
 
-    found = _merged(put, target, value)
+    found = _merged(region, put, target, value)
     func(target, index, value)
     carry(region, target, found)
     return None
