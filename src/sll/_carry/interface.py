@@ -79,6 +79,7 @@ class Carried:
     """
 
     __slots__ = ()
+    links = 0
     within: Any = None
     """Made in a region that compiled code entered, which does not take it back: it ends with that region, or the one
     around it, all the same.
@@ -133,6 +134,15 @@ class Engine:
     def in_band(self, x: Tensor) -> bool:
         """Whether a decision that `x` depends on is in its band."""
         return self.undecided(x) > 0
+
+    def links(self, known: list[Tensor]) -> int:
+        """The length of the chain of things to be worked out when somebody asks for what a function of `known` carries:
+        0 if nothing waits.
+        """
+        return 0
+
+    def link(self, out: Any, links: int) -> None:
+        """`out` is the result of such a function. Python's stack bounds what may wait for each other."""
 
     def undecided(self, x: Tensor) -> int:
         """How many elements of `x` depend on such a decision."""

@@ -81,17 +81,21 @@ class Mode(TorchFunctionMode):
             if known is not None and not kwargs and not THREAD.selects:
                 quick = engine.quick_on.get(func)
                 if quick is not None and plain():
+                    links = engine.links(known)
                     out = quick(self, func, args)  # type: ignore[arg-type]
                     if out is not NotImplemented:
+                        if links:
+                            engine.link(out, links)
                         return out
             if func not in OUTSIDE:
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
                 if known is None:
                     return self.eager(func, args, kwargs or {})
-                fresh = self._not_written(func, known)
+                fresh, links = self._not_written(func, known), engine.links(known)
                 out = self.eager(func, args, kwargs or {})
                 _seen(fresh)
+                engine.link(out, links)
                 return out
         return self._among_others(func, args, kwargs or {})
 
@@ -125,9 +129,11 @@ class Mode(TorchFunctionMode):
             handle = self.dispatch if self.trace is None else self.traced
             if is_compiling():
                 return handle(func, args, kwargs)
-            fresh = self._not_written(func, _held((*args, *kwargs.values())))
+            known = _held((*args, *kwargs.values()))
+            fresh, links = self._not_written(func, known), self.engine.links(known)
             out = handle(func, args, kwargs)
             _seen(fresh)
+            self.engine.link(out, links)
             return out
         finally:
             THREAD.at_work = None

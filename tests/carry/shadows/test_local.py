@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -171,3 +173,50 @@ def test_ops_of_two(name, x, seed, eps):
     agree(BOTH[name], [x, y], eps, name)
     if x.dim() > 1 and name != "lookup":
         agree(BOTH[name], [x, y[:1]], eps, name)
+
+
+# --- loops -----------------------------------------------------------------------------------------------------------
+
+
+def counted(x, steps):
+    n = torch.zeros(len(x), dtype=torch.long)
+    for k in range(steps):
+        n = n + (x > k / steps)
+    return n
+
+
+def stocked(x, steps):
+    n = (x * 5).round().long()
+    for k in range(steps):
+        n = torch.where(n < k % 3, n + 5, n - 1)
+    return n
+
+
+LOOPS = {
+    "counted": counted,
+    "in place": lambda x, steps: sum(((x > k / steps).long() for k in range(steps)), torch.zeros(len(x)).long()),
+    "stocked": stocked,
+    "clamped": lambda x, steps: functools.reduce(
+        lambda n, k: (n + 1).clamp(max=20) - 1, range(steps), (x * 5).round().long()
+    ),
+    "moved": lambda x, steps: functools.reduce(lambda n, k: n.roll(1), range(steps), (x * 5).round().long()),
+    "masks": lambda x, steps: functools.reduce(lambda m, k: m & (x < 3 + k), range(steps), x > 0),
+    "stacked": lambda x, steps: functools.reduce(
+        lambda n, k: torch.stack([n, (x > k / steps).long()]).sum(0), range(steps), (x * 5).round().long()
+    ),
+}
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("name", LOOPS)
+def test_long_loops_of_masks_and_integers(name, trace):
+    """What waits for each other is bounded, as Python's stack is; what is told apart does not double at each step."""
+    x = (torch.randn(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2).requires_grad_()
+    with sll.linearize(0.5, forward="straight-through", trace=trace):
+        y = LOOPS[name](x, 300)
+        z = y.double()
+    assert torch.equal(y, LOOPS[name](x.detach(), 300))
+    (g,) = torch.autograd.grad(z.sum(), x)
+    if name == "counted":
+        d = x.detach() - torch.arange(300, dtype=torch.float64)[:, None] / 300
+        torch.testing.assert_close(g, (d.abs() <= 0.5).double().sum(0))

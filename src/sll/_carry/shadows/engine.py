@@ -37,7 +37,7 @@ from . import (
     writes,
 )
 from .quotients import QUOTIENTS
-from .shadow import Selected, Weights, carried, shadow, tensors
+from .shadow import Selected, Shadow, Weights, carried, shadow, tensors
 
 RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op) for op in STEPS},
@@ -132,6 +132,10 @@ def _quick_on() -> dict[Any, Quick]:
     return found | {Tensor.__getitem__: lookups.quick_getitem, Tensor.__setitem__: scatters.quick_setitem}
 
 
+_LONGEST = 24
+"""Values that wait for each other."""
+
+
 class _Shadows(Engine):
     always = _ALL.always
     rules = _ALL.of
@@ -157,6 +161,22 @@ class _Shadows(Engine):
 
     def selected(self, x: Any) -> bool:
         return isinstance(carried(x), Selected)
+
+    def links(self, known: list[Tensor]) -> int:
+        longest = 1
+        for x in known:
+            pair = x._sll  # type: ignore[attr-defined]
+            if pair is not None and pair[0].links >= longest:
+                longest = pair[0].links + 1
+        return longest
+
+    def link(self, out: Any, links: int) -> None:
+        for x in out if isinstance(out, (tuple, list)) else (out,):
+            pair = getattr(x, "_sll", None)
+            if pair is not None and isinstance(pair[0], Shadow) and pair[0].waits():
+                pair[0].links = links
+                if links >= _LONGEST:
+                    pair[0].settle(x)
 
     def undecided(self, x: Tensor) -> int:
         own = shadow(x)

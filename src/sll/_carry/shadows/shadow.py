@@ -96,6 +96,18 @@ class Shadow(Carried):
         value = self.value()
         return value.clone() if 0 in value.stride() else fresh(value)  # (a lazy clone keeps what `expand` repeats)
 
+    def waits(self) -> bool:
+        """Whether the value, or the other side, is to be worked out when somebody asks."""
+        return self._value is None or self._other not in (None, opposite)
+
+    def settle(self, x: Tensor) -> None:
+        """Works out what waits for others: the value, and `x` on the other side."""
+        self.value()
+        if self._other is not None and self._other is not opposite:
+            there = self.other(x)
+            self._other = lambda _: there
+        self.links = 0
+
     def knows_other(self) -> bool:
         return self._other is not None
 

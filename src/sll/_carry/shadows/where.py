@@ -153,13 +153,17 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     return added(out, (value - value.detach()) * jump)  # (of the branches the program has the gradient already)
 
 
+CANDIDATES = 64
+"""So many numbers are told apart of which one is chosen."""
+
+
 def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:
     """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
     if out.dtype == torch.bool:
         return by_difference(region, torch.where, (mask, a, b), {}, out)  # type: ignore[no-any-return]
     found = [candidates(x, out) for x in (a, b)]
-    if any(side is None for side in found):
-        return _of_integers(region, mask, a, b, out)
+    if sum(CANDIDATES if side is None else side[0].shape[-1] for side in found) >= CANDIDATES:
+        return _of_integers(region, mask, a, b, out)  # (in a loop they would double at each step)
     (labels, weights), (more, others) = (side for side in found if side is not None)
     with torch.no_grad():
         taken = mask.clone().unsqueeze(-1)  # (the program may write to the mask)
