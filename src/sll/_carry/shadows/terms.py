@@ -357,11 +357,23 @@ def _of_same(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], dims: in
     return first.of_labels(labels, lambda w: w.reshape(*(1,) * (dims + 1 - w.dim()), *w.shape))  # type: ignore[no-any-return]
 
 
+def _exchanged(own: Weights) -> bool:
+    """Whether several elements are places of one choice: these do not change one by one."""
+    if own.owner is None:
+        return False
+    if compiling():
+        return True
+    owner = own.owner()
+    return len(set(owner.flatten().tolist())) < owner.numel()
+
+
 def reduced(
     region: Region, func: Func, x: Tensor, own: Shadow, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor,
     value: Value,
 ) -> Shadow:  # fmt: skip
     """`out` is ``func(x, *args, **kwargs)``, a sum or the like."""
+    if isinstance(own, Weights) and _exchanged(own):
+        return Shadow.of(value) if isinstance(value, Tensor) else Shadow(value)
     ones = func.__name__ in BY_ONES and (own.by_ones or x.dtype == torch.bool)
     if func.__name__ in ("sum", "nansum") and kwargs.keys() <= {"dim", "keepdim"}:
         each, whole = parts_of(x, own), x.shape
