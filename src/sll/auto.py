@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ._ops.callsite import is_internal, relative
-from ._ops.env import compiling, readable
+from ._ops.env import compiling, outside_of_transforms, readable
 from ._ops.measured import LEAST, MOST, WINDOW, Distances, Line
 from ._ops.options import shown
+from ._ops.samples import numpy_is_there
 from .policies import WIDER, Call, quantile
 
 __all__ = ["AUTO", "Auto"]
@@ -28,6 +29,12 @@ _LARGEST = {
     size: torch.finfo(dtype).max for size, dtype in ((2, torch.float16), (4, torch.float32), (8, torch.float64))
 }
 """By the size of a number."""
+
+
+def _numbers(d: Tensor) -> Any:
+    """As an array, if NumPy is there: on every way the same sums, to the last bit."""
+    d = d.double().cpu()
+    return d.numpy() if numpy_is_there() else d
 
 
 class Auto:
@@ -127,7 +134,9 @@ class Auto:
         if call.place is not None:
             d = readable(call.make())
             if d is not None:
-                return self._measure(call.place, d.double())
+                with outside_of_transforms():
+                    d = _numbers(d)
+                return self._measure(call.place, d)
         least, most = (quantile(call.distances, share) for share in (self.LEAST, self.MOST))
         if isinstance(least, Tensor) and isinstance(most, Tensor):
             return torch.full_like(least, self.WINDOW).clamp(least, most)
@@ -140,7 +149,7 @@ class Auto:
             return known
         d = sample()
         if call.place is not None and call.kind != "choice":
-            return self._measure(call.place, torch.as_tensor(d, dtype=torch.float64).numpy())
+            return self._measure(call.place, _numbers(torch.as_tensor(d, dtype=torch.float64)))
         if type(d) is list:
             d = sorted(map(abs, d))
             ties, end, item = bisect.bisect_right(d, 0.0), bisect.bisect_left(d, math.inf), d.__getitem__
@@ -244,7 +253,7 @@ def _make_op() -> None:
         auto, place = _OBJECTS.get(int(number)), (*_LINES.get(slot, ("compiled", slot)), "", slot)
         half = auto.kept.get(place) if auto is not None else Auto.WINDOW
         if half is None and auto is not None:
-            half = auto._measure(place, distances.double())
+            half = auto._measure(place, _numbers(distances))
         return torch.full((), half or Auto.WINDOW, dtype=distances.dtype, device=distances.device)
 
     remember.__annotations__ = {"distances": Tensor, "number": Tensor, "slot": int, "return": Tensor}
