@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from ._ops.callsite import is_internal, relative
 from ._ops.env import compiling, outside_of_transforms, readable
@@ -257,7 +257,7 @@ def _make_op() -> None:
         return torch.full((), half or Auto.WINDOW, dtype=distances.dtype, device=distances.device)
 
     remember.__annotations__ = {"distances": Tensor, "number": Tensor, "slot": int, "return": Tensor}
-    op = torch.library.custom_op("sll::remember", remember, mutates_args=())
+    op = library.custom_op("sll::remember", remember, mutates_args=())
     op.register_fake(lambda distances, number, slot: distances.new_empty(()))
 
 
