@@ -136,8 +136,8 @@ class Engine:
         return self.undecided(x) > 0
 
     def links(self, known: list[Tensor]) -> int:
-        """The length of the chain of things to be worked out when somebody asks for what a function of `known` carries:
-        0 if nothing waits.
+        """How many values may wait for each other to be worked out, that of a function of `known` among them. 0 if none
+        ever does.
         """
         return 0
 

@@ -102,7 +102,7 @@ class _Suspended:
 
     def __enter__(self) -> None:
         self.region.__enter__()
-        THREAD.entered[-1].counts = self._counts
+        self.region.count_from(self._counts)
         for ref, found in self._carried:
             tensor = ref()
             if tensor is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._ops.callsite import CallSite, call_site, frame, relative
+from .._ops.callsite import CallSite, frame, relative
 from .._rules.widths import TINY, Watch, Width
 from ..auto import Auto
 from ..policies import Policy, kind_of
@@ -80,7 +80,7 @@ class Places:
         if found is None:
             if len(self._known) >= _MANY:
                 self._known.clear()
-            site = call_site(op)
+            site = CallSite(at.f_code.co_filename, at.f_lineno, op)
             found = self._known[key] = Place(policy, op, site, self._notes), at.f_code
         return found[0]
 

@@ -56,7 +56,7 @@ class Width:
     """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
 
     `record` is told the half-width once it is known; `watch` is the trace's, see `trace`; `place` is where the program
-    decides, as `Call` has it. `at_once` is the policy's answer to distances that NumPy has, if it has one.
+    decides, as `Call` has it. `at_once` is `at` for a sample that NumPy has, if the policy can be asked so.
     """
 
     def __init__(
@@ -79,17 +79,22 @@ class Width:
         self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
 
     @property
-    def at_once(self) -> Callable[[Kind, float, Callable[[], Any]], float | None] | None:
+    def at_once(self) -> Callable[[Callable[[], Any], float], float | None] | None:
         return self._at_once if self._with_numpy else None
 
-    def _at_once(self, kind: Kind, limit: float, sample: Callable[[], Any]) -> float | None:
-        if self._found is not None:
-            return self._found if isinstance(self._found, float) else None
-        policy: Any = self.policy
-        found = policy.at_once(Call(kind, limit, lambda: torch.as_tensor(sample()), self.place), sample)
-        if self.place is not None:
-            self._found = found
-        return found  # type: ignore[no-any-return]
+    def _at_once(self, sample: Callable[[], Any], limit: float = math.inf) -> float | None:
+        found = self._found
+        if found is None:
+            policy: Any = self.policy
+            found = policy.at_once(Call(self.kind, limit, lambda: torch.as_tensor(sample()), self.place), sample)
+            if self.place is not None:
+                self._found = found
+        if not isinstance(found, float):
+            return None
+        found = max(TINY, min(found, limit))
+        if self.record is not None:
+            self.record(found)
+        return found
 
     def same(self, other: Width) -> bool:
         """Whether both give the same answer to the same distances."""

@@ -71,9 +71,7 @@ def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
         if not found:
             d = sample()
             on_cpu = not isinstance(d, Tensor) or d.device.type == "cpu"
-            known = at_once(width.kind, math.inf, lambda: d.numpy() if isinstance(d, Tensor) else d) if on_cpu else None
-            if known is not None and width.record is not None:
-                width.record(known)
+            known = at_once(lambda: d.numpy() if isinstance(d, Tensor) else d, math.inf) if on_cpu else None
             found.append(width.at(lambda: torch.as_tensor(d)) if known is None else known)
         return found[0]
 

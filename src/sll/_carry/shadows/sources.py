@@ -25,7 +25,7 @@ from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
-from ..._rules.widths import TINY, Width
+from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
 from .differences import added, by_difference, numbered, quick_difference, slope_of
@@ -83,11 +83,8 @@ def half_at(
     if not x.numel():
         return min(1.0, limit)
     if eps.at_once is not None and x.is_cpu and eager():
-        half = eps.at_once(eps.kind, limit, lambda: _numbers(x, at))
+        half = eps.at_once(lambda: _numbers(x, at), limit)
         if half is not None:
-            half = max(TINY, min(half, limit))
-            if eps.record is not None:
-                eps.record(half)
             return half
     return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at, limit)
 
