@@ -21,6 +21,8 @@ class Row(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     slow: bool = False
     """Some hundred calls: one width in each dtype does."""
+    takes_back: bool = False
+    """Rounded numbers are subtracted from what they are made of: "auto" leaves the plain program's gradient."""
     batchable: bool = True
     """Under vmap it runs without a region. (Writes of batched values into plain buffers do not.)"""
 
@@ -201,7 +203,7 @@ def quantize_then_again(x, w):
     return torch.round(torch.round(x * 3) / 3 @ w * 2) / 2
 
 
-@local((6, 5))
+@local((6, 5), takes_back=True)
 def stochastic_free_dither(x):
     steps = torch.floor(x * 4 + torch.linspace(0, 0.9, 5, dtype=x.dtype))
     return (steps.long() % 3).to(x.dtype) + (steps / 4 - x).abs()

@@ -117,6 +117,8 @@ class Local(TorchFunctionMode):
     stored: dict[int, tuple[Tensor, int, Shadow]] = field(default_factory=dict)
     orders: dict[int, tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
     selected: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    saws: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """A remainder and its operand, of "auto"."""
     choices: int = 0
 
     def __post_init__(self) -> None:
@@ -193,6 +195,9 @@ class Local(TorchFunctionMode):
     def call(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         tensors = list(flat_tensors((args, kwargs)))
         known = [x for x in tensors if discrete(x) and self.get(x) is not None]
+        if name in ("sub", "rsub"):  # a number without its sawtooth is rounded, and has the ramp of a whole step
+            made_of = [self.saws[id(x)][1] if id(x) in self.saws else None for x in args]
+            args = [x.detach() if any(y is z for z in args) else x for x, y in zip(args, made_of)]
         if any(id(x) in self.selected for x in tensors):
             return self.of_selection(name, func, args, kwargs)
         if not known and not any(x.requires_grad for x in tensors):
@@ -485,11 +490,11 @@ class Local(TorchFunctionMode):
     # widths
 
     def width(self, kind: str, distances: Tensor, limit: float = math.inf) -> float:
-        """The half-width. Of "auto" what the documentation says: whole steps, half remainders, else a share."""
+        """The half-width. Of "auto" what the documentation says: whole steps, else a share."""
         if self.eps != "auto":
             return min(float(self.eps), limit)
         if kind in ("step", "remainder") and limit < math.inf:
-            return limit if kind == "step" else limit / 2
+            return limit
         d = distances.detach().abs().double()
         d = d[(d > 0) & d.isfinite()].sort().values
         assert distances.numel() <= 1024, "the policy would look at a sample"

@@ -80,6 +80,9 @@ def float_step(ref: Any, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         ratio = a.detach().double() / m.detach().double()  # (a quotient of denormals is no zero)
         times = ratio.floor() if name == "remainder" else ratio.trunc()
         out = with_gradient(out, finite(a - times * m).double())
+    if ref.eps == "auto" and name in ("remainder", "fmod", "frac"):  # a sawtooth keeps its own slope
+        ref.saws[id(out)] = out, operands[0]
+        return out
     out = with_gradient(out, finite((above - below).detach().double()) * q)
     if name == "sign":
         ref.put(out, shadow(out, 0.0, -out.detach().double(), u=0.0))
@@ -138,8 +141,6 @@ def at_multiples(ref: Any, name: str, mode: str | None, x: Any, m: Any) -> Any:
     d = (x - n * safe) * safe.detach().sign()
     kind = "remainder" if name in ("remainder", "fmod") else "step"
     h = torch.minimum(safe.abs() / 2, safe.detach().abs() * 0.5 if ref.eps == "auto" else safe.new_tensor(ref.eps))
-    if ref.eps == "auto" and kind == "remainder":
-        h = safe.detach().abs() / 4
     q = offset(torch.where(valid, d, NAN), h)
     below, above = (n - 1, n) if name in ("floor_divide", "remainder") or mode == "floor" else toward_zero(n)
     if kind == "remainder":

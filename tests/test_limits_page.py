@@ -164,6 +164,20 @@ def test_a_cap_on_terms_is_a_row_of_the_report(monkeypatch):
     assert sum(region.report().approximate.values()) == 1 and "approximate" in str(region.report())
 
 
+def test_masks_that_wrap():
+    x = torch.tensor([3.0], requires_grad=True)
+    with sll.linearize("auto"):
+        y = torch.where(x > torch.pi, x - 2 * torch.pi, x)
+    assert torch.autograd.grad(y, x)[0] < -1
+
+
+def test_a_quotient_and_its_remainder():
+    x = torch.tensor([0.3, 1.8], requires_grad=True)
+    with sll.linearize("auto"):
+        y = x // 1 + x % 1
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [2.0, 2.0]
+
+
 def test_thresholds_from_the_row():
     at = [0.02, 0.05, 0.12]
     whose = torch.tensor([0.0, 1.0, 2.0])

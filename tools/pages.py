@@ -72,7 +72,7 @@ _MEASURED = f"{Auto.WINDOW:g} or, of data in other units, {SCALE:g} times the ro
 WIDTHS = {
     "comparison": _MEASURED,
     "step": "half a step",
-    "remainder": "a quarter of a step",
+    "remainder": 'none: its own slope (`"linear"`, `"hard"`: a quarter of a step)',
     "choice": f"{Auto.CHOICES:g} times the median lead of the best",
     "subset": _MEASURED,
     "order": _MEASURED,

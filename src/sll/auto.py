@@ -47,7 +47,9 @@ class Auto:
     from then on, for a window that followed the scores as they grow would never let a decision be made for good. A step
     is what happens between entering the region, or a backward pass in it, and the next.
     *Steps* (`round`, casts): the whole step, so that backward a quantizer is the straight-through estimator.
-    *Remainders*: half of it, because over a whole period a sawtooth has no slope.
+    Where a program takes the jump back (``d - L * torch.round(d / L)``, a periodic box), its own slope is left alone.
+    *Remainders* keep their own slope, as wrapped angles want it; ``x - x % s`` is a step. (With ``forward="linear"``
+    and ``"hard"`` they have half of the whole step.)
     *Choices*: `CHOICES` times the median lead of this call, so that (nearly) all candidates share.
 
     Calls that tell nothing (all ties, all equal) do not count, NaN and inf are left out, and a first step whose scores

@@ -28,7 +28,7 @@ _OCCURRENCES = 1000
 """Of a line in a step that have widths of their own: without backward a step has no end."""
 
 
-_WHOLE_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast"))
+_WHOLE_STEPS = frozenset("round floor ceil trunc cast floor_divide div frac remainder fmod".split())
 """Their width is never measured."""
 
 

@@ -52,7 +52,7 @@ class _Site:
         self.arrived: float | None = None
         self.passed: float | None = None
         self.lost: dict[CallSite, None] = {}
-        self.why = ""
+        self.why = self.keeps_slope = ""
         self.hidden = False
 
     def row(self) -> Row:
@@ -151,7 +151,7 @@ class Trace:
         for found in sites:
             if found.kind == "decides":
                 ends = [other.site for other in sites if found.site in other.lost]
-                found.why = _why_nothing_arrives(ends, ran)
+                found.why = found.keeps_slope or _why_nothing_arrives(ends, ran)
         rows = [found.row() for found in sites]
         passes = {row.site for row in rows if row.kind == "follows" and row.in_band}
         rows = [row for row in rows if row.kind != "decides" or row.in_band or row.site not in passes]
@@ -244,6 +244,14 @@ class Watch:
             with self._trace.lock:
                 row.elements += mask.numel()
                 row.in_band += many
+
+    def keeps_slope(self, elements: int, why: str) -> None:
+        """So many more decisions have no ramp, for the program has a slope of its own there."""
+        row = self._row()
+        with self._trace.lock:
+            row.elements += elements
+            row.in_band += elements
+            row.keeps_slope = why
 
     def arrives(self, x: Tensor) -> None:
         """`x` is what the decision passes gradients on from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from ..policies import Call, Kind, Policy
 __all__ = ["TINY", "Width", "half_width", "in_units"]
 
 
+_LOOKS = 32
+"""A line of the program that has not taken a jump back in so many calls never does."""
 TINY = 1e-30
 """No band is narrower: its slope has to be a float32."""
 
@@ -37,6 +40,9 @@ class Watch(Protocol):
 
     def count(self, undecided: Tensor) -> None:
         """A mask with an element for each decision: those in the band."""
+
+    def keeps_slope(self, elements: int, why: str) -> None:
+        """So many more decisions have no ramp, for the program has a slope of its own there."""
 
     def scores(self, z: Tensor, distances: Tensor, half: float | Tensor) -> Tensor:
         """A choice is made among the scores `z`, whose gaps are `distances`."""
@@ -74,9 +80,19 @@ class Width:
         self.place = place
         self.whole: bool = kind == "step" and getattr(policy, "WHOLE", False)
         """Whether the answer is the whole step, wherever steps end."""
+        self.saw: bool = kind == "remainder" and getattr(policy, "WHOLE", False)
+        """Whether a sawtooth keeps its own slope, and nothing else."""
+        self.looks = _LOOKS if self.whole or self.saw else 0
+        """How many more calls are looked at: does the program take their jump back?"""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
         self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
+
+    def subtracted(self, why: str) -> None:
+        """It does: look at each call."""
+        self.looks = sys.maxsize
+        if self.watch is not None:
+            self.watch.keeps_slope(0, why)
 
     @property
     def at_once(self) -> Callable[[Callable[[], Any], float], float | None] | None:

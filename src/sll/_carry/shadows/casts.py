@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..._ops.dtypes import FULL
 from ..._ops.env import tracked
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, ordinary, ramp
+from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
 from .elementwise import elementwise
 from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow, shadow
 from .sources import half_at, to_integer_but_zero, wide
+from .wraps import Index, as_line, line_for
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -34,7 +35,7 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if own is None:
         return NotImplemented
     if to is own.exact:
-        return own.new()
+        return as_line(region, x, own.new())
     if args[0].dtype == torch.bool and to in INTEGERS[:2]:
         return mark(region, func(*args), Shadow(own.value, opposite, own.exact, shared=True))
     return NotImplemented
@@ -46,7 +47,7 @@ def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if own is not None and own.exact is not None and not kwargs:
         to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
         if to is own.exact and torch.is_grad_enabled():
-            return own.new()
+            return as_line(region, args[0], own.new())
     return elementwise(region, func, args, kwargs)
 
 
@@ -81,15 +82,22 @@ def _decided(region: Region, x: Tensor, out: Tensor) -> Tensor:
 
         if plainly:
             floats.data = out.type(dtype)
+            if whole.line is not None:
+                return carry(region, out, Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line))
         else:
             floats = follow(floats, lambda: out.to(dtype))
         return carry(region, out, Shadow.of(floats, other, dtype, whole.by_ones))
     numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
-    found = (
-        Shadow.of(make()) if region.trace is not None or not plainly or not ordinary(x) else Shadow(make, exact=dtype)
-    )
+    at_once = region.trace is not None or not plainly or not ordinary(x)
+    line = line_for(eps, x) if ordinary(x) else None
+    if line is not None:
+        index = Index(make, lambda n: _beyond(fixed, n), dtype, True, line)
+        if at_once:
+            index.value()
+        return carry(region, out, index)
+    found = Shadow.of(make()) if at_once else Shadow(make, exact=dtype)
     found._other, found.by_ones = lambda n: _beyond(fixed, n), True
     return carry(region, out, found)
 

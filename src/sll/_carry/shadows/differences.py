@@ -211,8 +211,10 @@ def quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dty
     return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)
 
 
-def as_floats(args: tuple[Any, ...], only: set[int] | None = None) -> list[Any]:
-    """The operands (`only`: those) as floats of the type that the result has, with the gradients of their shadows."""
+def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool = False) -> list[Any]:
+    """The operands (`only`: those) as floats of the type that the result has, with the gradients of their shadows.
+    `again`: tensors of their own.
+    """
     floats = [x for x in args if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
     # (Those without a dimension have no say where others have one.)
     dtypes = [x.dtype for x in floats if x.dim()] or [x.dtype for x in floats] or [torch.get_default_dtype()]
@@ -223,7 +225,7 @@ def as_floats(args: tuple[Any, ...], only: set[int] | None = None) -> list[Any]:
     for x in args:
         own = shadow(x) if only is None or id(x) in only else None
         if own is not None and id(x) not in shown:
-            value = own.value() if own.exact is dtype else None
+            value = own.value() if own.exact is dtype and not again else None
             shown[id(x)] = own.shown(x, dtype) if value is None else value
         out.append(x if own is None else shown[id(x)])
     return out

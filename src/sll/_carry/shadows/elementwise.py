@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ from .differences import (
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 from .terms import BY_ONES, made_of
+from .wraps import Index, as_line, on_line, put_on
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
@@ -73,15 +75,20 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     if len(found) == 1 and (out.is_floating_point() or out.dtype == found[0].dtype) and name in CASTS:
         own = shadow(found[0])
         assert own is not None
-        return own.shown(alias(out), out.dtype) if out.is_floating_point() else carry(region, out, own)
+        if not out.is_floating_point():
+            return carry(region, out, own)
+        return as_line(region, found[0], own.shown(alias(out), out.dtype))
     return by_difference(region, func, args, kwargs, out)
 
 
 def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Floats are ordinary; that they are whole numbers is remembered for a cast to integers."""
+    args, line = on_line(func, args, kwargs)
     out = func(*args, **kwargs)
     x = args[0] if args else None
     whole = carried(x)
+    if line is not None and out is not x:
+        put_on(region, out, line)
     if not isinstance(whole, Whole):
         return out
     name = func.__name__
@@ -92,7 +99,9 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     for y in (*args[1:], *kwargs.values()):
         if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
             return out
-    return carry(region, out, Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs), name in BY_ONES))
+    found = Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs), name in BY_ONES)
+    found.line = line
+    return carry(region, out, found)
 
 
 def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -137,6 +146,10 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             return func(*args)  # torch refuses it
         if func.__name__ not in ADDS:  # (without a region nothing is saved for the mask: it may be written to)
             args = tuple(kept(x) if _writable(x) else x for x in args)
+        if any(isinstance(shadow(x), Index) for x in args):
+            return _of_floats(
+                region, func, tuple(map(functools.partial(as_line, region), args, as_floats(args, again=True))), {}
+            )
         return func(*as_floats(args))
     out = func(*args)
     if not isinstance(out, Tensor):
@@ -207,7 +220,7 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """A sum, a difference or a product of masks, integers, floats and numbers."""
     found, name, whole = [quick_shadow(x) for x in args], func.__name__, True
     dtype, product = common(args, found, True), name in PRODUCTS
-    if dtype is None or product and args[0] is args[1]:
+    if dtype is None or product and args[0] is args[1] or any(isinstance(own, Index) for own in found):
         return NotImplemented
     if not product and all(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
         return NotImplemented  # (the sum of masks is a mask)

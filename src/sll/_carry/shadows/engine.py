@@ -34,6 +34,7 @@ from . import (
     shape,
     sources,
     where,
+    wraps,
     writes,
 )
 from .quotients import QUOTIENTS
@@ -80,6 +81,9 @@ RULE_OF: dict[str, Rule] = {
 
 _ALL = Rules(writes.WRITES)
 _ALL.fill(RULE_OF)
+for _name in ("add_", "sub_", "__iadd__", "__isub__"):
+    _func = getattr(Tensor, _name)
+    _ALL.put(_func, wraps.in_place(_ALL.of[_func]))
 
 
 def _added(op: str, functions: Any) -> None:

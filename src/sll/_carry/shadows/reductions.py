@@ -18,16 +18,16 @@ from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow
 from .sources import quick_compare
 from .terms import added, reduced, single
 from .terms import product as product_of
+from .wraps import on_line, put_on
 
 
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`sum`, `cumsum`, `prod`, `diff` …: the function of the shadow."""
     x = args[0] if args else kwargs["input"]
-    if shadow(x) is None:
-        return func(*args, **kwargs)
-    out = func(*args, **kwargs)
-    own = shadow(x)
-    assert own is not None
+    out, own = func(*args, **kwargs), shadow(x)
+    if own is None:
+        line = on_line(func, args, kwargs)[1]
+        return out if line is None else put_on(region, out, line)
     rest = {name: y for name, y in kwargs.items() if name not in ("input", "dtype")}
     make = lambda: func(own.value(), *args[1:], **rest)
     if out.is_floating_point():

@@ -27,8 +27,8 @@ from ..._ops.surrogates import follow, fresh
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Mapped", "Other", "Parts", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value", "carried",
-    "carry", "mark", "opposite", "quick_shadow", "shadow", "tensors",
+    "Carrier", "Mapped", "Other", "Parts", "Scaled", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value",
+    "carried", "carry", "mark", "opposite", "quick_shadow", "shadow", "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -211,6 +211,8 @@ class Whole(Carried):
     """
 
     by_ones = True
+    line: Any = None
+    """See `wraps.py`."""
 
     def __init__(self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True) -> None:
         self._other, self.by_ones = other, by_ones
@@ -248,7 +250,14 @@ class Selected(Carried):
         self.mask = mask
 
 
-Carrier: TypeAlias = "Shadow | Whole | Selected"
+class Scaled(Carried):
+    """A float of which nothing else is known than the `line` it is on, see `wraps.py`."""
+
+    def __init__(self, line: Any) -> None:
+        self.line = line
+
+
+Carrier: TypeAlias = "Shadow | Whole | Selected | Scaled"
 
 
 def carried(x: Any) -> Carrier | None:
@@ -259,7 +268,7 @@ def carried(x: Any) -> Carrier | None:
     found, version = pair
     if version is not None and version != x._version:
         return None
-    if not isinstance(found, (Shadow, Whole, Selected)):
+    if not isinstance(found, (Shadow, Whole, Selected, Scaled)):
         return None
     return None if found.within is not None and not compiling() and found.over() else found
 

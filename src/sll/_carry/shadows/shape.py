@@ -16,8 +16,22 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import simple
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
-from .shadow import Parts, Selected, Shadow, Weights, Whole, carried, carry, mark, opposite, quick_shadow, shadow
+from .shadow import (
+    Parts,
+    Scaled,
+    Selected,
+    Shadow,
+    Weights,
+    Whole,
+    carried,
+    carry,
+    mark,
+    opposite,
+    quick_shadow,
+    shadow,
+)
 from .terms import beside, by_ones
+from .wraps import line_of
 
 
 def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -47,7 +61,11 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if compiling() and not alone:  # Dynamo cannot set attributes on the parts themselves
         out = tuple(part.view_as(part) for part in out)
     for i, part in enumerate([out] if alone else out):
-        carry(region, part, _moved(own, x, functools.partial(moved, i), lazy))
+        one = functools.partial(moved, i)
+        found = Scaled(None) if isinstance(own, Scaled) else _moved(own, x, one, lazy)
+        if isinstance(own, (Scaled, Whole)) and own.line is not None:
+            found.line = own.line.moved(one, part)
+        carry(region, part, found)
     return out
 
 
@@ -158,7 +176,7 @@ def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     out = func(*args, **kwargs)
     found = [shadow(x) for x in parts]
     if not any(own is not None for own in found):
-        return out
+        return _joined_line(region, func, out, parts, args[1:], rest)
     if out.is_floating_point():
         shown = [x if own is None else own.shown(x, out.dtype) for x, own in zip(parts, found)]
         return func(shown, *args[1:], **rest)
@@ -183,6 +201,17 @@ def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         other = _joined(func, parts, found, args[1:], rest)
     ones = all(by_ones(x) for x, own in zip(parts, found) if own is not None)
     return carry(region, out, Shadow(make, other, by_ones=ones) if lazy else Shadow.of(make(), other, None, ones))
+
+
+def _joined_line(region: Region, func: Func, out: Any, parts: Sequence[Any], args: Any, kwargs: Any) -> Any:
+    """One part is on a line, and the others are fixed: so is the result."""
+    lines = [line_of(x) for x in parts]
+    follows = [i for i, x in enumerate(parts) if x.requires_grad]
+    line = lines[follows[0]] if len(follows) == 1 else None
+    if line is None or line.path is not None:  # (only of sums it is asked)
+        return out
+    put = lambda y: func([y if i == follows[0] else x for i, x in enumerate(parts)], *args, **kwargs)
+    return carry(region, out, Scaled(line.meets(put)))
 
 
 def _in_parts(own: Shadow) -> bool:

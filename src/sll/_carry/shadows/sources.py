@@ -31,6 +31,7 @@ from ..outcomes.sources import STEPS
 from .differences import added, by_difference, numbered, quick_difference, slope_of
 from .elementwise import elementwise
 from .shadow import Shadow, Whole, carry, mark, quick_shadow, shadow
+from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
 """Elements from which on memory is what takes the time: one pass, and one byte kept for each."""
@@ -218,7 +219,9 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
-    return mark(region, out, Beside(op, x))
+    beside = Beside(op, x)
+    beside.line = line_for(eps, x, out)
+    return mark(region, out, beside)
 
 
 def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
@@ -237,7 +240,10 @@ def _between(
     region: Region, op: str, func: Func, args: tuple[Any, ...], distance: Tensor, jump: Tensor | float, limit: float
 ) -> Tensor:
     """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
-    half = half_at(region.eps_for(op), distance, 0.0, limit)
+    eps = region.eps_for(op)
+    if isinstance(eps, Width) and eps.saw:
+        return sawtooth(region, eps, args[0], func(*args))
+    half = half_at(eps, distance, 0.0, limit)
     return added(func(*args), within(args[0], distance, half, jump * (0.5 / half)))
 
 
@@ -359,7 +365,10 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     """From the description of the op: its offset in the band, and the values on both sides."""
     if op == "remainder" and not isinstance(args[0], Tensor):  # torch does not know the derivative of ``2 % x``
         args = (torch.as_tensor(args[0], dtype=args[1].dtype, device=args[1].device), *args[1:])
-    step = STEPS[op](region.eps_for(op), *args, **kwargs)
+    eps = region.eps_for(op)
+    if isinstance(eps, Width) and eps.saw:
+        return sawtooth(region, eps, args[0], func(*args, **kwargs))
+    step = STEPS[op](eps, *args, **kwargs)
     if step is None:
         return func(*args, **kwargs)
     offset = step.decision.offset()
@@ -379,7 +388,9 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
         return out
-    return carry(region, out, Whole(lambda q: (below + above - q).to(q.dtype), op != "sign"))
+    whole = Whole(lambda q: (below + above - q).to(q.dtype), op != "sign")
+    whole.line = line_for(eps, args[0], out)
+    return carry(region, out, whole)
 
 
 HEIGHTS: dict[str, Callable[..., Any]] = {

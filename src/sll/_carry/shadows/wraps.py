@@ -1,0 +1,275 @@
+"""Programs that take a jump back: ``d - L * torch.round(d / L)``, ``i = x.long(); f = x - i``, ``x % 1``.
+
+The ramp of a whole step has the slope of the identity. Where a rounded number is subtracted from what it was made of,
+the two cancel, and a program that has a slope of its own has none in a region. So where `"auto"` chose the width:
+
+* a rounded number that reaches the loss by such subtractions only, or as an index, has no ramp;
+* a sawtooth (`remainder`, `fmod`, `frac`) keeps its own slope. What is left of its operand without it is a rounded
+  number, and has the ramp of one.
+
+A `Line` is what a tensor carries that is a linear function of a `Rounded` one. Whether that has other ways to the loss
+is known in backward, by comparing what arrives from subtractions with all that arrives.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+
+from ..._ops.env import compiling
+from ..._ops.surrogates import eager
+from ..._rules.widths import Width
+from ..interface import Func, Region, Rule
+from .shadow import Other, Scaled, Shadow, carried, carry
+
+__all__ = [
+    "Index", "Line", "Rounded", "as_line", "in_place", "line_for", "line_of", "on_line", "put_on", "sawtooth",
+]  # fmt: skip
+
+_ADDS = {"add", "__add__", "__radd__", "sub", "subtract", "__sub__", "__rsub__", "rsub"}
+_PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
+_SCALES = {"true_divide", "__truediv__", "div", "divide", "__div__", *_PRODUCTS}
+_NEGATES = {"neg", "negative", "__neg__"}
+_KEEPS = set("float double half bfloat16 to type type_as clone contiguous cumsum".split()) | _SCALES | _NEGATES
+
+_LINEAR = set(
+    """Add Sub Rsub Mul Div Neg View UnsafeView ReshapeAlias Unsqueeze Squeeze Expand Permute Transpose T Clone ToCopy
+    Alias Remainder Fmod Frac""".split()
+)
+"""Nodes of autograd that pass a gradient on, times something, to the same element."""
+_MOVES = {
+    "Slice": "dim start end step", "Select": "dim index", "Index": "indices", "IndexSelect": "dim index",
+    "Gather": "dim index", "Flip": "dims", "Roll": "shifts dims", "Unbind": "dim", "Cumsum": "dim",
+}  # fmt: skip
+"""To others: what says to which."""
+_TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
+_SAW = "a sawtooth keeps its own slope, and its operand without it that of the operand"
+_FAR = 32
+"""So many nodes are looked at."""
+Path: TypeAlias = "tuple[Any, ...] | None"
+"""The moves on the way to a tensor; None if elements meet there."""
+
+
+class Rounded:
+    """What `source` was rounded to: the float `x`, or an index; a `saw` is the rest of it.
+
+    `width` is that of the line of the program, which remembers whether it ever takes a jump back; `parent` is the
+    index that `x` is the number of.
+    """
+
+    def __init__(
+        self, source: Tensor, x: Tensor | None = None, saw: bool = False, width: Any = None,
+        parent: Rounded | None = None,
+    ) -> None:  # fmt: skip
+        self.source, self.x, self.saw, self.width, self.parent = source, x, saw, width, parent
+        self.subtracted = False
+        """Whether it is taken away from what it was made of."""
+        self._twin: Tensor | None = None
+        self._arrived: Tensor | None = None
+
+    def twin(self) -> Tensor:
+        """`x`, to be taken away from what it was made of."""
+        x: Any = self.x
+        if self.saw:
+            return x.detach()  # type: ignore[no-any-return]
+        if self._twin is None:
+            each: Rounded | None = self
+            while each is not None:
+                if each.width is not None:
+                    each.width.subtracted(_TAKEN_BACK)
+                each.subtracted, each = True, each.parent
+            self._twin = x.clone()
+            self._twin.register_hook(self._arrives)
+            x.register_hook(self._without)
+        return self._twin
+
+    def _arrives(self, gradient: Tensor) -> None:
+        self._arrived = gradient
+
+    def _without(self, gradient: Tensor) -> Tensor | None:
+        """Nothing for elements for which all that arrives comes from subtractions."""
+        arrived, self._arrived = self._arrived, None
+        return None if arrived is None else torch.where(gradient == arrived, 0, gradient)
+
+
+class Line:
+    """``then(root.x)``, a linear function; `sign` is that of its slope, and `path` where its elements have gone."""
+
+    def __init__(
+        self, root: Rounded, then: Callable[[Tensor], Tensor] | None = None, sign: int = 1, path: Path = ()
+    ) -> None:
+        self.root, self.then, self.sign, self.path = root, then, sign, path
+
+    def on(self, step: Callable[[Tensor], Tensor], sign: int = 1) -> Line:
+        """One more linear function, element by element."""
+        before = self.then
+        return Line(self.root, step if before is None else lambda t: step(before(t)), self.sign * sign, self.path)
+
+    def moved(self, step: Callable[[Tensor], Tensor], out: Tensor) -> Line:
+        """`out` are its elements in other places."""
+        found = self.on(step)
+        if found.path is not None and out.grad_fn is not None:
+            found.path = (*found.path, *_move(out.grad_fn, out.output_nr))
+        return found
+
+    def meets(self, step: Callable[[Tensor], Tensor]) -> Line:
+        """Its elements are added up."""
+        found = self.on(step)
+        found.path = None
+        return found
+
+    def made_of(self, x: Tensor) -> bool:
+        """Whether `x` is what it was made of, up to linear functions: the same elements, in the same places."""
+        source, other = _ancestors(self.root.source, self.path or ()), _ancestors(x, ())
+        if self.path is None:
+            return not source.keys().isdisjoint(other)
+        return any(other.get(key) == path for key, path in source.items())
+
+    def taken(self) -> Tensor:
+        """The tensor, to be taken away from what it was made of."""
+        found = self.root.twin()
+        return found if self.then is None else self.then(found)
+
+
+class Index(Shadow):
+    """Of integers that floats were rounded to: no gradient, if the program takes their jump back."""
+
+    def __init__(self, make: Callable[[], Tensor], other: Other, exact: Any, by_ones: bool, line: Line) -> None:
+        super().__init__(make, other, exact, False, by_ones)
+        self.line = line
+
+    def value(self) -> Tensor:
+        if self._value is None and (value := super().value()).requires_grad:
+            root = self.line.root
+            hook = lambda g: torch.zeros_like(g) if root.subtracted else None
+            value.register_hook(hook)  # type: ignore[no-untyped-call]
+        return super().value()
+
+
+def line_for(eps: Any, source: Any, out: Tensor | None = None, saw: bool = False) -> Line | None:
+    """Of what `source` was rounded to, as long as it is looked at whether the program takes the jump back."""
+    if not isinstance(eps, Width) or not eps.looks or not eager():
+        return None
+    if not isinstance(source, Tensor) or not source.requires_grad or out is not None and not out.requires_grad:
+        return None
+    eps.looks -= 1
+    return Line(Rounded(source, out, saw, eps))
+
+
+def sawtooth(region: Region, eps: Width, x: Any, out: Tensor) -> Tensor:
+    """`out` keeps its own slope."""
+    if eps.watch is not None:
+        eps.watch.keeps_slope(out.numel(), _SAW)
+    line = line_for(eps, x, out, True)
+    return out if line is None else carry(region, out, Scaled(line))
+
+
+def line_of(x: Any) -> Line | None:
+    return getattr(carried(x), "line", None) if isinstance(x, Tensor) else None
+
+
+def put_on(region: Region, out: Tensor, line: Line) -> Tensor:
+    """`out` is on the line, or what it begins with."""
+    if line.root.x is None:
+        line.root.x = out
+    return carry(region, out, Scaled(line))
+
+
+def as_line(region: Region, x: Tensor, out: Tensor) -> Tensor:
+    """`out` are the numbers of the index `x`, as floats."""
+    line = line_of(x)
+    if line is None or not out.requires_grad:
+        return out
+    return carry(region, out, Scaled(Line(Rounded(line.root.source, out, parent=line.root))))
+
+
+def on_line(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Line | None]:
+    """The operands to call `func` with, and the line of its result."""
+    if compiling():
+        return args, None
+    name = func.__name__
+    if name in _ADDS and len(args) == 2 and not kwargs:
+        return _added(func, args)
+    i = 0 if args and line_of(args[0]) is not None else 1
+    line = line_of(args[i]) if len(args) > i else None
+    if line is None or name not in _KEEPS or kwargs and name != "cumsum":
+        return args, None
+    sign = -1 if name in _NEGATES else 1
+    if name in _SCALES:
+        y = args[1 - i]
+        sign = -1 if isinstance(y, (int, float)) and y < 0 else 1
+        if i and name not in _PRODUCTS:
+            return args, None
+    step = functools.partial(_at, functools.partial(func, **kwargs), args, i)
+    return args, line.meets(step) if name == "cumsum" else line.on(step, sign)
+
+
+def _added(func: Func, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Line | None]:
+    """Of a sum or a difference. An operand that is taken away from what it was made of is its twin."""
+    name, line = func.__name__.strip("_").removeprefix("i"), None
+    signs = (1, -1) if name in ("sub", "subtract") else (-1, 1) if name == "rsub" else (1, 1)
+    for i, (own, other) in enumerate((signs, signs[::-1])):
+        found, y = line_of(args[i]), args[1 - i]
+        if found is None:
+            continue
+        if not (isinstance(y, Tensor) and y.requires_grad):
+            line = found.on(functools.partial(_at, func, args, i), own)
+        elif own * found.sign != other and found.made_of(y):
+            line = Line(Rounded(y), None, other) if found.root.saw else None
+            return (*args[:i], found.taken(), *args[i + 1 :]), line
+    return args, line
+
+
+def _at(func: Func, args: tuple[Any, ...], i: int, t: Tensor) -> Any:
+    return func(*args[:i], t, *args[i + 1 :])
+
+
+def in_place(rule: Rule) -> Rule:
+    """``d -= L * torch.round(d / L)``; anything else is left to the `rule`."""
+
+    def taken(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operands = _added(func, args)[0] if len(args) == 2 and not kwargs and not compiling() else args
+        return rule(region, func, args, kwargs) if operands is args else func(*operands)
+
+    return taken
+
+
+def _ancestors(x: Tensor, path: tuple[Any, ...]) -> dict[tuple[Node, int], tuple[Any, ...]]:
+    """What `x` is a linear function of, in autograd's graph, and the moves from there."""
+    edge = get_gradient_edge(x)
+    found, todo = {(edge.node, edge.output_nr): path}, [(edge.node, edge.output_nr)]
+    while todo and len(found) < _FAR:
+        key = todo.pop(0)
+        name = _name(key[0])
+        if name in _LINEAR or name in _MOVES:
+            path = (*_move(*key), *found[key])
+            for node, nr in key[0].next_functions[: 1 if name == "Div" else None]:
+                if node is not None and (node, nr) not in found:
+                    found[node, nr] = path
+                    todo.append((node, nr))
+    return found
+
+
+def _name(node: Node) -> str:
+    return node.name().rstrip("0123456789").removesuffix("Backward")
+
+
+def _move(node: Node, nr: int) -> tuple[Any, ...]:
+    """The move that a node of autograd stands for, if any."""
+    name = _name(node)
+    if name not in _MOVES:
+        return () if name in _LINEAR else (node,)
+    said = [getattr(node, "_saved_" + which) for which in _MOVES[name].split()]
+    return ((name, nr, *map(_told, said)),)
+
+
+def _told(x: Any) -> Any:
+    """An argument, as something that can be compared."""
+    if isinstance(x, (tuple, list)):
+        return tuple(map(_told, x))
+    return (x.data_ptr(), x.shape) if isinstance(x, Tensor) else x

@@ -1,0 +1,315 @@
+"""Jumps that the program takes back. Independent: the plain program's gradient, and that of a width of half a step."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+import sll
+
+PI = math.pi
+TABLE = torch.linspace(-2, 3, 64, dtype=torch.float64) ** 3
+
+
+def gradients(f, *operands, region=None, **options):
+    leaves = [x.detach().clone().requires_grad_() for x in operands]
+    if region is None:
+        y = f(*leaves)
+    else:
+        with region:
+            y = f(*leaves)
+    return y.detach(), torch.autograd.grad(y, leaves, weights(y), allow_unused=True, materialize_grads=True, **options)
+
+
+def weights(y):
+    return torch.linspace(0.5, 1.7, y.numel(), dtype=y.dtype).reshape(y.shape)
+
+
+def auto():
+    return sll.linearize("auto", on_lost="ignore")
+
+
+def same(f, *operands, region=None, of=None):
+    """In a region with "auto", `f` has its own bits, and the gradients that it has without (or in `of`)."""
+    value, found = gradients(f, *operands, region=region or auto())
+    plain, wanted = gradients(f, *operands, region=of)
+    assert torch.equal(value, plain)
+    for a, b in zip(found, wanted):
+        assert torch.equal(a, b), (a, b)
+    return found
+
+
+def numbers(*shape, scale=4.0, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).mul(scale).to(dtype)
+
+
+# --- a jump that is taken back has no ramp ---------------------------------------------------------------------------
+
+
+def in_place(d):
+    d = d.clone()
+    d -= 3.0 * torch.round(d / 3.0)
+    return d
+
+
+def in_place_by_method(d):
+    return (d * 1.0).sub_(torch.floor(d).mul(1.0))
+
+
+def by_hand(d):
+    n = torch.round(d / 3)
+    shift = -3 * n
+    return (d + shift) * d
+
+
+def unwrapped(d):
+    k = torch.round(torch.diff(d) / (2 * PI))
+    return d - 2 * PI * torch.cat((torch.zeros(1, dtype=d.dtype), k.cumsum(0)))
+
+
+def unwrapped_by_remainder(d):
+    step = torch.diff(d)
+    correction = torch.remainder(step + PI, 2 * PI) - PI - step
+    return d + torch.cat((torch.zeros(1, dtype=d.dtype), correction.cumsum(0)))
+
+
+def parts(d):
+    d = d.view(2, -1)
+    n = d.floor()
+    return d[0] - n[0] + (d[1] - n[1]) * d[0]
+
+
+WRAPS = {
+    "round": lambda d: d - 3.0 * torch.round(d / 3.0),
+    "round, the other way": lambda d: 3.0 * torch.round(d / 3.0) - d,
+    "round, negative": lambda d: d + -3.0 * torch.round(d / 3.0),
+    "floor": lambda d: d - 3.0 * torch.floor(d / 3.0 + 0.5),
+    "ceil": lambda d: d.ceil() - d,
+    "trunc": lambda d: (d - d.trunc()) ** 2,
+    "div": lambda d: d - torch.div(d, 0.7, rounding_mode="floor") * 0.7,
+    "tensor as a box": lambda d: (
+        d - torch.tensor(3.0, dtype=d.dtype) * torch.round(d / torch.tensor(3.0, dtype=d.dtype))
+    ),
+    "reciprocal": lambda d: d - 3.0 * torch.round(d * (1 / 3.0)),
+    "twice": lambda d: (d - d.round()) * (d - d.round()),
+    "one rounding, two uses": lambda d: (lambda n: (d - n) * d + (d - n).cos())(d.round()),
+    "again": lambda d: (lambda r: r - r.round())(d * 3 - (d * 3).floor()),
+    "in place": in_place,
+    "in place, by a method": in_place_by_method,
+    "added": by_hand,
+    "moved": lambda d: (d.view(2, -1).t() - d.view(2, -1).round().t()) ** 2,
+    "parts": parts,
+    "float of an integer": lambda d: d - d.long().to(d.dtype),
+    "integer": lambda d: (d - d.long()) * d,
+    "small integers": lambda d: d - d.round().to(torch.int8) * 1.0,
+    "unwrapped": unwrapped,
+    "unwrapped by remainder": unwrapped_by_remainder,
+    "remainder": lambda d: torch.remainder(d + PI, 2 * PI) - PI,
+    "percent": lambda d: (d % 1.0).cos(),
+    "fmod": lambda d: torch.fmod(d, 1.5) ** 2,
+    "frac": lambda d: torch.frac(d) * 3,
+    "triangle": lambda d: (d % 2 - 1).abs(),
+    "interpolation": lambda d: (lambda n: torch.lerp(TABLE[n.long() + 20], TABLE[n.long() + 21], d - n))(d.floor()),
+    "interpolation, integers": lambda d: (lambda i: TABLE[i + 20] * (i + 1 - d) + TABLE[i + 21] * (d - i))(d.long()),
+}
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_no_ramp(name):
+    for seed in range(3):
+        found = same(WRAPS[name], numbers(12, seed=seed))
+        assert found[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_other_types(dtype):
+    for name in ("round", "in place", "remainder", "float of an integer", "moved"):
+        same(WRAPS[name], numbers(12, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_with_a_trace(name):
+    same(WRAPS[name], numbers(12), region=sll.linearize("auto", on_lost="ignore", trace=True))
+
+
+def test_floor_division():
+    """Without a region torch has no derivative of it."""
+    value, (found,) = gradients(lambda d: d - d // 0.7 * 0.7, numbers(12), region=auto())
+    assert torch.equal(found, weights(value))
+
+
+def test_a_learned_box():
+    same(lambda d, box: d - box * torch.round(d / box), numbers(12), torch.tensor(2.5, dtype=torch.float64))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_moves_and_factors(data):
+    """The same moves of both sides, and any factors."""
+    shape = data.draw(st.sampled_from([(12,), (3, 4), (2, 3, 2), (1,), (), (0, 3)]))
+    moves = [lambda t: t.flip(0), lambda t: t.reshape(-1), lambda t: t[..., :2], lambda t: t.unsqueeze(0), torch.clone]
+    chosen = data.draw(st.lists(st.sampled_from(moves), max_size=3)) if shape else []
+    box = data.draw(st.floats(0.3, 5.0))
+
+    def f(d):
+        n = torch.round(d / box) * box
+        for move in chosen:
+            d, n = move(d), move(n)
+        return (d - n) * d
+
+    same(f, numbers(*shape))
+
+
+def test_second_derivatives_and_second_backward():
+    x = numbers(6).requires_grad_()
+    f = lambda d: ((d - 2 * torch.round(d / 2)) ** 3).sum()
+    with auto():
+        y = f(x)
+    first = torch.autograd.grad(y, x, create_graph=True, retain_graph=True)[0]
+    again = torch.autograd.grad(y, x, retain_graph=True)[0]
+    second = torch.autograd.grad(first.sum(), x)[0]
+    wanted = torch.autograd.grad(f(x), x, create_graph=True)[0]
+    assert torch.equal(first, wanted) and torch.equal(again, wanted)
+    assert torch.equal(second, torch.autograd.grad(wanted.sum(), x)[0])
+
+
+def test_many_gradients_at_once():
+    x = numbers(4).requires_grad_()
+    f = lambda d: (d - d.round()) * d
+    with auto():
+        y = f(x)
+    rows = torch.eye(4, dtype=x.dtype)
+    found = torch.autograd.grad(y, x, rows, is_grads_batched=True)[0]
+    assert torch.equal(found, torch.autograd.grad(f(x), x, rows, is_grads_batched=True)[0])
+
+
+def test_a_report_says_why():
+    x = numbers(6).requires_grad_()
+    with sll.linearize("auto", trace=True) as region:
+        y = x - x.round()
+        (y % 1 + y).sum().backward()
+    rows = region.report().rows
+    assert [row.status for row in rows] == ["no gradient arrives"] * 2
+    assert "subtracts" in rows[0].verdict and "sawtooth" in rows[1].verdict
+
+
+# --- what is no such program is as it was ----------------------------------------------------------------------------
+
+
+def sigma_delta(x):
+    error, out = torch.zeros((), dtype=x.dtype), []
+    for value in x:
+        u = value + error
+        q = torch.round(u)
+        error = u - q
+        out.append(q)
+    return torch.stack(out)
+
+
+def residual(x):
+    first = torch.round(x)
+    return first + torch.round((x - first) * 8) / 8
+
+
+STEPS = {
+    "round": torch.round,
+    "quantizer": lambda x: torch.round(x / 0.25).clamp(-8, 7) * 0.25,
+    "sigma delta": sigma_delta,
+    "residual": residual,
+    "rounded, and its error": lambda x: (lambda q: q + (x - q) ** 2)(x.round()),
+    "fake quantization, and its error": lambda x: (lambda q: q + (x - q) ** 2)(x.round().to(torch.int8).to(x.dtype)),
+    "of a neighbour": lambda x: x[1:] - x[:-1].round(),
+    "of others": lambda x: x.flip(0) - x.round(),
+    "added": lambda x: x + torch.round(x),
+    "of something else": lambda x: x.sin() - x.round(),
+    "index": lambda x: TABLE[x.round().long() + 30],
+    "index of a cast": lambda x: TABLE[x.long() + 30],
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_ramp(name):
+    found = same(STEPS[name], numbers(12), of=sll.linearize(0.5, forward="straight-through", on_lost="ignore"))
+    assert found[0].any()
+
+
+QUANTIZERS = {
+    "percent": lambda x: x - x % 0.5,
+    "frac": lambda x: x - torch.frac(x),
+    "fmod": lambda x: x - torch.fmod(x, 0.5),
+    "negative": lambda x: torch.frac(x) - x,
+    "floor of floor": lambda x: (x - x % 1) * 2,
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_number_without_its_sawtooth_is_rounded(name):
+    """Straight-through: as if the rounded number were the number."""
+    found = (
+        same(QUANTIZERS[name], numbers(12), of=None)
+        if False
+        else gradients(QUANTIZERS[name], numbers(12), region=auto())
+    )
+    factor = {"negative": -1.0, "floor of floor": 2.0}.get(name, 1.0)
+    assert torch.equal(found[1][0], factor * weights(found[0]))
+
+
+def test_a_width_of_ones_own_is_the_formula():
+    x = torch.tensor([0.45, 1.2], dtype=torch.float64)
+    with_ramp = gradients(lambda d: d - d.round(), x, region=sll.linearize(0.1, forward="straight-through"))[1][0]
+    assert with_ramp.tolist() == pytest.approx([0.5 * (1 - 5), 1.7])
+
+
+# --- how long a line is looked at ------------------------------------------------------------------------------------
+
+
+def test_a_line_that_takes_back_does_so_at_each_call():
+    region = auto()
+    for seed in range(50):
+        same(WRAPS["round"], numbers(6, seed=seed), region=region)
+
+
+def test_a_line_that_never_takes_back_is_no_longer_looked_at():
+    region, x = auto(), numbers(6).requires_grad_()
+
+    def carried():
+        with region:
+            return getattr(torch.round(x) * 0.3, "_sll", None)
+
+    def many():
+        return [carried() is not None for _ in range(40)]
+
+    looked_at = many()
+    assert looked_at[0] and not looked_at[-1]
+
+
+def test_in_threads():
+    region, wrong = auto(), []
+
+    def work(seed):
+        try:
+            for i in range(20):
+                same(WRAPS["twice"], numbers(8, seed=seed + i), region=region)
+        except AssertionError as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_nothing_is_left_on_results():
+    x = numbers(6).requires_grad_()
+    with auto():
+        y: Tensor = x - x.round()
+        n = x.round() * 0.3
+    assert getattr(y, "_sll", None) is None and getattr(n, "_sll", None) is None
