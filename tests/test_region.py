@@ -103,7 +103,7 @@ def test_only_and_exclude():
         (lambda: sll.linearize(float("inf")), ValueError, "eps"),
         (lambda: sll.linearize("wide"), ValueError, '"auto", or a policy'),
         (lambda: sll.linearize(True), TypeError, "eps"),
-        (lambda: sll.linearize(None), TypeError, "eps"),
+        (lambda: sll.linearize([0.1]), TypeError, "eps"),
         (lambda: sll.linearize(torch.tensor(1.0)), TypeError, r"call \.item\(\)"),
         (lambda: sll.linearize(lambda x: x), TypeError, "@sll.enable"),
         (lambda: setattr(sll.linearize(0.1), "eps", 0.2), AttributeError, "eps"),
@@ -135,6 +135,20 @@ def test_only_and_exclude():
 def test_bad_input_is_named(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+def test_defaults():
+    """To train, nothing is to be said; the formula has the width it always had."""
+    auto, bare = sll.linearize(), sll.enable(lambda x: x)
+    assert (auto.eps, auto.forward) == ("auto", "straight-through") and callable(bare)
+    for forward in ("linear", "hard"):
+        assert sll.linearize(forward=forward).eps == 1e-3
+        assert sll.linearize("auto", forward=forward).eps == "auto"
+    assert sll.linearize(1e-2).forward == "linear"
+    x = torch.tensor([0.4, 3.0], requires_grad=True)
+    sll.enable(torch.sign)(x).sum().backward()
+    assert x.grad.tolist() == [1.0, 0.0]
+    assert "eps='auto'" in str(sll.explain(torch.sign, x))
 
 
 def test_numpy_numbers_are_numbers():

@@ -48,7 +48,7 @@ def enable(fn: Any = None, /, **options: Any) -> Any:
     return region if fn is None else region(fn)
 
 
-def patch(eps: Eps = 1e-3, **options: Any) -> linearize:
+def patch(eps: Eps | None = None, **options: Any) -> linearize:
     """Switch a region on until `unpatch`, across notebook cells. No torch attribute is replaced: it is the mode of
     `linearize`.
 

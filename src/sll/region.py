@@ -48,6 +48,10 @@ def engine_of(mode: str) -> Engine:
     return ENGINES[mode]
 
 
+FORMULA = 1e-3
+"""The half-width for looking at gradients."""
+
+
 _MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 """Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
 
@@ -73,17 +77,18 @@ class linearize(Mode):
     threads.
 
     Args:
-        eps: half-width of the band, a positive float in the units of the op's input (the default is for looking at
-            gradients; to train, start with ``"auto"``); or ``"auto"``, which finds one for each call; or a policy
-            (`sll.Coverage`, `sll.Anneal`, any `sll.Policy`); or a mapping from op name to one of these with a
-            ``"default"`` entry, e.g. ``{"default": "auto", "round": 0.5}``.
+        eps: ``"auto"``, which finds a half-width for each line of the program and keeps it (see `sll.Auto`); or the
+            half-width of the band, a positive float in the units of the op's input; or a policy (`sll.Coverage`,
+            `sll.Anneal`, any `sll.Policy`); or a mapping from op name to one of these with a ``"default"`` entry, e.g.
+            ``{"default": "auto", "round": 0.5}``. The default is ``"auto"``; with ``forward="linear"`` or ``"hard"``,
+            which are for looking at gradients, it is 1e-3.
         forward: what is shown in the band, and what gradients mean. ``"straight-through"``: values are the original
             program's, bit for bit; gradients are local, the chain rule with the slope of each decision at the value
             shown. ``"hard"``: the same values; the gradient of each open decision is its slope times (the result with
             that one decision the other way - the result). ``"linear"``: values follow the ramp; gradients are the
             derivative of one continuous function. What ``where(m, a, b)`` or ``table[index]`` takes gets the whole
             gradient, as it does without a region; with ``"linear"`` both sides share it by weight. The default is
-            ``"linear"``; where ``"auto"`` occurs in `eps`, ``"straight-through"``.
+            ``"straight-through"`` where ``"auto"`` occurs in `eps`, and ``"linear"`` for a width of your own.
         only: names of ops to linearize; all others run as they are. ``sll.OPS`` lists the names. ``gt`` and ``lt`` go
             together, as do ``ge`` and ``le``: where the right side is an `nn.Parameter`, Python calls the other one.
         exclude: names of ops not to linearize.
@@ -109,7 +114,7 @@ class linearize(Mode):
 
     def __init__(
         self,
-        eps: Eps = 1e-3,
+        eps: Eps | None = None,
         *,
         forward: RegionForward | None = None,
         only: Iterable[str] | None = None,
@@ -118,6 +123,8 @@ class linearize(Mode):
         trace: bool = False,
     ) -> None:
         super().__init__()
+        if eps is None:
+            eps = FORMULA if forward in ("linear", "hard") else "auto"
         self._eps, self._eps_of = widths(eps, SOURCES)
         if forward is None:
             auto = any(isinstance(eps, Auto) for eps in self.policies())

@@ -449,11 +449,12 @@ def _with_a_line(function: Callable[..., Any], target: str) -> Callable[..., Any
     return call
 
 
-def _region(eps: str, forward: str | None) -> tuple[Any, Any]:
+def _region(eps: str | None, forward: str | None) -> tuple[Any, Any]:
     """`eps` and `forward` as `sll.linearize` wants them, and has accepted them."""
     width: Any = eps
-    with contextlib.suppress(ValueError):
-        width = float(eps)
+    if eps is not None:
+        with contextlib.suppress(ValueError):
+            width = float(eps)
     try:
         sll.linearize(width, forward=forward)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
@@ -478,8 +479,12 @@ def explain(
         ),
     ] = None,
     eps: Annotated[
-        str, typer.Option(help='Half-width of the band in the units of each op\'s input, or "auto".')
-    ] = "1e-3",
+        str | None,
+        typer.Option(
+            help='"auto", or the half-width of the band in the units of each op\'s input; the default is that of '
+            "sll.linearize."
+        ),
+    ] = None,
     forward: Annotated[
         str | None, typer.Option(help='"linear", "hard" or "straight-through"; the default is that of sll.linearize.')
     ] = None,
@@ -508,7 +513,7 @@ def explain(
     ```sh
     sll explain torch:round --input "linspace(-2, 2, 41)" --eps 0.1
     sll explain sll.tools.demo:TwoBitNet --input "rand(8, 64)" --eps 0.5 --table
-    sll explain model.py:Net --input "randn(8, 3)" --eps auto --plot report.png
+    sll explain model.py:Net --input "randn(8, 3)" --plot report.png
     sll explain my_package.losses:f1 -i scores.pt -i "randint(0, 2, (100,))" -i reduction=mean --json
     ```
 

@@ -191,7 +191,7 @@ def _wide_enough(rows: list[Row]) -> str:
 
 
 def explain(
-    fn: Callable[..., Any], /, *args: Any, eps: Eps = 1e-3, forward: RegionForward | None = None, **kwargs: Any
+    fn: Callable[..., Any], /, *args: Any, eps: Eps | None = None, forward: RegionForward | None = None, **kwargs: Any
 ) -> Explanation:
     """Where do the gradients of this program die, and what does a region do about it?
 
@@ -207,7 +207,7 @@ def explain(
             parameters named `eps` or `forward`, wrap it.
         args: what it takes. If no tensor or parameter involved requires grad, all floating-point tensors among the
             arguments are made to.
-        eps: half-width of the band, in the units of each op's input, or whatever `linearize` takes.
+        eps: whatever `linearize` takes; the default is its own, ``"auto"``.
         forward: as for `linearize`.
         kwargs: what it takes by name.
 
