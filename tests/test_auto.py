@@ -84,8 +84,10 @@ def test_is_measured_on_the_way_as_well():
         lambda x: (x > x.detach().std() * 0.3).float().sum(),
         lambda x: torch.zeros_like(x).scatter(0, x.topk(5).indices, 1.0)[:20].sum(),
         lambda x: (x.argsort().argsort().float() * torch.arange(64.0)).sum(),
+        lambda x: (torch.nn.functional.one_hot(x.view(8, 8).argmax(1), 8).float() * torch.arange(8.0)).sum(),
+        lambda x: torch.arange(8.0)[x.view(8, 8).argmin(1)].sum(),
     ],
-    ids=["sign", "threshold", "subset", "order"],
+    ids=["sign", "threshold", "subset", "order", "choice", "lookup"],
 )
 def test_other_units_give_the_same_decisions(program, scale):
     """What is in the band of small numbers is in the band of large ones, and gradients are scaled."""

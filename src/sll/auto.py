@@ -15,7 +15,7 @@ from torch import Tensor, library
 
 from ._ops.callsite import is_internal, relative
 from ._ops.env import compiling, outside_of_transforms, readable
-from ._ops.measured import LEAST, MOST, WINDOW, Distances, Line
+from ._ops.measured import LEAST, MOST, SCALE, WINDOW, Distances, Line
 from ._ops.options import shown
 from ._ops.samples import numpy_is_there
 from .policies import WIDER, Call, quantile
@@ -37,6 +37,17 @@ def _numbers(d: Tensor) -> Any:
     return d.numpy() if numpy_is_there() else d
 
 
+def _twice_rms(d: Tensor) -> float | Tensor:
+    """Of those that are finite; the window if there are none."""
+    finite = d.isfinite()
+    if not d.numel():
+        return WINDOW
+    d = torch.where(finite, d, 0)
+    most = d.amax()  # (squares of small numbers are no numbers)
+    half = SCALE * most * ((d / most).square().sum() / finite.sum()).sqrt()
+    return torch.where(most > 0, half, WINDOW)
+
+
 class Auto:
     """What ``eps="auto"`` stands for: a width for each decision of the program, measured once and kept.
 
@@ -48,7 +59,8 @@ class Auto:
     is what happens between entering the region, or a backward pass in it, and the next.
     *Steps* (`round`, casts): the whole step, so that backward a quantizer is the straight-through estimator.
     *Remainders*: half of it, because over a whole period a sawtooth has no slope.
-    *Choices*: `CHOICES` times the median lead of this call, so that (nearly) all candidates share.
+    *Choices* (`argmax`, `argmin`): twice the root mean square of how far the best leads the next in these steps, kept
+    as well. With ``forward="straight-through"`` the gradient is that of ``softmax(x / eps)``: all candidates share.
 
     Calls that tell nothing (all ties, all equal) do not count, NaN and inf are left out, and a first step whose scores
     are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code measures anew when it is
@@ -76,11 +88,10 @@ class Auto:
         [1.0]
     """
 
-    WHOLE = True
+    WHOLE = SOFT = True
     WINDOW = WINDOW
     LEAST = LEAST
     MOST = MOST
-    CHOICES = 64.0
 
     def __init__(self, steps: int = 10) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int):
@@ -127,16 +138,16 @@ class Auto:
         known = self._known(call)
         if known is not None:
             return known
-        if call.kind == "choice":
-            return self.CHOICES * quantile(call.distances, 0.5)
         if self.steps and compiling():
-            return torch.ops.sll.remember(call.make(), self._number, _slot())  # type: ignore[no-any-return]
+            return torch.ops.sll.remember(call.make(), self._number, _slot(call.kind))  # type: ignore[no-any-return]
         if call.place is not None:
             d = readable(call.make())
             if d is not None:
                 with outside_of_transforms():
                     d = _numbers(d)
                 return self._measure(call.place, d)
+        if call.kind == "choice":
+            return _twice_rms(call.distances)
         least, most = (quantile(call.distances, share) for share in (self.LEAST, self.MOST))
         if isinstance(least, Tensor) and isinstance(most, Tensor):
             return torch.full_like(least, self.WINDOW).clamp(least, most)
@@ -145,10 +156,10 @@ class Auto:
     def at_once(self, call: Call, sample: Callable[[], Any]) -> float | None:
         """`half_width`, where NumPy, or a list, has the sample of distances: in a fraction of the time."""
         known = self._known(call)
-        if known is not None:
+        if known is not None or (call.kind == "choice" and call.place is None):
             return known
         d = sample()
-        if call.place is not None and call.kind != "choice":
+        if call.place is not None:
             return self._measure(call.place, _numbers(torch.as_tensor(d, dtype=torch.float64)))
         if type(d) is list:
             d = sorted(map(abs, d))
@@ -161,13 +172,11 @@ class Auto:
                 ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
-            return self.CHOICES if call.kind == "choice" else self.WINDOW
+            return self.WINDOW
 
         def holds(share: float) -> float:  # (as `quantile`)
             return item(ties + max(math.ceil(many * share - 1e-6) - 1, 0)) * WIDER  # type: ignore[no-any-return]
 
-        if call.kind == "choice":
-            return self.CHOICES * holds(0.5)
         return min(max(self.WINDOW, holds(self.LEAST)), holds(self.MOST))
 
     def __repr__(self) -> str:
@@ -194,7 +203,8 @@ class Auto:
         found = Distances(0)
         if len(d):
             squares, smallest, largest, near = map(float, (d @ d, d.min(), d.max(), (d <= self.WINDOW).sum()))
-            found = Distances(len(d), squares, smallest, largest, int(near))
+            # (Choices have no window: whatever the units.)
+            found = Distances(len(d), squares, smallest, largest, 0 if place[2] == "choice" else int(near))
         pool = self._lines.setdefault(place[:3], Line()).add(place[3], found, self.steps)
         if pool is None:
             return self.WINDOW
@@ -223,14 +233,14 @@ _NUMBERS, _SLOTS = itertools.count(), itertools.count()
 _OBJECTS: weakref.WeakValueDictionary[int, Auto] = weakref.WeakValueDictionary()
 
 
-_LINES: dict[int, tuple[str, int]] = {}
-"""Where the decisions are that were traced."""
+_LINES: dict[int, tuple[str, int, str]] = {}
+"""Where the decisions are that were traced, and of what kind."""
 
 
-def _slot() -> int:
+def _slot(kind: str) -> int:
     """A new one for each decision that is traced."""
     slot = next(_SLOTS)
-    _LINES[slot] = _traced_line()
+    _LINES[slot] = (*_traced_line(), kind)
     return slot
 
 
@@ -250,7 +260,7 @@ def _make_op() -> None:
     """``torch.ops.sll.remember``, which asks a memory from compiled code: made with the first memory, not at import."""
 
     def remember(distances: Tensor, number: Tensor, slot: int) -> Tensor:
-        auto, place = _OBJECTS.get(int(number)), (*_LINES.get(slot, ("compiled", slot)), "", slot)
+        auto, place = _OBJECTS.get(int(number)), (*_LINES.get(slot, ("compiled", slot, "")), slot)
         half = auto.kept.get(place) if auto is not None else Auto.WINDOW
         if half is None and auto is not None:
             half = auto._measure(place, _numbers(distances))

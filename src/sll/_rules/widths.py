@@ -15,7 +15,7 @@ from .._ops.env import compiling, free_to_read
 from .._ops.samples import numpy_is_there, sample
 from ..policies import Call, Kind, Policy
 
-__all__ = ["TINY", "Width", "half_width", "in_units"]
+__all__ = ["TINY", "Scale", "Width", "half_width", "in_units", "is_soft"]
 
 
 TINY = 1e-30
@@ -74,6 +74,8 @@ class Width:
         self.place = place
         self.whole: bool = kind == "step" and getattr(policy, "WHOLE", False)
         """Whether the answer is the whole step, wherever steps end."""
+        self.soft: bool = kind == "choice" and getattr(policy, "SOFT", False)
+        """Whether the answer is the scale of a softmax, where gradients are local."""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
         self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
@@ -139,10 +141,20 @@ class Width:
         return found
 
 
+class Scale(float):
+    """What a `Width` that is `soft` has found."""
+
+    soft = True
+
+
 class Watched(float):
     """A fixed half-width, and who is told what is done with it."""
 
     watch: Watch
+
+
+def is_soft(eps: Any) -> bool:
+    return type(eps) is not float and getattr(eps, "soft", False)
 
 
 def watch_of(eps: Any) -> Watch | None:
