@@ -500,5 +500,6 @@ class Local(TorchFunctionMode):
             return float(d[max(math.ceil(len(d) * share - 1e-6) - 1, 0)]) * (1 + 4e-7) if len(d) else 1.0
 
         if kind == "choice":
+            d = d[d <= 16 * holds(0.5)]
             return 2 * float(d.square().mean().sqrt()) if len(d) else 1.0
         return min(max(1.0, holds(0.02)), holds(0.75), limit)

@@ -540,3 +540,21 @@ def test_compiled_explicit_functions_remember_with_an_object():
         found = [torch.autograd.grad(f(x), x)[0] for f in (lambda x: sll.sign(x, eps[0]).sum(), compiled)]
         torch.testing.assert_close(*found)
     assert only(eps[0]) == pytest.approx(only(eps[1])) == pytest.approx(twice_rms(rows()), rel=1e-6)
+
+
+def test_rows_with_one_candidate_left_do_not_widen_a_choice():
+    """All others are masked: by a large number, which is no distance between candidates, or by -inf."""
+    found = []
+    for value in (None, -1e9, torch.finfo(torch.float32).min, -math.inf):
+        eps = sll.Auto(steps=3)
+        batches = [rows(n=40, seed=seed) for seed in range(3)]
+        mask = torch.zeros(8, 5, dtype=torch.bool)
+        mask[7, 1:] = value is not None
+        fill = 0.0 if value is None else value
+
+        def program(x, mask=mask, fill=fill):
+            return torch.arange(5.0)[x.view(8, 5).masked_fill(mask, fill).argmax(1)].sum()
+
+        train(eps, batches, program)
+        found.append(only(eps))
+    assert found[1] == found[2] == found[3] == pytest.approx(found[0], rel=0.3)

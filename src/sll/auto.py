@@ -37,15 +37,16 @@ def _numbers(d: Tensor) -> Any:
     return d.numpy() if numpy_is_there() else d
 
 
-def _twice_rms(d: Tensor) -> float | Tensor:
-    """Of those that are finite; the window if there are none."""
-    finite = d.isfinite()
-    if not d.numel():
-        return WINDOW
-    d = torch.where(finite, d, 0)
-    most = d.amax()  # (squares of small numbers are no numbers)
-    half = SCALE * most * ((d / most).square().sum() / finite.sum()).sqrt()
-    return torch.where(most > 0, half, WINDOW)
+_FAR = 16.0
+"""Leads of so many medians are not between candidates, but over what is masked by a large number."""
+
+
+def _twice_rms(d: Tensor) -> Tensor:
+    """Of those that are not far out; the window if there are none."""
+    middle = quantile(d, 0.5)
+    near = d <= _FAR * middle
+    square = torch.where(near, d / middle, 0).square().sum() / near.sum().clamp(min=1)
+    return torch.where(near.any(), SCALE * middle * square.sqrt(), WINDOW)
 
 
 class Auto:
@@ -61,6 +62,7 @@ class Auto:
     *Remainders*: half of it, because over a whole period a sawtooth has no slope.
     *Choices* (`argmax`, `argmin`): twice the root mean square of how far the best leads the next in these steps, kept
     as well. With ``forward="straight-through"`` the gradient is that of ``softmax(x / eps)``: all candidates share.
+    Leads of more than 16 medians are left out: rows in which all others are masked by a large number.
 
     Calls that tell nothing (all ties, all equal) do not count, NaN and inf are left out, and a first step whose scores
     are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code measures anew when it is
@@ -200,11 +202,13 @@ class Auto:
         """The width for these distances and those before, in a tensor or (faster) an array of float64."""
         d = abs(d).reshape(-1)
         d = d[(d > 0) & (d < math.inf)]
-        found = Distances(0)
+        found, choice = Distances(0), place[2] == "choice"
+        if choice and len(d):
+            d = d[d <= _FAR * d[d.argsort()[(len(d) - 1) // 2]]]
         if len(d):
             squares, smallest, largest, near = map(float, (d @ d, d.min(), d.max(), (d <= self.WINDOW).sum()))
             # (Choices have no window: whatever the units.)
-            found = Distances(len(d), squares, smallest, largest, 0 if place[2] == "choice" else int(near))
+            found = Distances(len(d), squares, smallest, largest, 0 if choice else int(near))
         pool = self._lines.setdefault(place[:3], Line()).add(place[3], found, self.steps)
         if pool is None:
             return self.WINDOW
