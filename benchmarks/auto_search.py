@@ -55,9 +55,6 @@ VARIANTS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "auto, at least 10 %": (variant(LEAST=0.1), ST, ("sign", "f1")),
     "auto, up to 100 %": (variant(MOST=1.0), ST, ("sign", "f1")),
     "auto, window 3": (variant(WINDOW=3.0), ST, ("sign", "f1")),
-    "auto, choices 1 x lead": (variant(CHOICES=1.0), ST, ("vq",)),
-    "auto, choices 4 x lead": (variant(CHOICES=4.0), ST, ("vq",)),
-    "auto, choices 16 x lead": (variant(CHOICES=16.0), ST, ("vq",)),
 }
 
 

@@ -315,8 +315,11 @@ def weigh_best(ref: Any, x: Tensor, index: Tensor, dim: int | None, keepdim: boo
         return
     h = ref.width("choice", leads(rows))
     best = rows.detach().amax(-1, keepdim=True)
-    z = torch.where(best.isfinite(), in_units(rows, h), -4.0 * torch.arange(n))
-    w = centred(projection(z, 1))
+    if ref.eps == "auto":
+        w = centred((torch.where(best.isfinite(), rows, 0) / h).softmax(-1))
+    else:
+        z = torch.where(best.isfinite(), in_units(rows, h), -4.0 * torch.arange(n))
+        w = centred(projection(z, 1))
     if keepdim and x.dim():
         w = w.reshape(*[1] * x.dim(), n) if dim is None else w.unsqueeze(dim if dim >= 0 else dim - 1)
     w = w.reshape(*index.shape, n)

@@ -84,8 +84,10 @@ def test_is_measured_on_the_way_as_well():
         lambda x: (x > x.detach().std() * 0.3).float().sum(),
         lambda x: torch.zeros_like(x).scatter(0, x.topk(5).indices, 1.0)[:20].sum(),
         lambda x: (x.argsort().argsort().float() * torch.arange(64.0)).sum(),
+        lambda x: (torch.nn.functional.one_hot(x.view(8, 8).argmax(1), 8).float() * torch.arange(8.0)).sum(),
+        lambda x: torch.arange(8.0)[x.view(8, 8).argmin(1)].sum(),
     ],
-    ids=["sign", "threshold", "subset", "order"],
+    ids=["sign", "threshold", "subset", "order", "choice", "lookup"],
 )
 def test_other_units_give_the_same_decisions(program, scale):
     """What is in the band of small numbers is in the band of large ones, and gradients are scaled."""
@@ -538,3 +540,21 @@ def test_compiled_explicit_functions_remember_with_an_object():
         found = [torch.autograd.grad(f(x), x)[0] for f in (lambda x: sll.sign(x, eps[0]).sum(), compiled)]
         torch.testing.assert_close(*found)
     assert only(eps[0]) == pytest.approx(only(eps[1])) == pytest.approx(twice_rms(rows()), rel=1e-6)
+
+
+def test_rows_with_one_candidate_left_do_not_widen_a_choice():
+    """All others are masked: by a large number, which is no distance between candidates, or by -inf."""
+    found = []
+    for value in (None, -1e9, torch.finfo(torch.float32).min, -math.inf):
+        eps = sll.Auto(steps=3)
+        batches = [rows(n=40, seed=seed) for seed in range(3)]
+        mask = torch.zeros(8, 5, dtype=torch.bool)
+        mask[7, 1:] = value is not None
+        fill = 0.0 if value is None else value
+
+        def program(x, mask=mask, fill=fill):
+            return torch.arange(5.0)[x.view(8, 5).masked_fill(mask, fill).argmax(1)].sum()
+
+        train(eps, batches, program)
+        found.append(only(eps))
+    assert found[1] == found[2] == found[3] == pytest.approx(found[0], rel=0.3)

@@ -73,7 +73,7 @@ WIDTHS = {
     "comparison": _MEASURED,
     "step": "half a step",
     "remainder": 'none: its own slope (`"linear"`, `"hard"`: a quarter of a step)',
-    "choice": f"{Auto.CHOICES:g} times the median lead of the best",
+    "choice": f"{SCALE:g} times the root mean square of how far the best leads the next, in the first steps",
     "subset": _MEASURED,
     "order": _MEASURED,
 }

@@ -15,7 +15,7 @@ from torch import Tensor, library
 
 from ._ops.callsite import is_internal, relative
 from ._ops.env import compiling, outside_of_transforms, readable
-from ._ops.measured import LEAST, MOST, WINDOW, Distances, Line
+from ._ops.measured import LEAST, MOST, SCALE, WINDOW, Distances, Line
 from ._ops.options import shown
 from ._ops.samples import numpy_is_there
 from .policies import WIDER, Call, quantile
@@ -37,6 +37,18 @@ def _numbers(d: Tensor) -> Any:
     return d.numpy() if numpy_is_there() else d
 
 
+_FAR = 16.0
+"""Leads of so many medians are not between candidates, but over what is masked by a large number."""
+
+
+def _twice_rms(d: Tensor) -> Tensor:
+    """Of those that are not far out; the window if there are none."""
+    middle = quantile(d, 0.5)
+    near = d <= _FAR * middle
+    square = torch.where(near, d / middle, 0).square().sum() / near.sum().clamp(min=1)
+    return torch.where(near.any(), SCALE * middle * square.sqrt(), WINDOW)
+
+
 class Auto:
     """What ``eps="auto"`` stands for: a width for each decision of the program, measured once and kept.
 
@@ -50,7 +62,9 @@ class Auto:
     Where a program takes the jump back (``d - L * torch.round(d / L)``, a periodic box), its own slope is left alone.
     *Remainders* keep their own slope, as wrapped angles want it; ``x - x % s`` is a step. (With ``forward="linear"``
     and ``"hard"`` they have half of the whole step.)
-    *Choices*: `CHOICES` times the median lead of this call, so that (nearly) all candidates share.
+    *Choices* (`argmax`, `argmin`): twice the root mean square of how far the best leads the next in these steps, kept
+    as well. With ``forward="straight-through"`` the gradient is that of ``softmax(x / eps)``: all candidates share.
+    Leads of more than 16 medians are left out: rows in which all others are masked by a large number.
 
     Calls that tell nothing (all ties, all equal) do not count, NaN and inf are left out, and a first step whose scores
     are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code measures anew when it is
@@ -78,11 +92,10 @@ class Auto:
         [1.0]
     """
 
-    WHOLE = True
+    WHOLE = SOFT = True
     WINDOW = WINDOW
     LEAST = LEAST
     MOST = MOST
-    CHOICES = 64.0
 
     def __init__(self, steps: int = 10) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int):
@@ -129,16 +142,16 @@ class Auto:
         known = self._known(call)
         if known is not None:
             return known
-        if call.kind == "choice":
-            return self.CHOICES * quantile(call.distances, 0.5)
         if self.steps and compiling():
-            return torch.ops.sll.remember(call.make(), self._number, _slot())  # type: ignore[no-any-return]
+            return torch.ops.sll.remember(call.make(), self._number, _slot(call.kind))  # type: ignore[no-any-return]
         if call.place is not None:
             d = readable(call.make())
             if d is not None:
                 with outside_of_transforms():
                     d = _numbers(d)
                 return self._measure(call.place, d)
+        if call.kind == "choice":
+            return _twice_rms(call.distances)
         least, most = (quantile(call.distances, share) for share in (self.LEAST, self.MOST))
         if isinstance(least, Tensor) and isinstance(most, Tensor):
             return torch.full_like(least, self.WINDOW).clamp(least, most)
@@ -147,10 +160,10 @@ class Auto:
     def at_once(self, call: Call, sample: Callable[[], Any]) -> float | None:
         """`half_width`, where NumPy, or a list, has the sample of distances: in a fraction of the time."""
         known = self._known(call)
-        if known is not None:
+        if known is not None or (call.kind == "choice" and call.place is None):
             return known
         d = sample()
-        if call.place is not None and call.kind != "choice":
+        if call.place is not None:
             return self._measure(call.place, _numbers(torch.as_tensor(d, dtype=torch.float64)))
         if type(d) is list:
             d = sorted(map(abs, d))
@@ -163,13 +176,11 @@ class Auto:
                 ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
         many = end - ties
         if not many:
-            return self.CHOICES if call.kind == "choice" else self.WINDOW
+            return self.WINDOW
 
         def holds(share: float) -> float:  # (as `quantile`)
             return item(ties + max(math.ceil(many * share - 1e-6) - 1, 0)) * WIDER  # type: ignore[no-any-return]
 
-        if call.kind == "choice":
-            return self.CHOICES * holds(0.5)
         return min(max(self.WINDOW, holds(self.LEAST)), holds(self.MOST))
 
     def __repr__(self) -> str:
@@ -193,10 +204,13 @@ class Auto:
         """The width for these distances and those before, in a tensor or (faster) an array of float64."""
         d = abs(d).reshape(-1)
         d = d[(d > 0) & (d < math.inf)]
-        found = Distances(0)
+        found, choice = Distances(0), place[2] == "choice"
+        if choice and len(d):
+            d = d[d <= _FAR * d[d.argsort()[(len(d) - 1) // 2]]]
         if len(d):
             squares, smallest, largest, near = map(float, (d @ d, d.min(), d.max(), (d <= self.WINDOW).sum()))
-            found = Distances(len(d), squares, smallest, largest, int(near))
+            # (Choices have no window: whatever the units.)
+            found = Distances(len(d), squares, smallest, largest, 0 if choice else int(near))
         pool = self._lines.setdefault(place[:3], Line()).add(place[3], found, self.steps)
         if pool is None:
             return self.WINDOW
@@ -225,14 +239,14 @@ _NUMBERS, _SLOTS = itertools.count(), itertools.count()
 _OBJECTS: weakref.WeakValueDictionary[int, Auto] = weakref.WeakValueDictionary()
 
 
-_LINES: dict[int, tuple[str, int]] = {}
-"""Where the decisions are that were traced."""
+_LINES: dict[int, tuple[str, int, str]] = {}
+"""Where the decisions are that were traced, and of what kind."""
 
 
-def _slot() -> int:
+def _slot(kind: str) -> int:
     """A new one for each decision that is traced."""
     slot = next(_SLOTS)
-    _LINES[slot] = _traced_line()
+    _LINES[slot] = (*_traced_line(), kind)
     return slot
 
 
@@ -252,7 +266,7 @@ def _make_op() -> None:
     """``torch.ops.sll.remember``, which asks a memory from compiled code: made with the first memory, not at import."""
 
     def remember(distances: Tensor, number: Tensor, slot: int) -> Tensor:
-        auto, place = _OBJECTS.get(int(number)), (*_LINES.get(slot, ("compiled", slot)), "", slot)
+        auto, place = _OBJECTS.get(int(number)), (*_LINES.get(slot, ("compiled", slot, "")), slot)
         half = auto.kept.get(place) if auto is not None else Auto.WINDOW
         if half is None and auto is not None:
             half = auto._measure(place, _numbers(distances))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import sll
 from oracles import INTS, ulps
 from sll._ops import fused, ramp
+from sll._ops.projections import _interval
 from steps import HARD, JUMPS, QUANTIZERS, edges
 
 pytestmark = pytest.mark.usefixtures("loops_everywhere")
@@ -171,3 +172,37 @@ def test_a_forked_process_uses_no_threads_of_its_parent(monkeypatch):
         assert child.exitcode == 0
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize("half", [1e-3, 0.05, 0.5, 3.0, 100.0])
+@pytest.mark.parametrize("scores", ["spread", "ties", "infinite"])
+@pytest.mark.parametrize("n", [8, 64, 1000])
+def test_subsets_are_those_that_python_finds(n, scores, half, many, monkeypatch):
+    monkeypatch.setattr(fused, "PARALLEL", 0 if many > 1 else 1 << 60)
+    generator = torch.Generator().manual_seed(n)
+    x, g = torch.randn(2, -(-4096 // n), n, generator=generator)
+    if scores == "ties":
+        x = (2 * x).round()
+    if scores == "infinite":
+        x[::3, ::3], x[1::3, ::2], x[2::9, 0] = math.inf, -math.inf, math.inf
+    for k in (2, 5, n - 1):
+        got = fused.project(x, g, k, half, -half)
+        for row, above, out in zip(x[:24].tolist(), g.tolist(), got.tolist()):
+            line = sorted(row, reverse=True)
+            a, b = (0, 0)
+            if abs(line[k - 1]) < math.inf and abs(line[k]) < math.inf:
+                sure, finite = line.count(math.inf), [score for score in line if abs(score) < math.inf]
+                a, b = (sure + at for at in _interval(finite, k - sure, half))
+            inside = [i for i, score in enumerate(row) if b - a > 1 and line[b - 1] <= score <= line[a]]
+            mean = sum(above[i] for i in inside) / max(len(inside), 1)
+            want = [(mean - above[i]) / half if i in inside else 0.0 for i in range(n)]
+            assert out == pytest.approx(want, rel=1e-4, abs=1e-5 / half)
+
+
+def test_what_the_loops_of_subsets_are_not_for():
+    x, g = torch.randn(2, 64, 64)
+    assert fused.project(x, g, 2, 1.0, 1.0) is not None
+    assert fused.project(x, g.clone().requires_grad_(), 2, 1.0, 1.0) is None
+    assert fused.project(x.double(), g.double(), 2, 1.0, 1.0) is None
+    assert fused.project(x.reshape(2, -1), g.reshape(2, -1), 2, 1.0, 1.0) is None

@@ -102,3 +102,16 @@ def test_who_differentiates_the_gradient_gets_a_graph(k):
     torch.testing.assert_close(
         torch.func.vmap(lambda g: by.gradient(x, g))(many), torch.stack([by.gradient(x, g) for g in many])
     )
+
+
+@settings(deadline=None)
+@given(choices(), st.sampled_from([1e-3, 0.25, 3.7, 200.0]))
+def test_of_a_soft_choice_it_is_that_of_a_softmax(choice, scale):
+    x, g, _, largest = choice
+    got = Projection(1, -1, largest, scale, soft=True).gradient(x, g)
+    rows = (x if largest else -x).double().requires_grad_()
+    best = rows.detach().amax(-1, keepdim=True)
+    z = torch.where(best.isfinite(), rows, 0) / scale
+    (want,) = torch.autograd.grad(z.softmax(-1), rows, g.double())
+    want = want if largest else -want
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4 / scale)  # (1e30 / scale is rounded)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .._ops.callsite import CallSite, frame, relative
-from .._rules.widths import TINY, Watch, Width
+from .._rules.widths import TINY, Scale, Watch, Width
 from ..auto import Auto
 from ..policies import Policy, kind_of
 from .notes import Widths
@@ -63,7 +63,7 @@ class Place:
         else:
             self.note(half)
             self._noted = half
-        return half  # type: ignore[no-any-return]
+        return Scale(half) if self._width.soft else half
 
 
 class Places:

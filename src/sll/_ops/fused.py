@@ -26,6 +26,7 @@ __all__ = [
     "available",
     "batched",
     "pick",
+    "project",
     "dense",
     "scale",
     "blend_by_mask",
@@ -36,6 +37,7 @@ __all__ = [
 
 LEAST = 4096
 """Elements: below it calling stock ops is as fast."""
+LONGEST = 1024
 PARALLEL = 1 << 18
 """Elements from which on a second thread pays."""
 DTYPES = (torch.float32, torch.float64)
@@ -114,6 +116,18 @@ def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     one, other = a.numel() == 1, b.numel() == 1
     _run("pick", mask.numel(), *map(_flat, (mask, a, b, value)), one, other)
     return value
+
+
+def project(z: Tensor, g: Tensor, k: int, half: float | Tensor, scale: float | Tensor) -> Tensor | None:
+    """`g` less its mean over the contenders of the first `k` of each row, by `scale`; None if `z` and `g` do not suit.
+    There is no NaN. (Of longer rows stock ops are as fast, of float64 they are more exact.)
+    """
+    if z.shape[-1] > LONGEST or z.dtype != torch.float32 or g.requires_grad or not dense(g) or not suits(z):
+        return None
+    z, g = z.detach().contiguous(), g.contiguous()
+    out = torch.empty_like(z)
+    _run("project", z.numel(), *map(_flat, (z, g, out)), z.shape[-1], k, float(half), float(scale))
+    return out
 
 
 def blend_by_mask(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, ties: bool) -> Tensor:

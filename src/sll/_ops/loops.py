@@ -145,7 +145,46 @@ def _pick(mask: Any, a: Any, b: Any, value: Any, one: bool, other: bool) -> None
         value[i] = yes if mask[i] else no
 
 
-KERNELS: dict[str, Any] = {"pick": _pick}
+def _project(z: Any, g: Any, out: Any, n: int, k: int, half: float, scale: float) -> None:
+    """Rows of `n` without NaN: `g` less its mean over the contenders of the first `k`, by `scale`, see `projections`.
+    Newton's method finds the threshold, kept between `low` and `high`.
+    """
+    per_half = 1 / half
+    for row in prange(z.size // n):
+        begin, end, low, high, sure, out_for_sure = row * n, row * n + n, np.inf, -np.inf, 0, 0
+        for i in range(begin, end):
+            sure, out_for_sure = sure + (z[i] == np.inf), out_for_sure + (z[i] == -np.inf)
+            finite = abs(z[i]) < np.inf
+            low, high = min(low, z[i] if finite else low), max(high, z[i] if finite else high)
+        open_ = sure < k < n - out_for_sure
+        low -= half
+        tau, inside, mean = 0.5 * low + 0.5 * high, 0, 0.0
+        for _ in range(200 if open_ else 0):
+            total, moving = 0.0, 0
+            for i in range(begin, end):
+                share = (z[i] - tau) * per_half
+                total += min(max(share, 0.0), 1.0)
+                moving += (share > -_TIE) & (share < 1 + _TIE)
+            if abs(total - k) <= 1e-14 * n:
+                break
+            low, high = (tau, high) if total > k else (low, tau)
+            step = tau + (total - k) * half / max(moving, 1)
+            tau = step if low < step < high and moving else 0.5 * low + 0.5 * high
+        for i in range(begin, end):
+            share = (z[i] - tau) * per_half
+            out[i] = open_ and (share > _TIE) & (share < 1 - _TIE)
+            inside += out[i] > 0
+            mean += g[i] if out[i] else 0.0
+        mean /= max(inside, 1)
+        for i in range(begin, end):
+            out[i] = (g[i] - mean) / scale if out[i] else 0.0
+
+
+_TIE = 1e-12
+"""What shares are rounded by, at most."""
+
+
+KERNELS: dict[str, Any] = {"pick": _pick, "project": _project}
 KERNELS |= {"blend_by_mask": _blend_by_mask, "blend_by_mask_backward": _blend_by_mask_backward}
 KERNELS |= {"boundary": _boundary, "round": _at_integers(np.floor, np.rint, 1, 1), "trunc": _trunc}
 KERNELS |= {"floor": _at_integers(np.rint, np.floor, 0, 0), "ceil": _at_integers(np.rint, np.ceil, 0, 1)}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .band import hard_forward
 from .dtypes import FULL
-from .fused import batched
+from .fused import batched, project
 from .order import first_k
 from .samples import SAMPLE, from_last, leads, pairs, sample
 
@@ -35,7 +35,8 @@ else:
 __all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "np", "rows_of"]
 
 SHORT, FEW, SMALL = 128, 4096, 2**15
-"""Numbers, up to which Python computes, and NumPy, and up to which sorting takes less time than several rounds."""
+"""Numbers, up to which Python computes, and NumPy (subsets of so many numba), and up to which sorting takes less time
+than several rounds."""
 
 Half: TypeAlias = "float | Tensor | Callable[[Callable[[], Any]], float | Tensor]"
 """A half-width, or what finds it, given a function that computes a sample of distances."""
@@ -56,12 +57,18 @@ def rows_of(x: Tensor, dim: int | None, largest: bool, ordered: bool = False) ->
 
 
 class Projection:
-    """The first `k` of the rows of scores; see `rows_of`. Rows with NaN have no contenders, if it is not `ordered`."""
+    """The first `k` of the rows of scores; see `rows_of`. Rows with NaN have no contenders, if it is not `ordered`.
 
-    __slots__ = ("dim", "half", "k", "largest", "ordered")
+    `soft`: the best of each row, with the gradient of ``softmax(scores / half)`` instead.
+    """
 
-    def __init__(self, k: int, dim: int | None, largest: bool, half: Half, ordered: bool = False) -> None:
+    __slots__ = ("dim", "half", "k", "largest", "ordered", "soft")
+
+    def __init__(
+        self, k: int, dim: int | None, largest: bool, half: Half, ordered: bool = False, soft: bool = False
+    ) -> None:
         self.k, self.dim, self.largest, self.half, self.ordered = k, dim, largest, half, ordered
+        self.soft = soft
 
     def along(self, at: int, scores: Tensor, g: Tensor, factor: Tensor) -> Tensor:
         """The same for `g` of shares, times a factor, that have their dimension elsewhere."""
@@ -82,27 +89,36 @@ class Projection:
         rows = rows_of(scores, self.dim, self.largest, self.ordered)
         g = g if g.shape == rows.shape else g.reshape(rows.shape)
         g = g if g.dtype is rows.dtype else g.to(rows.dtype)
-        few = rows.numel() <= FEW and self.k < rows.shape[-1]
-        found = self._of_few(rows, g) if few and np is not None and rows.device.type == "cpu" else None
+        many, few = rows.numel(), FEW + (self.k == 1)
+        found = None
+        if many < few and self.k < rows.shape[-1] and not self.soft and np is not None and rows.device.type == "cpu":
+            found = self._of_few(rows, g)
         if found is None:
-            half = self._half(lambda: distances_of(rows, self.k, self.ordered))
-            found = _centred(g, _contenders(rows, self.k, half), half if self.largest else -half)
+            half = self.width(lambda: distances_of(rows, self.k, self.ordered))
+            found = self._of_many(rows, g, half, half if self.largest else -half)
         if self.dim is None or scores.dim() < 2:
             found = found.reshape(scores.shape)
         elif self.dim not in (-1, scores.dim() - 1):
             found = found.movedim(-1, self.dim)
         return found if found.dtype is scores.dtype else found.to(scores.dtype)
 
+    def _of_many(self, rows: Tensor, g: Tensor, half: float | Tensor, scale: float | Tensor) -> Tensor:
+        if self.soft:
+            shares = (rows / half).softmax(-1).nan_to_num_(0.0)  # (NaN where a row has nothing finite to compare)
+            return torch._softmax_backward_data(g, shares, -1, rows.dtype) / scale
+        found = project(rows, g, self.k, half, scale) if 1 < self.k < rows.shape[-1] else None
+        return _centred(g, _contenders(rows, self.k, half), scale) if found is None else found
+
     def _short(self, scores: Tensor, g: Tensor) -> bool:
         """Whether the rows are few and as they are, and nobody differentiates `g`, or has many of them at once."""
         if scores.numel() > SHORT or scores.dtype not in FULL or np is None or not scores.is_cpu:
             return False
-        if g.requires_grad or batched(g):
+        if self.soft or g.requires_grad or batched(g):
             return False
         last = scores.dim() < 2 if self.dim is None else self.dim in (-1, scores.dim() - 1)
         return last and self.k < scores.shape[-1]
 
-    def _half(self, sample: Callable[[], Any]) -> float | Tensor:
+    def width(self, sample: Callable[[], Any]) -> float | Tensor:
         return self.half(sample) if callable(self.half) else self.half
 
     def _of_few(self, rows: Tensor, g: Tensor) -> Tensor | None:
@@ -116,7 +132,7 @@ class Projection:
             costs = -rows.numpy().reshape(-1, n)
             ordered = costs.copy()
             ordered.sort()
-            half = self._half(lambda: _distances(costs, ordered, k, self.ordered))
+            half = self.width(lambda: _distances(costs, ordered, k, self.ordered))
             if isinstance(half, Tensor):
                 return None
             inside = _cheapest(costs, ordered, half) if k == 1 else _around_last(costs, k, half, ordered)
@@ -134,7 +150,7 @@ class Projection:
         if not self.largest:
             rows = [[-score for score in row] for row in rows]
         lines = [sorted(row, reverse=True) for row in rows]
-        half = self._half(lambda: _gaps(lines, k, self.ordered))
+        half = self.width(lambda: _gaps(lines, k, self.ordered))
         if isinstance(half, Tensor):
             return None
         scale, outs = half if self.largest else -half, found.numpy().reshape(len(rows), -1)
@@ -370,8 +386,11 @@ def contenders(rows: Tensor, k: int, half: float | Tensor) -> Tensor:
     return (weights > 0) & (weights < 1)
 
 
-def chosen_anywhere(rows: Tensor, index: Tensor, half: float | Tensor) -> Tensor:
-    """k-hot (…, n) at `index` (…, k), in what every transform and compiler knows."""
+def chosen_anywhere(rows: Tensor, index: Tensor, half: float | Tensor, soft: bool = False) -> Tensor:
+    """k-hot (…, n) at `index` (…, k), in what every transform and compiler knows. `soft` as in `Projection`."""
     hot = torch.zeros_like(rows).scatter(-1, index, 1.0)
+    if soft:
+        compared = rows.detach().amax(-1, keepdim=True).isfinite()
+        return hard_forward(hot, (torch.where(compared, rows, 0) / half).softmax(-1))
     inside = contenders(rows.detach(), index.shape[-1], half)
     return hard_forward(hot, _centred(torch.where(inside, rows, 0), inside.to(rows.dtype), half))

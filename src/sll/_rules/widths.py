@@ -16,7 +16,7 @@ from .._ops.env import compiling, free_to_read
 from .._ops.samples import numpy_is_there, sample
 from ..policies import Call, Kind, Policy
 
-__all__ = ["TINY", "Width", "half_width", "in_units"]
+__all__ = ["TINY", "Scale", "Width", "half_width", "in_units", "is_soft"]
 
 
 _LOOKS = 32
@@ -84,6 +84,8 @@ class Width:
         """Whether a sawtooth keeps its own slope, and nothing else."""
         self.looks = _LOOKS if self.whole or self.saw else 0
         """How many more calls are looked at: does the program take their jump back?"""
+        self.soft: bool = kind == "choice" and getattr(policy, "SOFT", False)
+        """Whether the answer is the scale of a softmax, where gradients are local."""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
         self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
@@ -155,10 +157,20 @@ class Width:
         return found
 
 
+class Scale(float):
+    """What a `Width` that is `soft` has found."""
+
+    soft = True
+
+
 class Watched(float):
     """A fixed half-width, and who is told what is done with it."""
 
     watch: Watch
+
+
+def is_soft(eps: Any) -> bool:
+    return type(eps) is not float and getattr(eps, "soft", False)
 
 
 def watch_of(eps: Any) -> Watch | None:

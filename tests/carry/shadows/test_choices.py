@@ -140,6 +140,98 @@ def test_ranks_as_numbers_and_as_labels(index):
     torch.testing.assert_close(g, torch.tensor([0, -45.0, 45.0, 0], dtype=torch.float64))
 
 
+CHOICES = [name for name in HOSTS if name.split()[0] in ("argmax", "argmin", "max", "flat")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("name", CHOICES)
+def test_with_auto_gradients_are_those_of_a_softmax(name, dtype):
+    """Of scores in units of the width: measured in the first steps, when that is found in backward, and then kept."""
+    program, sign = HOSTS[name][0], -1 if name == "argmin" else 1
+    eps = sll.Auto(steps=3)
+    region, generator, squares = sll.linearize(eps), torch.Generator().manual_seed(0), []
+    for step in range(6):
+        x = torch.randn(7, 5, generator=generator).to(dtype).requires_grad_()
+        rows = sign * (x.reshape(-1) if name == "flat" else x).double()
+        best = rows.detach().topk(2).values
+        squares += [(best[..., 0] - best[..., 1]).square().reshape(-1)] if step < 3 else []
+        scale = 2 * torch.cat([lead[lead > 0] for lead in squares]).mean().sqrt()
+        up = torch.randn(rows.shape, generator=generator).to(dtype)
+        with region:
+            got = gradient(program, x, up)
+        want = torch.autograd.grad((rows / scale).softmax(-1), x, up.double())[0]
+        torch.testing.assert_close(got, want, rtol=1e-2 if dtype == torch.float16 else 1e-4, atol=1e-4)
+    assert list(eps.remembered.values()) == [pytest.approx(float(scale), rel=1e-4)]
+
+
+def warmed(program, *operands, up=1.0, steps=3):
+    """The gradients with a width that is kept, and that width."""
+    eps = sll.Auto(steps=1)
+    region = sll.linearize(eps)
+    for _ in range(steps):
+        with region:
+            y = program(*operands)
+        found = torch.autograd.grad(y, operands, up * torch.ones_like(y))
+    (scale,) = eps.remembered.values()
+    return found, scale
+
+
+def test_with_auto_a_codebook_has_the_gradient_of_what_was_read_and_of_all_words():
+    z, words = torch.randn(6, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    up = torch.randn(6, 3)
+    found, scale = warmed(lambda z, words: words[(z @ words.t()).argmax(-1)], z, words, up=up)
+    scores = z @ words.t()
+    hot, soft = F.one_hot(scores.argmax(-1), 5).float(), (scores / scale).softmax(-1)
+    want = torch.autograd.grad(hot @ words + (soft - soft.detach()) @ words.detach(), (z, words), up)
+    for got, wanted in zip(found, want):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("special", [math.nan, math.inf, -math.inf])
+def test_with_auto_what_has_no_distance_has_no_gradient(special):
+    x = torch.tensor([[0.1, special, 0.2, 0.15], [special] * 4, [0.1, 0.2, 0.3, 0.25], [0.3, 0.1, 0.2, 0.0]])
+    x, up = x.double(), torch.arange(16.0, dtype=torch.float64).reshape(4, 4).square()
+    (g,), scale = warmed(HOSTS["argmax"][0], x.requires_grad_(), up=up)
+    rows = torch.where(x.isfinite(), x, -math.inf).detach()
+    rows[1] = 0
+    rows.requires_grad_()
+    (want,) = torch.autograd.grad((rows / scale).softmax(-1), rows, up)
+    want[1] = 0
+    if special != -math.inf:
+        want[0] = 0
+    torch.testing.assert_close(g, want)
+
+
+def test_with_auto_results_may_be_written_to():
+    x = torch.randn(4, 3, requires_grad=True)
+
+    def program(x):
+        y = F.one_hot(x.argmax(-1), 3).float()
+        y.mul_(2)
+        return y
+
+    up = torch.randn(4, 3)
+    (g,), scale = warmed(program, x, up=up)
+    (want,) = torch.autograd.grad(2 * (x / scale).softmax(-1), x, up)
+    torch.testing.assert_close(g, want)
+
+
+@pytest.mark.parametrize("forward", ["hard", "linear"])
+def test_only_local_gradients_have_a_softmax(forward):
+    x, up = torch.randn(6, 4, dtype=torch.float64).requires_grad_(), torch.randn(6, 4, dtype=torch.float64)
+    eps = sll.Auto(steps=1)
+    region = sll.linearize(eps, forward=forward)
+    for _ in range(3):
+        with region:
+            y = F.one_hot(x.argmax(-1), 4).double()
+        (got,) = torch.autograd.grad(y, x, up)
+    (scale,) = eps.remembered.values()
+    (want,) = torch.autograd.grad(sll.argmax(x, -1, eps=scale), x, up)
+    if forward == "linear":
+        torch.testing.assert_close(got, want)
+    assert ((got != 0).sum() < got.numel()) == ((want != 0).sum() < want.numel())
+
+
 def test_scores_may_be_overwritten():
     x = torch.tensor([0.5, 0.4, 0.1], requires_grad=True)
     with sll.linearize(1.0, forward="straight-through", on_lost="error"):

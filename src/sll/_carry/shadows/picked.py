@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.dtypes import FULL
 from ..._ops.env import compiling, tracked
 from ..._ops.openness import marked
 from ..._ops.order import Order as Places
@@ -21,13 +22,14 @@ from ..._ops.order import close
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
 from ..._ops.samples import lead, neighbours
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, follow, kept, lazy_clone, ordinary, simple
+from ..._ops.surrogates import alias, follow, kept, lazy_clone, number, ordinary, simple
 from ..._rules.index import op_name
-from ..._rules.widths import Width, in_units, watch_of
+from ..._rules.widths import Scale, Width, in_units, is_soft, watch_of
 from ..interface import Func, Region
 from ..outcomes.choosing import _limit, _watched
 from .shadow import Weights, carry, shadow
 
+_UNIT = Scale(1.0)
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
 
@@ -130,8 +132,13 @@ class Picked(Weights):
         quick: bool = False,
     ) -> None:  # fmt: skip
         common = quick or simple(x)
-        self.k, self.dim, self.largest, self.eps = k, dim, largest, region.eps_for(op)
-        self.scores, self.index = kept(x), lazy_clone(index) if common else alias(index)
+        eps = region.eps_for(op)
+        if type(eps) is Scale and x.dtype in FULL:  # the copy is in units of it
+            self.scores, eps = x * number(1 / eps, x.dtype), _UNIT
+        else:
+            self.scores = kept(x)
+        self.k, self.dim, self.largest, self.eps = k, dim, largest, eps
+        self.index = lazy_clone(index) if common else alias(index)
         self.plain = quick or common and watch_of(self.eps) is None
         self._saving = None if quick else saving()
         self._by: Projection | None = None
@@ -163,7 +170,7 @@ class Picked(Weights):
     def by(self) -> Projection:
         if self._by is None:
             half = half_in_backward(self.eps, lambda: self.distances(self.rows().detach()))
-            self._by = Projection(self.k, self.dim, self.largest, half, self.ordered)
+            self._by = Projection(self.k, self.dim, self.largest, half, self.ordered, is_soft(self.eps))
         return self._by
 
     def follow(self, make: Callable[[], Tensor]) -> Tensor:
@@ -178,7 +185,7 @@ class Picked(Weights):
         if self.plain:
             return self.follow(lambda: torch.zeros_like(rows).scatter_(-1, places, 1.0))
         rows, half = in_units(rows, self.eps, self.distances, self.gaps)
-        hot, watch = chosen_anywhere(rows, places, half), watch_of(self.eps)
+        hot, watch = chosen_anywhere(rows, places, half, is_soft(self.eps)), watch_of(self.eps)
         if watch is not None:
             watch.count(contenders(rows.detach(), self.k, half).gather(-1, places))
             watch.arrives(hot)
@@ -217,6 +224,14 @@ class Best(Picked):
     @property
     def labels(self) -> Tensor:
         return positions(self.size, self.index.device)
+
+    def follow(self, make: Callable[[], Tensor]) -> Tensor:
+        if self.eps is _UNIT and self.scores.is_cpu:
+            soft, hard = rows_of(self.scores, self.dim, self.largest).softmax(-1), make()
+            if soft.shape == hard.shape and math.isfinite(soft.detach().sum()):  # (torch's own kernels, and no Python)
+                return follow(soft, lambda: hard)
+            return super().follow(lambda: hard)
+        return super().follow(make)
 
     def _weigh(self) -> tuple[Tensor, Tensor]:
         return self.hot().reshape(*self.index.shape, self.size), self.labels
