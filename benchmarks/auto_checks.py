@@ -26,7 +26,7 @@ SEEDS = 5
 WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.7, 1.0)
 
 
-# --- a classifier on probabilities, with a learned threshold -----------------------------------------------------------
+# --- a classifier on probabilities, with a learned threshold ---------------------------------------------------
 
 
 def _data(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -80,7 +80,7 @@ def classifiers(console: Console) -> None:
     console.print(table)
 
 
-# --- an inventory policy -------------------------------------------------------------------------------------------------
+# --- an inventory policy -------------------------------------------------------------------------------------
 
 
 def cost(low: Tensor, high: Tensor, demand: Tensor, unit: float) -> Tensor:
@@ -119,7 +119,9 @@ def tuned(eps: float | str, start: tuple[float, float], unit: float) -> tuple[fl
 def grid() -> tuple[float, tuple[int, int]]:
     held = [demands(1000 + i, 1.0) for i in range(8)]
     found = {
-        (low, high): float(torch.stack([cost(torch.tensor(low + 0.5), torch.tensor(float(high)), d, 1.0) for d in held]).mean())
+        (low, high): float(
+            torch.stack([cost(torch.tensor(low + 0.5), torch.tensor(float(high)), d, 1.0) for d in held]).mean()
+        )
         for low in range(0, 20, 2)
         for high in range(low + 2, 40, 2)
     }
@@ -129,7 +131,9 @@ def grid() -> tuple[float, tuple[int, int]]:
 
 def inventories(console: Console) -> None:
     best, at = grid()
-    table = Table("start (s, S)", "unit", '"auto": cost, (s, S)', "eps=1", title=f"Inventory; best of the grid {best:.2f} at {at}")
+    table = Table(
+        "start (s, S)", "unit", '"auto": cost, (s, S)', "eps=1", title=f"Inventory; best of the grid {best:.2f} at {at}"
+    )
     for start in ((2.0, 8.0), (10.0, 35.0), (0.5, 20.0)):
         for unit in (1.0, 1e-3, 1e3):
             cells = []

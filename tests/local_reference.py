@@ -490,9 +490,7 @@ class Local(TorchFunctionMode):
     # widths
 
     def width(self, kind: str, distances: Tensor, limit: float = math.inf) -> float:
-        """The half-width. Of "auto" what the documentation says: whole steps, twice the root mean square of leads, else a
-        share.
-        """
+        """The half-width. Of "auto" what the documentation says: whole steps, three medians of leads, else a share."""
         if self.eps != "auto":
             return min(float(self.eps), limit)
         if kind in ("step", "remainder") and limit < math.inf:
@@ -505,6 +503,5 @@ class Local(TorchFunctionMode):
             return float(d[max(math.ceil(len(d) * share - 1e-6) - 1, 0)]) * (1 + 4e-7) if len(d) else 1.0
 
         if kind == "choice":
-            d = d[d <= 16 * holds(0.5)]
-            return 2 * float(d.square().mean().sqrt()) if len(d) else 1.0
+            return 3 * holds(0.5)
         return min(max(1.0, holds(0.02)), holds(0.75), limit)

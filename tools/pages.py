@@ -47,7 +47,6 @@ from sll._carry.outcomes import (
 from sll._ops.measured import SCALE
 from sll._rules.index import LEFT_ALONE, REMEDIES, SOURCES, spellings
 from sll._rules.table import ROWS
-from sll.auto import Auto
 from sll.policies import kind_of
 
 ROOT = Path(__file__).parent.parent
@@ -68,12 +67,12 @@ FAMILIES = {
 }
 """Headings, and the names below them. A source that is in none of them is an error."""
 
-_MEASURED = f"{Auto.WINDOW:g} or, of data in other units, {SCALE:g} times the root mean square of the first steps"
+_MEASURED = f"{SCALE:g} times the median distance in the first steps"
 WIDTHS = {
     "comparison": _MEASURED,
     "step": "half a step",
     "remainder": 'none: its own slope (`"linear"`, `"hard"`: a quarter of a step)',
-    "choice": f"{SCALE:g} times the root mean square of how far the best leads the next, in the first steps",
+    "choice": f"{SCALE:g} times the median of how far the best leads the next, in the first steps",
     "subset": _MEASURED,
     "order": _MEASURED,
 }

@@ -15,7 +15,7 @@ from torch import Tensor, library
 
 from ._ops.callsite import is_internal, relative
 from ._ops.env import compiling, outside_of_transforms, readable
-from ._ops.measured import LEAST, MOST, SCALE, WINDOW, Distances, Line
+from ._ops.measured import SCALE, Distances, Line
 from ._ops.options import shown
 from ._ops.samples import numpy_is_there
 from .policies import WIDER, Call, quantile
@@ -37,34 +37,25 @@ def _numbers(d: Tensor) -> Any:
     return d.numpy() if numpy_is_there() else d
 
 
-_FAR = 16.0
-"""Leads of so many medians are not between candidates, but over what is masked by a large number."""
-
-
-def _twice_rms(d: Tensor) -> Tensor:
-    """Of those that are not far out; the window if there are none."""
-    middle = quantile(d, 0.5)
-    near = d <= _FAR * middle
-    square = torch.where(near, d / middle, 0).square().sum() / near.sum().clamp(min=1)
-    return torch.where(near.any(), SCALE * middle * square.sqrt(), WINDOW)
+WINDOW, LEAST, MOST = 1.0, 0.02, 0.75
+"""Without a memory: the classic window ``|d| <= 1``, where it holds such a share of the distances."""
 
 
 class Auto:
     """What ``eps="auto"`` stands for: a width for each decision of the program, measured once and kept.
 
-    *Comparisons, subsets, orders*: the classic window ``|d| <= 1`` of clipped straight-through estimators, where it
-    holds from 2 % to 75 % of the distances in the first `steps` training steps at this line. Else the data have other
-    units, and it is twice the root mean square of these distances. Decisions of a line share their width, as the steps
-    of a loop do, unless their scales differ by more than two: then layers that share a line have their own. It is kept
-    from then on, for a window that followed the scores as they grow would never let a decision be made for good. A step
-    is what happens between entering the region, or a backward pass in it, and the next.
+    *Comparisons, subsets, orders*: three times the median distance in the first `steps` training steps at this line.
+    (Of normal distances that is twice their root mean square; outliers have no say, and units none.) Decisions of a
+    line share their width, as the steps of a loop do, unless their scales differ by more than two: then layers that
+    share a line have their own. It is kept from then on, for a window that followed the scores as they grow would
+    never let a decision be made for good. A step is what happens between entering the region, or a backward pass in
+    it, and the next.
     *Steps* (`round`, casts): the whole step, so that backward a quantizer is the straight-through estimator.
     Where a program takes the jump back (``d - L * torch.round(d / L)``, a periodic box), its own slope is left alone.
     *Remainders* keep their own slope, as wrapped angles want it; ``x - x % s`` is a step. (With ``forward="linear"``
     and ``"hard"`` they have half of the whole step.)
-    *Choices* (`argmax`, `argmin`): twice the root mean square of how far the best leads the next in these steps, kept
-    as well. With ``forward="straight-through"`` the gradient is that of ``softmax(x / eps)``: all candidates share.
-    Leads of more than 16 medians are left out: rows in which all others are masked by a large number.
+    *Choices* (`argmax`, `argmin`): three times the median of how far the best leads the next in these steps, kept as
+    well. With ``forward="straight-through"`` the gradient is that of ``softmax(x / eps)``: all candidates share.
 
     Calls that tell nothing (all ties, all equal) do not count, NaN and inf are left out, and a first step whose scores
     are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code measures anew when it is
@@ -89,7 +80,7 @@ class Auto:
         ...     with region:
         ...         torch.sign(scale * x).sum().backward()
         >>> list(eps.remembered.values())
-        [1.0]
+        [3.0]
     """
 
     WHOLE = SOFT = True
@@ -151,7 +142,7 @@ class Auto:
                     d = _numbers(d)
                 return self._measure(call.place, d)
         if call.kind == "choice":
-            return _twice_rms(call.distances)
+            return SCALE * quantile(call.distances, 0.5)
         least, most = (quantile(call.distances, share) for share in (self.LEAST, self.MOST))
         if isinstance(least, Tensor) and isinstance(most, Tensor):
             return torch.full_like(least, self.WINDOW).clamp(least, most)
@@ -204,13 +195,10 @@ class Auto:
         """The width for these distances and those before, in a tensor or (faster) an array of float64."""
         d = abs(d).reshape(-1)
         d = d[(d > 0) & (d < math.inf)]
-        found, choice = Distances(0), place[2] == "choice"
-        if choice and len(d):
-            d = d[d <= _FAR * d[d.argsort()[(len(d) - 1) // 2]]]
+        found = Distances(0)
         if len(d):
-            squares, smallest, largest, near = map(float, (d @ d, d.min(), d.max(), (d <= self.WINDOW).sum()))
-            # (Choices have no window: whatever the units.)
-            found = Distances(len(d), squares, smallest, largest, 0 if choice else int(near))
+            d = d[d.argsort()]
+            found = Distances(len(d), *map(float, (d[(len(d) - 1) // 2], d[0], d[-1])))
         pool = self._lines.setdefault(place[:3], Line()).add(place[3], found, self.steps)
         if pool is None:
             return self.WINDOW

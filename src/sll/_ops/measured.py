@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple
 
 __all__ = ["Distances", "Line", "Pool"]
 
-WINDOW, LEAST, MOST = 1.0, 0.02, 0.75
-"""The classic window ``|d| <= 1``, where it holds such a share of the distances."""
-SCALE = 2.0
-"""Half-widths are so many root mean squares of the distances."""
+SCALE = 3.0
+"""Half-widths are so many medians of the distances: of normal ones, twice the root mean square. Whatever the units, and
+whatever lies far out.
+"""
 GROWS = 2.0
-"""Root mean squares that differ by this factor are of another scale."""
+"""Medians that differ by this factor are of another scale."""
 FEW, SOME = 64, 8
 """Distances that say little about their scale, and next to nothing."""
+CALLS = 64
+"""Medians of so many calls of a step stand for all: of longer loops every second, every fourth …"""
 
 
 class Distances(NamedTuple):
     """Of one call, those that are finite and not 0."""
 
     many: int
-    squares: float = 0.0
+    median: float = 0.0
     smallest: float = math.inf
     largest: float = 0.0
-    near: int = 0
-    """Those in the window."""
+
+
+def middle(medians: list[tuple[float, int]]) -> float:
+    """The median of medians, each of so many numbers."""
+    left = _many(medians) / 2
+    for median, many in sorted(medians):
+        left -= many
+        if left <= 0:
+            return median
+    return 0.0
 
 
 @dataclass
@@ -36,55 +47,52 @@ class Pool:
     first: int
     """The decision that a step of the pool begins with."""
     steps: int = 0
-    many: int = 0
-    squares: float = 0.0
+    past: list[tuple[float, int]] = field(default_factory=list)
+    """The medians of calls, and how many numbers each is of; `now`: in this step."""
+    now: list[tuple[float, int]] = field(default_factory=list)
+    calls: int = 0
+    every: int = 1
     smallest: float = math.inf
     largest: float = 0.0
-    step_many: int = 0
-    step_squares: float = 0.0
-    near: int = 0
-    step_near: int = 0
     latest: int = -1
     kept: float | None = None
 
     def fits(self, found: Distances) -> bool:
-        if min(found.many, self.many + self.step_many) < FEW:
+        known = self.past + self.now
+        if min(found.many, _many(known)) < FEW:
             return True
-        ratio = found.squares / found.many / max(self._mean(), math.ulp(0.0))
-        return 1 / GROWS**2 <= ratio <= GROWS**2
-
-    def _mean(self) -> float:
-        return (self.squares + self.step_squares) / (self.many + self.step_many)
+        return 1 / GROWS <= found.median / middle(known) <= GROWS
 
     def step(self) -> None:
         """A step is over. If its distances have grown, those before have not shown their scale: forget them."""
-        many, squares = self.step_many, self.step_squares
-        if min(many, self.many) >= SOME and squares * self.many > GROWS**2 * self.squares * many:
-            self.steps = self.many = self.near = 0
-            self.squares = 0.0
+        if min(_many(self.now), _many(self.past)) >= SOME and middle(self.now) > GROWS * middle(self.past):
+            self.steps, self.past = 0, []
         self.steps += 1
-        self.many, self.squares, self.near = self.many + many, self.squares + squares, self.near + self.step_near
-        self.step_many, self.step_squares, self.step_near = 0, 0.0, 0
+        self.past = self.past + self.now
+        self.now, self.calls, self.every = [], 0, 1
 
     def add(self, found: Distances) -> None:
-        self.step_many += found.many
-        self.step_squares += found.squares
-        self.step_near += found.near
+        if self.calls % self.every == 0:
+            self.now.append((found.median, found.many))
+            if len(self.now) > CALLS:
+                self.now, self.every = self.now[::2], 2 * self.every
+        self.calls += 1
         self.smallest, self.largest = min(self.smallest, found.smallest), max(self.largest, found.largest)
 
     def told(self, steps: int) -> bool:
         """Whether that is enough to keep: equal distances say nothing of a scale."""
-        measured = self.steps + (self.step_many > 0)
+        measured = self.steps + bool(self.now)
         return self.kept is not None or (measured >= steps and self.largest > self.smallest * (1 + 1e-3))
 
     @property
     def half(self) -> float:
         if self.kept is not None:
             return self.kept
-        if LEAST <= (self.near + self.step_near) / (self.many + self.step_many) <= MOST:
-            return WINDOW
-        half = SCALE * math.sqrt(self._mean())
-        return max(half, self.smallest) if half < math.inf else self.largest  # (squares may be no numbers)
+        return min(SCALE * middle(self.past + self.now), sys.float_info.max)
+
+
+def _many(medians: list[tuple[float, int]]) -> int:
+    return sum(many for _, many in medians)
 
 
 @dataclass
@@ -109,7 +117,7 @@ class Line:
         again = self.last.get(nth) == found  # (a checkpoint that runs twice, data that stay)
         self.last[nth] = found
         # (Or the same decision twice: of a step without end the last ones have one number.)
-        if (nth == pool.first or (nth == pool.latest and not again)) and pool.many + pool.step_many:
+        if (nth == pool.first or (nth == pool.latest and not again)) and (pool.past or pool.now):
             pool.step()
             if pool.told(steps):
                 pool.kept = pool.half
