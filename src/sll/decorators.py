@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
+import torch
+
 from ._mode.threads import THREAD, innermost
 from ._ops.options import OnLost, RegionForward
 from .eps import Eps
@@ -28,6 +30,8 @@ def enable(
     exclude: Iterable[str] | None = ...,
     on_lost: OnLost = ...,
     trace: bool = ...,
+    paths: int = ...,
+    generator: torch.Generator | None = ...,
 ) -> Callable[[Fn], Fn]: ...
 def enable(fn: Any = None, /, **options: Any) -> Any:
     """Decorator: the function runs in a region. ``@sll.enable``, ``@sll.enable(eps=0.1)``; options as for `linearize`.

@@ -46,6 +46,8 @@ class Mode(TorchFunctionMode):
 
     trace: Any = None
     engine: Engine = _NoEngine()
+    paths = 1
+    """So many runs of a decorated function, to follow what Python asks."""
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -62,6 +64,10 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
+            if self.paths > 1 and THREAD.runs:
+                answer = THREAD.runs[-1].saw(self, func, args, kwargs)
+                if answer is not NotImplemented:
+                    return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
@@ -119,6 +125,8 @@ class Mode(TorchFunctionMode):
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
         if func in OUTSIDE:
+            for run in THREAD.runs:
+                run.journal.note(func, args, kwargs)
             return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
@@ -129,6 +137,12 @@ class Mode(TorchFunctionMode):
             handle = self.dispatch if self.trace is None else self.traced
             if is_compiling():
                 return handle(func, args, kwargs)
+            if THREAD.runs:
+                for run in THREAD.runs[:-1]:
+                    run.journal.note(func, args, kwargs)
+                answer = THREAD.runs[-1].saw(self, func, args, kwargs)
+                if answer is not NotImplemented:
+                    return answer
             known = _held((*args, *kwargs.values()))
             fresh, links = self._not_written(func, known), self.engine.links(known)
             out = handle(func, args, kwargs)
@@ -139,6 +153,11 @@ class Mode(TorchFunctionMode):
             THREAD.at_work = None
 
     def __enter__(self: M) -> M:
+        if self.paths > 1 and THREAD.rerun is not self:
+            raise RuntimeError(
+                f"{self!r} runs code again, and a with block cannot be run again; put the code into a function, and "
+                f"decorate it with @sll.enable(..., paths={self.paths})"
+            )
         if is_compiling():
             begin_compiled()
         else:
@@ -188,6 +207,10 @@ class Mode(TorchFunctionMode):
                 f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() before the "
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
+
+    def carrier_of(self, x: Tensor) -> Engine:
+        """What knows what `x` carries."""
+        return self.engine
 
     def selecting(self) -> bool:
         """Whether a mask has selected something, in this thread: a region may be on in several."""
