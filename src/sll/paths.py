@@ -161,7 +161,8 @@ class _Call:
                 self.region.drop(site, f"on the path not taken {error}.")
                 continue
             with torch._C.DisableTorchFunction():
-                size = self.found.add_flip(leaves, run.taken, way.taken, way.weight * factor)
+                there = run.asked[n].ways[i].taken
+                size = self.found.add_flip(leaves, there, way.taken, way.weight * factor)
             self.region.followed.ran(site, factor, size)
 
     def _paths(self, first: Run) -> None:

@@ -45,6 +45,8 @@ class Mode(TorchFunctionMode):
     """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
 
     trace: Any = None
+    linear: bool | None = None
+    """Whether values follow the ramp. None: nothing is linearized."""
     engine: Engine = _NoEngine()
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
@@ -64,10 +66,8 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
-            if self.paths > 1 and THREAD.runs:
-                answer = THREAD.runs[-1].saw(self, func, args, kwargs)
-                if answer is not NotImplemented:
-                    return answer
+            if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+                return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
@@ -105,6 +105,14 @@ class Mode(TorchFunctionMode):
                 return out
         return self._among_others(func, args, kwargs or {})
 
+    def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """What Python is told where it asks for what is open, in a function that may run again."""
+        if not THREAD.runs:
+            return NotImplemented
+        for run in THREAD.runs[:-1]:
+            run.journal.note(func, args, kwargs)
+        return THREAD.runs[-1].saw(self, func, args, kwargs)
+
     def _not_written(self, func: Any, known: list[Tensor]) -> list[Tensor]:
         """What is as it was. Of the others, if they are discrete, is told, and what they carried is forgotten:
         something wrote to them that passes no region.
@@ -137,12 +145,8 @@ class Mode(TorchFunctionMode):
             handle = self.dispatch if self.trace is None else self.traced
             if is_compiling():
                 return handle(func, args, kwargs)
-            if THREAD.runs:
-                for run in THREAD.runs[:-1]:
-                    run.journal.note(func, args, kwargs)
-                answer = THREAD.runs[-1].saw(self, func, args, kwargs)
-                if answer is not NotImplemented:
-                    return answer
+            if THREAD.runs and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+                return answer
             known = _held((*args, *kwargs.values()))
             fresh, links = self._not_written(func, known), self.engine.links(known)
             out = handle(func, args, kwargs)

@@ -77,7 +77,7 @@ class Run:
         return NotImplemented
 
     def _ask(self, region: Any, func: Callable[..., Any], x: Any) -> Any:
-        if not torch.is_grad_enabled() or not _whole(x):
+        if region.linear is None or not torch.is_grad_enabled() or not _whole(x):
             return NotImplemented
         if x.dim() and func is Tensor.tolist and getattr(x, "_sll", None) is not None:
             found = [self._ask(region, func, row) for row in region.call(Tensor.unbind, x)]
@@ -138,6 +138,14 @@ def _in_question(region: Any, func: Callable[..., Any], x: Tensor) -> Tensor:
     if func in _TRUTH:
         known = x.dtype != torch.bool and getattr(x, "_sll", None) is not None
         return region.call(torch.ne, x, 0) if known else x  # type: ignore[no-any-return]
-    if func is Tensor.__int__ and x.is_floating_point() and tracked(x) and abs(float(x.detach())) < _EXACT:
+    if func is Tensor.__int__ and x.is_floating_point() and tracked(x) and _near(region, x):
         return region.call(Tensor.long, x)  # type: ignore[no-any-return]
     return x
+
+
+def _near(region: Any, x: Tensor) -> bool:
+    """Whether ``int(x)`` may be open."""
+    number, eps = x.detach().item(), region.eps_for("cast")
+    if not abs(number) < _EXACT:
+        return False
+    return type(eps) is not float or abs(number - round(number)) <= eps + 1e-6 * abs(number)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .env import compiling, outside_of_transforms, readable, unwrapped
+from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
 
@@ -74,8 +75,8 @@ def open_mask(value: Tensor) -> Tensor | bool:
 
 
 def open_bands(value: Tensor) -> frozenset[Any]:
-    """What stands for the bands in which something is on which a surrogate depends. The same question about the same
-    tensor, asked again, is in the same band at the same distance.
+    """What stands for the bands in which something is on which a surrogate depends. The same question, asked again, is
+    at the same distance from the same numbers.
     """
     if not value.requires_grad:
         return frozenset()
@@ -92,22 +93,10 @@ def open_bands(value: Tensor) -> frozenset[Any]:
         if d.numel() == 1:
             at = d.item()
             if node._saved_min_val < at < node._saved_max_val:
-                found.add((_asked_about(node.next_functions[0]), abs(at)))
+                found.add((origin(node.next_functions[0][0]), abs(at)))
         elif bool(((d > node._saved_min_val) & (d < node._saved_max_val)).any()):
             found.add((node, 0))
     return frozenset(found)
-
-
-_COPIES = {"CloneBackward0", "MulBackward0", "ToCopyBackward0"}
-"""What a comparison does with its operand before it looks at the distance."""
-
-
-def _asked_about(edge: Any) -> Any:
-    """Where the operand of a band comes from; of a difference, both."""
-    kind = type(edge[0]).__name__
-    if kind == "SubBackward0":
-        return frozenset(edge[0].next_functions)
-    return edge[0].next_functions[0] if kind in _COPIES else edge
 
 
 def _reached_from(edges: list[Any], value: Tensor) -> Tensor | bool:

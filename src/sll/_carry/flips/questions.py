@@ -7,38 +7,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.origins import origin
 from ..interface import Question, Way
 from .entries import Decision, Flips, flips_of
 from .every import ragged
 
 __all__ = ["ask", "given"]
 
-_TIED = 2
-"""So many flips has a decision about one element, exactly at its boundary."""
-
-
 def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
-    """See `Engine.ask`. ``(decision, flip)`` stands for a flip; True is the other way."""
+    """See `Engine.ask`. ``(decision, flip)`` stands for a flip, and so does where a decision about one number comes
+    from; True is the other way.
+    """
     if ragged(x) is not None:
         raise NotImplementedError
     found, hard = flips_of(x), x.detach()
     if found is None:
         return hard
-    entries = _entries(found)
-    for flip, value in entries:
-        if taken.get(flip):
+    now, fresh = hard.item(), []
+    for flip, value in _entries(found):
+        if value.item() == now or (value != value and now != now):
+            continue
+        names = _names(flip)
+        known = next((taken[name] for name in names if name in taken), None)
+        if known:
             return value.reshape(hard.shape)
-    now, fresh = hard.item(), [(flip, value.item()) for flip, value in entries if flip not in taken]
-    ways: dict[Any, list[Any]] = {}
-    for flip, value in fresh:
-        if value != now and not (value != value and now != now):
-            one = flip[0].weight.shape[0] <= _TIED
-            ways.setdefault(flip if one else (flip[0], None, value), []).append(flip)
-    if not ways:
+        if known is None:
+            fresh.append((flip, names, value.item()))
+    if not fresh:
         return hard
+    ways: dict[Any, list[Any]] = {}
+    for flip, names, value in fresh:
+        alone = len(names) > 1 or flip[0].weight.shape[0] == 1
+        ways.setdefault(flip if alone else (flip[0], None, value), []).append((flip, names))
     return Question(
-        {flip: False for flip, _ in fresh},
-        [Way(_weight(flips), dict.fromkeys(flips, True)) for flips in ways.values()],
+        {name: False for _, names, _ in fresh for name in names},
+        [Way(_weight(of), {name: True for _, names in of for name in names}) for of in ways.values()],
     )
 
 
@@ -47,13 +50,23 @@ def _entries(found: Flips) -> list[tuple[tuple[Decision, int], Tensor]]:
     return list(zip(flips, found.values.detach()))
 
 
-def _weight(flips: list[tuple[Decision, int]]) -> Tensor:
-    return flips[0][0].weight[[flip for _, flip in flips]].sum()
+def _names(flip: tuple[Decision, int]) -> list[Any]:
+    """What a flip is known by."""
+    decision, number = flip
+    if decision.distance is None:
+        return [flip]
+    return [flip, (origin(decision.distance.grad_fn), abs(decision.distance.item()), number)]
+
+
+def _weight(of: list[Any]) -> Tensor:
+    decision = of[0][0][0]
+    return decision.weight[[number for (_, number), _ in of]].sum()  # type: ignore[no-any-return]
 
 
 def given(x: Tensor, taken: dict[Any, Any]) -> Tensor:
     """See `Engine.given`: `x` in the flip that is taken, if that is one, and `x` knows what it is then."""
-    found, flipped = flips_of(x), [flip for flip, other in taken.items() if other is True]
+    flipped = [flip for flip, other in taken.items() if other is True and isinstance(flip[0], Decision)]
+    found = flips_of(x)
     if found is None or len(flipped) != 1:
         return x
     places = [i for i, (flip, _) in enumerate(_entries(found)) if flip == flipped[0]]

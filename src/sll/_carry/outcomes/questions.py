@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.origins import origin
 from ..interface import Question, Way
 from .carriers import Choice, Expectation, Outcomes, Selection, resolved
 from .decisions import Decision, equal_keys
@@ -34,14 +35,24 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
 
 def side_of(decision: Decision, taken: dict[Any, Any]) -> bool | None:
     """Above (True) or below its boundary; None if that is open."""
+    outside = None if decision.site is None else decision.site.outside()
+    if outside is not None:
+        return outside > 0
     offset = decision.offset()
     if abs(at := offset.item()) >= 0.5 or at != at:
         return at > 0
     for other, side in taken.items():
-        same = decision.same(other) if isinstance(other, Decision) else 0
+        same = (decision.same(other) or _alike(offset, other.offset())) if isinstance(other, Decision) else 0
         if same:
             return bool(side) is (same > 0)
     return None
+
+
+def _alike(a: Tensor, b: Tensor) -> int:
+    """As `Decision.same`, of offsets: 1 if they are computed alike, -1 if one is the negative of the other."""
+    if abs(a.item()) != abs(b.item()) or origin(a.grad_fn) != origin(b.grad_fn):
+        return 0
+    return 1 if a.item() == b.item() else -1
 
 
 def _question(decision: Decision, x: Tensor) -> Question:

@@ -22,6 +22,8 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
         raise NotImplementedError
     if own is None or (not isinstance(own, Shadow) and not x.requires_grad):
         return x.detach()
+    if isinstance(own, Shadow) and own.outside():
+        return x.detach()
     bands = open_bands(own.value() if isinstance(own, Shadow) else x)
     if not bands:
         return x.detach()
