@@ -13,8 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from ._ops.callsite import CallSite, LostGradientError, short
 __all__ = ["rerunning"]
 
 MOST_CALLS = 10_000
-"""A run on another path may make ten times the calls of torch that the program itself makes, and so many."""
+"""A run on another path may ask and write ten times as often as the program itself, and so many times more."""
 
 
 def rerunning(region: Any, fn: Any) -> Any:
@@ -47,20 +46,13 @@ def rerunning(region: Any, fn: Any) -> Any:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         plainly = not torch.is_grad_enabled() or any(run.region is region for run in THREAD.runs)
-        with _allowed(region):
+        before, THREAD.rerun = THREAD.rerun, region  # it may be entered
+        try:
             return inner(*args, **kwargs) if plainly else _Call(region, fn, args, kwargs).result()
+        finally:
+            THREAD.rerun = before
 
     return wrapper
-
-
-@contextmanager
-def _allowed(region: Any) -> Iterator[None]:
-    """The region may be entered."""
-    before, THREAD.rerun = THREAD.rerun, region
-    try:
-        yield
-    finally:
-        THREAD.rerun = before
 
 
 class _Dropped(Exception):
@@ -79,7 +71,7 @@ class _Call:
 
     def result(self) -> Any:
         with self.region:
-            counts = dict(self.region.counted())
+            counts = dict(THREAD.entered[-1].counts)
             first = Run(self.region, self.journal)
             out = self._run(first)
             if not first.asked:
@@ -127,7 +119,7 @@ class _Call:
                 "on something that is not put back: a file, the time, an object out of sight. Pass that as an argument"
             ) from None
         except Endless:
-            raise _Dropped(f"it does not end in {self.most} calls") from None
+            raise _Dropped(f"it does not end: Python has asked {self.most} times") from None
         except LostGradientError:
             raise
         except Unlike as error:

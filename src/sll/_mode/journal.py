@@ -17,11 +17,15 @@ from .._ops.callsite import call_site, short
 from .._ops.env import unwrapped
 from .._rules.index import NAMED, op_name
 
-__all__ = ["Journal"]
+__all__ = ["QUIET", "Journal"]
+
+QUIET: set[Any] = set()
+"""Functions that were called and that write to nothing, if not asked to by name."""
 
 _REFUSED = {"resize_", "resize_as_", "set_", "backward"}
 """What cannot be undone: memory that moves, gradients that have been passed on."""
 _SHAPES = {"transpose_", "t_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "as_strided_"}
+_MOST = 10_000
 _SETS = {"data", "grad", "requires_grad"}
 """Attributes of a tensor that can be set."""
 
@@ -41,9 +45,11 @@ class Journal:
 
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         """A call is about to be made."""
-        how = _writes(func)
+        how = _how(func)
         if how is not None:
             how(self, func, args, kwargs or {})
+        elif len(QUIET) < _MOST:
+            QUIET.add(func)
         if kwargs:
             self._by_name(args, kwargs)
 
@@ -167,21 +173,8 @@ def _tensors(x: Any) -> Iterable[Tensor]:
             yield from _tensors(item)
 
 
-_HOW: dict[Any, Any] = {}
-
-
-def _writes(func: Any) -> Any:
-    """In which of its ways a function writes; None if it does not."""
-    try:
-        return _HOW[func]
-    except KeyError:
-        if len(_HOW) > 10_000:
-            _HOW.clear()
-        _HOW[func] = found = _how(func)
-        return found
-
-
 def _how(func: Any) -> Any:
+    """In which of its ways a function writes; None if it does not."""
     if isinstance(func, torch._ops.OpOverload):
         return Journal.each if func._schema.is_mutable else None
     name = getattr(func, "__name__", "")

@@ -20,6 +20,7 @@ from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
 from .._rules.index import ASKS, op_name
 from . import checkpoint
+from .journal import QUIET
 from .threads import THREAD, Entered, innermost, release, stack
 
 __all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled_on_their_own"]
@@ -66,7 +67,7 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
-            if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+            if self.paths > 1 and (kwargs or func not in QUIET) and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():

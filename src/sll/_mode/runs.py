@@ -25,7 +25,7 @@ _EXACT = 2.0**53
 
 
 class Endless(BaseException):
-    """The run takes many times as many calls as that of the program itself."""
+    """The run asks and writes many times as often as that of the program itself."""
 
 
 class Strayed(BaseException):
@@ -67,7 +67,7 @@ class Run:
         return bool(self._script)
 
     def saw(self, region: Any, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        """The region is about to handle a call. NotImplemented if Python asks for nothing that is open."""
+        """The region is about to handle a call that may ask or write. NotImplemented if nothing is open about it."""
         self.calls += 1
         if self.calls > self._most:
             raise Endless

@@ -60,12 +60,12 @@ class Surroundings:
         return put
 
     def _look(self, x: Any, given: bool = False) -> None:
-        if isinstance(x, _ATOMS) or id(x) in self._seen or len(self._seen) > _MOST:
-            return
-        self._seen.add(id(x))
         if isinstance(x, Tensor):
             self.tensors.append(x)
             return
+        if isinstance(x, _ATOMS) or id(x) in self._seen or len(self._seen) > _MOST:
+            return
+        self._seen.add(id(x))
         self._alive.append(x)
         if isinstance(x, FunctionType):
             self._function(x)
@@ -184,11 +184,11 @@ def _random() -> Put:
 
 
 class _Last:
-    """NumPy takes longer to tell its state than small programs run. It is the same as long as its memory is, if no
-    second number of a pair is left over.
+    """NumPy takes longer to tell its state than small programs run. It is the same as long as its place in the numbers
+    and the first of them are, if no second number of a pair is left over.
     """
 
-    memory: bytes = b""
+    seen: Any = None
     state: Any = None
 
 
@@ -196,22 +196,21 @@ def _numpy() -> Put:
     numpy: Any = sys.modules.get("numpy")
     if numpy is None:
         return lambda: None
-    memory = _memory(numpy.random.mtrand._rand)
-    if memory is None or memory != _Last.memory or _Last.state["has_gauss"]:
-        state = numpy.random.get_state(legacy=False)
-        _Last.memory, _Last.state = memory or b"", state
+    seen = _seen(numpy.random.mtrand._rand)
+    if seen is None or seen != _Last.seen or _Last.state["has_gauss"]:
+        _Last.seen, _Last.state = seen, numpy.random.get_state(legacy=False)
     return functools.partial(numpy.random.set_state, _Last.state)
 
 
-_MT19937 = 625 * 4
-
-
-def _memory(of: Any) -> bytes | None:
-    """What a Mersenne twister has in memory; None of another generator."""
+def _seen(of: Any) -> Any:
+    """Where a Mersenne twister is, and the first of its numbers; None of another generator."""
     import ctypes
 
     try:
         bits = of._bit_generator
-        return ctypes.string_at(bits.ctypes.state_address, _MT19937) if type(bits).__name__ == "MT19937" else None
+        if type(bits).__name__ != "MT19937":
+            return None
+        at = bits.ctypes.state_address
+        return ctypes.string_at(at, 64), ctypes.string_at(at + 4 * 624, 4)
     except (AttributeError, ImportError):
         return None
