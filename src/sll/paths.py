@@ -66,7 +66,7 @@ class _Call:
         self.region, self.fn, self.args, self.kwargs = region, fn, args, kwargs
         self.around = Surroundings(fn, args, kwargs, region.policies())
         self.before = self.around.read()
-        self.journal = Journal(lambda: self.around.tensors)
+        self.journal = Journal(self.around.tensors)
         self.most = 0
 
     def result(self) -> Any:

@@ -31,9 +31,9 @@ _SETS = {"data", "grad", "requires_grad"}
 
 
 class Journal:
-    """`existing`: tells the tensors that the function is known to get at, besides those that it makes."""
+    """`existing`: tensors that the function is known to get at, besides those that it makes."""
 
-    def __init__(self, existing: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(self, existing: list[Tensor]) -> None:
         self.refused = ""
         """What was done that cannot be undone."""
         self._existing = existing
@@ -141,7 +141,7 @@ class Journal:
         return x.layout == torch.strided and unwrapped(x).untyped_storage()._cdata in self._memory
 
     def _known(self) -> list[Tensor]:
-        return [x for x in self._existing() if x.layout == torch.strided and x.device.type != "meta"]
+        return [x for x in self._existing if x.layout == torch.strided and x.device.type != "meta"]
 
     def _put_attributes(self, now: bool) -> list[Callable[[], Any]]:
         found: list[Callable[[], Any]] = []
