@@ -20,6 +20,7 @@ import torch
 
 from ._mode.decorating import decorate
 from ._mode.journal import Journal
+from ._mode.mode import not_compiled
 from ._mode.results import Result, Unlike
 from ._mode.runs import Asked, Endless, Run, Strayed
 from ._mode.surroundings import Surroundings
@@ -52,6 +53,7 @@ def rerunning(region: Any, fn: Any) -> Any:
         finally:
             THREAD.rerun = before
 
+    not_compiled(wrapper)
     return wrapper
 
 

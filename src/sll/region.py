@@ -169,7 +169,8 @@ class linearize(Mode):
         return cast(Fn, decorate(self, fn) if self.paths == 1 else rerunning(self, fn))
 
     def __repr__(self) -> str:
-        return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r})"
+        paths = f", paths={self.paths}" if self.paths > 1 else ""
+        return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r}{paths})"
 
     def report(self) -> Report:
         """What was lost so far, and what eps a policy chose, per call site; with ``trace=True`` what became of every

@@ -116,7 +116,10 @@ class Journal:
         known = {x.untyped_storage()._cdata for x in self._known()}
         for key, (x, _, _, made_by) in self._memory.items():
             if key in known and x.grad_fn is not made_by:
-                self.refused = self.refused or f"a value with a gradient, in a tensor {tuple(x.shape)} from outside,"
+                self.refused = self.refused or (
+                    f"a value with a gradient was written into a tensor of shape {tuple(x.shape)} from outside, and that "
+                    "cannot be undone"
+                )
 
     def before(self) -> None:
         """As it was before the first run."""
@@ -141,7 +144,8 @@ class Journal:
         return x.layout == torch.strided and unwrapped(x).untyped_storage()._cdata in self._memory
 
     def _known(self) -> list[Tensor]:
-        return [x for x in self._existing if x.layout == torch.strided and x.device.type != "meta"]
+        found = map(unwrapped, self._existing)
+        return [x for x in found if x.layout == torch.strided and x.device.type != "meta"]
 
     def _put_attributes(self, now: bool) -> list[Callable[[], Any]]:
         found: list[Callable[[], Any]] = []

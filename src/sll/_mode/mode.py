@@ -23,7 +23,7 @@ from . import checkpoint
 from .journal import QUIET
 from .threads import THREAD, Entered, innermost, release, stack
 
-__all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled_on_their_own"]
+__all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
 
 OUTSIDE: dict[Any, Callable[..., Any]] = {}
 """Functions that no engine handles: copies, and backward."""
@@ -111,7 +111,7 @@ class Mode(TorchFunctionMode):
         if not THREAD.runs:
             return NotImplemented
         for run in THREAD.runs[:-1]:
-            run.journal.note(func, args, kwargs)
+            run.note(func, args, kwargs)
         return THREAD.runs[-1].saw(self, func, args, kwargs)
 
     def _not_written(self, func: Any, known: list[Tensor]) -> list[Tensor]:
@@ -135,7 +135,7 @@ class Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in OUTSIDE:
             for run in THREAD.runs:
-                run.journal.note(func, args, kwargs)
+                run.note(func, args, kwargs)
             return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
@@ -331,8 +331,18 @@ def not_compiled_on_their_own() -> None:
     """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
     function of its own, in which `is_compiling` is true. Traced as a part of the user's function they still are.
     """
+    for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
+        _skip(method)
+
+
+def not_compiled(fn: Any) -> None:
+    """Neither this function, nor what it calls."""
+    fn._torchdynamo_disable = True  # where compiled code calls it: so torch.compiler.disable marks functions
+    _skip(fn)
+
+
+def _skip(fn: Any) -> None:
     dynamo = torch._C._dynamo.eval_frame
     if hasattr(dynamo, "set_code_exec_strategy"):
         skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
-        for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
-            dynamo.set_code_exec_strategy(method.__code__, skip)
+        dynamo.set_code_exec_strategy(fn.__code__, skip)

@@ -13,7 +13,9 @@ from .._carry.interface import Question, Way
 from .._ops.callsite import CallSite, call_site, short
 from .._ops.env import tracked
 from .._rules.index import op_name, spellings
+from . import checkpoint
 from .journal import Journal
+from .threads import THREAD
 
 __all__ = ["Asked", "Endless", "Run", "Strayed"]
 
@@ -76,6 +78,23 @@ class Run:
         self.journal.note(func, args, kwargs)
         return NotImplemented
 
+    def note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+        """The same, of a function around the one that runs: it is not asked."""
+        if func not in QUESTIONS:
+            self.journal.note(func, args, kwargs)
+
+    def replay(self) -> Callable[[], Run]:
+        """A checkpoint begins: what makes the run in which it is worked out again."""
+        start, taken = len(self.asked), dict(self.taken)
+
+        def again() -> Run:
+            asked = self.asked[start:]
+            found = Run(self.region, Journal([]), [one.chosen for one in asked], asked)
+            found.taken = dict(taken)
+            return found
+
+        return again
+
     def _ask(self, region: Any, func: Callable[..., Any], x: Any) -> Any:
         if region.linear is None or not torch.is_grad_enabled() or not _whole(x):
             return NotImplemented
@@ -84,6 +103,8 @@ class Run:
             return [row.tolist() if value is NotImplemented else value for value, row in zip(found, x)]
         if x.numel() != 1:
             return NotImplemented
+        if checkpoint.hooked():
+            checkpoint.note(THREAD.regions, (x,))
         x = _in_question(region, func, x)
         if getattr(x, "_sll", None) is None:
             return NotImplemented

@@ -93,7 +93,7 @@ def open_bands(value: Tensor) -> frozenset[Any]:
         if d.numel() == 1:
             at = d.item()
             if node._saved_min_val < at < node._saved_max_val:
-                found.add((origin(node.next_functions[0][0]), abs(at)))
+                found.add((origin(node.next_functions[0][0]), at))
         elif bool(((d > node._saved_min_val) & (d < node._saved_max_val)).any()):
             found.add((node, 0))
     return frozenset(found)

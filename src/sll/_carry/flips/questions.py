@@ -55,7 +55,7 @@ def _names(flip: tuple[Decision, int]) -> list[Any]:
     decision, number = flip
     if decision.distance is None:
         return [flip]
-    return [flip, (origin(decision.distance.grad_fn), abs(decision.distance.item()), number)]
+    return [flip, (origin(decision.distance.grad_fn), decision.distance.item(), number)]
 
 
 def _weight(of: list[Any]) -> Tensor:

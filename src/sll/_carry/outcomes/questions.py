@@ -49,10 +49,8 @@ def side_of(decision: Decision, taken: dict[Any, Any]) -> bool | None:
 
 
 def _alike(a: Tensor, b: Tensor) -> int:
-    """As `Decision.same`, of offsets: 1 if they are computed alike, -1 if one is the negative of the other."""
-    if abs(a.item()) != abs(b.item()) or origin(a.grad_fn) != origin(b.grad_fn):
-        return 0
-    return 1 if a.item() == b.item() else -1
+    """As `Decision.same`, of offsets that are computed alike."""
+    return int(a.item() == b.item() and origin(a.grad_fn) == origin(b.grad_fn))
 
 
 def _question(decision: Decision, x: Tensor) -> Question:
