@@ -28,11 +28,9 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
     if not bands:
         return x.detach()
     values, shares = _ways(x, own)
-    if bands not in taken:
-        if values:
-            return Question({bands: None}, [Way(share, {bands: i}) for i, share in enumerate(shares)])
-        taken[bands] = None
-    chosen = taken[bands]
+    if values and bands not in taken:
+        return Question({bands: None}, [Way(share, {bands: i}) for i, share in enumerate(shares)])
+    chosen = taken.get(bands)
     return x.detach() if chosen is None or chosen >= len(values) else values[chosen]
 
 
