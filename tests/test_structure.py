@@ -15,7 +15,20 @@ import sll
 
 SOURCE = Path(sll.__file__).parent
 ENGINE = sorted(path for path in SOURCE.rglob("*.py") if "tools" not in path.parts and "_reports" not in path.parts)
-LAYERS = ("_ops", "_reports", "policies", "auto", "eps", "_rules", "_carry", "_mode", "paths", "region", "decorators", "tools")
+LAYERS = (
+    "_ops",
+    "_reports",
+    "policies",
+    "auto",
+    "eps",
+    "_rules",
+    "_carry",
+    "_mode",
+    "paths",
+    "region",
+    "decorators",
+    "tools",
+)
 """Each imports only from itself and from those before it. Other files are above them all."""
 MOST_LINES = 420
 MOST_LINES_OF_A_FUNCTION = 40

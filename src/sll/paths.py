@@ -117,8 +117,9 @@ class _Call:
             leaves = self.found.like(self._run(run))
         except Strayed as error:
             raise RuntimeError(
-                f"paths={self.region.paths}: the function does not do the same when it runs again ({error}). It depends "
-                "on something that is not put back: a file, the time, an object out of sight. Pass that as an argument"
+                f"paths={self.region.paths}: the function does not do the same when it runs again ({error}). It "
+                "depends on something that is not put back: a file, the time, an object out of sight. Pass that as an "
+                "argument"
             ) from None
         except Endless:
             raise _Dropped(f"it does not end: Python has asked {self.most} times") from None
@@ -175,14 +176,14 @@ class _Call:
                 run, leaves = self._again(script, asked)
             except _Dropped as error:
                 raise RuntimeError(
-                    f"paths={self.region.paths}: on the path that goes the other way at {short(site)} {error}. Guard it "
-                    'there, or take forward="hard", which drops that path'
+                    f"paths={self.region.paths}: on the path that goes the other way at {short(site)} {error}. Guard "
+                    'it there, or take forward="hard", which drops that path'
                 ) from error.__cause__
             done += 1
             with torch._C.DisableTorchFunction():
                 weight = run.weight()
                 size = self.found.add_path(leaves, run.taken, weight)
-            self.region.followed.ran(site, float(weight.detach()), size)
+                self.region.followed.ran(site, float(weight.detach()), size)
             todo += _branches(run, len(script))
             sites.update(asked.site for asked in run.asked[len(script) :])
 
@@ -199,7 +200,9 @@ def _branches(run: Run, start: int) -> list[tuple[list[int], list[Asked]]]:
     """The paths that leave this one, from its question `start` on."""
     chosen = [asked.chosen for asked in run.asked]
     return [
-        (chosen[:n] + [i + 1], run.asked[: n + 1]) for n in range(start, len(chosen)) for i in range(len(run.asked[n].ways))
+        (chosen[:n] + [i + 1], run.asked[: n + 1])
+        for n in range(start, len(chosen))
+        for i in range(len(run.asked[n].ways))
     ]
 
 

@@ -37,7 +37,7 @@ class Journal:
         self.refused = ""
         """What was done that cannot be undone."""
         self._existing = existing
-        self._start = torch.autograd._get_sequence_nr()
+        self._start = torch._C._autograd._get_sequence_nr()
         self._memory: dict[int, tuple[Tensor, Any, Any, Any]] = {}
         self._attributes: dict[tuple[int, str], tuple[Tensor, str, Any]] = {}
         self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
@@ -74,7 +74,7 @@ class Journal:
                 continue  # made in this run
             memory = base.untyped_storage()
             if memory._cdata not in self._memory:
-                self._memory[memory._cdata] = base, memory, memory.clone(), made_by
+                self._memory[memory._cdata] = base, memory, _copy(memory), made_by
 
     def set(self, x: Tensor, name: str) -> None:
         """An attribute is about to be set."""
@@ -117,8 +117,8 @@ class Journal:
         for key, (x, _, _, made_by) in self._memory.items():
             if key in known and x.grad_fn is not made_by:
                 self.refused = self.refused or (
-                    f"a value with a gradient was written into a tensor of shape {tuple(x.shape)} from outside, and that "
-                    "cannot be undone"
+                    f"a value with a gradient was written into a tensor of shape {tuple(x.shape)} from outside, and "
+                    "that cannot be undone"
                 )
 
     def before(self) -> None:
@@ -161,7 +161,11 @@ _LEAF = 2**63
 
 
 def _put_back(kept: Iterable[Any], now: bool) -> list[Callable[[], Any]]:
-    return [functools.partial(memory.copy_, memory.clone() if now else copy) for _, memory, copy, _ in kept]
+    return [functools.partial(memory.copy_, _copy(memory) if now else copy) for _, memory, copy, _ in kept]
+
+
+def _copy(memory: Any) -> Any:
+    return memory.clone()
 
 
 def _learned(x: Tensor) -> bool:

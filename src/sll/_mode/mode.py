@@ -67,7 +67,11 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
-            if self.paths > 1 and (kwargs or func not in QUIET) and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+            if (
+                self.paths > 1
+                and (kwargs or func not in QUIET)
+                and (answer := self._answered(func, args, kwargs)) is not NotImplemented
+            ):
                 return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():

@@ -19,7 +19,9 @@ from .threads import THREAD
 
 __all__ = ["Asked", "Endless", "Run", "Strayed"]
 
-QUESTIONS = {func for name in ("__bool__", "item", "tolist", "__int__", "__float__", "__index__") for func in spellings(name)}
+QUESTIONS = {
+    func for name in ("__bool__", "item", "tolist", "__int__", "__float__", "__index__") for func in spellings(name)
+}
 QUESTIONS |= set(spellings("is_nonzero"))
 _TRUTH = {Tensor.__bool__, *spellings("is_nonzero")}
 _EXACT = 2.0**53
@@ -158,7 +160,7 @@ def _in_question(region: Any, func: Callable[..., Any], x: Tensor) -> Tensor:
     """What decides the answer, if not the number itself."""
     if func in _TRUTH:
         known = x.dtype != torch.bool and getattr(x, "_sll", None) is not None
-        return region.call(torch.ne, x, 0) if known else x  # type: ignore[no-any-return]
+        return region.call(torch.ne, x, 0) if known else x
     if func is Tensor.__int__ and x.is_floating_point() and tracked(x) and _near(region, x):
         return region.call(Tensor.long, x)  # type: ignore[no-any-return]
     return x

@@ -1,7 +1,7 @@
 """What a function gets at besides tensors: random numbers, and objects of Python that it may change.
 
-Looked for where it is cheap: arguments, `self`, the closure, and the globals that its code names; in lists, dicts, sets,
-modules and other objects with attributes. Everything is put back in place, so identities stay.
+Looked for where it is cheap: arguments, `self`, the closure, and the globals that its code names; in lists, dicts,
+sets, modules and other objects with attributes. Everything is put back in place, so identities stay.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Surroundings:
         """The type of an iterator among the arguments, if there is one: it gives what it has only once."""
         self._found: list[Callable[[], Put]] = [_random, _numpy]
         """Each reads something, and returns what puts it back."""
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             self._found.append(lambda: functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
         for policy in policies:
             if hasattr(policy, "state_dict"):
-                self._found.append(lambda policy=policy: functools.partial(policy.load_state_dict, policy.state_dict()))
+                self._found.append(functools.partial(_policy, policy))
         self._seen: set[int] = set()
         self._alive: list[Any] = []  # (or an id might be that of another)
         for x in (*args, *kwargs.values()):
@@ -110,7 +110,7 @@ class Surroundings:
         if (fn.__module__ or "").split(".")[0] in _NOT_OURS:
             return
         for cell in fn.__closure__ or ():
-            self._found.append(lambda cell=cell: _cell(cell))
+            self._found.append(functools.partial(_cell, cell))
             self._look(_content(cell))
         names = fn.__globals__
         for name in _named(fn.__code__):
@@ -118,8 +118,12 @@ class Surroundings:
                 x = names[name]
                 self._look(x)
                 if not isinstance(x, (type, ModuleType, FunctionType)):
-                    self._found.append(lambda name=name: _item(names, name))
+                    self._found.append(functools.partial(_item, names, name))
         self._each([*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()])
+
+
+def _policy(policy: Any) -> Put:
+    return functools.partial(policy.load_state_dict, policy.state_dict())
 
 
 def _put_items(x: Any, items: Any) -> None:

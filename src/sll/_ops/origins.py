@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
@@ -43,7 +43,7 @@ def _hashed(node: Any, known: dict[Any, int]) -> int:
             found = hash(node)  # written in Python: what it has saved cannot be read
         else:
             parents = tuple((_hashed(parent, known), number) for parent, number in node.next_functions)
-            saved = tuple(_value(getattr(node, name)) for name in _saved(type(node)))
+            saved = tuple(_value(getattr(node, name)) for name in _saved(cast(Any, type(node))))
             found = hash((type(node).__name__, parents, saved))
         known[node] = found
     return found

@@ -14,6 +14,7 @@ from .every import ragged
 
 __all__ = ["ask", "given"]
 
+
 def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
     """See `Engine.ask`. ``(decision, flip)`` stands for a flip, and so does where a decision about one number comes
     from; True is the other way.
@@ -36,9 +37,9 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
     if not fresh:
         return hard
     ways: dict[Any, list[Any]] = {}
-    for flip, names, value in fresh:
+    for flip, names, number in fresh:
         alone = len(names) > 1 or flip[0].weight.shape[0] == 1
-        ways.setdefault(flip if alone else (flip[0], None, value), []).append((flip, names))
+        ways.setdefault(flip if alone else (flip[0], None, number), []).append((flip, names))
     return Question(
         {name: False for _, names, _ in fresh for name in names},
         [Way(_weight(of), {name: True for _, names in of for name in names}) for of in ways.values()],

@@ -63,14 +63,16 @@ def _of_choice(found: Choice, x: Tensor, taken: dict[Any, Any], shape: torch.Siz
     values, weights = (t.expand(*x.shape, t.shape[-1]).reshape(-1) for t in (found.values, found.weights))
     for other, place in taken.items():
         if other is found or isinstance(other, Choice) and equal_keys(other.key, found.key):
-            return values[place].detach().reshape(shape)
+            picked: Tensor = values[place].detach()
+            return picked.reshape(shape)
     open_ = (weights.detach() > 0).nonzero().reshape(-1).tolist()
     here = (values == x.detach().reshape(())).nonzero().reshape(-1).tolist()
     stay = next((place for place in here if place in open_), open_[0])
     ways = [Way(weights[place], {found: place}) for place in open_ if place != stay]
     if ways:
         return Question({found: stay}, ways)
-    return values[stay].detach().reshape(shape)
+    picked = values[stay].detach()
+    return picked.reshape(shape)
 
 
 def _of_count(found: Expectation, x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
@@ -86,7 +88,8 @@ def _of_count(found: Expectation, x: Tensor, taken: dict[Any, Any]) -> Tensor | 
         if share.item() == 0:
             return low.to(x.dtype).reshape(x.shape)
         return Question({found: above}, [Way(1 - share if above else share, {found: not above})])
-    return (low + taken[found]).to(x.dtype).reshape(x.shape)
+    chosen: Tensor = low + taken[found]
+    return chosen.to(x.dtype).reshape(x.shape)
 
 
 def given(x: Tensor, taken: dict[Any, Any]) -> Tensor:
