@@ -5,6 +5,7 @@ A program takes two floats in one tensor. It is written as if there were no grad
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -164,37 +165,34 @@ def answers(run, x):
     return mode.seen
 
 
-def integral(region, program, cells=150, fine=32, near=3, depth=6):
+def integral(region, program, cells=150, fine=16, near=3, depth=7):
     """The line integral of the gradient in `region`, and what the plain program changes by. Cells in which the plain
-    program decides otherwise are divided, with those next to them; there, wherever two Gauss points are not enough.
+    program decides otherwise are divided, with those next to them; there Simpson's rule, halved where it is not enough.
     """
     start, end = (torch.tensor(x, dtype=torch.float64) for x in (program.start, program.end))
     along, run = end - start, region(program.run)
     seen = [answers(program.run, start + i / cells * along) for i in range(cells + 1)]
     rough = {j for i in range(cells) if seen[i] != seen[i + 1] for j in range(i - near, i + near + 1)}
 
+    @functools.cache
     def rate(t):
         x = (start + t * along).requires_grad_()
         y = run(x)
         (slope,) = torch.autograd.grad(y, x) if y.requires_grad else (torch.zeros(2),)
         return float(slope.double() @ along)
 
-    def gauss(a, b):
-        middle, away = (a + b) / 2, (b - a) * 0.5 / 3**0.5
-        return (b - a) / 2 * (rate(middle - away) + rate(middle + away))
+    def simpson(a, b):
+        return (b - a) / 6 * (rate(a) + 4 * rate((a + b) / 2) + rate(b))
 
     def halved(a, b, whole, left):
         middle = (a + b) / 2
-        below, above = gauss(a, middle), gauss(middle, b)
+        below, above = simpson(a, middle), simpson(middle, b)
         if not left or abs(below + above - whole) < 1e-6:
             return below + above
         return halved(a, middle, below, left - 1) + halved(middle, b, above, left - 1)
 
-    total = 0.0
-    for i in range(cells):
-        parts = fine if i in rough else 1
-        for k in range(parts):
-            a, b = (i + k / parts) / cells, (i + (k + 1) / parts) / cells
-            whole = gauss(a, b)
-            total += halved(a, b, whole, depth) if parts > 1 else whole
+    edges = [i / cells for i in range(cells)]
+    edges += [(i + k / fine) / cells for i in rough if 0 <= i < cells for k in range(1, fine)]
+    edges = [*sorted(edges), 1.0]
+    total = sum(halved(a, b, simpson(a, b), depth) for a, b in zip(edges, edges[1:]))
     return total, float(program.run(end) - program.run(start))

@@ -132,7 +132,7 @@ def _put_items(x: Any, items: Any) -> None:
     elif isinstance(x, collections.deque):
         x.clear()
         x.extend(items)
-    elif x != items or isinstance(x, dict):
+    else:
         x.clear()
         x.update(items)
 

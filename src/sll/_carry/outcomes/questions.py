@@ -42,15 +42,18 @@ def side_of(decision: Decision, taken: dict[Any, Any]) -> bool | None:
     if abs(at := offset.item()) >= 0.5 or at != at:
         return at > 0
     for other, side in taken.items():
-        same = (decision.same(other) or _alike(offset, other.offset())) if isinstance(other, Decision) else 0
+        same = (decision.same(other) or _alike(decision, other)) if isinstance(other, Decision) else 0
         if same:
             return bool(side) is (same > 0)
     return None
 
 
-def _alike(a: Tensor, b: Tensor) -> int:
-    """As `Decision.same`, of offsets that are computed alike."""
-    return int(a.item() == b.item() and origin(a.grad_fn) == origin(b.grad_fn))
+def _alike(one: Decision, other: Decision) -> bool:
+    """Whether they are decisions about numbers that were computed alike, at the same distance."""
+    if one.site is None or other.site is None:
+        return False
+    a, b = one.site.distance(), other.site.distance()
+    return a.numel() == b.numel() == 1 and a.item() == b.item() and origin(a.grad_fn) == origin(b.grad_fn)
 
 
 def _question(decision: Decision, x: Tensor) -> Question:
