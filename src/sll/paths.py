@@ -121,16 +121,18 @@ class _Call:
                 "depends on something that is not put back: a file, the time, an object out of sight. Pass that as an "
                 "argument"
             ) from None
-        except Endless:
-            raise _Dropped(f"it does not end: Python has asked {self.most} times") from None
         except LostGradientError:
             raise
-        except Unlike as error:
-            raise _Dropped(str(error)) from None
-        except Exception as error:
-            raise _Dropped(f"it raises {type(error).__name__}: {error}") from error
+        except (Endless, Exception) as error:
+            dropped = _Dropped(self._said(error))
+            raise dropped from error
         self._may_run_again(run)
         return run, leaves
+
+    def _said(self, error: BaseException) -> str:
+        if isinstance(error, Endless):
+            return f"it does not end: Python has asked {self.most} times"
+        return str(error) if isinstance(error, Unlike) else f"it raises {type(error).__name__}: {error}"
 
     def _may_run_again(self, run: Run) -> None:
         why = self.journal.refused and f"{self.journal.refused}. Do that after the call, or write to a new tensor"

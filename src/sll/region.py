@@ -251,8 +251,6 @@ class linearize(Mode):
 
     def drop(self, site: CallSite, why: str) -> None:
         """An answer that was asked for there gets no gradient."""
-        if self.trace is not None:
-            self.trace.lose(site, (), 1, 1, why)
         self._lost.add(site.op, lambda: True, why, site)
 
     def draw(self, many: int) -> list[int]:

@@ -45,12 +45,14 @@ class Result:
     def like(self, out: Any) -> list[Any]:
         """The leaves of what another path returns. Raises `Unlike`."""
         leaves, spec = tree_flatten(out)
+        unlike = Unlike(f"it returns another structure, {shown(out)}")
         if spec != self.spec:
-            raise Unlike(f"it returns another structure, {shown(out)}")
+            raise unlike
         for a, b in zip(self.leaves, leaves):
             tensors = isinstance(a, Tensor), isinstance(b, Tensor)
             if any(tensors) and (not all(tensors) or a.shape != b.shape or a.dtype != b.dtype):
-                raise Unlike(f"it returns {shown(b)} in the place of {shown(a)}")
+                unlike = Unlike(f"it returns {shown(b)} in the place of {shown(a)}")
+                raise unlike
             self.lost = self.lost or isinstance(a, float) and a != b
         return leaves
 

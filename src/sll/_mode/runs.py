@@ -124,7 +124,8 @@ class Run:
         if number < len(self._script):
             then = self._before[number]
             if site != then.site or len(question.ways) != len(then.ways):
-                raise Strayed(f"{short(then.site)} was asked in the first run, {short(site)} in another")
+                strayed = Strayed(f"{short(then.site)} was asked in the first run, {short(site)} in another")
+                raise strayed
         ways = [Way(self._outside(way.weight), way.taken) for way in question.ways]
         self.asked.append(Asked(site, ways, chosen))
         return ways[chosen - 1].taken if chosen else question.stay
