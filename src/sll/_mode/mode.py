@@ -67,12 +67,10 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
-            if (
-                self.paths > 1
-                and (kwargs or func not in QUIET)
-                and (answer := self._answered(func, args, kwargs)) is not NotImplemented
-            ):
-                return answer
+            if self.paths > 1 and (kwargs or func not in QUIET):
+                answer = self._answered(func, args, kwargs)
+                if answer is not NotImplemented:
+                    return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
@@ -101,14 +99,18 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
-                if known is None:
-                    return self.eager(func, args, kwargs or {})
-                fresh, links = self._not_written(func, known), engine.links(known)
-                out = self.eager(func, args, kwargs or {})
-                _seen(fresh)
-                engine.link(out, links)
-                return out
+                return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
+
+    def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor] | None) -> Any:
+        """By a rule. `known`: the operands that carry something."""
+        if known is None:
+            return self.eager(func, args, kwargs)
+        fresh, links = self._not_written(func, known), self.engine.links(known)
+        out = self.eager(func, args, kwargs)
+        _seen(fresh)
+        self.engine.link(out, links)
+        return out
 
     def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What Python is told where it asks for what is open, in a function that may run again."""
