@@ -196,7 +196,8 @@ def by_paths(model: Model, runs: int, seed: int) -> Tensor:
 
     def gradient(theta: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
         before = sum(each.run for each in region.report().flips.values())
-        (found,) = torch.autograd.grad(run(theta, generator), theta)
+        cost = run(theta, generator)
+        (found,) = torch.autograd.grad(cost, theta) if cost.requires_grad else (torch.zeros_like(theta),)
         return found, 1 + sum(each.run for each in region.report().flips.values()) - before
 
     return _descend(model, runs, gradient, seed)

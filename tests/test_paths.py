@@ -671,6 +671,48 @@ def test_everything_is_put_back_after_an_error(forward):
 
 
 @each_mode
+def test_infinite_differences_are_none(forward):
+    """As everywhere: no finite difference is none, and is counted."""
+    region = sll.linearize(EPS, forward=forward, paths=4)
+    x = at(*X)
+    y = region(lambda x: x[1] * 2 if x[0] > 0.3 else x[1] * float("inf"))(x)
+    assert y.item() == 1.4 and gradient(y, x).tolist() == [0.0, 2.0]
+    assert list(region.report().infinite_jumps.values()) == [1]
+
+
+@each_mode
+def test_ties_and_nan(forward):
+    """At a tie the slope is that of the band; "linear" shows the mean of both paths there. NaN is in no band."""
+    run = enable(forward)(lambda x: x[1] * 2 if x[0] > 0.3 else x[1] * 5)
+    x = at(0.3, 0.7)
+    y = run(x)
+    assert y.item() == pytest.approx(2.45 if forward == "linear" else 3.5)
+    assert gradient(y, x)[0].item() == pytest.approx((1.4 - 3.5) / (2 * EPS))
+    x = at(float("nan"), 0.7)
+    assert gradient(run(x), x).tolist() == [0.0, 5.0]
+
+
+@each_mode
+def test_python_asks_in_all_its_ways(forward):
+    """sorted, max, and, or, not, assert, an exception as a branch."""
+
+    def program(x):
+        low, middle, high = sorted([x[0], x[1], x[2]])
+        assert high > 0.1
+        try:
+            if not (x[0] > 0.3 and x[1] < 0.9) or x[2] < 0:
+                raise KeyError
+            y = low * 1 + middle * 10
+        except KeyError:
+            y = high * 7
+        return y + max(x[0], x[1]) * 3
+
+    x = at(0.305, 0.7, 2.0)
+    y = enable(forward)(program)(x)
+    assert gradient(y, x)[0].item() == pytest.approx(1 + (0.305 + 7 - 14) / (2 * EPS), rel=0.02)
+
+
+@each_mode
 def test_python_floats_are_reported(forward):
     def program(x):
         return x[1], 1.5 if x[0] > 0.3 else 2.5

@@ -104,6 +104,7 @@ class _Call:
             self.journal.after()
             after()
             self.region.count_from(counts)
+        self.region.count_infinite("return", self.found.infinite)
         if self.found.lost:
             self.region.lose("return", (), _FLOAT, undecided=lambda: True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ class Result:
         self._given, self._copied = given, copied
         self.others: list[list[Any]] = []
         self.weights: list[Tensor] = []
+        self.infinite = 0
+        """Elements that do not differ by a finite amount."""
         self.lost = False
         """Whether a Python float differs, which has no gradient."""
         strange = [x for x in self.leaves if hasattr(x, "__dict__") and not isinstance(x, Tensor)]
@@ -72,7 +75,7 @@ class Result:
                 pairs.append(None)
         self.others.append(pairs)
         self.weights.append(weight)
-        return _norm([b - a for a, b in filter(None, pairs)])
+        return self._norm([a - b for a, b in filter(None, pairs)])
 
     def with_flips(self, meet: Callable[..., Tensor]) -> Any:
         """The result of the program, bit for bit, with the gradient of the flips."""
@@ -99,7 +102,7 @@ class Result:
         self.others.append(found)
         self.weights.append(weight)
         first = self.others[0]
-        return _norm([a.detach() - b.detach() for a, b in zip(found, first) if _follows(a)])
+        return self._norm([a.detach() - b.detach() for a, b in zip(found, first) if _follows(a)])
 
     def by_weight(self) -> Any:
         """The sum of all paths."""
@@ -114,15 +117,21 @@ class Result:
         for other, weight in zip(others, self.weights[1:]):
             wide = x.dtype if x.is_complex() else compute_dtype(x.dtype, weight.dtype)
             change = other.to(wide) - x.to(wide)
+            if not bool(change.isfinite().any()):
+                continue  # (its gradient would be 0 * inf)
             total = total + weight.to(x.device) * torch.where(change.isfinite(), change, 0)
-        return (x.to(total.dtype) + total).to(x.dtype)
+        return x if isinstance(total, int) else (x.to(total.dtype) + total).to(x.dtype)
+
+    def _norm(self, differences: list[Tensor]) -> float:
+        """Of finite ones; the others are counted."""
+        total = 0.0
+        for d in (d.detach() for d in differences):
+            finite = d.isfinite()
+            self.infinite += int((~finite).sum())
+            total += float(d[finite].abs().double().square().sum())
+        return math.sqrt(total)
 
 
 def _follows(x: Any) -> bool:
     """Whether autograd can follow it."""
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
-
-
-def _norm(differences: list[Tensor]) -> float:
-    squares = [float(d.detach().abs().double().nan_to_num(0.0, 0.0, 0.0).square().sum()) for d in differences]
-    return float(sum(squares) ** 0.5)
