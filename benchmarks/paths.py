@@ -125,7 +125,7 @@ class Traffic(Model):
             now = theta.new_tensor(float(torch.rand((), generator=generator)) * 6)
             for offset in theta:
                 now = now + 1.0
-                phase = torch.remainder(now.detach() - offset, 6.0)
+                phase = torch.remainder(now - offset, 6.0)
                 if phase > 3.0:
                     wait = 6.0 - phase
                     lost, now = lost + wait, now + wait
