@@ -389,8 +389,8 @@ ROWS: list[Row] = [
         "item tolist __int__ __float__ __index__",
         "numbers",
         in_place=False,
-        remedy="Python and NumPy numbers have no derivative. Decorate the function with @sll.enable(..., paths=2), "
-        "which runs it with the other number as well, compute with the tensor, or read the number under torch.no_grad().",
+        remedy="Python and NumPy numbers have no derivative. Compute with the tensor itself, or decorate the function "
+        "with @sll.enable(..., paths=2), which runs it with the other number as well.",
     ),
     Row("__complex__", "numbers", in_place=False, remedy=_NUMBER),
     Row("numpy __array__", "numbers", in_place=False, facts="writes", remedy=_NUMBER),
