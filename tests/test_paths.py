@@ -55,7 +55,7 @@ SLOPE = (HARD - 3.5) / (2 * EPS)
 @pytest.mark.parametrize(("forward", "eps"), [("linear", 0.02), ("hard", 0.005), ("straight-through", 0.005)])
 def test_line_integral(name, forward, eps):
     """All programs: `benchmarks/paths.py`."""
-    got, want = integral(sll.linearize(eps, forward=forward, paths=256, on_lost="error"), PROGRAMS[name], 60, 8, 3, 5)
+    got, want = integral(sll.linearize(eps, forward=forward, paths=256, on_lost="error"), PROGRAMS[name], 60, 8, 3, 9)
     assert got == pytest.approx(want, rel=0.005 if forward == "linear" else 0.01)
 
 
