@@ -43,6 +43,7 @@ INDICES = "Lost gradients: indices, positions and writes"
 SELECTED = "Lost gradients: the elements that a mask selects"
 LOCAL = 'Lost gradients with forward="straight-through"'
 FLIPS = 'Lost gradients with forward="hard"'
+PATHS = "Python control flow: `paths=N`"
 THREADS = "Regions, generators and tasks"
 TORCH = "torch.compile, torch.func and checkpoints"
 POLICIES = "Policies"
@@ -60,6 +61,8 @@ GROUPS = {
     "question is how many elements there are, and in the band that is open.",
     LOCAL: 'This is the mode of `"auto"`. Bools, integers and indices carry a shadow; what has no rule for it ends it.',
     FLIPS: "Every function runs again in each flip, so little is lost here.",
+    PATHS: "A decorated function with `paths=N` runs again where Python asks for what is open. "
+    "[Python control flow](control-flow.md) has the rest.",
     THREADS: "",
     TORCH: "With `fullgraph=True` Dynamo raises, and wraps the message in a page of its own: only the part about the "
     "region is shown here. Without `fullgraph=True` there is no error.",
@@ -482,6 +485,205 @@ with sll.linearize(0.1, trace=True) as region:
 text = str(region.report())
 """,
     ),
+    # --- paths ---
+    Case(
+        PATHS,
+        "`paths` is no number of runs",
+        "region = sll.linearize(eps=0.1, paths=0)",
+        "The first run counts: 1 runs a function once, 16 lets it run 15 times more.",
+        "region = sll.linearize(eps=0.1, paths=16)",
+    ),
+    Case(
+        PATHS,
+        "`generator` is a seed",
+        "region = sll.linearize(eps=0.1, paths=16, generator=7)",
+        "It chooses which answers are run where `paths` is less than all. Without it the region has one of its own.",
+        "region = sll.linearize(eps=0.1, paths=16, generator=torch.Generator().manual_seed(7))",
+    ),
+    Case(
+        PATHS,
+        "A `with` block with `paths`",
+        """
+with sll.linearize(eps=0.1, paths=16):
+    y = 2 * x if x.mean() > 0.25 else x
+""",
+        "Python cannot run a block again. It can call a function again.",
+        """
+@sll.enable(eps=0.1, paths=16)
+def program(x):
+    return 2 * x if x.mean() > 0.25 else x
+
+program(x).sum().backward()
+""",
+    ),
+    Case(
+        PATHS,
+        "A generator with `paths`",
+        """
+@sll.enable(eps=0.1, paths=16)
+def program(x):
+    yield 2 * x if x.mean() > 0.25 else x
+""",
+        "What a generator has yielded cannot be taken back. Decorate what it calls.",
+        """
+@sll.enable(eps=0.1, paths=16)
+def step(x):
+    return 2 * x if x.mean() > 0.25 else x
+
+def program(x):
+    yield step(x)
+
+next(program(x)).sum().backward()
+""",
+    ),
+    Case(
+        PATHS,
+        "More paths than `paths`",
+        """
+@sll.enable(eps=0.5, forward="linear", paths=2)
+def program(x):
+    y = x.sum()
+    for v in x:
+        y = y * 2 if v > 0.1 else y + v
+    return y
+
+program(x)
+""",
+        '`forward="linear"` needs all paths. A narrower band opens fewer. `"hard"` runs once for each open answer.',
+        """
+@sll.enable(eps=0.5, forward="hard", paths=2)
+def program(x):
+    y = x.sum()
+    for v in x:
+        y = y * 2 if v > 0.1 else y + v
+    return y
+
+program(x).backward()
+""",
+    ),
+    Case(
+        PATHS,
+        "The path not taken fails",
+        """
+@sll.enable(eps=0.5, forward="linear", paths=4)
+def program(x):
+    if x[1] > 0.1:
+        raise ValueError("too large")
+    return x.sum()
+
+program(x)
+""",
+        '`forward="linear"` needs the result of every path that is open. With `"hard"` such a path is dropped, with a '
+        "warning.",
+        """
+@sll.enable(eps=0.5, forward="hard", paths=4, on_lost="ignore")
+def program(x):
+    if x[1] > 0.1:
+        raise ValueError("too large")
+    return x.sum()
+
+program(x).backward()
+""",
+    ),
+    Case(
+        PATHS,
+        "Something that cannot be undone",
+        """
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def step(x):
+    loss = x.sum() if x[1] > 0.1 else x.mean()
+    loss.backward()
+
+step(x)
+""",
+        "The function runs again from the same state. What a run has passed on to gradients cannot be taken back.",
+        """
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def loss(x):
+    return x.sum() if x[1] > 0.1 else x.mean()
+
+loss(x).backward()
+""",
+    ),
+    Case(
+        PATHS,
+        "The function does not do the same again",
+        """
+class Counter:
+    __slots__ = ("calls",)
+
+counter = Counter()
+counter.calls = 0
+
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def program(x):
+    counter.calls += 1
+    if counter.calls > 1 and x[2] > 0.1:
+        return x.mean()
+    return x.sum() if x[1] > 0.1 else x.max()
+
+program(x)
+""",
+        "Arguments, closures, globals and attributes are put back before a run. What is out of sight is not: an "
+        "object with `__slots__` or a file.",
+        """
+class Counter:
+    calls = 0
+
+counter = Counter()
+
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def program(x):
+    counter.calls += 1
+    if counter.calls > 1 and x[2] > 0.1:
+        return x.mean()
+    return x.sum() if x[1] > 0.1 else x.max()
+
+program(x).backward()
+""",
+    ),
+    Case(
+        PATHS,
+        "An object is returned",
+        """
+class Result:
+    def __init__(self, loss):
+        self.loss = loss
+
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def program(x):
+    return Result(x.sum() if x[1] > 0.1 else x.mean())
+
+program(x)
+""",
+        "The results of several runs become one. That is known for tensors and numbers, in tuples, lists and dicts.",
+        """
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def program(x):
+    return {"loss": x.sum() if x[1] > 0.1 else x.mean()}
+
+program(x)["loss"].backward()
+""",
+    ),
+    Case(
+        PATHS,
+        "A Python float is returned",
+        """
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def program(x):
+    return 1.0 if x[1] > 0.1 else 2.0
+
+program(x)
+""",
+        "A number of Python has no gradient. Integers and bools are those of the first run, without a warning.",
+        """
+@sll.enable(eps=0.5, forward="hard", paths=4)
+def program(x):
+    return x.new_tensor(1.0) if x[1] > 0.1 else x.new_tensor(2.0)
+
+program(x).backward()
+""",
+    ),
     # --- lost: masks and counts ---
     Case(
         LOST,
@@ -506,11 +708,14 @@ with sll.linearize(eps=0.1):
     if x.mean() > 0.25:
         y = 2 * x
 """,
-        "Python takes one branch and never computes the other, so there is nothing to have a slope between.",
+        "Python takes one branch and never computes the other, so there is nothing to have a slope between. A function "
+        "with [`paths`](control-flow.md) runs the other as well.",
         """
-with sll.linearize(eps=0.1):
-    y = torch.where(x.mean() > 0.25, 2 * x, x)
-    y.sum().backward()
+@sll.enable(eps=0.1, paths=2)
+def program(x):
+    return 2 * x if x.mean() > 0.25 else x
+
+program(x).sum().backward()
 """,
     ),
     Case(

@@ -15,7 +15,20 @@ import sll
 
 SOURCE = Path(sll.__file__).parent
 ENGINE = sorted(path for path in SOURCE.rglob("*.py") if "tools" not in path.parts and "_reports" not in path.parts)
-LAYERS = ("_ops", "_reports", "policies", "auto", "eps", "_rules", "_carry", "_mode", "region", "decorators", "tools")
+LAYERS = (
+    "_ops",
+    "_reports",
+    "policies",
+    "auto",
+    "eps",
+    "_rules",
+    "_carry",
+    "_mode",
+    "paths",
+    "region",
+    "decorators",
+    "tools",
+)
 """Each imports only from itself and from those before it. Other files are above them all."""
 MOST_LINES = 420
 MOST_LINES_OF_A_FUNCTION = 40
@@ -145,6 +158,14 @@ ELSEWHERE = {
     "_carry/outcomes/orders.py": "carry/test_choices.py",
     "_carry/outcomes/passed.py": "carry/test_passed.py",
     "_carry/outcomes/reductions.py": "test_box_oracle.py",
+    "_carry/flips/questions.py": "test_paths.py",
+    "_carry/outcomes/questions.py": "test_paths.py",
+    "_carry/shadows/questions.py": "test_paths.py",
+    "_mode/journal.py": "test_paths.py",
+    "_mode/results.py": "test_paths.py",
+    "_mode/runs.py": "test_paths.py",
+    "_mode/surroundings.py": "test_paths.py",
+    "_ops/origins.py": "test_paths.py",
     "_carry/shadows/orders.py": "carry/shadows/test_choices.py",
     "_carry/shadows/picked.py": "carry/shadows/test_choices.py",
     "_carry/shadows/differences.py": "carry/shadows/test_elementwise.py",

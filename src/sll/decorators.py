@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
+import torch
+
 from ._mode.threads import THREAD, innermost
 from ._ops.options import OnLost, RegionForward
 from .eps import Eps
@@ -28,6 +30,8 @@ def enable(
     exclude: Iterable[str] | None = ...,
     on_lost: OnLost = ...,
     trace: bool = ...,
+    paths: int = ...,
+    generator: torch.Generator | None = ...,
 ) -> Callable[[Fn], Fn]: ...
 def enable(fn: Any = None, /, **options: Any) -> Any:
     """Decorator: the function runs in a region. ``@sll.enable``, ``@sll.enable(eps=0.1)``; options as for `linearize`.
@@ -41,6 +45,16 @@ def enable(fn: Any = None, /, **options: Any) -> Any:
         >>> quantize(x).sum().backward()
         >>> x.grad
         tensor([1., 1.])
+
+    With ``paths=N`` the function runs again for what Python asks, N times at most (``docs/control-flow.md``):
+
+        >>> @sll.enable(eps=0.5, forward="hard", paths=8)
+        ... def double(x):
+        ...     return 2 * x if x > 1.0 else x
+        >>> x = torch.tensor(1.25, requires_grad=True)
+        >>> double(x).backward()
+        >>> x.grad  # 2, and the slope 1 of the flip times its difference, 2.5 - 1.25
+        tensor(3.2500)
     """
     if fn is not None and not callable(fn):
         raise TypeError(f"enable takes its options by name, got {fn!r}; write @sll.enable(eps={fn!r})")

@@ -15,19 +15,20 @@ from ._mode import checkpoint
 from ._mode.decorating import decorate
 from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
-from ._mode.notes import Lost, Widths
+from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
 from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace
 from ._ops.callsite import CallSite, call_site
 from ._ops.env import compiling, plain
-from ._ops.options import OnLost, RegionForward, one_of, op_names, shown
-from ._reports.report import Report
+from ._ops.options import OnLost, RegionForward, one_of, op_names, shown, whole_paths
+from ._reports.report import Report, flip_rows
 from ._rules.index import SOURCES
 from ._rules.widths import Watched, Width
 from .auto import Auto
 from .eps import Eps, widths
+from .paths import rerunning
 from .policies import Policy, kind_of
 
 __all__ = ["Report", "hard", "linearize"]
@@ -97,6 +98,11 @@ class linearize(Mode):
             ``"ignore"``.
         trace: note for each call site what became of its decisions, for `report`. To find out, not to train: it
             reads numbers from the device, works out masks that nobody asks for, and breaks the graph of compiled code.
+        paths: how often a decorated function may run, to give gradients to what Python asks: ``if``, ``while``,
+            ``int()``, ``.item()``, indices of lists. 1 runs it once, and reports that they end there. A ``with`` block
+            cannot run again, so it takes 1 only.
+        generator: of the random numbers that choose which answers are run, where `paths` is less than all. The
+            default is one of the region's own, with the seed 0.
 
     Raises:
         TypeError, ValueError: naming the argument that is not as described.
@@ -121,6 +127,8 @@ class linearize(Mode):
         exclude: Iterable[str] | None = None,
         on_lost: OnLost = "warn",
         trace: bool = False,
+        paths: int = 1,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if eps is None:
@@ -145,6 +153,11 @@ class linearize(Mode):
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
+        self.paths = whole_paths(paths)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {shown(generator)}")
+        self._generator = generator
+        self.followed = Paths()
         self.fixed: dict[str, float] = {}
 
     # --- public ---
@@ -160,10 +173,11 @@ class linearize(Mode):
         return self.mode
 
     def __call__(self, fn: Fn) -> Fn:
-        return cast(Fn, decorate(self, fn))
+        return cast(Fn, decorate(self, fn) if self.paths == 1 else rerunning(self, fn))
 
     def __repr__(self) -> str:
-        return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r})"
+        paths = f", paths={self.paths}" if self.paths > 1 else ""
+        return f"sll.linearize(eps={self.eps!r}, forward={self.forward!r}{paths})"
 
     def report(self) -> Report:
         """What was lost so far, and what eps a policy chose, per call site; with ``trace=True`` what became of every
@@ -178,9 +192,10 @@ class linearize(Mode):
             >>> row.site.op, row.elements, row.in_band, row.status
             ('sign', 3, 1, 'gets gradients')
         """
-        rows = () if self.trace is None else self.trace.rows()
+        flips = dict(self.followed.of)
+        rows = () if self.trace is None else (*self.trace.rows(), *flip_rows(flips))
         lost, infinite, approximate = dict(self._lost.calls), dict(self._infinite), dict(self._approximate)
-        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate)
+        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate, flips)
 
     # --- what rules ask ---
 
@@ -224,6 +239,8 @@ class linearize(Mode):
         """Count that the linearization of `tensors` ends at `op`; warn or raise if an element was in its band
         (`undecided` tells, where no tensor carries it yet, and `origins` are what its gradient would flow to).
         """
+        if THREAD.runs and THREAD.runs[-1].again and not self.linear:
+            return  # what is lost in a flip has no gradient
         if compiling():
             if self._lost.on_lost != "ignore":  # eager mode knows more, and says what there is to say
                 torch._dynamo.graph_break(
@@ -231,7 +248,7 @@ class linearize(Mode):
                     'With on_lost="ignore" it stays in the graph, without that gradient.'
                 )
             return
-        carried = [(x, self._carrier_of(x)) for x in tensors]
+        carried = [(x, self.carrier_of(x)) for x in tensors]
         if self.trace is not None:
             flows = [*origins, *(t for x, engine in carried for t in engine.flows(x))]
             elements = sum(x.numel() for x, _ in carried) or 1
@@ -239,7 +256,19 @@ class linearize(Mode):
             self.trace.lose(call_site(op), flows, elements, in_band, why)
         self._lost.add(op, undecided or (lambda: any(engine.in_band(x) for x, engine in carried)), why)
 
-    def _carrier_of(self, x: Tensor) -> Engine:
+    def drop(self, site: CallSite, why: str) -> None:
+        """An answer that was asked for there gets no gradient."""
+        self._lost.add(site.op, lambda: True, why, site)
+
+    def draw(self, many: int) -> list[int]:
+        """So many numbers in random order."""
+        if self._generator is None:
+            self._generator = torch.Generator()
+            self._generator.manual_seed(0)
+        found: list[int] = torch.randperm(many, generator=self._generator, device=self._generator.device).tolist()
+        return found
+
+    def carrier_of(self, x: Tensor) -> Engine:
         """The engine of this region or, if it knows nothing of `x`, that of the region in which `x` was decided."""
         return next((engine for engine in (self.engine, *ENGINES.values()) if engine.carried(x)), self.engine)
 

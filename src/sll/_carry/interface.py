@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
 from .._rules.widths import Width
 
-__all__ = ["Carried", "Engine", "Func", "Quick", "Region", "Rule", "tensors"]
+__all__ = ["Carried", "Engine", "Func", "Question", "Quick", "Region", "Rule", "Way", "tensors"]
 
 Func: TypeAlias = Callable[..., Any]
 
@@ -65,6 +65,24 @@ class Region(Protocol):
 
     def count_infinite(self, op: str, many: int) -> None:
         """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""
+
+
+class Way(NamedTuple):
+    """One side of what is open where Python asks."""
+
+    weight: Tensor
+    """One element. Of a flip it is 0 and has the slope as its gradient; of an outcome it is the probability."""
+    taken: dict[Any, Any]
+    """What is decided with it, in the engine's own words."""
+
+
+class Question(NamedTuple):
+    """What is open about a number that Python asks for."""
+
+    stay: dict[Any, Any]
+    """What is decided where the program goes its own way."""
+    ways: list[Way]
+    """The others."""
 
 
 Quick: TypeAlias = "Callable[[Region, Func, tuple[Any, ...]], Any]"
@@ -151,6 +169,16 @@ class Engine:
     def flows(self, x: Tensor) -> list[Tensor]:
         """What the gradient of `x`, which is decided, would flow to."""
         return []
+
+    def ask(self, x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
+        """What Python sees of `x`, which has one element, where `taken` is decided; a question if that leaves it open.
+        Raises NotImplementedError where it cannot be told.
+        """
+        return x.detach()
+
+    def given(self, x: Tensor, taken: dict[Any, Any]) -> Tensor:
+        """A float result, where it is known to depend on what is `taken`, as it is then."""
+        return x
 
 
 def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

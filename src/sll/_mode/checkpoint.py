@@ -29,6 +29,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .._ops.env import HOOKS
 from .._ops.saving import saving
+from .threads import THREAD
 
 __all__ = ["hooked", "in_reentrant", "note"]
 
@@ -77,13 +78,19 @@ class Again:
         self.states = [(policy, policy.state_dict()) for policy in policies if hasattr(policy, "state_dict")]
         """Of policies that change with time, such as `Anneal`."""
         self.counts = [dict(region.counted()) for region in regions]
+        self.replays = [run.replay() for run in THREAD.runs[-1:]]
+        """Where a function may run again, what Python was told."""
 
     def __call__(self, *args: Any) -> Any:
         with ExitStack() as stack:
             for policy, then in self.states:
                 stack.callback(policy.load_state_dict, policy.state_dict())
                 policy.load_state_dict(then)
+            stack.callback(setattr, THREAD, "rerun", THREAD.rerun)
+            stack.callback(setattr, THREAD, "runs", THREAD.runs)
+            THREAD.runs = [replay() for replay in self.replays]
             for region, counts in zip(self.regions, self.counts):
+                THREAD.rerun = region
                 entered = stack.enter_context(region)
                 entered.count_from(dict(counts))
             own = zip(args[len(args) - len(self.of_args) :], self.of_args)  # (torch 2.6 has one argument more)

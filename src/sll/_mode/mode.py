@@ -20,9 +20,10 @@ from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
 from .._rules.index import ASKS, op_name
 from . import checkpoint
+from .journal import QUIET
 from .threads import THREAD, Entered, innermost, release, stack
 
-__all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled_on_their_own"]
+__all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
 
 OUTSIDE: dict[Any, Callable[..., Any]] = {}
 """Functions that no engine handles: copies, and backward."""
@@ -45,7 +46,11 @@ class Mode(TorchFunctionMode):
     """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
 
     trace: Any = None
+    linear: bool | None = None
+    """Whether values follow the ramp. None: nothing is linearized."""
     engine: Engine = _NoEngine()
+    paths = 1
+    """So many runs of a decorated function, to follow what Python asks."""
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -62,6 +67,10 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         if not is_dynamo_compiling() and THREAD.alone:
+            if self.paths > 1 and (kwargs or func not in QUIET):
+                answer = self._answered(func, args, kwargs)
+                if answer is not NotImplemented:
+                    return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
@@ -90,14 +99,26 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
-                if known is None:
-                    return self.eager(func, args, kwargs or {})
-                fresh, links = self._not_written(func, known), engine.links(known)
-                out = self.eager(func, args, kwargs or {})
-                _seen(fresh)
-                engine.link(out, links)
-                return out
+                return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
+
+    def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor] | None) -> Any:
+        """By a rule. `known`: the operands that carry something."""
+        if known is None:
+            return self.eager(func, args, kwargs)
+        fresh, links = self._not_written(func, known), self.engine.links(known)
+        out = self.eager(func, args, kwargs)
+        _seen(fresh)
+        self.engine.link(out, links)
+        return out
+
+    def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """What Python is told where it asks for what is open, in a function that may run again."""
+        if not THREAD.runs:
+            return NotImplemented
+        for run in THREAD.runs[:-1]:
+            run.note(func, args, kwargs)
+        return THREAD.runs[-1].saw(self, func, args, kwargs)
 
     def _not_written(self, func: Any, known: list[Tensor]) -> list[Tensor]:
         """What is as it was. Of the others, if they are discrete, is told, and what they carried is forgotten:
@@ -119,6 +140,8 @@ class Mode(TorchFunctionMode):
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
         if func in OUTSIDE:
+            for run in THREAD.runs:
+                run.note(func, args, kwargs)
             return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
@@ -129,6 +152,8 @@ class Mode(TorchFunctionMode):
             handle = self.dispatch if self.trace is None else self.traced
             if is_compiling():
                 return handle(func, args, kwargs)
+            if THREAD.runs and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+                return answer
             known = _held((*args, *kwargs.values()))
             fresh, links = self._not_written(func, known), self.engine.links(known)
             out = handle(func, args, kwargs)
@@ -139,6 +164,11 @@ class Mode(TorchFunctionMode):
             THREAD.at_work = None
 
     def __enter__(self: M) -> M:
+        if self.paths > 1 and THREAD.rerun is not self:
+            raise RuntimeError(
+                f"{self!r} runs code again, and a with block cannot be run again; put the code into a function, and "
+                f"decorate it with @sll.enable(..., paths={self.paths})"
+            )
         if is_compiling():
             begin_compiled()
         else:
@@ -188,6 +218,10 @@ class Mode(TorchFunctionMode):
                 f"{self!r} ended while a region inside it was still on; that is off now. Call unpatch() before the "
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
+
+    def carrier_of(self, x: Tensor) -> Engine:
+        """What knows what `x` carries."""
+        return self.engine
 
     def selecting(self) -> bool:
         """Whether a mask has selected something, in this thread: a region may be on in several."""
@@ -303,8 +337,18 @@ def not_compiled_on_their_own() -> None:
     """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
     function of its own, in which `is_compiling` is true. Traced as a part of the user's function they still are.
     """
+    for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
+        _skip(method)
+
+
+def not_compiled(fn: Any) -> None:
+    """Neither this function, nor what it calls."""
+    fn._torchdynamo_disable = True  # where compiled code calls it: so torch.compiler.disable marks functions
+    _skip(fn)
+
+
+def _skip(fn: Any) -> None:
     dynamo = torch._C._dynamo.eval_frame
     if hasattr(dynamo, "set_code_exec_strategy"):
         skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
-        for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
-            dynamo.set_code_exec_strategy(method.__code__, skip)
+        dynamo.set_code_exec_strategy(fn.__code__, skip)

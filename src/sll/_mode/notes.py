@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .._ops.callsite import CallSite, LostGradientError, LostGradientWarning, call_site, frame
 from .._ops.env import outside_of_transforms, readable
-from .._reports.rows import EpsUsed
+from .._reports.rows import EpsUsed, Followed
 
-__all__ = ["Lost", "Widths"]
+__all__ = ["Lost", "Paths", "Widths"]
 
 
 class Widths:
@@ -62,6 +62,24 @@ def _first(a: Any, b: Any, order: Callable[[Tensor, Tensor], Tensor]) -> Any:
     return min(a, b) if order is torch.minimum else max(a, b)
 
 
+class Paths:
+    """Collects what Python asked and what was run for it, per call site."""
+
+    def __init__(self) -> None:
+        self.of: dict[CallSite, Followed] = {}
+
+    def opened(self, site: CallSite) -> None:
+        """One more answer is open."""
+        known = self.of.get(site, Followed(0, 0, 0.0, 0.0))
+        self.of[site] = known._replace(open=known.open + 1)
+
+    def ran(self, site: CallSite, weight: float, difference: float) -> None:
+        """It was run."""
+        known = self.of[site]
+        largest = max(known.difference, difference)
+        self.of[site] = Followed(known.open, known.run + 1, max(known.weight, weight), largest)
+
+
 class Lost:
     """Counts lost linearizations per call site, and warns or raises once per call site."""
 
@@ -70,11 +88,11 @@ class Lost:
         self.calls: Counter[CallSite] = Counter()
         self._said: set[CallSite] = set()
 
-    def add(self, op: str, undecided: object, why: str) -> None:
+    def add(self, op: str, undecided: object, why: str, site: CallSite | None = None) -> None:
         """`undecided` is a thunk: reading it synchronises with the device, so it is only called when somebody
         listens.
         """
-        site = call_site(op)
+        site = site or call_site(op)
         self.calls[site] += 1
         if self.on_lost == "ignore" or site in self._said or not undecided():  # type: ignore[operator]
             return

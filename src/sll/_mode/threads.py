@@ -54,6 +54,10 @@ class Thread(threading.local):
         """In a region of compiled code that nothing is around: the tensors that were made to carry something."""
         self.selects = False
         """Whether a mask has selected something in what is entered."""
+        self.runs: list[Any] = []
+        """Runs of functions that may run again, innermost last."""
+        self.rerun: Any = None
+        """The region of such a function, while it may be entered."""
         self.patched: list[Any] = []
         """Regions that `sll.patch` has switched on."""
 

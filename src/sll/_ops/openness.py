@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .env import compiling, outside_of_transforms, readable, unwrapped
+from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
 
-__all__ = ["asking", "open_elements", "scores"]
+__all__ = ["asking", "open_bands", "open_elements", "open_mask", "scores"]
 
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
@@ -46,40 +47,71 @@ def asking() -> bool:
 
 
 def open_elements(value: Tensor) -> int:
-    """How many elements of a surrogate depend on a decision in its band: those on which some input has an effect."""
+    """How many elements of a surrogate depend on a decision in its band."""
+    found = open_mask(value)
+    return found * value.numel() if isinstance(found, bool) else int(found.sum())
+
+
+def open_mask(value: Tensor) -> Tensor | bool:
+    """Which elements those are: the ones on which some input has an effect. A bool holds for all."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(value) and functorch.is_batchedtensor(value):
         value = functorch.get_unwrapped(value)  # the graph is that of the whole batch
     if not value.requires_grad or asking():  # (a checkpoint that is asked runs its function again, which asks)
-        return 0
+        return False
     edges = _inputs_of_bands(value)
     if edges is None:
-        return value.numel()
+        return True
     _ASKING.now = True
     try:
         if functorch.is_functorch_wrapped_tensor(value):
-            return value.numel() * _any_reached_from(edges, value)
+            return _any_reached_from(edges, value)
         with outside_of_transforms():
             return saved_as_then(None, lambda: _reached_from(edges, value))
     except RuntimeError:  # backward has freed the graph, or hooks have it: it cannot be told
-        return value.numel()
+        return True
     finally:
         _ASKING.now = False
 
 
-def _reached_from(edges: list[Any], value: Tensor) -> int:
+def open_bands(value: Tensor) -> frozenset[Any]:
+    """What stands for the bands in which something is on which a surrogate depends. The same question, asked again, is
+    at the same distance from the same numbers.
+    """
+    if not value.requires_grad:
+        return frozenset()
+    edges = _inputs_of_bands(value)
+    if edges is None:
+        return frozenset([value.grad_fn])
+    found = set()
+    for edge in edges:
+        node = edge.node
+        if type(node).__name__ != _WINDOW:
+            found.add((node, edge.output_nr))
+            continue
+        d = node._saved_self.detach()
+        if d.numel() == 1:
+            at = d.item()
+            if node._saved_min_val < at < node._saved_max_val:
+                found.add((origin(node.next_functions[0][0]), at))
+        elif bool(((d > node._saved_min_val) & (d < node._saved_max_val)).any()):
+            found.add((node, 0))
+    return frozenset(found)
+
+
+def _reached_from(edges: list[Any], value: Tensor) -> Tensor | bool:
     """The effect of all inputs at once, each moved by another number: the derivative by `v` of the gradient for `v`."""
     if not edges:
-        return 0
+        return False
     v = torch.ones_like(value, requires_grad=True)
     with torch.enable_grad():
         found = torch.autograd.grad(value, edges, v, create_graph=True, allow_unused=True)
         inside = [_within(edge, g) for edge, g in zip(edges, found) if g is not None and g.requires_grad]
         reached = [(g * _numbers(g)).sum() for g in inside]
         if not reached:
-            return 0
+            return False
         (effect,) = torch.autograd.grad(torch.stack(reached).sum(), v)
-    return int((effect != 0).sum())
+    return effect != 0
 
 
 def _any_reached_from(edges: list[Any], value: Tensor) -> bool:

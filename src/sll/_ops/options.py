@@ -96,6 +96,17 @@ def op_names(names: Any, argument: str, known: Iterable[str]) -> frozenset[str]:
     return frozenset(chosen)
 
 
+def whole_paths(value: Any) -> int:
+    """``paths=``"""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        kind = TypeError if isinstance(value, bool) or not isinstance(value, int) else ValueError
+        raise kind(
+            f"paths must be a whole number of runs, at least 1, got {shown(value)}; 1 runs the function once, 16 lets "
+            "it run 15 times more where Python asks for what is open"
+        )
+    return value
+
+
 def one_of(value: Any, argument: str, allowed: tuple[str, ...], remedy: str = "") -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._ops.callsite import CallSite, relative, short
-from .rows import EpsUsed, Row
+from .rows import EpsUsed, Followed, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +49,9 @@ class Report:
     ``"straight-through"``: integers made of too many decisions of different weight (a row `terms`).
     """
 
+    flips: dict[CallSite, Followed] = field(default_factory=dict)
+    """With ``linearize(..., paths=N)``: the answers that Python was given and that might be others."""
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
 
@@ -62,6 +65,7 @@ class Report:
             "infinite_jumps": listed(self.infinite_jumps, "elements"),
             "approximate": listed(self.approximate, "flips"),
             "eps": [{"file": s.file, "line": s.line, "op": s.op, **used._asdict()} for s, used in self.eps.items()],
+            "flips": [{"file": s.file, "line": s.line, "op": s.op, **of._asdict()} for s, of in self.flips.items()],
         }
 
     def to_pandas(self) -> Any:
@@ -159,6 +163,7 @@ class Report:
 
     def _notes(self) -> list[str]:
         notes = [f"{short(row.site)}: {row.verdict}" for row in self.rows if row.status in _TELL]
+        notes += [f"{short(row.site)}: {row.verdict}" for row in flip_rows(self.flips)]
         notes += [
             f"{short(site)}: {n} elements in the band whose outcomes do not differ by a finite amount: hard value, no "
             "gradient"
@@ -187,8 +192,18 @@ class Report:
             return [_cells(row) for row in self.rows]
         rows = [Row(s, "decides", e.calls, 0, eps=(e.smallest, e.largest)) for s, e in self.eps.items()]
         rows += [Row(site, "lost", calls, 0) for site, calls in self.lost.items()]
+        rows += flip_rows(self.flips)
         blank = ("", "")
-        return [(*_cells(r)[:3], *blank, _cells(r)[5], *blank, "", "gradients end" * (r.kind == "lost")) for r in rows]
+        said = {"lost": "gradients end", "flip": "ran again"}
+        return [(*_cells(r)[:3], *blank, _cells(r)[5], *blank, "", said.get(r.kind, "")) for r in rows]
+
+
+def flip_rows(flips: dict[CallSite, Followed]) -> list[Row]:
+    """A row for each line at which Python asked for what was open."""
+    return [
+        Row(site, "flip", of.open, of.open, of.run, weight=of.weight, difference=of.difference)
+        for site, of in flips.items()
+    ]
 
 
 _COLUMNS = ("line", "op", "calls", "elements", "in band", "eps", "distance", "arrived", "passed on", "")

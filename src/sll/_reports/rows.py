@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .._ops.callsite import CallSite, short
 
-__all__ = ["EpsUsed", "Row"]
+__all__ = ["EpsUsed", "Followed", "Row"]
 
 
 class EpsUsed(NamedTuple):
@@ -19,6 +19,21 @@ class EpsUsed(NamedTuple):
     largest: float
 
 
+class Followed(NamedTuple):
+    """Answers that Python was given at one call site of a function with ``paths=N``, and that might be others."""
+
+    open: int
+    """How many were open."""
+    run: int
+    """For how many of them the function ran again."""
+    weight: float
+    """The largest weight of one that ran: with ``forward="linear"`` the probability of its path, otherwise how many
+    open answers it stands for.
+    """
+    difference: float
+    """The largest norm of what the result changed by."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What became of one call site, all its calls together. Lengths are in the units of the op's input.
@@ -26,6 +41,7 @@ class Row:
     Attributes:
         site: the line and the torch function.
         kind: ``"decides"``; ``"follows"`` (an earlier decision decides here as well, as in ``round(10 * sign(x))``);
+            ``"flip"`` (Python asked, and the function with ``paths=N`` ran again);
             ``"hard"`` (a discrete function that was not linearized); ``"lost"`` (consumes a decision without passing
             its gradient on); ``"cut"`` (the program itself leaves autograd: ``detach``, ``item`` of a float).
         calls: how often the program called it (inside `vmap`, once for the batch; what a checkpoint runs again counts
@@ -43,6 +59,7 @@ class Row:
         grad_in: norm of the gradients that the band passed on to the op's input; None if none.
         lost: for ``"lost"`` and ``"cut"``, the call sites of the decisions whose gradients end here.
         measured: False if some of the gradients could not be seen, inside transforms of `torch.func`.
+        weight, difference: of a ``"flip"``, see `Followed`; `elements` are the open answers, `in_band` those that ran.
         why: for ``"hard"``, ``"lost"`` and ``"cut"``, the reason, and what to write instead; for ``"decides"``, why
             nothing arrives, if nothing does.
     """
@@ -61,6 +78,8 @@ class Row:
     lost: tuple[CallSite, ...] = ()
     why: str = ""
     measured: bool = True
+    weight: float | None = None
+    difference: float | None = None
 
     @property
     def share(self) -> float:
@@ -72,6 +91,8 @@ class Row:
         """In two or three words: do gradients pass here?"""
         if self.kind == "lost":
             return "LOST here" if self.in_band else "would be lost"
+        if self.kind == "flip":
+            return "ran again" if self.in_band else "did not run"
         if self.kind == "follows":
             return "passes it on" if self.in_band or not self.elements else "decided before"
         if self.kind != "decides":
@@ -89,6 +110,10 @@ class Row:
         """In a sentence: do gradients pass here, and if not, why not, and what helps."""
         if self.status == "passes it on":
             return "passes an earlier decision on"
+        if self.kind == "flip":
+            of = f"{self.in_band} of {self.elements} open answers were run"
+            told = f", with weights up to {self.weight:.3g}; the result changes by up to {self.difference:.3g}"
+            return of + (told if self.in_band else "")
         if self.kind == "follows":
             return "nothing is open here any more: for each element the earlier decisions lead to the same result"
         if self.kind == "lost":
@@ -143,6 +168,8 @@ class Row:
             "grad_out": _finite(self.grad_out),
             "grad_in": _finite(self.grad_in),
             "measured": self.measured,
+            "weight": _finite(self.weight),
+            "difference": _finite(self.difference),
             "lost": [{"file": site.file, "line": site.line, "op": site.op} for site in self.lost],
             "why": self.why,
             "status": self.status,

@@ -382,9 +382,17 @@ ROWS: list[Row] = [
         "__bool__",
         "numbers",
         in_place=False,
-        remedy="Python's if, while and bool() see the hard value only. Use torch.where(condition, a, b).",
+        remedy="Python's if, while and bool() see the hard value only. Decorate the function with "
+        "@sll.enable(..., paths=2), which runs it the other way as well, or use torch.where(condition, a, b).",
     ),
-    Row("item tolist __int__ __float__ __index__ __complex__", "numbers", in_place=False, remedy=_NUMBER),
+    Row(
+        "item tolist __int__ __float__ __index__",
+        "numbers",
+        in_place=False,
+        remedy="Python and NumPy numbers have no derivative. Compute with the tensor itself, or decorate the function "
+        "with @sll.enable(..., paths=2), which runs it with the other number as well.",
+    ),
+    Row("__complex__", "numbers", in_place=False, remedy=_NUMBER),
     Row("numpy __array__", "numbers", in_place=False, facts="writes", remedy=_NUMBER),
     # others
     Row(

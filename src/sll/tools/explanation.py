@@ -10,7 +10,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -73,6 +73,11 @@ class Explanation:
         far = [row for row in self.report.rows if row.kind == "decides" and row.elements and not row.in_band]
         if far and _wide_enough(far):
             said.append(f'eps="auto" finds a width for each call; or name one: eps={_wide_enough(far)}.')
+        asked = sum(row.in_band for row in self.report.rows if row.kind == "lost" and row.site.op in _ASKED)
+        if asked:
+            said.append(
+                f"Decorate the function with paths={asked + 1}: it runs again for each answer that Python was given."
+            )
         if any(row.status == "LOST here" for row in self.report.rows):
             said.append('Run with on_lost="error" to be stopped at the first line that loses a gradient.')
         dead = [x.name for x in self.inputs if not x.linearized]
@@ -161,8 +166,11 @@ class Explanation:
         }
 
 
+_ASKED = ("bool", "item", "tolist", "int", "float", "index")
 _HEADINGS = {
     "gets gradients": "Get gradients",
+    "ran again": "Python asked, and the function ran again",
+    "did not run": "Python asked, and no run was left for it",
     "passes it on": "Pass earlier decisions on",
     "out of reach": "Out of reach of their band",
     "no gradient arrives": "In their band, but no gradient arrives",
@@ -191,7 +199,13 @@ def _wide_enough(rows: list[Row]) -> str:
 
 
 def explain(
-    fn: Callable[..., Any], /, *args: Any, eps: Eps | None = None, forward: RegionForward | None = None, **kwargs: Any
+    fn: Callable[..., Any],
+    /,
+    *args: Any,
+    eps: Eps | None = None,
+    forward: RegionForward | None = None,
+    paths: int = 1,
+    **kwargs: Any,
 ) -> Explanation:
     """Where do the gradients of this program die, and what does a region do about it?
 
@@ -204,11 +218,12 @@ def explain(
 
     Args:
         fn: a function, a module, or a function that refers to modules (``lambda: loss(model(x), y)``). If it takes
-            parameters named `eps` or `forward`, wrap it.
+            parameters named `eps`, `forward` or `paths`, wrap it.
         args: what it takes. If no tensor or parameter involved requires grad, all floating-point tensors among the
             arguments are made to.
         eps: whatever `linearize` takes; the default is its own, ``"auto"``.
         forward: as for `linearize`.
+        paths: as for `linearize`: how often the function may run, to follow what Python asks.
         kwargs: what it takes by name.
 
     Returns:
@@ -235,7 +250,7 @@ def explain(
             f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
             "sll.explain(program, x)"
         )
-    region = linearize(eps, forward=forward, on_lost="ignore", trace=True)
+    region = linearize(eps, forward=forward, on_lost="ignore", trace=True, paths=paths)
     program = _Program(fn, args, kwargs)
     refused = ""
     try:
@@ -288,8 +303,9 @@ class _Program:
         with torch.inference_mode(False), self._as_it_was(), torch.enable_grad():
             args, kwargs, inputs = self._copies()
             inputs.update(self.leaves)
-            with region:
-                out = self.fn(*args, **kwargs)
+            again = isinstance(region, linearize) and region.paths > 1
+            with nullcontext() if again else region:
+                out = (region(self.fn) if again else self.fn)(*args, **kwargs)  # type: ignore[operator]
                 if inspect.isgenerator(out) or inspect.iscoroutine(out) or inspect.isasyncgen(out):
                     raise TypeError(
                         f"fn must run when it is called, got one that returns a {type(out).__name__}; pass a function "

@@ -41,7 +41,7 @@ def decision(eps: Any, x: Tensor, at: Tensor, by: Tensor, flip: Tensor | None = 
     weight = slope(x, at, by, flip)
     if watch is not None:
         watch.arrives(weight)
-    return Decision(weight)
+    return Decision(weight, x)
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,6 +16,7 @@ from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import Rules
+from . import questions
 from .calls import leaves
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
@@ -162,6 +163,9 @@ class _Flips(Engine):
         decisions = [block.decision for block in found.layout.blocks] if found is not None else []
         decisions += {decision for decision, _ in loose.of} if loose is not None else ()
         return [decision.weight for decision in decisions]
+
+    ask = staticmethod(questions.ask)
+    given = staticmethod(questions.given)
 
 
 ENGINE = _Flips()

@@ -35,10 +35,11 @@ K = TypeVar("K", bound=Carried)
 class Decision:
     """The flips of one call: a weight for each, whose gradient is the slope. The rest is for `again`."""
 
-    __slots__ = ("__weakref__", "other", "weight", "what")
+    __slots__ = ("__weakref__", "distance", "other", "weight", "what")
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, distance: Tensor | None = None) -> None:
         self.weight = weight
+        self.distance = distance if distance is not None and distance.numel() == 1 else None
         self.other: weakref.ref[Tensor] | None = None
         self.what: tuple[Tensor, ...] = ()
 

@@ -79,9 +79,10 @@ def _difference(values: Tensor, shown: Tensor, wide: torch.dtype) -> Tensor:
     return torch.nan_to_num(values.to(wide) - shown.to(wide), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor) -> Tensor:
-    """`x` with the gradient of flips in which its elements `at` are `values`."""
-    shown = torch.take(x.detach(), at) if at.shape[0] else values
+def meet(x: Tensor, weight: Tensor, at: Tensor, values: Tensor, shown: Tensor | None = None) -> Tensor:
+    """`x` with the gradient of flips in which its elements `at` are `values`, and not `shown` (or what they are)."""
+    if shown is None:
+        shown = torch.take(x.detach(), at) if at.shape[0] else values
     if not _transformed():
         return _meet(x, weight, (at, values, shown))  # type: ignore[no-any-return]
     difference = _difference(values, shown, weight.dtype)

@@ -19,6 +19,7 @@ from . import (
     lookups,
     orders,
     passed,
+    questions,
     reductions,
     selections,
     shape,
@@ -129,6 +130,9 @@ class _Outcomes(Engine):
         if isinstance(found, (Choice, Selection)):
             return [found.weights]
         return [d.offset() for d in decisions(x)]
+
+    ask = staticmethod(questions.ask)
+    given = staticmethod(questions.given)
 
 
 ENGINE = _Outcomes()

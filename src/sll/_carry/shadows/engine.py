@@ -28,6 +28,7 @@ from . import (
     elementwise,
     lookups,
     orders,
+    questions,
     reductions,
     scatters,
     selections,
@@ -191,6 +192,8 @@ class _Shadows(Engine):
         if own is None:
             return []
         return [own.weights() if isinstance(own, Weights) and own.terms is None else own.value()]
+
+    ask = staticmethod(questions.ask)
 
 
 ENGINE = _Shadows()

@@ -108,6 +108,10 @@ class Shadow(Carried):
             self._other = lambda _: there
         self.links = 0
 
+    def outside(self) -> bool:
+        """Whether it is known, without working it out, that nothing is in its band."""
+        return False
+
     def knows_other(self) -> bool:
         return self._other is not None
 

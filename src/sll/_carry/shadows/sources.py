@@ -346,6 +346,14 @@ class Compared(Shadow):
         self.x, self.at, self.rising, self.eps, self.data = x, at, rising, eps, data
         self.flags, self.closed, self.one_pass = lazy_clone(hard), closed, not (closed and differs)
 
+    def outside(self) -> bool:
+        x = self.x.detach() if self.data is None else self.data
+        if x.numel() != 1 or type(self.eps) is not float:
+            return False
+        number = x.item()
+        rounding = 1e-6 * (abs(number) + abs(self.at) + self.eps)
+        return abs(number - self.at) > self.eps + rounding
+
     def make(self) -> Tensor:
         x, at, rising, half = self.x, self.at, self.rising, self.half
         if half is None:

@@ -1,0 +1,64 @@
+"""Python asks for a number: its other values, and the share that each has in the gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.openness import open_bands, open_mask
+from ..interface import Question, Way
+from .shadow import Selected, Shadow, Whole, carried
+from .terms import parts_of
+
+__all__ = ["ask"]
+
+
+def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
+    """See `Engine.ask`. A question is known again by the bands that it is in."""
+    own = carried(x)
+    if isinstance(own, Selected):
+        raise NotImplementedError
+    if own is None or (not isinstance(own, Shadow) and not x.requires_grad):
+        return x.detach()
+    if isinstance(own, Shadow) and own.outside():
+        return x.detach()
+    bands = open_bands(own.value() if isinstance(own, Shadow) else x)
+    if not bands:
+        return x.detach()
+    values, shares = _ways(x, own)
+    if values and bands not in taken:
+        return Question({bands: None}, [Way(share, {bands: i}) for i, share in enumerate(shares)])
+    chosen = taken.get(bands)
+    return x.detach() if chosen is None or chosen >= len(values) else values[chosen]
+
+
+def _ways(x: Tensor, own: Shadow | Whole) -> tuple[list[Tensor], list[Tensor]]:
+    """The other values of `x`, and for each a number that is 0 and has a gradient."""
+    with torch.enable_grad():
+        share, change = (part.reshape(-1) for part in _parts(x, own))
+        reached = open_mask(share)
+        values: dict[Any, Tensor] = {}
+        shares: dict[Any, Tensor] = {}
+        for i, by in enumerate(change.tolist()):
+            if by and (reached if isinstance(reached, bool) else bool(reached[i])):
+                values[by] = (x.detach() + change[i]).to(x.dtype) if x.dtype != torch.bool else ~x.detach()
+                shares[by] = share[i] + shares[by] if by in shares else share[i]
+    return list(values.values()), list(shares.values())
+
+
+def _parts(x: Tensor, own: Shadow | Whole) -> tuple[Tensor, Tensor]:
+    """What single decisions change of `x`, and the shares of these."""
+    now = x.detach()
+    if isinstance(own, Whole):
+        beyond = own.other(now)
+        change = torch.zeros_like(now) if beyond is None else beyond - now
+        return (x - now) / torch.where(change == 0, 1, change), change
+    found = parts_of(x, own)()
+    if found is not None:
+        return found
+    change = torch.stack([torch.where(now == 0, 0, -1), torch.ones_like(now)], -1)  # a count: both neighbours
+    value = own.value()
+    share = (value - value.detach()).unsqueeze(-1) * change / change.abs().sum(-1, keepdim=True)
+    return share, change
