@@ -131,8 +131,7 @@ class linearize(Mode):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if eps is None:
-            eps = FORMULA if forward in ("linear", "hard") else "auto"
+        eps = (FORMULA if forward in ("linear", "hard") else "auto") if eps is None else eps
         self._eps, self._eps_of = widths(eps, SOURCES)
         if forward is None:
             auto = any(isinstance(eps, Auto) for eps in self.policies())

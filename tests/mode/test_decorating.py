@@ -44,7 +44,7 @@ def test_decorators_keep_the_face_of_a_function():
     for g in (sll.enable(f), sll.enable(eps=0.5)(f), sll.linearize(0.5)(f)):
         assert g.__name__ == "f" and g.__doc__ == "Doc." and inspect.signature(g) == inspect.signature(f)
     x = torch.zeros(1, requires_grad=True)
-    assert torch.autograd.grad(sll.enable(f)(x).sum(), x)[0].item() == pytest.approx(1000)
+    assert torch.autograd.grad(sll.enable(f)(x).sum(), x)[0].item() == pytest.approx(1)  # (ties tell nothing)
     assert torch.autograd.grad(sll.enable(eps=0.5)(f)(x).sum(), x)[0].item() == 2.0
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._ops.openness import open_bands, open_mask
 from ..interface import Question, Way
-from .shadow import Selected, Shadow, Whole, carried
+from .shadow import Scaled, Selected, Shadow, Whole, carried
 from .terms import parts_of
 
 __all__ = ["ask"]
@@ -20,7 +20,7 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
     own = carried(x)
     if isinstance(own, Selected):
         raise NotImplementedError
-    if own is None or (not isinstance(own, Shadow) and not x.requires_grad):
+    if own is None or isinstance(own, Scaled) or (isinstance(own, Whole) and not x.requires_grad):
         return x.detach()
     if isinstance(own, Shadow) and own.outside():
         return x.detach()

@@ -218,8 +218,8 @@ class Whole(Carried):
     line: Any = None
     """See `wraps.py`."""
 
-    def __init__(self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True) -> None:
-        self._other, self.by_ones = other, by_ones
+    def __init__(self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True, line: Any = None) -> None:
+        self._other, self.by_ones, self.line = other, by_ones, line
 
     def other(self, x: Tensor) -> Tensor | None:
         """None if it is not known."""

@@ -219,9 +219,7 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
-    beside = Beside(op, x)
-    beside.line = line_for(eps, x, out)
-    return mark(region, out, beside)
+    return mark(region, out, Beside(op, x, line_for(eps, x, out)))
 
 
 def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
@@ -281,8 +279,8 @@ class Beside(Whole):
 
     __slots__ = ("op", "version", "x")
 
-    def __init__(self, op: str, x: Tensor) -> None:
-        self.op, self.x, self.version = op, x, x._version
+    def __init__(self, op: str, x: Tensor, line: Any) -> None:
+        self.op, self.x, self.version, self.line = op, x, x._version, line
         self.by_ones = op != "sign"
 
     def other(self, q: Tensor) -> Tensor | None:
@@ -396,9 +394,8 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
         return out
-    whole = Whole(lambda q: (below + above - q).to(q.dtype), op != "sign")
-    whole.line = line_for(eps, args[0], out)
-    return carry(region, out, whole)
+    other = lambda q: (below + above - q).to(q.dtype)
+    return carry(region, out, Whole(other, op != "sign", line_for(eps, args[0], out)))
 
 
 HEIGHTS: dict[str, Callable[..., Any]] = {
