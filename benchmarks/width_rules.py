@@ -55,7 +55,7 @@ def rms(times: float) -> Callable[[Any], float]:
 
 RULES: dict[str, Callable[[Any], float]] = {
     BASE: window,
-    **{f"{times:g} x median": medians(times) for times in (1, 1.5, 2, 3)},
+    **{f"{times:g} x median": medians(times) for times in (1, 1.5, 2, 2.5, 3, 4)},
     **{f"{times:g} x rms": rms(times) for times in (1.4, 2)},
 }
 
@@ -108,12 +108,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--rules", nargs="*", default=[*RULES, "auto"])
     parser.add_argument("--tasks", nargs="*", default=NAMES)
+    parser.add_argument("--first", type=int, default=FIRST_SEED)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     known = (HERE / "evidence" / "engines.jsonl").read_text().splitlines()
     rates = {r["task"]: r["lr"] for r in map(json.loads, known)}
     scores = read()
-    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         for name in options.tasks:
             for rule in options.rules:
                 if (name, rule, seed) not in scores:

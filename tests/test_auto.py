@@ -28,13 +28,13 @@ def rows(n=64, scale=1.0, seed=0, dtype=torch.float32):
     return x.to(dtype).requires_grad_()
 
 
-def three_medians(*batches):
-    """Three times the median of the medians of batches of one size."""
+def two_medians(*batches):
+    """Twice the median of the medians of batches of one size."""
     medians = []
     for batch in batches:
         d = batch.detach().double().reshape(-1).abs()
         medians.append(d[(d != 0) & d.isfinite()].median())
-    return 3 * float(torch.stack(medians).median())
+    return 2 * float(torch.stack(medians).median())
 
 
 def train(eps, batches, program=lambda x: torch.sign(x).sum(), **options):
@@ -53,12 +53,12 @@ def only(eps):
 
 
 @pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
-def test_is_three_times_the_median_of_the_first_steps(forward):
+def test_is_twice_the_median_of_the_first_steps(forward):
     eps = sll.Auto(steps=3)
     batches = [rows(seed=seed) for seed in range(6)]
     found = train(eps, batches, forward=forward)
     half = only(eps)
-    assert half == pytest.approx(three_medians(*batches[:3]), rel=1e-6)
+    assert half == pytest.approx(two_medians(*batches[:3]), rel=1e-6)
     for x, g in zip(batches[3:], found[3:]):
         want = torch.where(x.detach().abs() <= half, 1 / half, 0.0)
         torch.testing.assert_close(g, want)
@@ -70,14 +70,14 @@ def test_outliers_have_no_say():
         for x in batches:
             x[:5] *= 1e6
     train(eps, batches)
-    assert only(eps) == pytest.approx(three_medians(*batches[:2]), rel=1e-6) and only(eps) < 1
+    assert only(eps) == pytest.approx(two_medians(*batches[:2]), rel=1e-6) and only(eps) < 1
 
 
 def test_is_measured_on_the_way_as_well():
     batches = [rows(seed=seed) for seed in range(3)]
     found = train(sll.Auto(steps=10), batches)
     for k, g in enumerate(found):
-        assert g.max().item() == pytest.approx(1 / three_medians(*batches[: k + 1]), rel=1e-5)
+        assert g.max().item() == pytest.approx(1 / two_medians(*batches[: k + 1]), rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3, 1e-15, 1e15])
@@ -114,7 +114,7 @@ def test_layers_that_share_a_line_have_their_own():
     batches = [rows(seed=seed) for seed in range(4)]
     train(eps, batches, program)
     found = [half for (*_, nth), half in sorted(eps.remembered.items(), key=lambda item: item[0][-1])]
-    assert found == pytest.approx([three_medians(*batches[:2]) * scale for scale in scales], rel=1e-5)
+    assert found == pytest.approx([two_medians(*batches[:2]) * scale for scale in scales], rel=1e-5)
 
 
 def test_two_decisions_on_a_line_have_their_own():
@@ -175,7 +175,7 @@ def test_nan_and_inf_are_left_out():
     eps = sll.Auto(steps=1)
     x = torch.cat([rows().detach(), torch.tensor([math.nan, math.inf, -math.inf])]).requires_grad_()
     (g,) = train(eps, [x])
-    assert only(eps) == pytest.approx(three_medians(x), rel=1e-6)
+    assert only(eps) == pytest.approx(two_medians(x), rel=1e-6)
     assert not g[-3:].any() and g[:-3].any()
 
 
@@ -183,7 +183,7 @@ def test_a_head_that_starts_at_zero_is_measured_when_it_has_grown():
     eps = sll.Auto(steps=5)
     scales = [1e-6, 1e-4, 1e-2, 0.3, *[1.0] * 8]
     train(eps, [rows(scale=scale, seed=seed) for seed, scale in enumerate(scales)])
-    assert 0.3 < only(eps) < 0.5
+    assert 0.2 < only(eps) < 0.4  # (two medians are 0.27)
 
 
 def test_scores_that_grow_later_are_decided_for_good():
@@ -248,14 +248,14 @@ def test_each_region_has_its_own():
             with region:
                 y = torch.sign(x)
             (g,) = torch.autograd.grad(y.sum(), x)
-        assert g.max().item() == pytest.approx(0.5 / UNIT / scale, rel=0.1)
+        assert g.max().item() == pytest.approx(0.5 / (0.674 * UNIT * scale), rel=0.1)
 
 
 def test_regions_may_share_one():
     eps = sll.Auto(steps=1)
     for scale in (1.0, 100.0):
         (g,) = train(eps, [rows(scale=scale)])
-    assert g.max().item() == pytest.approx(1 / three_medians(rows()), rel=1e-5) and len(eps.remembered) == 1
+    assert g.max().item() == pytest.approx(1 / two_medians(rows()), rel=1e-5) and len(eps.remembered) == 1
 
 
 # --- wherever a region may stand -------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_a_batch_of_vmap_has_one_width():
     x = rows(40).detach().reshape(8, 5)
     with sll.linearize(eps):
         g = vmap(grad(lambda v: torch.sign(v).sum()))(x)
-    assert only(eps) == pytest.approx(three_medians(x), rel=1e-5)
+    assert only(eps) == pytest.approx(two_medians(x), rel=1e-5)
     torch.testing.assert_close(g, torch.where(x.abs() <= only(eps), 1 / only(eps), 0.0))
 
 
@@ -322,7 +322,7 @@ def test_functions_that_call_themselves_go_on_counting():
     for x in batches:
         layers(x, 2).sum().backward()
     found = [half for (*_, nth), half in sorted(eps.remembered.items(), key=lambda item: item[0][-1])]
-    assert found == pytest.approx([three_medians(*batches[:2]) * scale for scale in (1, 1e3, 1e6)], rel=1e-5)
+    assert found == pytest.approx([two_medians(*batches[:2]) * scale for scale in (1, 1e3, 1e6)], rel=1e-5)
 
 
 def test_a_step_without_end_does_not_fill_the_memory():
@@ -377,7 +377,7 @@ def test_a_trace_sees_the_widths_that_are_kept():
             y = torch.sign(x).sum()
         y.backward()
     (row,) = region.report().rows
-    assert row.elements == 128 and 60 < row.in_band < 70 and row.status == "gets gradients"
+    assert row.elements == 128 and 50 < row.in_band < 64 and row.status == "gets gradients"
     (used,) = region.report().eps.values()
     assert used.smallest == used.largest == only(eps) and used.calls == 2
 
@@ -405,7 +405,7 @@ def test_a_line_keeps_what_is_left_after_growth(batches, steps, seed):
     """By hand, with all numbers at hand: the steps since the last one that was of another scale."""
     generator = torch.Generator().manual_seed(seed)
     batches = [(torch.rand(n, generator=generator) * scale + 1e-9).tolist() for scale, n in batches]
-    line, done = Line(), []
+    line, done = Line(3.0), []
     for i, batch in enumerate(batches):
         pool = line.add(0, of(batch), steps)
         if i:
@@ -420,7 +420,7 @@ def test_a_line_keeps_what_is_left_after_growth(batches, steps, seed):
 
 
 def test_the_same_numbers_again_are_a_step_and_change_nothing():
-    line = Line()
+    line = Line(3.0)
     for _ in range(4):
         pool = line.add(0, of([0.1, 0.3]), 3)
     assert pool.kept == pytest.approx(0.3)
@@ -428,7 +428,7 @@ def test_the_same_numbers_again_are_a_step_and_change_nothing():
 
 def test_long_loops_are_thinned_out():
     """Of a loop of 10,000 decisions that drift, the middle one."""
-    line = Line()
+    line = Line(3.0)
     for _ in range(3):
         for nth in range(10_000):
             pool = line.add(nth, of([1 + nth / 10_000]), 3)
@@ -553,7 +553,7 @@ def test_compiled_explicit_functions_remember_with_an_object():
         x = rows(scale=scale)
         found = [torch.autograd.grad(f(x), x)[0] for f in (lambda x: sll.sign(x, eps[0]).sum(), compiled)]
         torch.testing.assert_close(*found)
-    assert only(eps[0]) == pytest.approx(only(eps[1])) == pytest.approx(three_medians(rows()), rel=1e-6)
+    assert only(eps[0]) == pytest.approx(only(eps[1])) == pytest.approx(two_medians(rows()), rel=1e-6)
 
 
 def test_rows_with_one_candidate_left_do_not_widen_a_choice():

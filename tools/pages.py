@@ -44,9 +44,9 @@ from sll._carry.outcomes import (
     where,
     writes,
 )
-from sll._ops.measured import SCALE
 from sll._rules.index import LEFT_ALONE, REMEDIES, SOURCES, spellings
 from sll._rules.table import ROWS
+from sll.auto import MEDIANS
 from sll.policies import kind_of
 
 ROOT = Path(__file__).parent.parent
@@ -67,14 +67,14 @@ FAMILIES = {
 }
 """Headings, and the names below them. A source that is in none of them is an error."""
 
-_MEASURED = f"{SCALE:g} times the median distance in the first steps"
+_MEASURED = "{:g} times the median distance in the first steps"
 WIDTHS = {
-    "comparison": _MEASURED,
+    "comparison": _MEASURED.format(MEDIANS["comparison"]),
     "step": "half a step",
     "remainder": 'none: its own slope (`"linear"`, `"hard"`: a quarter of a step)',
-    "choice": f"{SCALE:g} times the median of how far the best leads the next, in the first steps",
-    "subset": _MEASURED,
-    "order": _MEASURED,
+    "choice": f"{MEDIANS['choice']:g} times the median of how far the best leads the next, in the first steps",
+    "subset": _MEASURED.format(MEDIANS["subset"]),
+    "order": _MEASURED.format(MEDIANS["order"]),
 }
 """What `"auto"` gives to each kind of decision."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, library
 
 from ._ops.callsite import is_internal, relative
 from ._ops.env import compiling, outside_of_transforms, readable
-from ._ops.measured import SCALE, Distances, Line
+from ._ops.measured import Distances, Line
 from ._ops.options import shown
 from ._ops.samples import numpy_is_there
 from .policies import WIDER, Call, quantile
@@ -37,6 +37,8 @@ def _numbers(d: Tensor) -> Any:
     return d.numpy() if numpy_is_there() else d
 
 
+MEDIANS = {"comparison": 2.0, "subset": 3.0, "order": 3.0, "choice": 3.0}
+"""Half-widths are so many medians of the distances. Wider bands cost spikes, narrower ones subsets."""
 WINDOW, LEAST, MOST = 1.0, 0.02, 0.75
 """Without a memory: the classic window ``|d| <= 1``, where it holds such a share of the distances."""
 
@@ -44,12 +46,12 @@ WINDOW, LEAST, MOST = 1.0, 0.02, 0.75
 class Auto:
     """What ``eps="auto"`` stands for: a width for each decision of the program, measured once and kept.
 
-    *Comparisons, subsets, orders*: three times the median distance in the first `steps` training steps at this line.
-    (Of normal distances that is twice their root mean square; outliers have no say, and units none.) Decisions of a
-    line share their width, as the steps of a loop do, unless their scales differ by more than two: then layers that
-    share a line have their own. It is kept from then on, for a window that followed the scores as they grow would
-    never let a decision be made for good. A step is what happens between entering the region, or a backward pass in
-    it, and the next.
+    *Comparisons*: twice the median distance in the first `steps` training steps at this line; *subsets, orders*: three
+    times. (Three medians of normal distances are twice their root mean square; outliers have no say, and units none.)
+    Decisions of a line share their width, as the steps of a loop do, unless their scales differ by more than two: then
+    layers that share a line have their own. It is kept from then on, for a window that followed the scores as they
+    grow would never let a decision be made for good. A step is what happens between entering the region, or a backward
+    pass in it, and the next.
     *Steps* (`round`, casts): the whole step, so that backward a quantizer is the straight-through estimator.
     Where a program takes the jump back (``d - L * torch.round(d / L)``, a periodic box), its own slope is left alone.
     *Remainders* keep their own slope, as wrapped angles want it; ``x - x % s`` is a step. (With ``forward="linear"``
@@ -80,7 +82,7 @@ class Auto:
         ...     with region:
         ...         torch.sign(scale * x).sum().backward()
         >>> list(eps.remembered.values())
-        [3.0]
+        [2.0]
     """
 
     WHOLE = SOFT = True
@@ -142,7 +144,7 @@ class Auto:
                     d = _numbers(d)
                 return self._measure(call.place, d)
         if call.kind == "choice":
-            return SCALE * quantile(call.distances, 0.5)
+            return MEDIANS["choice"] * quantile(call.distances, 0.5)
         least, most = (quantile(call.distances, share) for share in (self.LEAST, self.MOST))
         if isinstance(least, Tensor) and isinstance(most, Tensor):
             return torch.full_like(least, self.WINDOW).clamp(least, most)
@@ -199,7 +201,7 @@ class Auto:
         if len(d):
             d = d[d.argsort()]
             found = Distances(len(d), *map(float, (d[(len(d) - 1) // 2], d[0], d[-1])))
-        pool = self._lines.setdefault(place[:3], Line()).add(place[3], found, self.steps)
+        pool = self._lines.setdefault(place[:3], Line(MEDIANS.get(place[2], 3.0))).add(place[3], found, self.steps)
         if pool is None:
             return self.WINDOW
         if pool.kept is not None:

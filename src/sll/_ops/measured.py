@@ -9,10 +9,6 @@ from typing import Any, NamedTuple
 
 __all__ = ["Distances", "Line", "Pool"]
 
-SCALE = 3.0
-"""Half-widths are so many medians of the distances: of normal ones, twice the root mean square. Whatever the units, and
-whatever lies far out.
-"""
 GROWS = 2.0
 """Medians that differ by this factor are of another scale."""
 FEW, SOME = 64, 8
@@ -46,6 +42,8 @@ class Pool:
 
     first: int
     """The decision that a step of the pool begins with."""
+    medians: float
+    """The half-width is so many of them: whatever the units, and whatever lies far out."""
     steps: int = 0
     past: list[tuple[float, int]] = field(default_factory=list)
     """The medians of calls, and how many numbers each is of; `now`: in this step."""
@@ -88,7 +86,7 @@ class Pool:
     def half(self) -> float:
         if self.kept is not None:
             return self.kept
-        return min(SCALE * middle(self.past + self.now), sys.float_info.max)
+        return min(self.medians * middle(self.past + self.now), sys.float_info.max)
 
 
 def _many(medians: list[tuple[float, int]]) -> int:
@@ -99,6 +97,7 @@ def _many(medians: list[tuple[float, int]]) -> int:
 class Line:
     """The decisions of a line, numbered as they come in a step."""
 
+    medians: float
     pools: list[Pool] = field(default_factory=list)
     of: dict[int, int] = field(default_factory=dict)
     """Which pool a decision is in."""
@@ -131,14 +130,16 @@ class Line:
         for at in reversed(range(len(self.pools))):
             if self.pools[at].fits(found):
                 return at
-        self.pools.append(Pool(nth))
+        self.pools.append(Pool(nth, self.medians))
         return len(self.pools) - 1
 
     def state(self) -> tuple[Any, ...]:
         """Numbers, and tuples and dicts of them."""
-        return tuple(map(astuple, self.pools)), dict(self.of), {nth: tuple(d) for nth, d in self.last.items()}
+        last = {nth: tuple(d) for nth, d in self.last.items()}
+        return self.medians, tuple(map(astuple, self.pools)), dict(self.of), last
 
     @classmethod
     def load(cls, state: tuple[Any, ...]) -> Line:
-        pools, of, last = state
-        return cls([Pool(*numbers) for numbers in pools], dict(of), {nth: Distances(*d) for nth, d in last.items()})
+        medians, pools, of, last = state
+        known = {nth: Distances(*d) for nth, d in last.items()}
+        return cls(medians, [Pool(*numbers) for numbers in pools], dict(of), known)
