@@ -43,8 +43,9 @@ def each_way(compute):
 
 
 @settings(deadline=None)
-@given(choices(), st.sampled_from([1e-3, 0.25, 1.0, 3.7, 200.0]), st.booleans())
+@given(choices(), st.sampled_from([1e-3, 0.2613, 1.0327, 3.7, 200.0]), st.booleans())
 def test_the_gradient(choice, half, subset):
+    """Scores tie, but none is exactly at the end of its band: there the gradient is one of two."""
     x, g, k, largest = choice
     ordered = subset or k > 1  # (the first of a row is never chosen by an order)
     lists, arrays, tensors = each_way(lambda: Projection(k, -1, largest, half, ordered).gradient(x, g))
