@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
+import weakref
 
 import hypothesis.strategies as st
 import pytest
@@ -305,6 +307,26 @@ def test_in_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "name", ["round", "one rounding, two uses", "interpolation", "interpolation, integers", "percent"]
+)
+def test_no_cycle_keeps_tensors_alive(name):
+    region, refs = auto(), []
+    gc.collect()
+    gc.disable()
+    try:
+        for seed in range(5):
+            x = numbers(12, seed=seed).requires_grad_()
+            with region:
+                y = WRAPS[name](x).sum()
+            y.backward()
+            refs += [weakref.ref(x), weakref.ref(y)]
+            del x, y
+        assert not any(ref() is not None for ref in refs)
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_left_on_results():

@@ -67,10 +67,9 @@ class Rounded:
         parent: Rounded | None = None,
     ) -> None:  # fmt: skip
         self.source, self.x, self.saw, self.width, self.parent = source, x, saw, width, parent
-        self.subtracted = False
-        """Whether it is taken away from what it was made of."""
+        self.subtracted: list[bool] = []
+        """Not empty if it is taken away from what it was made of. (Hooks hold this, and nothing that holds tensors.)"""
         self._twin: Tensor | None = None
-        self._arrived: Tensor | None = None
 
     def twin(self) -> Tensor:
         """`x`, to be taken away from what it was made of."""
@@ -82,19 +81,22 @@ class Rounded:
             while each is not None:
                 if each.width is not None:
                     each.width.subtracted(_TAKEN_BACK)
-                each.subtracted, each = True, each.parent
+                each.subtracted.append(True)
+                each = each.parent
             self._twin = x.clone()
-            self._twin.register_hook(self._arrives)
-            x.register_hook(self._without)
+            _compare(self._twin, x)
         return self._twin
 
-    def _arrives(self, gradient: Tensor) -> None:
-        self._arrived = gradient
 
-    def _without(self, gradient: Tensor) -> Tensor | None:
-        """Nothing for elements for which all that arrives comes from subtractions."""
-        arrived, self._arrived = self._arrived, None
-        return None if arrived is None else torch.where(gradient == arrived, 0, gradient)
+def _compare(twin: Tensor, x: Tensor) -> None:
+    """No gradient for elements of `x` for which all that arrives comes from subtractions of its `twin`."""
+    arrived: list[Tensor] = []
+
+    def without(gradient: Tensor) -> Tensor | None:
+        return torch.where(gradient == arrived.pop(), 0, gradient) if arrived else None
+
+    twin.register_hook(lambda gradient: arrived.__setitem__(slice(None), [gradient]))  # type: ignore[no-untyped-call]
+    x.register_hook(without)  # type: ignore[no-untyped-call]
 
 
 class Line:
@@ -145,8 +147,8 @@ class Index(Shadow):
 
     def value(self) -> Tensor:
         if self._value is None and (value := super().value()).requires_grad:
-            root = self.line.root
-            hook = lambda g: torch.zeros_like(g) if root.subtracted else None
+            subtracted = self.line.root.subtracted
+            hook = lambda g: torch.zeros_like(g) if subtracted else None
             value.register_hook(hook)  # type: ignore[no-untyped-call]
         return super().value()
 
