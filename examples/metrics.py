@@ -241,7 +241,7 @@ def draw(runs: dict[str, dict[str, list[Run]]], path: Path) -> None:
 
 def main(quick: bool = False, figure: Path = Path("out/metrics.png")) -> dict[str, list[float]]:
     """Test scores of the deployed programs in percent, one per seed, for each ``"task: method"``."""
-    seeds, steps = (range(2), 30) if quick else (range(4), 100)
+    seeds, steps = (range(2), 50) if quick else (range(4), 100)
     runs = {
         task: {name: [train(task, m, m.rate[task], seed, steps) for seed in seeds] for name, m in METHODS.items()}
         for task in TASKS
@@ -258,7 +258,7 @@ def main(quick: bool = False, figure: Path = Path("out/metrics.png")) -> dict[st
 if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, 30 steps")
+    parser.add_argument("--quick", action="store_true", help="two seeds, 50 steps")
     parser.add_argument("--tune", action="store_true", help="print the validation scores the learning rates come from")
     parser.add_argument("--figure", type=Path, default=Path("out/metrics.png"))
     arguments = parser.parse_args()
