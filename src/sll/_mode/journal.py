@@ -74,7 +74,8 @@ class Journal:
                 continue  # made in this run
             memory = base.untyped_storage()
             if memory._cdata not in self._memory:
-                self._memory[memory._cdata] = base, memory, _copy(memory), made_by
+                copy = memory.clone()  # type: ignore[no-untyped-call]
+                self._memory[memory._cdata] = base, memory, copy, made_by
 
     def set(self, x: Tensor, name: str) -> None:
         """An attribute is about to be set."""
@@ -91,7 +92,8 @@ class Journal:
         self._keep(args[:1] or list(kwargs.values())[:1])
 
     def each(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._keep([x for x in (*args, *kwargs.values()) if not isinstance(x, Tensor) or not _learned(x)])
+        # (Batch norm writes to its buffers, and not to what has a gradient.)
+        self._keep([x for x in (*args, *kwargs.values()) if not isinstance(x, Tensor) or not x.requires_grad])
 
     def attribute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         name = getattr(getattr(func, "__self__", None), "__name__", "")
@@ -161,16 +163,7 @@ _LEAF = 2**63
 
 
 def _put_back(kept: Iterable[Any], now: bool) -> list[Callable[[], Any]]:
-    return [functools.partial(memory.copy_, _copy(memory) if now else copy) for _, memory, copy, _ in kept]
-
-
-def _copy(memory: Any) -> Any:
-    return memory.clone()
-
-
-def _learned(x: Tensor) -> bool:
-    """Batch norm writes to its buffers, and not to what has a gradient."""
-    return x.requires_grad
+    return [functools.partial(memory.copy_, memory.clone() if now else copy) for _, memory, copy, _ in kept]
 
 
 def _tensors(x: Any) -> Iterable[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._carry.interface import Question, Way
+from .._ops.band import closed
 from .._ops.callsite import CallSite, call_site, short
 from .._ops.env import tracked
 from .._rules.index import op_name, spellings
@@ -172,4 +173,4 @@ def _near(region: Any, x: Tensor) -> bool:
     number, eps = x.detach().item(), region.eps_for("cast")
     if not abs(number) < _EXACT:
         return False
-    return type(eps) is not float or abs(number - round(number)) <= eps + 1e-6 * abs(number)
+    return type(eps) is not float or not closed(number, round(number), eps)

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Surroundings"]
+__all__ = ["NOT_OURS", "Surroundings", "named"]
 
 _MOST = 10_000
 """Objects that are looked at."""
 _LONG = 1000
 """Of longer lists only their own order is known, not what is in them."""
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, torch.dtype, torch.device, torch.Size)
-_NOT_OURS = ("torch", "sll", "numpy", "builtins")
+NOT_OURS = ("torch", "sll", "numpy", "builtins")
 Put = Callable[[], Any]
 
 
@@ -107,13 +107,13 @@ class Surroundings:
                 self._look(item)
 
     def _function(self, fn: FunctionType) -> None:
-        if (fn.__module__ or "").split(".")[0] in _NOT_OURS:
+        if (fn.__module__ or "").split(".")[0] in NOT_OURS:
             return
         for cell in fn.__closure__ or ():
             self._found.append(functools.partial(_cell, cell))
             self._look(_content(cell))
         names = fn.__globals__
-        for name in _named(fn.__code__):
+        for name in named(fn.__code__):
             if name in names:
                 x = names[name]
                 self._look(x)
@@ -159,7 +159,7 @@ def _item(names: dict[str, Any], name: str) -> Put:
 _NAMES: weakref.WeakKeyDictionary[CodeType, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
-def _named(code: CodeType) -> tuple[str, ...]:
+def named(code: CodeType) -> tuple[str, ...]:
     """The globals that a function names, or one inside it."""
     found = _NAMES.get(code)
     if found is None:

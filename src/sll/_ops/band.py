@@ -14,7 +14,7 @@ from torch import Tensor
 from .apply import _unpacked, is_number, packed, run
 from .env import compiling
 
-__all__ = ["band_offset", "hard_forward"]
+__all__ = ["band_offset", "closed", "hard_forward"]
 
 
 class _BandOffset(torch.autograd.Function):
@@ -83,6 +83,11 @@ class _HardForwardJvp(_HardForward):
     def jvp(ctx: Any, t_hard: Any, t_soft: Any) -> Tensor:
         tangent: Tensor = t_soft.clone()
         return tangent
+
+
+def closed(a: float, b: float, eps: float) -> bool:
+    """Whether two numbers are further apart than a band is wide, however they were rounded."""
+    return abs(a - b) > eps + 1e-6 * (abs(a) + abs(b) + eps)
 
 
 def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Tensor:

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from .._mode.surroundings import NOT_OURS, named
 from .._ops.callsite import short
 from .._ops.options import RegionForward, shown
 from .._reports.report import Report, _norm
@@ -408,7 +409,6 @@ def _tensors(x: Any) -> Iterator[Tensor]:
 # --- what a program depends on -----------------------------------------------------------------------------------
 
 _DEPTH = 6
-_NOT_OURS = ("torch", "sll", "numpy", "builtins")
 
 
 class _Found:
@@ -444,7 +444,7 @@ class _Found:
             self._each(x, "{0}[{1!r}]", name, depth)
         elif isinstance(x, (tuple, list, set, frozenset)):
             self._each(dict(enumerate(x)), "{0}[{1}]", name, depth)
-        elif hasattr(x, "__dict__") and type(x).__module__.split(".")[0] not in _NOT_OURS:
+        elif hasattr(x, "__dict__") and type(x).__module__.split(".")[0] not in NOT_OURS:
             self._each(vars(x), "{0}.{1}", name, depth)
             if callable(x) and inspect.isfunction(type(x).__call__):
                 self.look(name, type(x).__call__, depth + 1)
@@ -463,15 +463,9 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
 def _referred_to(fn: FunctionType) -> dict[str, Any]:
     """What a function gets at by name: its closure, its defaults, and globals that its code names."""
     found: dict[str, Any] = {}
-    names: set[str] = set()
-    todo: list[CodeType] = [fn.__code__]
-    while todo:
-        code = todo.pop()
-        names.update(code.co_names)
-        todo += [part for part in code.co_consts if isinstance(part, CodeType)]
-    for name in sorted(names & fn.__globals__.keys()):
+    for name in filter(fn.__globals__.__contains__, named(fn.__code__)):
         x = fn.__globals__[name]
-        ours = not inspect.isfunction(x) or (x.__module__ or "").split(".")[0] not in _NOT_OURS
+        ours = not inspect.isfunction(x) or (x.__module__ or "").split(".")[0] not in NOT_OURS
         if ours:
             found[name] = x
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):

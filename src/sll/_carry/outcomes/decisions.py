@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.band import band_offset
+from ..._ops.band import band_offset, closed
 from ..._ops.bits import pick, suits
 from ..._ops.dtypes import wide
 from ..._ops.env import compiling
@@ -92,8 +92,7 @@ class Site:
         if any(isinstance(x, Tensor) and x.numel() != 1 for x in found):
             return None
         a, b = (x.item() if isinstance(x, Tensor) else x for x in found)
-        rounding = 1e-6 * (abs(a) + abs(b) + self.eps)
-        return a - b if abs(a - b) > self.eps + rounding else None
+        return a - b if closed(a, b, self.eps) else None
 
     def width(self, limit: float = math.inf) -> float | Tensor | Width:
         """The half-width, asked of a policy once. (With a trace it is asked where the distances are known.)"""

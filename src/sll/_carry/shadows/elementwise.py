@@ -30,14 +30,13 @@ from .differences import (
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 from .terms import BY_ONES, made_of
-from .wraps import Index, as_line, on_line, put_on
+from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
 LINEAR = set(
     """add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ mul multiply
     __mul__ __rmul__ true_divide __truediv__ div divide __div__""".split()
 )
 """Linear in every operand (a quotient in the first)."""
-PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 SUBTRACTS = {"sub", "subtract", "__sub__", "__rsub__", "rsub"}
 ADDS = LINEAR - PRODUCTS - {"true_divide", "__truediv__", "div", "divide"}
 KEEPS_WHOLE = set(
@@ -86,22 +85,23 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     args, line = on_line(func, args, kwargs)
     out = func(*args, **kwargs)
     x = args[0] if args else None
-    whole = carried(x)
-    if line is not None and out is not x:
-        put_on(region, out, line)
-    if not isinstance(whole, Whole):
-        return out
-    name = func.__name__
-    if name in ("eq", "ne", "__eq__", "__ne__", "not_equal", "bool", "logical_not") and isinstance(out, Tensor):
+    whole, name = carried(x), func.__name__
+    if isinstance(whole, Whole) and isinstance(out, Tensor) and name in _ASKS:
         return _asked(region, func, args, kwargs, out, whole)
-    if name not in KEEPS_WHOLE or not isinstance(out, Tensor) or not out.is_floating_point() or out is x:
+    if out is x:
         return out
-    for y in (*args[1:], *kwargs.values()):
-        if isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer():
-            return out
+    if not isinstance(whole, Whole) or not _keeps_whole(name, out, (*args[1:], *kwargs.values())):
+        return out if line is None else put_on(region, out, line)
     found = Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs), name in BY_ONES)
     found.line = line
     return carry(region, out, found)
+
+
+def _keeps_whole(name: str, out: Any, others: tuple[Any, ...]) -> bool:
+    """Whether the function called `name` of whole numbers and `others` is made of whole numbers."""
+    if name not in KEEPS_WHOLE or not isinstance(out, Tensor) or not out.is_floating_point():
+        return False
+    return not any(isinstance(y, Tensor) or isinstance(y, float) and not y.is_integer() for y in others)
 
 
 def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -206,6 +206,8 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
 
 
 EQUALITY = {"eq", "ne", "__eq__", "__ne__", "not_equal"}
+_ASKS = EQUALITY | {"bool", "logical_not"}
+"""What has no boundary of its own, and an answer where floats are whole numbers."""
 POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(NOT, lambda one, p: one - p),
     **dict.fromkeys(AND, lambda one, p, q: p * q),

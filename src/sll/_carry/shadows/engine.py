@@ -121,7 +121,7 @@ def _quick_on() -> dict[Any, Quick]:
     named: dict[str, Quick] = {
         **dict.fromkeys(elementwise.KEEPS_WHOLE - elementwise.CASTS - elementwise.LINEAR, elementwise.quick_whole),
         **dict.fromkeys(elementwise.POLYNOMIALS, elementwise.quick_logic),
-        **dict.fromkeys((elementwise.ADDS | elementwise.PRODUCTS) - {"positive", "__pos__"}, elementwise.quick_linear),
+        **dict.fromkeys((elementwise.ADDS | wraps.PRODUCTS) - {"positive", "__pos__"}, elementwise.quick_linear),
         **dict.fromkeys(shape.QUICK, shape.quick_move),
         "sum": reductions.quick_sum,
         "one_hot": lookups.quick_one_hot,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import as_numbers, is_finite
-from ..._ops.band import hard_forward
+from ..._ops.band import closed, hard_forward
 from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
@@ -348,9 +348,7 @@ class Compared(Shadow):
         x = self.x.detach() if self.data is None else self.data
         if x.numel() != 1 or type(self.eps) is not float:
             return False
-        number = x.item()
-        rounding = 1e-6 * (abs(number) + abs(self.at) + self.eps)
-        return abs(number - self.at) > self.eps + rounding
+        return closed(x.item(), self.at, self.eps)
 
     def make(self) -> Tensor:
         x, at, rising, half = self.x, self.at, self.rising, self.half

@@ -25,16 +25,19 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import eager
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
+from .quotients import QUOTIENTS
 from .shadow import Other, Scaled, Shadow, carried, carry
+from .terms import SUMS
 
 __all__ = [
-    "Index", "Line", "Rounded", "as_line", "in_place", "line_for", "line_of", "on_line", "put_on", "sawtooth",
+    "PRODUCTS", "Index", "Line", "Rounded", "as_line", "in_place", "line_for", "line_of", "on_line", "put_on",
+    "sawtooth",
 ]  # fmt: skip
 
-_ADDS = {"add", "__add__", "__radd__", "sub", "subtract", "__sub__", "__rsub__", "rsub"}
-_PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
-_SCALES = {"true_divide", "__truediv__", "div", "divide", "__div__", *_PRODUCTS}
+PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
+_SCALES = QUOTIENTS | PRODUCTS
 _NEGATES = {"neg", "negative", "__neg__"}
+_ADDS = SUMS - _NEGATES - {"positive", "__pos__"}
 _KEEPS = set("float double half bfloat16 to type type_as clone contiguous cumsum".split()) | _SCALES | _NEGATES
 
 _LINEAR = set(
@@ -146,11 +149,12 @@ class Index(Shadow):
         self.line = line
 
     def value(self) -> Tensor:
-        if self._value is None and (value := super().value()).requires_grad:
+        known, value = self._value, super().value()
+        if known is None and value.requires_grad:
             subtracted = self.line.root.subtracted
             hook = lambda g: torch.zeros_like(g) if subtracted else None
             value.register_hook(hook)  # type: ignore[no-untyped-call]
-        return super().value()
+        return value
 
 
 def line_for(eps: Any, source: Any, out: Tensor | None = None, saw: bool = False) -> Line | None:
@@ -205,7 +209,7 @@ def on_line(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
     if name in _SCALES:
         y = args[1 - i]
         sign = -1 if isinstance(y, (int, float)) and y < 0 else 1
-        if i and name not in _PRODUCTS:
+        if i and name not in PRODUCTS:
             return args, None
     step = functools.partial(_at, functools.partial(func, **kwargs), args, i)
     return args, line.meets(step) if name == "cumsum" else line.on(step, sign)
