@@ -929,3 +929,42 @@ def test_explain_passes_on_what_the_program_raises():
         sll.explain(torch.ones(1))
     with pytest.raises(ValueError, match="eps"):
         sll.explain(torch.sign, torch.ones(1), eps=-1)
+
+
+def test_a_band_that_covers_all_that_was_seen_is_told():
+    """Probabilities and a band of 1: no decision is ever made for good, and a learned threshold runs away."""
+    p = torch.linspace(0.02, 0.98, 49)
+    t = torch.tensor(0.5, requires_grad=True)
+
+    def row(eps, x=p):
+        with sll.linearize(eps, forward="straight-through", trace=True) as region:
+            (x > t).float().mean().backward()
+        (found,) = region.report().rows
+        return found, str(region.report())
+
+    wide, text = row(1.0)
+    assert wide.covered and wide.status == "gets gradients"
+    assert "covers all that was seen (no distance above 0.48)" in wide.verdict and wide.verdict in text
+    width = float(wide.verdict.rpartition("eps=")[2].split()[0])
+    narrower, text = row(width * 0.9)
+    assert not narrower.covered and "covers" not in text
+    for eps, x in (("auto", p), (1.0, p * 4 - 2), (1.0, torch.tensor([0.6]))):  # one element says nothing
+        assert not row(eps, x)[0].covered
+    with sll.linearize(1.0, forward="straight-through", trace=True) as region:
+        torch.round(p.clone().requires_grad_()).sum().backward()
+    assert not region.report().rows[0].covered  # the widest band of a step is all of it
+
+
+@pytest.mark.parametrize("gain, grows", [(1e-4, False), (2.0, True)])
+def test_gradients_that_grow_through_a_loop_are_told(gain, grows):
+    """Within one backward pass, not from one step to the next."""
+    x = torch.zeros(8, requires_grad=True)
+    with sll.linearize(0.01, forward="straight-through", trace=True) as region:
+        for scale in (1.0, 1e5):
+            v = x + torch.linspace(-0.005, 0.005, 8)
+            for _ in range(6):
+                v = v - gain * (v > 0).float() + gain / 2
+            (v.sum() * scale).backward()
+    (row,) = region.report().rows
+    assert (row.grows > 1e3) == grows and row.to_dict()["grows"] == row.grows
+    assert ("gradients grow" in row.verdict) == ("gradients grow" in str(region.report())) == grows

@@ -51,6 +51,8 @@ class _Site:
         self.limit = 0.0
         self.arrived: float | None = None
         self.passed: float | None = None
+        self.grows = 1.0
+        self.latest: tuple[int, float] = (-1, 0.0)
         self.lost: dict[CallSite, None] = {}
         self.why = self.keeps_slope = ""
         self.hidden = False
@@ -74,8 +76,17 @@ class _Site:
             grad_in=self.passed,
             lost=tuple(self.lost),
             why=self.why,
+            grows=self.grows,
             measured=not self.hidden,
         )
+
+    def arrives(self, call: int, norm: float) -> None:
+        """Backward comes by with so much: at the last call of a step first."""
+        if self.latest[1] == 0 or call > self.latest[0]:
+            self.latest = call, norm
+        elif math.isfinite(norm):
+            self.grows = max(self.grows, norm / self.latest[1])
+            self.latest = call, self.latest[1]
 
 
 class Trace:
@@ -275,6 +286,8 @@ class Watch:
             norm = float(torch.linalg.vector_norm(g.detach().to(exact), dtype=exact))
             with lock:
                 setattr(row, what, math.hypot(getattr(row, what) or 0.0, norm))
+                if what == "arrived":
+                    row.arrives(self._call, norm)
 
         x.register_hook(hook)  # type: ignore[no-untyped-call]
 

@@ -162,7 +162,7 @@ class Report:
         return f"{len(made)} call site{'s' * (len(made) != 1)} decide{'s' * (len(made) == 1)}; gradients pass {reached}"
 
     def _notes(self) -> list[str]:
-        notes = [f"{short(row.site)}: {row.verdict}" for row in self.rows if row.status in _TELL]
+        notes = [f"{short(row.site)}: {row.verdict}" for row in self.rows if row.status in _TELL or row.doubt]
         notes += [f"{short(row.site)}: {row.verdict}" for row in flip_rows(self.flips)]
         notes += [
             f"{short(site)}: {n} elements in the band whose outcomes do not differ by a finite amount: hard value, no "

@@ -10,6 +10,11 @@ from .._ops.callsite import CallSite, short
 
 __all__ = ["EpsUsed", "Followed", "Row"]
 
+BEYOND = 1.25
+"""A band that is so many times the largest distance is too wide. ("auto" may take one of the largest distance.)"""
+GROWS = 1e3
+"""From the last decision of a loop to its first, this is an explosion."""
+
 
 class EpsUsed(NamedTuple):
     """The half-widths that a policy chose at one call site."""
@@ -58,6 +63,7 @@ class Row:
             fell on the other side, to first order. None if none has arrived.
         grad_in: norm of the gradients that the band passed on to the op's input; None if none.
         lost: for ``"lost"`` and ``"cut"``, the call sites of the decisions whose gradients end here.
+        grows: how much more arrives at the first call of a step than at the last one, at most; 1 if there is one.
         measured: False if some of the gradients could not be seen, inside transforms of `torch.func`.
         weight, difference: of a ``"flip"``, see `Followed`; `elements` are the open answers, `in_band` those that ran.
         why: for ``"hard"``, ``"lost"`` and ``"cut"``, the reason, and what to write instead; for ``"decides"``, why
@@ -77,6 +83,7 @@ class Row:
     grad_in: float | None = None
     lost: tuple[CallSite, ...] = ()
     why: str = ""
+    grows: float = 1.0
     measured: bool = True
     weight: float | None = None
     difference: float | None = None
@@ -85,6 +92,13 @@ class Row:
     def share(self) -> float:
         """``in_band / elements``; 0 if there are no elements."""
         return self.in_band / self.elements if self.elements else 0.0
+
+    @property
+    def covered(self) -> bool:
+        """Whether the band reaches well beyond everything that was seen: then nothing is ever decided for good."""
+        if self.kind != "decides" or self.limit < math.inf or self.elements < 2 or not (self.eps and self.distance):
+            return False
+        return self.eps[0] > BEYOND * max(map(abs, self.distance)) > 0
 
     @property
     def status(self) -> str:
@@ -138,7 +152,22 @@ class Row:
             return f"{within}; gradients inside torch.func are not measured"
         if not self.grad_in:
             return f"{within}, but no gradient arrives: {self.why or 'backward has not run'}"
-        return f"gets gradients: {within}"
+        return f"gets gradients: {within}{self.doubt}"
+
+    @property
+    def doubt(self) -> str:
+        """Why it may train badly though gradients pass; empty if nothing speaks for that."""
+        said = ""
+        if self.covered and self.distance and self.reach:
+            largest = max(map(abs, self.distance))
+            said += (
+                f"; the band covers all that was seen (no distance above {largest:.3g}), so no decision ever leaves "
+            )
+            said += f"it; eps={_up(min(2 * self.reach[2], largest))} or less lets some"
+        if self.grows > GROWS:
+            said += f"; gradients grow {self.grows:.0e}-fold from the last call of a step to the first (feedback); "
+            said += 'a wider band or forward="hard" stops that'
+        return said
 
     def _reached_by(self) -> str:
         if self.reach is None:
@@ -167,6 +196,8 @@ class Row:
             "limit": _finite(self.limit),
             "grad_out": _finite(self.grad_out),
             "grad_in": _finite(self.grad_in),
+            "grows": self.grows,
+            "covered": self.covered,
             "measured": self.measured,
             "weight": _finite(self.weight),
             "difference": _finite(self.difference),
