@@ -385,7 +385,7 @@ def program(x):
         ARGUMENTS,
         "An op that goes by another name",
         'region = sll.linearize(only=["argsort"])',
-        "Functions that share their decision boundaries share a name: the table in the README has them all.",
+        "Functions that share their decision boundaries share a name: [Operators](operators.md) has them all.",
         'region = sll.linearize(only=["sort"])',
     ),
     Case(
@@ -740,7 +740,7 @@ lost = region.report().lost  # the lines, all the same
 with sll.linearize(eps=0.1):
     odd = torch.isin(torch.round(x + 0.5).long(), torch.tensor([1, 3, 5]))
 """,
-        "The README lists the functions that carry decisions on: `==` does, for one. Float functions of "
+        "[Operators](operators.md) lists the functions that carry decisions on: `==` does, for one. Float functions of "
         "`.float()` always do.",
         """
 with sll.linearize(eps=0.1):

@@ -14,20 +14,30 @@ import sll
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.zh-CN.md"]
+TOURS = ["docs/tour.md", "docs/zh/tour.md"]
 
 
 def blocks(name, language="python"):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_snippets_run():  # those of the Chinese one are the same, see below
+@pytest.mark.parametrize("name", ["README.md", "docs/tour.md"])  # the Chinese ones have the same, see below
+def test_snippets_run(name):
     namespace: dict = {}
-    assert len(blocks("README.md")) >= 6
-    for i, block in enumerate(blocks("README.md")):
-        exec(compile(block, f"README.md block {i}", "exec"), namespace)
+    assert len(blocks(name)) >= 3
+    for i, block in enumerate(blocks(name)):
+        exec(compile(block, f"{name} block {i}", "exec"), namespace)
 
 
 @pytest.mark.parametrize("name", READMES)
+def test_readmes_are_short_and_show_a_picture_first(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    words = len(re.findall(r"[\u4e00-\u9fff]{2}|[^\s\u4e00-\u9fff]+", text))  # two characters are about a word
+    assert words <= 1200 and text.count("\n") <= 170
+    assert "![" in text[:400]
+
+
+@pytest.mark.parametrize("name", TOURS)
 def test_what_snippets_print(name, capsys):
     """The output that a README shows is the output."""
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -42,22 +52,21 @@ def without_comments(code):
     return re.sub(r'(#.*|""".*?""")', "", code)
 
 
-def test_readmes_are_in_step():
+@pytest.mark.parametrize("names", [READMES, TOURS])
+def test_both_languages_are_in_step(names):
     english, chinese = (
         [without_comments(b) for b in blocks(name)] + [without_comments(b) for b in blocks(name, "sh")]
-        for name in READMES
+        for name in names
     )
     assert english == chinese
-    headings = [re.findall(r"^#+ ", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE) for name in READMES]
+    headings = [re.findall(r"^#+ ", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE) for name in names]
     assert headings[0] == headings[1]
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_operator_table_names_every_op(name):
-    table = [
-        line.split("|")[1] for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line.startswith("|")
-    ]
-    named = {op for cell in table for op in re.findall(r"`(\w+)`", cell)}
+def test_operator_table_names_every_op():
+    lines = (ROOT / "docs/operators.md").read_text(encoding="utf-8").splitlines()
+    cells = [cell for line in lines if line.startswith("|") for cell in line.split("|")]
+    named = {op for cell in cells for op in re.findall(r"`(\w+)`", cell)}
     assert set(sll.OPS) <= named, set(sll.OPS) - named
 
 
