@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all docs gallery evidence lint types check clean
+.PHONY: demo test test-all docs gallery evidence third-party lint types check clean
 
 demo: $(READY)
 	@echo "== demo: training discrete networks on real data (a minute or two)"
@@ -36,6 +36,12 @@ evidence: $(READY)
 	$(PY) -m pip install --quiet --no-deps --ignore-requires-python softtorch
 	@echo "== evidence: eight tasks, thirteen methods (half an hour to an hour on 2 cores; results.jsonl holds what is done)"
 	$(PY) benchmarks/evidence
+
+third-party: $(READY)
+	$(PY) -m pip install --quiet -c constraints.txt -e ".[third-party]"
+	$(PY) -m pip install --quiet --no-deps norse spikingjelly
+	@echo "== third-party: 260 programs of other people's libraries against the line integral (half an hour)"
+	$(PY) benchmarks/third_party
 
 lint: $(READY)
 	$(PY) -m ruff check .

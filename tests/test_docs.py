@@ -192,3 +192,21 @@ def test_strict_build(tmp_path):
         source = (ROOT / "src" / "sll" / f"{name}.py").read_text(encoding="utf-8").splitlines()
         linked = re.findall(rf'href="\.\./source/sll/{name}\.html#__codelineno-0-(\d+)"', api)
         assert line in [source[int(n) - 1] for n in linked]
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "README.zh-CN.md", "docs/choosing-eps.md", "docs/control-flow.md"]
+    + [f"docs/{folder}{name}.md" for folder in ("", "zh/") for name in ("index", "limits", "tour")],
+)
+def test_sentences_are_short(page):
+    """At most one in twenty has more than 25 words, on the pages that are read first. ``tools/words.py --long``."""
+    found = load(ROOT / "tools" / "words.py").page(ROOT / page)
+    assert len(found.sentences) >= 20 and found.share <= 0.05, found.long
+
+
+def test_long_sentences_are_found():
+    counted = load(ROOT / "tools" / "words.py")
+    long = "one " * 26
+    text = f"# A\n\nShort here. {long}end.\n\n| {long} |\n\n```\n{long}\n```\n\n- `{long.strip()}` is code.\n"
+    assert [counted.words(s) for s in counted.sentences(text)] == [2, 27, 3]

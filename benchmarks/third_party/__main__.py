@@ -1,0 +1,212 @@
+"""Third-party code in a region, held to the line integral: ``python benchmarks/third_party [--only NAME] [--quick]``.
+
+Each case is code of a library as it is, a function of one tensor. Along a straight path, whose ends lie outside all
+bands, the gradient of a region has to integrate to the difference of the hard program at the ends. Where it does not,
+the region has to say so, by line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import heapq
+import json
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import sll
+
+warnings.filterwarnings("ignore")
+import metrics  # noqa: E402, F401
+import others  # noqa: E402, F401
+import quantized  # noqa: E402, F401
+import spiking  # noqa: E402, F401
+import vision  # noqa: E402, F401
+from cases import CASES, Case, seeded  # noqa: E402
+
+MODES = ("linear", "hard", "straight-through")
+TOLERANCE = {"linear": 0.01, "hard": 0.03}
+NARROW, NARROWEST = 1e-4, 1e-8
+console = Console(width=150)
+OPTIONS = lambda case: {}
+
+
+@dataclass
+class Found:
+    """What a mode does to a case."""
+
+    kind: str
+    """exact, reported, wrong, raises; of straight-through: gradient, reported, silent."""
+    ratio: float = float("nan")
+    note: str = ""
+
+
+def region(case: Case, forward: str) -> sll.linearize:
+    return sll.linearize(case.eps, forward=forward, on_lost="ignore", **OPTIONS(case))
+
+
+def sample(case: Case, forward: str, a: Tensor, b: Tensor, said: Counter[str], t: float) -> tuple[float, float]:
+    """Value and slope along the path."""
+    x = (a + (b - a) * t).requires_grad_()
+    with region(case, forward) as inside:
+        y = case.f(x)
+    g = torch.autograd.grad(y, x, allow_unused=True)[0] if y.requires_grad else None
+    report = inside.report()
+    for rows in (report.lost, report.approximate, report.infinite_jumps):
+        said.update({f"{site.op} ({site.file.rpartition('/')[2]}:{site.line})": n for site, n in rows.items()})
+    return float(y), 0.0 if g is None else float((g * (b - a)).sum())
+
+
+def ends(case: Case) -> tuple[Tensor, Tensor, float]:
+    """A path on which the hard program changes, with no decision in its band at either end. A few numbers move.
+
+    Of eight such ends the one with the largest change, or errors would be compared with next to nothing.
+    """
+    g = seeded(0)
+    first, start = None, 0.0
+    found: list[tuple[Tensor, float]] = []
+    for _ in range(600):
+        x = case.draw(g)
+        if first is not None:
+            moved = torch.randperm(x.numel(), generator=g)[: max(4, x.numel() // 6)]
+            x = first.flatten().index_copy(0, moved, x.flatten()[moved]).view_as(x)
+        value = float(case.f(x))
+        with region(case, "linear"):
+            outside = abs(float(case.f(x.clone().requires_grad_())) - value) <= 1e-9 * max(1.0, abs(value))
+        if not outside or value != value:
+            continue
+        if first is None:
+            first, start = x, value
+        elif abs(value - start) > 0.02 * max(1.0, abs(value)):
+            found.append((x, value - start))
+            if len(found) == 8:
+                break
+    if first is None or not found:
+        raise RuntimeError(f"no path found for {case.name}")
+    return first, *max(found, key=lambda end: abs(end[1]))
+
+
+def integral(slope: Callable[[float], tuple[float, float]], points: int, most: int, follow_values: bool) -> float:
+    """Of the slope over [0, 1]: trapezoids, the most doubtful halved first, until a thousandth is in doubt."""
+    known = {i / points: slope(i / points) for i in range(points + 1)}
+    at = sorted(known)
+    change = abs(known[1.0][0] - known[0.0][0])
+
+    def piece(a: float, b: float) -> tuple[float, float, float, float]:
+        (y0, g0), (y1, g1) = known[a], known[b]
+        area = (g0 + g1) / 2 * (b - a)
+        if b - a < NARROWEST:
+            return 0.0, a, b, area
+        if follow_values:
+            return -abs(y1 - y0 - area), a, b, area
+        jump = abs(y1 - y0) if b - a > NARROW else 0.0  # (of the hard program: there is a band around it)
+        return -(abs(g1 - g0) * (b - a) / 2 + jump), a, b, area
+
+    pieces = [piece(a, b) for a, b in zip(at[:-1], at[1:])]
+    heapq.heapify(pieces)
+    doubt = -sum(p[0] for p in pieces)
+    while len(known) < most and doubt > (1e-3 if follow_values else 0.02) * change:
+        worst, a, b, _ = heapq.heappop(pieces)
+        middle = (a + b) / 2
+        known[middle] = slope(middle)
+        doubt += worst
+        for half in (piece(a, middle), piece(middle, b)):
+            heapq.heappush(pieces, half)
+            doubt -= half[0]
+    return sum(p[3] for p in pieces)
+
+
+def judge(case: Case, forward: str, a: Tensor, b: Tensor, want: float, quick: bool) -> Found:
+    said: Counter[str] = Counter()
+    local = forward == "straight-through"
+    points = 40 if local else 80 if quick else 240
+    try:
+        slope = functools.partial(sample, case, forward, a, b, said)
+        got = integral(slope, points, points if local else 10 * points, forward == "linear")
+    except Exception as error:  # (what a region does to a program that runs without one is what is looked for)
+        return Found("raises", note=f"{type(error).__name__}: {error}"[:110])
+    ratio, note = got / want, ", ".join(said)[:110]
+    if local:
+        return Found("reported" if said and not got else "gradient" if got else "silent", ratio, note)
+    if abs(ratio - 1) <= TOLERANCE[forward]:
+        return Found("exact", ratio, note)
+    return Found("reported" if said else "wrong", ratio, note)
+
+
+def slowdown(case: Case, a: Tensor, b: Tensor) -> float:
+    """Forward and backward in a region with the default mode, relative to the plain program; median of pairs."""
+
+    def plain() -> None:
+        x = (a + (b - a) * 0.5).requires_grad_()
+        y = case.f(x)
+        if y.requires_grad:
+            torch.autograd.grad(y, x, allow_unused=True)
+
+    def inside() -> None:
+        sample(case, "linear", a, b, Counter(), 0.5)
+
+    ratios = []
+    for _ in range(7):
+        times = []
+        for run in (plain, inside):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        ratios.append(times[1] / times[0])
+    return statistics.median(ratios)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cases of which the name contains this")
+    parser.add_argument("--modes", nargs="*", default=MODES, choices=MODES)
+    parser.add_argument("--quick", action="store_true", help="fewer points, for a first look")
+    parser.add_argument("--bad", action="store_true", help="show only what is not exact")
+    parser.add_argument("--part", default="0/1", help="i/n: each n-th case, for several processes")
+    parser.add_argument("--out", type=Path, help="a file for the results, one line of JSON for each case")
+    options = parser.parse_args()
+    part, parts = map(int, options.part.split("/"))
+    table = Table("case", *options.modes, "time", "what the report says")
+    counts: dict[str, Counter[str]] = {mode: Counter() for mode in options.modes}
+    times = []
+    for key, case in list(CASES.items())[part::parts]:
+        if options.only not in key:
+            continue
+        try:
+            a, b, want = ends(case)
+        except Exception as error:
+            console.print(f"{key}: {type(error).__name__}: {error}"[:200])
+            continue
+        found = {mode: judge(case, mode, a, b, want, options.quick) for mode in options.modes}
+        for mode, one in found.items():
+            counts[mode][one.kind] += 1
+        raises = any(one.kind == "raises" for one in found.values())
+        times.append(float("nan") if raises else slowdown(case, a, b))
+        if options.out:
+            line = {"case": key, "time": times[-1], **{mode: vars(one) for mode, one in found.items()}}
+            with options.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        note = next((one.note for one in found.values() if one.note), "")
+        if not options.bad or any(one.kind in ("wrong", "raises", "silent", "reported") for one in found.values()):
+            cells = [f"{one.kind} {one.ratio:.3f}" if one.ratio == one.ratio else one.kind for one in found.values()]
+            table.add_row(key, *cells, f"{times[-1]:.1f}", note)
+    console.print(table)
+    for mode, kinds in counts.items():
+        console.print(f"{mode}: {dict(kinds)} of {sum(kinds.values())}")
+    known = [time for time in times if time == time]
+    if known:
+        console.print(f"time relative to plain code: median {statistics.median(known):.1f}, most {max(known):.1f}")
+
+
+if __name__ == "__main__":
+    main()
