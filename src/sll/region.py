@@ -12,7 +12,7 @@ from torch import Tensor
 from ._carry import outcomes, shadows
 from ._carry.interface import Engine, tensors
 from ._mode import checkpoint
-from ._mode.decorating import decorate
+from ._mode.decorating import around_module, decorate
 from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Paths, Widths
@@ -73,8 +73,8 @@ class linearize(Mode):
     ``f_eps(x) = 1/(2 eps) * integral of f(x + u) for u in [-eps, eps]``, so for one decision ``f_eps'(x) = (f(x +
     eps) - f(x - eps)) / (2 eps)``, and ``f_eps -> f`` as ``eps -> 0``.
 
-    Use it as a context manager, which yields the region, or as a decorator of functions, methods, generators and
-    async functions. One object can be used again and again, nested (the innermost region decides) and from several
+    Use it as a context manager, which yields the region, or as a decorator of functions, methods, modules, generators
+    and async functions. One object can be used again and again, nested (the innermost region decides) and from several
     threads.
 
     Args:
@@ -172,6 +172,8 @@ class linearize(Mode):
         return self.mode
 
     def __call__(self, fn: Fn) -> Fn:
+        if isinstance(fn, torch.nn.Module):
+            return cast(Fn, around_module(fn, self))
         return cast(Fn, decorate(self, fn) if self.paths == 1 else rerunning(self, fn))
 
     def __repr__(self) -> str:

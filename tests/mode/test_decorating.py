@@ -143,3 +143,35 @@ def test_async_functions_keep_their_region_to_themselves():
 
     assert asyncio.run(main()) == [8.0, 8.0]
     assert seen == {"wide": [2.0] * 3, "narrow": [4.0] * 3, "plain": [0.0] * 3}
+
+
+@pytest.mark.parametrize("paths", [1, 4])
+def test_a_module_in_a_region_is_still_one(paths):
+    class Signs(torch.nn.Sequential):
+        def forward(self, x):
+            return torch.sign(super().forward(x))
+
+    module = Signs(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    inside = sll.linearize(0.5, forward="hard", paths=paths)(module)
+    assert type(inside) is Signs and inside is not module and "forward" not in vars(module)
+    assert list(inside.state_dict()) == list(module.state_dict())
+    assert all(a is b for a, b in zip(inside.parameters(), module.parameters()))
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    called = []
+    inside.register_forward_hook(lambda *_: called.append(1))
+    inside(x).sum().backward()
+    assert module[0].weight.grad.abs().sum() > 0 and called == [1]
+    assert module[1].num_batches_tracked == 1  # of one run, however many there were
+    inside.eval()
+    assert not inside.training and not module[1].training
+    module.eval()
+    assert torch.equal(inside(x), module(x))
+    inside.load_state_dict({name: torch.zeros_like(value) for name, value in module.state_dict().items()})
+    assert not module[0].weight.any()
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        with torch.no_grad():
+            out = inside(x)
+        out.sum().backward()
+    module.zero_grad()
+    module(x).sum().backward()  # what was given is not in a region
+    assert not module[0].weight.grad.any()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import weakref
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from .._carry.outcomes.writes_seen import settle_all
@@ -15,7 +17,7 @@ from .._ops.options import shown
 from .mode import Mode, begin_compiled, end_compiled
 from .threads import THREAD
 
-__all__ = ["decorate"]
+__all__ = ["around_module", "decorate"]
 
 
 def decorate(region: Mode, fn: Any) -> Any:
@@ -35,6 +37,15 @@ def decorate(region: Mode, fn: Any) -> Any:
     if inspect.iscoroutinefunction(fn):
         return _coroutine(region, fn)
     return _generator(region, fn) if inspect.isgeneratorfunction(fn) else _function(region, fn)
+
+
+def around_module(module: nn.Module, decorated: Callable[[Any], Any]) -> nn.Module:
+    """The module with a decorated `forward`: of the same type, with the same parameters, buffers and submodules. What
+    is given stays as it is.
+    """
+    inside = copy.copy(module)
+    inside.forward = decorated(inside.forward)
+    return inside
 
 
 def _asynchronous_generator(region: Mode, fn: Any) -> Any:
