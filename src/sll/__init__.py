@@ -20,7 +20,7 @@ from .tools.explanation import Explanation, InputGradient, explain
 OPS: tuple[str, ...] = tuple(sorted(_SOURCES))
 """Names of the ops a region linearizes: what ``eps={...}``, ``only=`` and ``exclude=`` accept."""
 
-__version__ = "1.0.0.dev0"
+__version__ = "3.0.0.dev0"
 
 __all__ = [
     "OPS",

@@ -12,7 +12,7 @@ def main() -> None:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("rich", "typer"):
             raise
-        print(f'error: the command line needs {missing}: pip install "sll-core[cli]"', file=sys.stderr)
+        print(f"error: the command line needs {missing}: pip install rich typer matplotlib", file=sys.stderr)
         raise SystemExit(1) from None
     app(prog_name="sll")
 

@@ -1,4 +1,4 @@
-"""Single-pass kernels on the CPU, compiled by numba (the extra ``sll-core[fast]``).
+"""Single-pass kernels on the CPU, compiled by numba (``pip install numba``).
 
 A step is a dozen stock PyTorch ops, each of which moves the whole tensor through memory. Here it is one loop forward
 (x in, value and mask out) and one backward (g and mask in, dx out): as many bytes as a copy moves, and the mask.

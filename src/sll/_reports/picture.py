@@ -86,7 +86,7 @@ def _matplotlib() -> Any:
         import matplotlib.style
         import matplotlib.ticker
     except ImportError as missing:
-        raise ImportError('sll.plot needs matplotlib: pip install "sll-core[plot]"') from missing
+        raise ImportError("sll.plot needs matplotlib: pip install matplotlib") from missing
     return matplotlib
 
 

@@ -115,7 +115,7 @@ def _writable_figure(option: str, path: Path) -> Path:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
-        _stop(FAILED, f'{option} draws with matplotlib, which is not installed: pip install "sll-core[plot]"')
+        _stop(FAILED, f"{option} draws with matplotlib, which is not installed: pip install matplotlib")
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lower().lstrip(".") not in known:
         _stop(USAGE, f"{option} {path}: the name must end in the format of a figure, such as .png, .svg or .pdf")
@@ -152,7 +152,7 @@ def demo(
     they are inside a region. All scores are those of the deployed hard program. A minute or two on two cores;
     nothing is downloaded.
 
-    Needs `pip install "sll-core[demo]"`.
+    Needs `pip install rich typer matplotlib scikit-learn torchmetrics`.
 
     Examples:
 
@@ -184,7 +184,7 @@ def compare(
     band, the same function for several eps, and the deployed score during training with no gradient, a straight-through
     estimator, a sigmoid surrogate and sll. Everything is computed, nothing is drawn from formulas.
 
-    Needs `pip install "sll-core[plot]"`.
+    Needs `pip install matplotlib`.
 
     Examples:
 
@@ -588,17 +588,17 @@ def ops(as_json: AsJson = False) -> None:
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
 _OPTIONAL = {
-    "numba": "fast",
-    "matplotlib": "plot",
-    "rich": "cli",
-    "typer": "cli",
-    "scikit-learn": "demo",
-    "torchmetrics": "demo",
-    "pandas": None,
-    "numpy": None,
-    "triton": None,
+    "numba": True,
+    "matplotlib": True,
+    "rich": True,
+    "typer": True,
+    "scikit-learn": True,
+    "torchmetrics": True,
+    "pandas": False,
+    "numpy": False,
+    "triton": False,
 }
-"""Package -> the extra of ours that installs it."""
+"""Package -> whether something of ours needs it."""
 
 
 def _version(package: str) -> str | None:
@@ -807,8 +807,7 @@ def _show_examination(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     grid = Table.grid(padding=(0, 2))
     for package, version in found["versions"].items():
-        extra = _OPTIONAL.get(package)
-        absent = "not installed" + (f': pip install "sll-core[{extra}]"' if extra else "")
+        absent = f"not installed: pip install {package}" if _OPTIONAL.get(package) else "not installed"
         grid.add_row(package, Text(version or absent, style="" if version else "dim"))
     for device in found["devices"]:
         grid.add_row(device["device"], Text(device["detail"]))

@@ -7,7 +7,7 @@ The programs are a network with sign activations and one with 2-bit weights and 
 handwritten digits, and a linear classifier of the breast-cancer data that maximises torchmetrics' F1 score itself.
 All scores are those of the deployed program: hard decisions, outside any region, without gradients.
 
-Needs scikit-learn, torchmetrics, matplotlib and rich: ``pip install "sll-core[demo]"``.
+Needs scikit-learn, torchmetrics, matplotlib and rich: ``pip install rich typer matplotlib scikit-learn torchmetrics``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ try:
     from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
     from torchmetrics.functional.classification import binary_f1_score
 except ImportError as error:
-    raise ImportError(f'the demo needs {error.name}: pip install "sll-core[demo]"', name=error.name) from error
+    raise ImportError(
+        f"the demo needs {error.name}: pip install rich typer matplotlib scikit-learn torchmetrics", name=error.name
+    ) from error
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Score = Callable[[Tensor, Tensor], float]

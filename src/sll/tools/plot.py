@@ -2,7 +2,7 @@
 
 Every function returns a `matplotlib.figure.Figure` on white, made without pyplot: it needs no display, and
 ``figure.savefig("name.png")`` writes it. Curves are what `sll` computes, never formulas. matplotlib comes with
-``pip install "sll-core[plot]"`` and is imported when a picture is drawn, not before.
+``pip install matplotlib`` and is imported when a picture is drawn, not before.
 """
 
 from __future__ import annotations
