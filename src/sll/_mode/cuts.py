@@ -87,7 +87,7 @@ def passes(region: Any, func: Func, args: tuple[Any, ...], kwargs: Any) -> bool:
     """A quick look at a call in a block: whether it has nothing to do with gradients. Optimizers call little else."""
     if len(THREAD.entered) != 1 or region.trace is not None or THREAD.runs or "no_grad" in region.through:
         return False
-    if func is torch._C._set_grad_enabled or _flows(args) or (kwargs and _flows(kwargs.values())):
+    if func is torch._C._set_grad_enabled or _makes(func) or _flows(args) or (kwargs and _flows(kwargs.values())):
         return False
     if region.engine.before is not None:
         region.engine.before(func, args, kwargs)
@@ -101,8 +101,18 @@ def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     out = func(*args, **kwargs)
     refuse_reentrant(region, func, args, out)
     if THREAD.cut is not None or torch.is_inference_mode_enabled():
+        if THREAD.cut is not None and _makes(func):
+            THREAD.seen[out] = THREAD.cut
         _mark(region, func, args, kwargs, out)
     return out
+
+
+_FACTORIES = ("zeros", "ones", "full", "empty", "new_")
+
+
+def _makes(func: Func) -> bool:
+    """Whether it makes a tensor that is there to be written to."""
+    return func.__name__.startswith(_FACTORIES)
 
 
 # --- seen through ------------------------------------------------------------------------------------------------
@@ -202,12 +212,12 @@ def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     return out
 
 
-def _from_decision(x: Tensor) -> bool:
-    """Whether its graph has a node that only regions make."""
+def _from_decision(x: Tensor, most: int = 10_000) -> bool:
+    """Whether its graph has a node that only regions make, among so many."""
     todo: list[Any] = [x.grad_fn]
     seen: set[Any] = set()
-    while todo and len(seen) < 10_000:
-        node = todo.pop()
+    while todo and len(seen) < most:
+        node = todo.pop(0)
         if node is None or node in seen:
             continue
         seen.add(node)
@@ -235,23 +245,29 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
     if found.decision is None and func in DISCRETE and decides(func, out) and _linearized(region, func):
         found = Cut(found.site, call_site(op_name(func)))
         region.count_cut(found.decision)
-    for x in _tensors((out,)):
-        _carry(region, x, found)
+    written = _written(func, args, kwargs)
+    for x in (*_tensors((out,)), *written):  # (what was there before and is written to keeps statistics)
+        if _own(x) or _is_cut(x) or not any(x is y for y in written):
+            _carry(region, x, found)
+
+
+def _is_cut(x: Tensor) -> bool:
+    pair = getattr(x, "_sll", None)
+    return pair is not None and isinstance(pair[0], Cut)
 
 
 def _cut_of(region: Any, func: Func, x: Tensor) -> Cut | None:
     """What is known of an operand."""
-    pair = getattr(x, "_sll", None)
-    if pair is not None and isinstance(pair[0], Cut):
-        return pair[0]
-    decided = pair is not None and not x.is_floating_point() and region.carrier_of(x).decided(x)
-    if not decided and (not x.requires_grad or isinstance(x, Parameter)):
+    if _is_cut(x):
+        return x._sll[0]  # type: ignore[attr-defined, no-any-return]
+    engine = region.carrier_of(x)
+    if not engine.carried(x) and (not x.requires_grad or isinstance(x, Parameter)):
         return None
-    site = call_site(op_name(func)) if THREAD.cut is None else THREAD.cut.site
-    if not decided:
-        return Cut(site, None)
-    region.count_cut(call_site(op_name(func)))
-    return Cut(site, call_site(op_name(func)))
+    here = call_site(op_name(func))
+    decided = engine.decided(x) or _from_decision(x, 200)
+    if decided:
+        region.count_cut(here)
+    return Cut(here if THREAD.cut is None else THREAD.cut.site, here if decided else None)
 
 
 def _linearized(region: Any, func: Func) -> bool:
@@ -267,16 +283,17 @@ def _carry(region: Any, x: Tensor, cut: Cut) -> None:
 
 def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
     """What was cut is an operand of a call with gradients on. If the result has a graph, that is where it is missed."""
-    marked = [(x, x._sll[0]) for x in known if x._sll is not None and isinstance(x._sll[0], Cut)]  # type: ignore[attr-defined]
+    marked: list[Any] = [x for x in known if _is_cut(x)]
     results = _tensors((out,))
     if not marked or func in ASKS or func.__name__.endswith("_as"):
         return
     used = any(x.requires_grad or region.engine.carried(x) for x in results)
-    for x, cut in marked:
+    for x in marked:
+        cut = x._sll[0]
         if cut.decision is None:
-            x._sll = None  # type: ignore[attr-defined]
+            x._sll = None
         elif used:
-            x._sll = None  # type: ignore[attr-defined]
+            x._sll = None
             region.miss(cut, op_name(func))
         else:
             for y in results:

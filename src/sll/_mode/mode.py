@@ -23,6 +23,7 @@ from .._rules.index import ASKS, op_name
 from . import checkpoint
 from .cuts import switched
 from .journal import QUIET
+from .notes import warn_now
 from .threads import THREAD, Entered, innermost, release, stack
 
 __all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
@@ -44,6 +45,7 @@ def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
     settle_hooked()
+    warn_now()
     THREAD.step += 1
     for entered in THREAD.entered:  # the next step begins
         entered.counts.clear()
@@ -334,6 +336,7 @@ class Mode(TorchFunctionMode):
         else:
             release(live)
             THREAD.selects = THREAD.marks = False
+            warn_now()
         if THREAD.patched:
             THREAD.patched = [region for region in THREAD.patched if region.on()]
 

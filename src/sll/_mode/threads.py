@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
 
@@ -57,6 +57,8 @@ class Thread(threading.local):
         """The block without gradients that the program has entered in the innermost region."""
         self.marks = False
         """Whether tensors say that they were cut in such a block."""
+        self.waiting: list[tuple[Any, Callable[[], None]]] = []
+        """Warnings about lines of installed packages, with the lines of the program that called these."""
         self.seen: Any = WeakIdKeyDictionary()
         """What was made in blocks that a region sees through, and in which."""
         self.step = 0
