@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 import torch
 
 from ._mode.threads import THREAD, innermost
-from ._ops.options import OnLost, RegionForward
+from ._ops.options import OnLost, RegionForward, SeeThrough
 from .eps import Eps
 from .region import linearize
 
@@ -31,6 +31,7 @@ def enable(
     on_lost: OnLost = ...,
     trace: bool = ...,
     paths: int = ...,
+    see_through: SeeThrough = ...,
     generator: torch.Generator | None = ...,
 ) -> Callable[[Fn], Fn]: ...
 def enable(fn: Any = None, /, **options: Any) -> Any:

@@ -11,18 +11,28 @@ from torch import Tensor
 
 from ._carry import outcomes, shadows
 from ._carry.interface import Engine, tensors
-from ._mode import checkpoint
+from ._mode import checkpoint, cuts
 from ._mode.decorating import around_module, decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
+from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
-from ._mode.notes import Lost, Paths, Widths
+from ._mode.notes import Lost, Paths, Widths, passed
 from ._mode.places import Places, made_here
 from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace
-from ._ops.callsite import CallSite, call_site
+from ._ops.callsite import CallSite, call_site, short
 from ._ops.env import compiling, plain
-from ._ops.options import OnLost, RegionForward, one_of, op_names, shown, whole_paths
+from ._ops.options import (
+    OnLost,
+    RegionForward,
+    SeeThrough,
+    generator_or_none,
+    looks_through,
+    one_of,
+    op_names,
+    shown,
+    whole_paths,
+)
 from ._reports.report import Report, flip_rows
 from ._rules.index import SOURCES
 from ._rules.widths import Watched, Width
@@ -118,6 +128,10 @@ class linearize(Mode):
         ([-10.0, 0.0, 10.0], [0.0, 1000.0, 0.0])
     """
 
+    _infinite: Counter[CallSite]
+    _approximate: Counter[CallSite]
+    _cut: Counter[CallSite]
+
     def __init__(
         self,
         eps: Eps | None = None,
@@ -128,9 +142,11 @@ class linearize(Mode):
         on_lost: OnLost = "warn",
         trace: bool = False,
         paths: int = 1,
+        see_through: SeeThrough = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        self.through = looks_through(see_through)
         eps = (FORMULA if forward in ("linear", "hard") else "auto") if eps is None else eps
         self._eps, self._eps_of = widths(eps, SOURCES)
         if forward is None:
@@ -140,22 +156,18 @@ class linearize(Mode):
             made_here(cast(Auto, self._eps))
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
-        self.engine = engine_of(self.mode)
+        self.engine = cuts.engine_for(self.through, engine_of(self.mode))
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         self._ops = _chosen(only, exclude)
         self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
-        self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
-        self._infinite: Counter[CallSite] = Counter()
-        self._approximate: Counter[CallSite] = Counter()
-        self._widths = Widths()
+        self._lost, self._widths = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error"))), Widths()
+        self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
         self._places = Places(self._widths)
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator or None, got {shown(generator)}")
-        self._generator = generator
+        self._generator = generator_or_none(generator)
         self.followed = Paths()
         self.fixed: dict[str, float] = {}
 
@@ -196,7 +208,8 @@ class linearize(Mode):
         flips = dict(self.followed.of)
         rows = () if self.trace is None else (*self.trace.rows(), *flip_rows(flips))
         lost, infinite, approximate = dict(self._lost.calls), dict(self._infinite), dict(self._approximate)
-        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate, flips)
+        cut = dict(self._cut)
+        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate, flips, cut)
 
     # --- what rules ask ---
 
@@ -257,6 +270,16 @@ class linearize(Mode):
             self.trace.lose(call_site(op), flows, elements, in_band, why)
         self._lost.add(op, undecided or (lambda: any(engine.in_band(x) for x, engine in carried)), why)
 
+    def count_cut(self, site: CallSite) -> None:
+        """Something is decided there where the program itself leaves autograd, or detached."""
+        self._cut[site] += 1
+
+    def miss(self, cut: cuts.Cut, op: str) -> None:
+        """What was cut is used at a call of `op`, where gradients are recorded."""
+        here = short(call_site(op))
+        why = f"{short(cut.decision or cut.site)} decides there without gradients, and {here} uses it. "
+        self._lost.add(cut.site.op, lambda: True, why + cuts.REMEDY, cut.site)
+
     def drop(self, site: CallSite, why: str) -> None:
         """An answer that was asked for there gets no gradient."""
         self._lost.add(site.op, lambda: True, why, site)
@@ -290,9 +313,7 @@ class linearize(Mode):
             break_the_graph(self, func, args, kwargs)
             return engine.dispatch(self, func, args, kwargs) if engine.compiles else func(*args, **kwargs)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-            out = func(*args, **kwargs)
-            refuse_reentrant(self, func, args, out)
-            return out
+            return cuts.unrecorded(self, func, args, kwargs)
         if checkpoint.hooked() and (self.selecting() or func in engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
@@ -303,6 +324,8 @@ class linearize(Mode):
             engine = self._engine_of(func, tensors(args, kwargs))
         rule = engine.rules.get(func)
         if rule is None or self.selecting():
+            if func in cuts.SEEN and (out := cuts.detach(self, func, args, kwargs)) is not NotImplemented:
+                return out
             return engine.dispatch(self, func, args, kwargs)
         return rule(self, func, args, kwargs)
 
@@ -319,11 +342,21 @@ class linearize(Mode):
         found = [engine for engine in set(ENGINES.values()) if any(decided(engine, x) for x in carried)]
         if len(found) == 1:
             return found[0]
-        foreign = [x for engine in found if engine is not self.engine for x in carried if decided(engine, x)]
+        own = type(self.engine)
+        foreign = [x for engine in found if type(engine) is not own for x in carried if decided(engine, x)]
         if foreign:
             why = "it was decided in a region with another forward=; take one in both."
             self.lose(func.__name__, foreign, why)
         return self.engine
+
+    def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        return cuts.passes(self, func, args, kwargs)
+
+    def met(self, func: Any, known: list[Tensor], out: Any) -> None:
+        if torch.is_grad_enabled():
+            cuts.met(self, func, known, out)
+            if THREAD.waiting:
+                passed(any(map(self.engine.carried, known)), out)
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return traced(self, func, args, kwargs)
@@ -361,33 +394,6 @@ def _chosen(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozen
     return ops - _with_mirrored(left_out)
 
 
-def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Pickling and deep copies see the plain tensor, whatever the grad mode."""
-    x, *rest = args
-    if "_sll" not in x.__dict__:
-        return func(*args, **kwargs)
-    alias = x.detach().requires_grad_(x.requires_grad)
-    alias.__dict__.update({name: value for name, value in x.__dict__.items() if name != "_sll"})
-    return func(alias, *rest, **kwargs)
-
-
-def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
-    outcomes.settle_hooked()
-    for entered in THREAD.entered:  # the next step begins
-        entered.counts.clear()
-    return func(*args, **kwargs)
-
-
-OUTSIDE.update(
-    {
-        torch.Tensor.__reduce_ex__: _plain,
-        torch.Tensor.__deepcopy__: _plain,
-        torch.Tensor.backward: _backward,
-        torch.autograd.backward: _backward,
-        torch.autograd.grad: _backward,
-    }
-)
 for _engine in ENGINES.values():
     _engine.always.update(OUTSIDE)
 not_compiled_on_their_own()

@@ -16,17 +16,51 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import Engine
+from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
 from .._rules.index import ASKS, op_name
 from . import checkpoint
+from .cuts import switched
 from .journal import QUIET
+from .notes import warn_now
 from .threads import THREAD, Entered, innermost, release, stack
 
 __all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
 
-OUTSIDE: dict[Any, Callable[..., Any]] = {}
-"""Functions that no engine handles: copies, and backward."""
+
+def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pickling and deep copies see the plain tensor, whatever the grad mode. Where a region sees through what the
+    program cuts, that is what the program thinks it copies, without its graph.
+    """
+    x, *rest = args
+    graph = not region.through or x.is_leaf
+    if "_sll" not in x.__dict__ and graph:
+        return func(*args, **kwargs)
+    alias = x.detach().requires_grad_(x.requires_grad and graph)
+    alias.__dict__.update({name: value for name, value in x.__dict__.items() if name != "_sll"})
+    return func(alias, *rest, **kwargs)
+
+
+def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
+    settle_hooked()
+    warn_now()
+    THREAD.step += 1
+    for entered in THREAD.entered:  # the next step begins
+        entered.counts.clear()
+    return func(*args, **kwargs)
+
+
+OUTSIDE: dict[Any, Callable[..., Any]] = {
+    Tensor.__reduce_ex__: _plain,
+    Tensor.__deepcopy__: _plain,
+    Tensor.backward: _backward,
+    torch.autograd.backward: _backward,
+    torch.autograd.grad: _backward,
+    torch._C._set_grad_enabled: switched,
+}
+"""Functions that no engine handles: copies, backward, and the switch of gradients."""
 
 M = TypeVar("M", bound="Mode")
 
@@ -49,6 +83,8 @@ class Mode(TorchFunctionMode):
     linear: bool | None = None
     """Whether values follow the ramp. None: nothing is linearized."""
     engine: Engine = _NoEngine()
+    through: frozenset[str] = frozenset()
+    """What a region looks through of what the program itself cuts: ``see_through=``."""
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
 
@@ -87,7 +123,7 @@ class Mode(TorchFunctionMode):
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
-            if known is not None and not kwargs and not THREAD.selects:
+            if known is not None and not kwargs and not THREAD.selects and not THREAD.marks:
                 quick = engine.quick_on.get(func)
                 if quick is not None and plain():
                     links = engine.links(known)
@@ -100,7 +136,16 @@ class Mode(TorchFunctionMode):
                 if engine.before is not None:
                     engine.before(func, args, kwargs)
                 return self._handled(func, args, kwargs or {}, known)
+        if not is_dynamo_compiling() and THREAD.cut is not None and self.passes(func, args, kwargs or {}):
+            return func(*args, **kwargs or {})
         return self._among_others(func, args, kwargs or {})
+
+    def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call in a block without gradients has nothing to do with them."""
+        return False
+
+    def met(self, func: Any, known: list[Tensor], out: Any) -> None:
+        """What was cut in such a block may be among the operands of a call."""
 
     def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor] | None) -> Any:
         """By a rule. `known`: the operands that carry something."""
@@ -109,6 +154,8 @@ class Mode(TorchFunctionMode):
         fresh, links = self._not_written(func, known), self.engine.links(known)
         out = self.eager(func, args, kwargs)
         _seen(fresh)
+        if THREAD.marks:
+            self.met(func, known, out)
         self.engine.link(out, links)
         return out
 
@@ -158,6 +205,8 @@ class Mode(TorchFunctionMode):
             fresh, links = self._not_written(func, known), self.engine.links(known)
             out = handle(func, args, kwargs)
             _seen(fresh)
+            if THREAD.marks:
+                self.met(func, known, out)
             self.engine.link(out, links)
             return out
         finally:
@@ -177,8 +226,10 @@ class Mode(TorchFunctionMode):
                 self._enter_inside(entered, recording)
             THREAD.made = None  # (left by an exception)
             counts = self.counted() if entered else {}  # entered again, inside itself: it is the same step
+            THREAD.step += not entered
             entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
-            THREAD.alone = len(entered) == 1 and self.trace is None
+            THREAD.cut = None
+            THREAD.look()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -277,13 +328,15 @@ class Mode(TorchFunctionMode):
     def _leave(self) -> None:
         TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
         entered = THREAD.entered
-        live = entered.pop().live
-        THREAD.alone = len(entered) == 1 and entered[0].mode.trace is None
+        left = entered.pop()
+        live, THREAD.cut = left.live, left.cut
+        THREAD.look()
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
         else:
             release(live)
-            THREAD.selects = False
+            THREAD.selects = THREAD.marks = False
+            warn_now()
         if THREAD.patched:
             THREAD.patched = [region for region in THREAD.patched if region.on()]
 

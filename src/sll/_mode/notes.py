@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from .._ops.callsite import CallSite, LostGradientError, LostGradientWarning, call_site, frame
 from .._ops.env import outside_of_transforms, readable
+from .._ops.statements import in_package, only_told, users_line
 from .._reports.rows import EpsUsed, Followed
+from .threads import THREAD
 
-__all__ = ["Lost", "Paths", "Widths"]
+__all__ = ["Lost", "Paths", "Widths", "passed", "warn_now"]
 
 
 class Widths:
@@ -90,21 +93,43 @@ class Lost:
 
     def add(self, op: str, undecided: object, why: str, site: CallSite | None = None) -> None:
         """`undecided` is a thunk: reading it synchronises with the device, so it is only called when somebody
-        listens.
+        listens. What is only told to somebody (an exception, a log) is not missed.
         """
-        site = site or call_site(op)
+        here, site = site is None, site or call_site(op)
         self.calls[site] += 1
         if self.on_lost == "ignore" or site in self._said or not undecided():  # type: ignore[operator]
             return
         self._said.add(site)
+        if here and only_told():
+            return
         message = f"the gradient of a decision inside its band ends at {op}: {why}"
         if self.on_lost == "error":
             raise LostGradientError(f"{site.file}:{site.line}: {message}")
-        warnings.warn_explicit(
-            message + ' Pass on_lost="ignore" to linearize() if that is intended.',
-            LostGradientWarning,
-            site.file,
-            site.line,
-            # Python's memory of what was said at which line: also when every step of a loop makes its own region.
-            registry=frame().f_globals.setdefault("__warningregistry__", {}),
+        message += ' Pass on_lost="ignore" to linearize() if that is intended.'
+        # Python's memory of what was said at which line: also when every step of a loop makes its own region.
+        registry = frame().f_globals.setdefault("__warningregistry__", {})
+        warn = functools.partial(
+            warnings.warn_explicit, message, LostGradientWarning, site.file, site.line, registry=registry
         )
+        if here and in_package(site.file) and THREAD.entered:
+            THREAD.waiting.append((users_line(), warn))
+            THREAD.marks = True
+        else:
+            warn()
+
+
+def passed(carried: bool, out: Any) -> None:
+    """A decision has become a float with a gradient. What the same line of the program has lost in an installed package
+    is not missed, then.
+    """
+    parts = out if isinstance(out, (tuple, list)) else (out,)
+    if carried and any(isinstance(x, Tensor) and x.requires_grad for x in parts):
+        line = users_line()
+        THREAD.waiting = [(other, warn) for other, warn in THREAD.waiting if other != line]
+
+
+def warn_now() -> None:
+    """Say what was lost in installed packages, and is missed."""
+    waiting, THREAD.waiting = THREAD.waiting, []
+    for _, warn in waiting:
+        warn()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
 
@@ -18,13 +19,15 @@ __all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
 class Entered:
     """An entered region or hard block."""
 
-    __slots__ = ("counts", "in_reentrant", "live", "mode", "sweep_at")
+    __slots__ = ("counts", "cut", "in_reentrant", "live", "mode", "sweep_at")
 
     def __init__(self, mode: Any, in_reentrant: bool, counts: dict[Any, int]) -> None:
         self.mode = mode
         self.live: list[weakref.ref[Tensor]] = []
         """The tensors that carry something (and some that are gone)."""
         self.sweep_at = 256
+        self.cut = THREAD.cut
+        """The block without gradients in which it was entered, if there is one in the region around it."""
         self.counts = counts
         """How often each line of the program has decided in this step."""
         self.in_reentrant = in_reentrant
@@ -49,7 +52,17 @@ class Thread(threading.local):
         self.entered: list[Entered] = []
         """Innermost last. (torch hides a mode while it handles a call.)"""
         self.alone = False
-        """One region is entered, and it does not watch: what it passes on reaches no other."""
+        """One region is entered, and it does not watch: what it passes on reaches no other. Gradients are on."""
+        self.cut: Any = None
+        """The block without gradients that the program has entered in the innermost region."""
+        self.marks = False
+        """Whether tensors say that they were cut in such a block."""
+        self.waiting: list[tuple[Any, Callable[[], None]]] = []
+        """Warnings about lines of installed packages, with the lines of the program that called these."""
+        self.seen: Any = WeakIdKeyDictionary()
+        """What was made in blocks that a region sees through, and in which."""
+        self.step = 0
+        """How often regions were entered, or backward was run in them."""
         self.made: list[Tensor] | None = None
         """In a region of compiled code that nothing is around: the tensors that were made to carry something."""
         self.selects = False
@@ -60,6 +73,10 @@ class Thread(threading.local):
         """The region of such a function, while it may be entered."""
         self.patched: list[Any] = []
         """Regions that `sll.patch` has switched on."""
+
+    def look(self) -> None:
+        """Find out whether one region is `alone`."""
+        self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None and self.cut is None
 
     def regions(self) -> list[Any]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""

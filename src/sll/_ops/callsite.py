@@ -17,6 +17,7 @@ __all__ = [
     "call_site",
     "frame",
     "is_internal",
+    "is_ours",
     "line_of",
     "relative",
     "short",
@@ -47,9 +48,13 @@ _DEMO = os.path.join(_OURS, "tools", "demo.py")  # a program like any other
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 
 
+def is_ours(file: str) -> bool:
+    return file.startswith(_OURS) and file != _DEMO
+
+
 def is_internal(file: str) -> bool:
     """Whether `file` is a part of ours or of torch, where no user looks for a mistake."""
-    return file.startswith((_OURS, _TORCH)) and file != _DEMO
+    return is_ours(file) or file.startswith(_TORCH)
 
 
 class _Internal(dict[str, bool]):

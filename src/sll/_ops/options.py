@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 Forward: TypeAlias = Literal["linear", "hard"]
 RegionForward: TypeAlias = Literal["linear", "hard", "straight-through"]
+SeeThrough: TypeAlias = "bool | Iterable[str]"
 OnLost: TypeAlias = Literal["ignore", "warn", "error"]
 
 
@@ -105,6 +107,31 @@ def whole_paths(value: Any) -> int:
             "it run 15 times more where Python asks for what is open"
         )
     return value
+
+
+def generator_or_none(value: Any) -> torch.Generator | None:
+    """``generator=``"""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {shown(value)}")
+    return value
+
+
+CUTS = frozenset(("no_grad", "detach"))
+
+
+def looks_through(value: Any) -> frozenset[str]:
+    """``see_through=``"""
+    if isinstance(value, bool):
+        return CUTS if value else frozenset()
+    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
+    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
+        remedy = f"; write {{{value!r}}}" if isinstance(value, str) and value in CUTS else ""
+        raise TypeError(
+            f'see_through must be True, False, or a set of "no_grad" and "detach", got {shown(value)}{remedy}'
+        )
+    for name in names:
+        one_of(name, "see_through", ("no_grad", "detach"))
+    return frozenset(names)
 
 
 def one_of(value: Any, argument: str, allowed: tuple[str, ...], remedy: str = "") -> str:

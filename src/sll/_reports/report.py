@@ -52,6 +52,11 @@ class Report:
     flips: dict[CallSite, Followed] = field(default_factory=dict)
     """With ``linearize(..., paths=N)``: the answers that Python was given and that might be others."""
 
+    cut: dict[CallSite, int] = field(default_factory=dict)
+    """Calls that decide under `torch.no_grad`, or detach what is decided: gradients end there for the program says so.
+    With ``linearize(..., see_through=True)`` they go on.
+    """
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
 
@@ -64,6 +69,7 @@ class Report:
             "lost": listed(self.lost, "calls"),
             "infinite_jumps": listed(self.infinite_jumps, "elements"),
             "approximate": listed(self.approximate, "flips"),
+            "cut": listed(self.cut, "calls"),
             "eps": [{"file": s.file, "line": s.line, "op": s.op, **used._asdict()} for s, used in self.eps.items()],
             "flips": [{"file": s.file, "line": s.line, "op": s.op, **of._asdict()} for s, of in self.flips.items()],
         }
@@ -173,6 +179,10 @@ class Report:
             f"{short(site)}: approximate; {n} {_APPROXIMATE.get(site.op, _APPROXIMATE['flips'])}"
             for site, n in self.approximate.items()
         ]
+        notes += [
+            f"{short(site)}: decides without gradients in {n} calls, or is detached; see_through=True looks through"
+            for site, n in self.cut.items()
+        ]
         if not self.lost:
             notes.append(
                 "No decision's gradient was lost."
@@ -192,9 +202,10 @@ class Report:
             return [_cells(row) for row in self.rows]
         rows = [Row(s, "decides", e.calls, 0, eps=(e.smallest, e.largest)) for s, e in self.eps.items()]
         rows += [Row(site, "lost", calls, 0) for site, calls in self.lost.items()]
+        rows += [Row(site, "cut", calls, 0) for site, calls in self.cut.items()]
         rows += flip_rows(self.flips)
         blank = ("", "")
-        said = {"lost": "gradients end", "flip": "ran again"}
+        said = {"lost": "gradients end", "cut": "leaves autograd", "flip": "ran again"}
         return [(*_cells(r)[:3], *blank, _cells(r)[5], *blank, "", said.get(r.kind, "")) for r in rows]
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "in_place_forms",
     "names_of",
     "op_name",
+    "op_of",
     "row_of",
     "spellings",
 ]
@@ -85,6 +86,13 @@ def op_name(func: Callable[..., Any]) -> str:
 def row_of(name: str) -> Row:
     """The row that has this name."""
     return ROW_OF[name]
+
+
+def op_of(func: Callable[..., Any]) -> str:
+    """The op that a function is, or the function that is not in place; an empty string if it is none."""
+    name = func.__name__
+    row = ROW_OF.get(name) or ROW_OF.get(name.strip("_"))
+    return "" if row is None else row.op
 
 
 def names_of(family: str) -> list[str]:

@@ -1,0 +1,300 @@
+"""Where the program itself leaves autograd in a region: `torch.no_grad`, and `detach`.
+
+`torch.no_grad` calls `torch._C._set_grad_enabled`, which the mode sees. So a block that was entered in the region is
+told from one around it, and from what runs without gradients on its own account (`torch.autograd.Function`).
+
+With ``see_through=`` calls in such a block are recorded if an operand has a graph, or carries a decision. Parameters
+have none there: what optimizers and averages of weights do stays as it is, and so do floats that were there before and
+are written to. Without, what comes of such operands is marked (`Cut`), and the mark says so where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .._carry.interface import Carried, Engine, Func
+from .._carry.outcomes.registry import DISCRETE
+from .._ops.callsite import CallSite, call_site
+from .._ops.env import compiling
+from .._rules.index import ASKS, SOURCES, op_name, op_of
+from .guards import decides, refuse_reentrant
+from .threads import THREAD
+
+__all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "met", "passes", "switched", "unrecorded"]
+
+REMEDY = "sll.linearize(..., see_through=True) looks through torch.no_grad() and detach()."
+DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_}
+EXPORTS: set[Any] = {Tensor.numpy, Tensor.__array__}
+"""They refuse what has a graph."""
+SEEN = DETACHES | EXPORTS
+"""What a region that sees through is asked about, whatever the operand is."""
+
+
+class _Always:
+    """What a region that sees through handles always."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __contains__(self, func: Any) -> bool:
+        return func in SEEN or func in self._engine.always
+
+
+def engine_for(through: frozenset[str], engine: Engine) -> Engine:
+    """`engine`, for a region that looks through these."""
+    if not through:
+        return engine
+    found = copy(engine)
+    found.always = _Always(engine)
+    return found
+
+
+class Block:
+    """A block without gradients that the program has entered in a region."""
+
+    def __init__(self) -> None:
+        self.site = call_site("no_grad")
+        self.step = THREAD.step
+
+
+class Cut(Carried):
+    """Says of a tensor that it was computed from something that has a graph, and has none."""
+
+    def __init__(self, site: CallSite, decision: CallSite | None) -> None:
+        self.site = site
+        """Where it was cut."""
+        self.decision = decision
+        """Where something was decided on the way. None if nothing was."""
+
+
+def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch._C._set_grad_enabled``, which is what blocks and decorators call."""
+    was = torch.is_grad_enabled()
+    out = func(*args, **kwargs)
+    if not compiling() and THREAD.entered and was != torch.is_grad_enabled():
+        THREAD.cut = Block() if was else None
+        THREAD.look()
+    return out
+
+
+def passes(region: Any, func: Func, args: tuple[Any, ...], kwargs: Any) -> bool:
+    """A quick look at a call in a block: whether it has nothing to do with gradients. Optimizers call little else."""
+    if len(THREAD.entered) != 1 or region.trace is not None or THREAD.runs or "no_grad" in region.through:
+        return False
+    if func is torch._C._set_grad_enabled or _makes(func) or _flows(args) or (kwargs and _flows(kwargs.values())):
+        return False
+    if region.engine.before is not None:
+        region.engine.before(func, args, kwargs)
+    return True
+
+
+def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call while gradients are off."""
+    if THREAD.cut is not None and "no_grad" in region.through and not torch.is_inference_mode_enabled():
+        return _through(region, func, args, kwargs)
+    out = func(*args, **kwargs)
+    refuse_reentrant(region, func, args, out)
+    if THREAD.cut is not None or torch.is_inference_mode_enabled():
+        if THREAD.cut is not None and _makes(func):
+            THREAD.seen[out] = THREAD.cut
+        _mark(region, func, args, kwargs, out)
+    return out
+
+
+_FACTORIES = ("zeros", "ones", "full", "empty", "new_")
+
+
+def _makes(func: Func) -> bool:
+    """Whether it makes a tensor that is there to be written to."""
+    return func.__name__.startswith(_FACTORIES)
+
+
+# --- seen through ------------------------------------------------------------------------------------------------
+
+
+def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As if gradients were on, if an operand has a graph."""
+    if func in EXPORTS:
+        return func(args[0].detach(), *args[1:], **kwargs)
+    if func in ASKS and func not in DETACHES:
+        return func(*args, **kwargs)
+    operands = _tensors((*args, *kwargs.values()))
+    if any(x.is_floating_point() and not _own(x) for x in _written(func, args, kwargs)):
+        out = func(*args, **kwargs)
+        _mark(region, func, args, kwargs, out)
+        return out
+    if not _flows(operands) and not any(map(_own, operands)):
+        out = func(*args, **kwargs)
+    else:
+        args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values())))
+        with torch.enable_grad():
+            out = (region.dispatch if region.trace is None else region.traced)(func, args, kwargs)
+    for x in _tensors((out,)):
+        if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():
+            THREAD.seen[x] = THREAD.cut
+    return out
+
+
+def _flows(operands: Iterable[Any]) -> bool:
+    """Whether one of them has a graph, or carries something."""
+    for x in operands:
+        if isinstance(x, Tensor):
+            if getattr(x, "_sll", None) is not None or (x.requires_grad and not isinstance(x, Parameter)):
+                return True
+        elif isinstance(x, (tuple, list)) and _flows(x):
+            return True
+    return False
+
+
+def _tensors(operands: Iterable[Any]) -> list[Tensor]:
+    """However deep in tuples and lists."""
+    found: list[Tensor] = []
+    for x in operands:
+        if isinstance(x, Tensor):
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            found += _tensors(x)
+    return found
+
+
+def _written(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """What the function says that it writes to."""
+    name = func.__name__
+    writes = name[-1:] == "_" != name[-2:-1] or name[:3] == "__i" and name not in _NOT_WRITTEN or name == "__setitem__"
+    return _tensors((args[:1] if writes or kwargs.get("inplace") else (), kwargs.get("out")))
+
+
+_NOT_WRITTEN = {"__invert__", "__int__", "__index__"}
+
+
+def _own(x: Tensor) -> bool:
+    """Whether it was made in this block."""
+    return THREAD.seen.get(x if x._base is None else x._base) is THREAD.cut
+
+
+def _fixed(operands: Iterable[Any]) -> tuple[Any, ...]:
+    """Without the graphs of parameters, and of what was made in an earlier step: averages go on for ever."""
+    return tuple(
+        _plain(x) if isinstance(x, Tensor) else type(x)(_fixed(x)) if type(x) in (tuple, list) else x for x in operands
+    )
+
+
+def _plain(x: Tensor) -> Tensor:
+    block = THREAD.seen.get(x)
+    if block is not None and block.step != THREAD.step and not x.is_floating_point():
+        x._sll = None  # type: ignore[attr-defined]
+        return x
+    return x.detach() if isinstance(x, Parameter) or block is not None and block.step != THREAD.step else x
+
+
+def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One of `SEEN`, with gradients on. NotImplemented if there is nothing to see."""
+    x = args[0] if args else kwargs["input"]
+    if func in EXPORTS:
+        hidden = region.through and x.is_floating_point() and (x in THREAD.seen or _from_decision(x))
+        return func(x.detach(), *args[1:], **kwargs) if hidden else NotImplemented
+    decided = region.engine.decided(x)
+    if "detach" in region.through:
+        if not decided and not region.engine.carried(x) and not _from_decision(x):
+            return NotImplemented
+        return x if func.__name__ == "detach_" else region.call(Tensor.view, x, x.shape)
+    if not decided:
+        return NotImplemented
+    out, site = func(*args, **kwargs), call_site(op_name(func))
+    _carry(region, out, Cut(site, site))
+    region.count_cut(site)
+    return out
+
+
+def _from_decision(x: Tensor, most: int = 10_000) -> bool:
+    """Whether its graph has a node that only regions make, among so many."""
+    todo: list[Any] = [x.grad_fn]
+    seen: set[Any] = set()
+    while todo and len(seen) < most:
+        node = todo.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        made = getattr(type(node), "_forward_cls", None)
+        if node.name() == "HardtanhBackwardBackward0" or getattr(made, "__module__", "").startswith("sll."):
+            return True
+        todo += [below for below, _ in node.next_functions]
+    return False
+
+
+# --- marked ------------------------------------------------------------------------------------------------------
+
+
+def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Results of what has a graph say that they have none."""
+    if func in ASKS and func not in DETACHES:
+        return
+    found = None
+    for x in _tensors((*args, *kwargs.values())):
+        cut = _cut_of(region, func, x)
+        if cut is not None and (found is None or found.decision is None):
+            found = cut
+    if found is None:
+        return
+    if found.decision is None and func in DISCRETE and decides(func, out) and _linearized(region, func):
+        found = Cut(found.site, call_site(op_name(func)))
+        region.count_cut(found.decision)
+    written = _written(func, args, kwargs)
+    for x in (*_tensors((out,)), *written):  # (what was there before and is written to keeps statistics)
+        if _own(x) or _is_cut(x) or not any(x is y for y in written):
+            _carry(region, x, found)
+
+
+def _is_cut(x: Tensor) -> bool:
+    pair = getattr(x, "_sll", None)
+    return pair is not None and isinstance(pair[0], Cut)
+
+
+def _cut_of(region: Any, func: Func, x: Tensor) -> Cut | None:
+    """What is known of an operand."""
+    if _is_cut(x):
+        return x._sll[0]  # type: ignore[attr-defined, no-any-return]
+    engine = region.carrier_of(x)
+    if not engine.carried(x) and (not x.requires_grad or isinstance(x, Parameter)):
+        return None
+    here = call_site(op_name(func))
+    decided = engine.decided(x) or _from_decision(x, 200)
+    if decided:
+        region.count_cut(here)
+    return Cut(here if THREAD.cut is None else THREAD.cut.site, here if decided else None)
+
+
+def _linearized(region: Any, func: Func) -> bool:
+    op = op_of(func)
+    return op not in SOURCES or bool(region.linearizes(op))
+
+
+def _carry(region: Any, x: Tensor, cut: Cut) -> None:
+    if not x.requires_grad and not x.is_inference() and region.keep(x):  # (PyTorch lets none of those into a graph)
+        x._sll = cut, None  # type: ignore[attr-defined]
+        THREAD.marks = True
+
+
+def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
+    """What was cut is an operand of a call with gradients on. If the result has a graph, that is where it is missed."""
+    marked: list[Any] = [x for x in known if _is_cut(x)]
+    results = _tensors((out,))
+    if not marked or func in ASKS or func.__name__.endswith("_as"):
+        return
+    used = any(x.requires_grad or region.engine.carried(x) for x in results)
+    for x in marked:
+        cut = x._sll[0]
+        if cut.decision is None:
+            x._sll = None
+        elif used:
+            x._sll = None
+            region.miss(cut, op_name(func))
+        else:
+            for y in results:
+                _carry(region, y, cut)
