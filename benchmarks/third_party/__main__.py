@@ -38,7 +38,6 @@ MODES = ("linear", "hard", "straight-through")
 TOLERANCE = {"linear": 0.01, "hard": 0.03}
 NARROW, NARROWEST = 1e-4, 1e-8
 console = Console(width=150)
-OPTIONS = lambda case: {}
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Found:
 
 
 def region(case: Case, forward: str) -> sll.linearize:
-    return sll.linearize(case.eps, forward=forward, on_lost="ignore", **OPTIONS(case))
+    return sll.linearize(case.eps, forward=forward, on_lost="ignore", see_through=case.see_through)
 
 
 def sample(case: Case, forward: str, a: Tensor, b: Tensor, said: Counter[str], t: float) -> tuple[float, float]:

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import sll
 from compatibility import row
+from oracles import grads, leaf
+from sll._mode.threads import IDLE
 
 AREA = "threads, workers, asyncio"
 
@@ -176,3 +178,64 @@ def test_one_region_selects_in_several_threads(forward):
     finally:
         sys.setswitchinterval(interval)
     assert not found and want.count_nonzero()
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard"])
+def test_what_decides_nothing_is_passed_on_while_nothing_is_carried(forward):
+    """`IDLE` is only that: a region in one thread, in which nothing carries anything yet."""
+    region = sll.linearize(0.5, forward=forward)
+    x = leaf(0.1)
+    for _ in range(2):
+        with region:
+            assert IDLE.region is region
+            y = x * 2
+            assert IDLE.region is region
+            with sll.hard():
+                assert IDLE.region is None
+            assert IDLE.region is region
+            m = y > 0
+            assert IDLE.region is None
+            assert grads(m.float(), x) == [2.0]
+        assert IDLE.region is None
+    for options in ({"trace": True}, {"forward": "linear"}):  # these are told of every call
+        with sll.linearize(0.5, **options):
+            assert IDLE.region is None
+    with torch.no_grad(), region:
+        assert IDLE.region is region
+    with region, torch.no_grad():
+        assert IDLE.region is None
+
+
+def test_a_decision_of_an_inner_region_is_carried_by_the_idle_one_around_it():
+    x = leaf(0.1)
+    with sll.linearize(0.5, forward="straight-through"):
+        with sll.linearize(0.5, forward="straight-through"):
+            m = x > 0
+        assert IDLE.region is None
+        assert grads(torch.stack([m, m]).float(), x) == [2.0]
+
+
+def test_a_decision_of_another_thread_is_carried_by_an_idle_region():
+    """Both threads are in the region; the mask comes from one, and is used in the other."""
+    region = sll.linearize(0.5, forward="straight-through")
+    x, made = leaf(0.1), []
+    entered, leave = threading.Event(), threading.Event()
+
+    def decides():
+        with region:
+            made.append(x > 0)
+            entered.set()
+            leave.wait(10)
+
+    with region:
+        assert IDLE.region is region
+        worker = threading.Thread(target=decides)
+        worker.start()
+        entered.wait(10)
+        assert IDLE.region is None
+        found = grads(torch.stack([made[0], made[0]]).float(), x)
+        leave.set()
+        worker.join()
+    assert found == [2.0]
+    with region:
+        assert IDLE.region is region

@@ -24,7 +24,7 @@ from . import checkpoint
 from .cuts import switched
 from .journal import QUIET
 from .notes import warn_now
-from .threads import THREAD, Entered, innermost, release, stack
+from .threads import IDLE, THREAD, Entered, innermost, release, stack
 
 __all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
 
@@ -102,17 +102,17 @@ class Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
+        known: list[Tensor] | None = None
+        if not is_dynamo_compiling() and IDLE.region is self and func not in engine.always and func not in engine.quick:
+            return func(*args, **kwargs) if kwargs else func(*args)
         if not is_dynamo_compiling() and THREAD.alone:
-            if self.paths > 1 and (kwargs or func not in QUIET):
-                answer = self._answered(func, args, kwargs)
-                if answer is not NotImplemented:
-                    return answer
+            if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+                return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
                 if out is not NotImplemented:
                     return out
-            known: list[Tensor] | None = None
             for x in (*args, *kwargs.values()) if kwargs else args:
                 if isinstance(x, Tensor):
                     if getattr(x, "_sll", None) is not None:
@@ -140,6 +140,10 @@ class Mode(TorchFunctionMode):
             return func(*args, **kwargs or {})
         return self._among_others(func, args, kwargs or {})
 
+    def watches(self) -> bool:
+        """Whether calls that decide nothing concern it."""
+        return self.trace is not None or self.paths > 1 or self.engine.before is not None
+
     def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call in a block without gradients has nothing to do with them."""
         return False
@@ -161,7 +165,7 @@ class Mode(TorchFunctionMode):
 
     def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What Python is told where it asks for what is open, in a function that may run again."""
-        if not THREAD.runs:
+        if not THREAD.runs or (not kwargs and func in QUIET):
             return NotImplemented
         for run in THREAD.runs[:-1]:
             run.note(func, args, kwargs)
@@ -307,6 +311,7 @@ class Mode(TorchFunctionMode):
         entered = THREAD.entered
         if not entered:  # entered by compiled code, and left there
             return False
+        IDLE.region = None
         top = entered[-1]
         top.live.append(ref(x))
         if len(top.live) >= top.sweep_at:
@@ -330,13 +335,13 @@ class Mode(TorchFunctionMode):
         entered = THREAD.entered
         left = entered.pop()
         live, THREAD.cut = left.live, left.cut
-        THREAD.look()
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
         else:
             release(live)
             THREAD.selects = THREAD.marks = False
             warn_now()
+        THREAD.look()
         if THREAD.patched:
             THREAD.patched = [region for region in THREAD.patched if region.on()]
 

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["THREAD", "Entered", "innermost", "release", "stack"]
+__all__ = ["IDLE", "THREAD", "Entered", "innermost", "release", "stack"]
 
 
 class Entered:
@@ -43,10 +43,25 @@ class Entered:
         self.sweep_at = max(256, 2 * len(self.live))
 
 
+class Idle:
+    """The region in which nothing carries anything yet: what decides nothing need not look at its operands there.
+
+    It is the only one that is on, in all threads: what one has decided may come to another.
+    """
+
+    region: Any = None
+
+
+IDLE = Idle()
+_INSIDE: set[int] = set()
+"""The threads that have entered something."""
+
+
 class Thread(threading.local):
     """What this thread has entered."""
 
     def __init__(self) -> None:
+        self._number = threading.get_ident()
         self.at_work: Any = None
         """The region that is handling a call: those around it let everything pass."""
         self.entered: list[Entered] = []
@@ -75,8 +90,14 @@ class Thread(threading.local):
         """Regions that `sll.patch` has switched on."""
 
     def look(self) -> None:
-        """Find out whether one region is `alone`."""
+        """Find out whether one region is `alone`, and `IDLE`."""
+        if self.entered:
+            _INSIDE.add(self._number)
+        else:
+            _INSIDE.discard(self._number)
         self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None and self.cut is None
+        idle = self.alone and not self.entered[0].live and len(_INSIDE) == 1 and not self.entered[0].mode.watches()
+        IDLE.region = self.entered[0].mode if idle else None
 
     def regions(self) -> list[Any]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""
