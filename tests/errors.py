@@ -448,6 +448,13 @@ source("cast", torch.ops.aten.fix.default, boundaries="integers")(lambda eps, x:
     ),
     Case(
         ARGUMENTS,
+        "One name in the place of a set in `see_through`",
+        'region = sll.linearize(see_through="no_grad")',
+        "`True` stands for both. For one of them write a set.",
+        'region = sll.linearize(see_through={"no_grad"})',
+    ),
+    Case(
+        ARGUMENTS,
         "An op that is wanted and excluded",
         'region = sll.linearize(only=["round", "gt"], exclude=["round"])',
         "It is one or the other. To linearize everything but `round`, leave `only=` out.",
@@ -716,6 +723,59 @@ def program(x):
     return 2 * x if x.mean() > 0.25 else x
 
 program(x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A decision under `torch.no_grad()` became a part of the loss",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    with torch.no_grad():
+        hits = (x.sigmoid() > 0.5).float().mean()
+    loss = x.square().sum() - hits
+loss.backward()
+""",
+        "Metrics compute so. With [`see_through`](see-through.md) the region looks through the block. A result that "
+        "is only logged says nothing.",
+        """
+with sll.linearize(eps=0.1, forward="hard", see_through=True):
+    with torch.no_grad():
+        hits = (x.sigmoid() > 0.5).float().mean()
+    loss = x.square().sum() - hits
+loss.backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A decision was detached, and used",
+        """
+with sll.linearize(eps=0.1, forward="hard"):
+    y = x * (x > 0).detach()
+""",
+        "Without a region `detach()` of a mask does nothing. Leave it away, or pass `see_through=True`.",
+        """
+with sll.linearize(eps=0.1, forward="hard", see_through=True):
+    y = x * (x > 0).detach()
+y.sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A package asks for numbers, and its result has no other gradient",
+        """
+from torchmetrics.utilities.compute import normalize_logits_if_needed
+
+with sll.linearize(eps=0.1, forward="hard"):
+    p = normalize_logits_if_needed(x[1:3], "sigmoid")
+""",
+        "Here torchmetrics takes numbers outside of [0, 1] for logits. Normalize them yourself. Where the call gets a "
+        "gradient all the same, this is a row of the report and no warning. So is an `if` that only raises.",
+        """
+from torchmetrics.utilities.compute import normalize_logits_if_needed
+
+with sll.linearize(eps=0.1, forward="hard"):
+    p = normalize_logits_if_needed(x[1:3].sigmoid(), None)
+p.sum().backward()
 """,
     ),
     Case(
@@ -1443,6 +1503,32 @@ with sll.linearize(eps=0.1, forward="hard"):
     seen[0, 0, 0] = seen[0, 0, 0] | (x > 0)
     seen.sum().float().backward()
 """,
+    ),
+    Case(
+        TORCH,
+        "`see_through` in compiled code with `fullgraph=True`",
+        """
+@torch.compile(backend="aot_eager", fullgraph=True)
+def program(x):
+    with torch.no_grad():
+        return (x > 0).float()
+
+with sll.linearize(eps=0.1, see_through=True):
+    y = program(x)
+""",
+        "Compiled code cannot look through what the program cuts; eager mode does these calls. Leave `fullgraph=True` "
+        "away.",
+        """
+@torch.compile(backend="aot_eager")
+def program(x):
+    with torch.no_grad():
+        return (x > 0).float()
+
+with sll.linearize(eps=0.1, see_through=True):
+    y = program(x)
+y.sum().backward()
+""",
+        compiles=True,
     ),
     Case(
         TORCH,

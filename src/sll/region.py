@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ._carry import outcomes, shadows
-from ._carry.interface import Engine, tensors
+from ._carry.interface import OUTSIDE, Engine, tensors
 from ._mode import checkpoint, cuts
 from ._mode.decorating import around_module, decorate
 from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap
-from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
+from ._mode.mode import Mode, not_compiled, not_compiled_on_their_own
 from ._mode.notes import Lost, Paths, Widths, passed
 from ._mode.places import Places, made_here
 from ._mode.threads import THREAD
@@ -55,7 +55,6 @@ def engine_of(mode: str) -> Engine:
         from ._carry import flips
 
         ENGINES[mode] = flips.ENGINE
-        flips.ENGINE.always.update(OUTSIDE)
     return ENGINES[mode]
 
 
@@ -111,6 +110,10 @@ class linearize(Mode):
         paths: how often a decorated function may run, to give gradients to what Python asks: ``if``, ``while``,
             ``int()``, ``.item()``, indices of lists. 1 runs it once, and reports that they end there. A ``with`` block
             cannot run again, so it takes 1 only.
+        see_through: whether to look through what the program itself cuts: `torch.no_grad` blocks and decorators that
+            are entered in the region (``"no_grad"``), and ``detach()`` of what is decided (``"detach"``). ``True`` is
+            both; a set names one. Metrics compute so. What is written to parameters, buffers and averages stays as it
+            is. Without it such decisions are rows of the report, and warned about where they are used.
         generator: of the random numbers that choose which answers are run, where `paths` is less than all. The
             default is one of the region's own, with the seed 0.
 
@@ -397,3 +400,4 @@ def _chosen(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozen
 for _engine in ENGINES.values():
     _engine.always.update(OUTSIDE)
 not_compiled_on_their_own()
+not_compiled(cuts.unrecorded)

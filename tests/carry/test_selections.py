@@ -139,3 +139,17 @@ def test_what_a_mask_keeps_away_is_not_seen(name, forward):
     assert y.isfinite() and g.isfinite().all(), g
     if want is not None:
         torch.testing.assert_close(g, torch.tensor(want, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_numbers_selected_by_a_mask_that_is_certain(forward):
+    """Of the same decision: ``codes[codes >= 0]`` drops what is to be ignored, in the confusion matrices of metrics."""
+    x = torch.tensor([-0.3, 0.02, 0.4, -0.05], requires_grad=True)
+    with sll.linearize(0.1, forward=forward, on_lost="error"):
+        codes = (x > 0).long() + 2 * torch.tensor([0, 1, 1, 0])
+        both = [torch.bincount(n, minlength=4).float() @ torch.arange(4.0) for n in (codes[codes >= 0], codes)]
+        both.append(torch.masked_select(codes, codes >= 0).float().sum())
+    got, want, selected = (torch.autograd.grad(y, x, retain_graph=True)[0] for y in both)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(selected, want)
+    assert want.tolist() == pytest.approx([0.0, 5.0, 0.0, 5.0])

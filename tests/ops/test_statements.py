@@ -88,9 +88,9 @@ def keeps(x):
 QUIET = (
     raises, raises_else, asserts, asks_a_function, warns, prints, logs, torch_asserts,
     lambda x: raises_of_two((x - 2.96) / 2),
-    lambda x: Normal(x, x - 2.9),
-    lambda x: Bernoulli(x / 4).log_prob(torch.ones(3)),
-    lambda x: Categorical((x - 2.96)[None].clamp(0)),
+    lambda x: Normal(x, x - 2.9, validate_args=True),
+    lambda x: Bernoulli(x / 4, validate_args=True).log_prob(torch.ones(3)),
+    lambda x: Categorical((x - 2.96)[None].clamp(0), validate_args=True),
 )  # fmt: skip
 LOUD = (decides, decides_and_warns, counts, keeps)
 

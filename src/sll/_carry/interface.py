@@ -10,9 +10,12 @@ from torch import Tensor
 
 from .._rules.widths import Width
 
-__all__ = ["Carried", "Engine", "Func", "Question", "Quick", "Region", "Rule", "Way", "tensors"]
+__all__ = ["OUTSIDE", "Carried", "Engine", "Func", "Question", "Quick", "Region", "Rule", "Way", "tensors"]
 
 Func: TypeAlias = Callable[..., Any]
+
+OUTSIDE: dict[Any, Callable[..., Any]] = {}
+"""Functions that no engine handles: copies, backward, the switch of gradients. The mode says what it does instead."""
 
 
 class Region(Protocol):

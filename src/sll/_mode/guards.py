@@ -19,6 +19,7 @@ from .threads import THREAD
 __all__ = ["EAGER", "break_the_graph", "decided_outside_of_vmap", "decides", "refuse_reentrant"]
 
 EAGER = "Without fullgraph=True eager mode does this call."
+_DETACHES = {"detach", "detach_"}
 _TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
 """And calls it later."""
 
@@ -46,9 +47,12 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
             if callable(x) and not isinstance(x, (Tensor, type)):
                 # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
                 torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {name}. {EAGER}")
-    if not torch.is_grad_enabled():
-        return
     carries = _may_carry(args) or bool(kwargs and _may_carry(kwargs.values()))
+    cut = not torch.is_grad_enabled()
+    if region.through and (cut or name in _DETACHES) and (carries or any(map(tracked, tensors(args, kwargs)))):
+        torch._dynamo.graph_break(msg=f"sll: compiled code does not follow what the program itself cuts. {EAGER}")
+    if cut:
+        return
     flips = not region.engine.compiles and (carries or _may_decide(func, args, kwargs))
     if (carries or flips or name in DECIDES_BY_NAME) and checkpoint.around_compilation():
         torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")

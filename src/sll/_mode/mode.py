@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
-from .._carry.interface import Engine
+from .._carry.interface import OUTSIDE, Engine
 from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
@@ -26,7 +26,7 @@ from .journal import QUIET
 from .notes import warn_now
 from .threads import IDLE, THREAD, Entered, innermost, release, stack
 
-__all__ = ["OUTSIDE", "Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
+__all__ = ["Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
 
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -52,15 +52,16 @@ def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwa
     return func(*args, **kwargs)
 
 
-OUTSIDE: dict[Any, Callable[..., Any]] = {
-    Tensor.__reduce_ex__: _plain,
-    Tensor.__deepcopy__: _plain,
-    Tensor.backward: _backward,
-    torch.autograd.backward: _backward,
-    torch.autograd.grad: _backward,
-    torch._C._set_grad_enabled: switched,
-}
-"""Functions that no engine handles: copies, backward, and the switch of gradients."""
+OUTSIDE.update(
+    {
+        Tensor.__reduce_ex__: _plain,
+        Tensor.__deepcopy__: _plain,
+        Tensor.backward: _backward,
+        torch.autograd.backward: _backward,
+        torch.autograd.grad: _backward,
+        torch._C._set_grad_enabled: switched,
+    }
+)
 
 M = TypeVar("M", bound="Mode")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import linecache
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -75,12 +76,11 @@ def _tells(line: ast.stmt) -> bool:
     return name in _LOGS or "warn" in name
 
 
-_PACKAGES = tuple({sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib")})
-
-
+@functools.lru_cache(maxsize=4096)
 def in_package(file: str) -> bool:
     """Whether it is a file of an installed package, which nobody edits."""
-    return file.startswith(_PACKAGES)
+    paths = sysconfig.get_paths()
+    return file.startswith(tuple(paths[name] + os.sep for name in ("purelib", "platlib", "stdlib")))
 
 
 def users_line() -> tuple[str, int]:

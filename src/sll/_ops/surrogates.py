@@ -27,6 +27,7 @@ from .env import compiling, unusual
 __all__ = [
     "alias",
     "eager",
+    "finite_gradient",
     "follow",
     "fresh",
     "kept",
@@ -86,6 +87,15 @@ def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
     shown = lazy_clone(soft)
     shown.data = make()
     return shown
+
+
+def finite_gradient(x: Tensor) -> Tensor:
+    """`x`, to whose elements what is not finite is no gradient. The mean of what is put into a place, a bin, is 0 / 0
+    where that is nothing, and so is its derivative by the number.
+    """
+    if x.requires_grad and eager():
+        x.register_hook(finite)  # type: ignore[no-untyped-call]
+    return x
 
 
 def ramp(

@@ -38,6 +38,8 @@ from .trees import original
 def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     """`hard` is ``x[mask]``; let it carry the elements that may be in it. The mask covers the leading dimensions."""
     share, shown = (weight.expand(mask.shape).reshape(-1) for weight in (probability(mask), expect(mask)))
+    if discrete_carrier(x) and bool(((share == 0) | (share == 1)).all()):  # (the numbers are open, if anything is)
+        return region.call(torch.Tensor.__getitem__, x, mask.detach())  # type: ignore[no-any-return]
     flat = region.call(torch.Tensor.reshape, x, (share.numel(), *x.shape[mask.dim() :]))
     near = (share.detach() > 0).nonzero().squeeze(1)
     candidates = region.call(torch.Tensor.__getitem__, flat, near)

@@ -164,7 +164,8 @@ def _shares(dist: Choice, write: _Write, dtype: torch.dtype) -> tuple[Tensor, Te
         amount = _soft(source, dtype)
         amount = amount.unsqueeze(-1) if isinstance(amount, Tensor) else amount
     wide = spread(weights)
-    return at, wide.expand(at.shape), spread(dist.ties).expand(at.shape), (wide * amount * write.alpha).expand(at.shape)
+    amounts = torch.where(wide > 0, wide * amount * write.alpha, 0)  # (0 * inf, if nothing else is written there)
+    return at, wide.expand(at.shape), spread(dist.ties).expand(at.shape), amounts.expand(at.shape)
 
 
 def _finish(region: Region, hard: Tensor, soft: Tensor, touched: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, follow, lazy_clone, number
+from ..._ops.surrogates import alias, finite_gradient, follow, lazy_clone, number
 from ..interface import Func, Quick, Region
 from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow, tensors
 from .sources import quick_compare
@@ -189,4 +189,4 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if weights is not None:
         total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
         return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
-    return carry(region, out, Shadow.of(hot.sum(0), by_ones=True))
+    return carry(region, out, Shadow.of(finite_gradient(hot.sum(0)), by_ones=True))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..._ops.apply import finite
 from ..._ops.dtypes import FULL
 from ..._ops.projections import decided
-from ..._ops.surrogates import alias, follow, simple
+from ..._ops.surrogates import alias, finite_gradient, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added
@@ -50,7 +50,8 @@ def written(
             return order.soft(values, False, hard)  # type: ignore[no-any-return]
         value = order.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
         return carry(region, hard, Shadow.of(value, other))
-    parts = [*([] if base is None else [base]), *(_moved(spot, read, x, source, add) for spot in spots)]
+    moved = [finite_gradient(_moved(spot, read, x, source, add)) for spot in spots]
+    parts = moved if base is None else [base, *moved]
     if not parts:
         return hard
     soft = functools.reduce(torch.add, parts)

@@ -19,7 +19,7 @@ from ..._ops.surrogates import alias, follow, kept
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added
-from .shadow import Selected, Shadow, as_float, carried, carry, mark, quick_shadow, shadow, tensors
+from .shadow import Selected, Shadow, as_float, as_value, carried, carry, mark, quick_shadow, shadow, tensors
 
 
 def selected(x: Any) -> Selected | None:
@@ -44,6 +44,8 @@ def select(region: Region, func: Func, x: Tensor, items: tuple[Any, ...]) -> Any
 
 def _selected(region: Region, x: Tensor, mask: Tensor, out: Tensor) -> Tensor:
     held = shadow(x)
+    if held is not None and not open_elements(as_value(mask)):  # (it is the numbers that are open, if anything is)
+        return region.call(torch.Tensor.__getitem__, x, mask.detach())  # type: ignore[no-any-return]
     full = held.shown(x, held.value().dtype) if held is not None else kept(x)
     full = full.reshape(mask.numel(), *x.shape[mask.dim() :])
     return carry(region, out, Selected(lambda: full, _flat(mask), mask))
