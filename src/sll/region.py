@@ -285,8 +285,8 @@ class linearize(Mode):
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = self.engine
         if compiling():
-            break_the_graph(self, func, args, kwargs)
-            return engine.dispatch(self, func, args, kwargs) if engine.compiles else func(*args, **kwargs)
+            alone = break_the_graph(self, func, args, kwargs) or not engine.compiles
+            return func(*args, **kwargs) if alone else engine.dispatch(self, func, args, kwargs)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             out = func(*args, **kwargs)
             refuse_reentrant(self, func, args, out)

@@ -18,7 +18,7 @@ from .._rules.table import ROWS, Row
 from .interface import Func, Region, Rule
 from .writes import Writes
 
-__all__ = ["Rules", "decides"]
+__all__ = ["Rules", "between_bools", "decides"]
 
 _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 
@@ -26,6 +26,16 @@ _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "pa
 def decides(row: Row) -> bool:
     """Whether functions of this row make decisions."""
     return row.family in _DECIDE
+
+
+def between_bools(region: Region, x: Tensor, n: int = 1, dim: int = -1, **ends: Tensor | None) -> Tensor:
+    """``diff(x)`` of bools: whether neighbours differ."""
+    parts = [end for end in (ends.get("prepend"), x, ends.get("append")) if end is not None]
+    x = region.call(torch.cat, parts, dim) if len(parts) > 1 else x
+    for _ in range(n):
+        last, first = (region.call(torch.narrow, x, dim, start, x.shape[dim] - 1) for start in (1, 0))
+        x = region.call(torch.logical_xor, last, first)
+    return x
 
 
 @dataclass

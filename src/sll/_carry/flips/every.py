@@ -35,9 +35,13 @@ def ragged(x: Any) -> Ragged | None:
     return held_by(x, Ragged)
 
 
-def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Any function: it runs again in each flip. If only floats carry any, they meet in it."""
-    name, writes = op_name(func), writes_unsaid(func)
+def flip_by_flip(
+    region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool | None = None
+) -> Any:
+    """Any function: it runs again in each flip. If only floats carry any, they meet in it. `writes`: whether it may
+    write to its operands without saying so.
+    """
+    name, writes = op_name(func), writes_unsaid(func) if writes is None else writes
     operands = [x for x, _ in carriers(args, kwargs)]
     loose = [x for x in leaves(args, kwargs) if ragged(x) is not None]
     floats = [x for x in operands if x.is_floating_point()]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region, tensors
+from ..rules import between_bools
 from .algebra import MAX_DECISIONS, through_expectation
 from .carriers import Choice, Expectation, attach, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import decided_by
@@ -25,6 +26,8 @@ from .trees import original
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not any(map(discrete_carrier, tensors(args, kwargs))):
         return func(*args, **kwargs)
+    if func.__name__ == "diff" and args and args[0].dtype == torch.bool:
+        return between_bools(region, *args, **kwargs)
     if func.__name__ == "sum":
         found = _few_summands(region, *args, **kwargs)
         if found is not None:
@@ -131,5 +134,6 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
         return None
     share = torch.ones(x.shape, dtype=share, device=x.device) if isinstance(share, torch.dtype) else share
     index = found.values.clamp(0, bins - 1).long().expand(*x.shape, found.values.shape[-1])
+    index = torch.where(found.weights.detach() == 0, x.unsqueeze(-1), index)  # (the gradient may be infinite there)
     share = (shown_weights(found, x).to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
     return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index.flatten(), share.flatten())
