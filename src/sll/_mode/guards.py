@@ -47,7 +47,7 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
         for x in args:
             if callable(x) and not isinstance(x, (Tensor, type)):
                 # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
-                if _torch_compiles(name):
+                if _torch_compiles():
                     return True
                 torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {name}. {EAGER}")
     if not torch.is_grad_enabled():
@@ -70,21 +70,18 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
     return False
 
 
-def _torch_compiles(name: str) -> bool:
-    """Whether eager code called `torch.cond` or a loop, which torch compiles on its own. That is reported."""
+def _torch_compiles() -> bool:
+    """Whether eager code called `torch.cond` or a loop, which torch compiles on its own. When that runs, the region is
+    asked again.
+    """
     frame = torch._dynamo.symbolic_convert.InstructionTranslator.current_tx().output.root_tx.f_code
-    if not frame.co_name.endswith("_op_wrapper") or not frame.co_filename.startswith(_HIGHER_ORDER):
-        return False
-    if torch.is_grad_enabled() and THREAD.entered:
-        THREAD.entered[-1].mode.lose(name, [], _COMPILED, undecided=lambda: True)
-    return True
+    return frame.co_name.endswith("_op_wrapper") and frame.co_filename.startswith(_HIGHER_ORDER)
 
 
 _torch_compiles._dynamo_marked_constant = True  # type: ignore[attr-defined]
 """It runs while Dynamo traces. (So torch._dynamo.assume_constant_result says, which takes a second to import.)"""
 
 _HIGHER_ORDER = str(Path(torch.__file__).parent / "_higher_order_ops")
-_COMPILED = "torch compiles it without the region. Use torch.where, or Python's own if and while with paths=2."
 _REMEMBERED = {"amax", "amin", "__rfloordiv__", "__rmod__"}
 """They decide nothing in the graph, but what eager mode makes of their results may be a decision."""
 _CASTS = {"to", "type", "type_as"}

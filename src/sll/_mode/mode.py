@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from .._carry.interface import Engine
 from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
-from .._rules.index import ASKS, op_name
+from .._rules.index import ASKS, OPERATORS, function_of, op_name
 from . import checkpoint
 from .journal import QUIET
 from .threads import THREAD, Entered, innermost, release, stack
@@ -83,6 +83,8 @@ class Mode(TorchFunctionMode):
                         known = [x] if known is None else [*known, x]
                 elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
                     known = [*(known or ()), *held]
+            if type(func) in OPERATORS and (twin := function_of(func)) in engine.rules:
+                func = twin
             if known is None and func not in engine.always and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)

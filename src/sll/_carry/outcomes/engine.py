@@ -12,6 +12,7 @@ from torch import Tensor
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, REMEDIES, op_name
 from ..interface import Engine, Func, Rule, tensors
+from ..rules import NUMBERS, collected, lost_number
 from ..writes import called, written
 from . import (
     choosing,
@@ -27,7 +28,7 @@ from . import (
     where,
     writes,
 )
-from .carriers import Choice, Expectation, Selection, carrier, discrete_carrier, resolved, selection
+from .carriers import Choice, Expectation, Selection, carrier, discrete_carrier, outcomes, resolved, selection
 from .expectations import undecided
 from .found import best_value
 from .registry import ALWAYS, BY_NAME, RULES, fill
@@ -40,6 +41,7 @@ RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
+    "collections": collected,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": best_value,
@@ -101,6 +103,8 @@ class _Outcomes(Engine):
             silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
             if not silent or not all(x is args[0] for x in lost):
                 region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
+        if not traced and func in NUMBERS and args[0].is_floating_point() and (tree := outcomes(args[0])) is not None:
+            lost_number(region, func, (tree.below, tree.above), lambda: self.undecided(args[0]) > 0)
         out, _ = called(func, args, kwargs, lost)
         if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
             written(args[0])
