@@ -53,6 +53,7 @@ FAMILIES = {
     "broadcasts": "elements repeat",
     "fills": "elements move, and constants are put beside them",
     "joins": "several tensors become one",
+    "composed": "others in a row",
     "sums": "linear in one tensor, or products along a dimension",
     "products": "linear in each of several tensors",
     "truths": "all, any",
@@ -282,6 +283,9 @@ ROWS: list[Row] = [
     Row("F.unfold", "fills", in_place=False),
     # joins
     Row("cat concat concatenate stack hstack vstack dstack column_stack row_stack", "joins", in_place=False),
+    # composed
+    Row("meshgrid cartesian_prod combinations block_diag fill_diagonal_", "composed", in_place=False),
+    Row("put", "composed"),
     # sums
     Row("sum", "sums", facts="by_ones weighted"),
     Row("mean", "sums", facts="weighted"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, REMEDIES, op_name
+from ..composed import COMPOSED
 from ..interface import Engine, Func, Rule, tensors
 from ..rules import NUMBERS, collected, lost_number
 from ..writes import called, written
@@ -30,7 +31,6 @@ from . import (
 )
 from .carriers import Choice, Expectation, Selection, carrier, discrete_carrier, outcomes, resolved, selection
 from .expectations import undecided
-from .found import best_value
 from .registry import ALWAYS, BY_NAME, RULES, fill
 from .trees import decisions
 from .writes_seen import READS, may_write, settle
@@ -42,9 +42,10 @@ RULE_OF: dict[str, Rule] = {
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
     "collections": collected,
+    **COMPOSED,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
-    "best_values": best_value,
+    "best_values": reductions.extremes,
     **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median", "unique")},
     "searchsorted": passed.passed,
     "histc": passed.histc,

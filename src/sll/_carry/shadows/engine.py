@@ -16,6 +16,7 @@ from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
+from ..composed import COMPOSED
 from ..interface import Engine, Func, Quick, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
@@ -54,6 +55,7 @@ RULE_OF: dict[str, Rule] = {
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
     "collections": collected,
+    **COMPOSED,
     "floats": casts.to_float,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
