@@ -211,6 +211,23 @@ def test_a_decision_on_a_decided_float_sees_the_hard_value(meet):
     assert found["hard"] == [pytest.approx(5), 0] and not any(found["straight-through"])
 
 
+@pytest.mark.parametrize("decide", [
+    *MEET, lambda m: F.max_pool1d(m[None], 2)[0] > 0.5, lambda m: (m.sum() * 2 + 1).round(), lambda m: m.argmax(),
+    lambda m: (m + torch.tensor([0.0, 2.0])).sort().indices, lambda m: torch.softmax(3 * m, 0) > 0.2,
+])  # fmt: skip
+def test_a_decision_on_a_blend_is_approximate(decide):
+    for at, in_band in ((0.01, True), (0.4, False)):
+        x = torch.tensor([at, 0.5], dtype=torch.float64, requires_grad=True)
+        with sll.linearize(0.1, forward="linear", on_lost="error") as region:
+            decide((x > 0).double())
+        assert bool(region.report().approximate) == in_band
+
+
+def test_equality_of_a_blend_is_reported():
+    assert gradient(lambda x: ((x > 0).double().sum() == 2) + 0 * x, [0.01, 0.5], "linear")[1] == ["eq"]
+    assert gradient(lambda x: (x > 0).sum() == 2, [0.01, 0.5], "linear")[0] == [pytest.approx(5), 0]
+
+
 @pytest.mark.parametrize("meet", MEET)
 def test_floats_of_which_too_much_is_open_meet(meet, monkeypatch):
     monkeypatch.setattr("sll._carry.flips.every.MAX_OF_FLOATS", 1)

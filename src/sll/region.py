@@ -300,13 +300,13 @@ class linearize(Mode):
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
         rule = engine.rules.get(func)
-        if rule is None or self.selecting():
+        if rule is None or self.linear or self.selecting():  # (linear ones note where floats meet)
             return engine.dispatch(self, func, args, kwargs)
         return rule(self, func, args, kwargs)
 
     def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = self.engine.rules.get(func)
-        if rule is None or self.selecting() or not plain():
+        if rule is None or self.linear or self.selecting() or not plain():
             return self.dispatch(func, args, kwargs)
         return rule(self, func, args, kwargs)
 
