@@ -331,7 +331,6 @@ def in_band():
 
 SILENT = {
     "pad_sequence": lambda m: torch.nn.utils.rnn.pad_sequence([m, m]),
-    "meshgrid": lambda m: torch.meshgrid([m, m], indexing="ij"),
     "fill": lambda m: torch.zeros(2, dtype=torch.bool).fill_(m[0]),
     "full_like": lambda m: torch.full_like(torch.zeros(2), m[0]),
     "contains": lambda m: True in m,

@@ -313,8 +313,8 @@ class linearize(Mode):
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = self.engine
         if compiling():
-            break_the_graph(self, func, args, kwargs)
-            return engine.dispatch(self, func, args, kwargs) if engine.compiles else func(*args, **kwargs)
+            alone = break_the_graph(self, func, args, kwargs) or not engine.compiles
+            return func(*args, **kwargs) if alone else engine.dispatch(self, func, args, kwargs)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             return cuts.unrecorded(self, func, args, kwargs)
         if checkpoint.hooked() and (self.selecting() or func in engine.rules):
@@ -326,7 +326,7 @@ class linearize(Mode):
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
         rule = engine.rules.get(func)
-        if rule is None or self.selecting():
+        if rule is None or self.linear or self.selecting():  # (linear ones note where floats meet)
             if func in cuts.SEEN and (out := cuts.detach(self, func, args, kwargs)) is not NotImplemented:
                 return out
             return engine.dispatch(self, func, args, kwargs)
@@ -334,7 +334,7 @@ class linearize(Mode):
 
     def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = self.engine.rules.get(func)
-        if rule is None or self.selecting() or not plain():
+        if rule is None or self.linear or self.selecting() or not plain():
             return self.dispatch(func, args, kwargs)
         return rule(self, func, args, kwargs)
 

@@ -59,3 +59,29 @@ def test_masks_that_are_counted_one_by_one(count, many, forward):
     else:  # no single flip changes a vote that is not close
         lead = n - (many + 1) // 2
         assert torch.equal(compared[0].any(0), (lead == 0) | (lead == -1))
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("program", [
+    lambda m: m.diff(), lambda m: m.diff(n=2), lambda m: m.diff(dim=0), lambda m: m.diff(prepend=m[:, :1] & False),
+])  # fmt: skip
+def test_neighbours_of_masks_differ_or_not(program, forward):
+    x = torch.tensor([[0.02, 0.3, -0.4], [0.5, 0.6, 0.7]], dtype=torch.float64, requires_grad=True)
+    above, below = (program(x.detach() + shift > 0).double() for shift in (0.1, -0.1))
+    weights = torch.arange(1.0, above.numel() + 1).reshape(above.shape)
+    with sll.linearize(0.1, forward=forward, on_lost="error"):
+        mask = program(x > 0)
+        assert mask.dtype == torch.bool
+        (mask.double() * weights).sum().backward()
+    assert x.grad[0, 0] == pytest.approx(((above - below) * weights).sum().item() / 0.2)
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+def test_the_outer_product_of_masks_is_a_mask(forward):
+    x = torch.tensor([0.3, 0.02, -0.4], dtype=torch.float64, requires_grad=True)
+    weights = torch.arange(9.0).reshape(3, 3)
+    with sll.linearize(0.1, forward=forward, on_lost="error"):
+        both = torch.outer(x > 0, x > -1) & ~torch.eye(3, dtype=torch.bool)
+        assert both.dtype == torch.bool
+        (torch.where(both, weights, 0) + weights.masked_fill(both, 1.0)).sum().backward()
+    assert x.grad.tolist() == pytest.approx([0, (3 + 5 + 1 - 3 + 1 - 5) / 0.2, 0])

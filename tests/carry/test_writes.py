@@ -476,3 +476,44 @@ def test_write_at_a_mask_knows_the_decisions_of_the_target(forward):
         y = s.clone()
         y[s > 0.7] = -0.4
     assert grads(y, x) == pytest.approx([15.0])
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+def test_one_more_at_a_number(forward):
+    """``h[i] += 1`` is a lookup, a sum and a write."""
+
+    def program(x):
+        h = torch.zeros(4, dtype=x.dtype)
+        h[x.long()] += 1
+        return (h * torch.arange(4) ** 2).sum()
+
+    x = torch.tensor(1.98, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward=forward, on_lost="error"):
+        program(x).backward()
+    torch.testing.assert_close(x.grad, torch.tensor((4 - 1) / 0.2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("name", ["scatter_add", "index_add", "index_put", "index_put, looked up", "sqrt", "bincount"])
+def test_an_infinite_gradient_where_nothing_is_written(name, forward):
+    """A bin that is empty has a mean of 0 / 0. No element comes near it."""
+
+    def program(x):
+        i = x.long()
+        n, zeros = torch.bincount(i, minlength=4), torch.zeros(4, dtype=x.dtype)
+        sums = {
+            "scatter_add": lambda: zeros.scatter_add(0, i, x),
+            "index_add": lambda: zeros.index_add(0, i, x),
+            "bincount": lambda: torch.bincount(i, x.detach(), minlength=4).sqrt() + zeros.index_add(0, i, x),
+        }
+        s = sums.get(name, lambda: zeros.index_put((i,), x, accumulate=True))()
+        if name == "sqrt":
+            return s.sqrt().sum()
+        return (s / n)[i].sum() if "looked" in name else torch.where(n > 0, s / n, 0.0).sum()
+
+    x = torch.tensor([0.5, 0.45, 2.5], dtype=torch.float64, requires_grad=True)
+    (want,) = torch.autograd.grad(program(x), x)
+    with sll.linearize(0.01, forward=forward, on_lost="error"):
+        (found,) = torch.autograd.grad(program(x), x)
+    torch.testing.assert_close(found, want)
+    assert want.isfinite().all()

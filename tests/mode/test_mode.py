@@ -42,3 +42,28 @@ def test_carriers_go_stale_when_written_behind_the_region():
         n = x > 0
         n.zero_()
         assert n.float().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_torch_cond_and_loops_run_in_a_region(forward, grad):
+    """torch compiles them on its own. What they branch on is followed, or reported."""
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def program(x):
+        with torch.set_grad_enabled(grad):
+            y = torch.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos(), (x,))
+            _, z = while_loop(lambda i, z: i < 3, lambda i, z: (i + 1, 2 * z), (torch.tensor(0), x.detach()))
+        return y.sum() + z.sum()
+
+    x = torch.tensor([0.5, -0.4], requires_grad=True)
+    with sll.linearize(0.2, forward=forward, on_lost="ignore") as region:
+        y = program(x)
+    assert y == program(x)
+    lost = {site.op for site in region.report().lost}
+    followed = grad and forward == "hard"
+    assert lost == ({"cond"} if grad and not followed else set())
+    if followed:
+        (found,) = torch.autograd.grad(y, x)
+        jump = (x.sin() - x.cos()).sum().item()
+        torch.testing.assert_close(found, x.detach().cos() + jump / 0.4)

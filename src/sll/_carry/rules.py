@@ -6,19 +6,19 @@ spellings, with ``out=``, and with its in-place forms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._rules.index import in_place_forms, op_name, spellings
+from .._rules.index import REMEDIES, in_place_forms, names_of, op_name, spellings
 from .._rules.table import ROWS, Row
 from .interface import Func, Region, Rule
 from .writes import Writes
 
-__all__ = ["Rules", "decides"]
+__all__ = ["NUMBERS", "Rules", "between_bools", "collected", "decides", "lost_number"]
 
 _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 
@@ -26,6 +26,50 @@ _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "pa
 def decides(row: Row) -> bool:
     """Whether functions of this row make decisions."""
     return row.family in _DECIDE
+
+
+NUMBERS = {func for name in names_of("numbers") for func in spellings(name)}
+"""What makes Python and NumPy numbers."""
+
+
+def lost_number(region: Region, func: Func, values: Iterable[Tensor], undecided: Callable[[], bool]) -> None:
+    """``int(torch.round(x))``: a float becomes a number of Python. It is told if that is a decision, one whole number
+    of `values` or another.
+    """
+    if all(bool((x.detach() == x.detach().round()).all()) for x in values):
+        region.lose(op_name(func), [], REMEDIES[op_name(func)], undecided=undecided)
+
+
+def between_bools(region: Region, x: Tensor, n: int = 1, dim: int = -1, **ends: Tensor | None) -> Tensor:
+    """``diff(x)`` of bools: whether neighbours differ."""
+    parts = [end for end in (ends.get("prepend"), x, ends.get("append")) if end is not None]
+    x = region.call(torch.cat, parts, dim) if len(parts) > 1 else x
+    for _ in range(n):
+        last, first = (region.call(torch.narrow, x, dim, start, x.shape[dim] - 1) for start in (1, 0))
+        x = region.call(torch.logical_xor, last, first)
+    return x
+
+
+def collected(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.tensor``, `as_tensor`, `new_tensor`: of decisions, and of lists of them. Floats are cut, as by torch."""
+    out = func(*args, **kwargs)
+    data = next(iter((*args[func.__name__ == "new_tensor" :], *(x for n, x in kwargs.items() if n in ("data", "obj")))))
+    if kwargs.get("requires_grad") or not isinstance(out, Tensor):
+        return out
+    if isinstance(data, Tensor):
+        if data.is_floating_point():
+            return out
+        found = data if func.__name__[:2] == "as" else region.call(torch.clone, data)
+        return region.call(torch.Tensor.to, found, device=out.device, dtype=out.dtype)
+
+    def built(x: Any) -> Tensor:
+        if isinstance(x, (list, tuple)):
+            return region.call(torch.stack, [built(y) for y in x])  # type: ignore[no-any-return]
+        x = x if isinstance(x, Tensor) else torch.tensor(x)
+        x = x.detach() if x.is_floating_point() else x
+        return region.call(torch.Tensor.to, x, device=out.device, dtype=out.dtype)  # type: ignore[no-any-return]
+
+    return built(data)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,8 +37,9 @@ def decides(func: Callable[..., Any], out: Any) -> bool:
     return True
 
 
-def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is.
+def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is. True if no rule is
+    to be asked.
 
     Written without generators, and what is asked often is asked once: Dynamo takes milliseconds for every frame.
     """
@@ -46,13 +48,15 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
         for x in args:
             if callable(x) and not isinstance(x, (Tensor, type)):
                 # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
+                if _torch_compiles():
+                    return True
                 torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {name}. {EAGER}")
     carries = _may_carry(args) or bool(kwargs and _may_carry(kwargs.values()))
     cut = not torch.is_grad_enabled()
     if region.through and (cut or name in _DETACHES) and (carries or any(map(tracked, tensors(args, kwargs)))):
         torch._dynamo.graph_break(msg=f"sll: compiled code does not follow what the program itself cuts. {EAGER}")
     if cut:
-        return
+        return False
     flips = not region.engine.compiles and (carries or _may_decide(func, args, kwargs))
     if (carries or flips or name in DECIDES_BY_NAME) and checkpoint.around_compilation():
         torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
@@ -67,8 +71,21 @@ def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict
             )
     if carries and any(map(region.engine.selected, tensors(args, kwargs))):
         region.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
+    return False
 
 
+def _torch_compiles() -> bool:
+    """Whether eager code called `torch.cond` or a loop, which torch compiles on its own. When that runs, the region is
+    asked again.
+    """
+    frame = torch._dynamo.symbolic_convert.InstructionTranslator.current_tx().output.root_tx.f_code
+    return frame.co_name.endswith("_op_wrapper") and frame.co_filename.startswith(_HIGHER_ORDER)
+
+
+_torch_compiles._dynamo_marked_constant = True  # type: ignore[attr-defined]
+"""It runs while Dynamo traces. (So torch._dynamo.assume_constant_result says, which takes a second to import.)"""
+
+_HIGHER_ORDER = str(Path(torch.__file__).parent / "_higher_order_ops")
 _REMEMBERED = {"amax", "amin", "__rfloordiv__", "__rmod__"}
 """They decide nothing in the graph, but what eager mode makes of their results may be a decision."""
 _CASTS = {"to", "type", "type_as"}

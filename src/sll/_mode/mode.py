@@ -19,7 +19,7 @@ from .._carry.interface import OUTSIDE, Engine
 from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
-from .._rules.index import ASKS, op_name
+from .._rules.index import ASKS, OPERATORS, function_of, op_name
 from . import checkpoint
 from .cuts import switched
 from .journal import QUIET
@@ -104,7 +104,8 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         known: list[Tensor] | None = None
-        if not is_dynamo_compiling() and IDLE.region is self and func not in engine.always and func not in engine.quick:
+        idle = not is_dynamo_compiling() and IDLE.region is self and type(func) not in OPERATORS
+        if idle and func not in engine.always and func not in engine.quick:
             return func(*args, **kwargs) if kwargs else func(*args)
         if not is_dynamo_compiling() and THREAD.alone:
             if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
@@ -120,6 +121,8 @@ class Mode(TorchFunctionMode):
                         known = [x] if known is None else [*known, x]
                 elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
                     known = [*(known or ()), *held]
+            if type(func) in OPERATORS and (twin := function_of(func)) in engine.rules:
+                func = twin
             if known is None and func not in engine.always and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)

@@ -20,9 +20,11 @@ __all__ = [
     "BOUNDS",
     "LEFT_ALONE",
     "NAMED",
+    "OPERATORS",
     "REMEDIES",
     "SOURCES",
     "add",
+    "function_of",
     "functions_with",
     "in_place_forms",
     "names_of",
@@ -67,6 +69,17 @@ def _spellings(name: str) -> list[Any]:
         if callable(member) and member not in found:
             found.append(member)
     return found
+
+
+OPERATORS = {torch._ops.OpOverload, torch._ops.OpOverloadPacket}
+"""What ``torch.ops.aten.round`` and ``torch.ops.aten.gt.Scalar`` are."""
+
+
+@functools.cache
+def function_of(operator: Any) -> Any:
+    """The function of torch that an operator of ATen is, or None."""
+    name = getattr(operator, "_qualified_op_name", None) or operator._schema.name
+    return next(iter(spellings(name[6:])), None) if name[:6] == "aten::" else None
 
 
 def in_place_forms(name: str) -> list[Any]:

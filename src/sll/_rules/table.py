@@ -43,6 +43,7 @@ FAMILIES = {
     "passed": "how many boundaries are passed",
     "best_values": "a value that a choice takes",
     "elementwise": "element by element",
+    "collections": "a tensor of what is given",
     "floats": "to a float dtype",
     "masks": "a mask chooses element by element",
     "moves": "elements move, none is made",
@@ -52,6 +53,7 @@ FAMILIES = {
     "broadcasts": "elements repeat",
     "fills": "elements move, and constants are put beside them",
     "joins": "several tensors become one",
+    "composed": "others in a row",
     "sums": "linear in one tensor, or products along a dimension",
     "products": "linear in each of several tensors",
     "truths": "all, any",
@@ -221,8 +223,7 @@ ROWS: list[Row] = [
     Row(
         "atan arctan arctan2 sinh cosh asinh arcsinh sinc erf erfc expit logaddexp2 deg2rad rad2deg i0 "
         "softplus relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid logsigmoid "
-        "softsign tanhshrink softshrink gcd lcm ndtr entr __lshift__ __rshift__ __rlshift__ __rrshift__ cpu cuda "
-        "as_tensor asarray",
+        "softsign tanhshrink softshrink gcd lcm ndtr entr __lshift__ __rshift__ __rlshift__ __rrshift__ cpu cuda",
         "elementwise",
         facts="each",
     ),
@@ -242,6 +243,9 @@ ROWS: list[Row] = [
     Row("ne not_equal __ne__", "elementwise", facts="ne each", left_alone=_EQUAL),
     Row("isnan isinf isfinite isposinf isneginf isreal", "elementwise", facts="guards each", left_alone=_SPECIAL),
     Row("bool", "elementwise", facts="truth each"),
+    # collections
+    Row("as_tensor asarray", "collections", in_place=False, facts="each"),
+    Row("tensor new_tensor", "collections", in_place=False),
     # floats
     Row("float double half bfloat16", "floats", in_place=False, facts="smooth"),
     # masks
@@ -279,6 +283,9 @@ ROWS: list[Row] = [
     Row("F.unfold", "fills", in_place=False),
     # joins
     Row("cat concat concatenate stack hstack vstack dstack column_stack row_stack", "joins", in_place=False),
+    # composed
+    Row("meshgrid cartesian_prod combinations block_diag fill_diagonal_", "composed", in_place=False),
+    Row("put", "composed"),
     # sums
     Row("sum", "sums", facts="by_ones weighted"),
     Row("mean", "sums", facts="weighted"),
@@ -367,7 +374,7 @@ ROWS: list[Row] = [
         "_is_view size dim ndimension numel nelement stride storage_offset element_size is_floating_point "
         "is_complex is_contiguous is_shared is_signed is_inference is_same_size is_set_to get_device __len__ "
         "__repr__ __format__ __hash__ __dir__ storage_type detach detach_ requires_grad_ retain_grad "
-        "register_hook zero_ fill_ new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like "
+        "register_hook zero_ fill_ new_zeros new_ones new_full new_empty new_empty_strided zeros_like "
         "ones_like full_like empty_like result_type can_cast is_tensor is_nonzero_ resize_ set_ pin_memory "
         "is_pinned record_stream __setstate__ __class__ is_conj is_neg is_coalesced names has_names random_ "
         "bernoulli_ uniform_ normal_ exponential_ dim_order backward share_memory_ is_distributed manual_seed "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+import sll
 from oracles import hard_gradient
 
 X = torch.tensor([-0.05, 0.02, 0.5, -0.7], dtype=torch.float64)
@@ -32,3 +34,57 @@ def test_each_flip_changes_the_whole_result(name):
         other[i] = ~other[i]
         want[i] = (f(other) - f(hard)) / 0.2 * (1 if not hard[i] else -1)
     torch.testing.assert_close(hard_gradient(lambda x: f(x > 0), X), want)
+
+
+MASKS = {
+    "conv": lambda m: F.conv1d(m[None, None], torch.ones(1, 1, 3, dtype=m.dtype))[0, 0] > 1.5,
+    "max_pool": lambda m: F.max_pool1d(m[None], 3, 1)[0] > 0,
+    "flood": lambda m: F.max_pool1d((F.max_pool1d(m[None], 3, 1, 1) > 0).double(), 3, 1, 1)[0] > 0,
+    "softmax": lambda m: m.softmax(0) > 0.2,
+    "masked softmax": lambda m: torch.zeros(6).double().masked_fill(m > 0, -torch.inf).softmax(0),
+    "var": lambda m: m.var() > 0.25,
+    "norm": lambda m: torch.norm(m, p=0) > 2.5,
+    "cdist": lambda m: torch.cdist(m.reshape(2, 3), torch.zeros(2, 3).double()) > 1.3,
+    "cumsum as an index": lambda m: torch.arange(7.0)[m.cumsum(0).long()] ** 2,
+    "argmax": lambda m: m.argmax().double(),
+    "values in order": lambda m: m.sort().values * torch.arange(6),
+    "the two largest": lambda m: (m * torch.arange(6)).topk(2).values,
+    "bucketize": lambda m: torch.bucketize(3 * m, torch.tensor([1.0, 2.0]).double()),
+    "histc": lambda m: torch.histc(m, 2, 0, 1) > 2.5,
+    "cummax": lambda m: (m * torch.arange(6)).cummax(0).values,
+    "a list": lambda m: torch.tensor([m[0] > 0, m[1] > 0]),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("place", range(6))
+def test_a_float_is_decided_again_after_any_function(name, place):
+    """The gradient of the one that is open is the difference of the hard program."""
+    x = torch.tensor([0.5, -0.4, 0.3, -0.6, 0.7, -0.8]).double()
+    x[place] = 0.02 if place % 2 else -0.02
+    weights = torch.arange(1.0, 8).double()
+
+    def program(x):
+        y = MASKS[name]((x > 0).double()).double().reshape(-1)
+        return (y * weights[: y.numel()]).sum()
+
+    above, below = (program(x.index_fill(0, torch.tensor(place), v)) for v in (1, -1))
+    x.requires_grad_()
+    with sll.linearize(0.1, forward="hard", on_lost="error") as region:
+        y = program(x) + 0 * x.sum()
+    assert y == program(x.detach())
+    assert torch.autograd.grad(y, x)[0][place].item() == pytest.approx((above - below).item() / 0.2)
+    assert not region.report().approximate
+
+
+def test_what_is_chosen_among_decided_numbers_and_others():
+    """Scores that are partly decided: a choice has flips of its own, and those of the scores."""
+    at = torch.tensor([0.02, 1.0, 1.49]).double()
+    program = lambda x: ((x[:2] > 0).double() * 1.5 + x[1:]).argmax().double() * 3  # 1.5 + 1 or 1, 1.5 + 1.49
+    for i in range(3):
+        x = at.clone().requires_grad_()
+        with sll.linearize(0.05, forward="hard", on_lost="error"):
+            y = program(x)
+            found = torch.autograd.grad(y, x, allow_unused=True)[0]
+        steps = torch.eye(3).double()[i] * 0.05
+        assert found[i].item() == pytest.approx((program(at + steps) - program(at - steps)).item() / 0.1, abs=1e-9)

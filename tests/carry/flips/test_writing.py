@@ -78,3 +78,22 @@ def test_writes_to_what_carries():
 
     want = [float(of(torch.tensor([True, True, True, False])) - of(X > 0)) / 0.2]
     torch.testing.assert_close(hard_gradient(f, X)[:1], torch.tensor(want, dtype=torch.float64))
+
+
+def test_what_is_written_to_a_view_at_a_number_is_written_there():
+    """``y[i].add_(v)``, ``y[i] += v``: of one number it is a view, and in each flip of another place."""
+
+    def program(x):
+        y = torch.zeros(4, dtype=x.dtype)
+        y[x.argmax()].add_(2.0)
+        y[x.argmax()] += 1
+        row = y[x.argmax()]
+        row *= 2
+        return (y * torch.arange(1.0, 5)).sum()
+
+    x = torch.tensor([0.1, 0.5, 0.495, 0.0], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward="hard"):
+        y = program(x)
+        y.backward()
+    assert y == program(x.detach()) == 12
+    torch.testing.assert_close(x.grad, 6 / 0.2 * torch.tensor([0.0, -1, 1, 0], dtype=torch.float64))

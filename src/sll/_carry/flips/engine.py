@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
+from ..composed import COMPOSED
 from ..interface import OUTSIDE, Engine, Func
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
-from ..rules import Rules
+from ..rules import NUMBERS, Rules, collected, lost_number
 from . import questions
 from .calls import leaves
 from .deciding import cast, described, integers, source, step
@@ -57,12 +58,16 @@ def general(op: str, derivative: bool = True) -> Rule:
     return source(op, described(op), derivative)
 
 
-extreme = either(lambda input, *args, **kwargs: input.is_floating_point(), best_value, flip_by_flip)
-"""`amax`, `amin`, `max()` and `min()`: continuous, but not of integers."""
+extreme = either(
+    lambda input, *args, **kwargs: input.is_floating_point() and flips_of(input) is None, best_value, flip_by_flip
+)
+"""`amax`, `amin`, `max()` and `min()`: continuous, but not of what was decided."""
 
 RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
+    "collections": collected,
+    **COMPOSED,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
@@ -141,6 +146,10 @@ class _Flips(Engine):
             if func in COUNTS and loose:
                 why = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
                 region.lose(op_name(func), loose, why)
+            return func(*args, **kwargs)
+        if func in NUMBERS and not loose and args[0].is_floating_point():
+            if (found := flips_of(args[0])) is not None:
+                lost_number(region, func, (args[0], found.values), lambda: self.undecided(args[0]) > 0)
             return func(*args, **kwargs)
         return (flip_by_flip if rule is None or loose else rule)(region, func, args, kwargs)
 

@@ -20,6 +20,8 @@ __all__ = ["MAX_ELEMENTS", "Ragged", "differing", "flip_by_flip", "ragged"]
 
 MAX_ELEMENTS = 2**24
 """What is computed for all flips together."""
+MAX_OF_FLOATS = 2**18
+"""The same, of functions of floats alone, which have a gradient in any case."""
 MAX_CALLS = 256
 """Calls for one flip each, where they cannot be computed together."""
 
@@ -35,14 +37,18 @@ def ragged(x: Any) -> Ragged | None:
     return held_by(x, Ragged)
 
 
-def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Any function: it runs again in each flip. If only floats carry any, they meet in it."""
-    name, writes = op_name(func), writes_unsaid(func)
+def flip_by_flip(
+    region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool | None = None
+) -> Any:
+    """Any function: it runs again in each flip. `writes`: whether it may write to its operands without saying so."""
+    name, writes = op_name(func), writes_unsaid(func) if writes is None else writes
     operands = [x for x, _ in carriers(args, kwargs)]
     loose = [x for x in leaves(args, kwargs) if ragged(x) is not None]
     floats = [x for x in operands if x.is_floating_point()]
     if not loose and len(floats) == len(operands):
-        return _watched(region, func, args, kwargs, floats) if writes else func(*args, **kwargs)
+        if writes or not operands:
+            return _watched(region, func, args, kwargs, floats)
+        return _of_floats(region, func, args, kwargs)
 
     def lost(why: str) -> None:
         region.lose(name, [*operands, *loose], REMEDIES.get(name, why))
@@ -66,6 +72,23 @@ def flip_by_flip(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[st
             carried[id(x)] = carry(region, x, *_entries(region, name, x, values, rows, bool(loose)))
     if not parts:
         lost("its result is no tensor.")
+    return replaced(out, lambda x: carried.get(id(x), x))
+
+
+def _of_floats(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function of floats: their flips go on if they are few and `torch.vmap` can run it, or else they meet in it."""
+    name, rows = op_name(func), _Rows(func, args, kwargs, False)
+    if not rows.size:
+        return func(*args, **kwargs)
+    fixed = kwargs.get("inplace") or kwargs.get("out") is not None or name[-1:] == "_"
+    many = rows.size * rows.largest() > MAX_OF_FLOATS or torch._C._are_functorch_transforms_active()
+    found = None if fixed or many else rows.together()
+    if found is None:
+        region.approximate(name, rows.size)
+        return func(*args, **kwargs)
+    out = once_more(func, args, kwargs)
+    parts = leaves(out)
+    carried = {id(x): carry(region, x, *_entries(region, name, x, v, rows, False)) for x, v in zip(parts, found)}
     return replaced(out, lambda x: carried.get(id(x), x))
 
 
@@ -119,13 +142,9 @@ class _Rows:
         """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many.
         If the function writes, then the operands that carry flips after it, too.
         """
-        if self.size * max(x.numel() for x in leaves(self.args, self.kwargs)) > MAX_ELEMENTS:
+        if self.size * self.largest() > MAX_ELEMENTS:
             return None
-        changed = []
-        for (x, flips), numbers in zip(self.found, self.numbers):
-            rows = x.detach().reshape(1, -1).repeat(self.size, 1)
-            at = torch.searchsorted(self.number, numbers), flips.layout.at
-            changed.append(rows.index_put(at, flips.values.to(x.dtype)).reshape(self.size, *x.shape))
+        changed = self.changed()
         with torch.no_grad():
             if not self.size:
                 return [part.reshape(1, -1)[:0] for part in self.call([x.detach().clone() for x in self.operands], {})]
@@ -133,6 +152,25 @@ class _Rows:
             if together is not None:
                 return [x.reshape(self.size, -1) for x in together]
             return None if self.size > MAX_CALLS else self.one_by_one(changed)
+
+    def largest(self) -> int:
+        """Elements of the largest operand."""
+        return max(x.numel() for x in leaves(self.args, self.kwargs))
+
+    def changed(self) -> list[Tensor]:
+        """The operands in all flips, one after the other."""
+        found = []
+        for (x, flips), numbers in zip(self.found, self.numbers):
+            rows = x.detach().reshape(1, -1).repeat(self.size, 1)
+            at = torch.searchsorted(self.number, numbers), flips.layout.at
+            found.append(rows.index_put(at, flips.values.to(x.dtype)).reshape(self.size, *x.shape))
+        return found
+
+    def together(self) -> list[Tensor] | None:
+        """Each result in all flips, (flips, elements), if it can be computed for all at once."""
+        with torch.no_grad():
+            found = self.all_at_once(self.changed())
+        return None if found is None else [x.reshape(self.size, -1) for x in found]
 
     def call(self, given: Any, also: dict[int, Tensor]) -> tuple[Tensor, ...]:
         """With these in the place of the operands that carry flips, and others."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._rules.index import op_name
 from ..interface import Func
-from .calls import carriers
+from .calls import carriers, leaves
 from .entries import batched, carry, flips_of
 from .every import MAX_ELEMENTS, flip_by_flip
 from .mapped import mapped
@@ -24,8 +24,17 @@ def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if isinstance(index, tuple) and len(index) == 1:
         index = index[0]
     if isinstance(index, Tensor) and flips_of(index) is not None and index.dtype not in (torch.bool, torch.uint8):
-        return _rows(region, func, args, kwargs, table, index)
-    return (flip_by_flip if carriers(args[1]) else move)(region, func, args, kwargs)
+        out = _rows(region, func, args, kwargs, table, index)
+    elif carriers(index):
+        out = flip_by_flip(region, func, args, kwargs)
+    else:
+        return move(region, func, args, kwargs)
+    if any(x.dim() or x.dtype == torch.bool for x in leaves(index)):
+        return out
+    out = region.call(torch.clone, out)  # (at numbers it is a view, of another place in each flip)
+    if (found := flips_of(out)) is not None:
+        found.of = table, table._version, index
+    return out
 
 
 def lookup(*names: str) -> Any:

@@ -17,7 +17,7 @@ from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
 from .every import flip_by_flip
 from .primitives import take
 
-__all__ = ["in_order", "move", "move_one", "reduce_sum"]
+__all__ = ["beside", "in_order", "move", "move_one", "reduce_sum"]
 
 _FIRST = 2**40
 """The number of the first element: what fills is none."""
@@ -59,7 +59,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
             layout, entry = spread(flips.layout, key, functools.partial(source, i, starts[id(x)]))
             entries.append((layout, flips.values[entry].to(part.dtype)))
         # (Floats had their gradient from their operands.)
-        whole = functools.reduce(functools.partial(_beside, part), entries)
+        whole = functools.reduce(functools.partial(beside, part), entries)
         mark(region, part, Flips(*whole, plain if floats else None))
     return out
 
@@ -97,7 +97,7 @@ def _number(x: Tensor, start: int) -> Tensor:
     return torch.arange(start, start + x.numel(), device=x.device).reshape(x.shape)
 
 
-def _beside(part: Tensor, *given: tuple[Layout, Tensor]) -> tuple[Layout, Tensor]:
+def beside(part: Tensor, *given: tuple[Layout, Tensor]) -> tuple[Layout, Tensor]:
     """The entries of two operands in one result."""
     layout, *places = join(given[0][0], given[1][0])
     values = take(part, layout.at)
@@ -127,7 +127,10 @@ def reduce_sum(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """A sum or a mean: each flip changes it by what it changes."""
     x, name = args[0], op_name(func)
     found = flips_of(x)
-    if found is None or (x.is_floating_point() and found.layout.size > MAX_OF_SUM):
+    if found is None:
+        return func(*args, **kwargs)
+    if x.is_floating_point() and found.layout.size > MAX_OF_SUM:
+        region.approximate(name, found.layout.size)
         return func(*args, **kwargs)  # (floats meet: their gradient is right)
     hard = func(plain_of(x), *args[1:], **kwargs)
     if hard.is_floating_point() and not x.is_floating_point():

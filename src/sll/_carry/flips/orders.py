@@ -21,12 +21,14 @@ from ..._rules.index import op_name
 from ..._rules.widths import in_units, watch_of
 from ..interface import Func
 from ..outcomes.found import mark, middle, place_in_rows, sorted_places
+from .calls import leaves
 from .deciding import again, decision, held
-from .entries import Block, Layout, batched, carry, opened
+from .entries import Block, Layout, batched, carry, flips_of, opened
 from .every import flip_by_flip
 from .mapped import elementwise
+from .moving import beside
 
-__all__ = ["Order", "asks", "best", "compared", "kth", "order", "unique"]
+__all__ = ["Order", "asks", "best", "compared", "kth", "merged", "order", "unique"]
 
 Answer: TypeAlias = "Callable[[Any, str, Tensor, Any, dict[str, Any]], None]"
 """Lets the indices of a result carry flips: of the region, the op, its operand, the result, and other arguments."""
@@ -211,13 +213,25 @@ def asks(answer: Answer, op: str, names: tuple[str, ...] = ("dim",)) -> Any:
             return elementwise(region, func, args, kwargs)
         if not tracked(x) or x.numel() < 2:
             return flip_by_flip(region, func, args, kwargs)
-        out = func(*args, **kwargs)
+        out, flips = func(*args, **kwargs), flips_of(x)
         _remember(region, func, op, x, out, named)
-        if region.linearizes(op) and x.dim():
-            answer(region, op, x, out, named)
-        return out
+        own = x if flips is None or flips.plain is None else flips.plain
+        if region.linearizes(op) and x.dim() and tracked(own):
+            answer(region, op, own, out, named)
+        return out if flips is None else merged(region, out, flip_by_flip(region, func, args, kwargs))
 
     return rule
+
+
+def merged(region: Any, out: Any, decided: Any) -> Any:
+    """`out` has the flips of a choice, and `decided` those of what it chose from, in which it chose again."""
+    for part, other in zip(leaves(out), leaves(decided)):
+        given = [(flips.layout, flips.values) for flips in (flips_of(part), flips_of(other)) if flips is not None]
+        if len(given) == 2:
+            carry(region, other, *beside(other, *given))
+        elif given and flips_of(other) is None:
+            carry(region, other, *given[0])
+    return decided
 
 
 def _remember(region: Any, func: Func, op: str, x: Tensor, out: Any, named: dict[str, Any]) -> None:

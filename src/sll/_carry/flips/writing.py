@@ -33,7 +33,11 @@ def _hand_over(region: Any, target: Tensor, found: Flips | Ragged | None) -> Non
 
 
 def _carry_same(region: Any, target: Tensor, result: Tensor) -> None:
+    before = (getattr(target, "_sll", None) or (None,))[0]
+    of = before.of if type(before) is Flips else None
     _hand_over(region, target, flips_of(result) or ragged(result))
+    if of is not None and of[0]._version == of[1]:
+        setitem(region, Tensor.__setitem__, (of[0], of[2], target), {})
 
 
 def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | None:
@@ -75,7 +79,7 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         mask = region.call(torch.Tensor.reshape, index, index.shape + (1,) * (target.dim() - index.dim()))
         written = region.call(torch.where, mask, value.reshape(()), before)
     elif decided or loose:
-        written = flip_by_flip(region, _assigned, ([before, value.to(target.dtype)], index), {})
+        written = flip_by_flip(region, _assigned, ([before, value.to(target.dtype)], index), {}, writes=False)
     else:
         written = move(region, _assigned, ([before, value], index), {})
     WRITES.overwrite(region, target, written)

@@ -226,6 +226,8 @@ def through_expectation(
     hard = original(func, *args, **kwargs)
     named = {name: x for name, x in kwargs.items() if name != "dtype"}
     value = run(True)
+    if hard.dtype == torch.bool:
+        return attach(region, hard, bool_outcomes(decided_by(value.clamp(0, 1)), hard))
     if not (hard.is_floating_point() or hard.is_complex()):
         operands = [y for x in (*args, *named.values()) for y in (x if isinstance(x, (tuple, list)) else (x,))]
         counts = func.__name__ in NAMED["by_ones"] and all(by_ones(x) for x in operands if discrete_carrier(x))

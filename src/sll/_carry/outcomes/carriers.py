@@ -171,6 +171,26 @@ class Chain(_Carrier):
 Carrier: TypeAlias = "Outcomes | Choice | Expectation | Selection | Chain"
 
 
+class Blend(Carried):
+    """A float in which the outcomes of the floats `of` have met: it shows their blend, and nothing else is known. A
+    decision on it is approximate. (This is for the report; to rules such a float carries nothing.)
+    """
+
+    def __init__(self, operands: list[Tensor], blends: list[Blend]) -> None:
+        known = {id(x): x for blend in blends for x in blend.of}
+        known |= {id(x): x for x in operands if blend_of(x) is None}
+        self.of = list(known.values())[-64:]  # (a loop is not to keep all its steps)
+
+    def open(self, undecided: Callable[[Tensor], int]) -> int:
+        """How many of their elements are in a band."""
+        return sum(map(undecided, self.of))
+
+
+def blend_of(x: Any) -> Blend | None:
+    pair = getattr(x, "_sll", None)
+    return pair[0] if pair is not None and type(pair[0]) is Blend and unchanged(x, pair[1]) else None
+
+
 def carrier(x: Any) -> Carrier | None:
     """What `x` carries, or None. A write that the region did not see makes a carrier stale, and it is ignored."""
     pair = getattr(x, "_sll", None)

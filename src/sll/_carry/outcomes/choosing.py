@@ -200,6 +200,8 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     x, dim = named["input"], named.get("dim")
     if isinstance(dim, Tensor) or "other" in named:
         return elementwise(region, func, args, kwargs)
+    if discrete_carrier(x) and dim is None:
+        return region.call(torch.amax if op_name(func) == "max" else torch.amin, x)
     if discrete_carrier(x):
         region.lose(op_name(func), [x], _DISCRETE)
     op = "arg" + op_name(func)

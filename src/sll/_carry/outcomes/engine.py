@@ -4,14 +4,17 @@ may ask of what is carried.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._ops.env import compiling, unwrapped
-from ..._rules.index import ASKS, REMEDIES, op_name
+from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
+from ..composed import COMPOSED
 from ..interface import Engine, Func, Rule, tensors
+from ..rules import NUMBERS, collected, lost_number
 from ..writes import called, written
 from . import (
     choosing,
@@ -27,10 +30,21 @@ from . import (
     where,
     writes,
 )
-from .carriers import Choice, Expectation, Selection, carrier, discrete_carrier, resolved, selection
+from .carriers import (
+    Blend,
+    Choice,
+    Expectation,
+    Selection,
+    attach,
+    blend_of,
+    carrier,
+    discrete_carrier,
+    outcomes,
+    resolved,
+    selection,
+)
 from .expectations import undecided
-from .found import best_value
-from .registry import ALWAYS, BY_NAME, RULES, fill
+from .registry import ALWAYS, BY_NAME, DISCRETE, RULES, fill
 from .trees import decisions
 from .writes_seen import READS, may_write, settle
 
@@ -40,9 +54,11 @@ RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
+    "collections": collected,
+    **COMPOSED,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
-    "best_values": best_value,
+    "best_values": reductions.extremes,
     **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median", "unique")},
     "searchsorted": passed.passed,
     "histc": passed.histc,
@@ -74,6 +90,14 @@ fill(RULE_OF)
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 _ASKS_BY_NAME = {func.__name__ for func in ASKS}
+_PLACED = ("choices", "extremes", "orders", "passed")
+PLACES = {func for family in _PLACED for name in names_of(family) for func in spellings(name)}
+"""They decide which element of a row, or of a table, it is: of numbers that were decided, as if they were not."""
+_BLENDED = "of a float in which decisions have met only the blend is known. Count bools or integers: mask.sum() == k."
+
+
+def _known(x: Tensor) -> bool:
+    return getattr(x, "_sll", None) is not None and (blend_of(x) is not None or carrier(x) is not None)
 
 
 class _Outcomes(Engine):
@@ -88,6 +112,35 @@ class _Outcomes(Engine):
             settle((*args, *kwargs.values()) if kwargs else args)
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if compiling() or not torch.is_grad_enabled():
+            return self._dispatched(region, func, args, kwargs)
+        met = [x for x in tensors(args, kwargs) if x.is_floating_point() and _known(x)]
+        out = self._dispatched(region, func, args, kwargs)
+        if met and func not in ASKS:
+            self._met(region, func, met, args[0] if func is Tensor.__setitem__ else out)
+        return out
+
+    def _met(self, region: Any, func: Func, operands: list[Tensor], out: Any) -> None:
+        """Floats that carry something came together in `out`; or `out` says what is decided about such a float."""
+        blends = [blend for x in operands if (blend := blend_of(x)) is not None]
+        if not blends and func in PLACES:
+            return self._approximate(region, func, sum(map(self.undecided, operands)))
+        parts = [x for x in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(x, Tensor)]
+        many: Callable[[], int] = lambda: sum(blend.open(self.undecided) for blend in blends)
+        if not blends or all(x.is_floating_point() for x in parts) and op_name(func) not in SOURCES:
+            for x in parts:
+                if x.is_floating_point() and x.requires_grad and getattr(x, "_sll", None) is None:
+                    attach(region, x, Blend(operands, blends))
+        elif func in DISCRETE:
+            self._approximate(region, func, many())
+        elif func.__name__ not in NAMED["guards"] and parts:
+            region.lose(op_name(func), [], _BLENDED, undecided=lambda: many() > 0)
+
+    def _approximate(self, region: Any, func: Func, many: int) -> None:
+        if many:
+            region.approximate(op_name(func), many)
+
+    def _dispatched(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = compiling()
         if not traced and region.selecting() and any(map(self.selected, tensors(args, kwargs))):
             found: Any = selections.rule_for(func)
@@ -101,6 +154,8 @@ class _Outcomes(Engine):
             silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
             if not silent or not all(x is args[0] for x in lost):
                 region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
+        if not traced and func in NUMBERS and args[0].is_floating_point() and (tree := outcomes(args[0])) is not None:
+            lost_number(region, func, (tree.below, tree.above), lambda: self.undecided(args[0]) > 0)
         out, _ = called(func, args, kwargs, lost)
         if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
             written(args[0])

@@ -98,7 +98,8 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     size, trailing = geometry(table, items, place)
 
     def look(i: Tensor) -> Any:
-        return region.call(func, table, (*items[:place], i, *items[place + 1 :]))
+        found = region.call(func, table, (*items[:place], i, *items[place + 1 :]))
+        return found if i.dim() else region.call(torch.clone, found)  # (of a number, it is a view)
 
     return lookup(region, "getitem", look, items[place], size, trailing, whole=len(items) == 1)
 

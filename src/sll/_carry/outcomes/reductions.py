@@ -7,6 +7,7 @@ Reductions of floats are ordinary arithmetic.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region, tensors
+from ..rules import between_bools
 from .algebra import MAX_DECISIONS, through_expectation
 from .carriers import Choice, Expectation, attach, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import decided_by
 from .expectations import by_ones, expect, of_one_order, shown_weights
+from .found import best_value
 from .mixtures import distribution
 from .trees import original
 
@@ -25,6 +28,8 @@ from .trees import original
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not any(map(discrete_carrier, tensors(args, kwargs))):
         return func(*args, **kwargs)
+    if func.__name__ == "diff" and args and args[0].dtype == torch.bool:
+        return between_bools(region, *args, **kwargs)
     if func.__name__ == "sum":
         found = _few_summands(region, *args, **kwargs)
         if found is not None:
@@ -96,9 +101,33 @@ def _all_chosen(weights: Tensor, dims: tuple[int, ...]) -> Tensor:
     return (1 - torch.where(near, false + (whole - false.detach()), false)).clamp(0, 1)
 
 
+def extremes(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`amax`, `amin`, and `max` and `min` of all: of bools `any` and `all`, of few integers one after the other."""
+    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
+    x, dim = named["input"], named.get("dim")
+    if not discrete_carrier(x):
+        return best_value(region, func, args, kwargs)
+    largest = func.__name__[-3:] == "max"
+    if x.dtype == torch.bool:
+        rest = {name: value for name, value in named.items() if name in ("dim", "keepdim") and value not in (None, ())}
+        return region.call(torch.any if largest else torch.all, x, **rest)
+    if isinstance(dim, (tuple, list)) and len(dim) == 1:
+        dim = dim[0]
+    parts = region.call(torch.Tensor.reshape, x, (-1,)) if dim is None or dim == () else x
+    if isinstance(dim, (tuple, list)) and dim or not 0 < parts.shape[dim or 0] <= MAX_DECISIONS:
+        region.lose(func.__name__, [x], _LARGEST)
+        return func(*args, **kwargs)
+    pick = torch.maximum if largest else torch.minimum
+    found = functools.reduce(lambda a, b: region.call(pick, a, b), region.call(torch.Tensor.unbind, parts, dim or 0))
+    return region.call(torch.Tensor.reshape, found, func(*args, **kwargs).shape)
+
+
+_LARGEST = "of many integers the largest is not known. Take it of floats, or of masks: (x >= k).any()."
+
+
 def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x = args[0] if args else kwargs["input"]
-    if not discrete_carrier(x):
+    if carrier(x) is None:
         return func(*args, **kwargs)
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -131,5 +160,6 @@ def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
         return None
     share = torch.ones(x.shape, dtype=share, device=x.device) if isinstance(share, torch.dtype) else share
     index = found.values.clamp(0, bins - 1).long().expand(*x.shape, found.values.shape[-1])
+    index = torch.where(found.weights.detach() == 0, x.unsqueeze(-1), index)  # (the gradient may be infinite there)
     share = (shown_weights(found, x).to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
     return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index.flatten(), share.flatten())

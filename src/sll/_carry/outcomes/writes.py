@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._ops.env import compiling, readable
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .algebra import through_expectation
@@ -35,7 +36,7 @@ from .carriers import (
     discrete_carrier,
     selection,
 )
-from .decisions import decided_by, equal_keys
+from .decisions import decided_by, equal_keys, shows
 from .expectations import expect
 from .lookups import as_indices, geometry
 from .mixtures import distribution, join_values, regroup
@@ -136,12 +137,32 @@ def _at_decisions(region: Region, hard: Tensor, write: _Write) -> Tensor | None:
         return _finish(region, hard, old + total, touched)
     share = put(weights)
     covered = share.clamp(max=1)
-    one_value = not isinstance(source, Tensor) or source.dim() == 0 and carrier(source) is None
-    if one_value and carrier(target) is None and not hard.is_floating_point():
-        value = source if isinstance(source, Tensor) else torch.tensor(source)
-        new = torch.full((1,) * hard.dim(), value.item(), dtype=hard.dtype, device=hard.device)
-        return attach(region, hard, Outcomes(decided_by(covered), target.detach().clone(), new))
-    return _finish(region, hard, old * (1 - covered) + total / share.clamp(min=1), touched)
+    value = _one_value(source)
+    known = value is not None and carrier(target) is None
+    if known and not hard.is_floating_point():
+        return attach(region, hard, _in_or_out(covered, hard, target.detach().clone(), value))
+    out = _finish(region, hard, old * (1 - covered) + total / share.clamp(min=1), touched)
+    return attach(region, out, _in_or_out(covered, hard, target, value)) if known else out
+
+
+def _one_value(source: Any) -> Any:
+    """The number that is written at every place, if it is one; else None."""
+    if not isinstance(source, Tensor):
+        return source
+    if carrier(source) is not None:
+        return None
+    if source.dim() == 0:
+        return source
+    known = readable(source) if not compiling() and not source.requires_grad else None
+    return known.reshape(-1)[0] if known is not None and bool((known == known.reshape(-1)[0]).all()) else None
+
+
+def _in_or_out(covered: Tensor, hard: Tensor, old: Tensor, value: Any) -> Outcomes:
+    """Element by element `value` was written, or `old` was left."""
+    new = torch.as_tensor(value, device=hard.device).to(hard.dtype).reshape((1,) * hard.dim())
+    decision = decided_by(covered)
+    decision.side = shows(hard, new)
+    return Outcomes(decision, old, new)
 
 
 def _shares(dist: Choice, write: _Write, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -150,6 +171,8 @@ def _shares(dist: Choice, write: _Write, dtype: torch.dtype) -> tuple[Tensor, Te
     shape = (*index.shape, dist.values.shape[-1])
     place = torch.where(dist.values < 0, dist.values + size, dist.values)
     weights = torch.where((place >= 0) & (place < size), dist.weights.to(dtype), 0).expand(shape)
+    shown = torch.where(index < 0, index + size, index).unsqueeze(-1)
+    place = torch.where(weights.detach() == 0, shown, place)  # (elsewhere the gradient may be infinite)
     place = place.clamp(0, size - 1).long().expand(shape)
     at = torch.stack([write.at(i.contiguous()) for i in place.unbind(-1)], -1)
 

@@ -15,6 +15,7 @@ from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, or
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
+from .either import decided, is_either
 from .elementwise import elementwise
 from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow, shadow
 from .sources import half_at, to_integer_but_zero, wide
@@ -30,7 +31,7 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x = args[0]
     to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
     if x.requires_grad and to in INTEGERS and x.dtype in FULL and ordinary(x) and region.linearizes("cast"):
-        return _decided(region, x, func(*args))
+        return NotImplemented if is_either(x) else _decided(region, x, func(*args))
     own = quick_shadow(x)
     if own is None:
         return NotImplemented
@@ -62,6 +63,8 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     whole = carried(x)
     if out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
         return elementwise(region, func, args, kwargs) if isinstance(whole, Whole) else out
+    if is_either(x):
+        return decided(region, func, args, kwargs, x)
     if not tracked(x) or not region.linearizes("cast"):
         return out
     return _decided(region, x, out)

@@ -27,8 +27,9 @@ from .differences import (
     relabelled,
     spread,
 )
+from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
-from .shadow import Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
+from .shadow import Either, Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 from .terms import BY_ONES, made_of
 from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
@@ -82,11 +83,14 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
 
 def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Floats are ordinary; that they are whole numbers is remembered for a cast to integers."""
+    chosen = either(args, kwargs)
+    if chosen is not None:
+        return _of_either(region, func, args, kwargs, chosen)
     args, line = on_line(func, args, kwargs)
     out = func(*args, **kwargs)
     x = args[0] if args else None
     whole, name = carried(x), func.__name__
-    if isinstance(whole, Whole) and isinstance(out, Tensor) and name in _ASKS:
+    if isinstance(whole, Whole) and isinstance(out, Tensor) and (name in _ASKS or _is_bool(name, out)):
         return _asked(region, func, args, kwargs, out, whole)
     if out is x:
         return out
@@ -95,6 +99,20 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     found = Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs), name in BY_ONES)
     found.line = line
     return carry(region, out, found)
+
+
+def _is_bool(name: str, out: Tensor) -> bool:
+    """``x.to(torch.bool)``"""
+    return out.dtype == torch.bool and name in CASTS
+
+
+def _of_either(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    out = func(*args, **kwargs)
+    if not isinstance(out, Tensor) or out is x or out.is_complex():
+        return out
+    if out.is_floating_point():
+        return mapped(region, func, args, kwargs, x, out)
+    return decided(region, func, args, kwargs, x)
 
 
 def _keeps_whole(name: str, out: Any, others: tuple[Any, ...]) -> bool:
@@ -109,7 +127,7 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, whole = args[0], (getattr(args[0], "_sll", None) or (None, None))[0]
     if not isinstance(whole, Whole):
         return quick_difference(region, func, args)
-    if x._sll[1] != x._version or whole.within is not None:
+    if type(whole) is Either or x._sll[1] != x._version or whole.within is not None:
         return NotImplemented
     for y in args[1:]:
         if type(y) is not int and not (type(y) is float and y.is_integer()):

@@ -16,10 +16,11 @@ from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
+from ..composed import COMPOSED
 from ..interface import Engine, Func, Quick, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
-from ..rules import Rules
+from ..rules import NUMBERS, Rules, collected, lost_number
 from ..writes import called
 from . import (
     boundaries,
@@ -39,7 +40,7 @@ from . import (
     writes,
 )
 from .quotients import QUOTIENTS
-from .shadow import Selected, Shadow, Weights, carried, shadow, tensors
+from .shadow import Selected, Shadow, Weights, Whole, carried, shadow, tensors
 
 RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op) for op in STEPS},
@@ -53,6 +54,8 @@ RULE_OF: dict[str, Rule] = {
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
+    "collections": collected,
+    **COMPOSED,
     "floats": casts.to_float,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
@@ -154,6 +157,8 @@ class _Shadows(Engine):
         if rule is not None:
             return rule(region, func, args, kwargs)
         decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
+        if func in NUMBERS and isinstance(carried(args[0]), Whole) and not compiling():
+            lost_number(region, func, args[:1], lambda: open_elements(args[0]) > 0)
         if decided and not (func in ASKS and all(x is args[0] for x in decided)):
             region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
         return called(func, args, kwargs, decided)[0]

@@ -294,7 +294,9 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         return move(region, func, args, kwargs)
     if any(item.dtype == torch.bool for item in decided):
         return select(region, func, x, items)
-    return looked_up(region, func(x, items), x, spots_of(x, items), lambda t: t[items])
+    out = func(x, items)
+    out = out if any(item.dim() for item in decided) else out.clone()  # (at numbers it is a view)
+    return looked_up(region, out, x, spots_of(x, items), lambda t: t[items])
 
 
 # --- functions ---------------------------------------------------------------------------------------------------

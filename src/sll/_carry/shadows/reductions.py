@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..._ops.surrogates import alias, finite_gradient, follow, lazy_clone, number
 from ..interface import Func, Quick, Region
+from ..rules import between_bools
 from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow, tensors
 from .sources import quick_compare
 from .terms import added, reduced, single
@@ -24,6 +25,8 @@ from .wraps import on_line, put_on
 def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`sum`, `cumsum`, `prod`, `diff` …: the function of the shadow."""
     x = args[0] if args else kwargs["input"]
+    if x.dtype == torch.bool and func.__name__ == "diff":
+        return between_bools(region, *args, **kwargs)
     out, own = func(*args, **kwargs), shadow(x)
     if own is None:
         line = on_line(func, args, kwargs)[1]

@@ -16,18 +16,44 @@ from torch import Tensor
 
 from ..._ops.apply import finite
 from ..._ops.dtypes import FULL
+from ..._ops.env import free_to_read
 from ..._ops.projections import decided
 from ..._ops.surrogates import alias, finite_gradient, follow, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added
+from .either import written as written_in
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .orders import Order, inverse, quick_order
 from .picked import Picked, quick_choice
-from .shadow import Shadow, Weights, as_value, carry, mark, opposite, shadow, tensors
+from .shadow import Shadow, Weights, as_value, carried, carry, mark, opposite, shadow, tensors
 
 
 def written(
+    region: Region, hard: Tensor, x: Tensor, source: Any, add: bool, spots: list[Spot], read: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """As `_written`. Where one number is written it is known that the result is that, or what stood there."""
+    out = _written(region, hard, x, source, add, spots, read)
+    if add or not spots or not out.is_floating_point() or (new := _one_value(source)) is None or carried(x) is not None:
+        return out
+    nothing = torch.zeros_like(out.detach())
+    weight: Callable[[], Tensor] = lambda: _written(region, nothing.clone(), nothing, 1.0, False, spots, read)
+    if len(spots) > 1 or spots[0].picked() is None:  # (the program may write to its index)
+        weight = Shadow.of(weight()).value
+    return carry(region, out, written_in(out, x, new, weight))
+
+
+def _one_value(source: Any) -> Any:
+    """The number that is written at every place, if it is one; else None."""
+    if not isinstance(source, Tensor):
+        return source
+    if source.requires_grad or carried(source) is not None or not source.numel():
+        return None
+    one = source.reshape(-1)[0]
+    return one if source.dim() == 0 or free_to_read(source) and bool((source == one).all()) else None
+
+
+def _written(
     region: Region, hard: Tensor, x: Tensor, source: Any, add: bool, spots: list[Spot], read: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """`hard` is `x` after `source` was written (or added) where ``read(x)`` looks; let it have the gradient of the
@@ -84,7 +110,11 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, dim, _, value = args
     if type(x) is not Tensor or x.dtype not in FULL or not picked.lies(dim % x.dim(), x):
         return NotImplemented
-    return _set(picked, func(*args), dim, value - x.detach())
+    out = _set(picked, func(*args), dim, value - x.detach())
+    if getattr(x, "_sll", None) is not None:
+        return out
+    one = torch.ones_like
+    return mark(region, out, written_in(out, x, value, lambda: _set(picked, torch.zeros_like(x), dim, one(x))))
 
 
 def quick_setitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:

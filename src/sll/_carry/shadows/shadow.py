@@ -27,8 +27,8 @@ from ..._ops.surrogates import follow, fresh
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Mapped", "Other", "Parts", "Scaled", "Selected", "Shadow", "Weights", "Whole", "as_float", "as_value",
-    "carried", "carry", "mark", "opposite", "quick_shadow", "shadow", "tensors",
+    "Carrier", "Either", "Mapped", "Other", "Parts", "Scaled", "Selected", "Shadow", "Weights", "Whole", "as_float",
+    "as_value", "carried", "carry", "mark", "opposite", "quick_shadow", "shadow", "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -239,6 +239,16 @@ class Mapped(Whole):
             return None
         beyond = self.whole.other(self.x.detach())
         return None if beyond is None else self.func(beyond)
+
+
+class Either(Whole):
+    """A float that is one of two numbers, element by element: one that was written where something was chosen, and what
+    stood there. `share` is how much it is the other one: 0, with a gradient.
+    """
+
+    def __init__(self, share: Shadow, other: Callable[[Tensor], Tensor | None]) -> None:
+        super().__init__(other, False)
+        self.share = share
 
 
 class Selected(Carried):

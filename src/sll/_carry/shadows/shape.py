@@ -17,6 +17,7 @@ from ..._ops.surrogates import simple
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
 from .shadow import (
+    Either,
     Parts,
     Scaled,
     Selected,
@@ -115,6 +116,9 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool, exa
             beyond = own.other(then)
             return None if beyond is None else one(beyond)
 
+    if type(own) is Either:
+        share = own.share
+        return Either(Shadow(lambda: one(share.value())) if lazy else Shadow.of(one(share.value())), other)
     if isinstance(own, Whole):
         return Whole(other, own.by_ones)
     make: Callable[[], Tensor] = lambda: one(own.value())

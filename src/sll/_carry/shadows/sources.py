@@ -29,6 +29,7 @@ from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
 from .differences import added, by_difference, numbered, quick_difference, slope_of
+from .either import decided, either, is_either
 from .elementwise import elementwise
 from .shadow import Shadow, Whole, carry, mark, quick_shadow, shadow
 from .wraps import line_for, sawtooth
@@ -112,10 +113,11 @@ def decide(op: str) -> Callable[..., Any]:
                 return out
         if op == "div" and kwargs.get("rounding_mode") is None:
             return elementwise(region, func, args, kwargs)
+        if region.linearizes(op) and (chosen := either(args, kwargs)) is not None:
+            return decided(region, func, args, kwargs, chosen)
         operands = (*args, *kwargs.values())
-        for x in operands:
-            if shadow(x) is not None:
-                return _decide_again(region, op, func, args, kwargs)
+        if any(shadow(x) is not None for x in operands):
+            return _decide_again(region, op, func, args, kwargs)
         if not region.linearizes(op) or not any(map(tracked, operands)):
             return func(*args, **kwargs)
         return described(region, op, func, args, kwargs)
@@ -129,7 +131,7 @@ def quickly(op: str) -> Quick | None:
 
     def step(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         x = args[0]
-        if len(args) != 1 or not ordinary(x) or x.dtype not in FULL or not x.requires_grad:
+        if len(args) != 1 or not ordinary(x) or x.dtype not in FULL or not x.requires_grad or is_either(x):
             return NotImplemented
         eps = region.fixed.get(op)
         if eps is None and not region.linearizes(op):
@@ -160,7 +162,7 @@ def _common(args: tuple[Any, ...]) -> bool:
     follows = False
     for x in args:
         if ordinary(x):
-            if x.dtype not in FULL:
+            if x.dtype not in FULL or is_either(x):
                 return False
             follows = follows or x.requires_grad
         elif type(x) is not float and type(x) is not int:

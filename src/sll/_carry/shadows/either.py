@@ -1,0 +1,97 @@
+"""Floats that are one of two numbers: what was written where something was chosen, ``zeros.scatter(-1, index, 1.0)``.
+
+To the program they are ordinary floats, and have an ordinary gradient. Whoever decides on them (``mask.bool()``,
+``mask == 0``, ``mask > 0``, ``mask.long()``) asks which of the two it is: no boundary is near, and the answer changes
+with the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._ops.apply import as_numbers, finite
+from ..._ops.env import tracked
+from ..._ops.surrogates import alias, follow
+from ..interface import Func, Region
+from .shadow import Either, Shadow, carried, carry, shadow
+
+
+def is_either(x: Tensor) -> bool:
+    """(Most tensors carry nothing, which is quickly seen.)"""
+    return getattr(x, "_sll", None) is not None and type(carried(x)) is Either
+
+
+def either(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The operand that is one of two numbers, if it is the only one, and all others are fixed."""
+    found = None
+    for x in (*args, *kwargs.values()) if kwargs else args:
+        if not isinstance(x, Tensor) or x is found:
+            continue
+        if is_either(x):
+            if found is not None:
+                return None
+            found = x
+        elif tracked(x) or shadow(x) is not None:
+            return None
+    return found
+
+
+def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    """What `func` decides on such numbers `x`: it has the difference to what it says of the others."""
+    own = carried(x)
+    assert isinstance(own, Either)
+
+    def at(y: Tensor) -> Any:
+        swap: Callable[[Any], Any] = lambda z: y if z is x else z
+        return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+
+    with torch.no_grad():
+        out, beyond = at(x.detach()), own.other(x.detach())
+        if beyond is None or not isinstance(out, Tensor) or out.is_complex():
+            return at(x)
+        there, share = at(beyond), own.share
+        dtype = torch.promote_types(share.value().dtype, out.dtype) if out.is_floating_point() else share.value().dtype
+        change = finite(as_numbers(there, dtype) - as_numbers(out, dtype))
+        numbers = alias(out)
+    soft = follow((share.value() * change).expand(out.shape), lambda: numbers.to(dtype))
+    if out.is_floating_point():
+        shown = soft if dtype == out.dtype else soft.to(out.dtype)
+        return carry(region, shown, Either(_spread(share, out.shape), lambda _: there))
+    return carry(region, out, Shadow.of(soft, None if out.dtype == torch.bool else lambda _: there))
+
+
+def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, out: Tensor) -> Tensor:
+    """The float `out` that `func` makes of such numbers: it is one of two, too."""
+    own = carried(x)
+    assert isinstance(own, Either)
+    operands = [(y, y._version) for y in (*args, *kwargs.values()) if isinstance(y, Tensor)]
+
+    def other(_: Tensor) -> Tensor | None:
+        beyond = own.other(x.detach()) if all(y._version == version for y, version in operands) else None
+        swap: Callable[[Any], Any] = lambda z: beyond if z is x else z
+        return None if beyond is None else func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+
+    return carry(region, out, Either(_spread(own.share, out.shape), other))
+
+
+def _spread(share: Shadow, shape: torch.Size) -> Shadow:
+    return Shadow(lambda: share.value().expand(shape), shared=True)
+
+
+def written(out: Tensor, old: Tensor, new: Any, weight: Any) -> Either:
+    """`out` is `new` where something was written with the weight ``weight()``, and `old` elsewhere."""
+    old, version, numbers = old.detach(), old._version, alias(out)
+    new = torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
+
+    def other(q: Tensor) -> Tensor | None:
+        return torch.where(q == new, old, new) if old._version == version else None
+
+    return Either(Shadow(lambda: _left(numbers == new, weight())), other)
+
+
+def _left(there: Tensor, weight: Tensor) -> Tensor:
+    return torch.where(there, -weight, weight)
