@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
+from .._rules.index import function_of
 from .._rules.widths import Width
 
 __all__ = ["OUTSIDE", "Carried", "Engine", "Func", "Question", "Quick", "Region", "Rule", "Way", "tensors"]
@@ -139,6 +140,11 @@ class Engine:
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of the program, with gradients on."""
         raise NotImplementedError
+
+    def twin(self, operator: Any) -> Any:
+        """The function with a rule that an operator of ATen is, or the operator."""
+        func = function_of(operator)
+        return func if func in self.rules else operator
 
     def decided(self, x: Any) -> bool:
         """Whether `x` is a bool or integer tensor that carries a decision."""

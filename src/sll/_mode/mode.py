@@ -19,7 +19,7 @@ from .._carry.interface import OUTSIDE, Engine
 from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
-from .._rules.index import ASKS, OPERATORS, function_of, op_name
+from .._rules.index import ASKS, OPERATORS, op_name
 from . import checkpoint
 from .cuts import switched
 from .journal import QUIET
@@ -121,8 +121,7 @@ class Mode(TorchFunctionMode):
                         known = [x] if known is None else [*known, x]
                 elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
                     known = [*(known or ()), *held]
-            if type(func) in OPERATORS and (twin := function_of(func)) in engine.rules:
-                func = twin
+            func = func if type(func) not in OPERATORS else engine.twin(func)
             if known is None and func not in engine.always and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
@@ -137,8 +136,6 @@ class Mode(TorchFunctionMode):
                             engine.link(out, links)
                         return out
             if func not in OUTSIDE:
-                if engine.before is not None:
-                    engine.before(func, args, kwargs)
                 return self._handled(func, args, kwargs or {}, known)
         if not is_dynamo_compiling() and THREAD.cut is not None and self.passes(func, args, kwargs or {}):
             return func(*args, **kwargs or {})
@@ -157,6 +154,8 @@ class Mode(TorchFunctionMode):
 
     def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor] | None) -> Any:
         """By a rule. `known`: the operands that carry something."""
+        if self.engine.before is not None:
+            self.engine.before(func, args, kwargs)
         if known is None:
             return self.eager(func, args, kwargs)
         fresh, links = self._not_written(func, known), self.engine.links(known)

@@ -176,6 +176,8 @@ class Blend(Carried):
     decision on it is approximate. (This is for the report; to rules such a float carries nothing.)
     """
 
+    of: list[Tensor]
+
     def __init__(self, operands: list[Tensor], blends: list[Blend]) -> None:
         known = {id(x): x for blend in blends for x in blend.of}
         known |= {id(x): x for x in operands if blend_of(x) is None}
