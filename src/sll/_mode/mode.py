@@ -112,6 +112,16 @@ class Mode(TorchFunctionMode):
         self.engine.link(out, links)
         return out
 
+    def within(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `fn`, which is made of torch calls, as if the program had written it in the place of its call."""
+        at_work, THREAD.at_work = THREAD.at_work, None
+        torch._C._push_on_torch_function_stack(self)  # (torch hides a mode while it handles a call)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            torch._C._pop_torch_function_stack()
+            THREAD.at_work = at_work
+
     def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What Python is told where it asks for what is open, in a function that may run again."""
         if not THREAD.runs:

@@ -60,6 +60,7 @@ FAMILIES = {
     "writes": "into a tensor, at an index",
     "selections": "what a mask selects, with as many elements as it does",
     "losses": "one number for two tensors",
+    "defined": "functions of others: `_carry/definitions` says of which",
     "numbers": "Python and NumPy numbers: gradients end",
     "asks": "asks about a tensor, cuts the graph on purpose or overwrites it: nothing is lost there",
     "left_alone": "discrete, and run as it is",
@@ -98,10 +99,6 @@ _MULTIPLES = "multiples of the divisor, in the dividend's units"
 _BEST = "the best entry leads the next by 0"
 _NEIGHBOURS = "neighbours in sorted order change places"
 _RANDOM = "random: the draw is not a function of its probability"
-_SURROGATE = "has a surrogate gradient of its own"
-_ONE_VALUE = (
-    "the values are continuous and keep torch's gradient; the indices, which element it was, are not linearized"
-)
 _NUMBER = (
     "Python and NumPy numbers have no derivative. Compute with the tensor itself, or read the number after backward or "
     "under torch.no_grad()."
@@ -311,6 +308,23 @@ ROWS: list[Row] = [
         "losses",
         in_place=False,
     ),
+    # defined
+    Row(
+        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine _fake_quantize_learnable_per_tensor_affine "
+        "_fake_quantize_learnable_per_channel_affine",
+        "defined",
+        in_place=False,
+        facts="marks",
+    ),
+    Row(
+        "cummax cummin max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+        "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices mode",
+        "defined",
+        in_place=False,
+        facts="marks",
+    ),
+    Row("max_unpool1d max_unpool2d max_unpool3d", "defined", in_place=False),
+    Row("fused_moving_avg_obs_fake_quant", "defined", in_place=False, facts="marks writes"),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
     Row(
@@ -319,13 +333,6 @@ ROWS: list[Row] = [
         "left_alone",
         in_place=False,
         left_alone=_CONTINUOUS,
-    ),
-    Row(
-        "cummax cummin max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-        "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices mode",
-        "left_alone",
-        in_place=False,
-        left_alone=_ONE_VALUE,
     ),
     Row("nonzero_static unique_consecutive", "left_alone", in_place=False, left_alone=_POSITIONS),
     Row(
@@ -348,13 +355,6 @@ ROWS: list[Row] = [
         in_place=False,
         left_alone=_RANDOM,
     ),
-    Row(
-        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
-        "left_alone",
-        in_place=False,
-        left_alone=_SURROGATE,
-    ),
-    Row("fused_moving_avg_obs_fake_quant", "left_alone", in_place=False, facts="writes", left_alone=_SURROGATE),
     Row("frexp nextafter", "left_alone", in_place=False, left_alone=_BITS),
     Row(
         "quantize_per_tensor quantize_per_channel int_repr dequantize",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
+from .. import definitions
 from ..interface import Engine, Func
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
@@ -61,6 +62,7 @@ extreme = either(lambda input, *args, **kwargs: input.is_floating_point(), best_
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of integers."""
 
 RULE_OF: dict[str, Rule] = {
+    **definitions.rules(flip_by_flip),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "moves": move_one,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, REMEDIES, op_name
-from ..interface import Engine, Func, Rule, tensors
+from .. import definitions
+from ..interface import Engine, Func, Region, Rule, tensors
 from ..writes import called, written
 from . import (
     choosing,
@@ -36,7 +37,26 @@ from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
 
+_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
+_ASKS_BY_NAME = {func.__name__ for func in ASKS}
+
+
+def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call without a rule: what is decided among its operands ends there, and that is reported."""
+    traced = compiling()
+    lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
+    if lost and torch.is_grad_enabled():
+        silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
+        if not silent or not all(x is args[0] for x in lost):
+            region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
+    out, _ = called(func, args, kwargs, lost)
+    if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
+        written(args[0])
+    return out
+
+
 RULE_OF: dict[str, Rule] = {
+    **definitions.rules(others),
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
@@ -72,9 +92,6 @@ RULE_OF: dict[str, Rule] = {
 }
 fill(RULE_OF)
 
-_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_ASKS_BY_NAME = {func.__name__ for func in ASKS}
-
 
 class _Outcomes(Engine):
     always = ALWAYS
@@ -96,15 +113,7 @@ class _Outcomes(Engine):
         rule = BY_NAME.get(func.__name__) if traced else RULES.get(func)
         if rule is not None:
             return rule(region, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
-        lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
-        if lost and torch.is_grad_enabled():
-            silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
-            if not silent or not all(x is args[0] for x in lost):
-                region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
-        out, _ = called(func, args, kwargs, lost)
-        if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
-            written(args[0])
-        return out
+        return others(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
         return discrete_carrier(x)

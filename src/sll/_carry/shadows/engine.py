@@ -16,7 +16,8 @@ from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
-from ..interface import Engine, Func, Quick, Rule
+from .. import definitions
+from ..interface import Engine, Func, Quick, Region, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import Rules
@@ -41,7 +42,19 @@ from . import (
 from .quotients import QUOTIENTS
 from .shadow import Selected, Shadow, Weights, carried, shadow, tensors
 
+_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
+
+
+def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call without a rule: what is decided among its operands ends there, and that is reported."""
+    decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
+    if decided and not (func in ASKS and all(x is args[0] for x in decided)):
+        region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
+    return called(func, args, kwargs, decided)[0]
+
+
 RULE_OF: dict[str, Rule] = {
+    **definitions.rules(others),
     **{op: sources.decide(op) for op in STEPS},
     "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
@@ -94,7 +107,6 @@ def _added(op: str, functions: Any) -> None:
 
 LISTENERS.append(_added)
 
-_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 _EACH = functions_with("each") | {
     func for name in (*names_of("floats"), "to", "clone", "contiguous", "squeeze") for func in spellings(name)
 }
@@ -151,12 +163,7 @@ class _Shadows(Engine):
         if region.selecting() and (chosen := _selection_rule(func, args, kwargs)) is not None:
             return chosen(region, func, args, kwargs)
         rule = _ALL.by_name.get(func.__name__) if compiling() else _ALL.of.get(func)
-        if rule is not None:
-            return rule(region, func, args, kwargs)
-        decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
-        if decided and not (func in ASKS and all(x is args[0] for x in decided)):
-            region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
-        return called(func, args, kwargs, decided)[0]
+        return (rule or others)(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
         return shadow(x) is not None
