@@ -19,17 +19,49 @@ def path(*shape, seed=0, low=-1.9, high=1.9):
     return a, b
 
 
-def line_integral(program, a, b, eps, forward, n=300):
-    """By stratified sampling, with every lost gradient an error; and what it should be."""
-    total, jitter = 0.0, torch.rand(n, generator=torch.Generator().manual_seed(0)).tolist()
-    for i in range(n):
-        x = torch.lerp(a, b, (i + jitter[i]) / n).requires_grad_()
-        with sll.linearize(eps, forward=forward, on_lost="error"):
+def weighed(y):
+    """A number of which all elements are a part."""
+    return (y.double() * torch.cos(torch.arange(1.0, y.numel() + 1, dtype=torch.float64)).reshape(y.shape)).sum()
+
+
+def clear_path(program, shape, eps, **options):
+    """Ends that no band of the program reaches."""
+    for seed in range(200):
+        ends = path(*shape, seed=seed, **options)
+        if all(float(shown(program, x, eps)) == float(program(x)) for x in ends):
+            return ends
+    raise AssertionError("no path is clear")
+
+
+def shown(program, x, eps):
+    with sll.linearize(eps, forward="linear"):
+        return program(x.clone().requires_grad_())
+
+
+def exact_integral(program, a, b, eps, steps=24, depth=14):
+    """With ``forward="linear"``, refined where the slopes do not say how the value changes; and what it should be."""
+
+    def at(t):
+        x = torch.lerp(a, b, t).requires_grad_()
+        with sll.linearize(eps, forward="linear", on_lost="error"):
             y = program(x)
-        if y.requires_grad:
-            (g,) = torch.autograd.grad(y, x)
-            total += float((g * (b - a)).sum()) / n
-    return total, float(program(b) - program(a))
+        if not y.requires_grad:
+            return float(y), 0.0
+        (g,) = torch.autograd.grad(y, x)
+        return float(y), float((g * (b - a)).sum())
+
+    def between(t0, p0, t1, p1, left):
+        area = (t1 - t0) * (p0[1] + p1[1]) / 2
+        if left == 0 or abs(area - (p1[0] - p0[0])) < 1e-4 * (t1 - t0) + 1e-9:
+            return area
+        middle = (t0 + t1) / 2
+        p = at(middle)
+        return between(t0, p0, middle, p, left - 1) + between(middle, p, t1, p1, left - 1)
+
+    times = [i / steps for i in range(steps + 1)]
+    points = [at(t) for t in times]
+    ends = zip(times, points, times[1:], points[1:])
+    return sum(between(*end, depth) for end in ends), float(program(b) - program(a))
 
 
 def same_as_without(func, *args):

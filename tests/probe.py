@@ -7,7 +7,6 @@ changes if a mask or an index changes that goes in, has a gradient in a region, 
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -82,6 +81,7 @@ UNSAFE = set(
     __repr__ __str__ __format__ __sizeof__ __hash__ __cuda_array_interface__ is_grad_enabled fork wait
     has_torch_function has_torch_function_unary has_torch_function_variadic handle_torch_function
     boolean_dispatch assert_never _assert cond while_loop vmap module_load rename rename_ refine_names align_as align_to
+    lobpcg
     """.split()
 )
 
@@ -133,6 +133,7 @@ def with_options() -> Iterator[Case]:
         ("torch.topk", torch.topk, (v, 2), {}),
         ("torch.kthvalue", torch.kthvalue, (v, 2), {}),
         ("torch.bucketize", torch.bucketize, (v, torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)), {}),
+        ("torch.frexp", torch.frexp, (_x(5, low=0.3, high=5.0),), {}),
         ("torch.histc", torch.histc, (v, 4, -2, 2), {}),
         ("torch.histogram", torch.histogram, (v, 4), {"range": (-2.0, 2.0)}),
         ("torch.histogramdd", torch.histogramdd, (_x(5, 2), [3, 2]), {"range": [-2.0, 2.0, -2.0, 2.0]}),
@@ -174,21 +175,10 @@ def cases() -> Iterator[Case]:
 # --- plain ---
 
 
-def _numbers(parts: list[Tensor]) -> list[Tensor]:
-    return [x.detach().double().reshape(-1) for x in parts if not x.is_complex() and x.layout is torch.strided]
-
-
 def _leaves(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[Tensor]]:
     floats: Callable[[Any], bool] = lambda x: isinstance(x, Tensor) and x.is_floating_point()
     fresh = tuple(x.clone().requires_grad_() if floats(x) else x for x in args)
     return fresh, [x for x in fresh if floats(x)]
-
-
-class Along(NamedTuple):
-    """What a result does along the path: values at each step, and the gradient times the direction of the path."""
-
-    values: Tensor
-    slopes: Tensor
 
 
 def _weights(x: Tensor) -> Tensor:
@@ -200,35 +190,10 @@ def _total(x: Tensor) -> Tensor:
     return (x.to(torch.float64) * _weights(x)).sum()
 
 
-def _slope(y: Tensor, floats: list[Tensor], case: Case) -> float:
-    """Along the path."""
-    if not y.requires_grad:
-        return 0.0
-    found = torch.autograd.grad(y, floats, allow_unused=True, retain_graph=True)
-    ways = [b - a for a, b in zip(case.start, case.end) if isinstance(a, Tensor) and a.is_floating_point()]
-    return float(sum((g * way).sum() for g, way in zip(found, ways) if g is not None))
-
-
-def follow(case: Case, steps: int, offset: float = 0.0, region: Callable[[], Any] | None = None) -> dict[int, Along]:
-    """Each result along the path, by its number, in regions that `region` makes."""
-    values: dict[int, list[float]] = {}
-    slopes: dict[int, list[float]] = {}
-    for i in range(steps + 1):
-        args, floats = _leaves(case.at(min(1.0, (i + offset) / steps)))
-        if region is None:
-            totals = [(k, _total(x)) for k, x in _results(case.call(args))]
-        else:
-            with region():
-                totals = [(k, _total(x)) for k, x in _results(case.call(args))]
-        for k, total in totals:
-            values.setdefault(k, []).append(float(total.detach()))
-            slopes.setdefault(k, []).append(_slope(total, floats, case))
-    many = {k for k, found in values.items() if len(found) == steps + 1}
-    return {k: Along(torch.tensor(values[k]), torch.tensor(slopes[k])) for k in many}
-
-
 def _results(parts: list[Tensor]) -> list[tuple[int, Tensor]]:
-    return [(k, x) for k, x in enumerate(parts) if not x.is_complex() and x.layout is torch.strided and not x.is_quantized]
+    return [
+        (k, x) for k, x in enumerate(parts) if not x.is_complex() and x.layout is torch.strided and not x.is_quantized
+    ]
 
 
 def jumping(case: Case) -> dict[int, float]:
@@ -263,3 +228,128 @@ def _jump(f: Callable[[float], float], low: float, high: float) -> float | None:
             low, first = middle, value
         size, most = abs(last - first), max(most, size)
     return low if 1e-6 * max(1.0, abs(first)) < size < 1e6 and size > 0.2 * most else None
+
+
+# --- in a region ---
+
+MODES = ("straight-through", "hard", "linear")
+
+
+def becomes(case: Case, result: int, t: float, forward: str) -> str:
+    """What a region makes of a result that jumps at `t`: "followed", "reported" or "nothing"."""
+    if forward == "straight-through":
+        _, slope, lost = _along(case, result, t, forward)
+        jumps = slope is not None and abs(slope - (_along(case, result, t, None)[1] or 0.0)) > 1e-6
+        return "followed" if jumps else "reported" if lost else "nothing"
+    plain = lambda t: _along(case, result, t, None)[0]
+    width = next((w for w in (0.01, 0.02, 0.04, 0.08) if all(_clear(case, result, t + s * w) for s in (-1, 1))), 0.08)
+    low, high = max(0.0, t - width), min(1.0, t + width)
+    found = [_along(case, result, low + (high - low) * (i + 0.5) / MANY, forward) for i in range(MANY)]
+    area, want = (high - low) * sum(slope or 0.0 for _, slope, _ in found) / MANY, plain(high) - plain(low)
+    if abs(area - want) < 0.2 * max(abs(want), abs(plain(t + 1e-9) - plain(t - 1e-9))):
+        return "followed"
+    return "reported" if any(lost for _, _, lost in found) else "nothing"
+
+
+EPS = 4e-3
+MANY = 200
+"""Points around a jump."""
+
+
+def _clear(case: Case, result: int, t: float) -> bool:
+    if not 0 <= t <= 1:
+        return False
+    return _along(case, result, t, "linear")[0] == _along(case, result, t, None)[0]
+
+
+def _along(case: Case, result: int, t: float, forward: str | None) -> tuple[float, float | None, bool]:
+    """A result at one point of the path: its value, its slope along the path, and whether something was lost."""
+    args, floats = _leaves(case.at(t))
+    if forward is None:
+        try:
+            y, lost = _total(case.call(args)[result]), False
+        except RuntimeError:  # torch has no derivative
+            return float(_total(case.call(case.at(t))[result])), None, False
+    else:
+        with sll.linearize(EPS, forward=forward, on_lost="ignore") as region:
+            y = _total(case.call(args)[result])
+        report = region.report()
+        lost = bool(report.lost or report.approximate)
+    if not y.requires_grad:
+        return float(y), None, lost
+    try:
+        found = torch.autograd.grad(y, floats, allow_unused=True)
+    except RuntimeError:  # torch has no derivative
+        return float(y), None, lost
+    ways = [b - a for a, b in zip(case.start, case.end) if isinstance(a, Tensor) and a.is_floating_point()]
+    return float(y), float(sum((g * way).sum() for g, way in zip(found, ways) if g is not None)), lost
+
+
+# --- what goes in ---
+
+
+class Passing(NamedTuple):
+    """A function, and arguments of which one is made by a decision, at two points with one decision between them."""
+
+    name: str
+    func: Callable[..., Any]
+    arguments: Callable[[Tensor], tuple[Any, ...]]
+    options: dict[str, Any] = {}
+
+    def call(self, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        parts = [y for y in tree_leaves(self.func(*self.arguments(x), **self.options)) if isinstance(y, Tensor)]
+        return sum((_total(y) for _, y in _results(parts)), torch.zeros((), dtype=torch.float64))
+
+
+def decided_arguments() -> list[Callable[[Tensor], tuple[Any, ...]]]:
+    """Arguments with a mask or an index, made of six numbers."""
+    mask, index = lambda x: x > 0, lambda x: (x > 0).long()
+    v, w, table = lambda: V.clone(), lambda: W.clone(), lambda: TABLE.clone()
+    where, at = lambda: torch.tensor([True, False, True, True, False, False]), lambda: torch.tensor([1, 0, 0, 1, 2, 3])
+    return [
+        lambda x: (mask(x),), lambda x: (index(x),), lambda x: (mask(x).view(2, 3),), lambda x: (index(x).view(2, 3),),
+        lambda x: (mask(x), v()), lambda x: (v(), mask(x)), lambda x: (index(x), v()), lambda x: (v(), index(x)),
+        lambda x: (mask(x), v(), w()), lambda x: (v(), mask(x), 0.5), lambda x: (v(), mask(x), w()),
+        lambda x: (v(), 0, index(x)), lambda x: (v(), 0, index(x), w()), lambda x: (v(), 0, index(x), 0.5),
+        lambda x: (index(x).view(2, 3), table()), lambda x: (index(x), 2), lambda x: (mask(x), 0),
+        lambda x: (index(x), 0), lambda x: (mask(x), where()), lambda x: (where(), mask(x)), lambda x: (index(x), at()),
+        lambda x: (at(), index(x)), lambda x: (table(), index(x)[1:5]), lambda x: (v(), index(x), w()),
+        lambda x: (v(), (index(x),), w()), lambda x: (v(), 0, index(x), w(), "sum"),
+        lambda x: (v(), 0, index(x), w(), "amax"), lambda x: ([mask(x), where()],), lambda x: (index(x), 0, 1),
+        lambda x: (index(x).view(2, 3), torch.ones(3, dtype=torch.int64)),
+    ]  # fmt: skip
+
+
+V, W = torch.randn(2, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+TABLE = torch.randn(4, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def passing() -> Iterator[Passing]:
+    for name, func in functions():
+        for arguments in decided_arguments():
+            yield Passing(name, func, arguments)
+
+
+AT = torch.tensor([0.9, -0.8, 2e-4, 1.0, -0.7, 0.6], dtype=torch.float64)
+THERE = torch.tensor([0.9, -0.8, -2e-4, 1.0, -0.7, 0.6], dtype=torch.float64)
+
+
+def matters(case: Passing) -> bool:
+    """Whether the result is another if the decision is. (Deprecated ways to call a function raise.)"""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        here, there = case.call(AT), case.call(THERE)
+    return bool(here.isfinite() & there.isfinite() & ((here - there).abs() > 1e-9))
+
+
+def passes(case: Passing, forward: str) -> str:
+    """What becomes of the decision in a region: "followed", "reported" or "nothing"."""
+    x = AT.clone().requires_grad_()
+    with sll.linearize(EPS, forward=forward, on_lost="ignore") as region:
+        y = case.call(x)
+    g = torch.autograd.grad(y, x, allow_unused=True)[0] if y.requires_grad else None
+    if g is not None and g[2] != 0:
+        return "followed"
+    report = region.report()
+    return "reported" if report.lost or report.approximate or report.infinite_jumps else "nothing"

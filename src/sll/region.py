@@ -13,7 +13,7 @@ from ._carry import outcomes, shadows
 from ._carry.interface import Engine, tensors
 from ._mode import checkpoint
 from ._mode.decorating import decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, refuse_reentrant
+from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, lost_in_a_function, refuse_reentrant
 from ._mode.mode import OUTSIDE, Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
@@ -288,6 +288,7 @@ class linearize(Mode):
             break_the_graph(self, func, args, kwargs)
             return engine.dispatch(self, func, args, kwargs) if engine.compiles else func(*args, **kwargs)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            lost_in_a_function(self, func, args, kwargs)
             out = func(*args, **kwargs)
             refuse_reentrant(self, func, args, out)
             return out

@@ -91,6 +91,7 @@ FACTS = {
 }
 
 _BITS = "takes the bits of a float apart"
+_TURN = "the jump from pi to -pi is one of the writing: the angle is the same"
 _EQUAL = "equality of floats has no boundary that a window average sees"
 _SPECIAL = "asks whether a value is special: no window average"
 _POSITIONS = "positions and numbers of elements: the shape of the result depends on the decision"
@@ -203,11 +204,13 @@ ROWS: list[Row] = [
         facts="smooth by_ones each",
     ),
     Row(
-        "mul multiply __mul__ __rmul__ square exp expm1 exp2 sin cos atan2 tanh sigmoid hypot logaddexp lerp "
+        "mul multiply __mul__ __rmul__ square exp expm1 exp2 sin cos tanh sigmoid hypot logaddexp lerp "
         "addcmul addcdiv nan_to_num relu",
         "elementwise",
         facts="smooth each",
     ),
+    Row("atan2", "elementwise", facts="smooth each", left_alone=_TURN),
+    Row("arctan2", "elementwise", facts="each", left_alone=_TURN),
     Row("true_divide", "elementwise", facts="smooth divides may_decide each"),
     Row("__truediv__", "elementwise", facts="smooth divides each"),
     Row(
@@ -216,7 +219,7 @@ ROWS: list[Row] = [
         facts="smooth poles each",
     ),
     Row(
-        "atan arctan arctan2 sinh cosh asinh arcsinh sinc erf erfc expit logaddexp2 deg2rad rad2deg i0 "
+        "atan arctan sinh cosh asinh arcsinh sinc erf erfc expit logaddexp2 deg2rad rad2deg i0 "
         "softplus relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid logsigmoid "
         "softsign tanhshrink softshrink gcd lcm ndtr entr __lshift__ __rshift__ __rlshift__ __rrshift__ cpu cuda "
         "as_tensor asarray",
@@ -255,7 +258,7 @@ ROWS: list[Row] = [
         facts="in_order",
     ),
     Row(
-        "transpose t permute movedim moveaxis swapaxes swapdims repeat tile repeat_interleave flip fliplr flipud "
+        "transpose t permute movedim moveaxis swapaxes swapdims repeat tile flip fliplr flipud "
         "roll rot90 narrow select diagonal chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind "
         "adjoint unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg expand_copy permute_copy "
         "transpose_copy t_copy select_copy unbind_copy diagonal_copy channel_shuffle pixel_shuffle "
@@ -290,7 +293,7 @@ ROWS: list[Row] = [
     # truths
     Row("all any", "truths", in_place=False),
     # counts
-    Row("count_nonzero bincount", "counts", in_place=False),
+    Row("count_nonzero", "counts", in_place=False),
     # lookups
     Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot unravel_index", "lookups", in_place=False),
     Row("F.embedding torch.embedding", "lookups", in_place=False, facts="writes"),
@@ -318,35 +321,30 @@ ROWS: list[Row] = [
     ),
     Row(
         "cummax cummin max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-        "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices mode",
+        "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices "
+        "torch.adaptive_max_pool1d mode",
         "defined",
         in_place=False,
         facts="marks",
     ),
+    Row("histogram histogramdd frexp grid_sample", "defined", in_place=False, facts="marks"),
+    Row("isin scaled_dot_product_attention", "defined", in_place=False),
+    Row("bincount", "defined", in_place=False),
+    Row("repeat_interleave", "defined", in_place=False),
+    Row("unique_consecutive", "defined", in_place=False, left_alone=_POSITIONS),
+    Row("embedding_bag", "defined", in_place=False, facts="writes"),
     Row("max_unpool1d max_unpool2d max_unpool3d", "defined", in_place=False),
     Row("fused_moving_avg_obs_fake_quant", "defined", in_place=False, facts="marks writes"),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
     Row(
-        "msort aminmax quantile nanquantile max_pool1d max_pool2d max_pool3d adaptive_max_pool1d "
+        "msort aminmax quantile nanquantile max_pool1d max_pool2d max_pool3d F.adaptive_max_pool1d "
         "adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d",
         "left_alone",
         in_place=False,
         left_alone=_CONTINUOUS,
     ),
-    Row("nonzero_static unique_consecutive", "left_alone", in_place=False, left_alone=_POSITIONS),
-    Row(
-        "histogram histogramdd",
-        "left_alone",
-        in_place=False,
-        left_alone="histc is linearized; this one returns bin edges as well",
-    ),
-    Row(
-        "isin",
-        "left_alone",
-        in_place=False,
-        left_alone="equality of floats with a set of floats has no boundary that a window average sees",
-    ),
+    Row("nonzero_static", "left_alone", in_place=False, left_alone=_POSITIONS),
     Row(
         "bernoulli multinomial poisson binomial normal randint_like dropout dropout1d dropout2d dropout3d "
         "alpha_dropout feature_dropout gumbel_softmax rrelu exponential geometric cauchy log_normal random "
@@ -355,7 +353,7 @@ ROWS: list[Row] = [
         in_place=False,
         left_alone=_RANDOM,
     ),
-    Row("frexp nextafter", "left_alone", in_place=False, left_alone=_BITS),
+    Row("nextafter", "left_alone", in_place=False, left_alone=_BITS),
     Row(
         "quantize_per_tensor quantize_per_channel int_repr dequantize",
         "left_alone",
@@ -396,8 +394,7 @@ ROWS: list[Row] = [
     Row("numpy __array__", "numbers", in_place=False, facts="writes", remedy=_NUMBER),
     # others
     Row(
-        "batch_norm instance_norm native_batch_norm batch_norm_update_stats cudnn_batch_norm miopen_batch_norm "
-        "embedding_bag",
+        "batch_norm instance_norm native_batch_norm batch_norm_update_stats cudnn_batch_norm miopen_batch_norm",
         "others",
         in_place=False,
         facts="writes",

@@ -14,8 +14,9 @@ the function returns, None where that is right as it is, and `NotImplemented` wh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,29 +24,46 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.env import tracked
 from ..._ops.surrogates import eager
+from ..._rules.index import op_name
 from ..interface import Func, Region, Rule, tensors
 
-__all__ = ["carries", "defined", "rules"]
+__all__ = ["Shaped", "carries", "defined", "rules"]
 
 Definition = Callable[..., Any]
 
 _DEFINITIONS: dict[str, Definition] = {}
 """By name in the table."""
+_PASSES: set[str] = set()
+"""Those that decide nothing themselves."""
 
 
-def defined(*names: str) -> Callable[[Definition], Definition]:
-    """What these functions are."""
+def defined(*names: str, passes: bool = False) -> Callable[[Definition], Definition]:
+    """What these functions are. `passes`: they decide nothing, and pass on what a mask or an index decided."""
 
     def put(definition: Definition) -> Definition:
         _DEFINITIONS.update(dict.fromkeys(names, definition))
+        _PASSES.update(names if passes else ())
         return definition
 
     return put
 
 
-def rules(others: Rule) -> dict[str, Rule]:
-    """The rules of an engine that calls `others` where there is none."""
-    return {name: _rule(definition, others) for name, definition in _DEFINITIONS.items()}
+def rules(others: Rule, known: Mapping[str, Rule] = MappingProxyType({}), *, passing: bool = True) -> dict[str, Rule]:
+    """The rules of an engine, which calls `others`, or a rule that is `known`, where a definition is not for the
+    arguments. Without `passing` it needs only those of functions that decide.
+    """
+    names = [name for name in _DEFINITIONS if passing or name not in _PASSES]
+    return {name: _rule(_DEFINITIONS[name], known.get(name, others)) for name in names}
+
+
+class Shaped(NamedTuple):
+    """A result that has this shape only where the program takes its own way in `of`."""
+
+    parts: Any
+    of: Tensor
+
+
+_SHAPE = "how many numbers it returns depends on the decision. Count with one_hot(x, n).sum(0), which has all of them."
 
 
 def carries(x: Any) -> bool:
@@ -66,6 +84,9 @@ def _rule(definition: Definition, others: Rule) -> Rule:
         found = region.within(definition, original, *args, **kwargs)
         if found is NotImplemented:
             return others(region, func, args, kwargs)
+        if isinstance(found, Shaped):
+            region.lose(op_name(func), [found.of], _SHAPE)
+            found = found.parts
         with torch.no_grad():
             out = original()
         if isinstance(out, Tensor):

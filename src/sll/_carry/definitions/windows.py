@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +111,7 @@ def _adaptive_pool(dims: int) -> Callable[..., Any]:
 for _dims in (1, 2, 3):
     defined(f"max_pool{_dims}d_with_indices")(_pool(_dims))
     defined(f"adaptive_max_pool{_dims}d_with_indices")(_adaptive_pool(_dims))
+defined("torch.adaptive_max_pool1d")(_adaptive_pool(1))
 
 
 def _each(n: Any, dims: int) -> list[int]:

@@ -62,7 +62,7 @@ extreme = either(lambda input, *args, **kwargs: input.is_floating_point(), best_
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of integers."""
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(flip_by_flip),
+    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, passing=False),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "moves": move_one,
@@ -86,7 +86,6 @@ RULE_OF: dict[str, Rule] = {
     "median": asks(kth, "median"),
     "best_values": extreme,
     "unique": asks(unique, "unique", ("sorted", "return_inverse", "return_counts", "dim")),
-    "bincount": bincount,
     "searchsorted": passed,
     "histc": histogram,
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),

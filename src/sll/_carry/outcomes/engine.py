@@ -56,14 +56,16 @@ def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(others),
+    **definitions.rules(
+        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
+    ),
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": best_value,
-    **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median", "unique")},
+    **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median")},
     "searchsorted": passed.passed,
     "histc": passed.histc,
     "elementwise": elementwise.elementwise,
@@ -78,7 +80,7 @@ RULE_OF: dict[str, Rule] = {
     "sums": reductions.linear,
     "products": reductions.product,
     "truths": reductions.truth,
-    **{name: getattr(reductions, name) for name in ("count_nonzero", "bincount")},
+    "count_nonzero": reductions.count_nonzero,
     "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("index_select", "gather", "take_along_dim", "take"), lookups.along),
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
