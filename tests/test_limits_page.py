@@ -42,11 +42,8 @@ class Plain(torch.autograd.Function):
 
 UNSEEN = {
     "floats as bools": lambda x: x.bool().double() + 0 * x,
-    "custom function": lambda x: Plain.apply(x > 0) + 0 * x,
     "torchscript": lambda x: torch.jit.script(_doubled)(x > 0) + 0 * x,
     "out of vmap": lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x,
-    "mode": lambda x: x.mode().indices.double() + 0 * x,
-    "cummax": lambda x: x.cummax(0).indices.double() + 0 * x,
 }
 
 
@@ -58,6 +55,11 @@ def _doubled(mask: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", UNSEEN)
 def test_in_no_mode_and_silently(name, forward):
     assert gradient(UNSEEN[name], [-0.02, 0.5], forward) == ([0, 0], [])
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_a_mask_in_a_custom_function_is_reported(forward):
+    assert gradient(lambda x: Plain.apply(x > 0) + 0 * x, [-0.02, 0.5], forward) == ([0, 0], ["Plain"])
 
 
 @pytest.mark.parametrize("forward", MODES)

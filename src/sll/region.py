@@ -244,6 +244,16 @@ class linearize(Mode):
         """Run `func` as if the program had called it in the region."""
         return self.dispatch(func, args, kwargs)
 
+    def within(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `fn`, which is made of torch calls, as if the program had written it in the place of its call."""
+        at_work, THREAD.at_work = THREAD.at_work, None
+        torch._C._push_on_torch_function_stack(self)  # (torch hides a mode while it handles a call)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            torch._C._pop_torch_function_stack()
+            THREAD.at_work = at_work
+
     def lose(
         self,
         op: str,

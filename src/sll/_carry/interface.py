@@ -38,6 +38,9 @@ class Region(Protocol):
     def call(self, func: Func, *args: Any, **kwargs: Any) -> Any:
         """Run `func` as if the program had called it in the region."""
 
+    def within(self, fn: Func, *args: Any, **kwargs: Any) -> Any:
+        """Run `fn`, which is made of torch calls, as if the program had written it in the place of its call."""
+
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
 

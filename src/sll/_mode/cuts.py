@@ -23,7 +23,7 @@ from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site
 from .._ops.env import compiling
 from .._rules.index import ASKS, SOURCES, op_name, op_of
-from .guards import decides, refuse_reentrant
+from .guards import decides, lost_in_a_function, refuse_reentrant
 from .threads import THREAD
 
 __all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "met", "passes", "switched", "unrecorded"]
@@ -98,6 +98,8 @@ def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """A call while gradients are off."""
     if THREAD.cut is not None and "no_grad" in region.through and not torch.is_inference_mode_enabled():
         return _through(region, func, args, kwargs)
+    if THREAD.cut is None:
+        lost_in_a_function(region, func, args, kwargs)
     out = func(*args, **kwargs)
     refuse_reentrant(region, func, args, out)
     if THREAD.cut is not None or torch.is_inference_mode_enabled():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -13,11 +15,11 @@ from .._carry.interface import Engine, Func, tensors
 from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from .._ops.callsite import call_site
 from .._ops.env import tracked, unwrapped
-from .._rules.index import op_name
+from .._rules.index import ASKS, names_of, op_name
 from . import checkpoint
 from .threads import THREAD
 
-__all__ = ["EAGER", "break_the_graph", "decided_outside_of_vmap", "decides", "refuse_reentrant"]
+__all__ = ["EAGER", "break_the_graph", "decided_outside_of_vmap", "decides", "lost_in_a_function", "refuse_reentrant"]
 
 EAGER = "Without fullgraph=True eager mode does this call."
 _DETACHES = {"detach", "detach_"}
@@ -86,8 +88,8 @@ _torch_compiles._dynamo_marked_constant = True  # type: ignore[attr-defined]
 """It runs while Dynamo traces. (So torch._dynamo.assume_constant_result says, which takes a second to import.)"""
 
 _HIGHER_ORDER = str(Path(torch.__file__).parent / "_higher_order_ops")
-_REMEMBERED = {"amax", "amin", "__rfloordiv__", "__rmod__"}
-"""They decide nothing in the graph, but what eager mode makes of their results may be a decision."""
+_REMEMBERED = {"amax", "amin", "__rfloordiv__", "__rmod__", *(name.rpartition(".")[2] for name in names_of("defined"))}
+"""They decide nothing in the graph, but what eager mode makes of them, or of their results, may be a decision."""
 _CASTS = {"to", "type", "type_as"}
 _QUOTIENTS = {"div", "div_", "divide", "divide_"}
 
@@ -125,6 +127,25 @@ def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -
         f"{site}: torch.utils.checkpoint(use_reentrant=True) runs this again outside of the region; pass "
         'use_reentrant=False, or decorate the checkpointed function with @sll.enable(..., forward="hard")'
     )
+
+
+def lost_in_a_function(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What is decided, and read inside a `torch.autograd.Function`: that has a derivative by floats only."""
+    decided = [x for x in tensors(args, kwargs) if region.carrier_of(x).decided(x)] if func not in ASKS else []
+    if decided and (name := _function_at_work()) is not None:
+        region.lose(name, decided, "a torch.autograd.Function has no derivative by it. Pass mask.float().")
+
+
+def _function_at_work() -> str | None:
+    """The name of the `torch.autograd.Function` of which `forward` runs, unless it is torch's, as compiled code is."""
+    at: FrameType | None = sys._getframe(1)
+    while at is not None and at.f_code is not _APPLY:
+        at = at.f_back
+    cls = None if at is None else at.f_locals["cls"]
+    return None if cls is None or cls.__module__.startswith("torch.") else cls.__name__
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 def decided_outside_of_vmap(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

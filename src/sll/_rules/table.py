@@ -62,6 +62,7 @@ FAMILIES = {
     "writes": "into a tensor, at an index",
     "selections": "what a mask selects, with as many elements as it does",
     "losses": "one number for two tensors",
+    "defined": "functions of others: `_carry/definitions` says of which",
     "numbers": "Python and NumPy numbers: gradients end",
     "asks": "asks about a tensor, cuts the graph on purpose or overwrites it: nothing is lost there",
     "left_alone": "discrete, and run as it is",
@@ -92,6 +93,7 @@ FACTS = {
 }
 
 _BITS = "takes the bits of a float apart"
+_TURN = "the jump from pi to -pi is one of the writing: the angle is the same"
 _EQUAL = "equality of floats has no boundary that a window average sees"
 _SPECIAL = "asks whether a value is special: no window average"
 _POSITIONS = "positions and numbers of elements: the shape of the result depends on the decision"
@@ -100,10 +102,6 @@ _MULTIPLES = "multiples of the divisor, in the dividend's units"
 _BEST = "the best entry leads the next by 0"
 _NEIGHBOURS = "neighbours in sorted order change places"
 _RANDOM = "random: the draw is not a function of its probability"
-_SURROGATE = "has a surrogate gradient of its own"
-_ONE_VALUE = (
-    "the values are continuous and keep torch's gradient; the indices, which element it was, are not linearized"
-)
 _NUMBER = (
     "Python and NumPy numbers have no derivative. Compute with the tensor itself, or read the number after backward or "
     "under torch.no_grad()."
@@ -208,11 +206,13 @@ ROWS: list[Row] = [
         facts="smooth by_ones each",
     ),
     Row(
-        "mul multiply __mul__ __rmul__ square exp expm1 exp2 sin cos atan2 tanh sigmoid hypot logaddexp lerp "
+        "mul multiply __mul__ __rmul__ square exp expm1 exp2 sin cos tanh sigmoid hypot logaddexp lerp "
         "addcmul addcdiv nan_to_num relu",
         "elementwise",
         facts="smooth each",
     ),
+    Row("atan2", "elementwise", facts="smooth each", left_alone=_TURN),
+    Row("arctan2", "elementwise", facts="each", left_alone=_TURN),
     Row("true_divide", "elementwise", facts="smooth divides may_decide each"),
     Row("__truediv__", "elementwise", facts="smooth divides each"),
     Row(
@@ -221,7 +221,7 @@ ROWS: list[Row] = [
         facts="smooth poles each",
     ),
     Row(
-        "atan arctan arctan2 sinh cosh asinh arcsinh sinc erf erfc expit logaddexp2 deg2rad rad2deg i0 "
+        "atan arctan sinh cosh asinh arcsinh sinc erf erfc expit logaddexp2 deg2rad rad2deg i0 "
         "softplus relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid logsigmoid "
         "softsign tanhshrink softshrink gcd lcm ndtr entr __lshift__ __rshift__ __rlshift__ __rrshift__ cpu cuda",
         "elementwise",
@@ -262,7 +262,7 @@ ROWS: list[Row] = [
         facts="in_order",
     ),
     Row(
-        "transpose t permute movedim moveaxis swapaxes swapdims repeat tile repeat_interleave flip fliplr flipud "
+        "transpose t permute movedim moveaxis swapaxes swapdims repeat tile flip fliplr flipud "
         "roll rot90 narrow select diagonal chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind "
         "adjoint unsafe_chunk unsafe_split narrow_copy resolve_conj resolve_neg expand_copy permute_copy "
         "transpose_copy t_copy select_copy unbind_copy diagonal_copy channel_shuffle pixel_shuffle "
@@ -300,7 +300,7 @@ ROWS: list[Row] = [
     # truths
     Row("all any", "truths", in_place=False),
     # counts
-    Row("count_nonzero bincount", "counts", in_place=False),
+    Row("count_nonzero", "counts", in_place=False),
     # lookups
     Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot unravel_index", "lookups", in_place=False),
     Row("F.embedding torch.embedding", "lookups", in_place=False, facts="writes"),
@@ -318,35 +318,40 @@ ROWS: list[Row] = [
         "losses",
         in_place=False,
     ),
+    # defined
+    Row(
+        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine _fake_quantize_learnable_per_tensor_affine "
+        "_fake_quantize_learnable_per_channel_affine",
+        "defined",
+        in_place=False,
+        facts="marks",
+    ),
+    Row(
+        "cummax cummin max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+        "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices "
+        "torch.adaptive_max_pool1d mode",
+        "defined",
+        in_place=False,
+        facts="marks",
+    ),
+    Row("histogram histogramdd frexp grid_sample", "defined", in_place=False, facts="marks"),
+    Row("isin scaled_dot_product_attention", "defined", in_place=False),
+    Row("bincount", "defined", in_place=False),
+    Row("repeat_interleave", "defined", in_place=False),
+    Row("unique_consecutive", "defined", in_place=False, left_alone=_POSITIONS),
+    Row("embedding_bag", "defined", in_place=False, facts="writes"),
+    Row("max_unpool1d max_unpool2d max_unpool3d", "defined", in_place=False),
+    Row("fused_moving_avg_obs_fake_quant", "defined", in_place=False, facts="marks writes"),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
     Row(
-        "msort aminmax quantile nanquantile max_pool1d max_pool2d max_pool3d adaptive_max_pool1d "
+        "msort aminmax quantile nanquantile max_pool1d max_pool2d max_pool3d F.adaptive_max_pool1d "
         "adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d",
         "left_alone",
         in_place=False,
         left_alone=_CONTINUOUS,
     ),
-    Row(
-        "cummax cummin max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-        "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices mode",
-        "left_alone",
-        in_place=False,
-        left_alone=_ONE_VALUE,
-    ),
-    Row("nonzero_static unique_consecutive", "left_alone", in_place=False, left_alone=_POSITIONS),
-    Row(
-        "histogram histogramdd",
-        "left_alone",
-        in_place=False,
-        left_alone="histc is linearized; this one returns bin edges as well",
-    ),
-    Row(
-        "isin",
-        "left_alone",
-        in_place=False,
-        left_alone="equality of floats with a set of floats has no boundary that a window average sees",
-    ),
+    Row("nonzero_static", "left_alone", in_place=False, left_alone=_POSITIONS),
     Row(
         "bernoulli multinomial poisson binomial normal randint_like dropout dropout1d dropout2d dropout3d "
         "alpha_dropout feature_dropout gumbel_softmax rrelu exponential geometric cauchy log_normal random "
@@ -355,14 +360,7 @@ ROWS: list[Row] = [
         in_place=False,
         left_alone=_RANDOM,
     ),
-    Row(
-        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
-        "left_alone",
-        in_place=False,
-        left_alone=_SURROGATE,
-    ),
-    Row("fused_moving_avg_obs_fake_quant", "left_alone", in_place=False, facts="writes", left_alone=_SURROGATE),
-    Row("frexp nextafter", "left_alone", in_place=False, left_alone=_BITS),
+    Row("nextafter", "left_alone", in_place=False, left_alone=_BITS),
     Row(
         "quantize_per_tensor quantize_per_channel int_repr dequantize",
         "left_alone",
@@ -403,8 +401,7 @@ ROWS: list[Row] = [
     Row("numpy __array__", "numbers", in_place=False, facts="writes", remedy=_NUMBER),
     # others
     Row(
-        "batch_norm instance_norm native_batch_norm batch_norm_update_stats cudnn_batch_norm miopen_batch_norm "
-        "embedding_bag",
+        "batch_norm instance_norm native_batch_norm batch_norm_update_stats cudnn_batch_norm miopen_batch_norm",
         "others",
         in_place=False,
         facts="writes",

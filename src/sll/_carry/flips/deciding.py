@@ -235,7 +235,9 @@ def integers(op: str, shift: float, low: int | None) -> Callable[..., Described]
 
 def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A float that becomes an integer is truncated; what was rounded already is followed."""
-    x = args[0]
+    x, *rest = args
+    if rest and isinstance(rest[0], Tensor):  # the type and the device of another, whatever its shape
+        func, args = torch.Tensor.to, (x, rest[0].device, rest[0].dtype, *rest[1:])
     if not tracked(x) or plain_of(x) is not x or not region.linearizes("cast"):
         return elementwise(region, func, args, kwargs)
     hard = func(*args, **kwargs)

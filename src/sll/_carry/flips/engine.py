@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
+from .. import definitions
 from ..composed import COMPOSED
 from ..interface import OUTSIDE, Engine, Func
 from ..outcomes.found import best_value, sorted_places
@@ -64,6 +65,7 @@ extreme = either(
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of what was decided."""
 
 RULE_OF: dict[str, Rule] = {
+    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, passing=False),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "collections": collected,
@@ -89,7 +91,6 @@ RULE_OF: dict[str, Rule] = {
     "median": asks(kth, "median"),
     "best_values": extreme,
     "unique": asks(unique, "unique", ("sorted", "return_inverse", "return_counts", "dim")),
-    "bincount": bincount,
     "searchsorted": passed,
     "histc": histogram,
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),

@@ -49,7 +49,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
             except RuntimeError:  # some move no integers
                 exact: Callable[[Tensor], Tensor] = lambda x: _number(x, starts[id(x)]).double()
                 numbers[:] = [t.long() for t in once(lambda x: x if id(x) not in starts else exact(x))]
-        return numbers[i] - start
+        return numbers[i].long() - start
 
     parts = leaves(out)
     floats = any(part.is_floating_point() for part in parts)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..._ops.env import compiling, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
+from .. import definitions
 from ..composed import COMPOSED
-from ..interface import Engine, Func, Rule, tensors
+from ..interface import Engine, Func, Region, Rule, tensors
 from ..rules import NUMBERS, collected, lost_number
 from ..writes import called, written
 from . import (
@@ -50,7 +51,30 @@ from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
 
+_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
+_ASKS_BY_NAME = {func.__name__ for func in ASKS}
+
+
+def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call without a rule: what is decided among its operands ends there, and that is reported."""
+    traced = compiling()
+    lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
+    if lost and torch.is_grad_enabled():
+        silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
+        if not silent or not all(x is args[0] for x in lost):
+            region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
+    if not traced and func in NUMBERS and args[0].is_floating_point() and (tree := outcomes(args[0])) is not None:
+        lost_number(region, func, (tree.below, tree.above), lambda: ENGINE.undecided(args[0]) > 0)
+    out, _ = called(func, args, kwargs, lost)
+    if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
+        written(args[0])
+    return out
+
+
 RULE_OF: dict[str, Rule] = {
+    **definitions.rules(
+        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
+    ),
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
@@ -59,7 +83,7 @@ RULE_OF: dict[str, Rule] = {
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": reductions.extremes,
-    **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median", "unique")},
+    **{op: getattr(orders, op) for op in ("sort", "topk", "kthvalue", "median")},
     "searchsorted": passed.passed,
     "histc": passed.histc,
     "elementwise": elementwise.elementwise,
@@ -74,7 +98,7 @@ RULE_OF: dict[str, Rule] = {
     "sums": reductions.linear,
     "products": reductions.product,
     "truths": reductions.truth,
-    **{name: getattr(reductions, name) for name in ("count_nonzero", "bincount")},
+    "count_nonzero": reductions.count_nonzero,
     "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("index_select", "gather", "take_along_dim", "take"), lookups.along),
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
@@ -88,8 +112,6 @@ RULE_OF: dict[str, Rule] = {
 }
 fill(RULE_OF)
 
-_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_ASKS_BY_NAME = {func.__name__ for func in ASKS}
 _PLACED = ("choices", "extremes", "orders", "passed")
 PLACES = {func for family in _PLACED for name in names_of(family) for func in spellings(name)}
 """They decide which element of a row, or of a table, it is: of numbers that were decided, as if they were not."""
@@ -149,17 +171,7 @@ class _Outcomes(Engine):
         rule = BY_NAME.get(func.__name__) if traced else RULES.get(func)
         if rule is not None:
             return rule(region, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
-        lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
-        if lost and torch.is_grad_enabled():
-            silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
-            if not silent or not all(x is args[0] for x in lost):
-                region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
-        if not traced and func in NUMBERS and args[0].is_floating_point() and (tree := outcomes(args[0])) is not None:
-            lost_number(region, func, (tree.below, tree.above), lambda: self.undecided(args[0]) > 0)
-        out, _ = called(func, args, kwargs, lost)
-        if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
-            written(args[0])
-        return out
+        return others(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
         return discrete_carrier(x)

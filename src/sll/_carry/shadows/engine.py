@@ -16,8 +16,9 @@ from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
+from .. import definitions
 from ..composed import COMPOSED
-from ..interface import Engine, Func, Quick, Rule
+from ..interface import Engine, Func, Quick, Region, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import NUMBERS, Rules, collected, lost_number
@@ -42,14 +43,30 @@ from . import (
 from .quotients import QUOTIENTS
 from .shadow import Selected, Shadow, Weights, Whole, carried, shadow, tensors
 
+_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
+
+
+def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call without a rule: what is decided among its operands ends there, and that is reported."""
+    decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
+    if func in NUMBERS and isinstance(carried(args[0]), Whole) and not compiling():
+        lost_number(region, func, args[:1], lambda: open_elements(args[0]) > 0)
+    if decided and not (func in ASKS and all(x is args[0] for x in decided)):
+        region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
+    return called(func, args, kwargs, decided)[0]
+
+
 RULE_OF: dict[str, Rule] = {
+    **definitions.rules(
+        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
+    ),
     **{op: sources.decide(op) for op in STEPS},
     "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
     "extremes": choices.extremum,
     **dict.fromkeys(("sort", "argsort"), orders.sort),
     "topk": choices.topk,
-    **{name: getattr(orders, name) for name in ("kthvalue", "median", "unique")},
+    **{name: getattr(orders, name) for name in ("kthvalue", "median")},
     "nanmedian": orders.median,
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
     "best_values": reductions.best_value,
@@ -59,14 +76,15 @@ RULE_OF: dict[str, Rule] = {
     "floats": casts.to_float,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
-    **dict.fromkeys(("moves", "stacked_moves", "copies", "broadcasts", "fills"), shape.move),
+    "stacked_moves": shape.atleast,
+    **dict.fromkeys(("moves", "copies", "broadcasts", "fills"), shape.move),
     "broadcast_tensors": shape.broadcast_tensors,
     "joins": shape.join,
     "sums": reductions.linear,
     "products": reductions.product,
     "all": reductions.every,
     "any": reductions.some,
-    **{name: getattr(reductions, name) for name in ("count_nonzero", "bincount")},
+    "count_nonzero": reductions.count_nonzero,
     "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
     **{name: getattr(lookups, name) for name in ("index_select", "gather", "take_along_dim", "take", "one_hot")},
@@ -97,7 +115,6 @@ def _added(op: str, functions: Any) -> None:
 
 LISTENERS.append(_added)
 
-_NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 _EACH = functions_with("each") | {
     func for name in (*names_of("floats"), "to", "clone", "contiguous", "squeeze") for func in spellings(name)
 }
@@ -154,14 +171,7 @@ class _Shadows(Engine):
         if region.selecting() and (chosen := _selection_rule(func, args, kwargs)) is not None:
             return chosen(region, func, args, kwargs)
         rule = _ALL.by_name.get(func.__name__) if compiling() else _ALL.of.get(func)
-        if rule is not None:
-            return rule(region, func, args, kwargs)
-        decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
-        if func in NUMBERS and isinstance(carried(args[0]), Whole) and not compiling():
-            lost_number(region, func, args[:1], lambda: open_elements(args[0]) > 0)
-        if decided and not (func in ASKS and all(x is args[0] for x in decided)):
-            region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
-        return called(func, args, kwargs, decided)[0]
+        return (rule or others)(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
         return shadow(x) is not None

@@ -391,7 +391,7 @@ def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     if shadow(index) is None:
         return func(*args, **kwargs)
     out, rest = [], index
-    for size in reversed(shape):
+    for size in reversed([shape] if isinstance(shape, int) else shape):
         out.append(region.call(torch.remainder, rest, size))
         rest = region.call(torch.div, rest, size, rounding_mode="floor")
     return tuple(reversed(out))

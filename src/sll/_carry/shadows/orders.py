@@ -27,7 +27,17 @@ from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
 from ..outcomes.choosing import _limit, _watched
-from .picked import as_weights, back, decides, half_in_backward, positions, quickly_decides, row_numbers, with_indices
+from .picked import (
+    _DISCRETE,
+    as_weights,
+    back,
+    decides,
+    half_in_backward,
+    positions,
+    quickly_decides,
+    row_numbers,
+    with_indices,
+)
 from .shadow import Weights, mark, shadow
 
 
@@ -198,7 +208,9 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
     x, out = named["input"], func(*args, **kwargs)
     if named.get("dim") is None or not x.is_floating_point() or x.dim() == 0:
-        return out  # the value alone is continuous
+        if shadow(x) is not None:
+            region.lose(op_name(func), [x], _DISCRETE)
+        return out  # (of floats the value alone is continuous)
     dim = int(named["dim"])
     n = x.shape[dim]
     valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.surrogates import alias, finite_gradient, follow, lazy_clone, number
+from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
 from ..rules import between_bools
 from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow, tensors
@@ -28,6 +29,9 @@ def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if x.dtype == torch.bool and func.__name__ == "diff":
         return between_bools(region, *args, **kwargs)
     out, own = func(*args, **kwargs), shadow(x)
+    beside = [y for y in (*args[1:], *kwargs.values()) if y is not x and shadow(y) is not None]
+    if beside:  # (trapezoid, diff)
+        region.lose(op_name(func), beside, "of what is summed alone a decision is followed there.")
     if own is None:
         line = on_line(func, args, kwargs)[1]
         return out if line is None else put_on(region, out, line)

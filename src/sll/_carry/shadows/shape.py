@@ -86,6 +86,16 @@ def quick_move(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return out if out is x else mark(region, out, _moved(own, x, lambda y: func(y, *args[1:]), True, own.exact))
 
 
+def atleast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`atleast_1d` …: of one tensor, or of each of several."""
+    several = args[0] if len(args) == 1 else args
+    return (
+        move(region, func, args, kwargs)
+        if isinstance(several, Tensor)
+        else tuple(region.call(func, x) for x in several)
+    )
+
+
 def _same_view(out: Tensor, x: Tensor) -> bool:
     """Whether nothing has moved: ``x[:]``, ``x.view(x.shape)``."""
     return out.shape == x.shape and out.stride() == x.stride() and out.data_ptr() == x.data_ptr()

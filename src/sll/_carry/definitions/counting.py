@@ -1,0 +1,137 @@
+"""Histograms with their edges, exponents, and equal integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rule import Shaped, carries, defined
+
+__all__: list[str] = []
+
+Original = Callable[[], Any]
+
+
+def _in_bins(x: Tensor, edges: Tensor) -> Tensor:
+    """Which bin each element is in, as floats (elements, bins): none outside of all."""
+    bins = F.one_hot(torch.bucketize(x, edges[1:-1], right=True), edges.numel() - 1).to(x.dtype)
+    return bins * ((x >= edges[0]) & (x <= edges[-1])).unsqueeze(-1)
+
+
+@defined("histogram")
+def histogram(
+    original: Original, input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None,
+    density: bool = False,
+) -> Any:  # fmt: skip
+    with torch.no_grad():
+        _, edges = original()
+    found = _in_bins(input.reshape(-1), edges)
+    count = found.sum(0) if weight is None else weight.reshape(-1) @ found
+    return (count / count.sum() / torch.diff(edges) if density else count), None
+
+
+@defined("histogramdd")
+def histogram_of_several(
+    original: Original, input: Tensor, bins: Any, range: Any = None, weight: Tensor | None = None,
+    density: bool = False,
+) -> Any:  # fmt: skip
+    with torch.no_grad():
+        _, edges = original()
+    points = input.reshape(-1, input.shape[-1])
+    found = torch.ones(points.shape[0], 1, dtype=input.dtype, device=input.device)
+    for x, along in zip(points.unbind(-1), edges):
+        found = (found.unsqueeze(-1) * _in_bins(x, along).unsqueeze(1)).flatten(1)
+    count = found.sum(0) if weight is None else weight.reshape(-1) @ found
+    count = count.reshape([along.numel() - 1 for along in edges])
+    if density:
+        count = count / count.sum()
+        for dim, along in enumerate(edges):
+            count = count / torch.diff(along).reshape(-1, *[1] * (len(edges) - 1 - dim))
+    return count, None
+
+
+@defined("frexp")
+def exponent(original: Original, input: Tensor) -> Any:
+    """The exponent is how many powers of two are passed; the mantissa is the rest."""
+    if not input.is_floating_point():
+        return NotImplemented
+    least = torch.nextafter(torch.zeros((), dtype=input.dtype), torch.ones((), dtype=input.dtype))
+    low = int(torch.frexp(least).exponent) - 1
+    high = int(torch.frexp(torch.tensor(torch.finfo(input.dtype).max, dtype=input.dtype)).exponent)
+    powers = torch.exp2(torch.arange(low, high, dtype=torch.float64)).to(input.device, input.dtype)
+    number = torch.bucketize(input.abs(), powers, right=True) + low
+    number = torch.where(input.detach() == 0, 0, number)
+    return input * torch.exp2(-number.to(input.dtype)), number.int()
+
+
+@defined("bincount")
+def bincount(original: Original, input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
+    """Of fixed positions with weights that are decided: a sum for each."""
+    if weights is None or weights.is_floating_point() or not carries(weights) or carries(input):
+        return NotImplemented
+    with torch.no_grad():
+        zeros = torch.zeros_like(original())
+    return zeros.scatter_add(0, input.long(), weights.to(zeros.dtype))
+
+
+@defined("unique", passes=True)
+def unique(
+    original: Original, input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:  # fmt: skip
+    """Of integers: the place among those that occur, and how often each does."""
+    if _floats(input) or dim is not None or not (return_inverse or return_counts):
+        return NotImplemented
+    values, *parts = original()
+    low, high = int(input.detach().min()), int(input.detach().max())
+    if input.numel() * (high - low + 3) > MAX_ELEMENTS:
+        return NotImplemented
+    among = F.one_hot((input.reshape(-1) - (low - 1)).long(), high - low + 3)  # (one more on either side)
+    if return_inverse:
+        place = (among.sum(0) > 0).long().cumsum(0) - 1
+        parts[0] = (among @ place).reshape(input.shape)
+    if return_counts:
+        parts[-1] = among.sum(0)[values.long() - (low - 1)]
+        return Shaped((values, *parts), among.bool().any(0))
+    return (values, *parts)
+
+
+@defined("unique_consecutive", passes=True)
+def unique_consecutive(
+    original: Original, input: Tensor, return_inverse: bool = False, return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:  # fmt: skip
+    """Of integers: how often the number has changed before, and how long it stays the same."""
+    if _floats(input) or dim is not None or not (return_inverse or return_counts):
+        return NotImplemented
+    values, *parts = original()
+    flat = input.reshape(-1)
+    changes = flat[1:] != flat[:-1]
+    number = torch.cat([torch.zeros_like(flat[:1]).long(), changes.long().cumsum(0)])
+    if return_inverse:
+        parts[0] = number.reshape(input.shape)
+    if return_counts:
+        if flat.numel() * values.numel() > MAX_ELEMENTS:
+            return NotImplemented
+        parts[-1] = (number.unsqueeze(-1) == torch.arange(values.numel(), device=input.device)).sum(0)
+        return Shaped((values, *parts), changes)
+    return (values, *parts)
+
+
+@defined("repeat_interleave")
+def repeated(original: Original, input: Tensor, repeats: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """Of numbers alone: each position as often as its number says."""
+    return Shaped(original(), input) if repeats is None and not _floats(input) else NotImplemented
+
+
+def _floats(x: Tensor) -> bool:
+    """Whether it is anything but integers that carry a decision."""
+    return x.is_floating_point() or x.dtype == torch.bool or not carries(x) or not x.numel()
+
+
+MAX_ELEMENTS = 2**22
+"""Of a table of integers and how often each occurs."""
