@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ._mode.surroundings import NOT_OURS, named
 
-__all__ = ["Program", "total"]
+__all__ = ["Found", "Program", "total"]
 
 _Copies: TypeAlias = "tuple[list[Any], dict[str, Any], dict[str, Tensor]]"
 

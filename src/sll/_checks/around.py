@@ -1,0 +1,147 @@
+"""Stretches of lines through the arguments: which directions, how far, and which line of the program is to blame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .._ops.callsite import CallSite
+from .._reports.report import Report
+from .._reports.rows import Row
+from ..region import linearize
+from .runs import Decided, Narrowed, Runs, Unusable, seeing
+from .windows import BANDS, Line, Measured, Reach, measure, reach
+
+__all__ = ["Around", "to_blame"]
+
+HALVINGS = 12
+"""A stretch that the program cannot run along is made shorter, so many times."""
+
+T = TypeVar("T")
+
+
+class Around:
+    """What was measured around the arguments."""
+
+    def __init__(self, runs: Runs, options: dict[str, Any], points: int, seed: int) -> None:
+        self.runs, self.options, self.points, self.seed = runs, options, points, seed
+        self.region = linearize(**options, on_lost="ignore")
+        self.seeing, self.decided = seeing(**options)
+        self.watched, _ = seeing(**options)
+        self.wide: dict[str, list[Measured]] = {}
+        self.close: dict[str, list[Measured]] = {}
+        self.failed: dict[str, str] = {}
+
+    def see(self, line: Line, t: float) -> list[Decided]:
+        self.decided.clear()
+        line.slope(self.seeing, t)
+        return list(self.decided)
+
+    # --- all directions of an argument ---
+
+    def measure(self, name: str, directions: int) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        wide, close = self.wide.setdefault(name, []), self.close.setdefault(name, [])
+        for k, v in enumerate(self._directions(name, directions, generator)):
+            line = Line(self.runs, {name: v}, self.seed + k)
+            shift = 0.5 * float(torch.rand((), generator=generator)) - 0.25
+            try:
+                far = reach(line, lambda t, line=line: self.see(line, t))  # type: ignore[misc]
+                wide.append(self._stretch(line, far, shift))
+            except Unusable as error:
+                self.failed[name] = str(error)
+                continue
+            if far is not None and far.near < wide[-1].half / BANDS:
+                close.append(measure(line, self.region, shift * far.near, far.near, far.narrow, self.points // 2))
+
+    def _directions(self, name: str, many: int, generator: torch.Generator) -> list[Tensor]:
+        """That of the gradient, then in turn random signs and single elements."""
+        x = self.runs.base[name]
+        if x.numel() == 1:
+            return [torch.ones_like(x)] * many
+        _, grads = self.runs.inside(self.region, {}, self.seed)
+        found = [grads[name].sign()] if bool(grads[name].any()) else []
+        while len(found) < many:
+            signs = 2 * torch.randint(2, x.shape, generator=generator) - 1
+            if len(found) % 2:
+                found.append(signs.to(x))
+            else:
+                one = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
+                one[int(torch.randint(x.numel(), (), generator=generator))] = 1
+                found.append(one.reshape(x.shape))
+        return found[:many]
+
+    def _stretch(self, line: Line, far: Reach | None, shift: float) -> Measured:
+        half = 0.5 * line.size if far is None else max(far.near, BANDS * far.wide)
+        narrow = half if far is None else far.narrow
+        half = max(half, 64 * line.rounding * line.size)
+        return _shorter(
+            lambda half: measure(line, self.region, shift * half, half, narrow, self.points), half
+        )
+
+    # --- along a path ---
+
+    def path(self, ends: dict[str, Tensor], times: int) -> list[Measured]:
+        """The whole stretch between the arguments and `ends`, so many times."""
+        direction = {name: end - self.runs.base[name] for name, end in ends.items()}
+        found = []
+        for k in range(times):
+            line = Line(self.runs, direction, self.seed)
+            far = reach(line, lambda t, line=line: self.see(line, t))  # type: ignore[misc]
+            line.seed += k if not k else 0
+            narrow = 0.5 if far is None else far.narrow
+            found.append(measure(line, self.region, 0.5, 0.5, narrow, 4 * self.points, flat=True))
+        return found
+
+    # --- lines of the program ---
+
+    def report(self) -> Report:
+        """Of a region that watched some of the samples: those at the arguments, and those nearest to jumps."""
+        for measured in self.wide.values():
+            for m in measured[:4]:
+                for t in [0.0, *m.points[m.weights.abs().argsort()[:2]].tolist()]:
+                    m.line.slope(self.watched, t)
+        return self.watched.report()
+
+
+def _shorter(run: Callable[[float], T], half: float) -> T:
+    for _ in range(HALVINGS):
+        try:
+            return run(half)
+        except Exception as error:
+            failed = error if isinstance(error, Unusable) else Unusable(f"fn raises {type(error).__name__}: {error}")
+            half /= 2
+    raise failed
+
+
+def to_blame(around: Around, measured: list[Measured], report: Report) -> list[CallSite]:
+    """The lines at which the gradient goes wrong: where it ends, or whose band makes it wrong."""
+    lost = [row.site for row in report.rows if row.status == "LOST here" or (row.kind == "cut" and row.lost)]
+    if lost:
+        return lost
+    deciding = [row for row in report.rows if row.kind == "decides" and row.in_band]
+    lines = list(dict.fromkeys((row.site.file, row.site.line) for row in deciding))
+    if len(lines) > 1:
+        worst = sorted(measured, key=lambda m: -abs(m.region - m.hard))[:3]
+        off = {line: min(_off(around, worst, line, times) for times in (1 / 8, 1e-9)) for line in lines}
+        lines = [min(lines, key=off.__getitem__)]
+        if off[lines[0]] > 0.7 * _error(m.region - m.hard for m in worst):
+            return []
+    return [row.site for row in deciding if (row.site.file, row.site.line) in lines]
+
+
+def _off(around: Around, measured: list[Measured], line: tuple[str, int], times: float) -> float:
+    """How far off the gradient is with another band at that line."""
+    region = Narrowed(line, times, **around.options)
+    try:
+        return _error(m.again(region) - m.hard for m in measured)
+    except Unusable:
+        return math.inf
+
+
+def _error(off: Any) -> float:
+    return math.sqrt(sum(x**2 for x in off))

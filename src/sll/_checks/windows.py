@@ -1,0 +1,228 @@
+"""A stretch of a straight line through the arguments: what the hard program changes along it, and what the region says.
+
+With ``phi(t) = 1 - (t / w)**2`` from ``-w`` to ``w``, and ``f(t)`` the hard program at ``x + t v``,
+
+    integral of  phi(t) df(t)  =  2 / w**2  integral of  t f(t)
+                               =  mean over  0 < s < w  with weight 2 s / w  of  f(s) - f(-s)
+
+This is a finite difference of the hard program, averaged over all widths up to `w`; jumps count in full. With it the
+integral of ``phi(t) grad(x + t v) . v`` is compared. The region's gradient has each jump spread over its band. As `phi`
+is nearly straight over a band, and 0 at the ends, both agree up to ``(band / w)**2 / 3`` if that gradient is right.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..region import linearize
+from .runs import Decided, Runs, Unusable
+
+__all__ = ["Line", "Measured", "Reach", "measure", "reach"]
+
+JUMPS = 12
+"""Around so many jumps in a stretch the gradient is sampled more densely."""
+FINER = 6
+"""So many values of the hard program are taken for one gradient."""
+FOUND = 32
+"""Where a jump is, is known to this part of a band."""
+ENOUGH = 4
+"""Decisions that change along half of a stretch, where there are so many."""
+BANDS = 6.0
+"""A stretch is so many bands long to either side: what ends inside a band is a small part of it then."""
+
+
+@dataclass
+class Line:
+    """The points ``x + t v`` of one argument, or of several."""
+
+    runs: Runs
+    direction: dict[str, Tensor]
+    seed: int
+
+    def at(self, t: float) -> dict[str, Tensor]:
+        return {name: self.runs.base[name] + t * v for name, v in self.direction.items()}
+
+    def hard(self, t: float) -> float:
+        return self.runs.hard(self.at(t), self.seed)
+
+    def slope(self, region: linearize, t: float) -> float:
+        """Of the region's gradient."""
+        _, grads = self.runs.inside(region, self.at(t), self.seed)
+        found = sum(float((grads[name].double() * v.double()).sum()) for name, v in self.direction.items())
+        if not math.isfinite(found):
+            raise Unusable(f"the gradient in the region is {found}")
+        return found
+
+    @property
+    def rounding(self) -> float:
+        """Relative, of the numbers that are moved."""
+        return max(torch.finfo(v.dtype).eps for v in self.direction.values())
+
+    @property
+    def size(self) -> float:
+        """Of the numbers that are moved: their root mean square, or 1."""
+        moved = [self.runs.base[name][v != 0].double() for name, v in self.direction.items()]
+        return float(torch.cat([x.flatten() for x in moved]).square().mean().sqrt()) or 1.0
+
+
+# --- how far to go ---------------------------------------------------------------------------------------------------
+
+
+class Reach(NamedTuple):
+    """Of the decisions that a step along the line moves. Lengths are steps."""
+
+    many: int
+    near: float
+    """So far, enough of them are decided the other way."""
+    narrow: float
+    wide: float
+    """The narrowest and the widest bands of those that are near, outliers aside."""
+
+
+def reach(line: Line, see: Callable[[float], list[Decided]]) -> Reach | None:
+    """None if nothing that is decided moves. `see` runs the program at a step, and says what it decides."""
+    step = line.size * max(math.sqrt(line.rounding) * 1e-1, 1e-7)
+    here, there = see(0.0), see(step)
+    crossing, bands = [], []
+    for a, b in zip(here, there):
+        if a.site != b.site or a.distance.shape != b.distance.shape:
+            break  # from here on the program went another way
+        speed = (b.distance - a.distance).abs() / step
+        moves = (speed * step > 16 * line.rounding * a.distance.abs()) & speed.isfinite()
+        crossing.append((a.distance.abs() / speed)[moves])
+        bands.append((a.half / speed)[moves])
+    times, half = (torch.cat(x) if x else torch.zeros(0) for x in (crossing, bands))
+    if not len(times):
+        return None
+    near = 1.5 * float(times.sort().values[min(ENOUGH, len(times)) - 1])
+    known = half[times <= torch.maximum(half, torch.tensor(near))].double()
+    known = known if len(known) else half.double()
+    narrow, wide = (float(known.quantile(share)) for share in (0.1, 0.9))
+    return Reach(len(times), near, narrow, wide)
+
+
+# --- one stretch -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """One stretch. `hard` and `region` are changes: slope times half its length."""
+
+    line: Line
+    half: float
+    hard: float
+    region: float
+    noise: float
+    """Standard error of `region`, from how its samples scatter."""
+    shot: float
+    """What `hard` would scatter by if its jumps fell elsewhere."""
+    rounding: float
+    swing: float
+    """How much the hard program goes up and down, all together."""
+    region_swing: float
+    """The same by the region's gradient, without its largest sample."""
+    points: Tensor
+    weights: Tensor
+    """Where the gradient was taken, and what it counts."""
+
+    def again(self, region: linearize) -> float:
+        """What another region says."""
+        return sum(w * self.line.slope(region, t) for t, w in zip(self.points.tolist(), self.weights.tolist()))
+
+
+def measure(
+    line: Line,
+    region: linearize,
+    middle: float,
+    half: float,
+    narrow: float,
+    points: int,
+    *,
+    flat: bool = False,
+) -> Measured:
+    """`points`: how many samples of the gradient there are where nothing jumps. `flat`: all counts alike (a path)."""
+    grid = torch.linspace(middle - half, middle + half, FINER * points + 1, dtype=torch.float64)
+    nodes, values = _with_jumps(line, grid, narrow)
+    change = values.diff()
+
+    def phi(t: Tensor) -> Tensor:
+        return torch.ones_like(t) if flat else 1 - ((t - middle) / half) ** 2
+
+    weight = phi((nodes[1:] + nodes[:-1]) / 2)
+    cells = _cells(nodes, change, grid, narrow)
+    generator = torch.Generator().manual_seed(line.seed)
+    length = cells.diff()
+    at = cells[:-1] + length * torch.rand(len(length), generator=generator, dtype=torch.float64)
+    slopes = torch.tensor([line.slope(region, t) for t in at.tolist()], dtype=torch.float64)
+    y = slopes * phi(at)
+    return Measured(
+        line=line,
+        half=half,
+        hard=float((weight * change).sum()),
+        region=float((length * y).sum()),
+        noise=_noise(y, length),
+        shot=float((weight * change).square().sum().sqrt()),
+        rounding=float(values.abs().max()) * torch.finfo(torch.float32 if line.rounding > 1e-10 else torch.float64).eps,
+        swing=float(change.abs().sum()),
+        region_swing=float((length * slopes).abs().sum() - (length * slopes).abs().max()),
+        points=at,
+        weights=length * phi(at),
+    )
+
+
+def _with_jumps(line: Line, grid: Tensor, narrow: float) -> tuple[Tensor, Tensor]:
+    """Points of the line, and the program's values there. The largest changes are halved until it is known where they
+    are: a jump keeps its height, anything else becomes small.
+    """
+    known = {t: line.hard(t) for t in grid.tolist()}
+    at = list(known)
+    todo = [(-abs(known[b] - known[a]), a, b) for a, b in zip(at, at[1:])]
+    heapq.heapify(todo)
+    small = 0.01 * sum(-height for height, _, _ in todo)
+    for _ in range(2 * len(grid)):
+        height, a, b = todo[0]
+        if -height <= small:
+            break
+        t = (a + b) / 2
+        known[t] = line.hard(t)
+        heapq.heappop(todo)
+        for left, right in ((a, t), (t, b)):
+            if right - left > max(narrow / FOUND, 1e-12 * abs(t)):
+                heapq.heappush(todo, (-abs(known[right] - known[left]), left, right))
+        if not todo:
+            break
+    nodes = sorted(known)
+    return torch.tensor(nodes, dtype=torch.float64), torch.tensor([known[t] for t in nodes], dtype=torch.float64)
+
+
+def _cells(nodes: Tensor, change: Tensor, grid: Tensor, narrow: float) -> Tensor:
+    """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps."""
+    jumps = ((nodes.diff() <= 1.01 * narrow / FOUND) & (change.abs() > 0.01 * change.abs().sum())).nonzero().flatten()
+    if len(jumps) > JUMPS:  # many bands are open anywhere
+        return grid[::2]
+    spacing = FINER * float(grid[1] - grid[0])
+    around = [0.0]
+    width = narrow * (1 - 1 / FOUND)
+    while width < spacing:
+        around += [-width, width]
+        width = narrow * (1 + 1 / FOUND) if width < narrow else 3 * width
+    middles = (nodes[jumps] + nodes[jumps + 1]) / 2
+    near = (middles[:, None] + torch.tensor(around, dtype=torch.float64)).flatten()
+    near = near[(near > grid[0]) & (near < grid[-1])]
+    return torch.cat([grid[::FINER], near]).unique()
+
+
+def _noise(y: Tensor, length: Tensor) -> float:
+    """From how far each sample is off its neighbours. (At the edge of a band it is off one of them.)"""
+    if len(y) < 3:
+        return float((y * length).abs().sum())
+    off = (y.diff()).abs()
+    off = torch.minimum(torch.cat([off[:1], off]), torch.cat([off, off[-1:]]))
+    return 0.6 * float((length * off).square().sum().sqrt())
