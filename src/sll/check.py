@@ -107,6 +107,10 @@ def _plain(x: Any) -> Any:
     return list(x) if isinstance(x, tuple) else _finite(x) if isinstance(x, float) else x
 
 
+AGAIN = 3
+"""So often directions are taken."""
+
+
 # --- checking --------------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +212,8 @@ def check_program(
     program = Program(fn, args, kwargs)
     region = linearize(eps, forward=forward, paths=paths)
     options = {"eps": _with_memory(region.eps), "forward": region.forward, "paths": paths}
-    states = [(policy, policy.state_dict()) for policy in region.policies() if hasattr(policy, "state_dict")]
+    policies: list[Any] = [policy for policy in region.policies() if hasattr(policy, "state_dict")]
+    states = [(policy, policy.state_dict()) for policy in policies]
     with torch.inference_mode(False), program.as_it_was():
         runs = Runs(program, _moved(program, params), loss)
         around = Around(runs, options, points, seed)
@@ -232,29 +237,39 @@ def _measured(around: Around, region: linearize, path_to: Any, directions: int) 
         around.wide = measured
     else:
         for name in runs.base:
-            around.measure(name, directions)
-    shapes = {name: tuple(x.shape) for name, x in runs.base.items()}
-    arguments = [
-        compared(name, shapes.get(name, ()), wide, around.close.get(name, []), around.failed.get(name, ""))
-        for name, wide in around.wide.items()
-    ]
+            _until_told(around, name, directions)
+    arguments = [_compared(around, name) for name in around.wide]
     report = around.report()
     wrong = [x.name for x in arguments if x.verdict == "wrong here"]
     lines: list[CallSite] = []
     if wrong:
         name = wrong[0]
         lines = to_blame(around, [*around.wide[name], *around.close.get(name, [])], report)
-    return Check(repr(region), _verdict(arguments, report), tuple(arguments), tuple(lines), report)
+    reached = any(m.reached for measured in around.wide.values() for m in measured)
+    return Check(repr(region), _verdict(arguments, reached), tuple(arguments), tuple(lines), report)
 
 
-def _verdict(arguments: list[Compared], report: Report) -> str:
+def _until_told(around: Around, name: str, directions: int) -> None:
+    """More directions, and more points along them, where chance may be the reason."""
+    for again in range(AGAIN):
+        around.measure(name, directions, again)
+        if _compared(around, name).verdict not in ("cannot tell", "right on average") or name in around.failed:
+            break
+
+
+def _compared(around: Around, name: str) -> Compared:
+    shape = tuple(around.runs.base[name].shape) if name in around.runs.base else ()
+    return compared(name, shape, around.wide[name], around.close.get(name, []), around.failed.get(name, ""))
+
+
+def _verdict(arguments: list[Compared], reached: bool) -> str:
     found = [x.verdict for x in arguments]
     if "wrong here" in found:
         return "wrong here"
     for x in arguments:
         if x.verdict == "cannot tell":
             return f"cannot tell: {x.name}: {x.why}"
-    if not any(row.in_band for row in report.rows if row.kind == "decides"):
+    if not reached:
         return "cannot tell: no decision is in its band, or comes into it near these arguments"
     return "right on average" if "right on average" in found else "right"
 
@@ -307,7 +322,9 @@ def _named(params: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(params, Mapping):
         yield from params.items()
     elif isinstance(params, Tensor) or not isinstance(params, Iterable):
-        raise TypeError(f"params must be a module, tensors, or tensors by name, got {shown(params)}; [tensor] is a list")
+        raise TypeError(
+            f"params must be a module, tensors, or tensors by name, got {shown(params)}; [tensor] is a list"
+        )
     else:
         for i, x in enumerate(params):
             yield (x if isinstance(x, tuple) else (f"params[{i}]", x))

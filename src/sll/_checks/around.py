@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .._ops.callsite import CallSite
 from .._reports.report import Report
-from .._reports.rows import Row
 from ..region import linearize
 from .runs import Decided, Narrowed, Runs, Unusable, seeing
 from .windows import BANDS, Line, Measured, Reach, measure, reach
@@ -43,28 +42,30 @@ class Around:
 
     # --- all directions of an argument ---
 
-    def measure(self, name: str, directions: int) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
+    def measure(self, name: str, directions: int, again: int = 0) -> None:
+        """`again`: how often this was done before. Then more points are taken."""
+        seed, points = self.seed + 1000 * again, self.points * 2**again
+        generator = torch.Generator().manual_seed(seed)
         wide, close = self.wide.setdefault(name, []), self.close.setdefault(name, [])
-        for k, v in enumerate(self._directions(name, directions, generator)):
-            line = Line(self.runs, {name: v}, self.seed + k)
+        for k, v in enumerate(self._directions(name, directions, generator, not again)):
+            line = Line(self.runs, {name: v}, seed + k)
             shift = 0.5 * float(torch.rand((), generator=generator)) - 0.25
             try:
                 far = reach(line, lambda t, line=line: self.see(line, t))  # type: ignore[misc]
-                wide.append(self._stretch(line, far, shift))
+                wide.append(self._stretch(line, far, shift, points))
             except Unusable as error:
                 self.failed[name] = str(error)
                 continue
             if far is not None and far.near < wide[-1].half / BANDS:
-                close.append(measure(line, self.region, shift * far.near, far.near, far.narrow, self.points // 2))
+                close.append(measure(line, self.region, shift * far.near, far.near, far, points // 2))
 
-    def _directions(self, name: str, many: int, generator: torch.Generator) -> list[Tensor]:
+    def _directions(self, name: str, many: int, generator: torch.Generator, uphill: bool) -> list[Tensor]:
         """That of the gradient, then in turn random signs and single elements."""
         x = self.runs.base[name]
         if x.numel() == 1:
             return [torch.ones_like(x)] * many
         _, grads = self.runs.inside(self.region, {}, self.seed)
-        found = [grads[name].sign()] if bool(grads[name].any()) else []
+        found = [grads[name].sign()] if uphill and bool(grads[name].any()) else []
         while len(found) < many:
             signs = 2 * torch.randint(2, x.shape, generator=generator) - 1
             if len(found) % 2:
@@ -75,13 +76,10 @@ class Around:
                 found.append(one.reshape(x.shape))
         return found[:many]
 
-    def _stretch(self, line: Line, far: Reach | None, shift: float) -> Measured:
+    def _stretch(self, line: Line, far: Reach | None, shift: float, points: int) -> Measured:
         half = 0.5 * line.size if far is None else max(far.near, BANDS * far.wide)
-        narrow = half if far is None else far.narrow
         half = max(half, 64 * line.rounding * line.size)
-        return _shorter(
-            lambda half: measure(line, self.region, shift * half, half, narrow, self.points), half
-        )
+        return _shorter(lambda half: measure(line, self.region, shift * half, half, far, points), half)
 
     # --- along a path ---
 
@@ -92,9 +90,7 @@ class Around:
         for k in range(times):
             line = Line(self.runs, direction, self.seed)
             far = reach(line, lambda t, line=line: self.see(line, t))  # type: ignore[misc]
-            line.seed += k if not k else 0
-            narrow = 0.5 if far is None else far.narrow
-            found.append(measure(line, self.region, 0.5, 0.5, narrow, 4 * self.points, flat=True))
+            found.append(measure(line, self.region, 0.5, 0.5, far, 4 * self.points, flat=True, sample=k))
         return found
 
     # --- lines of the program ---
@@ -103,7 +99,7 @@ class Around:
         """Of a region that watched some of the samples: those at the arguments, and those nearest to jumps."""
         for measured in self.wide.values():
             for m in measured[:4]:
-                for t in [0.0, *m.points[m.weights.abs().argsort()[:2]].tolist()]:
+                for t in [0.0, *m.jumps[:2].tolist()]:
                     m.line.slope(self.watched, t)
         return self.watched.report()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -108,6 +109,8 @@ def _judged(wide: list[Measured], close: list[Measured], numbers: int) -> tuple[
         return "cannot tell", "what changes is as small as rounding; use float64"
     if other > EXPLODES * swing + 64 * rounding * len(wide):
         if swing <= 64 * rounding * len(wide):
+            if len(wide) * float(region.square().sum()) < (0.4 * other) ** 2:
+                return "right on average", "the program does not change, and its gradient is zero only on average"
             return "wrong here", "the program does not change, and its gradient is not zero"
         return "wrong here", f"the gradient explodes: it adds up to {other / swing:.3g} times what the program changes"
     far = _far_off(close, numbers)
@@ -118,7 +121,7 @@ def _judged(wide: list[Measured], close: list[Measured], numbers: int) -> tuple[
 
 def _by_ratio(wide: list[Measured]) -> tuple[Verdict, str]:
     hard, region = _both(wide)
-    size = float(hard.square().sum())
+    size = max(float(hard.square().sum()), sys.float_info.min)
     ratio, error = float((hard * region).sum()) / size, _error(wide)
     noise = float(_noise(wide).square().sum()) / size
     off = float((region - hard).square().sum()) / size

@@ -131,10 +131,14 @@ class Measured:
     points: Tensor
     weights: Tensor
     """Where the gradient was taken, and what it counts."""
+    jumps: Tensor
+    """Where the program jumps."""
+    reached: bool
+    """Whether anything that is decided moves."""
 
     def again(self, region: linearize) -> float:
         """What another region says."""
-        return sum(w * self.line.slope(region, t) for t, w in zip(self.points.tolist(), self.weights.tolist()))
+        return math.fsum(w * self.line.slope(region, t) for t, w in zip(self.points.tolist(), self.weights.tolist()))
 
 
 def measure(
@@ -142,22 +146,29 @@ def measure(
     region: linearize,
     middle: float,
     half: float,
-    narrow: float,
+    far: Reach | None,
     points: int,
     *,
     flat: bool = False,
+    sample: int = 0,
 ) -> Measured:
-    """`points`: how many samples of the gradient there are where nothing jumps. `flat`: all counts alike (a path)."""
+    """`points`: how many samples of the gradient there are where nothing jumps. `flat`: all counts alike (a path).
+    `sample`: another number, other points.
+    """
+    narrow = half if far is None else far.narrow
     grid = torch.linspace(middle - half, middle + half, FINER * points + 1, dtype=torch.float64)
     nodes, values = _with_jumps(line, grid, narrow)
+    jumps = _jumps(nodes, values, narrow)
+    if len(jumps) > JUMPS and far is not None and half > 2 * BANDS * far.wide and not flat:
+        return measure(line, region, middle / 2, half / 2, far, points)
     change = values.diff()
 
     def phi(t: Tensor) -> Tensor:
         return torch.ones_like(t) if flat else 1 - ((t - middle) / half) ** 2
 
     weight = phi((nodes[1:] + nodes[:-1]) / 2)
-    cells = _cells(nodes, change, grid, narrow)
-    generator = torch.Generator().manual_seed(line.seed)
+    cells = _cells(jumps, grid, narrow)
+    generator = torch.Generator().manual_seed(line.seed + sample)
     length = cells.diff()
     at = cells[:-1] + length * torch.rand(len(length), generator=generator, dtype=torch.float64)
     slopes = torch.tensor([line.slope(region, t) for t in at.tolist()], dtype=torch.float64)
@@ -174,6 +185,8 @@ def measure(
         region_swing=float((length * slopes).abs().sum() - (length * slopes).abs().max()),
         points=at,
         weights=length * phi(at),
+        jumps=jumps,
+        reached=far is not None,
     )
 
 
@@ -202,25 +215,29 @@ def _with_jumps(line: Line, grid: Tensor, narrow: float) -> tuple[Tensor, Tensor
     return torch.tensor(nodes, dtype=torch.float64), torch.tensor([known[t] for t in nodes], dtype=torch.float64)
 
 
-def _cells(nodes: Tensor, change: Tensor, grid: Tensor, narrow: float) -> Tensor:
+def _jumps(nodes: Tensor, values: Tensor, narrow: float) -> Tensor:
+    change = values.diff().abs()
+    found = (nodes.diff() <= 1.01 * narrow / FOUND) & (change > 0.01 * change.sum())
+    return ((nodes[1:] + nodes[:-1]) / 2)[found]
+
+
+def _cells(jumps: Tensor, grid: Tensor, narrow: float) -> Tensor:
     """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps."""
-    jumps = ((nodes.diff() <= 1.01 * narrow / FOUND) & (change.abs() > 0.01 * change.abs().sum())).nonzero().flatten()
     if len(jumps) > JUMPS:  # many bands are open anywhere
-        return grid[::2]
+        return grid
     spacing = FINER * float(grid[1] - grid[0])
     around = [0.0]
     width = narrow * (1 - 1 / FOUND)
     while width < spacing:
         around += [-width, width]
         width = narrow * (1 + 1 / FOUND) if width < narrow else 3 * width
-    middles = (nodes[jumps] + nodes[jumps + 1]) / 2
-    near = (middles[:, None] + torch.tensor(around, dtype=torch.float64)).flatten()
+    near: Tensor = (jumps[:, None] + torch.tensor(around, dtype=torch.float64)).flatten()
     near = near[(near > grid[0]) & (near < grid[-1])]
-    return torch.cat([grid[::FINER], near]).unique()
+    return torch.cat([grid[::FINER], near]).unique()  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _noise(y: Tensor, length: Tensor) -> float:
-    """From how far each sample is off its neighbours. (At the edge of a band it is off one of them.)"""
+    """From how far each sample is off its neighbours: at the edge of a band it is off one of them."""
     if len(y) < 3:
         return float((y * length).abs().sum())
     off = (y.diff()).abs()
