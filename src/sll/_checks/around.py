@@ -17,6 +17,8 @@ from .windows import BANDS, Line, Measured, Reach, measure, reach
 
 __all__ = ["Around", "to_blame"]
 
+CLOSE = 4.0
+"""Where bands are wider than what the program decides, a stretch of this part of a band tells more of the program."""
 HALVINGS = 12
 """A stretch that the program cannot run along is made shorter, so many times."""
 
@@ -56,8 +58,9 @@ class Around:
             except Unusable as error:
                 self.failed[name] = str(error)
                 continue
-            if far is not None and far.near < wide[-1].half / BANDS:
-                close.append(measure(line, self.region, shift * far.near, far.near, far, points // 2))
+            if far is not None and far.near < min(far.wide, wide[-1].half / BANDS):
+                half = max(far.near, far.wide / CLOSE)
+                close.append(measure(line, self.region, shift * half, half, far, points // 2))
 
     def _directions(self, name: str, many: int, generator: torch.Generator, uphill: bool) -> list[Tensor]:
         """That of the gradient, then in turn random signs and single elements."""
