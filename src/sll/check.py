@@ -51,27 +51,30 @@ class Check:
         return self.verdict in ("right", "right on average")
 
     def __str__(self) -> str:
-        table = [_COLUMNS, *map(_cells, self.arguments)]
-        widths = [max(len(line[i]) for line in table) for i in range(len(_COLUMNS))]
-        lines = [self._headline(), ""]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
-        return "\n".join([*lines, "", *self.notes()])
+        return "\n".join([*self.table(), "", *self.notes()])
+
+    def table(self) -> list[str]:
+        """The verdict, the reasons, and a line of figures for each argument."""
+        cells = [_COLUMNS, *map(_cells, self.arguments)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+        return [self._headline(), *(f"{x.name}: {x.why}." for x in self.arguments if x.why), "", *lines]
 
     def _headline(self) -> str:
         at = f", because of {' and '.join(map(short, self.lines))}" if self.lines else ""
         return f"{self.verdict}{at} — {self.region}"
 
     def notes(self) -> list[str]:
-        """The reasons, and what becomes of the decisions of each line, in sentences."""
-        said = [f"{x.name}: {x.why}." for x in self.arguments if x.why]
-        return said + [f"{short(row.site)}: {row.verdict}." for row in self.report.rows]
+        """What becomes of the decisions of each line, in sentences."""
+        return [f"{short(row.site)}: {row.verdict}." for row in self.report.rows]
 
     def _repr_html_(self) -> str:
         def row(cells: Iterable[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
         body = "".join(row(_cells(x), "td") for x in self.arguments)
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
+        reasons = [f"{x.name}: {x.why}." for x in self.arguments if x.why]
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in [*reasons, *self.notes()])
         return (
             f"<div><b>{html.escape(self._headline())}</b><table><thead>{row(_COLUMNS, 'th')}</thead>"
             f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
@@ -307,7 +310,9 @@ def _moved(program: Program, params: Any) -> dict[str, Tensor]:
         given = params.named_parameters() if isinstance(params, nn.Module) else _named(params)
         for name, x in given:
             if not isinstance(x, Tensor):
-                raise TypeError(f"params must be a module, tensors, or tensors by name, got {shown(x)} among them")
+                raise TypeError(
+                    f"params must be a module, tensors such as [weight, bias], or tensors by name, got {shown(params)}"
+                )
             if x.requires_grad and x.is_leaf:
                 found[name] = x
     if not found:
@@ -321,34 +326,26 @@ def _moved(program: Program, params: Any) -> dict[str, Tensor]:
 def _named(params: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(params, Mapping):
         yield from params.items()
-    elif isinstance(params, Tensor) or not isinstance(params, Iterable):
-        raise TypeError(
-            f"params must be a module, tensors, or tensors by name, got {shown(params)}; [tensor] is a list"
-        )
-    else:
+    elif isinstance(params, Iterable) and not isinstance(params, Tensor):
         for i, x in enumerate(params):
             yield (x if isinstance(x, tuple) else (f"params[{i}]", x))
+    else:
+        yield "params", None
 
 
 def _ends(runs: Runs, path_to: Any) -> dict[str, Tensor]:
     """Where the path ends, by the name of what is moved."""
     args = runs.program.args
     ends = path_to if isinstance(path_to, tuple) and len(args) != 1 else (path_to,)
-    if len(ends) != len(args):
-        raise ValueError(
-            f"path_to must have an entry for each of the {len(args)} arguments, got {len(ends)}; None leaves one where "
-            "it is"
-        )
     found = Found()
     for name, end in zip(args, ends):
         found.look(name, end)
     moved = {name: x for name, x in found.tensors.items() if name in runs.base}
-    for name, x in moved.items():
-        if x.shape != runs.base[name].shape:
-            raise ValueError(
-                f"path_to must be shaped as the arguments, got {tuple(x.shape)} for {name}, which has "
-                f"{tuple(runs.base[name].shape)}"
-            )
-    if not moved:
-        raise ValueError(f"path_to must be tensors in the place of {', '.join(runs.base)}, got {shown(path_to)}")
+    like = all(x.shape == runs.base[name].shape for name, x in moved.items())
+    if not moved or not like or len(ends) != len(args):
+        shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in runs.base.items())
+        raise ValueError(
+            f"path_to must be where the arguments end, shaped as they are ({shapes}), got {shown(path_to)}; a tuple "
+            "has an entry for each argument, and None leaves one where it is"
+        )
     return {name: x.detach().to(runs.base[name]) for name, x in moved.items()}

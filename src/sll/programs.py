@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ._mode.surroundings import NOT_OURS, named
 
-__all__ = ["Found", "Program", "total"]
+__all__ = ["Found", "Program", "total", "whole"]
 
 _Copies: TypeAlias = "tuple[list[Any], dict[str, Any], dict[str, Tensor]]"
 
@@ -123,13 +123,19 @@ class Program:
 
 
 def total(out: Any) -> Tensor | None:
-    """The sum of all that comes out. In a region masks and integers count, too."""
+    """The sum of all that comes out and has a gradient. In a region masks and integers count, too."""
+    sums = [s for s in _sums(out) if s.requires_grad]
+    return torch.stack(sums).sum() if sums else None
+
+
+def whole(out: Any) -> Tensor:
+    """The sum of all that comes out."""
+    return torch.stack(_sums(out) or [torch.zeros((), dtype=torch.float64)]).sum()
+
+
+def _sums(out: Any) -> list[Tensor]:
     parts = [x.abs() if x.is_complex() else x if x.dtype == torch.float64 else x.float() for x in _tensors(out)]
-    sums = [part.sum() for part in parts]
-    sums = [s for s in sums if s.requires_grad]
-    if not sums:
-        return None
-    return torch.stack([s.double() if s.device.type == "cpu" else s.cpu().double() for s in sums]).sum()
+    return [s.double() if s.device.type == "cpu" else s.cpu().double() for s in (part.sum() for part in parts)]
 
 
 def _tensors(x: Any) -> Iterator[Tensor]:

@@ -19,12 +19,12 @@ from ..policies import Call, kind_of
 from ..programs import Program
 from ..region import linearize
 
-__all__ = ["Decided", "Narrowed", "Runs", "Unusable", "seeing"]
+__all__ = ["Decided", "Narrowed", "Runs", "Unusable", "finite", "seeing"]
 
 Values = Mapping[str, Tensor]
 
 
-class Unusable(Exception):
+class Unusable(ValueError):
     """The program has no number there: it raised, or returned NaN or infinity."""
 
 
@@ -47,7 +47,7 @@ class Runs:
         """The value of the program itself."""
         with torch.no_grad():
             args, kwargs, _ = self._prepared(values, seed)
-            return float(self._finite(self.loss(self.program.run(args, kwargs))))
+            return finite(float(self.loss(self.program.run(args, kwargs))), "what fn returns")
 
     def inside(self, region: linearize, values: Values, seed: int) -> tuple[float, dict[str, Tensor]]:
         """Value and gradients in the region."""
@@ -59,12 +59,12 @@ class Runs:
             else:
                 with region:
                     loss = self.loss(self.program.run(args, kwargs))
-            self._finite(loss)
+            value = finite(float(loss.detach()), "what fn returns in the region")
             found: Iterable[Tensor | None] = [None] * len(inputs)
             if loss.requires_grad:
                 found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
         grads = {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(inputs.items(), found)}
-        return float(loss.detach()), grads
+        return value, grads
 
     def _prepared(self, values: Values, seed: int) -> Any:
         self._put()
@@ -77,11 +77,12 @@ class Runs:
         _seed(seed)
         return self.program.copies({**self.base, **values})
 
-    @staticmethod
-    def _finite(loss: Tensor) -> Tensor:
-        if not math.isfinite(float(loss.detach())):
-            raise Unusable(f"fn returns {float(loss.detach())}")
-        return loss
+
+def finite(x: float, what: str) -> float:
+    """`x`, if it is a number."""
+    if not math.isfinite(x):
+        raise Unusable(f"{what} is {x}, so there is nothing to compare; check fn at other arguments")
+    return x
 
 
 def _seed(seed: int) -> None:

@@ -103,20 +103,29 @@ def _judged(wide: list[Measured], close: list[Measured], numbers: int) -> tuple[
     hard, region = _both(wide)
     rounding = max(m.rounding for m in wide)
     swing, other = sum(m.swing for m in wide), sum(m.region_swing for m in wide)
+    nothing = 64 * rounding * len(wide)
+    if max(swing, other) <= nothing:
+        return "no effect", ""
+    if swing <= nothing:
+        return _of_nothing(region, float(_noise(wide).square().sum()), other)
     if max(float(hard.abs().max()), float(region.abs().max())) <= 8 * rounding:
-        if swing <= 64 * rounding * len(wide):
-            return "no effect", ""
         return "cannot tell", "what changes is as small as rounding; use float64"
-    if other > EXPLODES * swing + 64 * rounding * len(wide):
-        if swing <= 64 * rounding * len(wide):
-            if len(wide) * float(region.square().sum()) < (0.4 * other) ** 2:
-                return "right on average", "the program does not change, and its gradient is zero only on average"
-            return "wrong here", "the program does not change, and its gradient is not zero"
+    if other - sum(m.spike for m in wide) > EXPLODES * swing:
         return "wrong here", f"the gradient explodes: it adds up to {other / swing:.3g} times what the program changes"
     far = _far_off(close, numbers)
     if far:
         return "wrong here", far
     return _by_ratio(wide)
+
+
+def _of_nothing(region: Tensor, noise: float, swing: float) -> tuple[Verdict, str]:
+    """The program does not change."""
+    size = float(region.square().sum())
+    if len(region) * size < (0.4 * swing) ** 2:
+        return "right on average", "the program does not change, and the gradient is zero on average only"
+    if size > 4 * noise:
+        return "wrong here", "the program does not change, and its gradient is not zero"
+    return "cannot tell", "the program does not change, and there are not enough points to tell what its gradient is"
 
 
 def _by_ratio(wide: list[Measured]) -> tuple[Verdict, str]:

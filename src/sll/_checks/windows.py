@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..region import linearize
-from .runs import Decided, Runs, Unusable
+from .runs import Decided, Runs, finite
 
 __all__ = ["Line", "Measured", "Reach", "measure", "reach"]
 
@@ -56,9 +56,7 @@ class Line:
         """Of the region's gradient."""
         _, grads = self.runs.inside(region, self.at(t), self.seed)
         found = sum(float((grads[name].double() * v.double()).sum()) for name, v in self.direction.items())
-        if not math.isfinite(found):
-            raise Unusable(f"the gradient in the region is {found}")
-        return found
+        return finite(found, "the gradient in the region")
 
     @property
     def rounding(self) -> float:
@@ -78,7 +76,8 @@ class Line:
 class Reach(NamedTuple):
     """Of the decisions that a step along the line moves. Lengths are steps."""
 
-    many: int
+    at: Tensor
+    """Where they change, if they go on as they do here."""
     near: float
     """So far, enough of them are decided the other way."""
     narrow: float
@@ -96,16 +95,17 @@ def reach(line: Line, see: Callable[[float], list[Decided]]) -> Reach | None:
             break  # from here on the program went another way
         speed = (b.distance - a.distance).abs() / step
         moves = (speed * step > 16 * line.rounding * a.distance.abs()) & speed.isfinite()
-        crossing.append((a.distance.abs() / speed)[moves])
+        crossing.append((-a.distance * step / (b.distance - a.distance))[moves])
         bands.append((a.half / speed)[moves])
-    times, half = (torch.cat(x) if x else torch.zeros(0) for x in (crossing, bands))
-    if not len(times):
+    at, half = (torch.cat(x) if x else torch.zeros(0) for x in (crossing, bands))
+    if not len(at):
         return None
+    times = at.abs()
     near = 1.5 * float(times.sort().values[min(ENOUGH, len(times)) - 1])
     known = half[times <= torch.maximum(half, torch.tensor(near))].double()
     known = known if len(known) else half.double()
     narrow, wide = (float(known.quantile(share)) for share in (0.1, 0.9))
-    return Reach(len(times), near, narrow, wide)
+    return Reach(at, near, narrow, wide)
 
 
 # --- one stretch -----------------------------------------------------------------------------------------------------
@@ -127,7 +127,9 @@ class Measured:
     swing: float
     """How much the hard program goes up and down, all together."""
     region_swing: float
-    """The same by the region's gradient, without its largest sample."""
+    """The same by the region's gradient."""
+    spike: float
+    """What its largest sample has of that."""
     points: Tensor
     weights: Tensor
     """Where the gradient was taken, and what it counts."""
@@ -167,7 +169,7 @@ def measure(
         return torch.ones_like(t) if flat else 1 - ((t - middle) / half) ** 2
 
     weight = phi((nodes[1:] + nodes[:-1]) / 2)
-    cells = _cells(jumps, grid, narrow)
+    cells = _cells(jumps if far is None else _and_others(jumps, far, middle, half), grid, narrow)
     generator = torch.Generator().manual_seed(line.seed + sample)
     length = cells.diff()
     at = cells[:-1] + length * torch.rand(len(length), generator=generator, dtype=torch.float64)
@@ -182,7 +184,8 @@ def measure(
         shot=float((weight * change).square().sum().sqrt()),
         rounding=float(values.abs().max()) * torch.finfo(torch.float32 if line.rounding > 1e-10 else torch.float64).eps,
         swing=float(change.abs().sum()),
-        region_swing=float((length * slopes).abs().sum() - (length * slopes).abs().max()),
+        region_swing=float((length * slopes).abs().sum()),
+        spike=float((length * slopes).abs().max()),
         points=at,
         weights=length * phi(at),
         jumps=jumps,
@@ -219,6 +222,16 @@ def _jumps(nodes: Tensor, values: Tensor, narrow: float) -> Tensor:
     change = values.diff().abs()
     found = (nodes.diff() <= 1.01 * narrow / FOUND) & (change > 0.01 * change.sum())
     return ((nodes[1:] + nodes[:-1]) / 2)[found]
+
+
+def _and_others(jumps: Tensor, far: Reach, middle: float, half: float) -> Tensor:
+    """With what is decided where the program does not jump, if that is not too much."""
+    at = far.at.double()[(far.at - middle).abs() < half].unique()  # type: ignore[no-untyped-call]
+    if len(at) > 1000:
+        return jumps
+    others = at[((at[:, None] - jumps).abs() > far.narrow).all(1)]
+    others = others[others.diff(prepend=others.new_tensor([-math.inf])) > far.narrow]
+    return torch.cat([jumps, others]) if len(jumps) + len(others) <= JUMPS else jumps
 
 
 def _cells(jumps: Tensor, grid: Tensor, narrow: float) -> Tensor:

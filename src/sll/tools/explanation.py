@@ -16,8 +16,9 @@ from .._ops.callsite import short
 from .._ops.options import RegionForward, shown
 from .._reports.report import Report, _norm
 from .._reports.rows import Row, _finite, _up
+from ..check import Check, check_program
 from ..eps import Eps
-from ..programs import Program, total
+from ..programs import Program, total, whole
 from ..region import hard, linearize
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Explanation:
     """What PyTorch said where it cannot differentiate the program without a region."""
     inner: bool = False
     """Whether the program enters regions of its own: what they decide is in their reports."""
+    checked: Check | None = None
+    """With ``check=True``: is the gradient right? See `check`."""
 
     def sections(self) -> list[tuple[str, list[str]]]:
         """Headings and sentences: the decisions that get gradients, those out of reach, those lost, …"""
@@ -98,6 +101,7 @@ class Explanation:
         advice = self.advice()
         if advice:
             lines += ["", "Next", *(f"  {sentence}" for sentence in advice)]
+        lines += self._checked()
         return "\n".join(lines)
 
     def _summary(self) -> str:
@@ -121,6 +125,11 @@ class Explanation:
     def _refusal(self) -> list[str]:
         return [f"(without a region PyTorch raises: {self.refused})"] if self.refused else []
 
+    def _checked(self) -> list[str]:
+        if self.checked is None:
+            return []
+        return ["", "Against the hard program", *(f"  {line}" for line in self.checked.table())]
+
     def __rich__(self) -> Group:
         from rich.console import Group
         from rich.table import Table
@@ -135,7 +144,7 @@ class Explanation:
         advice = [("Next", self.advice())] if self.advice() else []
         for heading, sentences in [*self.sections(), *advice]:
             parts += [Text(), Text(heading, style="bold"), *(Text(f"  {sentence}") for sentence in sentences)]
-        return Group(*parts)
+        return Group(*parts, *map(Text, self._checked()))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>{self.report._repr_html_()}"
@@ -158,6 +167,7 @@ class Explanation:
             "sections": dict(self.sections()),
             "advice": self.advice(),
             "report": self.report.to_dict(),
+            "check": None if self.checked is None else self.checked.to_dict(),
         }
 
 
@@ -200,6 +210,7 @@ def explain(
     eps: Eps | None = None,
     forward: RegionForward | None = None,
     paths: int = 1,
+    check: bool = False,
     **kwargs: Any,
 ) -> Explanation:
     """Where do the gradients of this program die, and what does a region do about it?
@@ -213,12 +224,14 @@ def explain(
 
     Args:
         fn: a function, a module, or a function that refers to modules (``lambda: loss(model(x), y)``). If it takes
-            parameters named `eps`, `forward` or `paths`, wrap it.
+            parameters named `eps`, `forward`, `paths` or `check`, wrap it.
         args: what it takes. If no tensor or parameter involved requires grad, all floating-point tensors among the
             arguments are made to.
         eps: whatever `linearize` takes; the default is its own, ``"auto"``.
         forward: as for `linearize`.
         paths: as for `linearize`: how often the function may run, to follow what Python asks.
+        check: whether to hold the gradient against the hard program as well, as `sll.check` does with the sum of all
+            outputs. The program runs some hundred times more, and must not call backward itself.
         kwargs: what it takes by name.
 
     Returns:
@@ -257,7 +270,8 @@ def explain(
     inside = _norms(program, region)
     inputs = tuple(InputGradient(name, program.shapes[name], without.get(name), norm) for name, norm in inside.items())
     inner = region.trace is not None and region.trace.has_inner
-    return Explanation(repr(region), inputs, region.report(), refused, inner)
+    checked = check_program(fn, args, kwargs, whole, eps, forward, paths=paths) if check else None
+    return Explanation(repr(region), inputs, region.report(), refused, inner, checked)
 
 
 _REFUSALS = ("derivative for", "does not require grad", "not implemented for autograd")
