@@ -135,7 +135,7 @@ def _leak(x: Tensor) -> Tensor:
 
 # --- two programs whose band is too wide -----------------------------------------------------------------------------
 
-DAYS = 30
+DAYS = 20
 
 
 def inventory(s: Tensor, S: Tensor) -> Tensor:

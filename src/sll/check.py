@@ -223,6 +223,7 @@ def check_program(
         try:
             found = _measured(around, region, path_to, directions)
         finally:
+            runs.put()
             for policy, state in states:
                 policy.load_state_dict(state)
     return found
@@ -236,7 +237,7 @@ def _measured(around: Around, region: linearize, path_to: Any, directions: int) 
         why = "fn returns different values for the same arguments: it draws random numbers that no seed reaches"
         return Check(repr(region), f"cannot tell: {why}", (), (), around.region.report())
     if path_to is not None:
-        measured = {"path": around.path(_ends(runs, path_to), 4)}
+        measured = {"path": around.path(_ends(runs, path_to), 3)}
         around.wide = measured
     else:
         for name in runs.base:

@@ -37,7 +37,8 @@ class Runs:
         self.leaves = {name: x for name, x in moved.items() if name not in program.given}
         """What is moved, and is no argument: it is written to."""
         around = Surroundings(program.fn, tuple(program.args.values()), program.kwargs, [])
-        self._put = around.read()
+        self.put = around.read()
+        """Brings what Python holds back."""
         own = {id(x) for x in (*program.given.values(), *moved.values())}
         held = {id(x): x for x in (*around.tensors, *program.kept.values()) if id(x) not in own}
         self._held = [(x, x.detach().clone(), x._version) for x in held.values() if not x.is_inference()]
@@ -67,7 +68,7 @@ class Runs:
         return value, grads
 
     def _prepared(self, values: Values, seed: int) -> Any:
-        self._put()
+        self.put()
         with torch.no_grad():
             for x, value, version in self._held:
                 if x._version != version or id(x) in self._buffers:  # (batch norm writes without counting)

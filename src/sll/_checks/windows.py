@@ -26,8 +26,8 @@ from .runs import Decided, Runs, finite
 
 __all__ = ["Line", "Measured", "Reach", "measure", "reach"]
 
-JUMPS = 12
-"""Around so many jumps in a stretch the gradient is sampled more densely."""
+MOST = 12
+"""Of places where something is decided, and the program does not jump."""
 FINER = 6
 """So many values of the hard program are taken for one gradient."""
 FOUND = 32
@@ -161,7 +161,7 @@ def measure(
     grid = torch.linspace(middle - half, middle + half, FINER * points + 1, dtype=torch.float64)
     nodes, values = _with_jumps(line, grid, narrow)
     jumps = _jumps(nodes, values, narrow)
-    if len(jumps) > JUMPS and far is not None and half > 2 * BANDS * far.wide and not flat:
+    if len(jumps) > points and far is not None and half > 2 * BANDS * far.wide and not flat:
         return measure(line, region, middle / 2, half / 2, far, points)
     change = values.diff()
 
@@ -231,12 +231,12 @@ def _and_others(jumps: Tensor, far: Reach, middle: float, half: float) -> Tensor
         return jumps
     others = at[((at[:, None] - jumps).abs() > far.narrow).all(1)]
     others = others[others.diff(prepend=others.new_tensor([-math.inf])) > far.narrow]
-    return torch.cat([jumps, others]) if len(jumps) + len(others) <= JUMPS else jumps
+    return torch.cat([jumps, others]) if len(jumps) + len(others) <= MOST else jumps
 
 
 def _cells(jumps: Tensor, grid: Tensor, narrow: float) -> Tensor:
     """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps."""
-    if len(jumps) > JUMPS:  # many bands are open anywhere
+    if len(jumps) > len(grid) // FINER:  # many bands are open anywhere
         return grid
     spacing = FINER * float(grid[1] - grid[0])
     around = [0.0]
