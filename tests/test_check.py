@@ -99,7 +99,8 @@ def test_the_line_of_two_that_is_wrong():
         said = (score >= t).double()  # too wide
         return few - 2 * (said * hit).sum() / (said.sum() + hit.sum())
 
-    found = sll.check(program, torch.tensor(0.3, dtype=torch.float64), eps={"default": 0.01, "ge": 1.0})
+    t = torch.tensor(0.3, dtype=torch.float64)
+    found = sll.check(program, t, eps={"default": 0.01, "ge": 1.0}, forward="straight-through")
     assert found.verdict == "wrong here" and len(found.lines) == 1, found
     assert linecache.getline(*found.lines[0][:2]).endswith("# too wide\n")
 

@@ -13,10 +13,15 @@ from .._ops.callsite import CallSite
 from .._reports.report import Report
 from ..region import linearize
 from .runs import Decided, Narrowed, Runs, Unusable, seeing
+from .verdicts import EXPLODES
 from .windows import BANDS, Line, Measured, Reach, measure, reach
 
 __all__ = ["Around", "to_blame"]
 
+WIDE = 0.2
+"""A band that holds such a share of the decisions may be too wide."""
+NARROWER, CLOSED = (1 / 8, 1 / 64), 1e-9
+"""What it is multiplied by then, to see whether its width is to blame; and to see whether the line feeds back."""
 CLOSE = 4.0
 """Where bands are wider than what the program decides, a stretch of this part of a band tells more of the program."""
 HALVINGS = 12
@@ -125,11 +130,15 @@ def to_blame(around: Around, measured: list[Measured], report: Report) -> list[C
     deciding = [row for row in report.rows if row.kind == "decides" and row.in_band]
     lines = list(dict.fromkeys((row.site.file, row.site.line) for row in deciding))
     if len(lines) > 1:
+        explodes = any(m.region_swing > EXPLODES * m.swing for m in measured)
         worst = sorted(measured, key=lambda m: -abs(m.region - m.hard))[:3]
-        off = {line: min(_off(around, worst, line, times) for times in (1 / 8, 1e-9)) for line in lines}
-        lines = [min(lines, key=off.__getitem__)]
-        if off[lines[0]] > 0.7 * _error(m.region - m.hard for m in worst):
-            return []
+        most = _error(m.region - m.hard for m in worst)
+        off = {}
+        for line in lines:
+            wide = any(row.share > WIDE for row in deciding if (row.site.file, row.site.line) == line)
+            times = (*(NARROWER if wide else ()), *((CLOSED,) if explodes else ()))
+            off[line] = min((_off(around, worst, line, each) for each in times), default=most)
+        lines = [line for line in lines if off[line] == min(off.values()) < 0.7 * most]
     return [row.site for row in deciding if (row.site.file, row.site.line) in lines]
 
 
@@ -137,7 +146,8 @@ def _off(around: Around, measured: list[Measured], line: tuple[str, int], times:
     """How far off the gradient is with another band at that line."""
     region = Narrowed(line, times, **around.options)
     try:
-        return _error(m.again(region) - m.hard for m in measured)
+        again = [m.again(region, max(times, NARROWER[-1])) for m in measured]
+        return _error(m.region - m.hard for m in again)
     except Unusable:
         return math.inf
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .windows import Measured
 
-__all__ = ["Compared", "Verdict", "compared"]
+__all__ = ["EXPLODES", "Compared", "Verdict", "compared"]
 
 Verdict: TypeAlias = Literal["right", "right on average", "wrong here", "cannot tell", "no effect"]
 

@@ -58,6 +58,9 @@ class Line:
         found = sum(float((grads[name].double() * v.double()).sum()) for name, v in self.direction.items())
         return finite(found, "the gradient in the region")
 
+    def slopes(self, region: linearize, at: Tensor) -> Tensor:
+        return torch.tensor([self.slope(region, t) for t in at.tolist()], dtype=torch.float64)
+
     @property
     def rounding(self) -> float:
         """Relative, of the numbers that are moved."""
@@ -130,17 +133,12 @@ class Measured:
     """The same by the region's gradient."""
     spike: float
     """What its largest sample has of that."""
-    points: Tensor
-    weights: Tensor
-    """Where the gradient was taken, and what it counts."""
     jumps: Tensor
     """Where the program jumps."""
     reached: bool
     """Whether anything that is decided moves."""
-
-    def again(self, region: linearize) -> float:
-        """What another region says."""
-        return math.fsum(w * self.line.slope(region, t) for t, w in zip(self.points.tolist(), self.weights.tolist()))
+    again: Callable[[linearize, float], Measured]
+    """The same stretch with another region, whose narrowest bands are so many times as wide."""
 
 
 def measure(
@@ -164,33 +162,38 @@ def measure(
     if len(jumps) > points and far is not None and half > 2 * BANDS * far.wide and not flat:
         return measure(line, region, middle / 2, half / 2, far, points)
     change = values.diff()
-
-    def phi(t: Tensor) -> Tensor:
-        return torch.ones_like(t) if flat else 1 - ((t - middle) / half) ** 2
-
-    weight = phi((nodes[1:] + nodes[:-1]) / 2)
+    weighted = change * _phi((nodes[1:] + nodes[:-1]) / 2, middle, half, flat)
     cells = _cells(jumps if far is None else _and_others(jumps, far, middle, half), grid, narrow)
-    generator = torch.Generator().manual_seed(line.seed + sample)
-    length = cells.diff()
-    at = cells[:-1] + length * torch.rand(len(length), generator=generator, dtype=torch.float64)
-    slopes = torch.tensor([line.slope(region, t) for t in at.tolist()], dtype=torch.float64)
-    y = slopes * phi(at)
+    at = _within(cells, line.seed + sample)
+    slopes, length = line.slopes(region, at), cells.diff()
+    phi = _phi(at, middle, half, flat)
     return Measured(
         line=line,
         half=half,
-        hard=float((weight * change).sum()),
-        region=float((length * y).sum()),
-        noise=_noise(y, length),
-        shot=float((weight * change).square().sum().sqrt()),
-        rounding=float(values.abs().max()) * torch.finfo(torch.float32 if line.rounding > 1e-10 else torch.float64).eps,
+        hard=float(weighted.sum()),
+        region=float((length * slopes * phi).sum()),
+        noise=_noise(slopes * phi, length),
+        shot=float(weighted.norm()),
+        rounding=float(values.abs().max()) * min(line.rounding, 2**-23),
         swing=float(change.abs().sum()),
         region_swing=float((length * slopes).abs().sum()),
         spike=float((length * slopes).abs().max()),
-        points=at,
-        weights=length * phi(at),
         jumps=jumps,
         reached=far is not None,
+        again=lambda other, times: measure(
+            line, other, middle, half, far and far._replace(narrow=times * far.narrow), points, flat=flat, sample=sample
+        ),
     )
+
+
+def _within(cells: Tensor, seed: int) -> Tensor:
+    """A point of each cell."""
+    share = torch.rand(len(cells) - 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return cells[:-1] + cells.diff() * share
+
+
+def _phi(t: Tensor, middle: float, half: float, flat: bool) -> Tensor:
+    return torch.ones_like(t) if flat else 1 - ((t - middle) / half) ** 2
 
 
 def _with_jumps(line: Line, grid: Tensor, narrow: float) -> tuple[Tensor, Tensor]:
