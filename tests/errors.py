@@ -2442,6 +2442,106 @@ def steps(x):
 found = sll.explain(lambda x: list(steps(x)), x, eps=0.1)
 """,
     ),
+    Case(
+        REPORTS,
+        "`check` of a result",
+        """
+def program(x):
+    return torch.sign(x).sum()
+
+found = sll.check(program(x))
+""",
+        "`check` runs the program itself, many times: give it the function, then its arguments.",
+        """
+def program(x):
+    return torch.sign(x).sum()
+
+found = sll.check(program, x, eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` with one direction",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), x, directions=1)
+""",
+        "How sure a ratio is shows from how it differs between directions.",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), x, eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` of many numbers",
+        """
+found = sll.check(torch.sign, x)
+""",
+        "One number has one gradient: sum what comes out.",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), x, eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` with nothing to move",
+        """
+found = sll.check(lambda n: torch.sign(n).float().sum(), torch.tensor([1, 2]))
+""",
+        "Integers cannot be moved a little.",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.tensor([1.0, 2.0]), eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` of a NaN",
+        """
+found = sll.check(lambda x: (x / 0).sum(), torch.zeros(3))
+""",
+        "Where the program returns NaN or infinity there is nothing to compare. Check it elsewhere.",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(3), eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` with `params` that are none",
+        """
+weight = torch.ones(3, requires_grad=True)
+found = sll.check(lambda: torch.sign(weight).sum(), params=weight)
+""",
+        "A tensor by itself looks like many: write a list.",
+        """
+weight = torch.ones(3, requires_grad=True)
+found = sll.check(lambda: torch.sign(weight).sum(), params=[weight], eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "A path to elsewhere",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(3), path_to=torch.ones(2))
+""",
+        "A path ends at arguments like those at its start.",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(3) - 1, path_to=torch.ones(3), eps=0.1)
+""",
+    ),
+    Case(
+        REPORTS,
+        "A gradient that is asserted, and wrong",
+        """
+from sll.testing import assert_gradient
+
+assert_gradient(lambda x: torch.sign(x.detach()).sum() + 0 * x.sum(), torch.linspace(-1, 1, 20), eps=0.1, directions=2)
+""",
+        "The message is what `sll.check` prints.",
+        """
+from sll.testing import assert_gradient
+
+assert_gradient(lambda x: torch.sign(x).sum(), torch.linspace(-1, 1, 20), eps=0.1, directions=2)
+""",
+    ),
     # --- what torch says ---
     Case(
         ITS_OWN,

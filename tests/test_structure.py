@@ -25,7 +25,11 @@ LAYERS = (
     "_carry",
     "_mode",
     "paths",
+    "programs",
     "region",
+    "_checks",
+    "check",
+    "testing",
     "decorators",
     "tools",
 )

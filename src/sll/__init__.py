@@ -11,6 +11,7 @@ from ._reports.report import Report
 from ._reports.rows import EpsUsed, Row
 from ._rules.index import SOURCES as _SOURCES
 from .auto import Auto
+from .check import Check, Compared, check
 from .decorators import enable, patch, unpatch
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
 from .policies import Anneal, Call, Coverage, Policy
@@ -28,6 +29,8 @@ __all__ = [
     "Auto",
     "Call",
     "CallSite",
+    "Check",
+    "Compared",
     "Coverage",
     "EpsUsed",
     "Explanation",
@@ -40,6 +43,7 @@ __all__ = [
     "argmax",
     "argmin",
     "ceil",
+    "check",
     "enable",
     "explain",
     "floor",

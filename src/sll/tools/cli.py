@@ -496,6 +496,9 @@ def explain(
         bool, typer.Option("--traceback", help="If the program raises, print the lines that led there.")
     ] = False,
     table: Annotated[bool, typer.Option("--table", help="Show the figures of each call site, too.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Hold the gradient against the hard program, too: is it right?")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show where the gradients of a program come from, and where they end.
@@ -514,12 +517,14 @@ def explain(
     sll explain torch:round --input "linspace(-2, 2, 41)" --eps 0.1
     sll explain sll.tools.demo:TwoBitNet --input "rand(8, 64)" --eps 0.5 --table
     sll explain model.py:Net --input "randn(8, 3)" --plot report.png
+    sll explain model.py:Net --input "randn(8, 3)" --check
     sll explain my_package.losses:f1 -i scores.pt -i "randint(0, 2, (100,))" -i reduction=mean --json
     ```
 
     JSON keys: target, seed, region, inputs (name, shape, hard, linearized: norms of gradients without and with the
     region), refused (what PyTorch said where it cannot differentiate the program without one), inner (whether the
-    program enters regions of its own), sections, advice, report (as from Report.to_dict()).
+    program enters regions of its own), sections, advice, report (as from Report.to_dict()), check (with --check, as
+    from Check.to_dict(): region, verdict, arguments, lines, notes, report).
     """
     width, mode = _region(eps, forward)
     if plot is not None:
@@ -531,9 +536,10 @@ def explain(
         _check_call(function, args, kwargs)
         function = _with_a_line(function, target)
         try:
-            ours = {name: kwargs.pop(name) for name in ("eps", "forward") if name in kwargs}
+            ours = {name: kwargs.pop(name) for name in ("eps", "forward", "paths", "check") if name in kwargs}
             program = partial(function, **ours) if ours else function
-            explanation = sll.explain(program, *args, eps=width, forward=mode, **kwargs)
+            with _working("checking") if check else contextlib.nullcontext():
+                explanation = sll.explain(program, *args, eps=width, forward=mode, check=check, **kwargs)
         except (Exception, SystemExit) as error:
             _failed(target, error, with_traceback)
     if plot is not None:

@@ -1,0 +1,1 @@
+"""What `sll.check` measures."""

@@ -1,0 +1,169 @@
+"""From stretches along many lines: ratio, cosine, signs, their errors, and a verdict."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .windows import Measured
+
+__all__ = ["EXPLODES", "Compared", "Verdict", "compared"]
+
+Verdict: TypeAlias = Literal["right", "right on average", "wrong here", "cannot tell", "no effect"]
+
+EXACT, ABOUT = 0.1, 0.25
+"""Off by so much the gradient still counts as right, and as right on average."""
+SURE = 4.0
+"""Standard errors."""
+EXPLODES = 4.0
+"""A right gradient goes up and down no more than the program, and this is so many times more."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the region's gradient says of one argument, and what the hard program does.
+
+    Attributes:
+        name, shape: of the argument or parameter. Of a path, ``"path"``.
+        verdict: ``"right"``, ``"right on average"``, ``"wrong here"``, ``"cannot tell"``, or ``"no effect"`` (neither
+            the program nor the gradient changes).
+        why: for ``"wrong here"`` and ``"cannot tell"``, in words.
+        ratio: the region's change divided by the program's, by least squares over all directions.
+        error: the standard error of `ratio`.
+        cosine: of the changes along all directions.
+        signs: the share of the directions in which both have the same sign.
+        directions: along how many directions it was measured.
+        step: how far to either side, in the units of the argument (the median).
+        hard, region: root mean squares of the changes over `step`, in the units of the result.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    verdict: Verdict
+    why: str
+    ratio: float
+    error: float
+    cosine: float
+    signs: float
+    directions: int
+    step: float
+    hard: float
+    region: float
+
+
+def compared(name: str, shape: tuple[int, ...], wide: list[Measured], close: list[Measured], failed: str) -> Compared:
+    """`wide`: stretches many bands long. `close`: those in which few decisions change, where bands are wider."""
+    if not wide:
+        nan = math.nan
+        return Compared(name, shape, "cannot tell", failed, nan, nan, nan, nan, 0, nan, nan, nan)
+    hard, region = _both(wide)
+    size, other = hard.square().sum(), region.square().sum()
+    verdict, why = _judged(wide, close, math.prod(shape))
+    told = hard.abs() > 0.05 * hard.abs().max()
+    return Compared(
+        name,
+        shape,
+        verdict,
+        why,
+        ratio=float((hard * region).sum() / size),
+        error=_error(wide),
+        cosine=float((hard * region).sum() / (size * other).sqrt()),
+        signs=float((hard.sign() == region.sign())[told].double().mean()) if told.any() else math.nan,
+        directions=len(wide),
+        step=float(torch.tensor([m.half for m in wide]).median()),
+        hard=float((size / len(wide)).sqrt()),
+        region=float((other / len(wide)).sqrt()),
+    )
+
+
+def _both(of: list[Measured]) -> tuple[Tensor, Tensor]:
+    found = torch.tensor([[m.hard for m in of], [m.region for m in of]], dtype=torch.float64)
+    return found[0], found[1]
+
+
+def _noise(of: list[Measured]) -> Tensor:
+    return torch.tensor([math.hypot(m.noise, m.rounding) for m in of], dtype=torch.float64)
+
+
+def _error(of: list[Measured]) -> float:
+    """Standard error of the ratio, from leaving out one direction at a time."""
+    hard, region = _both(of)
+    size, product = hard.square(), hard * region
+    without = (product.sum() - product) / (size.sum() - size)
+    many = len(of)
+    return float(((many - 1) / many * (without - without.mean()).square().sum()).sqrt())
+
+
+def _judged(wide: list[Measured], close: list[Measured], numbers: int) -> tuple[Verdict, str]:
+    hard, region = _both(wide)
+    rounding = max(m.rounding for m in wide)
+    swing, other = sum(m.swing for m in wide), sum(m.region_swing for m in wide)
+    nothing = 64 * rounding * len(wide)
+    if max(swing, other) <= nothing:
+        return "no effect", ""
+    if swing <= nothing:
+        return _of_nothing(region, float(_noise(wide).square().sum()), other)
+    if max(float(hard.abs().max()), float(region.abs().max())) <= 8 * rounding:
+        return "cannot tell", "what changes is as small as rounding; use float64"
+    if other - sum(m.spike for m in wide) > EXPLODES * swing:
+        return "wrong here", f"the gradient explodes: it adds up to {other / swing:.3g} times what the program changes"
+    far = _far_off(close, numbers)
+    if far:
+        return "wrong here", far
+    return _by_ratio(wide)
+
+
+def _of_nothing(region: Tensor, noise: float, swing: float) -> tuple[Verdict, str]:
+    """The program does not change."""
+    size = float(region.square().sum())
+    if len(region) * size < (0.4 * swing) ** 2:
+        return "right on average", "the program does not change, and the gradient is zero on average only"
+    if size > 4 * noise:
+        return "wrong here", "the program does not change, and its gradient is not zero"
+    return "cannot tell", "the program does not change, and there are not enough points to tell what its gradient is"
+
+
+def _by_ratio(wide: list[Measured]) -> tuple[Verdict, str]:
+    hard, region = _both(wide)
+    size = max(float(hard.square().sum()), sys.float_info.min)
+    ratio, error = float((hard * region).sum()) / size, _error(wide)
+    noise = float(_noise(wide).square().sum()) / size
+    off = float((region - hard).square().sum()) / size
+    beyond = math.sqrt(max(0.0, off - noise))
+    if abs(ratio - 1) > max(ABOUT, SURE * error):
+        return "wrong here", f"the gradient says {ratio:.3g} times what the program does"
+    if beyond > 0.75 and off > (1 + SURE / math.sqrt(len(wide))) * noise:
+        return "wrong here", f"along single directions the gradient is off by {100 * beyond:.0f} %"
+    if error > ABOUT / 2 or noise > 0.25:
+        return "cannot tell", f"too noisy: the ratio is {ratio:.2g} ± {error:.1g}; more directions= or points= help"
+    if abs(ratio - 1) <= EXACT and beyond <= EXACT:
+        return "right", ""
+    if abs(ratio - 1) <= ABOUT:
+        return "right on average", ""
+    return "cannot tell", f"not enough points: the ratio is {ratio:.2g} ± {error:.1g}"
+
+
+def _far_off(close: list[Measured], numbers: int) -> str:
+    """Where the bands are wider than what the program does nearby, the gradient may say nothing about that.
+
+    The jumps of a short stretch are few. They scatter as if they fell anywhere: that is the error of what is compared.
+    """
+    if not close:
+        return ""
+    hard, region = _both(close)
+    size = float(region.square().sum())
+    if not size:
+        return ""
+    says = float((hard * region).sum()) / size
+    shot = torch.tensor([m.shot**2 + m.noise**2 for m in close], dtype=torch.float64)
+    alike = len(close) / min(len(close), numbers)
+    error = math.sqrt(float((region.square() * shot).sum()) * alike) / size
+    if abs(says - 1) > max(0.6, SURE * error):
+        step = sorted(m.half for m in close)[len(close) // 2]
+        return f"within ±{step:.2g} the program changes by {says:.2g} ± {error:.1g} times what the gradient says"
+    return ""

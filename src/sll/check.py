@@ -1,0 +1,352 @@
+"""`check`: the region's gradient against the hard program itself."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._checks.around import Around, to_blame
+from ._checks.runs import Runs
+from ._checks.verdicts import Compared, compared
+from ._ops.callsite import CallSite, short
+from ._ops.options import RegionForward, shown
+from ._reports.report import Report
+from ._reports.rows import _finite
+from .auto import Auto
+from .eps import Eps
+from .programs import Found, Program
+from .region import linearize
+
+__all__ = ["Check", "Compared", "check"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found: ``print`` it.
+
+    Attributes:
+        region: the region that was checked, as code.
+        verdict: ``"right"``, ``"right on average"``, ``"wrong here"`` or ``"cannot tell: …"`` with the reason.
+        arguments: a `Compared` for each argument and parameter, or one for the path.
+        lines: with ``"wrong here"``, the lines of the program that lose the gradient or whose band makes it wrong,
+            as far as that can be found.
+        report: the region's, with a row for each line that decides.
+    """
+
+    region: str
+    verdict: str
+    arguments: tuple[Compared, ...]
+    lines: tuple[CallSite, ...]
+    report: Report
+
+    @property
+    def right(self) -> bool:
+        """Whether the verdict is ``"right"`` or ``"right on average"``."""
+        return self.verdict in ("right", "right on average")
+
+    def __str__(self) -> str:
+        return "\n".join([*self.table(), "", *self.notes()])
+
+    def table(self) -> list[str]:
+        """The verdict, the reasons, and a line of figures for each argument."""
+        cells = [_COLUMNS, *map(_cells, self.arguments)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+        return [self._headline(), *(f"{x.name}: {x.why}." for x in self.arguments if x.why), "", *lines]
+
+    def _headline(self) -> str:
+        at = f", because of {' and '.join(map(short, self.lines))}" if self.lines else ""
+        return f"{self.verdict}{at} — {self.region}"
+
+    def notes(self) -> list[str]:
+        """What becomes of the decisions of each line, in sentences."""
+        return [f"{short(row.site)}: {row.verdict}." for row in self.report.rows]
+
+    def _repr_html_(self) -> str:
+        def row(cells: Iterable[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        body = "".join(row(_cells(x), "td") for x in self.arguments)
+        reasons = [f"{x.name}: {x.why}." for x in self.arguments if x.why]
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in [*reasons, *self.notes()])
+        return (
+            f"<div><b>{html.escape(self._headline())}</b><table><thead>{row(_COLUMNS, 'th')}</thead>"
+            f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain dicts, lists, strings and numbers, for JSON."""
+        arguments = [{key: _plain(value) for key, value in asdict(x).items()} for x in self.arguments]
+        lines = [{"file": site.file, "line": site.line, "op": site.op} for site in self.lines]
+        found = {"region": self.region, "verdict": self.verdict, "arguments": arguments, "lines": lines}
+        return {**found, "notes": self.notes(), "report": self.report.to_dict()}
+
+
+_COLUMNS = ("argument", "ratio", "cosine", "same sign", "within", "program", "gradient", "verdict")
+
+
+def _cells(x: Compared) -> tuple[str, ...]:
+    if x.verdict == "no effect" or not x.directions:
+        return (f"{x.name} {list(x.shape)}", "", "", "", "", "", "", x.verdict)
+    return (
+        f"{x.name} {list(x.shape)}",
+        f"{x.ratio:.3g} ± {x.error:.2g}",
+        f"{x.cosine:.3f}",
+        f"{100 * x.signs:.0f} %" if math.isfinite(x.signs) else "",
+        f"±{x.step:.2g}",
+        f"{x.hard:.3g}",
+        f"{x.region:.3g}",
+        x.verdict,
+    )
+
+
+def _plain(x: Any) -> Any:
+    return list(x) if isinstance(x, tuple) else _finite(x) if isinstance(x, float) else x
+
+
+AGAIN = 3
+"""So often directions are taken."""
+
+
+# --- checking --------------------------------------------------------------------------------------------------------
+
+
+def check(
+    fn: Callable[..., Any],
+    /,
+    *args: Any,
+    eps: Eps | None = None,
+    forward: RegionForward | None = None,
+    params: nn.Module | Iterable[Tensor] | Mapping[str, Tensor] | None = None,
+    path_to: Any = None,
+    directions: int = 8,
+    points: int = 12,
+    seed: int = 0,
+    paths: int = 1,
+    **kwargs: Any,
+) -> Check:
+    """Is the gradient of this program in a region right, here?
+
+    Changes the arguments along straight lines, and compares what the *hard* program changes with what the region's
+    gradient says, integrated along the same stretch. Stretches are as long as it takes to change some decisions, and a
+    few bands long at least; `Compared.step` says how long. Both sides are averaged over a window that moves along
+    the stretch.
+
+    - ``"right"``: along each line both agree to 10 %.
+    - ``"right on average"``: together they do to 25 %, each for itself not.
+    - ``"wrong here"``: they differ by more than chance explains. `Check.lines` names the lines of the program.
+    - ``"cannot tell: …"``: too noisy, nothing in its band, the program raises …
+
+    With `path_to` it is one path, from the arguments to there: the integral of the gradient must be the difference of
+    the program's values, if both ends lie outside of all bands.
+
+    The program runs some hundred times. Each time it draws the same random numbers along a line, and others along the
+    next. Parameters, buffers, gradients and random numbers are afterwards as they were.
+
+    Args:
+        fn: a function, a module, or a function that refers to modules. It returns one floating-point number. If it
+            takes parameters with the names of these options, wrap it.
+        args: what it takes. Those that require grad are checked; if nothing does, all floating-point tensors.
+        eps: whatever `linearize` takes; the default is its own, ``"auto"``. (Widths of ``"auto"`` are measured at the
+            arguments first.)
+        forward: as for `linearize`.
+        params: a module, tensors, or tensors by name: only their gradients are checked, beside those of arguments that
+            require grad. The default is all parameters that `fn` refers to.
+        path_to: where the path ends: a tensor for a function of one argument, else a tuple with one entry for each
+            argument; None leaves an argument where it is.
+        directions: along how many lines each argument is moved: that of the gradient, random signs of all elements, and
+            single elements.
+        points: at how many points of a stretch the gradient is taken; more are taken around jumps.
+        seed: for the directions, the points and the program.
+        paths: as for `linearize`.
+        kwargs: what `fn` takes by name.
+
+    Returns:
+        A `Check`.
+
+    Raises:
+        TypeError: if `fn` is not callable or does not return one floating-point number, if nothing can be moved, or an
+            option is not as described.
+        ValueError: if `path_to` does not fit the arguments.
+        Exception: whatever `fn` raises at its arguments.
+
+    Example:
+        >>> import torch, sll
+        >>> def inside(x):
+        ...     return ((x > 0.3) & (x < 0.8)).float().mean()
+        >>> x = torch.linspace(0, 1, 50)
+        >>> sll.check(inside, x, eps=0.01).verdict
+        'right'
+        >>> sll.check(lambda x: inside(x.detach()) + 0 * x.sum(), x, eps=0.01).verdict
+        'wrong here'
+    """
+    if not callable(fn):
+        raise TypeError(
+            f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
+            "sll.check(program, x)"
+        )
+    for name, value, least in (("directions", directions, 2), ("points", points, 4), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise TypeError(f"{name} must be an integer, at least {least}, got {shown(value)}")
+    return check_program(fn, args, kwargs, _scalar, eps, forward, params, path_to, directions, points, seed, paths)
+
+
+def check_program(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    loss: Callable[[Any], Tensor],
+    eps: Eps | None,
+    forward: RegionForward | None,
+    params: Any = None,
+    path_to: Any = None,
+    directions: int = 8,
+    points: int = 12,
+    seed: int = 0,
+    paths: int = 1,
+) -> Check:
+    """`check`, of what `loss` makes of the program's result."""
+    program = Program(fn, args, kwargs)
+    region = linearize(eps, forward=forward, paths=paths)
+    options = {"eps": _with_memory(region.eps), "forward": region.forward, "paths": paths}
+    policies: list[Any] = [policy for policy in region.policies() if hasattr(policy, "state_dict")]
+    states = [(policy, policy.state_dict()) for policy in policies]
+    with torch.inference_mode(False), program.as_it_was():
+        runs = Runs(program, _moved(program, params), loss)
+        around = Around(runs, options, points, seed)
+        try:
+            found = _measured(around, region, path_to, directions)
+        finally:
+            runs.put()
+            for policy, state in states:
+                policy.load_state_dict(state)
+    return found
+
+
+def _measured(around: Around, region: linearize, path_to: Any, directions: int) -> Check:
+    runs, seed = around.runs, around.seed
+    for _ in range(_steps(around.region)):
+        runs.inside(around.region, {}, seed)
+    if runs.hard({}, seed) != runs.hard({}, seed):
+        why = "fn returns different values for the same arguments: it draws random numbers that no seed reaches"
+        return Check(repr(region), f"cannot tell: {why}", (), (), around.region.report())
+    if path_to is not None:
+        measured = {"path": around.path(_ends(runs, path_to), 3)}
+        around.wide = measured
+    else:
+        for name in runs.base:
+            _until_told(around, name, directions)
+    arguments = [_compared(around, name) for name in around.wide]
+    report = around.report()
+    wrong = [x.name for x in arguments if x.verdict == "wrong here"]
+    lines: list[CallSite] = []
+    if wrong:
+        name = wrong[0]
+        lines = to_blame(around, [*around.wide[name], *around.close.get(name, [])], report)
+    reached = any(m.reached for measured in around.wide.values() for m in measured)
+    return Check(repr(region), _verdict(arguments, reached), tuple(arguments), tuple(lines), report)
+
+
+def _until_told(around: Around, name: str, directions: int) -> None:
+    """More directions, and more points along them, where chance may be the reason."""
+    for again in range(AGAIN):
+        around.measure(name, directions, again)
+        if _compared(around, name).verdict not in ("cannot tell", "right on average") or name in around.failed:
+            break
+
+
+def _compared(around: Around, name: str) -> Compared:
+    shape = tuple(around.runs.base[name].shape) if name in around.runs.base else ()
+    return compared(name, shape, around.wide[name], around.close.get(name, []), around.failed.get(name, ""))
+
+
+def _verdict(arguments: list[Compared], reached: bool) -> str:
+    found = [x.verdict for x in arguments]
+    if "wrong here" in found:
+        return "wrong here"
+    for x in arguments:
+        if x.verdict == "cannot tell":
+            return f"cannot tell: {x.name}: {x.why}"
+    if not reached:
+        return "cannot tell: no decision is in its band, or comes into it near these arguments"
+    return "right on average" if "right on average" in found else "right"
+
+
+def _scalar(out: Any) -> Tensor:
+    if isinstance(out, Tensor) and out.numel() == 1 and out.is_floating_point():
+        return out.reshape(())
+    what = shown(out)
+    if isinstance(out, Tensor):
+        what = f"a tensor of shape {tuple(out.shape)} and type {out.dtype}"
+    raise TypeError(
+        f"fn must return one floating-point number, got {what}; check a function that does, such as "
+        "lambda *args: fn(*args).float().sum()"
+    )
+
+
+def _with_memory(eps: Eps) -> Eps:
+    """The regions of a check share the widths of ``"auto"``."""
+    auto = Auto()
+    if isinstance(eps, Mapping):
+        return {op: auto if isinstance(width, str) else width for op, width in eps.items()}
+    return auto if isinstance(eps, str) else eps
+
+
+def _steps(region: linearize) -> int:
+    """After so many steps widths are kept; and one shows whether the program runs."""
+    return 1 + max((policy.steps for policy in region.policies() if isinstance(policy, Auto)), default=0)
+
+
+def _moved(program: Program, params: Any) -> dict[str, Tensor]:
+    if params is None:
+        found = {name: x for name, x in program.given.items() if name in program.wanted} | program.leaves
+    else:
+        found = {name: x for name, x in program.given.items() if x.requires_grad}
+        given = params.named_parameters() if isinstance(params, nn.Module) else _named(params)
+        for name, x in given:
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"params must be a module, tensors such as [weight, bias], or tensors by name, got {shown(params)}"
+                )
+            if x.requires_grad and x.is_leaf:
+                found[name] = x
+    if not found:
+        raise TypeError(
+            "there is nothing to move: fn has no floating-point tensor among its arguments, and no parameter that "
+            "requires grad; pass params="
+        )
+    return found
+
+
+def _named(params: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(params, Mapping):
+        yield from params.items()
+    elif isinstance(params, Iterable) and not isinstance(params, Tensor):
+        for i, x in enumerate(params):
+            yield (x if isinstance(x, tuple) else (f"params[{i}]", x))
+    else:
+        yield "params", None
+
+
+def _ends(runs: Runs, path_to: Any) -> dict[str, Tensor]:
+    """Where the path ends, by the name of what is moved."""
+    args = runs.program.args
+    ends = path_to if isinstance(path_to, tuple) and len(args) != 1 else (path_to,)
+    found = Found()
+    for name, end in zip(args, ends):
+        found.look(name, end)
+    moved = {name: x for name, x in found.tensors.items() if name in runs.base}
+    like = all(x.shape == runs.base[name].shape for name, x in moved.items())
+    if not moved or not like or len(ends) != len(args):
+        shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in runs.base.items())
+        raise ValueError(
+            f"path_to must be where the arguments end, shaped as they are ({shapes}), got {shown(path_to)}; a tuple "
+            "has an entry for each argument, and None leaves one where it is"
+        )
+    return {name: x.detach().to(runs.base[name]) for name, x in moved.items()}

@@ -1,0 +1,239 @@
+"""A function of the user's with its arguments, and what else it depends on: it runs on copies, and all is afterwards as
+it was before.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from types import FunctionType, MappingProxyType, ModuleType
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from ._mode.surroundings import NOT_OURS, named
+
+__all__ = ["Found", "Program", "total", "whole"]
+
+_Copies: TypeAlias = "tuple[list[Any], dict[str, Any], dict[str, Tensor]]"
+
+
+class Program:
+    """A function with its arguments, and what else it depends on."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.fn = fn
+        self.args = dict(zip(_names(fn, len(args)), args))
+        self.kwargs = kwargs
+        found = Found()
+        for name, x in (*self.args.items(), *kwargs.items()):
+            found.look(name, x)
+        self.given = dict(found.tensors)
+        found.look("", fn)
+        self.modules, self.generators = found.modules, found.generators
+        own = {id(x) for x in self.given.values()}
+        self.kept = {name: x for name, x in found.tensors.items() if id(x) not in own}
+        """Tensors that it refers to."""
+        self.leaves = {name: x for name, x in self.kept.items() if x.requires_grad and x.is_leaf}
+        for prefix, module in found.modules.items():
+            for inner, parameter in module.named_parameters():
+                if parameter.requires_grad and not any(parameter is x for x in self.leaves.values()):
+                    name = f"{prefix}.{inner}".lstrip(".")
+                    while name in self.given or name in self.leaves:
+                        name = f"{name} (parameter)"
+                    self.leaves[name] = parameter
+        self.wanted = {name for name, x in self.given.items() if x.requires_grad}
+        if not self.wanted and not self.leaves:
+            self.wanted = {name for name, x in self.given.items() if x.is_floating_point()}
+        self.shapes = {name: tuple(x.shape) for name, x in (*self.given.items(), *self.leaves.items())}
+
+    def run(self, args: list[Any], kwargs: dict[str, Any], call: Callable[..., Any] | None = None) -> Any:
+        """What `fn` returns, or `call`, which wraps it."""
+        out = (call or self.fn)(*args, **kwargs)
+        if inspect.isgenerator(out) or inspect.iscoroutine(out) or inspect.isasyncgen(out):
+            raise TypeError(
+                f"fn must run when it is called, got one that returns a {type(out).__name__}; pass a function "
+                "that runs it to its end, such as lambda *args: list(fn(*args))"
+            )
+        return out
+
+    def copies(self, values: Mapping[str, Tensor] = MappingProxyType({})) -> _Copies:
+        """Arguments to run with, and the leaves among them that want gradients. `values` are other ones, by name."""
+        leaves: dict[str, Tensor] = {}
+        memo: dict[int, Any] = {id(x): x for x in (*self.modules.values(), *self.generators)}
+        memo.update((id(x), x) for x in self.kept.values())
+        for name, x in self.given.items():
+            leaf = values.get(name, x).detach().clone().requires_grad_(name in self.wanted)
+            if isinstance(x, nn.Parameter):
+                leaf = nn.Parameter(leaf.detach(), name in self.wanted)
+            if name in self.wanted:
+                leaves[name] = leaf
+            # The program gets no leaf, because it may write into its argument.
+            memo[id(x)] = leaf if isinstance(x, nn.Parameter) or not leaf.requires_grad else leaf.clone()
+
+        def copied(x: Any) -> Any:
+            try:
+                return copy.deepcopy(x, memo)
+            except Exception:  # an open file, a lock: the program gets the thing itself
+                return x
+
+        args = [copied(x) for x in self.args.values()]
+        return args, {name: copied(x) for name, x in self.kwargs.items()}, leaves
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Random numbers, parameters, buffers and gradients are the same afterwards as before."""
+        owned = [module for parent in self.modules.values() for module in parent.modules()]
+        slots = [(names, dict(names)) for module in owned for names in (module._buffers, module._parameters)]
+        tensors = {id(x): x for _, before in slots for x in before.values() if x is not None}
+        tensors.update((id(x), x) for x in (*self.kept.values(), *self.leaves.values()))
+        values = [(x, x.detach().clone(), x._version, x.grad) for x in tensors.values() if not x.is_inference()]
+        for x, _, _, _ in values:
+            if x.is_leaf:
+                x.grad = None
+        state, generators = random.getstate(), [(g, g.get_state()) for g in self.generators]
+        numpy = sys.modules.get("numpy")
+        drawn = numpy.random.get_state() if numpy is not None else None
+        try:
+            with torch.random.fork_rng():
+                yield
+        finally:
+            random.setstate(state)
+            if numpy is not None:
+                numpy.random.set_state(drawn)
+            for generator, before in generators:
+                generator.set_state(before)
+            for names, entries in slots:
+                names.clear()
+                names.update(cast(Any, entries))
+            with torch.no_grad():
+                for x, value, version, grad in values:
+                    # (Batch norm writes into its buffers without counting.)
+                    if x._version != version or not torch.equal(x, value):
+                        x.detach().copy_(value)
+                    if x.is_leaf:
+                        x.grad = grad
+
+
+def total(out: Any) -> Tensor | None:
+    """The sum of all that comes out and has a gradient. In a region masks and integers count, too."""
+    sums = [s for s in _sums(out) if s.requires_grad]
+    return torch.stack(sums).sum() if sums else None
+
+
+def whole(out: Any) -> Tensor:
+    """The sum of all that comes out."""
+    return torch.stack(_sums(out) or [torch.zeros((), dtype=torch.float64)]).sum()
+
+
+def _sums(out: Any) -> list[Tensor]:
+    parts = [x.abs() if x.is_complex() else x if x.dtype == torch.float64 else x.float() for x in _tensors(out)]
+    return [s.double() if s.device.type == "cpu" else s.cpu().double() for s in (part.sum() for part in parts)]
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, Mapping):
+        for item in x.values():
+            yield from _tensors(item)
+    elif isinstance(x, (tuple, list)):
+        for item in x:
+            yield from _tensors(item)
+    elif is_dataclass(x) and not isinstance(x, type):
+        for item in fields(x):
+            yield from _tensors(getattr(x, item.name))
+
+
+# --- what a program depends on -----------------------------------------------------------------------------------
+
+_DEPTH = 6
+
+
+class Found:
+    """Modules, tensors and random generators in what a function gets at: by name, the outermost first."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.generators: list[torch.Generator] = []
+        self._seen: dict[int, Any] = {}
+
+    def look(self, name: str, x: Any, depth: int = 0) -> None:
+        if depth > _DEPTH or id(x) in self._seen or isinstance(x, (str, bytes, int, float, complex, type, ModuleType)):
+            return
+        self._seen[id(x)] = x
+        if isinstance(x, Tensor):
+            self.tensors[_unused(name, self.tensors)] = x
+        elif isinstance(x, nn.Module):
+            self.modules[_unused(name, self.modules)] = x
+        elif isinstance(x, torch.Generator):
+            self.generators.append(x)
+        elif isinstance(x, functools.partial):
+            self.look(name, x.func, depth + 1)
+            for i, item in enumerate(x.args):
+                self.look(f"{name}.args[{i}]".lstrip("."), item, depth + 1)
+            self._each(x.keywords, "{1}", name, depth)
+        elif inspect.ismethod(x):
+            self.look("", x.__self__, depth + 1)
+            self.look(name, x.__func__, depth + 1)
+        elif inspect.isfunction(x):
+            self._each(_referred_to(x), "{1}", name, depth)
+        elif isinstance(x, Mapping):
+            self._each(x, "{0}[{1!r}]", name, depth)
+        elif isinstance(x, (tuple, list, set, frozenset)):
+            self._each(dict(enumerate(x)), "{0}[{1}]", name, depth)
+        elif hasattr(x, "__dict__") and type(x).__module__.split(".")[0] not in NOT_OURS:
+            self._each(vars(x), "{0}.{1}", name, depth)
+            if callable(x) and inspect.isfunction(type(x).__call__):
+                self.look(name, type(x).__call__, depth + 1)
+
+    def _each(self, items: Mapping[Any, Any], form: str, name: str, depth: int) -> None:
+        for key, item in list(items.items()):
+            self.look(form.format(name, key).lstrip("."), item, depth + 1)
+
+
+def _unused(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "'"
+    return name
+
+
+def _referred_to(fn: FunctionType) -> dict[str, Any]:
+    """What a function gets at by name: its closure, its defaults, and globals that its code names."""
+    found: dict[str, Any] = {}
+    for name in filter(fn.__globals__.__contains__, named(fn.__code__)):
+        x = fn.__globals__[name]
+        ours = not inspect.isfunction(x) or (x.__module__ or "").split(".")[0] not in NOT_OURS
+        if ours:
+            found[name] = x
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
+        with suppress(ValueError):  # not filled yet
+            found[name] = cell.cell_contents
+    for i, x in enumerate(fn.__defaults__ or ()):
+        found.setdefault(f"defaults[{i}]", x)
+    found.update({name: x for name, x in (fn.__kwdefaults__ or {}).items() if name not in found})
+    return found
+
+
+def _names(fn: Any, many: int) -> list[str]:
+    """The names of the first `many` parameters."""
+    try:
+        signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
+    except (TypeError, ValueError):
+        return [f"args[{i}]" for i in range(many)]
+    names: list[str] = []
+    rest = "args"
+    for p in signature.parameters.values():
+        if p.kind is p.VAR_POSITIONAL:
+            rest = p.name
+        elif p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD:
+            names.append(p.name)
+    return [*names[:many], *(f"{rest}[{i}]" for i in range(many - len(names)))]
