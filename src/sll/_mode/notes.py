@@ -95,7 +95,7 @@ class Lost:
         """`undecided` is a thunk: reading it synchronises with the device, so it is only called when somebody
         listens. What is only told to somebody (an exception, a log) is not missed.
         """
-        here, site = site is None, site or call_site(op)
+        here, site = site is None and op != "return", site or call_site(op)  # (who asks for a result wants all of it)
         self.calls[site] += 1
         if self.on_lost == "ignore" or site in self._said or not undecided():  # type: ignore[operator]
             return
