@@ -164,6 +164,15 @@ def test_a_path(forward):
     assert path.hard == pytest.approx(float(step(X + 1) - step(X - 1)))
 
 
+def test_a_path_that_goes_up_and_down_again():
+    def inside(x):
+        return ((x > 0.3) & (x < 0.8)).double().mean()
+
+    assert sll.check(inside, X - 2, path_to=X + 3, eps=0.01).verdict == "right"
+    half = sll.check(lambda x: inside(x) + (x.detach() > 0.5).double().mean(), X - 2, path_to=X + 3, eps=0.01)
+    assert half.verdict == "wrong here"
+
+
 def test_a_path_of_several_arguments():
     def program(x, scale, y):
         return step(x * scale + y)

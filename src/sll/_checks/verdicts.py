@@ -132,6 +132,9 @@ def _by_ratio(wide: list[Measured]) -> tuple[Verdict, str]:
     hard, region = _both(wide)
     size = max(float(hard.square().sum()), sys.float_info.min)
     ratio, error = float((hard * region).sum()) / size, _error(wide)
+    swing = sum(m.swing for m in wide) / math.sqrt(len(wide))
+    if math.sqrt(size) < 0.02 * swing:
+        return _by_swing(float((region - hard).norm()) / swing, float(_noise(wide).norm()) / swing)
     noise = float(_noise(wide).square().sum()) / size
     off = float((region - hard).square().sum()) / size
     beyond = math.sqrt(max(0.0, off - noise))
@@ -146,6 +149,15 @@ def _by_ratio(wide: list[Measured]) -> tuple[Verdict, str]:
     if abs(ratio - 1) <= ABOUT:
         return "right on average", ""
     return "cannot tell", f"not enough points: the ratio is {ratio:.2g} ± {error:.1g}"
+
+
+def _by_swing(off: float, noise: float) -> tuple[Verdict, str]:
+    """The program goes up as much as it goes down."""
+    if off <= EXACT / 2:
+        return "right", ""
+    if off > max(ABOUT, SURE * noise):
+        return "wrong here", f"the gradient is off by {100 * off:.0f} % of what the program goes up and down"
+    return "cannot tell", "the program goes up as much as down, and there are not enough points"
 
 
 def _far_off(close: list[Measured], numbers: int) -> str:
