@@ -252,7 +252,7 @@ def becomes(case: Case, result: int, t: float, forward: str) -> str:
 
 
 EPS = 4e-3
-MANY = 200
+MANY = 100
 """Points around a jump."""
 
 
@@ -316,7 +316,7 @@ def decided_arguments() -> list[Callable[[Tensor], tuple[Any, ...]]]:
         lambda x: (index(x), 0), lambda x: (mask(x), where()), lambda x: (where(), mask(x)), lambda x: (index(x), at()),
         lambda x: (at(), index(x)), lambda x: (table(), index(x)[1:5]), lambda x: (v(), index(x), w()),
         lambda x: (v(), (index(x),), w()), lambda x: (v(), 0, index(x), w(), "sum"),
-        lambda x: (v(), 0, index(x), w(), "amax"), lambda x: ([mask(x), where()],), lambda x: (index(x), 0, 1),
+        lambda x: (v(), 0, index(x), w(), "amax"), lambda x: ([mask(x), where()],),
         lambda x: (index(x).view(2, 3), torch.ones(3, dtype=torch.int64)),
     ]  # fmt: skip
 

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 import sll
+from sll._carry.definitions.rule import written_down
 from sll._carry.outcomes import (
     RULES,
     choosing,
@@ -231,6 +232,28 @@ def operators() -> str:
         lines.append("")
 
     lines += [
+        "## What is made of others",
+        "",
+        "These are written down in terms of the functions above, once for every forward mode. Their decisions count as "
+        "`round`, `argmax` …, with the widths of those. Values are those of the function itself.",
+        "",
+    ]
+    names_in: dict[ModuleType, list[str]] = {}
+    for name, definition in written_down().items():
+        names_in.setdefault(sys.modules[definition.__module__], []).append(name)
+    lines += [f"- {code(names)}: {link(module)}. {one_line(module.__doc__)}" for module, names in names_in.items()]
+    lines += [
+        "",
+        "## What the probe finds",
+        "",
+        "`pytest tests/rules/test_probe.py` calls every function of `torch`, `torch.nn.functional`, `special`, "
+        "`linalg`, `fft` and every method of `Tensor` along a path, and gives it decided masks and indices. What jumps "
+        "there is followed or reported in each forward mode. The functions of the next section, and these, are not:",
+        "",
+        "| functions | why |",
+        "|---|---|",
+        *(f"| {code(names.split())} | {reason} |" for reason, names in excused().items()),
+        "",
         "## What is left alone",
         "",
         "Discrete functions of floats that a region runs as they are, with the reason. Those that are named above as "
@@ -251,6 +274,14 @@ def operators() -> str:
         remedies.setdefault(remedy, []).append(name)
     lines += [f"| {code(names)} | {remedy} |" for remedy, names in remedies.items()]
     return "\n".join(lines) + "\n"
+
+
+def excused() -> dict[str, str]:
+    """Reason -> names, as the probe has them."""
+    code = ast.parse((ROOT / "tests" / "rules" / "test_probe.py").read_text(encoding="utf-8"))
+    assigned = [node for node in code.body if isinstance(node, ast.Assign)]
+    (found,) = (node.value for node in assigned if ast.unparse(node.targets[0]) == "EXCUSED")
+    return dict(ast.literal_eval(found))
 
 
 # --- docs/gallery.md -----------------------------------------------------------------------------------------------

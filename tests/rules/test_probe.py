@@ -63,7 +63,7 @@ def quiet():
 
 def test_options_that_decide():
     table = found(probe.with_options())
-    assert len(table) >= 20
+    assert len(table) >= 17
     assert {name: becomes for name, becomes in table.items() if set(becomes) != {"followed"}} == {}
 
 

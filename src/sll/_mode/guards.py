@@ -137,7 +137,7 @@ def lost_in_a_function(region: Any, func: Func, args: tuple[Any, ...], kwargs: d
 
 
 def _function_at_work() -> str | None:
-    """The name of the `torch.autograd.Function` of which `forward` runs, unless it is torch's, as compiled code is."""
+    """The name of the `torch.autograd.Function` of which `forward` runs. (Compiled code is one, of torch.)"""
     at: FrameType | None = sys._getframe(1)
     while at is not None and at.f_code is not _APPLY:
         at = at.f_back

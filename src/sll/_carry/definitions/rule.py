@@ -27,7 +27,7 @@ from ..._ops.surrogates import eager
 from ..._rules.index import op_name
 from ..interface import Func, Region, Rule, tensors
 
-__all__ = ["Shaped", "carries", "defined", "rules"]
+__all__ = ["Shaped", "carries", "defined", "rules", "written_down"]
 
 Definition = Callable[..., Any]
 
@@ -64,6 +64,11 @@ class Shaped(NamedTuple):
 
 
 _SHAPE = "how many numbers it returns depends on the decision. Count with one_hot(x, n).sum(0), which has all of them."
+
+
+def written_down() -> dict[str, Definition]:
+    """All definitions, by name in the table."""
+    return dict(_DEFINITIONS)
 
 
 def carries(x: Any) -> bool:
