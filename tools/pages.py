@@ -246,7 +246,7 @@ def operators() -> str:
         "",
         "## What the probe finds",
         "",
-        "`pytest tests/rules/test_probe.py` calls every function of `torch`, `torch.nn.functional`, `special`, "
+        "`pytest tests/test_probe.py` calls every function of `torch`, `torch.nn.functional`, `special`, "
         "`linalg`, `fft` and every method of `Tensor` along a path, and gives it decided masks and indices. What jumps "
         "there is followed or reported in each forward mode. The functions of the next section, and these, are not:",
         "",
@@ -278,7 +278,7 @@ def operators() -> str:
 
 def excused() -> dict[str, str]:
     """Reason -> names, as the probe has them."""
-    code = ast.parse((ROOT / "tests" / "rules" / "test_probe.py").read_text(encoding="utf-8"))
+    code = ast.parse((ROOT / "tests" / "test_probe.py").read_text(encoding="utf-8"))
     assigned = [node for node in code.body if isinstance(node, ast.Assign)]
     (found,) = (node.value for node in assigned if ast.unparse(node.targets[0]) == "EXCUSED")
     return dict(ast.literal_eval(found))
