@@ -306,6 +306,7 @@ QUIET = {
     "target": lambda x: F.mse_loss(x, x.detach().round()),
     "teacher": lambda x: F.cross_entropy(x[None], torch.no_grad()(nn.Linear(4, 4))(x.detach())[None].argmax(1)),
     "estimator": lambda x: x + (x.clamp(0, 1) - x).detach(),
+    "detached first": lambda x: x * torch.no_grad()(lambda: x.detach() > 0)(),
     "averages": lambda x: x * (1 + torch.no_grad()(lambda m: m.lerp_(decide(x), 0.1))(torch.zeros(4))),
     "like": lambda x: x + torch.zeros_like(under_no_grad(x)),
 }
