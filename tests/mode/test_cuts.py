@@ -224,6 +224,16 @@ def test_in_reports_checkpoints_and_threads(forward):
     torch.testing.assert_close(found[0], want)
 
 
+@pytest.mark.parametrize("forward", MODES)
+def test_in_compiled_code(forward):
+    """Eager mode does these calls."""
+    compiled = torch.compile(under_no_grad, backend="aot_eager")
+    torch.testing.assert_close(gradient(compiled, forward, see_through=True), gradient(decide, forward))
+    compiled = torch.compile(lambda x: (x > 0).detach().float(), backend="aot_eager")
+    want = gradient(lambda x: (x > 0).float(), forward)
+    torch.testing.assert_close(gradient(compiled, forward, see_through=True), want)
+
+
 class Rounds(torch.autograd.Function):
     """A function with a backward of its own."""
 
