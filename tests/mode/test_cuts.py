@@ -224,6 +224,16 @@ def test_in_reports_checkpoints_and_threads(forward):
     torch.testing.assert_close(found[0], want)
 
 
+@pytest.mark.parametrize("forward", MODES)
+def test_in_compiled_code(forward):
+    """Eager mode does these calls."""
+    compiled = torch.compile(under_no_grad, backend="aot_eager")
+    torch.testing.assert_close(gradient(compiled, forward, see_through=True), gradient(decide, forward))
+    compiled = torch.compile(lambda x: (x > 0).detach().float(), backend="aot_eager")
+    want = gradient(lambda x: (x > 0).float(), forward)
+    torch.testing.assert_close(gradient(compiled, forward, see_through=True), want)
+
+
 class Rounds(torch.autograd.Function):
     """A function with a backward of its own."""
 
@@ -306,6 +316,7 @@ QUIET = {
     "target": lambda x: F.mse_loss(x, x.detach().round()),
     "teacher": lambda x: F.cross_entropy(x[None], torch.no_grad()(nn.Linear(4, 4))(x.detach())[None].argmax(1)),
     "estimator": lambda x: x + (x.clamp(0, 1) - x).detach(),
+    "detached first": lambda x: x * torch.no_grad()(lambda: x.detach() > 0)(),
     "averages": lambda x: x * (1 + torch.no_grad()(lambda m: m.lerp_(decide(x), 0.1))(torch.zeros(4))),
     "like": lambda x: x + torch.zeros_like(under_no_grad(x)),
 }

@@ -242,7 +242,7 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
         cut = _cut_of(region, func, x)
         if cut is not None and (found is None or found.decision is None):
             found = cut
-    if found is None:
+    if found is None or (found.decision is None and func in DETACHES):  # (on purpose: nothing was decided yet)
         return
     if found.decision is None and func in DISCRETE and decides(func, out) and _linearized(region, func):
         found = Cut(found.site, call_site(op_name(func)))
