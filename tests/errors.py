@@ -855,16 +855,58 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         LOST,
+        "A whole number that Python takes from a float",
+        """
+with sll.linearize(eps=0.1):
+    steps = int(torch.round(x[0] + 0.45))
+""",
+        "`int()`, `float()`, `bool()` and `.item()` of a rounded float end a decision, as those of an integer do.",
+        """
+with sll.linearize(eps=0.1):
+    steps = torch.round(x[0] + 0.45)
+    steps.backward()
+""",
+    ),
+    Case(
+        LOST,
+        "Equality of a sum of floats",
+        """
+with sll.linearize(eps=0.1):
+    both = (x > 0).float().sum() == 2
+""",
+        'With `forward="linear"` a sum of floats shows the blend of its decisions. Count bools.',
+        """
+with sll.linearize(eps=0.1):
+    both = (x > 0).sum() == 2
+    both.float().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "The largest of many decided integers",
+        """
+with sll.linearize(eps=0.1):
+    level = torch.round(x.repeat(4) + 0.5).long().max()
+""",
+        "Up to four are compared one after the other. Of more the largest is not known.",
+        """
+with sll.linearize(eps=0.1):
+    level = torch.round(x.repeat(4) + 0.5).max()
+    level.backward()
+""",
+    ),
+    Case(
+        LOST,
         "The largest of decided integers",
         """
 with sll.linearize(eps=0.1):
-    level = torch.round(x[:3] + 0.5).long().max()
+    level = torch.round(x[:3] + 0.5).long().max(0).values
 """,
         "Which of several integers is largest is decided a second time, and no window average sees that. Take the "
         "largest of the floats, then decide.",
         """
 with sll.linearize(eps=0.1):
-    level = torch.round(x[:3] + 0.5).max()
+    level = torch.round(x[:3] + 0.5).max(0).values
     level.backward()
 """,
     ),
@@ -1462,14 +1504,14 @@ with sll.linearize(eps=0.1, forward="straight-through"):
         "A function that writes, and has no rule",
         """
 with sll.linearize(eps=0.1, forward="hard"):
-    levels = (x > 0).long()
-    levels.put_(torch.tensor([0]), torch.tensor([1]))
+    levels = (x > 0).long().unsqueeze(0)
+    levels.addr_(torch.tensor([1]), torch.arange(len(x)))
 """,
         "It cannot run again in each flip, because it writes. The same is said where too many decisions are open.",
         """
 with sll.linearize(eps=0.1, forward="hard"):
-    levels = (x > 0).long()
-    levels[0] = 1
+    levels = (x > 0).long().unsqueeze(0)
+    levels += torch.outer(torch.tensor([1]), torch.arange(len(x)))
     levels.sum().float().backward()
 """,
     ),
@@ -1618,7 +1660,7 @@ with sll.linearize(eps=0.1, forward="hard"):
         """
 with sll.linearize(eps=0.1, forward="hard"):
     y = torch.sign(x)
-    torch.ops.aten.relu_(y)
+    torch.ops.aten.polygamma_(y, 1)
 """,
         "What is written there in each flip is not known. Functions of `torch` do know.",
         """

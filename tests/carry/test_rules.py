@@ -66,6 +66,7 @@ COLLECTED = {
     "tensor": lambda a, b: torch.tensor([a, b]),
     "tensor of one": lambda a, b: torch.tensor(torch.stack([a, b])),
     "nested": lambda a, b: torch.tensor([[a, True], [False, b]])[[0, 1], [0, 1]],
+    "beside numbers": lambda a, b: torch.tensor([a, b, 0.1], dtype=torch.float64)[:2],
     "to a dtype": lambda a, b: torch.tensor([a, b], dtype=torch.int8),
     "new_tensor": lambda a, b: torch.zeros(2).new_tensor([a, b]),
 }

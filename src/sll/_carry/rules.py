@@ -28,8 +28,8 @@ def decides(row: Row) -> bool:
     return row.family in _DECIDE
 
 
-NUMBERS = {func for name in names_of("numbers") for func in spellings(name)}
-"""What makes Python and NumPy numbers."""
+NUMBERS = {f for name in names_of("numbers") if name not in ("numpy", "__array__") for f in spellings(name)}
+"""What makes numbers of Python. (NumPy refuses what autograd follows.)"""
 
 
 def lost_number(region: Region, func: Func, values: Iterable[Tensor], undecided: Callable[[], bool]) -> None:
@@ -50,11 +50,16 @@ def between_bools(region: Region, x: Tensor, n: int = 1, dim: int = -1, **ends: 
     return x
 
 
+def _carry(data: Any) -> bool:
+    """Whether something in nested lists carries a decision."""
+    return any(map(_carry, data)) if isinstance(data, (list, tuple)) else getattr(data, "_sll", None) is not None
+
+
 def collected(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``torch.tensor``, `as_tensor`, `new_tensor`: of decisions, and of lists of them. Floats are cut, as by torch."""
     out = func(*args, **kwargs)
     data = next(iter((*args[func.__name__ == "new_tensor" :], *(x for n, x in kwargs.items() if n in ("data", "obj")))))
-    if kwargs.get("requires_grad") or not isinstance(out, Tensor):
+    if kwargs.get("requires_grad") or not isinstance(out, Tensor) or not _carry(data):
         return out
     if isinstance(data, Tensor):
         if data.is_floating_point():
@@ -65,7 +70,7 @@ def collected(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     def built(x: Any) -> Tensor:
         if isinstance(x, (list, tuple)):
             return region.call(torch.stack, [built(y) for y in x])  # type: ignore[no-any-return]
-        x = x if isinstance(x, Tensor) else torch.tensor(x)
+        x = x if isinstance(x, Tensor) else torch.tensor(x, dtype=out.dtype)
         x = x.detach() if x.is_floating_point() else x
         return region.call(torch.Tensor.to, x, device=out.device, dtype=out.dtype)  # type: ignore[no-any-return]
 
