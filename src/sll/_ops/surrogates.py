@@ -90,8 +90,8 @@ def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
 
 
 def finite_gradient(x: Tensor) -> Tensor:
-    """`x`, to whose elements what is not finite is no gradient. The mean of what is put into a place, a bin, is 0 / 0
-    where that is nothing, and so is its derivative by the number.
+    """`x`, to whose elements what is not finite is no gradient. The mean of what is counted, or is put into a bin, is
+    0 / 0 where that is nothing, and so is its derivative by the number.
     """
     if x.requires_grad and eager():
         x.register_hook(finite)  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import sll
 from local_by_hand import check, step, tensors
 from local_slopes import T, worked_out
 
@@ -91,3 +92,18 @@ RULES = [
 @pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
 def test_rule(f, values, wanted):
     worked_out(f, values, wanted)
+
+
+@pytest.mark.parametrize("kind", ["masks", "integers", "rows"])
+def test_a_ratio_of_nothing_has_no_gradient_that_is_not_a_number(kind):
+    """Precision where nothing is predicted: ``where(n != 0, hits / n, 0)`` is 0 / 0 in what is not taken."""
+    x = torch.tensor([[0.1, 0.45], [0.3, 0.2]], requires_grad=True)
+    target = torch.tensor([[1, 1], [0, 1]])
+    with sll.linearize(0.1, forward="straight-through"):
+        said = x > 0.5 if kind != "integers" else (x > 0.5).long()
+        dims = (1,) if kind == "rows" else ()
+        hits, many = (said & target.bool() if kind != "integers" else said * target).sum(*dims), said.sum(*dims)
+        ratio = torch.where(many != 0, hits.float() / many, 0.0)
+    assert not ratio.any()
+    (g,) = torch.autograd.grad(ratio.sum(), x)
+    assert g.isfinite().all()
