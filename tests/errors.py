@@ -798,14 +798,15 @@ lost = region.report().lost  # the lines, all the same
         "A function without a rule",
         """
 with sll.linearize(eps=0.1):
-    odd = torch.isin(torch.round(x + 0.5).long(), torch.tensor([1, 3, 5]))
+    y = torch.special.erfcx(torch.round(x + 0.5).long())
 """,
-        "[Operators](operators.md) lists the functions that carry decisions on: `==` does, for one. Float functions of "
+        "[Operators](operators.md) lists the functions that carry decisions on: `erfc` does, for one. Float functions of "
         "`.float()` always do.",
         """
 with sll.linearize(eps=0.1):
-    odd = (torch.round(x + 0.5).long().unsqueeze(-1) == torch.tensor([1, 3, 5])).any(-1)
-    odd.sum().float().backward()
+    n = torch.round(x + 0.5).long()
+    y = torch.exp(n * n) * torch.erfc(n)
+    y.sum().backward()
 """,
     ),
     Case(
@@ -1298,19 +1299,83 @@ with sll.linearize(eps=0.1):
     torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
 """,
     ),
+    Case(
+        LOST,
+        "A mask in a custom autograd function",
+        """
+class Masked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, mask):
+        return x * mask
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, None
+
+with sll.linearize(eps=0.1):
+    y = Masked.apply(x, x > 0)
+""",
+        "Its backward has a gradient for floats only. Give it the mask as a float, with a gradient in `backward`, or "
+        "write the function with torch functions.",
+        """
+with sll.linearize(eps=0.1):
+    (x * (x > 0)).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "How many numbers there are",
+        """
+with sll.linearize(eps=0.1):
+    values, counts = torch.unique(torch.round(x + 0.5).long(), return_counts=True)
+""",
+        "A number that no element is any more leaves the result. Count all that there may be.",
+        """
+with sll.linearize(eps=0.1):
+    F.one_hot(torch.round(x + 0.5).long() + 2, 6).sum(0).float().square().sum().backward()
+""",
+    ),
     # --- lost: one forward mode ---
+    Case(
+        LOCAL,
+        "The median of integers",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    middle = torch.round(x + 0.5).long().median()
+""",
+        "Take the median of the floats, and round that.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    torch.round(x.median() + 0.5).backward()
+""",
+    ),
+    Case(
+        LOCAL,
+        "Widths that are decided",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    area = torch.trapezoid(torch.arange(1.0, len(x) + 1), torch.round(x + 0.5).long())
+""",
+        "The rule follows what is summed. Write the sum with the widths as floats.",
+        """
+with sll.linearize(eps=0.1, forward="straight-through"):
+    widths = torch.round(x + 0.5).diff()
+    (widths * (torch.arange(1.0, len(x)) + 0.5)).sum().backward()
+""",
+    ),
     Case(
         LOCAL,
         "No rule for a function",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    odd = torch.isin(torch.round(x + 0.5).long(), torch.tensor([1, 3, 5]))
+    y = torch.special.erfcx(torch.round(x + 0.5).long())
 """,
-        "Write it with functions that have one, such as `==`, or with float functions of `.float()`.",
+        "Write it with functions that have one, such as `erfc`, or with float functions of `.float()`.",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    odd = (torch.round(x + 0.5).long().unsqueeze(-1) == torch.tensor([1, 3, 5])).any(-1)
-    odd.sum().float().backward()
+    n = torch.round(x + 0.5).long()
+    y = torch.exp(n * n) * torch.erfc(n)
+    y.sum().backward()
 """,
     ),
     Case(

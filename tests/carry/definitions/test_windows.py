@@ -32,7 +32,7 @@ def test_line_integral(name):
     assert want != 0 and got == pytest.approx(want, abs=2e-3)
 
 
-@pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - {"unpool", "mode"}))  # (these have values, too)
+@pytest.mark.parametrize("name", list(PROGRAMS)[:-2])  # (the others have values, too)
 def test_one_open_decision_has_its_difference(name):
     """In every mode, just before the first jump."""
     program, shape = PROGRAMS[name]
