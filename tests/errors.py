@@ -800,8 +800,8 @@ lost = region.report().lost  # the lines, all the same
 with sll.linearize(eps=0.1):
     y = torch.special.erfcx(torch.round(x + 0.5).long())
 """,
-        "[Operators](operators.md) lists the functions that carry decisions on: `erfc` does, for one. Float functions of "
-        "`.float()` always do.",
+        "[Operators](operators.md) lists the functions that carry decisions on: `erfc` does, for one. Float functions "
+        "of `.float()` always do.",
         """
 with sll.linearize(eps=0.1):
     n = torch.round(x + 0.5).long()
