@@ -195,7 +195,7 @@ ELSEWHERE = {
 }
 """Files without a test file of their own name, and what tests them instead."""
 ORACLES = {f"carry/shadows/test_{name}.py" for name in ("contexts", "explicit", "limits", "local")}
-ORACLES |= {"rules/test_probe.py"}
+ORACLES |= {"test_probe.py"}
 """What holds all of `_carry/shadows`: the oracles of local gradients, and wherever a region may stand; and what holds
 all of the table.
 """

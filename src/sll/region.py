@@ -15,7 +15,7 @@ from ._mode import checkpoint, cuts
 from ._mode.decorating import around_module, decorate
 from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap
 from ._mode.mode import Mode, not_compiled, not_compiled_on_their_own
-from ._mode.notes import Lost, Paths, Widths, passed
+from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
 from ._mode.threads import THREAD
 from ._mode.tracing import traced
@@ -368,8 +368,7 @@ class linearize(Mode):
     def met(self, func: Any, known: list[Tensor], out: Any) -> None:
         if torch.is_grad_enabled():
             cuts.met(self, func, known, out)
-            if THREAD.waiting:
-                passed(any(map(self.engine.carried, known)), out)
+            cuts.fed(self, known, out)
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return traced(self, func, args, kwargs)

@@ -158,3 +158,20 @@ def test_code_without_source():
     exec("def f(x):\n    assert (x > 3).any() or True", space)
     lost, _ = said(space["f"], "straight-through")
     assert len(lost) == 1
+
+
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("many", [8, 100])
+@pytest.mark.parametrize("name", ["binary_auroc", "binary_average_precision"])
+def test_packages_that_look_at_what_they_computed(name, many, forward):
+    """torchmetrics asks whether there are positives at all, under no_grad. The curve has the gradient."""
+    metric = getattr(metrics, name)
+    x = torch.linspace(0.1, 0.9, many, dtype=torch.float64).requires_grad_()
+    target = (torch.arange(many) % 3 == 1).long()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with sll.linearize(1.6 / many, forward=forward, see_through=True) as region:
+            y = metric(x, target)
+            y.backward()
+    assert x.grad.any() and region.report().lost
+    assert [str(w.message) for w in said if w.category is sll.LostGradientWarning] == []

@@ -24,9 +24,10 @@ from .._ops.callsite import CallSite, call_site
 from .._ops.env import compiling
 from .._rules.index import ASKS, SOURCES, op_name, op_of
 from .guards import decides, lost_in_a_function, refuse_reentrant
+from .notes import passed
 from .threads import THREAD
 
-__all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "met", "passes", "switched", "unrecorded"]
+__all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
 
 REMEDY = "sll.linearize(..., see_through=True) looks through torch.no_grad() and detach()."
 DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_}
@@ -137,6 +138,7 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values())))
         with torch.enable_grad():
             out = (region.dispatch if region.trace is None else region.traced)(func, args, kwargs)
+        fed(region, operands, out)
     for x in _tensors((out,)):
         if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():
             THREAD.seen[x] = THREAD.cut
@@ -214,6 +216,16 @@ def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     return out
 
 
+_OURS = {"HardtanhBackwardBackward0", "LazyCloneBackward0"}
+"""Of torch, but programs have no use for them."""
+
+
+def fed(region: Any, operands: list[Tensor], out: Any) -> None:
+    """A call of which the result may have the gradient of a decision, which a line of the program gets then."""
+    if THREAD.waiting:
+        passed(any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in _tensors((out,))), out)
+
+
 def _from_decision(x: Tensor, most: int = 10_000) -> bool:
     """Whether its graph has a node that only regions make, among so many."""
     todo: list[Any] = [x.grad_fn]
@@ -224,7 +236,7 @@ def _from_decision(x: Tensor, most: int = 10_000) -> bool:
             continue
         seen.add(node)
         made = getattr(type(node), "_forward_cls", None)
-        if node.name() == "HardtanhBackwardBackward0" or getattr(made, "__module__", "").startswith("sll."):
+        if node.name() in _OURS or getattr(made, "__module__", "").startswith("sll."):
             return True
         todo += [below for below, _ in node.next_functions]
     return False
