@@ -19,14 +19,14 @@ from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import NUMBERS, Rules, collected, lost_number
 from . import questions
-from .calls import leaves
+from .calls import leaves, plain_of, replaced
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
 from .every import differing, flip_by_flip, ragged
 from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, move_one, reduce_sum
-from .orders import asks, best, compared, kth, order, unique
+from .orders import asks, best, compared, kth, merged, order, unique
 from .passing import bincount, histogram, passed
 from .writing import WRITES, setitem
 
@@ -39,6 +39,18 @@ Rule = Callable[..., Any]
 def either(ask: Callable[..., Any], one: Rule, other: Rule) -> Rule:
     """The rule `one` where the arguments of the call say so."""
     return lambda region, func, args, kwargs: (one if ask(*args, **kwargs) else other)(region, func, args, kwargs)
+
+
+def chosen_again(rule: Rule) -> Rule:
+    """Of floats that were decided: `rule` sees them as they are, and the function runs again in each of their flips."""
+
+    def again(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if all(plain_of(x) is x for x in leaves(args, kwargs)):
+            return rule(region, func, args, kwargs)
+        decided = flip_by_flip(region, func, args, kwargs)
+        return merged(region, rule(region, func, replaced(args, plain_of), replaced(kwargs, plain_of)), decided)
+
+    return again
 
 
 def comparison(op: str, low: Any, high: Any) -> Rule:
@@ -64,8 +76,10 @@ extreme = either(
 )
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of what was decided."""
 
+_DEFINED = definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, passing=False)
+
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, passing=False),
+    **{name: chosen_again(rule) for name, rule in _DEFINED.items()},
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "collections": collected,
