@@ -86,6 +86,8 @@ class Mode(TorchFunctionMode):
     engine: Engine = _NoEngine()
     through: frozenset[str] = frozenset()
     """What a region looks through of what the program itself cuts: ``see_through=``."""
+    quiet = True
+    """Whether calls that decide nothing do not concern it."""
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
 
@@ -104,10 +106,11 @@ class Mode(TorchFunctionMode):
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
         engine = self.engine
         known: list[Tensor] | None = None
-        idle = not is_dynamo_compiling() and IDLE.region is self and type(func) not in OPERATORS
+        eager = not is_dynamo_compiling()
+        idle = eager and IDLE.region is self and type(func) not in OPERATORS
         if idle and func not in engine.always and func not in engine.quick:
             return func(*args, **kwargs) if kwargs else func(*args)
-        if not is_dynamo_compiling() and THREAD.alone:
+        if eager and THREAD.alone:
             if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer
             quick = engine.quick.get(func)
@@ -137,13 +140,7 @@ class Mode(TorchFunctionMode):
                         return out
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
-        if not is_dynamo_compiling() and THREAD.cut is not None and self.passes(func, args, kwargs or {}):
-            return func(*args, **kwargs or {})
         return self._among_others(func, args, kwargs or {})
-
-    def watches(self) -> bool:
-        """Whether calls that decide nothing concern it."""
-        return self.trace is not None or self.paths > 1 or self.engine.before is not None
 
     def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call in a block without gradients has nothing to do with them."""
@@ -191,6 +188,8 @@ class Mode(TorchFunctionMode):
         """Count a loss, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not is_dynamo_compiling() and THREAD.cut is not None and self.passes(func, args, kwargs):
+            return func(*args, **kwargs)
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
         if func in OUTSIDE:
@@ -228,12 +227,13 @@ class Mode(TorchFunctionMode):
         if is_compiling():
             begin_compiled()
         else:
-            entered, recording = THREAD.entered, torch.is_grad_enabled()
+            entered, recording, counts = THREAD.entered, torch.is_grad_enabled(), {}
             if entered:
                 self._enter_inside(entered, recording)
+                counts = self.counted()  # entered again, inside itself: it is the same step
+            else:
+                THREAD.step += 1
             THREAD.made = None  # (left by an exception)
-            counts = self.counted() if entered else {}  # entered again, inside itself: it is the same step
-            THREAD.step += not entered
             entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
             THREAD.cut = None
             THREAD.look()
@@ -343,7 +343,8 @@ class Mode(TorchFunctionMode):
         else:
             release(live)
             THREAD.selects = THREAD.marks = False
-            warn_now()
+            if THREAD.waiting:
+                warn_now()
         THREAD.look()
         if THREAD.patched:
             THREAD.patched = [region for region in THREAD.patched if region.on()]

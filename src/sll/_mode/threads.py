@@ -91,13 +91,17 @@ class Thread(threading.local):
 
     def look(self) -> None:
         """Find out whether one region is `alone`, and `IDLE`."""
-        if self.entered:
-            _INSIDE.add(self._number)
-        else:
-            _INSIDE.discard(self._number)
-        self.alone = len(self.entered) == 1 and self.entered[0].mode.trace is None and self.cut is None
-        idle = self.alone and not self.entered[0].live and len(_INSIDE) == 1 and not self.entered[0].mode.watches()
-        IDLE.region = self.entered[0].mode if idle else None
+        entered, IDLE.region = self.entered, None
+        if len(entered) != 1:
+            self.alone = False
+            if not entered:
+                _INSIDE.discard(self._number)
+            return
+        _INSIDE.add(self._number)
+        mode = entered[0].mode
+        self.alone = alone = mode.trace is None and self.cut is None
+        if alone and mode.quiet and not entered[0].live and len(_INSIDE) == 1:
+            IDLE.region = mode
 
     def regions(self) -> list[Any]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""

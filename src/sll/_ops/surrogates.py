@@ -89,11 +89,15 @@ def follow(soft: Tensor, make: Callable[[], Tensor]) -> Tensor:
     return shown
 
 
+def _has_zero(x: Tensor) -> bool:
+    return x.item() == 0 if x.numel() == 1 else not x.detach().all()
+
+
 def finite_gradient(x: Tensor) -> Tensor:
     """`x`, to whose elements what is not finite is no gradient. The mean of what is counted, or is put into a bin, is
     0 / 0 where that is nothing, and so is its derivative by the number.
     """
-    if x.requires_grad and eager():
+    if x.requires_grad and eager() and (x.device.type != "cpu" or _has_zero(x)):  # (a hook costs more)
         x.register_hook(finite)  # type: ignore[no-untyped-call]
     return x
 

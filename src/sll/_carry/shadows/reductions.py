@@ -29,8 +29,8 @@ def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if x.dtype == torch.bool and func.__name__ == "diff":
         return between_bools(region, *args, **kwargs)
     out, own = func(*args, **kwargs), shadow(x)
-    beside = [y for y in (*args[1:], *kwargs.values()) if y is not x and shadow(y) is not None]
-    if beside:  # (trapezoid, diff)
+    others = (*args[1:], *kwargs.values()) if len(args) + len(kwargs) > 1 else ()
+    if beside := [y for y in others if y is not x and shadow(y) is not None]:  # (trapezoid, diff)
         region.lose(op_name(func), beside, "of what is summed alone a decision is followed there.")
     if own is None:
         line = on_line(func, args, kwargs)[1]
