@@ -88,3 +88,16 @@ def test_what_is_chosen_among_decided_numbers_and_others():
             found = torch.autograd.grad(y, x, allow_unused=True)[0]
         steps = torch.eye(3).double()[i] * 0.05
         assert found[i].item() == pytest.approx((program(at + steps) - program(at - steps)).item() / 0.1, abs=1e-9)
+
+
+def test_a_sparse_result_is_reported():
+    x = torch.tensor([0.48, 0.2, 0.9], dtype=torch.float64, requires_grad=True)
+
+    def program(x):
+        at = torch.stack([torch.arange(3), (x > 0.5).long()])
+        return torch.sparse_coo_tensor(at, torch.ones(3), (3, 2)).to_dense() * 2
+
+    with sll.linearize(0.1, forward="hard", on_lost="ignore") as region:
+        y = program(x)
+    assert torch.equal(y, program(x.detach()))
+    assert [site.op for site in region.report().lost] == ["sparse_coo_tensor"]

@@ -57,7 +57,7 @@ def flip_by_flip(
     rows = _Rows(func, args, kwargs, writes)
     results = None if declared else rows.results()
     if results is None:
-        lost("too many decisions are open, or it writes. Take a smaller eps.")
+        lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
         return func(*args, **kwargs)
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")
@@ -139,7 +139,8 @@ class _Rows:
         return [(block.decision, flip) for block in flips.blocks for flip in block.flips().tolist()]
 
     def results(self) -> list[Any] | None:
-        """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many.
+        """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many,
+        or of sparse results.
         If the function writes, then the operands that carry flips after it, too.
         """
         if self.size * self.largest() > MAX_ELEMENTS:
@@ -194,8 +195,10 @@ class _Rows:
             return None
         return found
 
-    def one_by_one(self, changed: list[Tensor]) -> list[Any]:
+    def one_by_one(self, changed: list[Tensor]) -> list[Any] | None:
         hard = self.call([x.detach().clone() for x in self.operands], {})
+        if any(part.layout is not torch.strided for part in hard):
+            return None
         rows = []
         for i, flip in enumerate(self.flips()):
             also = {key: r.of[flip].clone() for key, r in self.loose.items() if flip in r.of}
