@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import sysconfig
 import threading
 import warnings
 
@@ -92,15 +94,42 @@ def test_not_through_blocks_around(forward):
         assert not decide(x).requires_grad
 
 
+def in_a_package(source):
+    """The function `f`, as if it were installed."""
+    found = {"torch": torch}
+    exec(compile(source, os.path.join(sysconfig.get_paths()["purelib"], "some", "package.py"), "exec"), found)
+    return found["f"]
+
+
+CUTS = {
+    "mask": lambda x: (x > 0).detach().float(),
+    "in place": lambda x: (x > 0).detach_().float(),
+    "a package's float": in_a_package("def f(x):\n    return (x > 0).float().detach()"),
+    "a package's sum": in_a_package("def f(x):\n    return ((x > 0).float() * 2).detach() / 2"),
+}
+
+
 @pytest.mark.parametrize("forward", MODES)
-@pytest.mark.parametrize(
-    "cut", [lambda x: (x > 0).detach().float(), lambda x: (x > 0).float().detach(), lambda x: (x > 0).detach_().float()]
-)
-def test_sees_through_detach_of_decisions(cut, forward):
+@pytest.mark.parametrize("name", CUTS)
+def test_sees_through_detach_of_decisions(name, forward):
     want = gradient(lambda x: (x > 0).float(), forward)
     assert want.any()
     for see_through in (True, {"detach"}):
-        torch.testing.assert_close(gradient(cut, forward, see_through=see_through, on_lost="error"), want)
+        torch.testing.assert_close(gradient(CUTS[name], forward, see_through=see_through, on_lost="error"), want)
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_a_float_that_the_program_detaches_stays_detached(forward):
+    """So an average over steps does not keep their graphs."""
+    x, average = x_in_band(), torch.zeros(4)
+    region = sll.linearize(EPS, forward=forward, see_through=True)
+    for _ in range(3):
+        with region:
+            y = (x > 0).float()
+            average = 0.9 * average + 0.1 * y.detach()
+            loss = y.sum() - average.sum()
+        loss.backward()
+    assert not average.requires_grad
 
 
 @pytest.mark.parametrize("forward", MODES)
@@ -112,13 +141,16 @@ def test_detach_of_what_is_not_decided_stays(forward):
         assert not y.detach_().requires_grad
 
 
+@pytest.mark.parametrize("eps", [EPS, "auto"])
 @pytest.mark.parametrize("forward", ["hard", "straight-through"])
-def test_a_straight_through_estimator_of_ones_own(forward):
-    """Its slope is 1 as it stands. Seen through, it is the slope of the band: the two others cancel."""
-    program = lambda x: x + (torch.round(x) - x).detach()
-    torch.testing.assert_close(gradient(program, forward), torch.ones(4))
-    want = gradient(torch.round, forward)
-    torch.testing.assert_close(gradient(program, forward, see_through=True), want)
+def test_a_straight_through_estimator_keeps_its_slope(forward, eps):
+    """One's own, and with local gradients that of a package."""
+    theirs = in_a_package("def f(x):\n    return x + (torch.round(x) - x).detach()")
+    for program in [lambda x: x + (torch.round(x) - x).detach(), theirs][: 1 + (forward == "straight-through")]:
+        x = x_in_band()
+        with sll.linearize(eps, forward=forward, see_through=True):
+            y = program(x)
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], torch.ones(4))
 
 
 def test_numbers_of_results_are_as_ever():

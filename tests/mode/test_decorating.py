@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -153,7 +155,7 @@ def test_a_module_in_a_region_is_still_one(paths):
 
     module = Signs(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     inside = sll.linearize(0.5, forward="hard", paths=paths)(module)
-    assert type(inside) is Signs and inside is not module and "forward" not in vars(module)
+    assert isinstance(inside, Signs) and type(inside).__name__ == "Signs" and type(module) is Signs
     assert list(inside.state_dict()) == list(module.state_dict())
     assert all(a is b for a, b in zip(inside.parameters(), module.parameters()))
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -175,3 +177,32 @@ def test_a_module_in_a_region_is_still_one(paths):
     module.zero_grad()
     module(x).sum().backward()  # what was given is not in a region
     assert not module[0].weight.grad.any()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_of_a_module_in_a_region_have_their_own_weights(duplicate):
+    module = torch.nn.Linear(2, 1, bias=False)
+    inside = sll.linearize(0.5, forward="hard")(module)
+    whole = torch.nn.Sequential(inside, torch.nn.Sigmoid())
+    for other, weight in ((found := duplicate(inside), found.weight), (pair := duplicate(whole), pair[0].weight)):
+        assert weight is not module.weight and torch.equal(weight, module.weight)
+        with torch.no_grad():
+            weight.zero_()
+        other(torch.ones(1, 2)).sum().backward()
+        assert weight.grad.any() and module.weight.grad is None and module.weight.all()
+    again = duplicate(sll.linearize(0.5, forward="hard")(Rounds()))
+    x = torch.full((1,), 0.6, requires_grad=True)
+    again(x).sum().backward()
+    assert x.grad.item() == 1.0  # a copy is in a region, too
+
+
+def test_a_module_whose_forward_was_replaced_is_refused():
+    module = torch.nn.Linear(2, 1)
+    module.forward = lambda x: x
+    with pytest.raises(TypeError, match="forward of Linear was replaced"):
+        sll.linearize("auto")(module)
+
+
+class Rounds(torch.nn.Module):
+    def forward(self, x):
+        return torch.round(x)

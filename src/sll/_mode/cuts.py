@@ -20,8 +20,9 @@ from torch.nn import Parameter
 
 from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
-from .._ops.callsite import CallSite, call_site
+from .._ops.callsite import CallSite, call_site, frame
 from .._ops.env import compiling
+from .._ops.statements import in_package
 from .._rules.index import ASKS, SOURCES, op_name, op_of
 from .guards import decides, lost_in_a_function, refuse_reentrant
 from .notes import passed
@@ -205,7 +206,7 @@ def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
         return func(x.detach(), *args[1:], **kwargs) if hidden else NotImplemented
     decided = region.engine.decided(x)
     if "detach" in region.through:
-        if not decided and not region.engine.carried(x) and not _from_decision(x):
+        if not decided and not _cut_in_a_package(x):
             return NotImplemented
         return x if func.__name__ == "detach_" else region.call(Tensor.view, x, x.shape)
     if not decided:
@@ -214,6 +215,15 @@ def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     _carry(region, out, Cut(site, site))
     region.count_cut(site)
     return out
+
+
+def _cut_in_a_package(x: Tensor) -> bool:
+    """Whether a float that comes from a decision is detached by code that nobody edits. Who detaches one in the program
+    means it (an average), and who detaches a difference as well: ``x + (q - x).detach()`` is an estimator.
+    """
+    if not in_package(frame().f_code.co_filename) or (x.grad_fn is not None and x.grad_fn.name() == "SubBackward0"):
+        return False
+    return _from_decision(x)
 
 
 _OURS = {"HardtanhBackwardBackward0", "LazyCloneBackward0"}

@@ -40,12 +40,30 @@ def decorate(region: Mode, fn: Any) -> Any:
 
 
 def around_module(module: nn.Module, decorated: Callable[[Any], Any]) -> nn.Module:
-    """The module with a decorated `forward`: of the same type, with the same parameters, buffers and submodules. What
-    is given stays as it is.
+    """The module with a decorated `forward`: one of its type, with the same parameters, buffers and submodules. What is
+    given stays as it is. Copies and pickles are as those of the module, and of the region.
     """
-    inside = copy.copy(module)
-    inside.forward = decorated(inside.forward)
+    if "forward" in vars(module):
+        raise TypeError(
+            f"linearize() decorates modules, but the forward of {type(module).__name__} was replaced in this one; "
+            "decorate that function"
+        )
+    kind, inside = type(module), copy.copy(module)
+    names = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "forward": decorated(kind.forward),
+        "__reduce_ex__": lambda self, protocol: (around_module, (_as_given(self, kind), decorated)),
+    }
+    inside.__class__ = type(kind.__name__, (kind,), names)
     return inside
+
+
+def _as_given(inside: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    module = kind.__new__(kind)
+    module.__dict__.update(inside.__dict__)
+    return module
 
 
 def _asynchronous_generator(region: Mode, fn: Any) -> Any:

@@ -28,6 +28,7 @@ __all__ = [
     "alias",
     "eager",
     "finite_gradient",
+    "finite_gradient_at_zero",
     "follow",
     "fresh",
     "kept",
@@ -97,9 +98,15 @@ def finite_gradient(x: Tensor) -> Tensor:
     """`x`, to whose elements what is not finite is no gradient. The mean of what is counted, or is put into a bin, is
     0 / 0 where that is nothing, and so is its derivative by the number.
     """
-    if x.requires_grad and eager() and (x.device.type != "cpu" or _has_zero(x)):  # (a hook costs more)
+    if x.requires_grad and eager():
         x.register_hook(finite)  # type: ignore[no-untyped-call]
     return x
+
+
+def finite_gradient_at_zero(x: Tensor) -> Tensor:
+    """The same of a count, whose functions have infinite derivatives at 0 only. A hook costs more than a look."""
+    none = x.requires_grad and eager() and x.device.type == "cpu" and not _has_zero(x)
+    return x if none else finite_gradient(x)
 
 
 def ramp(

@@ -78,3 +78,12 @@ def test_what_is_not_written_down_is_reported():
     program = lambda x: F.cross_entropy(SCORES, x.argmax(1), label_smoothing=0.1)
     at = torch.zeros(4, 5, dtype=torch.float64)
     assert [gradient(program, at, 0.1, forward)[1] for forward in MODES] == [["cross_entropy"], [], ["cross_entropy"]]
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_of_rounded_numbers_it_is_decided_whether_they_are_among_others(forward):
+    x = torch.tensor([-0.52, 0.1, 0.49, 1.52, 2.6], dtype=torch.float64)
+    found, lost = gradient(lambda x: torch.isin(x.round(), torch.tensor([0.0, 2.0])).double().sum(), x, 0.1, forward)
+    want, _ = gradient(lambda x: ((x.round() == 0) | (x.round() == 2)).double().sum(), x, 0.1, forward)
+    assert lost == [] and want.any()
+    torch.testing.assert_close(found, want)

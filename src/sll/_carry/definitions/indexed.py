@@ -81,8 +81,9 @@ def bags(
 def among(
     original: Original, elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False
 ) -> Any:
-    """Equal to any of them. (Equality of floats decides nothing.)"""
-    if not _decided(elements) and not _decided(test_elements):
+    """Equal to any of them. (Equality of floats decides nothing, if they are not decided.)"""
+    whole = isinstance(elements, Tensor) and getattr(elements, "_sll", None) is not None
+    if not whole and not _decided(test_elements):
         return NotImplemented
     others = test_elements.reshape(-1) if isinstance(test_elements, Tensor) else test_elements
     if isinstance(others, Tensor) and not _decided(others):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, finite_gradient, follow, lazy_clone, number
+from ..._ops.surrogates import alias, finite_gradient, finite_gradient_at_zero, follow, lazy_clone, number
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
 from ..rules import between_bools
@@ -36,7 +36,7 @@ def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         line = on_line(func, args, kwargs)[1]
         return out if line is None else put_on(region, out, line)
     rest = {name: y for name, y in kwargs.items() if name not in ("input", "dtype")}
-    make = lambda: finite_gradient(func(own.value(), *args[1:], **rest))
+    make = lambda: finite_gradient_at_zero(func(own.value(), *args[1:], **rest))
     if out.is_floating_point():
         shown = own.shown(x, out.dtype)
         return func(shown, *args[1:], **rest)
@@ -48,7 +48,7 @@ def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, own = args[0], quick_shadow(args[0])
     if own is None or not (own.by_ones or x.dtype == torch.bool):
         return NotImplemented
-    out, make = func(*args), lambda: finite_gradient(func(own.value(), *args[1:]))
+    out, make = func(*args), lambda: finite_gradient_at_zero(func(own.value(), *args[1:]))
     if x.dtype != torch.bool:
         return mark(region, out, reduced(region, func, x, own, args[1:], {}, out, make))
     shape = x.shape  # (Floats count without an error up to 2 ** 24.)
