@@ -15,7 +15,7 @@ from sll._rules.index import LEFT_ALONE
 
 EXCUSED = {
     "random: the draw is not a function of its probability": "gumbel_softmax",
-    "memory that nobody has written to": "empty_like new_empty",
+    "memory that nobody has written to": "empty_like new_empty new",
     "signs and pivots of a factorization, where it is not unique": """
         geqrf lu pca_lowrank qr slogdet svd svd_lowrank eigh eig lu_factor lu_factor_ex ldl_factor ldl_factor_ex
         matrix_rank lstsq""",
@@ -27,6 +27,8 @@ EXCUSED = {
     "outside of what it is defined for": "logit",
     "a direction, of a vector with one element": "normalize",
     "a check sum of bits": "hash_tensor",
+    "rounds as every number of that type is rounded": "half bfloat16",
+    "where a matrix is no longer positive definite": "cholesky_ex",
     "cuts the graph on purpose": "detach detach_",
     "keeps what it is given as a number": "new_tensor tensor",
     "a selection with another number of elements": "argwhere nonzero",

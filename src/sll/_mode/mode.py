@@ -304,6 +304,7 @@ class Mode(TorchFunctionMode):
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
         if is_compiling():
+            IDLE.region = None  # (Dynamo sees to it when the code runs)
             if THREAD.made is not None:
                 THREAD.made.append(x)
             return False
