@@ -89,6 +89,7 @@ add(
         "l1_rate_sparsity": lambda x: losses.l1_rate_sparsity(1.0)(train(x)),
     },
     eps=0.01,
+    see_through=True,  # (the reset is detached)
 )
 
 
