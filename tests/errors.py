@@ -1895,6 +1895,21 @@ def program(x):
     ),
     Case(
         THREADS,
+        "A region decorates a module whose `forward` was replaced",
+        """
+net = torch.nn.Linear(4, 1)
+net.forward = torch.round
+sll.linearize("auto")(net)
+""",
+        "Copies of a module in a region call the forward of its class. Decorate the function that you put there.",
+        """
+net = torch.nn.Linear(4, 1)
+net.forward = sll.linearize("auto")(torch.round)
+net(x).sum().backward()
+""",
+    ),
+    Case(
+        THREADS,
         "A region decorates a class",
         """
 @sll.linearize(eps=0.1)
