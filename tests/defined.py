@@ -64,10 +64,14 @@ def exact_integral(program, a, b, eps, steps=24, depth=14):
     return sum(between(*end, depth) for end in ends), float(program(b) - program(a))
 
 
-def holds_the_line_integral(program, shape):
-    """Of a clear path."""
-    got, want = exact_integral(program, *clear_path(program, shape, 0.02), 0.02)
-    return want != 0 and abs(got - want) <= 2e-3
+def hold_the_line_integral(program, shape, wide=None):
+    """Along a clear path; and in a `wide` band, at its start, the program has a gradient, and loses none."""
+    a, b = clear_path(program, shape, 0.02)
+    got, want = exact_integral(program, a, b, 0.02)
+    assert want != 0 and abs(got - want) <= 2e-3, (got, want)
+    if wide is not None:
+        g, lost = gradient(program, a, wide)
+        assert g.any() and lost == [], (g, lost)
 
 
 def same_as_without(func, *args):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["CASES", "Case", "Draw", "add", "images", "normal", "rows", "scores", "seeded", "spread"]
+__all__ = ["CASES", "Case", "Draw", "add", "images", "normal", "rows", "seeded", "spread"]
 
 Draw = Callable[[torch.Generator], Tensor]
 
@@ -51,9 +51,6 @@ def spread(n: int, low: float = 0.0, high: float = 1.0) -> Draw:
         * (torch.randperm(n, generator=g) + 0.3 + 0.4 * torch.rand(n, generator=g, dtype=torch.float64))
         / n
     )
-
-
-scores = spread
 
 
 def rows(n: int, k: int) -> Draw:

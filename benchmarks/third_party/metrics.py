@@ -9,7 +9,7 @@ import torchmetrics.functional.classification as c
 import torchmetrics.functional.clustering as clustering
 import torchmetrics.functional.retrieval as retrieval
 import torchmetrics.functional.segmentation as segmentation
-from cases import add, rows, scores, seeded
+from cases import add, rows, seeded, spread
 
 N, CLASSES, LABELS = 12, 4, 3
 binary = (torch.arange(N) % 3 == 0).long()
@@ -35,7 +35,7 @@ def updated(metric, *targets, entry=None):
 
 add(
     "torchmetrics",
-    scores(N),
+    spread(N),
     {
         "binary_accuracy": lambda p: c.binary_accuracy(p, binary),
         "binary_accuracy(threshold=.3)": lambda p: c.binary_accuracy(p, binary, threshold=0.3),
@@ -110,7 +110,7 @@ CURVES |= {
     "BinaryPrecision": updated(torchmetrics.classification.BinaryPrecision(), binary),
     "BinaryConfusionMatrix": updated(torchmetrics.classification.BinaryConfusionMatrix(), binary, entry=(1, 1)),
 }
-add("torchmetrics", scores(N), CURVES, see_through=True)
+add("torchmetrics", spread(N), CURVES, see_through=True)
 add(
     "torchmetrics",
     rows(N, CLASSES),
@@ -185,7 +185,7 @@ add(
 )
 add(
     "torchmetrics",
-    lambda g: scores(18)(g).reshape(6, 3),
+    lambda g: spread(18)(g).reshape(6, 3),
     {
         "multilabel_accuracy": lambda p: c.multilabel_accuracy(p, labels, LABELS),
         "multilabel_confusion_matrix": lambda p: c.multilabel_confusion_matrix(p, labels, LABELS)[0, 1, 1].double(),
@@ -204,7 +204,7 @@ add(
 )
 add(
     "torchmetrics",
-    lambda g: scores(18)(g).reshape(6, 3),
+    lambda g: spread(18)(g).reshape(6, 3),
     {
         "MultilabelF1Score": updated(torchmetrics.classification.MultilabelF1Score(LABELS), labels),
         "multilabel_auroc": lambda p: c.multilabel_auroc(p, labels, LABELS),

@@ -22,16 +22,16 @@ from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame
 from .._ops.env import compiling
+from .._ops.openness import of_a_region
 from .._ops.statements import in_package
-from .._rules.index import ASKS, SOURCES, op_name, op_of
-from .guards import decides, lost_in_a_function, refuse_reentrant
+from .._rules.index import ASKS, SOURCES, op_name, op_of, writes_to_first
+from .guards import DETACHES, decides, lost_in_a_function, refuse_reentrant
 from .notes import passed
 from .threads import THREAD
 
 __all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
 
 REMEDY = "sll.linearize(..., see_through=True) looks through torch.no_grad() and detach()."
-DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_}
 EXPORTS: set[Any] = {Tensor.numpy, Tensor.__array__}
 """They refuse what has a graph."""
 SEEN = DETACHES | EXPORTS
@@ -170,12 +170,8 @@ def _tensors(operands: Iterable[Any]) -> list[Tensor]:
 
 def _written(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """What the function says that it writes to."""
-    name = func.__name__
-    writes = name[-1:] == "_" != name[-2:-1] or name[:3] == "__i" and name not in _NOT_WRITTEN or name == "__setitem__"
-    return _tensors((args[:1] if writes or kwargs.get("inplace") else (), kwargs.get("out")))
-
-
-_NOT_WRITTEN = {"__invert__", "__int__", "__index__"}
+    writes = writes_to_first(func.__name__) or kwargs.get("inplace")
+    return _tensors((args[:1] if writes else (), kwargs.get("out")))
 
 
 def _own(x: Tensor) -> bool:
@@ -226,10 +222,6 @@ def _cut_in_a_package(x: Tensor) -> bool:
     return _from_decision(x)
 
 
-_OURS = {"HardtanhBackwardBackward0", "LazyCloneBackward0"}
-"""Of torch, but programs have no use for them."""
-
-
 def fed(region: Any, operands: list[Tensor], out: Any) -> None:
     """A call of which the result may have the gradient of a decision, which a line of the program gets then."""
     if THREAD.waiting:
@@ -245,8 +237,7 @@ def _from_decision(x: Tensor, most: int = 10_000) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
-        made = getattr(type(node), "_forward_cls", None)
-        if node.name() in _OURS or getattr(made, "__module__", "").startswith("sll."):
+        if of_a_region(node):
             return True
         todo += [below for below, _ in node.next_functions]
     return False

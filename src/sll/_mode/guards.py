@@ -19,10 +19,19 @@ from .._rules.index import ASKS, names_of, op_name
 from . import checkpoint
 from .threads import THREAD
 
-__all__ = ["EAGER", "break_the_graph", "decided_outside_of_vmap", "decides", "lost_in_a_function", "refuse_reentrant"]
+__all__ = [
+    "DETACHES",
+    "EAGER",
+    "break_the_graph",
+    "decided_outside_of_vmap",
+    "decides",
+    "lost_in_a_function",
+    "refuse_reentrant",
+]
 
 EAGER = "Without fullgraph=True eager mode does this call."
-_DETACHES = {"detach", "detach_"}
+DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_}
+_DETACHES = {func.__name__ for func in DETACHES}
 _TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
 """And calls it later."""
 

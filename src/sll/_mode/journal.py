@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._ops.callsite import call_site, short
 from .._ops.env import unwrapped
-from .._rules.index import NAMED, op_name
+from .._rules.index import NAMED, op_name, writes_to_first
 
 __all__ = ["QUIET", "Journal"]
 
@@ -187,7 +187,6 @@ def _how(func: Any) -> Any:
         return Journal.attribute
     if name.startswith(("_fused", "_amp")):
         return Journal.each
-    in_place = name[-1:] == "_" and name[-2:] != "__" and name != "detach_"
-    if in_place or name[:3] == "__i" and name in NAMED["writes"] or name in ("__setitem__", "__delitem__"):
+    if writes_to_first(name) and name != "detach_":
         return Journal.first
     return Journal.each if name in NAMED["writes"] else None

@@ -13,7 +13,7 @@ from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
 
-__all__ = ["asking", "open_bands", "open_elements", "open_mask", "scores"]
+__all__ = ["asking", "of_a_region", "open_bands", "open_elements", "open_mask", "scores"]
 
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
@@ -147,7 +147,7 @@ def _inputs_of_bands(value: Tensor) -> list[Any] | None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if _MARK in node.metadata or type(node).__name__ == _WINDOW:
+        if _comes_in(node):
             edges[node, 0] = torch.autograd.graph.GradientEdge(node, 0)
         elif _is_band(node):
             for parent, number in node.next_functions:
@@ -158,6 +158,17 @@ def _inputs_of_bands(value: Tensor) -> list[Any] | None:
         else:
             todo.extend(parent for parent, _ in node.next_functions)
     return list(edges.values())
+
+
+def of_a_region(node: Any) -> bool:
+    """Whether only a region makes such a node of a graph."""
+    made = getattr(type(node), "_forward_cls", None)
+    return _comes_in(node) or getattr(made, "__module__", "").startswith("sll.")
+
+
+def _comes_in(node: Any) -> bool:
+    """Whether scores come in there, or what a window lets pass."""
+    return _MARK in node.metadata or type(node).__name__ == _WINDOW
 
 
 def _is_band(node: Any) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "op_of",
     "row_of",
     "spellings",
+    "writes_to_first",
 ]
 
 _NAMESPACES = {"torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.special, "linalg": torch.linalg}
@@ -85,6 +86,13 @@ def function_of(operator: Any) -> Any:
 def in_place_forms(name: str) -> list[Any]:
     """The functions ``name_`` and ``__iname__``."""
     return [func for form in (f"{name}_", f"__i{name.strip('_')}__") for func in spellings(form)]
+
+
+def writes_to_first(name: str) -> bool:
+    """Whether a function called so writes to its first operand: ``add_``, ``__iadd__``, ``__setitem__``."""
+    if name[:3] == "__i":
+        return name in NAMED["writes"]
+    return (name[-1:] == "_" and name[-2:] != "__") or name in ("__setitem__", "__delitem__")
 
 
 def op_name(func: Callable[..., Any]) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import Shaped, carries, defined
+from .rule import Original, Shaped, carries, defined
 
 __all__: list[str] = []
-
-Original = Callable[[], Any]
 
 
 def _in_bins(x: Tensor, edges: Tensor) -> Tensor:

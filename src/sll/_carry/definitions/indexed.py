@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import carries, defined
+from .rule import Original, carries, defined
 
 __all__: list[str] = []
-
-Original = Callable[[], Any]
 
 
 # --- losses of classes ---

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .rule import defined
+from .rule import Original, defined
 
 __all__ = ["affine"]
 
@@ -22,14 +21,14 @@ def affine(x: Tensor, scale: Any, zero_point: Any, low: int, high: int) -> Tenso
 
 @defined("fake_quantize_per_tensor_affine")
 def per_tensor(
-    original: Callable[[], Any], input: Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int
+    original: Original, input: Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int
 ) -> Tensor:
     return affine(input, scale, zero_point, quant_min, quant_max)
 
 
 @defined("fake_quantize_per_channel_affine")
 def per_channel(
-    original: Callable[[], Any], input: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int,
+    original: Original, input: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int,
     quant_max: int,
 ) -> Tensor:  # fmt: skip
     scale, zero_point = _along(input, axis, scale, zero_point)
@@ -45,7 +44,7 @@ def _along(x: Tensor, axis: int, scale: Tensor, zero_point: Tensor) -> tuple[Ten
 
 @defined("_fake_quantize_learnable_per_tensor_affine")
 def learned_per_tensor(
-    original: Callable[[], Any], input: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int,
+    original: Original, input: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int,
     grad_factor: float = 1.0,
 ) -> Tensor:  # fmt: skip
     scale, zero_point = _learned(scale, zero_point, quant_min, quant_max, grad_factor)
@@ -54,7 +53,7 @@ def learned_per_tensor(
 
 @defined("_fake_quantize_learnable_per_channel_affine")
 def learned_per_channel(
-    original: Callable[[], Any], input: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int,
+    original: Original, input: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int,
     quant_max: int, grad_factor: float = 1.0,
 ) -> Tensor:  # fmt: skip
     scale, zero_point = _learned(scale, zero_point, quant_min, quant_max, grad_factor)
@@ -70,7 +69,7 @@ def _learned(scale: Tensor, zero_point: Tensor, low: int, high: int, factor: flo
 
 @defined("fused_moving_avg_obs_fake_quant")
 def observed(
-    original: Callable[[], Any], input: Tensor, observer_on: Tensor, fake_quant_on: Tensor, running_min: Tensor,
+    original: Original, input: Tensor, observer_on: Tensor, fake_quant_on: Tensor, running_min: Tensor,
     running_max: Tensor, scale: Tensor, zero_point: Tensor, averaging_const: float, quant_min: int, quant_max: int,
     ch_axis: int, per_row_fake_quant: bool = False, symmetric_quant: bool = False,
 ) -> Any:  # fmt: skip

@@ -27,9 +27,11 @@ from ..._ops.surrogates import eager
 from ..._rules.index import op_name
 from ..interface import Func, Region, Rule, tensors
 
-__all__ = ["Shaped", "carries", "defined", "rules", "written_down"]
+__all__ = ["Original", "Shaped", "carries", "defined", "rules", "written_down"]
 
 Definition = Callable[..., Any]
+Original = Callable[[], Any]
+"""Calls the function itself."""
 
 _DEFINITIONS: dict[str, Definition] = {}
 """By name in the table."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rule import carries, defined
+from .rule import Original, carries, defined
 
 __all__: list[str] = []
 
 
 @defined("grid_sample")
 def nearest(
-    original: Callable[[], Any], input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
+    original: Original, input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
     align_corners: bool | None = None,
 ) -> Any:  # fmt: skip
     """The index is a rounded coordinate; around the image are zeros, or nothing."""

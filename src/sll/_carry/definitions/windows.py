@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rule import carries, defined
+from .rule import Original, carries, defined
 
 __all__ = ["MAX_ELEMENTS"]
 
-Original = Callable[[], Any]
 
 MAX_ELEMENTS = 2**24
 """Elements of all windows together. Beyond that the indices carry nothing, which is reported."""

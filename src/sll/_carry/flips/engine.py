@@ -19,14 +19,14 @@ from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import NUMBERS, Rules, collected, lost_number
 from . import questions
-from .calls import leaves, plain_of, replaced
+from .calls import leaves
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
 from .every import differing, flip_by_flip, ragged
 from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, move_one, reduce_sum
-from .orders import asks, best, compared, kth, merged, order, unique
+from .orders import asks, best, chosen_again, compared, kth, order, unique
 from .passing import bincount, histogram, passed
 from .writing import WRITES, setitem
 
@@ -39,18 +39,6 @@ Rule = Callable[..., Any]
 def either(ask: Callable[..., Any], one: Rule, other: Rule) -> Rule:
     """The rule `one` where the arguments of the call say so."""
     return lambda region, func, args, kwargs: (one if ask(*args, **kwargs) else other)(region, func, args, kwargs)
-
-
-def chosen_again(rule: Rule) -> Rule:
-    """Of floats that were decided: `rule` sees them as they are, and the function runs again in each of their flips."""
-
-    def again(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if all(plain_of(x) is x for x in leaves(args, kwargs)):
-            return rule(region, func, args, kwargs)
-        decided = flip_by_flip(region, func, args, kwargs)
-        return merged(region, rule(region, func, replaced(args, plain_of), replaced(kwargs, plain_of)), decided)
-
-    return again
 
 
 def comparison(op: str, low: Any, high: Any) -> Rule:
@@ -105,8 +93,8 @@ RULE_OF: dict[str, Rule] = {
     "median": asks(kth, "median"),
     "best_values": extreme,
     "unique": asks(unique, "unique", ("sorted", "return_inverse", "return_counts", "dim")),
-    "searchsorted": passed,
-    "histc": histogram,
+    "searchsorted": chosen_again(passed),
+    "histc": chosen_again(histogram),
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
     **dict.fromkeys(("writes", "masked_scatter"), flip_by_flip),
     "Tensor.__setitem__": setitem,

@@ -21,14 +21,14 @@ from ..._rules.index import op_name
 from ..._rules.widths import in_units, watch_of
 from ..interface import Func
 from ..outcomes.found import mark, middle, place_in_rows, sorted_places
-from .calls import leaves
+from .calls import leaves, plain_of, replaced
 from .deciding import again, decision, held
 from .entries import Block, Layout, batched, carry, flips_of, opened
 from .every import flip_by_flip
 from .mapped import elementwise
 from .moving import beside
 
-__all__ = ["Order", "asks", "best", "compared", "kth", "merged", "order", "unique"]
+__all__ = ["Order", "asks", "best", "chosen_again", "compared", "kth", "order", "unique"]
 
 Answer: TypeAlias = "Callable[[Any, str, Tensor, Any, dict[str, Any]], None]"
 """Lets the indices of a result carry flips: of the region, the op, its operand, the result, and other arguments."""
@@ -218,12 +218,24 @@ def asks(answer: Answer, op: str, names: tuple[str, ...] = ("dim",)) -> Any:
         own = x if flips is None or flips.plain is None else flips.plain
         if region.linearizes(op) and x.dim() and tracked(own):
             answer(region, op, own, out, named)
-        return out if flips is None else merged(region, out, flip_by_flip(region, func, args, kwargs))
+        return out if flips is None else _merged(region, out, flip_by_flip(region, func, args, kwargs))
 
     return rule
 
 
-def merged(region: Any, out: Any, decided: Any) -> Any:
+def chosen_again(rule: Any) -> Any:
+    """Of floats that were decided: `rule` sees them as they are, and the function runs again in each of their flips."""
+
+    def again(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if all(plain_of(x) is x for x in leaves(args, kwargs)):
+            return rule(region, func, args, kwargs)
+        decided = flip_by_flip(region, func, args, kwargs)
+        return _merged(region, rule(region, func, replaced(args, plain_of), replaced(kwargs, plain_of)), decided)
+
+    return again
+
+
+def _merged(region: Any, out: Any, decided: Any) -> Any:
     """`out` has the flips of a choice, and `decided` those of what it chose from, in which it chose again."""
     for part, other in zip(leaves(out), leaves(decided)):
         given = [(flips.layout, flips.values) for flips in (flips_of(part), flips_of(other)) if flips is not None]

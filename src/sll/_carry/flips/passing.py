@@ -12,11 +12,10 @@ from ..._rules.index import op_name
 from ..interface import Func
 from ..outcomes.found import mark
 from ..outcomes.passed import edges_of, nearest, own_ranks
-from .calls import plain_of, replaced
 from .deciding import at_boundary
 from .entries import Layout, carry, flips_of
 from .every import flip_by_flip
-from .orders import Order, merged
+from .orders import Order
 from .primitives import take
 
 __all__ = ["histogram", "passed"]
@@ -32,9 +31,6 @@ def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
         table = _in_order(region, op, table, sorter)
     if not (tracked(x) or tracked(table)) or not region.linearizes(op) or not table.numel():
         return flip_by_flip(region, func, args, kwargs)
-    if plain_of(x) is not x or plain_of(table) is not table:
-        again = flip_by_flip(region, func, args, kwargs)
-        return merged(region, passed(region, func, replaced(args, plain_of), replaced(kwargs, plain_of), op), again)
     hard = func(*args, **kwargs)
     if own_ranks(table, x):
         ranks = Order(x, -1, False)  # how many of its own sorted values each element passes
@@ -65,9 +61,6 @@ def _in_order(region: Any, op: str, table: Tensor, sorter: Tensor) -> Tensor:
 def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``histc``: which bin an element is in is decided at the edges."""
     x, hard = args[0], func(*args, **kwargs)
-    if flips_of(x) is not None:
-        again = flip_by_flip(region, func, args, kwargs)
-        return merged(region, histogram(region, func, (plain_of(x), *args[1:]), kwargs), again)
     if not tracked(x) or not region.linearizes("histc"):
         return hard
     edges = edges_of(*args, **kwargs)[0]

@@ -181,7 +181,7 @@ class Blend(Carried):
     def __init__(self, operands: list[Tensor], blends: list[Blend]) -> None:
         known = {id(x): x for blend in blends for x in blend.of}
         known |= {id(x): x for x in operands if blend_of(x) is None}
-        self.of: list[Tensor] = list(known.values())[-64:]  # (a loop is not to keep all its steps)
+        self.of = list(known.values())[-64:]  # (a loop is not to keep all its steps)
 
     def open(self, undecided: Callable[[Tensor], int]) -> int:
         """How many of their elements are in a band."""
