@@ -151,6 +151,7 @@ MIRRORED = ("_carry", "_mode", "_ops", "_rules")
 stands in `tests/carry`; oracles over all programs, and what users see in every mode, in `tests` itself.
 """
 ELSEWHERE = {
+    "_mode/capture.py": "test_compiled.py",
     "_carry/flips/calls.py": "test_hard_forward.py",
     "_carry/flips/lookups.py": "carry/test_lookups.py",
     "_carry/flips/moving.py": "carry/test_shape.py",

@@ -12,6 +12,7 @@ from ._reports.rows import EpsUsed, Row
 from ._rules.index import SOURCES as _SOURCES
 from .auto import Auto
 from .check import Check, Compared, check
+from .compiled import compile
 from .decorators import enable, patch, unpatch
 from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
 from .policies import Anneal, Call, Coverage, Policy
@@ -44,6 +45,7 @@ __all__ = [
     "argmin",
     "ceil",
     "check",
+    "compile",
     "enable",
     "explain",
     "floor",

@@ -114,7 +114,7 @@ class Auto:
 
     def reset(self) -> None:
         """Forget all: the next steps are measured again (data of another scale, another model)."""
-        self.kept.clear()
+        self.kept = {}
         self._lines.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,6 +143,9 @@ class Auto:
                 with outside_of_transforms():
                     d = _numbers(d)
                 return self._measure(call.place, d)
+            half = self._measured(call.place)
+            if half is not None:
+                return half
         if call.kind == "choice":
             return MEDIANS["choice"] * quantile(call.distances, 0.5)
         least, most = (quantile(call.distances, share) for share in (self.LEAST, self.MOST))
@@ -192,6 +195,11 @@ class Auto:
         if call.limit < math.inf and call.kind in ("step", "remainder"):
             return call.limit / 2 if call.kind == "remainder" else call.limit
         return None if call.place is None else self.kept.get(call.place)
+
+    def _measured(self, place: Place) -> float | None:
+        """What is known where nothing can be read: the width of the decision, or of the last one at its line."""
+        line = self._lines.get(place[:3])
+        return None if line is None or not line.pools else line.pools[line.of.get(place[3], -1)].half
 
     def _measure(self, place: Place, d: Any) -> float:
         """The width for these distances and those before, in a tensor or (faster) an array of float64."""

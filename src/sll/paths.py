@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from ._mode.decorating import decorate
+from ._mode.guards import not_compiled
 from ._mode.journal import Journal
-from ._mode.mode import not_compiled
 from ._mode.results import Result, Unlike
 from ._mode.runs import Asked, Endless, Run, Strayed
 from ._mode.surroundings import Surroundings

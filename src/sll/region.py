@@ -13,8 +13,8 @@ from ._carry import outcomes, shadows
 from ._carry.interface import OUTSIDE, Engine, tensors
 from ._mode import checkpoint, cuts
 from ._mode.decorating import around_module, decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap
-from ._mode.mode import Mode, not_compiled, not_compiled_on_their_own
+from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap, not_compiled
+from ._mode.mode import Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
 from ._mode.threads import THREAD

@@ -26,7 +26,10 @@ __all__ = [
     "decided_outside_of_vmap",
     "decides",
     "lost_in_a_function",
+    "no_more_modes",
+    "not_compiled",
     "refuse_reentrant",
+    "skip",
 ]
 
 EAGER = "Without fullgraph=True eager mode does this call."
@@ -115,6 +118,16 @@ def _may_decide(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
     return name not in _CASTS or decides(func, func(*args, **kwargs))
 
 
+def no_more_modes() -> None:
+    """Dynamo need not ask: the rest of this graph is captured as it is."""
+    state = torch._dynamo.symbolic_convert.InstructionTranslator.current_tx().symbolic_torch_function_state
+    if all(hasattr(mode.python_type(), "captured") for mode in state.mode_stack):
+        state.torch_function_mode_enabled = False
+
+
+no_more_modes._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -> None:
     """A decision under `torch.no_grad` is the plain one. Not so in the first run of a reentrant checkpoint: there
     the region has no gradients, and the second run has no region.
@@ -178,3 +191,16 @@ def _may_carry(operands: Iterable[Any]) -> bool:
         elif isinstance(x, Tensor) and getattr(x, "_sll", None) is not None:
             return True
     return False
+
+
+def not_compiled(fn: Any) -> None:
+    """Neither this function, nor what it calls."""
+    fn._torchdynamo_disable = True  # where compiled code calls it: so torch.compiler.disable marks functions
+    skip(fn)
+
+
+def skip(fn: Any) -> None:
+    dynamo = torch._C._dynamo.eval_frame
+    if hasattr(dynamo, "set_code_exec_strategy"):
+        skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
+        dynamo.set_code_exec_strategy(fn.__code__, skip)

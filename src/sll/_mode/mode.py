@@ -22,11 +22,12 @@ from .._ops.env import plain
 from .._rules.index import ASKS, OPERATORS, op_name
 from . import checkpoint
 from .cuts import switched
+from .guards import no_more_modes, skip
 from .journal import QUIET
 from .notes import warn_now
 from .threads import IDLE, THREAD, Entered, innermost, release, stack
 
-__all__ = ["Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
+__all__ = ["Mode", "begin_compiled", "end_compiled", "not_compiled_on_their_own"]
 
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -88,6 +89,8 @@ class Mode(TorchFunctionMode):
     """What a region looks through of what the program itself cuts: ``see_through=``."""
     quiet = True
     """Whether calls that decide nothing do not concern it."""
+    captured = False
+    """Whether Dynamo is to capture the plain program, around which the region is later: see `capture.py`."""
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
 
@@ -188,6 +191,9 @@ class Mode(TorchFunctionMode):
         """Count a loss, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_dynamo_compiling() and self.captured:
+            no_more_modes()
+            return func(*args, **kwargs)
         if not is_dynamo_compiling() and THREAD.cut is not None and self.passes(func, args, kwargs):
             return func(*args, **kwargs)
         if THREAD.at_work is not None:
@@ -401,17 +407,4 @@ def not_compiled_on_their_own() -> None:
     function of its own, in which `is_compiling` is true. Traced as a part of the user's function they still are.
     """
     for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
-        _skip(method)
-
-
-def not_compiled(fn: Any) -> None:
-    """Neither this function, nor what it calls."""
-    fn._torchdynamo_disable = True  # where compiled code calls it: so torch.compiler.disable marks functions
-    _skip(fn)
-
-
-def _skip(fn: Any) -> None:
-    dynamo = torch._C._dynamo.eval_frame
-    if hasattr(dynamo, "set_code_exec_strategy"):
-        skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
-        dynamo.set_code_exec_strategy(fn.__code__, skip)
+        skip(method)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import CallSite, LostGradientError, LostGradientWarning, call_site, frame
-from .._ops.env import outside_of_transforms, readable
+from .._ops.env import dispatched, outside_of_transforms, readable
 from .._ops.statements import in_package, only_told, users_line
 from .._reports.rows import EpsUsed, Followed
 from .threads import THREAD
@@ -97,12 +97,14 @@ class Lost:
         """
         here, site = site is None and op != "return", site or call_site(op)  # (who asks for a result wants all of it)
         self.calls[site] += 1
-        if self.on_lost == "ignore" or site in self._said or not undecided():  # type: ignore[operator]
+        traced = dispatched()  # (by a compiler: there are no numbers)
+        if self.on_lost == "ignore" or site in self._said or not (traced or undecided()):  # type: ignore[operator]
             return
         self._said.add(site)
         if here and only_told():
             return
-        message = f"the gradient of a decision inside its band ends at {op}: {why}"
+        ends = "may end" if traced else "inside its band ends"
+        message = f"the gradient of a decision {ends} at {op}: {why}"
         if self.on_lost == "error":
             raise LostGradientError(f"{site.file}:{site.line}: {message}")
         message += ' Pass on_lost="ignore" to linearize() if that is intended.'

@@ -64,7 +64,7 @@ def free_to_read(x: Tensor) -> bool:
 def infinite(x: Any) -> bool:
     """Whether `x` is a number, and infinite or none at all."""
     if isinstance(x, Tensor):  # reading a number on another device would wait for it
-        if x.dim() or not x.is_floating_point() or x.device.type != "cpu":
+        if x.dim() or not x.is_floating_point() or x.device.type != "cpu" or dispatched():
             return False
         return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not math.isfinite(x.detach())
     return isinstance(x, float) and not math.isfinite(x)

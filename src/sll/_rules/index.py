@@ -35,7 +35,11 @@ __all__ = [
     "writes_to_first",
 ]
 
-_NAMESPACES = {"torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.special, "linalg": torch.linalg}
+_NAMESPACES = {
+    "torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.special, "linalg": torch.linalg,
+    "nn": torch._C._nn,
+}  # fmt: skip
+"""The last is what functions of `F` call, and what Dynamo shows instead of some of these."""
 
 SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""

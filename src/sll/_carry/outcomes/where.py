@@ -11,7 +11,7 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import compiling, unwrapped
+from ..._ops.env import compiling, readable
 from ..interface import Func, Region
 from .algebra import chain, marginal
 from .carriers import Choice, Outcomes, attach, carrier, known_constant, stands_for
@@ -112,7 +112,8 @@ def _where_ties_are_hard(mask: Tensor) -> Tensor | None:
     """
     if not compiling():
         tied = functools.reduce(torch.logical_or, [decision.offset() == 0 for decision in decisions(mask)])
-        if tied.device.type == "cpu" and not bool(unwrapped(tied).any()):
+        known = readable(tied) if tied.device.type == "cpu" else None
+        if known is not None and not bool(known.any()):
             return None
     return expect(mask).detach() - 0.5
 

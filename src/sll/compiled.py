@@ -1,0 +1,192 @@
+"""``sll.compile``: a function, a method or a module, compiled with a region around it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import nn
+
+from ._mode.capture import around
+from ._mode.decorating import around_module
+from ._ops.callsite import LostGradientError
+from ._ops.env import compiling
+from ._ops.options import OnLost, RegionForward, SeeThrough, shown
+from .auto import Auto
+from .eps import Eps
+from .policies import Anneal
+from .region import linearize
+
+__all__ = ["compile"]
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+
+@overload
+def compile(
+    fn: Fn,
+    eps: Eps | None = ...,
+    *,
+    forward: RegionForward | None = ...,
+    only: Iterable[str] | None = ...,
+    exclude: Iterable[str] | None = ...,
+    on_lost: OnLost = ...,
+    see_through: SeeThrough = ...,
+    **compile_options: Any,
+) -> Fn: ...
+@overload
+def compile(
+    fn: None = ...,
+    eps: Eps | None = ...,
+    *,
+    forward: RegionForward | None = ...,
+    only: Iterable[str] | None = ...,
+    exclude: Iterable[str] | None = ...,
+    on_lost: OnLost = ...,
+    see_through: SeeThrough = ...,
+    **compile_options: Any,
+) -> Callable[[Fn], Fn]: ...
+def compile(
+    fn: Any = None,
+    eps: Eps | None = None,
+    *,
+    forward: RegionForward | None = None,
+    only: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    on_lost: OnLost = "warn",
+    see_through: SeeThrough = False,
+    **compile_options: Any,
+) -> Any:
+    """`torch.compile`, with a region around what is compiled.
+
+    Dynamo captures the plain program. The region's rules run once, while AOTAutograd traces that graph, so compiling
+    takes little longer than without a region, and what runs is an ordinary graph. Values and gradients are those of
+    ``sll.linearize(eps)(fn)``.
+
+    As a decorator: ``@sll.compile``, ``@sll.compile(eps=0.1, fullgraph=True)``. What is returned has the attribute
+    `region`, of which ``region.report()`` says what was lost: decisions that may be in their band, found when the
+    function is compiled. Where the graph breaks, eager mode runs in the region, and masks and counts carry their
+    gradient across.
+
+    Args:
+        fn: a function, a method or an `nn.Module`. Of a module, `forward` is compiled, and another one is returned that
+            has the same parameters.
+        eps: as for `linearize`. A policy that measures in its first steps (``"auto"``: 10) measures in eager mode; at
+            the next call the function is compiled, with the widths that it keeps. `Auto.reset` starts this anew.
+            The width of `Anneal` is an input of the graph. Another policy is asked when the function is compiled; a
+            tensor that it holds is an input as well, and if a number that it holds changes, all is compiled again.
+        forward: ``"straight-through"`` or ``"linear"``, as for `linearize`.
+        only, exclude, on_lost, see_through: as for `linearize`.
+        compile_options: as for `torch.compile`: ``fullgraph=``, ``dynamic=``, ``backend=``, ``mode=``, ``options=``.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is not as described.
+        LostGradientError: with ``on_lost="error"``, when the function is compiled.
+
+    Example:
+        >>> import torch, sll
+        >>> @sll.compile(eps=0.5, forward="straight-through", backend="aot_eager")
+        ... def quantize(x):
+        ...     return torch.round(x)
+        >>> x = torch.tensor([0.2, 1.4], requires_grad=True)
+        >>> quantize(x).sum().backward()
+        >>> x.grad
+        tensor([1., 1.])
+    """
+    for name in ("trace", "paths", "generator"):
+        if name in compile_options:
+            raise TypeError(f"compile() takes no {name}=: that is for eager mode, sll.linearize(..., {name}=...)")
+    if forward == "hard":
+        raise ValueError(
+            'forward must be "straight-through" or "linear" for compile(), got \'hard\': how many flips are open is '
+            'data, which no graph has; take sll.linearize(..., forward="hard"), which runs in eager mode'
+        )
+    region = linearize(eps, forward=forward, only=only, exclude=exclude, on_lost=on_lost, see_through=see_through)
+    region.captured = True
+    decorate = _Decorator(region, compile_options)
+    return decorate if fn is None else decorate(fn)
+
+
+class _Decorator:
+    """Compiles functions and modules, in one region."""
+
+    def __init__(self, region: linearize, options: dict[str, Any]) -> None:
+        self.region = region
+        self.options = options
+
+    def __call__(self, fn: Any) -> Any:
+        if isinstance(fn, nn.Module):
+            module: Any = around_module(fn, self)
+            module.region = self.region
+            return module
+        if not callable(fn) or isinstance(fn, type):
+            raise TypeError(f"compile() takes a function, a method or an nn.Module, got {shown(fn)}")
+        run, inside = _Compiled(fn, self.region, self.options), copy.copy(self.region)
+        inside.captured = False
+        traced = inside(fn)
+
+        @functools.wraps(fn)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if compiling():  # called by a function that is compiled itself
+                return traced(*args, **kwargs)
+            with run.region:
+                return run(*args, **kwargs)
+
+        wrapper.region = self.region  # type: ignore[attr-defined]
+        return wrapper
+
+
+class _Compiled:
+    """A function in a region: in eager mode while a memory measures, and then compiled."""
+
+    def __init__(self, fn: Callable[..., Any], region: linearize, options: dict[str, Any]) -> None:
+        self.fn, self.region, self.options = fn, region, dict(options)
+        self._compiled: Callable[..., Any] | None = None
+        self._asked: list[Any] = []
+        """What policies knew when it was compiled."""
+        self._measured: list[Any] = []
+        """What memories keep the steps that were counted for."""
+        self._steps = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        autos = [policy for policy in self.region.policies() if isinstance(policy, Auto)]
+        if torch.is_grad_enabled() and self._measures(autos):
+            return self.fn(*args, **kwargs)
+        others = [policy for policy in self.region.policies() if not isinstance(policy, (Auto, Anneal))]
+        asked = [*(id(auto.kept) for auto in autos), *map(_numbers, others)]
+        if self._compiled is None or asked != self._asked:
+            self._compiled, self._asked = self._compile(), asked
+        try:
+            return self._compiled(*args, **kwargs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            if isinstance(error.inner_exception, LostGradientError):
+                raise error.inner_exception from None
+            raise
+
+    def _measures(self, autos: list[Auto]) -> bool:
+        """Whether this is one of the steps that a memory is to see. One that was loaded has seen them."""
+        kept = [auto.kept for auto in autos]
+        if len(kept) != len(self._measured) or any(a is not b for a, b in zip(kept, self._measured)):
+            self._measured, self._steps = kept, max((auto.steps for auto in autos if not auto.kept), default=0)
+        self._steps -= 1
+        return self._steps >= 0
+
+    def _compile(self) -> Callable[..., Any]:
+        options = dict(self.options)
+        backend = options.pop("backend", "inductor")
+        if backend == "inductor":
+            backend = torch._TorchCompileInductorWrapper(  # type: ignore[no-untyped-call]
+                options.pop("mode", None), options.pop("options", None), options.get("dynamic")
+            )
+        elif isinstance(backend, str):
+            backend = torch._dynamo.lookup_backend(backend)
+        return torch.compile(self.fn, backend=around(self.region, backend), **options)
+
+
+def _numbers(policy: Any) -> dict[str, Any]:
+    """What a policy of the program's own knows."""
+    known = (bool, int, float, str, tuple, type(None))
+    return {name: x for name, x in getattr(policy, "__dict__", {}).items() if isinstance(x, known)}
