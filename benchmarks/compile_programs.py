@@ -4,6 +4,7 @@
     python benchmarks/compile_programs.py --forward hard --backend aot_eager
     python benchmarks/compile_programs.py --eps auto --backend aot_eager --every 6
     python benchmarks/compile_programs.py --mode max-autotune-no-cudagraphs --every 10
+    python benchmarks/compile_programs.py --way compile --forward straight-through --dtype float32
 
 ``fullgraph=True``, several programs in one compiled function (that saves time); programs that are refused as a full
 graph are compiled with graph breaks, each on its own. Prints the largest difference, absolute or relative to eager.
@@ -31,12 +32,14 @@ from programs import PROGRAMS, ROWS
 Program = Callable[[Tensor], Tensor]
 
 
-def results(functions: Sequence[Program], run: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
+def results(
+    functions: Sequence[Program], run: Callable[..., Sequence[Tensor]], dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     """Value and gradient of each; each has an input of its own, so that one backward pass tells them apart."""
-    points = torch.linspace(-2.4, 2.4, 97, dtype=torch.float64) + 0.0031  # on no edge: rounding decides there
+    points = torch.linspace(-2.4, 2.4, 97, dtype=dtype) + 0.0031  # on no edge: rounding decides there
     inputs = [points.clone().requires_grad_() for _ in functions]
     outputs = run(functions, inputs)
-    total = torch.stack([y.sum() for y in outputs]).sum()
+    total = torch.stack([y.sum().to(dtype) for y in outputs]).sum()
     gradients = torch.autograd.grad(total, inputs, allow_unused=True) if total.requires_grad else [None] * len(inputs)
     found = []
     for x, y, g in zip(inputs, outputs, gradients):
@@ -62,6 +65,8 @@ def main() -> None:
     parser.add_argument("--forward", default="linear", choices=("linear", "hard", "straight-through"))
     parser.add_argument("--eps", type=width, default=0.1, help="a number, a share of the decisions (30%%), or auto")
     parser.add_argument("--every", type=int, default=1, help="take each so-many-th program")
+    parser.add_argument("--way", default="inside", choices=("inside", "compile"), help="region inside, or sll.compile")
+    parser.add_argument("--dtype", default="float64", choices=("float32", "float64"))
     parser.add_argument("--dynamic", action="store_true", help="compile for all sizes")
     parser.add_argument("--together", type=int, default=12, help="programs in one compiled function")
     options = parser.parse_args()
@@ -72,9 +77,17 @@ def main() -> None:
         with sll.linearize(options.eps, forward=options.forward):
             return [f(x) for f, x in zip(functions, inputs)]
 
+    def plain(functions: Sequence[Program], inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [f(x) for f, x in zip(functions, inputs)]
+
     def compiled(fullgraph: bool) -> Callable[..., Sequence[Tensor]]:
         torch._dynamo.reset()
+        if options.way == "compile":
+            return sll.compile(plain, options.eps, forward=options.forward, fullgraph=fullgraph, **how)
         return torch.compile(run, fullgraph=fullgraph, **how)
+
+    def measured(names: Sequence[str], run: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
+        return results([PROGRAMS[name] for name in names], run, getattr(torch, options.dtype))
 
     how = {"backend": options.backend, "mode": options.mode, "dynamic": options.dynamic or None}
     start = time.perf_counter()
@@ -85,29 +98,30 @@ def main() -> None:
     failed: dict[str, str] = {}
     for group in track(groups, "compiling"):
         try:
-            want = results([PROGRAMS[name] for name in group], run)
-            got = results([PROGRAMS[name] for name in group], compiled(True))
+            want = measured(group, run)
+            got = measured(group, compiled(True))
             for i, name in enumerate(group):
                 worst[name] = difference(got[2 * i : 2 * i + 2], want[2 * i : 2 * i + 2])
         except Exception:  # which one was it?
             for name in group:
-                want = results([PROGRAMS[name]], run)
+                want = measured([name], run)
                 try:
                     try:
-                        worst[name] = difference(results([PROGRAMS[name]], compiled(True)), want)
+                        worst[name] = difference(measured([name], compiled(True)), want)
                     except torch._dynamo.exc.Unsupported:
-                        worst[name] = difference(results([PROGRAMS[name]], compiled(False)), want)
+                        worst[name] = difference(measured([name], compiled(False)), want)
                         broken.append(name)
                 except Exception as error:
-                    failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                    failed[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
-    equal = [name for name, d in worst.items() if d <= 1e-6]
+    bound = 1e-6 if options.dtype == "float64" else 1e-5
+    equal = [name for name, d in worst.items() if d <= bound]
     console.print(
         f"backend={options.backend}, mode={options.mode}, dynamic={options.dynamic}, {options.forward}, "
-        f"eps={options.eps}"
+        f"eps={options.eps}, {options.dtype}, {options.way}"
     )
     largest = max((worst[name] for name in equal), default=0.0)
-    console.print(f"{len(equal)} of {len(names)} agree with eager mode to 1e-6; largest difference {largest:.1e}")
+    console.print(f"{len(equal)} of {len(names)} agree with eager mode to {bound:g}; largest difference {largest:.1e}")
     console.print(f"refused with fullgraph=True, equal with graph breaks: {', '.join(broken) or 'none'}")
     console.print(f"different: {', '.join(f'{n} ({worst[n]:.1g})' for n in worst if n not in equal) or 'none'}")
     for name, error in failed.items():

@@ -270,3 +270,22 @@ def test_hard_and_what_is_no_function_are_refused():
         sll.compile(torch.sign, forward="hard")
     with pytest.raises(TypeError, match=r"takes a function, a method or an nn.Module, got 3"):
         sll.compile(3)
+
+
+@pytest.mark.parametrize(
+    "name", ("argmax_table", "topk_mask", "rank_compare", "sort_places", "median", "selection_sum")
+)
+def test_choices_and_orders(name):
+    agree(PROGRAMS[name], eps=0.1)
+
+
+def test_what_needs_numbers_is_left_to_eager_mode():
+    agree(PROGRAMS["rank_by_scatter"], eps=0.1, fullgraph=False)
+    torch._dynamo.reset()
+    compiled = sll.compile(
+        PROGRAMS["rank_by_scatter"], 0.1, forward="straight-through", backend=BACKEND, fullgraph=True
+    )
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match=r"programs.py:\d+: what scatter_ decides depends on numbers"
+    ):
+        compiled(line().requires_grad_())

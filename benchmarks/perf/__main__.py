@@ -3,6 +3,7 @@
     python benchmarks/perf                                       # everything, 1 thread and 2; takes more than an hour
     python benchmarks/perf --quick --only elementwise overhead   # minutes: small tensors, few rounds, one thread
     python benchmarks/perf --only small overhead                 # four minutes: small programs against their limits
+    python benchmarks/perf --only compiled                       # whole programs: time of compiling, and of what runs
     python benchmarks/perf --brief --rounds 9                    # half an hour: what docs/performance.md shows
     python benchmarks/perf --device cuda
     python benchmarks/perf --write docs/performance.md
@@ -68,7 +69,7 @@ def main() -> None:
         for turn, number in enumerate(threads):
             torch.set_num_threads(number)
             names = [name for name in sections.SECTIONS if name in options.only]
-            once = (*sections.ONCE, *(("compiled",) if options.brief else ()))
+            once = (*sections.ONCE, *(("compiled-ops",) if options.brief else ()))
             names = [name for name in names if turn == 0 or name not in once]
             brief = options.quick or options.brief
             bench = Bench(

@@ -45,6 +45,8 @@ CALL = Target("µs more for a call that is not discrete than in an empty mode", 
 STEP = Target("% more for a training step of a network without decisions", 2.0)
 STEP_IN_A_MODE = Target("% more for such a step than in an empty mode", 2.0)
 PIPELINE = Target("pipeline, relative to its hand-written straight-through version", 1.5)
+COMPILE_TIME = Target("time of compiling a program, relative to its straight-through version by hand", 1.5)
+COMPILED_RUN = Target("compiled program, relative to the fastest version by hand with the same derivative", 1.2)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from competitors import (
     recomputed_function,
     sll_function,
 )
+from compiled_programs import compiled_programs
 from figures import CALL, COMPILED, EAGER, OLD, PIPELINE, SAVED, SOFT, STEP, STEP_IN_A_MODE, Figure, Target
 from saved import saved
 from small import small
@@ -383,14 +384,15 @@ def rank(bench: Bench) -> None:
 
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "elementwise": elementwise,
-    "compiled": compiled,
+    "compiled": lambda bench: compiled_programs(bench) if can_compile(bench) else None,
+    "compiled-ops": compiled,
     "memory": memory,
     "overhead": overhead,
     "small": small,
     "pipelines": pipelines,
     "rank": rank,
 }
-ONCE = ("memory", "overhead", "small")
+ONCE = ("compiled", "memory", "overhead", "small")
 """The same with every number of threads, or meant for one: measured with the first."""
 
 

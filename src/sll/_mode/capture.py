@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from .._carry.shadows.shadow import Shadow, carry, shadow
 from .._ops.callsite import is_internal
 from ..auto import Auto
+from .guards import EAGER
 from .threads import IDLE, THREAD, stack
 
 __all__ = ["around", "capturing"]
@@ -178,7 +180,35 @@ class _Lines(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         at = _line(n.meta.get("stack_trace") or "")
-        return super().run_node(n) if at is None else _at(*at)(functools.partial(super().run_node, n))
+        if "sym_size" in str(n.target) and _only_checked(n):
+            with torch._C.DisableTorchFunction():
+                return super().run_node(n)
+        try:
+            return super().run_node(n) if at is None else _at(*at)(functools.partial(super().run_node, n))
+        except RuntimeError as error:
+            from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # (sympy takes a second)
+
+            if not isinstance(error, GuardOnDataDependentSymNode):
+                raise
+            raise _NeedsNumbers(n.target, at) from error
+
+
+def _only_checked(n: fx.Node) -> bool:
+    """Whether Dynamo wrote it, for itself."""
+    return all("assert" in str(user.target) or _only_checked(user) for user in n.users)
+
+
+class _NeedsNumbers(DataDependentOutputException):
+    """For Dynamo, a reason to break the graph; with ``fullgraph=True`` an error."""
+
+    def __init__(self, func: Any, at: tuple[str, int] | None) -> None:
+        super().__init__(func)
+        self.at = at
+
+    def __str__(self) -> str:
+        where = "" if self.at is None else f"{self.at[0]}:{self.at[1]}: "
+        name = getattr(self.func, "__name__", self.func)
+        return f"{where}what {name} decides depends on numbers that no graph has. {EAGER}"
 
 
 _LINE = re.compile(r'^\s*File "(.+)", line (\d+)', re.MULTILINE)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .env import compiling, outside_of_transforms, readable, unwrapped
+from .env import compiling, dispatched, outside_of_transforms, readable, unwrapped
 from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
@@ -59,6 +59,8 @@ def open_mask(value: Tensor) -> Tensor | bool:
         value = functorch.get_unwrapped(value)  # the graph is that of the whole batch
     if not value.requires_grad or asking():  # (a checkpoint that is asked runs its function again, which asks)
         return False
+    if dispatched():  # (a compiler traces: any may be)
+        return True
     edges = _inputs_of_bands(value)
     if edges is None:
         return True

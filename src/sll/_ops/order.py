@@ -31,14 +31,14 @@ from torch import Tensor
 from .apply import run
 from .band import hard_forward
 from .dtypes import compute_dtype
-from .env import compiling
+from .env import compiling, dispatched
 
 __all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "sort", "traced"]
 
 
 def traced(x: Tensor) -> bool:
-    """Whether sizes must not depend on the data: while compiling, under vmap, or without data."""
-    if compiling() or x.device.type == "meta":
+    """Whether sizes must not depend on the data: while somebody traces, under vmap, or without data."""
+    if compiling() or x.device.type == "meta" or dispatched():
         return True
     functorch = torch._C._functorch
     return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import FULL
-from ..._ops.env import compiling, tracked
+from ..._ops.env import compiling, dispatched, tracked
 from ..._ops.openness import marked
 from ..._ops.order import Order as Places
 from ..._ops.order import close
@@ -84,7 +84,7 @@ def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
 
 
 def positions(n: int, device: torch.device) -> Tensor:
-    return torch.arange(n, device=device) if compiling() else _positions_once(n, device)
+    return torch.arange(n, device=device) if compiling() or dispatched() else _positions_once(n, device)
 
 
 @functools.lru_cache(maxsize=128)

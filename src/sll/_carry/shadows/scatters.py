@@ -156,7 +156,7 @@ def _whole_row(x: Any, index: Tensor) -> bool:
 
 def _is_hot(x: Tensor, source: Any) -> bool:
     """Whether ones are written among zeros."""
-    return isinstance(source, (int, float)) and source == 1 and not x.any()
+    return isinstance(source, (int, float)) and source == 1 and free_to_read(x) and not x.any()
 
 
 def _places(x: Tensor) -> Tensor:
