@@ -289,3 +289,61 @@ def test_what_needs_numbers_is_left_to_eager_mode():
         torch._dynamo.exc.Unsupported, match=r"programs.py:\d+: what scatter_ decides depends on numbers"
     ):
         compiled(line().requires_grad_())
+
+
+@pytest.mark.parametrize("forward", ("straight-through", "linear"))
+def test_writes_between_decisions(forward):
+    def f(x):
+        x = x * 1
+        a = x > 0.2
+        x.mul_(-1)
+        b = x > 0.2
+        return a.to(x.dtype) + 3 * b.to(x.dtype)
+
+    agree(f, forward=forward)
+
+
+def test_masks_that_vmap_returns():
+    agree(lambda x: torch.vmap(lambda row: row > 0.1)(x.reshape(-1, 1)).to(x.dtype) * 2)
+
+
+def test_autocast():
+    def f(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = x.reshape(-1, 8) @ torch.ones(8, 8, dtype=x.dtype)
+            return torch.round(y) * (x.reshape(-1, 8) > 0)
+
+    x = torch.linspace(-1.0, 1.0, 64)
+    (y, g), (want_y, want_g) = both(f, x)
+    assert torch.equal(y, want_y)
+    torch.testing.assert_close(g, want_g, rtol=2e-2, atol=2e-2)
+
+
+def test_checkpoints_in_the_graph():
+    def block(x):
+        return torch.where(torch.round(2 * x) > 1, torch.sign(x) * x, x)
+
+    agree(lambda x: torch.utils.checkpoint.checkpoint(block, block(x) + 0.1, use_reentrant=False))
+
+
+def test_seen_through():
+    def f(x):
+        with torch.no_grad():
+            m = (x > 0).to(x.dtype)
+        return m * x
+
+    found = []
+    for run in (
+        sll.compile(f, 0.3, forward="straight-through", backend=BACKEND, see_through=True),
+        sll.linearize(0.3, forward="straight-through", see_through=True)(f),
+    ):
+        found.append(gradient(run, line().requires_grad_()))
+    assert torch.equal(*found) and (found[0] != (line() > 0)).any()
+
+
+def test_gradients_accumulate():
+    compiled = sll.compile(lambda x: torch.round(3 * x), 0.2, forward="straight-through", backend=BACKEND)
+    x = line().requires_grad_()
+    for _ in range(2):
+        compiled(x).sum().backward()
+    assert torch.equal(x.grad, 2 * gradient(lambda x: sll.round(3 * x, eps=0.2, forward="hard"), x))

@@ -30,6 +30,7 @@ Call = Callable[..., Tensor]
 LEVELS = 127
 PLAIN = "straight-through idiom"
 BY_HAND = "fastest by hand"
+REGION = "sll.compile"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def transformer(whole: Whole) -> Call:
 
 
 def perceptron_inputs() -> tuple[Tensor, ...]:
-    return (normal(128, 256), *(normal(256, 256, seed=i, scale=0.1) for i in range(4)))
+    return (normal(128, 256), *(normal(256, 256, seed=i, scale=0.1) for i in range(3)))
 
 
 def transformer_inputs(width: int = 64) -> tuple[Tensor, ...]:
@@ -157,37 +158,37 @@ def compiled_programs(bench: Bench) -> None:
         "clipped estimator of steps, the identity for rounding, a softmax for choices."
     )
     for program in programs():
-        inputs, rows = program.inputs(), ("straight-through", "linear")
+        inputs = program.inputs()
         wrt = [x for x in inputs if x.requires_grad]
         g = torch.ones(program.plain(*inputs).shape)
 
         def timed(call: Call, inputs: Any = inputs, g: Tensor = g, wrt: Any = wrt) -> Callable[[], object]:
             return both_ways(call, inputs, g, wrt)
 
-        def region(forward: Any, program: Program = program) -> Call:
-            return sll.compile(program.plain, program.eps, forward=forward, **how)
+        def region(program: Program = program) -> Call:
+            return sll.compile(program.plain, program.eps, forward="straight-through", **how)
 
         bench.say(f"{slow}: {program.name}")
         ways: dict[str, Callable[[], Callable[[], object]]] = {
             PLAIN: lambda program=program, timed=timed: timed(torch.compile(program.idiom, **how)),
-            **{f: lambda f=f, region=region, timed=timed: timed(region(f)) for f in rows[: 1 if bench.quick else 2]},
+            REGION: lambda region=region, timed=timed: timed(region()),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(4):
+        for turn in range(3):
             for name, call in ways.items():
                 found = seconds_to_compile(call)
                 if turn:  # (the first imports half of torch)
                     seconds[name].append(found)
-        bench.add(slow, program.name, seconds, PLAIN, dict.fromkeys(rows[:1], COMPILE_TIME))
+        bench.add(slow, program.name, seconds, PLAIN, {REGION: COMPILE_TIME})
 
         bench.say(f"{runs}: {program.name}")
         torch._dynamo.reset()
         calls = {f"by hand, {name}": torch.compile(call, **how) for name, call in program.clipped.items()}
         calls[PLAIN] = torch.compile(program.idiom, **how)
-        calls |= {forward: region(forward) for forward in rows[: 1 if bench.quick else 2]}
+        calls[REGION] = region()
         working_calls = working(bench, {name: timed(call) for name, call in calls.items()}, program.name)
         samples = bench.clock.interleaved(working_calls)
         by_hand = [name for name in samples if name.startswith("by hand")]
         best = min(by_hand, key=lambda name: sorted(samples[name])[len(samples[name]) // 2])
-        shown = {name: samples[name] for name in (PLAIN, *rows) if name in samples}
-        bench.add(runs, program.name, {BY_HAND: samples[best]} | shown, BY_HAND, dict.fromkeys(rows[:1], COMPILED_RUN))
+        shown = {name: samples[name] for name in (PLAIN, REGION) if name in samples}
+        bench.add(runs, program.name, {BY_HAND: samples[best]} | shown, BY_HAND, {REGION: COMPILED_RUN})

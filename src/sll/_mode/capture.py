@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.utils.checkpoint import CheckpointPolicy
 
 from .._carry.shadows.shadow import Shadow, carry, shadow
 from .._ops.callsite import is_internal
@@ -30,6 +31,8 @@ from .threads import IDLE, THREAD, stack
 
 __all__ = ["around", "capturing"]
 
+_COMPARES = {"gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__"}
+"""Computed again in backward: inductor reads and writes the bools one by one."""
 Backend = Callable[..., Callable[..., Any]]
 
 
@@ -48,6 +51,9 @@ class _Captured:
     def __init__(self, region: Any, graph: fx.GraphModule, backend: Backend, inputs: Sequence[Any]) -> None:
         self.region, self.graph, self.backend = region, graph, backend
         self.results = _results(graph)
+        for node in graph.graph.nodes:
+            if getattr(node.target, "__name__", node.target) in _COMPARES:
+                node.meta.update(recompute=CheckpointPolicy.PREFER_RECOMPUTE, ac_graph_id=0)
         self.leave = [i for i, x in enumerate(self.results) if _is_discrete(x)]
         self.enter = [i for i, x in enumerate(_inputs(graph)) if _is_discrete(x)]
         self.compiled: dict[Any, Callable[..., Any]] = {(): self._compile((), inputs)}

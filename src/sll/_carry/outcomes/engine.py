@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, unwrapped
+from ..._ops.env import compiling, dispatched, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
 from .. import definitions
 from ..composed import COMPOSED
@@ -188,6 +188,8 @@ class _Outcomes(Engine):
         if mask is None:
             return 0
         mask = unwrapped(mask)
+        if dispatched():  # (a compiler traces: any may be)
+            return x.numel()
         return int(mask.sum()) if mask.numel() != 1 else int(mask) * x.numel()
 
     def flows(self, x: Tensor) -> list[Tensor]:
