@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sll
+from compatibility import row
 from programs import PROGRAMS
 
 pytestmark = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
@@ -61,6 +62,7 @@ HIDDEN = {
 }
 
 
+@row(AREA, "`sll.compile`: a mask in `F.pad`, `for row in mask`, unpacking, `abs`, `.T`, `.mT`", "works")
 @pytest.mark.parametrize("forward", ("straight-through", "linear"))
 @pytest.mark.parametrize("name", HIDDEN)
 def test_what_dynamo_shows_to_no_mode_keeps_its_gradient(name, forward):
@@ -71,12 +73,19 @@ def test_what_dynamo_shows_to_no_mode_keeps_its_gradient(name, forward):
     agree(f, torch.linspace(-1.0, 1.0, 24, dtype=torch.float64), forward=forward)
 
 
+@row(AREA, "`sll.compile`, `fullgraph=True`", "works")
 @pytest.mark.parametrize("forward", ("straight-through", "linear"))
 @pytest.mark.parametrize("name", ("split_stack", "and_where", "quantize_int8", "one_hot", "cumsum_masks"))
 def test_programs(name, forward):
     agree(PROGRAMS[name], forward=forward)
 
 
+@row(
+    AREA,
+    "`sll.compile`: graph breaks of the user's own",
+    "works",
+    'with `"straight-through"`, masks carry their gradient across',
+)
 def test_graph_breaks_of_the_users_own_carry_decisions():
     def f(x):
         m = x > 0
@@ -96,6 +105,7 @@ def test_what_runs_in_eager_mode_between_graphs_is_in_the_region():
     agree(lambda x: torch.sign(eager(x * 3) + 0.1), fullgraph=False)
 
 
+@row(AREA, "`sll.compile` of an `nn.Module`, trained in place", "works")
 def test_modules_train_in_place():
     class Net(nn.Module):
         def __init__(self):
@@ -157,6 +167,7 @@ def gradient(f, x):
     return torch.autograd.grad(f(x).sum(), x)[0]
 
 
+@row(AREA, "`sll.compile` with `sll.Anneal`", "works", "the width is an input of the graph")
 def test_anneal_is_never_stale_and_compiles_once():
     eps, x = sll.Anneal(1.0, 0.1, steps=3), line().requires_grad_()
     compiled = sll.compile(torch.sign, eps, forward="straight-through", backend=BACKEND)
@@ -169,6 +180,7 @@ def test_anneal_is_never_stale_and_compiles_once():
     assert many == [1, 0, 0, 0]
 
 
+@row(AREA, '`sll.compile` with `"auto"`', "works", "its first 10 steps measure in eager mode")
 def test_auto_measures_in_eager_mode_and_is_compiled_with_what_it_keeps():
     def f(x):
         for _ in range(3):
@@ -220,6 +232,7 @@ def test_band_edges_ties_and_what_is_not_finite():
             torch.testing.assert_close(g, want_g, rtol=0, atol=0, equal_nan=True)
 
 
+@row(AREA, "`sll.compile`, `dynamic=True`", "works")
 def test_dynamic_shapes_are_compiled_once():
     f = lambda x: torch.where(x > 0, x * x, x).round()
     compiled = sll.compile(f, 0.3, forward="straight-through", backend=BACKEND, fullgraph=True, dynamic=True)
@@ -265,6 +278,7 @@ def test_options_of_eager_mode_are_refused(options):
         sll.compile(torch.sign, **options)
 
 
+@row(AREA, '`sll.compile(forward="hard")`', "refused", "take a region in eager mode")
 def test_hard_and_what_is_no_function_are_refused():
     with pytest.raises(ValueError, match="how many flips are open is data"):
         sll.compile(torch.sign, forward="hard")
@@ -279,6 +293,12 @@ def test_choices_and_orders(name):
     agree(PROGRAMS[name], eps=0.1)
 
 
+@row(
+    AREA,
+    "`sll.compile`: what needs data",
+    "works",
+    "with a graph break; `fullgraph=True` refuses it, with a message that names the line",
+)
 def test_what_needs_numbers_is_left_to_eager_mode():
     agree(PROGRAMS["rank_by_scatter"], eps=0.1, fullgraph=False)
     torch._dynamo.reset()
@@ -303,10 +323,7 @@ def test_writes_between_decisions(forward):
     agree(f, forward=forward)
 
 
-def test_masks_that_vmap_returns():
-    agree(lambda x: torch.vmap(lambda row: row > 0.1)(x.reshape(-1, 1)).to(x.dtype) * 2)
-
-
+@row(AREA, "`sll.compile`: `torch.autocast` inside", "works")
 def test_autocast():
     def f(x):
         with torch.autocast("cpu", torch.bfloat16):
@@ -319,6 +336,7 @@ def test_autocast():
     torch.testing.assert_close(g, want_g, rtol=2e-2, atol=2e-2)
 
 
+@row(AREA, "`sll.compile`: `torch.utils.checkpoint` inside, `fullgraph=True`", "works")
 def test_checkpoints_in_the_graph():
     def block(x):
         return torch.where(torch.round(2 * x) > 1, torch.sign(x) * x, x)
@@ -326,6 +344,7 @@ def test_checkpoints_in_the_graph():
     agree(lambda x: torch.utils.checkpoint.checkpoint(block, block(x) + 0.1, use_reentrant=False))
 
 
+@row(AREA, "`sll.compile` with `see_through=True`", "works")
 def test_seen_through():
     def f(x):
         with torch.no_grad():
@@ -347,3 +366,21 @@ def test_gradients_accumulate():
     for _ in range(2):
         compiled(x).sum().backward()
     assert torch.equal(x.grad, 2 * gradient(lambda x: sll.round(3 * x, eps=0.2, forward="hard"), x))
+
+
+@pytest.mark.parametrize("forward", ("straight-through", "linear"))
+def test_what_cannot_cross_a_graph_break_is_said_where_it_is_used(forward):
+    def f(x, used):
+        i = (x.reshape(-1, 2) * 1).argmax(-1)
+        torch._dynamo.graph_break()
+        return (weights(x)[i] if used else x[::2]) * x[::2]
+
+    for used in (False, True):
+        torch._dynamo.reset()
+        compiled = sll.compile(f, 0.3, forward=forward, backend=BACKEND)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            compiled(line(98).requires_grad_(), used)
+        said = [str(w.message) for w in said if issubclass(w.category, sll.LostGradientWarning)]
+        assert len(said) == used
+        assert not used or "decides in compiled code, which ends there" in said[0]

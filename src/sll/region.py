@@ -291,8 +291,8 @@ class linearize(Mode):
     def miss(self, cut: cuts.Cut, op: str) -> None:
         """What was cut is used at a call of `op`, where gradients are recorded."""
         here = short(call_site(op))
-        why = f"{short(cut.decision or cut.site)} decides there without gradients, and {here} uses it. "
-        self._lost.add(cut.site.op, lambda: True, why + cuts.REMEDY, cut.site)
+        why = f"{short(cut.decision or cut.site)} {cut.says}, and {here} uses it. {cut.remedy}"
+        self._lost.add(cut.site.op, lambda: True, why, cut.site)
 
     def drop(self, site: CallSite, why: str) -> None:
         """An answer that was asked for there gets no gradient."""

@@ -24,8 +24,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils.checkpoint import CheckpointPolicy
 
 from .._carry.shadows.shadow import Shadow, carry, shadow
-from .._ops.callsite import is_internal
+from .._ops.callsite import CallSite, is_internal
 from ..auto import Auto
+from . import cuts
 from .guards import EAGER
 from .threads import IDLE, THREAD, stack
 
@@ -56,10 +57,14 @@ class _Captured:
                 node.meta.update(recompute=CheckpointPolicy.PREFER_RECOMPUTE, ac_graph_id=0)
         self.leave = [i for i, x in enumerate(self.results) if _is_discrete(x)]
         self.enter = [i for i, x in enumerate(_inputs(graph)) if _is_discrete(x)]
+        self.ends: dict[int, CallSite] = {}
+        """Results that carry something for which no tensor stands, and where they come from."""
         self.compiled: dict[Any, Callable[..., Any]] = {(): self._compile((), inputs)}
 
     def __call__(self, *args: Any) -> Any:
         given = tuple(i for i in self.enter if shadow(args[i]) is not None) if THREAD.entered else ()
+        for i in self.enter if THREAD.marks else ():
+            cuts.left(self.region, args[i])
         shadows = [own.value() for i in given if (own := shadow(args[i])) is not None]
         known = (given, *(x.shape for x in args if isinstance(x, Tensor))) if given else ()
         with torch._C.DisableTorchFunction():  # (the region has seen to what is in there)
@@ -67,8 +72,10 @@ class _Captured:
                 self.compiled[known] = self._compile(given, (*args, *shadows))
             out = self.compiled[known](*args, *shadows)
         many = len(self.results)
-        for i, value in zip(self.leave, out[many:]):
-            if value.requires_grad and THREAD.entered:
+        for i, value in zip(self.leave, out[many:] if THREAD.entered else ()):
+            if i in self.ends:
+                cuts.leave(self.region, out[i], self.ends[i])
+            elif value.requires_grad:
                 carry(self.region, out[i], Shadow.of(value))
         return out[:many]
 
@@ -97,14 +104,17 @@ class _Captured:
             for i, value in zip(given, shadows):
                 carry(self.region, inputs[i], Shadow.of(value))
             out = _Lines(self.graph).run(*inputs, enable_io_processing=False)
-            return (*out, *(self._leaves(out[i]) for i in self.leave))
+            return (*out, *(self._leaves(i, out[i]) for i in self.leave))
 
-    def _leaves(self, x: Tensor) -> Tensor:
-        """The shadow of a result, or nothing. What a shadow does not say is lost there."""
+    def _leaves(self, i: int, x: Tensor) -> Tensor:
+        """What stands for a result in what follows; nothing, if it carries nothing, or more than a number."""
         own = shadow(x) if torch.is_grad_enabled() else None
-        if own is None:
-            return x.new_empty(0, dtype=torch.float32)
-        return own.value()
+        if type(own) is Shadow and own.terms is None:
+            return own.value()
+        if own is not None or (torch.is_grad_enabled() and self.region.carrier_of(x).decided(x)):
+            file, line = _line(self.results[i].meta.get("stack_trace") or "") or ("compiled code", 0)
+            self.ends[i] = CallSite(file, line, self.results[i].name)
+        return x.new_empty(0, dtype=torch.float32)
 
 
 def _plain(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -68,11 +68,34 @@ class Block:
 class Cut(Carried):
     """Says of a tensor that it was computed from something that has a graph, and has none."""
 
+    says = "decides there without gradients"
+    remedy = REMEDY
+
     def __init__(self, site: CallSite, decision: CallSite | None) -> None:
         self.site = site
         """Where it was cut."""
         self.decision = decision
         """Where something was decided on the way. None if nothing was."""
+
+
+class Left(Cut):
+    """Says of a bool or an integer that compiled code decided it, and has no tensor that stands for its decision."""
+
+    says = "decides in compiled code, which ends there"
+    remedy = (
+        "Pass a float (mask.float(), table[index]), or have no graph break there: fullgraph=True says where one is."
+    )
+
+
+def leave(region: Any, x: Tensor, site: CallSite) -> None:
+    """`x` comes from compiled code, in which `site` decided it."""
+    _carry(region, x, Left(site, site))
+
+
+def left(region: Any, x: Tensor) -> None:
+    """`x` gets into compiled code."""
+    if _is_cut(x) and x._sll[0].decision is not None:  # type: ignore[attr-defined]
+        region.miss(x._sll[0], "compiled code")  # type: ignore[attr-defined]
 
 
 def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
