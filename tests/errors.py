@@ -1639,6 +1639,108 @@ y.sum().backward()
     ),
     Case(
         TORCH,
+        "`sll.compile` with an option of eager mode",
+        """
+compiled = sll.compile(torch.sign, eps=0.1, trace=True)
+""",
+        "A trace reads numbers, and paths run a function again; a graph has neither. Use a region in eager mode.",
+        """
+region = sll.linearize(eps=0.1, trace=True)
+with region:
+    torch.sign(x).sum().backward()
+""",
+    ),
+    Case(
+        TORCH,
+        '`sll.compile` with `forward="hard"`',
+        """
+compiled = sll.compile(torch.sign, eps=0.1, forward="hard")
+""",
+        "How many flips are open is data. Use a region in eager mode.",
+        """
+run = sll.linearize(eps=0.1, forward="hard")(torch.sign)
+run(x).sum().backward()
+""",
+    ),
+    Case(
+        TORCH,
+        "`sll.compile` of something else",
+        """
+compiled = sll.compile(0.1)
+""",
+        "The function comes first. As a decorator it takes its options by name.",
+        """
+@sll.compile(eps=0.1, backend="aot_eager")
+def program(x):
+    return torch.sign(x)
+""",
+    ),
+    Case(
+        TORCH,
+        "`sll.compile`, `fullgraph=True`, and what needs numbers",
+        """
+@sll.compile(eps=0.1, forward="straight-through", backend="aot_eager", fullgraph=True)
+def program(x):
+    return torch.histc(x, 4, -1.0, 1.0)
+
+y = program(x)
+""",
+        "How many fall into the bins is data. Leave `fullgraph=True` away.",
+        """
+@sll.compile(eps=0.1, forward="straight-through", backend="aot_eager")
+def program(x):
+    return torch.histc(x, 4, -1.0, 1.0)
+
+program(x).sum()
+""",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        '`sll.compile` with `on_lost="error"`',
+        """
+@sll.compile(eps=0.1, forward="straight-through", backend="aot_eager", on_lost="error")
+def program(x):
+    return torch.vander((x > 0).int(), 2)[:, 0] * x
+
+y = program(x)
+""",
+        "It is said when the function is compiled, whether an element is in its band or not. Pass floats.",
+        """
+@sll.compile(eps=0.1, forward="straight-through", backend="aot_eager", on_lost="error")
+def program(x):
+    return (x > 0).to(x.dtype) * x
+
+program(x).sum().backward()
+""",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
+        "`sll.compile`: an index that crosses a graph break",
+        """
+@sll.compile(eps=0.1, forward="straight-through", backend="aot_eager")
+def program(x):
+    i = x.argmax()
+    torch._dynamo.graph_break()
+    return torch.arange(10.0)[i] * x
+
+y = program(x)
+""",
+        "A chosen index stands for many weights. No tensor carries them out of the graph. Look up before the break.",
+        """
+@sll.compile(eps=0.1, forward="straight-through", backend="aot_eager")
+def program(x):
+    found = torch.arange(10.0)[x.argmax()]
+    torch._dynamo.graph_break()
+    return found * x
+
+program(x).sum().backward()
+""",
+        compiles=True,
+    ),
+    Case(
+        TORCH,
         '`forward="hard"` in compiled code with `fullgraph=True`',
         """
 @torch.compile(backend="aot_eager", fullgraph=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import nn
 
-from ._mode.capture import around
+from ._mode.capture import NeedsNumbers, around
 from ._mode.decorating import around_module
 from ._ops.callsite import LostGradientError
 from ._ops.env import compiling
@@ -85,6 +85,7 @@ def compile(
     Raises:
         TypeError, ValueError: naming the argument that is not as described.
         LostGradientError: with ``on_lost="error"``, when the function is compiled.
+        RuntimeError: with ``fullgraph=True``, where a rule needs numbers.
 
     Example:
         >>> import torch, sll
@@ -161,9 +162,12 @@ class _Compiled:
             self._compiled, self._asked = self._compile(), asked
         try:
             return self._compiled(*args, **kwargs)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            if isinstance(error.inner_exception, LostGradientError):
-                raise error.inner_exception from None
+        except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.Unsupported) as error:
+            ours = getattr(error, "inner_exception", None) or error.__cause__
+            if isinstance(ours, LostGradientError):
+                raise ours from None
+            if isinstance(ours, NeedsNumbers):
+                raise RuntimeError(str(ours)) from None
             raise
 
     def _measures(self, autos: list[Auto]) -> bool:

@@ -30,7 +30,7 @@ from . import cuts
 from .guards import EAGER
 from .threads import IDLE, THREAD, stack
 
-__all__ = ["around", "capturing"]
+__all__ = ["NeedsNumbers", "around", "capturing"]
 
 _COMPARES = {"gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__"}
 """Computed again in backward: inductor reads and writes the bools one by one."""
@@ -206,7 +206,8 @@ class _Lines(fx.Interpreter):
 
             if not isinstance(error, GuardOnDataDependentSymNode):
                 raise
-            raise _NeedsNumbers(n.target, at) from error
+            needs = NeedsNumbers(n.target, at)
+            raise needs from error
 
 
 def _only_checked(n: fx.Node) -> bool:
@@ -214,7 +215,7 @@ def _only_checked(n: fx.Node) -> bool:
     return all("assert" in str(user.target) or _only_checked(user) for user in n.users)
 
 
-class _NeedsNumbers(DataDependentOutputException):
+class NeedsNumbers(DataDependentOutputException):
     """For Dynamo, a reason to break the graph; with ``fullgraph=True`` an error."""
 
     def __init__(self, func: Any, at: tuple[str, int] | None) -> None:
