@@ -1,4 +1,4 @@
-"""Compares `sll` with what people use today, on eight discrete programs: ``python benchmarks/evidence``.
+"""Compares `sll` with what people use today, on eighteen discrete programs: ``python benchmarks/evidence``.
 
     python benchmarks/evidence                                  # everything; what was computed before is not repeated
     python benchmarks/evidence --quick                          # minutes: only to see that it runs
@@ -21,7 +21,7 @@ import run
 import torch
 from methods import METHODS, find
 from rich.console import Console
-from tasks import TASKS
+from suite import TASKS
 
 TOLERANCE = 1e-6
 

@@ -28,7 +28,8 @@ import torch
 from methods import Config, Method, Search, find
 from rich.progress import Progress, TimeElapsedColumn
 from scipy.stats import rankdata
-from tasks import TASKS, Data, Task
+from suite import HELD_BACK, TASKS
+from tasks import Data, Task
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -260,13 +261,15 @@ def tuning_scores(task: str, method: Method, results: Results, quick: bool) -> d
 
 
 def choose(method: Method, names: Sequence[str], results: Results, quick: bool) -> Choice:
-    """By the tuning seeds. A pair that failed loses to all others."""
+    """By the tuning seeds. A pair that failed loses to all others. Tasks that are held back have no say in the
+    configuration, but for learning rates of their own."""
     scores: dict[str, dict[Config, dict[float, float]]] = {}
     for name in names:
         for (config, lr), score in tuning_scores(name, method, results, quick).items():
             scores.setdefault(name, {}).setdefault(config, {})[lr] = score
     configs = list(next(iter(scores.values())))
-    ranks = [rankdata([-max(by_lr.values()) for by_lr in scores[name].values()]) for name in names]
+    say = [name for name in names if name not in HELD_BACK] or names
+    ranks = [rankdata([-max(by_lr.values()) for by_lr in scores[name].values()]) for name in say]
     mean = [statistics.mean(rank[i] for rank in ranks) for i in range(len(configs))]
     config = configs[mean.index(min(mean))]  # of equal ones the first, which is the method's default
     return Choice(config, {name: max(scores[name][config], key=scores[name][config].__getitem__) for name in names})
