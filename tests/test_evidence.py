@@ -83,6 +83,19 @@ def test_tasks_that_are_held_back_choose_no_configuration(evidence):
     assert run.choose(method, list(HELD_BACK), results, quick=False).config == 1.0  # nothing else is known
 
 
+def test_the_oracle_takes_the_best_rate_and_none_that_failed(evidence):
+    import run
+
+    good, better, failed = (
+        [{"test": 1.0}, {"test": 3.0}],
+        [{"test": 2.5}, {"test": 2.0}],
+        [{"test": 9.0}, {"error": ""}],
+    )
+    unclear = [{"test": 9.0}, {"test": float("nan")}]
+    for groups in ([good, better, failed, unclear], [unclear, failed, better, good]):
+        assert run.best(groups) is better
+
+
 def test_versions_are_worse_beyond_two_standard_errors(evidence):
     import engines
 
