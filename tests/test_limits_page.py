@@ -348,14 +348,6 @@ def test_counts_that_cancel_raise_no_warning():
 # --- choices ---
 
 
-def test_choosing_again():
-    """The second best of three, by masking the best out: in truth its gradient is about the best's."""
-    second = lambda x: x.masked_fill(torch.arange(3) == x.argmax(), -9.0).max()
-    found = where(second, [1.0, 0.98, 0.5])
-    assert max(map(abs, found["linear"])) < 2 and max(map(abs, found["hard"])) < 2
-    assert max(map(abs, found["straight-through"])) > 10
-
-
 def test_an_index_without_dimensions_returns_a_copy():
     def program(x):
         y = torch.zeros(3)

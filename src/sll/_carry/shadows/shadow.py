@@ -243,12 +243,13 @@ class Mapped(Whole):
 
 class Either(Whole):
     """A float that is one of two numbers, element by element: one that was written where something was chosen, and what
-    stood there. `share` is how much it is the other one: 0, with a gradient.
+    stood there. `share` is how much it is the other one: 0, with a gradient. `plain`: the same numbers without the
+    gradient of that choice, if they have one.
     """
 
-    def __init__(self, share: Shadow, other: Callable[[Tensor], Tensor | None]) -> None:
+    def __init__(self, share: Shadow, other: Callable[[Tensor], Tensor | None], plain: Tensor | None = None) -> None:
         super().__init__(other, False)
-        self.share = share
+        self.share, self.plain = share, plain
 
 
 class Selected(Carried):
