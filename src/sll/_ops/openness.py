@@ -13,7 +13,7 @@ from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
 
-__all__ = ["asking", "of_a_region", "open_bands", "open_behind", "open_elements", "open_mask", "scores"]
+__all__ = ["asking", "just_decided", "of_a_region", "open_bands", "open_behind", "open_elements", "open_mask", "scores"]
 
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
@@ -72,6 +72,18 @@ def open_mask(value: Tensor) -> Tensor | bool:
         return True
     finally:
         _ASKING.now = False
+
+
+def just_decided(x: Tensor) -> bool:
+    """Whether a float was decided, and but for its place and a factor nothing else; and is open."""
+    node: Any = x.grad_fn
+    while type(node).__name__ in _KEEPS:
+        node = node.next_functions[0][0]
+    return node is not None and of_a_region(node) and open_behind(x.grad_fn)
+
+
+_KEEPS = {f"{name}Backward0" for name in "View UnsafeView Unsqueeze Squeeze Permute Transpose T Expand ToCopy".split()}
+_KEEPS |= {"MulBackward0", "NegBackward0", "CloneBackward0", "AliasBackward0"}
 
 
 def open_behind(node: Any) -> bool:

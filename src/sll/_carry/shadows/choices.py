@@ -12,7 +12,7 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import alias
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
-from .either import left
+from .either import left, tied
 from .elementwise import elementwise
 from .picked import Best, Picked, decides, quickly_decides, with_indices
 from .reductions import best_value
@@ -53,6 +53,7 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if isinstance(dim, Tensor) or "other" in named:
         return elementwise(region, func, args, kwargs)
     op = "arg" + op_name(func)
+    tied(region, op_name(func), x, dim)
     args = left(region, op if dim is not None else "", args)
     if dim is None:
         best = torch.amax if op == "argmax" else torch.amin

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..._ops.apply import as_numbers, finite
 from ..._ops.blend import TAKEN
 from ..._ops.env import tracked
-from ..._ops.openness import open_behind, open_elements
-from ..._ops.surrogates import alias, follow
+from ..._ops.openness import just_decided, open_behind, open_elements
+from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
 from .shadow import Either, Shadow, carried, carry, shadow
 
@@ -57,6 +57,20 @@ def left(region: Region, op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     if type(node) is TAKEN and open_behind(node.next_functions[1][0]):
         region.approximate(op or "where", x.numel())
     return args
+
+
+def tied(region: Region, op: str, x: Any, dim: Any = None) -> None:
+    """The largest of floats that were decided are often equal. What torch has for them is not what one of them changes
+    alone, and the report says so. (Where is not looked for in a pooled tensor: `dim` is False.)
+    """
+    if not isinstance(x, Tensor) or not x.requires_grad or not eager() or not just_decided(x):
+        return
+    if dim is not False:
+        fixed, dims = x.detach(), () if dim is None else dim
+        best = (torch.amin if "min" in op else torch.amax)(fixed, dims, keepdim=True)
+        if (fixed == best).sum() == best.numel():
+            return
+    region.approximate(op, x.numel())
 
 
 def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
