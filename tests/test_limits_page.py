@@ -148,15 +148,6 @@ def test_codes_of_bits():
     assert found["linear"][1] == ["eq"]
 
 
-def test_what_where_chose_and_what_was_made_of_it():
-    def sold(x):
-        stock = torch.where(x < 0, 25, 4)
-        return stock - torch.minimum(stock, torch.tensor(6)) == 19
-
-    found = where(sold, [0.02])
-    assert found["hard"] == [-5] and found["straight-through"] == [0]
-
-
 def test_a_cap_on_terms_is_a_row_of_the_report(monkeypatch):
     monkeypatch.setattr("sll._carry.shadows.terms.MAX_ELEMENTS", 7)
     x = torch.tensor([0.02, 0.9, -0.8, -0.5, -1, -1, -0.6, -0.6], requires_grad=True)

@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, number
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import not_zero
-from .shadow import Other, Parts, Shadow, Weights, shadow, tensors
+from .shadow import Other, Parts, Shadow, Weights, root_of, shadow, tensors
 
 MAX_ELEMENTS = 2**22
 """So many terms of a tensor are told apart, in all."""
@@ -306,6 +306,10 @@ def made_of(
     if out.dtype is flags:
         return Shadow.of(value, other, exact)
     alone, ones = all(x is operands[0] for x in operands), _keeps_ones(func, operands, found)
+    if not compiling() and (root := root_of(operands, out.shape)) is not None:
+        made = Shadow.of(value, other, exact, ones)
+        made.root = root
+        return made
     if alone and found[0].terms is None or any(map(_unknown, operands, found)):
         return Shadow.of(value, other, exact, ones)
     bases = [getattr(own, "base", own) for own in found]
