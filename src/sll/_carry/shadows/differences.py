@@ -61,6 +61,14 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     return carry(region, out, made_of(region, func, args, kwargs, out, decided, value, other, exact))
 
 
+def of_one(args: tuple[Any, ...]) -> bool:
+    """Whether both operands are made of one decision, and not masks. (Then they change together.)"""
+    known = [x for x in args if shadow(x) is not None]
+    if len(known) < 2 or compiling() or all(x.dtype == torch.bool for x in known):
+        return False
+    return root_of(known, known[0].shape) is not None
+
+
 def numbered(out: Tensor, soft: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], Tensor]:
     """The numbers of `out`, with the gradient of ``soft()``, a tensor of its shape that nobody else has."""
     numbers = lazy_clone(out)
@@ -98,7 +106,7 @@ def quick_difference(region: Region, func: Func, args: tuple[Any, ...], floats: 
     """Of masks and integers whose shadows are the same number for number, and what is fixed. `floats`: it compares."""
     found = [quick_shadow(x) for x in args]
     dtype = common(args, found, floats)
-    if dtype is None or args[0] is args[-1] and len(args) > 1:
+    if dtype is None or len(args) > 1 and (args[0] is args[-1] or of_one(args)):
         return NotImplemented
     out = func(*args)
     parts = [(own, *slope_of(func, args, i, own, out)) for i, own in enumerate(found) if own is not None]

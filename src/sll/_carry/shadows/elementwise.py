@@ -21,6 +21,7 @@ from .differences import (
     by_difference,
     common,
     numbered,
+    of_one,
     other_of,
     quick_difference,
     quotient,
@@ -29,7 +30,7 @@ from .differences import (
 )
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
-from .shadow import Either, Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, root_of, shadow
+from .shadow import Either, Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 from .terms import BY_ONES, made_of
 from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
@@ -154,7 +155,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if func.__name__ in QUOTIENTS and shadow(args[1]) is not None:
         args = but_by_zero(args[0], args[1]), args[1]
         return by_difference(region, func, args, {}, func(*args))
-    if func.__name__ in PRODUCTS and (args[0] is args[-1] or _of_one(args)):
+    if func.__name__ in PRODUCTS and (args[0] is args[-1] or of_one(args)):
         return by_difference(region, func, args, {}, func(*args))
     floats = func.__name__ in QUOTIENTS or any(
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
@@ -186,14 +187,6 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return _logic(region, "logical_or", args, out)
     number = make if lazy and not compiling() else make()
     return carry(region, out, made_of(region, func, args, {}, out, known, number, other_of(func, args, {}, known)))
-
-
-def _of_one(args: tuple[Any, ...]) -> bool:
-    """Whether both factors are made of one decision, and not masks. (Then they change together.)"""
-    known = [x for x in args if shadow(x) is not None]
-    if len(known) < 2 or compiling() or all(x.dtype == torch.bool for x in known):
-        return False
-    return root_of(known, known[0].shape) is not None
 
 
 def _writable(x: Any) -> bool:
@@ -251,7 +244,7 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if (
         dtype is None
         or product
-        and (args[0] is args[1] or _of_one(args))
+        and (args[0] is args[1] or of_one(args))
         or any(isinstance(own, Index) for own in found)
     ):
         return NotImplemented
