@@ -51,11 +51,11 @@ def left(region: Region, op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     own = carried(x)
     if type(own) is Either and own.plain is not None:
         if op and open_elements(own.share.value()):
-            region.approximate(op, own.plain.numel())
+            region.approximate(op, own.plain.numel(), "again")
         return (own.plain, *args[1:])
     node: Any = getattr(x, "grad_fn", None)
     if type(node) is TAKEN and open_behind(node.next_functions[1][0]):
-        region.approximate(op or "where", x.numel())
+        region.approximate(op or "where", x.numel(), "again")
     return args
 
 
@@ -70,7 +70,7 @@ def tied(region: Region, op: str, x: Any, dim: Any = None) -> None:
         best = (torch.amin if "min" in op else torch.amax)(fixed, dims, keepdim=True)
         if (fixed == best).sum() == best.numel():
             return
-    region.approximate(op, x.numel())
+    region.approximate(op, x.numel(), "equal")
 
 
 def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:

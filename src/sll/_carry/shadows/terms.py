@@ -57,7 +57,7 @@ class Terms(Weights):
 
     def _guessed(self, region: Region, now: Tensor) -> tuple[Tensor, Tensor]:
         """The integers next to it, as if it were a count."""
-        region.approximate("terms", now.numel())
+        region.approximate("terms", now.numel(), "terms")
         change = torch.cat([torch.where(now == 0, 0, -1), torch.ones_like(now)], -1)
         share = self.value().unsqueeze(-1) * torch.where(change == 0, 0, change / change.abs().sum(-1, keepdim=True))
         return share - share.detach(), change
