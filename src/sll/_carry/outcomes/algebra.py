@@ -35,7 +35,7 @@ from .carriers import (
     discrete_carrier,
     outcomes,
 )
-from .decisions import Decision, decided_at, decided_by, offset_at
+from .decisions import Decision, decided_at, decided_by, offset_at, version_of
 from .expectations import OF_WEIGHTED, by_ones, expect
 from .mixtures import join_values, per_value
 from .trees import both_constants, both_sides, cofactor, decisions, join, original
@@ -300,7 +300,10 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
     # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
     hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
-    return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
+    decision = decided_at(offset)
+    if equality and type(b) is int and b == 0:
+        decision.zero = a, version_of(a)
+    return attach(region, hard, bool_outcomes(decision, hard, sign))
 
 
 def _soft(x: Any) -> Tensor:
