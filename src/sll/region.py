@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ._carry import outcomes, shadows
 from ._carry.interface import OUTSIDE, Engine, tensors
-from ._mode import checkpoint, cuts
+from ._mode import checkpoint, cuts, operators
 from ._mode.decorating import around_module, decorate
 from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap
 from ._mode.mode import Mode, not_compiled, not_compiled_on_their_own
@@ -34,7 +34,7 @@ from ._ops.options import (
     whole_paths,
 )
 from ._reports.report import Report, flip_rows
-from ._rules.index import SOURCES
+from ._rules.index import OPERATORS, SOURCES
 from ._rules.widths import Watched, Width
 from .auto import Auto
 from .eps import Eps, widths
@@ -336,6 +336,10 @@ class linearize(Mode):
                 self.lose(func.__name__, outside, "it was made outside of vmap; make it inside, or pass a float.")
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
+        if type(func) in OPERATORS:
+            func = engine.twin(func)
+            if (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
+                return out
         rule = engine.rules.get(func)
         if rule is None or self.linear or self.selecting():  # (linear ones note where floats meet)
             if func in cuts.SEEN and (out := cuts.detach(self, func, args, kwargs)) is not NotImplemented:

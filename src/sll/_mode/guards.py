@@ -15,7 +15,7 @@ from .._carry.interface import Engine, Func, tensors
 from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from .._ops.callsite import call_site
 from .._ops.env import tracked, unwrapped
-from .._rules.index import ASKS, names_of, op_name
+from .._rules.index import ASKS, names_of, op_name, op_of
 from . import checkpoint
 from .threads import THREAD
 
@@ -25,7 +25,7 @@ __all__ = [
     "break_the_graph",
     "decided_outside_of_vmap",
     "decides",
-    "lost_in_a_function",
+    "in_a_function",
     "refuse_reentrant",
 ]
 
@@ -138,11 +138,19 @@ def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -
     )
 
 
-def lost_in_a_function(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What is decided, and read inside a `torch.autograd.Function`: that has a derivative by floats only."""
-    decided = [x for x in tensors(args, kwargs) if region.carrier_of(x).decided(x)] if func not in ASKS else []
-    if decided and (name := _function_at_work()) is not None:
+def in_a_function(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What a `torch.autograd.Function` reads and decides in `forward`: it has a derivative by floats only, its own."""
+    if func in ASKS:
+        return
+    operands = tensors(args, kwargs)
+    decided = [x for x in operands if region.carrier_of(x).decided(x)]
+    deciding = func in DISCRETE and any(x.is_floating_point() and tracked(x) for x in operands)
+    if not (decided or deciding) or (name := _function_at_work()) is None:
+        return
+    if decided:
         region.lose(name, decided, "a torch.autograd.Function has no derivative by it. Pass mask.float().")
+    if deciding and region.linearizes(op_of(func)):
+        region.count_cut(call_site(name))
 
 
 def _function_at_work() -> str | None:

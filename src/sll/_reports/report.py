@@ -19,6 +19,8 @@ __all__ = ["Report"]
 
 _APPROXIMATE = {
     "flips": "flips were too many to follow and count with their local gradient. A smaller eps opens fewer",
+    "joint": "decisions are in their band together with one that they depend on: each counts by itself. A smaller eps "
+    "opens fewer",
     "terms": "integers are made of decisions of different weight that are too many to tell apart, or whose weights are "
     "not known: the integers next to them were taken",
 }
@@ -45,8 +47,9 @@ class Report:
     """
     traced: bool = False
     approximate: dict[CallSite, int] = field(default_factory=dict)
-    """With ``forward="hard"``: flips that were too many to follow, and count with their local gradient. With
-    ``"straight-through"``: integers made of too many decisions of different weight (a row `terms`).
+    """With ``forward="hard"``: flips that were too many to follow, and count with their local gradient; decisions that
+    are open together with one that they depend on (a row `joint`). With ``"straight-through"``: integers made of too
+    many decisions of different weight (a row `terms`).
     """
 
     flips: dict[CallSite, Followed] = field(default_factory=dict)
@@ -54,7 +57,8 @@ class Report:
 
     cut: dict[CallSite, int] = field(default_factory=dict)
     """Calls that decide under `torch.no_grad`, or detach what is decided: gradients end there for the program says so.
-    With ``linearize(..., see_through=True)`` they go on.
+    With ``linearize(..., see_through=True)`` they go on. And calls that decide in a `torch.autograd.Function`, under
+    its name: what counts is the derivative that it has.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,7 +184,8 @@ class Report:
             for site, n in self.approximate.items()
         ]
         notes += [
-            f"{short(site)}: decides without gradients in {n} calls, or is detached; see_through=True looks through"
+            f"{short(site)}: decides without gradients in {n} calls, or is detached; see_through=True looks through. "
+            "(A torch.autograd.Function keeps its own derivative.)"
             for site, n in self.cut.items()
         ]
         if not self.lost:

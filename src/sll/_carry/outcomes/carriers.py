@@ -178,7 +178,9 @@ class Blend(Carried):
 
     of: list[Tensor]
 
-    def __init__(self, operands: list[Tensor], blends: list[Blend]) -> None:
+    def __init__(self, operands: list[Tensor], blends: list[Blend], whole: Tensor | None = None) -> None:
+        self.whole = whole
+        """The integers of which it is the float."""
         known = {id(x): x for blend in blends for x in blend.of}
         known |= {id(x): x for x in operands if blend_of(x) is None}
         self.of = list(known.values())[-64:]  # (a loop is not to keep all its steps)
