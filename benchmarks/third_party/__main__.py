@@ -149,7 +149,7 @@ def judge(case: Case, forward: str, a: Tensor, b: Tensor, want: float, quick: bo
     points = 40 if local else 80 if quick else 240
     try:
         slope = functools.partial(sample, case, forward, a, b, said)
-        got = integral(slope, points, points if local else 10 * points, forward == "linear")
+        got = integral(slope, points, 10 * points, forward == "linear")
     except Exception as error:  # (what a region does to a program that runs without one is what is looked for)
         return Found("raises", note=f"{type(error).__name__}: {error}"[:110])
     ratio, note = got / want, ", ".join(said)[:110]

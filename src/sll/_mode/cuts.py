@@ -204,14 +204,21 @@ def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     decided = region.engine.decided(x)
     if "detach" in region.through:
         if not decided and not _cut_in_a_package(x):
-            return NotImplemented
+            return _kept(region, x, _from_decision(x, 200))
         return x if func.__name__ == "detach_" else region.call(Tensor.view, x, x.shape)
     if not decided:
-        return NotImplemented
+        return _kept(region, x, region.engine.carried(x))
     out, site = func(*args, **kwargs), call_site(op_name(func))
     _carry(region, out, Cut(site, site))
     region.count_cut(site)
     return out
+
+
+def _kept(region: Any, x: Tensor, from_decision: bool) -> Any:
+    """The program detaches a float and means it. If it comes from a decision, that is a row."""
+    if from_decision and x.requires_grad:
+        region.count_cut(call_site("detach"))
+    return NotImplemented
 
 
 def _cut_in_a_package(x: Tensor) -> bool:

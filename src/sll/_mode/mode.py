@@ -21,6 +21,7 @@ from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
 from .._rules.index import ASKS, OPERATORS, op_name
 from . import checkpoint, operators
+from .branches import BRANCHES
 from .cuts import switched
 from .journal import QUIET
 from .notes import warn_now
@@ -193,7 +194,7 @@ class Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
-        if func in OUTSIDE:
+        if func in OUTSIDE and not (func in BRANCHES and is_compiling()):
             for run in THREAD.runs:
                 run.note(func, args, kwargs)
             return OUTSIDE[func](self, func, args, kwargs)

@@ -21,6 +21,8 @@ _APPROXIMATE = {
     "flips": "flips were too many to follow and count with their local gradient. A smaller eps opens fewer",
     "joint": "decisions are in their band together with one that they depend on: each counts by itself. A smaller eps "
     "opens fewer",
+    "ties": "numbers are exactly at the boundary, as what relu or clamp cut off is: half of the jump is seen. Decide on "
+    "what was cut",
     "terms": "integers are made of decisions of different weight that are too many to tell apart, or whose weights are "
     "not known: the integers next to them were taken",
 }
@@ -48,8 +50,9 @@ class Report:
     traced: bool = False
     approximate: dict[CallSite, int] = field(default_factory=dict)
     """With ``forward="hard"``: flips that were too many to follow, and count with their local gradient; decisions that
-    are open together with one that they depend on (a row `joint`). With ``"straight-through"``: integers made of too
-    many decisions of different weight (a row `terms`).
+    are open together with one that they depend on (a row `joint`). There and with ``"linear"``: numbers that lie
+    exactly at a boundary (a row `ties`). With ``"straight-through"``: integers made of too many decisions of different
+    weight (a row `terms`).
     """
 
     flips: dict[CallSite, Followed] = field(default_factory=dict)

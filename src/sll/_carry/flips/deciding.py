@@ -22,6 +22,7 @@ from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
 from ..interface import Func
 from ..outcomes.boundaries import from_one, toward_zero
 from ..outcomes.sources import STEPS
+from ..ties import TIED, count_ties
 from .calls import plain_of
 from .entries import Block, Decision, batched, flips_of
 from .mapped import elementwise, mapped, with_block
@@ -191,6 +192,8 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
         for x in (*plain, *named.values()) if named else plain:
             if tracked(x) and region.linearizes(op):
                 found = describe(region.eps_for(op), hard, *plain, **named)
+                if op in TIED and not any(carried):
+                    count_ties(region, *plain)
                 break
         before = mapped(func, args, kwargs, hard.shape, hard.dtype, carried)
         return with_block(region, hard, before, *(found or (None, None)))
