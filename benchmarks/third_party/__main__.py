@@ -16,6 +16,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,27 +161,22 @@ def judge(case: Case, forward: str, a: Tensor, b: Tensor, want: float, quick: bo
     return Found("reported" if said else "wrong", ratio, note)
 
 
-def slowdown(case: Case, a: Tensor, b: Tensor) -> float:
-    """Forward and backward in a region with the default mode, relative to the plain program; median of pairs."""
+def slowdown(case: Case, forward: str, a: Tensor, b: Tensor) -> float:
+    """Forward and backward in a region, relative to the plain program; median of pairs."""
+    entered = region(case, forward)
 
-    def plain() -> None:
+    def run(inside: AbstractContextManager[object]) -> float:
         x = (a + (b - a) * 0.5).requires_grad_()
-        y = case.f(x)
-        if y.requires_grad:
-            torch.autograd.grad(y, x, allow_unused=True)
+        start = time.perf_counter()
+        with inside:
+            y = case.f(x)
+        with suppress(RuntimeError):  # (what PyTorch has no derivative of)
+            if y.requires_grad:
+                torch.autograd.grad(y, x, allow_unused=True)
+        return time.perf_counter() - start
 
-    def inside() -> None:
-        sample(case, "linear", a, b, Counter(), 0.5)
-
-    ratios = []
-    for _ in range(7):
-        times = []
-        for run in (plain, inside):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        ratios.append(times[1] / times[0])
-    return statistics.median(ratios)
+    pairs = [(run(nullcontext()), run(entered)) for _ in range(9)]
+    return statistics.median(inside / plain for plain, inside in pairs)
 
 
 def main() -> None:

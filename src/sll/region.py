@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ._carry import outcomes, shadows
 from ._carry.interface import OUTSIDE, Engine, tensors
-from ._mode import checkpoint, cuts, operators
+from ._mode import checkpoint, cuts, operators, vmap
 from ._mode.decorating import around_module, decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap
+from ._mode.guards import EAGER, break_the_graph
 from ._mode.mode import Mode, not_compiled, not_compiled_on_their_own
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
@@ -331,9 +331,11 @@ class linearize(Mode):
         if checkpoint.hooked() and (self.selecting() or func in engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
-            outside = decided_outside_of_vmap(engine, args, kwargs)
-            if outside:
-                self.lose(func.__name__, outside, "it was made outside of vmap; make it inside, or pass a float.")
+            return vmap.handled(self, func, args, kwargs, self._ruled)
+        return self._ruled(func, args, kwargs)
+
+    def _ruled(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        engine = self.engine
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
         if type(func) in OPERATORS:
@@ -372,6 +374,7 @@ class linearize(Mode):
 
     def met(self, func: Any, known: list[Tensor], out: Any) -> None:
         if torch.is_grad_enabled():
+            vmap.came_out(self, func, known)
             cuts.met(self, func, known, out)
             cuts.fed(self, known, out)
 

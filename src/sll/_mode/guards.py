@@ -1,4 +1,4 @@
-"""What a region refuses: what compiled code, reentrant checkpoints and `vmap` would lose without a word."""
+"""What a region refuses: what compiled code and reentrant checkpoints would lose without a word."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._carry.interface import Engine, Func, tensors
+from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from .._ops.callsite import call_site
-from .._ops.env import tracked, unwrapped
+from .._ops.env import tracked
 from .._rules.index import ASKS, names_of, op_name, op_of
 from . import checkpoint
 from .threads import THREAD
@@ -23,7 +23,6 @@ __all__ = [
     "DETACHES",
     "EAGER",
     "break_the_graph",
-    "decided_outside_of_vmap",
     "decides",
     "in_a_function",
     "refuse_reentrant",
@@ -163,18 +162,6 @@ def _function_at_work() -> str | None:
 
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-
-
-def decided_outside_of_vmap(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Discrete operands that carry something which their batched selves do not."""
-    functorch = torch._C._functorch
-    found = []
-    for x in tensors(args, kwargs):
-        if not x.is_floating_point() and not engine.carried(x) and functorch.is_batchedtensor(x):
-            x = unwrapped(x)
-            if engine.decided(x):
-                found.append(x)
-    return found
 
 
 def _may_carry(operands: Iterable[Any]) -> bool:
