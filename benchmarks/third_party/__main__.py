@@ -35,6 +35,7 @@ import quantized  # noqa: E402, F401
 import spiking  # noqa: E402, F401
 import vision  # noqa: E402, F401
 from cases import CASES, Case, seeded  # noqa: E402
+from table import written  # noqa: E402
 
 MODES = ("linear", "hard", "straight-through")
 TOLERANCE = {"linear": 0.01, "hard": 0.03}
@@ -203,7 +204,11 @@ def main() -> None:
     parser.add_argument("--bad", action="store_true", help="show only what is not exact")
     parser.add_argument("--part", default="0/1", help="i/n: each n-th case, for several processes")
     parser.add_argument("--out", type=Path, help="a file for the results, one line of JSON for each case")
+    parser.add_argument("--table", action="store_true", help="write the page of what was found")
     options = parser.parse_args()
+    if options.table:
+        print(written())
+        return
     part, parts = map(int, options.part.split("/"))
     table = Table("case", *options.modes, "time", "what the report says")
     counts: dict[str, Counter[str]] = {mode: Counter() for mode in options.modes}

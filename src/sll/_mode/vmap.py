@@ -33,7 +33,7 @@ def handled(region: Any, func: Func, args: Any, kwargs: Any, ruled: Callable[...
         if not x.is_floating_point() and region.engine.decided(x) and torch._C._functorch.is_batchedtensor(x):
             behind = torch._C._functorch.get_unwrapped(x)
             if getattr(behind, "_sll", None) is None and region.keep(behind):
-                behind._sll = Inside(), None
+                behind._sll = Inside(), None  # type: ignore[attr-defined]
                 THREAD.marks = True
     return out
 

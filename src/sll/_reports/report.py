@@ -19,10 +19,10 @@ __all__ = ["Report"]
 
 _APPROXIMATE = {
     "flips": "flips were too many to follow and count with their local gradient. A smaller eps opens fewer",
-    "joint": "decisions are in their band together with one that they depend on: each counts by itself. A smaller eps "
-    "opens fewer",
-    "ties": "numbers are exactly at the boundary, as what relu or clamp cut off is: half of the jump is seen. Decide on "
-    "what was cut",
+    "joint": "decisions are in their band together with one that they depend on, or one about an equal number: each "
+    "counts by itself. A smaller eps opens fewer",
+    "ties": "numbers are exactly at the boundary, as what relu or clamp cut off is: half of the jump is seen. Decide "
+    "on what was cut",
     "terms": "integers are made of decisions of different weight that are too many to tell apart, or whose weights are "
     "not known: the integers next to them were taken",
 }

@@ -145,7 +145,7 @@ def _seen(x: Any) -> tuple[int, int] | None:
     if x.layout != torch.strided or not x.numel() or torch._C._functorch.is_functorch_wrapped_tensor(x):
         return x._version, 0
     last = x.storage_offset() + sum([(size - 1) * stride for size, stride in zip(x.shape, x.stride())])
-    return x._version, (last + 1) * x.element_size()
+    return x._version, int((last + 1) * x.element_size())
 
 
 def _storage(x: Tensor) -> int | None:
