@@ -43,7 +43,6 @@ class Plain(torch.autograd.Function):
 UNSEEN = {
     "floats as bools": lambda x: x.bool().double() + 0 * x,
     "torchscript": lambda x: torch.jit.script(_doubled)(x > 0) + 0 * x,
-    "out of vmap": lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x,
 }
 
 
@@ -58,8 +57,10 @@ def test_in_no_mode_and_silently(name, forward):
 
 
 @pytest.mark.parametrize("forward", MODES)
-def test_a_mask_in_a_custom_function_is_reported(forward):
+def test_a_mask_in_a_custom_function_and_one_out_of_vmap_are_reported(forward):
     assert gradient(lambda x: Plain.apply(x > 0) + 0 * x, [-0.02, 0.5], forward) == ([0, 0], ["Plain"])
+    returned = lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x
+    assert gradient(returned, [-0.02, 0.5], forward) == ([0, 0], ["double"])
 
 
 @pytest.mark.parametrize("forward", MODES)

@@ -14,6 +14,7 @@ from ..._rules.table import ROWS
 from .. import definitions
 from ..composed import COMPOSED
 from ..interface import OUTSIDE, Engine, Func
+from ..layouts import LAYOUTS
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
@@ -72,6 +73,7 @@ RULE_OF: dict[str, Rule] = {
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "collections": collected,
     **COMPOSED,
+    **LAYOUTS,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
