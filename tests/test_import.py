@@ -81,6 +81,24 @@ def test_the_first_name_brings_the_rest(imports):
         assert found["lazy"] and found["made"] == []
 
 
+def test_modules_come_in_any_order():
+    """An engine that is imported first still sees the blocks without gradients, which the region tells it of."""
+    program = """
+import warnings
+import torch
+import sll._carry.flips
+import sll
+x = torch.zeros(1, requires_grad=True)
+with warnings.catch_warnings(record=True) as said, sll.linearize(0.1, forward="hard"):
+    with torch.no_grad():
+        hits = (x.sigmoid() > 0.5).float()
+    loss = x + hits
+print(len(said))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
 def test_names_of_the_package():
     """`sll` has what it says it has, by every spelling; another name is an error with a name."""
     assert set(sll.__all__) <= set(dir(sll)) and all(hasattr(sll, name) for name in sll.__all__)

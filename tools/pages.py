@@ -210,7 +210,7 @@ def operators() -> str:
         "These make no decisions. They carry those of their operands further, file by file.",
         "",
         'The words below are those of `forward="linear"`, which runs on both outcomes. With `"straight-through"` the '
-        "same functions are done to shadows ([how](how-it-works.md#what-is-local-about-straight-through)). "
+        "same functions are done to shadows ([how](forward-modes.md#what-is-local-about-straight-through)). "
         'With `"hard"` each runs again in every flip.',
         "",
     ]
