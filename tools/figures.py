@@ -313,7 +313,6 @@ def report() -> Figure:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "first": first,
-    "compare": sll.plot.compare,
     "window": window,
     "outcomes": outcomes,
     "argmax": argmax,
