@@ -166,6 +166,7 @@ class linearize(Mode):
         self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
         self._lost, self._widths = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error"))), Widths()
         self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
+        self._why: dict[CallSite, str] = {}
         self._places = Places(self._widths)
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
@@ -214,7 +215,8 @@ class linearize(Mode):
         rows = () if self.trace is None else (*self.trace.rows(), *flip_rows(flips))
         lost, infinite, approximate = dict(self._lost.calls), dict(self._infinite), dict(self._approximate)
         cut = dict(self._cut)
-        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate, flips, cut)
+        traced, widths = self.trace is not None, self._widths.summary()
+        return Report(lost, infinite, widths, rows, traced, approximate, flips, cut, dict(self._why))
 
     # --- what rules ask ---
 
@@ -316,9 +318,11 @@ class linearize(Mode):
         if many:
             self._infinite[call_site(op)] += many
 
-    def approximate(self, op: str, many: int) -> None:
-        """Flips that are too many to be followed further, or elements of which the terms are too many."""
-        self._approximate[call_site(op)] += many
+    def approximate(self, op: str, many: int, why: str) -> None:
+        """Flips or elements that are not followed exactly."""
+        site = call_site(op)
+        self._approximate[site] += many
+        self._why[site] = why
 
     # --- the mode ---
 

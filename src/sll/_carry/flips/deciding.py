@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..._ops.dtypes import wide
 from ..._ops.env import tracked
+from ..._ops.own_thresholds import apart
 from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
 from ..interface import Func
 from ..outcomes.boundaries import from_one, toward_zero
@@ -202,10 +203,11 @@ _NO_DERIVATIVE = ("heaviside", "floor_divide")
 """torch has none of its own for them."""
 
 
-def step(low: Any, high: Any) -> Callable[..., Described]:
-    """A step at ``input == other``."""
+def step(low: Any, high: Any, op: str = "") -> Callable[..., Described]:
+    """A step at ``input == other``. `op`: of a comparison."""
 
     def describe(eps: Any, hard: Tensor, input: Any, other: Any = 0.0) -> Described:
+        input, other = apart(op, input, other, hard)
         block, above = at_boundary(input, other, eps)
         return block, _to_side(above, low, high, hard.dtype)
 

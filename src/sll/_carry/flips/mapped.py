@@ -84,7 +84,7 @@ def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str
         return args[0]
     for i, flips in enumerate(found):
         if flips is not None and flips.plain is not None and _too_wide(args[i], flips, hard.numel()):
-            region.approximate(op_name(func), flips.layout.size)
+            region.approximate(op_name(func), flips.layout.size, "flips")
             return elementwise(region, func, (*args[:i], args[i].view_as(args[i]), *args[i + 1 :]), kwargs)
     entries = mapped(func, args, kwargs, hard.shape, hard.dtype, found)
     if entries is None:
