@@ -54,6 +54,7 @@ def engine_of(mode: str) -> Engine:
         from ._carry import flips
 
         ENGINES[mode] = flips.ENGINE
+        flips.ENGINE.always.update(OUTSIDE)
     return ENGINES[mode]
 
 
