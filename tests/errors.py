@@ -1291,12 +1291,12 @@ with sll.linearize(eps=0.1):
         "`masked_scatter` of nothing",
         """
 with sll.linearize(eps=0.1):
-    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+    y = x.masked_scatter(x > x.detach().max() + 0.05, torch.zeros(0))
 """,
         "The mask selects nothing, and is close to selecting something: what would stand there nobody has said.",
         """
 with sll.linearize(eps=0.1):
-    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+    torch.where(x > x.detach().max() + 0.05, 0.0, x).sum().backward()
 """,
     ),
     Case(
@@ -1666,12 +1666,12 @@ y.sum().backward()
         "`masked_scatter` from nothing",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+    y = x.masked_scatter(x > x.detach().max() + 0.05, torch.zeros(0))
 """,
         "The mask is close to selecting something. What would stand there nobody has said.",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+    torch.where(x > x.detach().max() + 0.05, 0.0, x).sum().backward()
 """,
     ),
     Case(
