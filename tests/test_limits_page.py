@@ -141,6 +141,14 @@ def test_a_view_before_a_write_is_reported(forward):
 
     assert gradient(program, [-0.02, 0.5], forward) == ([0, 0], ["double"])
 
+    def first(x):
+        buffer = torch.zeros(2, dtype=torch.bool)
+        view = buffer[:1]
+        buffer |= x > 0
+        return view.double() + 0 * x
+
+    assert reported(first, [-0.02, 0.5], forward) == ([0, 0], [], ["views"])
+
 
 @shows("`y[x.argmax()].add_(v)`")
 def test_an_index_without_dimensions_returns_a_copy():
