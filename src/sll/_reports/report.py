@@ -19,6 +19,10 @@ __all__ = ["Report"]
 
 _APPROXIMATE = {
     "flips": "flips were too many to follow and count with their local gradient. A smaller eps opens fewer",
+    "joint": "decisions are in their band together with one that they depend on, or one about an equal number: each "
+    "counts by itself. A smaller eps opens fewer",
+    "ties": "numbers are exactly at the boundary, as what relu or clamp cut off is: half of the jump is seen. Decide "
+    "on what was cut",
     "terms": "integers are made of decisions of different weight that are too many to tell apart, or whose weights are "
     "not known: the integers next to them were taken",
     "blend": "elements of floats are in a band, in which decisions have met: only their blend is known here. Count "
@@ -63,11 +67,12 @@ class Report:
 
     cut: dict[CallSite, int] = field(default_factory=dict)
     """Calls that decide under `torch.no_grad`, or detach what is decided: gradients end there for the program says so.
-    With ``linearize(..., see_through=True)`` they go on.
+    With ``linearize(..., see_through=True)`` they go on. And calls that decide in a `torch.autograd.Function`, under
+    its name: what counts is the derivative that it has.
     """
     why: dict[CallSite, str] = field(default_factory=dict)
     """Of call sites in `approximate`: ``"flips"``, ``"terms"``, ``"blend"``, ``"outcomes"``, ``"places"``, ``"again"``,
-    ``"equal"`` or ``"views"``.
+    ``"equal"``, ``"views"``, ``"joint"`` or ``"ties"``.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,7 +198,8 @@ class Report:
             for site, n in self.approximate.items()
         ]
         notes += [
-            f"{short(site)}: decides without gradients in {n} calls, or is detached; see_through=True looks through"
+            f"{short(site)}: decides without gradients in {n} calls, or is detached; see_through=True looks through. "
+            "(A torch.autograd.Function keeps its own derivative.)"
             for site, n in self.cut.items()
         ]
         if not self.lost:

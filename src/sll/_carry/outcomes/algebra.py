@@ -20,9 +20,10 @@ from ..._ops.band import band_offset, hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
-from ..._rules.index import NAMED, functions_with, op_name, row_of, spellings
-from ..interface import Func, Region
+from ..._rules.index import NAMED, functions_with, names_of, op_name, row_of, spellings
+from ..interface import Func, Region, tensors
 from .carriers import (
+    Blend,
     Carrier,
     Chain,
     Choice,
@@ -247,11 +248,14 @@ def through_expectation(
         return attach(region, hard, Expectation(value, counts))
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
     decided = original(run, False)
-    return torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
+    out = torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
+    of = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
+    return out if compiling() else attach(region, out, Blend(of, [], args[0] if func in _CASTS else None))
 
 
+_CASTS = {func for name in (*names_of("floats"), "to", "type", "type_as") for func in spellings(name)}
 _SIGNS = {"gt": 1, "ge": 1, "lt": -1, "le": -1, "eq": 1, "ne": -1}
-_COMPARES = {func: name for name in _SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
+COMPARES = {func: name for name in _SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
 _SAME_NUMBER = functions_with("same_number")
 _TRUTH = functions_with("truth")
 _SMOOTH = functions_with("smooth")
@@ -262,8 +266,8 @@ def _of_counts(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     if hard.dtype == torch.bool:
         if func in _TRUTH:
             return _compare(region, "ne" if op_name(func) == "bool" else "eq", hard, args[0], 0)
-        if func in _COMPARES:
-            return _compare(region, _COMPARES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
+        if func in COMPARES:
+            return _compare(region, COMPARES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
     elif not hard.is_floating_point() and func in _SAME_NUMBER:
         return attach(region, hard, Expectation(expect(args[0]), by_ones(args[0])))
     elif func in _SMOOTH:

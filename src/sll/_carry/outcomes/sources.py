@@ -24,6 +24,7 @@ from ..._ops.ramp import Jump
 from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
 from ..interface import Func, Region, Rule
+from ..ties import TIED, count_ties
 from .algebra import on_outcomes
 from .boundaries import Eps, _at_multiples, at_integers, beside, boundary_at, toward_zero
 from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
@@ -112,6 +113,8 @@ def _run(
     jump = step(region.eps_for(op), *operands, **kwargs)
     if jump is None:
         return func(*args, **kwargs)
+    if op in TIED:
+        count_ties(region, *args)
     return _decided(region, op, jump, func, args, kwargs)
 
 

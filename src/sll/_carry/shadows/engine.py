@@ -19,6 +19,7 @@ from ..._rules.table import ROWS
 from .. import definitions
 from ..composed import COMPOSED
 from ..interface import Engine, Func, Quick, Region, Rule
+from ..layouts import LAYOUTS
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import NUMBERS, Rules, collected, lost_number
@@ -82,6 +83,7 @@ RULE_OF: dict[str, Rule] = {
     "elementwise": elementwise.elementwise,
     "collections": collected,
     **COMPOSED,
+    **LAYOUTS,
     "floats": casts.to_float,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
