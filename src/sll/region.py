@@ -165,6 +165,7 @@ class linearize(Mode):
         self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
         self._lost, self._widths = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error"))), Widths()
         self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
+        self._why: dict[CallSite, str] = {}
         self._places = Places(self._widths)
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
@@ -213,7 +214,8 @@ class linearize(Mode):
         rows = () if self.trace is None else (*self.trace.rows(), *flip_rows(flips))
         lost, infinite, approximate = dict(self._lost.calls), dict(self._infinite), dict(self._approximate)
         cut = dict(self._cut)
-        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate, flips, cut)
+        traced, widths = self.trace is not None, self._widths.summary()
+        return Report(lost, infinite, widths, rows, traced, approximate, flips, cut, dict(self._why))
 
     # --- what rules ask ---
 
@@ -315,9 +317,11 @@ class linearize(Mode):
         if many:
             self._infinite[call_site(op)] += many
 
-    def approximate(self, op: str, many: int) -> None:
-        """Flips that are too many to be followed further, or elements of which the terms are too many."""
-        self._approximate[call_site(op)] += many
+    def approximate(self, op: str, many: int, why: str) -> None:
+        """Flips or elements that are not followed exactly."""
+        site = call_site(op)
+        self._approximate[site] += many
+        self._why[site] = why
 
     # --- the mode ---
 
@@ -338,11 +342,10 @@ class linearize(Mode):
         engine = self.engine
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
-        if type(func) in OPERATORS:
-            func = engine.twin(func)
-            if func not in engine.rules and (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
-                return out
+        func = func if type(func) not in OPERATORS else engine.twin(func)
         rule = engine.rules.get(func)
+        if rule is None and (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
+            return out
         if rule is None or self.linear or self.selecting():  # (linear ones note where floats meet)
             if func in cuts.SEEN and (out := cuts.detach(self, func, args, kwargs)) is not NotImplemented:
                 return out
@@ -373,10 +376,7 @@ class linearize(Mode):
         return cuts.passes(self, func, args, kwargs)
 
     def met(self, func: Any, known: list[Tensor], out: Any) -> None:
-        if torch.is_grad_enabled():
-            vmap.came_out(self, func, known)
-            cuts.met(self, func, known, out)
-            cuts.fed(self, known, out)
+        cuts.met(self, func, known, out)
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return traced(self, func, args, kwargs)

@@ -29,6 +29,7 @@ from . import operators
 from .guards import DETACHES, decides, in_a_function, refuse_reentrant
 from .notes import passed
 from .threads import THREAD
+from .vmap import came_out
 
 __all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
 
@@ -306,7 +307,15 @@ def _carry(region: Any, x: Tensor, cut: Cut) -> None:
 
 
 def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
-    """What was cut is an operand of a call with gradients on. If the result has a graph, that is where it is missed."""
+    """What was cut, or came out of `vmap`, is an operand of a call."""
+    if torch.is_grad_enabled():
+        came_out(region, func, known)
+        _missed(region, func, known, out)
+        fed(region, known, out)
+
+
+def _missed(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
+    """If the result has a graph, that is where what was cut is missed."""
     marked: list[Any] = [x for x in known if _is_cut(x)]
     results = _tensors((out,))
     if not marked or func in ASKS or func.__name__.endswith("_as"):

@@ -42,6 +42,7 @@ FAMILIES = {
     "orders": "which element stands at which place",
     "passed": "how many boundaries are passed",
     "best_values": "a value that a choice takes",
+    "pooled": "the largest of each window",
     "elementwise": "element by element",
     "collections": "a tensor of what is given",
     "floats": "to a float dtype",
@@ -348,10 +349,11 @@ ROWS: list[Row] = [
     Row("dequantize int_repr sparse_coo_tensor to_dense", "layouts", in_place=False),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
+    Row("msort aminmax quantile nanquantile", "left_alone", in_place=False, left_alone=_CONTINUOUS),
     Row(
-        "msort aminmax quantile nanquantile max_pool1d max_pool2d max_pool3d F.adaptive_max_pool1d "
-        "adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d",
-        "left_alone",
+        "max_pool1d max_pool2d max_pool3d F.adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+        "fractional_max_pool2d fractional_max_pool3d",
+        "pooled",
         in_place=False,
         left_alone=_CONTINUOUS,
     ),

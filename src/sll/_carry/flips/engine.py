@@ -44,7 +44,7 @@ def either(ask: Callable[..., Any], one: Rule, other: Rule) -> Rule:
 
 def comparison(op: str, low: Any, high: Any) -> Rule:
     """With what was found by sorting it asks for places."""
-    ordinary = source(op, step(low, high))
+    ordinary = source(op, step(low, high, op))
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) == 2 and (sorted_places(args[0]) or sorted_places(args[1])) and region.linearizes("topk"):

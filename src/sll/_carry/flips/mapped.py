@@ -96,7 +96,7 @@ def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str
         return args[0]
     for i, flips in enumerate(found):
         if flips is not None and flips.plain is not None and _too_wide(args[i], flips, hard.numel()):
-            region.approximate(op_name(func), flips.layout.size)
+            region.approximate(op_name(func), flips.layout.size, "flips")
             return elementwise(region, func, (*args[:i], args[i].view_as(args[i]), *args[i + 1 :]), kwargs)
     entries = mapped(func, args, kwargs, hard.shape, hard.dtype, found)
     if entries is None:
@@ -123,7 +123,7 @@ def _too_wide(x: Tensor, found: Flips, many: int) -> bool:
     return one < many and size >= 64 and size * many > max(1, one) * max(MOST_PER_ELEMENT * many, MOST)
 
 
-def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, values: Any) -> Tensor:
+def with_block(region: Any, op: str, hard: Tensor, before: Entries, block: Block | None, values: Any) -> Tensor:
     """A decision's result: its own flips, if any, and those of its operands, decided again."""
     if before is None:
         return hard if block is None else carry(region, hard, Layout((block,)), values)
@@ -132,5 +132,5 @@ def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, 
     if before[0].size and block.at.shape[0] and not batched(block.at):
         both = int(torch.isin(block.at, before[0].at).sum())
         if both:  # (what they do together is not known)
-            region.approximate("joint", both)
+            region.approximate(op, both, "joint")
     return carry(region, hard, before[0].plus(block), torch.cat([before[1], values]))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..._ops.band import band_offset, hard_forward
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import compiling, tracked
+from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import NAMED, functions_with, names_of, op_name, row_of, spellings
 from ..interface import Func, Region, tensors
@@ -36,7 +36,7 @@ from .carriers import (
     discrete_carrier,
     outcomes,
 )
-from .decisions import Decision, decided_at, decided_by, offset_at
+from .decisions import Decision, decided_at, decided_by, offset_at, version_of
 from .expectations import OF_WEIGHTED, by_ones, expect
 from .mixtures import join_values, per_value
 from .trees import both_constants, both_sides, cofactor, decisions, join, original
@@ -71,7 +71,20 @@ def _too_many(operands: Sequence[Any], alone: bool = True) -> bool:
 
 
 def _reduced(region: Region, x: Any) -> Any:
-    return x if len(decisions(x)) <= 1 else attach(region, x.view_as(x), marginal(x))
+    found = decisions(x)
+    if len(found) <= 1:
+        return x
+    if not compiling() and (many := _open_together(found)):
+        region.approximate("outcomes", many, "outcomes")
+    return attach(region, x.view_as(x), marginal(x))
+
+
+def _open_together(found: list[Decision]) -> int:
+    """In how many elements several decisions are in their band."""
+    masks = [readable(d.undecided()) for d in found]
+    if any(mask is None for mask in masks):
+        return 0
+    return int((torch.stack(torch.broadcast_tensors(*masks)).sum(0) > 1).sum())  # type: ignore[no-untyped-call]
 
 
 def marginal(x: Tensor) -> Carrier | None:
@@ -291,7 +304,10 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
     # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
     hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
-    return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
+    decision = decided_at(offset)
+    if equality and type(b) is int and b == 0:
+        decision.zero = a, version_of(a)
+    return attach(region, hard, bool_outcomes(decision, hard, sign))
 
 
 def _soft(x: Any) -> Tensor:

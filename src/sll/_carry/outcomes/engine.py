@@ -165,7 +165,7 @@ class _Outcomes(Engine):
 
     def _approximate(self, region: Any, func: Func, many: int) -> None:
         if many:
-            region.approximate(op_name(func), many)
+            region.approximate(op_name(func), many, "blend")
 
     def _dispatched(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = compiling()

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..._ops.blend import blend
 from ..._ops.dtypes import wide
 from ..._ops.env import compiling, readable, tracked
+from ..._ops.own_thresholds import apart
 from ..._ops.ramp import Jump
 from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
@@ -108,11 +109,12 @@ def _run(
         known = compared_with_sorted(region, op, func, args)
         if known is not None:
             return known
-    jump = step(region.eps_for(op), *args, **kwargs)
+    operands = apart(op, *args, original(func, *args)) if op in _ORDERED and len(args) == 2 else args
+    jump = step(region.eps_for(op), *operands, **kwargs)
     if jump is None:
         return func(*args, **kwargs)
     if op in TIED:
-        count_ties(region, *args)
+        count_ties(region, op, *args)
     return _decided(region, op, jump, func, args, kwargs)
 
 
