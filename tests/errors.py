@@ -965,6 +965,56 @@ with sll.linearize(eps=0.1):
     y.sum().backward()
 """,
     ),
+    Case(
+        LOST,
+        "`vmap` returns a decided mask",
+        """
+with sll.linearize(eps=0.1):
+    mask = torch.func.vmap(lambda v: v > 0)(x)
+    y = torch.where(mask, x, 0.0)
+""",
+        "`vmap` returns plain tensors. What the function makes floats of has its gradient.",
+        """
+with sll.linearize(eps=0.1):
+    mask = torch.func.vmap(lambda v: (v > 0).float())(x)
+    (mask * x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "An operator of `torch.library` makes integers",
+        """
+@torch.library.custom_op("your_library::steps", mutates_args=())
+def steps(x: torch.Tensor) -> torch.Tensor:
+    return torch.round(x * 10).long()
+
+with sll.linearize(eps=0.1):
+    n = steps(x)
+""",
+        "A region sees into operators that are made of others (`CompositeImplicitAutograd`), and into no others. "
+        "[Adding a rule](adding-a-rule.md) says how an operator gets one.",
+        """
+with sll.linearize(eps=0.1):
+    n = torch.round(x * 10).long()
+    n.float().sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A large sparse tensor has decided places",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long() * 3_000_000
+    table = torch.sparse_coo_tensor(places[None], torch.ones(4), (3_000_001,), check_invariants=False)
+""",
+        "Each number is followed to each place. That is done for up to 4 million pairs of both.",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()
+    table = torch.sparse_coo_tensor(places[None], torch.ones(4), (2,), check_invariants=False)
+    (table.to_dense() @ torch.arange(2.0)).backward()
+""",
+    ),
     # --- lost: indices ---
     Case(
         TORCH,
