@@ -16,10 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sll
 
@@ -67,37 +66,61 @@ def sample(draws: int = 2000) -> None:
         )
 
 
-def overhead(times: int = 300) -> None:
-    """Figure 5: the least time of several regions, in turn, in microseconds."""
-    weight = torch.randn(160, 160, generator=torch.Generator().manual_seed(0)) / 12.0
+def of_numbers() -> Callable[[Tensor], Tensor]:
+    """A loop over single numbers, which asks 60 times."""
 
     def program(x: Tensor) -> Tensor:
-        h = torch.tanh(weight[0] * x)
-        for _ in range(40):
-            h = torch.tanh(weight @ h + 0.1)
-        s = h.sum()
-        if s > 1000:
+        v, n = x * 1.0, 0
+        for _ in range(60):
+            v = v * 0.99 + 0.01 * torch.sin(v)
+            if v > 5:
+                v, n = v * 0.5, n + 1
+        return v + n * x
+
+    return program
+
+
+def of_a_network() -> Callable[[Tensor], Tensor]:
+    """Layers with buffers and random numbers, and two questions about what comes out."""
+    torch.manual_seed(0)
+    layers = [(nn.Linear(96, 96), nn.BatchNorm1d(96), nn.Tanh(), nn.Dropout(0.1)) for _ in range(3)]
+    net = nn.Sequential(*(layer for each in layers for layer in each))
+    data = torch.randn(128, 96)
+
+    def program(x: Tensor) -> Tensor:
+        s = net(data * x).sum()
+        if s > 1e6:
             return s * 2
         for _ in range(int(3.4 + 0 * x)):
             s = s + x
         return s
 
+    return program
+
+
+def overhead(times: int = 400) -> None:
+    """Figure 5: forward and backward, in turn; medians in microseconds, and of what paths=16 adds to paths=1."""
     x = torch.tensor(0.3, requires_grad=True)
-    for forward in EPS:
-        made: dict[str, Any] = {
-            "plain": program,
-            'paths=1, on_lost="ignore"': sll.linearize(1e-3, forward=forward, on_lost="ignore")(program),  # type: ignore[arg-type]
-            "paths=1": sll.linearize(1e-3, forward=forward)(program),  # type: ignore[arg-type]
-            "paths=16": sll.linearize(1e-3, forward=forward, paths=16)(program),  # type: ignore[arg-type]
-        }
-        least = dict.fromkeys(made, float("inf"))
-        for _ in range(times):
-            for name, run in made.items():
-                start = time.thread_time()
-                run(x)
-                least[name] = min(least[name], time.thread_time() - start)
-        told = ", ".join(f"{name} {1e6 * least[name]:.0f}" for name in made)
-        print(f"{forward:17} {told}; {100 * (least['paths=16'] / least['paths=1'] - 1):+.1f} % of paths=1", flush=True)
+
+    def took(run: Callable[[Tensor], Tensor]) -> float:
+        start = time.thread_time()
+        run(x).backward()
+        return 1e6 * (time.thread_time() - start)
+
+    for make in (of_numbers, of_a_network):
+        for forward in EPS:
+            program = make()
+            runs = [program] + [
+                sll.linearize(1e-3, forward=forward, paths=n, on_lost="ignore")(program) for n in (1, 16)
+            ]  # type: ignore[arg-type]
+            found = torch.tensor([[took(run) for run in runs] for _ in range(times)], dtype=torch.float64)
+            plain, one, many = found.median(0).values.tolist()
+            added = 100 * float(((found[:, 2] - found[:, 1]) / plain).median())
+            print(
+                f"{make.__name__:13} {forward:17} plain {plain:.0f}, paths=1 {one:.0f}, paths=16 {many:.0f}: "
+                f"{added:+.1f} % of the program",
+                flush=True,
+            )
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
