@@ -1,17 +1,19 @@
 """Python control flow, `linearize(..., paths=N)`: what its gradients are worth, and what it costs.
 
-    python benchmarks/paths.py                     # all; about half an hour on one core
-    python benchmarks/paths.py integrals sample    # some of: integrals, sample, models, overhead
+    python benchmarks/paths.py                     # all; about a quarter of an hour on one idle core
+    python benchmarks/paths.py integrals unbiased  # some of them
 
 `integrals`  the line integral of each program in `tests/path_programs.py`, in every forward mode
-`sample`     2,000 draws with ``paths=3`` against all flips
-`models`     a traffic grid, an epidemic, a hotel: this gradient, finite differences and REINFORCE at equal runs
-`overhead`   a program of one millisecond that asks, with nothing in its band
+`unbiased`   2,000 draws with ``paths=3`` against all flips
+`examples`   traffic grids, an epidemic, a hotel: this gradient, finite differences and REINFORCE at equal runs
+`effects`    the tests of what a run changes besides its result, with what each says
+`overhead`   programs of a millisecond that ask, with nothing in their bands
 """
 
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -232,7 +234,7 @@ def examples(runs: int = 600, seeds: int = 4) -> None:
     for model in (Traffic(3), Traffic(4), Epidemic(), Hotel()):
         many = len(model.start)
         print(f"{type(model).__name__}, {many} parameters: {_cost(model, torch.tensor(model.start)):.3f} at the start")
-        for method in (by_paths, by_differences, by_reinforce):
+        for method in (by_paths, by_differences, by_reinforce, by_autograd):
             tried = {rate: _cost(model, method(model, runs, rate, 100)) for rate in model.rates}
             rate = min(tried, key=tried.__getitem__)
             found = [_cost(model, method(model, runs, rate, seed)) for seed in range(seeds)]
@@ -275,6 +277,17 @@ def by_paths(model: Model, runs: int, rate: float, seed: int) -> Tensor:
     return _descend(model, runs, rate, gradient, seed)
 
 
+def by_autograd(model: Model, runs: int, rate: float, seed: int) -> Tensor:
+    """PyTorch's own gradient, one run each."""
+
+    def gradient(theta: Tensor, luck: Luck) -> tuple[Tensor, int]:
+        cost = model(theta, luck)
+        (found,) = torch.autograd.grad(cost, theta) if cost.requires_grad else (torch.zeros_like(theta),)
+        return found, 1
+
+    return _descend(model, runs, rate, gradient, seed)
+
+
 def by_differences(model: Model, runs: int, rate: float, seed: int) -> Tensor:
     """Central differences of the same width, with common random numbers."""
 
@@ -306,7 +319,14 @@ def by_reinforce(model: Model, runs: int, rate: float, seed: int) -> Tensor:
     return _descend(model, runs, rate, gradient, seed)
 
 
+def effects() -> None:
+    """Figure 4: one run's changes stay, of every kind."""
+    tests = Path(__file__).parent.parent / "tests" / "test_paths.py"
+    kinds = "random or numpy or modules or arguments or first_saw or buffers or optimizers or undone or inner"
+    subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", tests, "-k", kinds], check=True)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ("integrals", "unbiased", "examples", "overhead"):
+    for name in sys.argv[1:] or ("integrals", "unbiased", "examples", "effects", "overhead"):
         print(f"== {name}: {globals()[name].__doc__}", flush=True)
         globals()[name]()

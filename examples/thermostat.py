@@ -140,7 +140,7 @@ def main(quick: bool = False, figure: Path = Path("out/thermostat.png")) -> dict
             scores[name].append(cost_of(steps[name][-1][1], range(10**6, 10**6 + days)))
     table = Table("method", "cost of a day", title=f"{runs} runs, mean ± std of {seeds} seeds")
     for name, of in scores.items():
-        table.add_row(name, f"{statistics.mean(of):.1f} ± {statistics.stdev(of):.1f}")
+        table.add_row(name, f"{statistics.mean(of):.2f} ± {statistics.stdev(of):.2f}")
     console = Console(highlight=False)
     console.print(table)
     found = sll.explain(house, START, Random(0), eps=WIDTH, forward="hard", paths=8)
@@ -164,7 +164,7 @@ def main(quick: bool = False, figure: Path = Path("out/thermostat.png")) -> dict
 if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, a quarter of the runs")
+    parser.add_argument("--quick", action="store_true", help="two seeds, half of the runs")
     parser.add_argument("--figure", type=Path, default=Path("out/thermostat.png"))
     arguments = parser.parse_args()
     main(arguments.quick, arguments.figure)
