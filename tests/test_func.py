@@ -198,12 +198,15 @@ def test_decisions_into_vmap_are_reported():
     FUNC,
     "a mask or an index that `vmap` returns",
     "does not work",
-    "it comes out as a plain tensor: its decision ends there, **silently**. Return a float",
+    "it comes out as a plain tensor: its decision ends there, and that is reported. Return a float",
 )
 def test_decisions_out_of_vmap_end_there():
     x = torch.linspace(-1, 1, 8).requires_grad_()
-    with sll.linearize(0.3):
-        assert not vmap(lambda r: r > 0)(x).float().requires_grad  # if this fails, correct the table
+    with sll.linearize(0.3, on_lost="ignore") as region:
+        inside = vmap(lambda r: (r > 0) & (r < 1))(x)
+        assert not region.report().lost
+        assert not inside.float().requires_grad  # if this fails, correct the table
+        assert [site.op for site in region.report().lost] == ["float"]
         assert vmap(lambda r: (r > 0).float())(x).requires_grad
 
 

@@ -209,11 +209,9 @@ def test_the_first_k_by_a_threshold():
     for forward in MODES:
         _, gradient, report = traced(program, x, 0.1, forward=forward)
         row = decides(report)[-1]
-        if forward == "straight-through":  # the last of them stands at its own threshold
-            assert (row.site.op, row.elements, row.in_band) == ("ge", 8, 3) and row.status == "gets gradients"
-        else:
-            assert (row.site.op, row.elements, row.in_band) == ("topk", 8, 0) and row.status == "out of reach"
-            assert not gradient.any()
+        op = "ge" if forward == "straight-through" else "topk"
+        assert (row.site.op, row.elements, row.in_band) == (op, 8, 0) and row.status == "out of reach"
+        assert not gradient.any()
 
 
 @pytest.mark.parametrize("forward", MODES)
@@ -417,15 +415,11 @@ def test_compiled_code_is_watched_in_eager_mode():
 # --- what it says of choices, sawteeth and losses ---
 
 
-def above_median(x):
-    return (torch.arange(8.0) * (x > x.median())).sum()
-
-
 @pytest.mark.parametrize(
     "f",
     [
         lambda x: (torch.arange(8.0) * torch.zeros(8).scatter(0, x.topk(3).indices, 1.0)).sum(),
-        above_median,
+        lambda x: (torch.arange(8.0) * (x > x.median())).sum(),
         lambda x: (torch.arange(8.0) * (x > x.median() + 0.01)).sum(),
         lambda x: x.detach().square()[x.kthvalue(3).indices],
         lambda x: torch.arange(8.0)[x.argmax()],
@@ -440,9 +434,6 @@ def above_median(x):
 def test_the_nearest_is_reached_and_nothing_before(forward, f):
     x = torch.tensor([-1.3, -0.05, 0.02, 0.07, 0.4, 0.52, 1.14, 2.6])
     row = decides(traced(f, x, 1e-4, forward=forward)[2])[0]
-    if f is above_median and forward == "straight-through":  # a comparison, and one element is its own threshold
-        assert row.in_band == 1
-        return
     nearest = row.reach[0]
     (before,), (behind,) = (decides(traced(f, x, nearest * factor, forward=forward)[2]) for factor in (0.98, 1.02))
     assert before.in_band == 0 < behind.in_band
@@ -968,3 +959,27 @@ def test_gradients_that_grow_through_a_loop_are_told(gain, grows):
     (row,) = region.report().rows
     assert (row.grows > 1e3) == grows and row.to_dict()["grows"] == row.grows
     assert ("gradients grow" in row.verdict) == ("gradients grow" in str(region.report())) == grows
+
+
+GRADES = torch.tensor([0.0, 1.0, 0.0, 2.0])
+APPROXIMATE = {
+    "again": ("straight-through", lambda x: GRADES[x.masked_fill(torch.arange(4) == x.argmax(), -9.0).argmax()]),
+    "equal": ("straight-through", lambda x: (x > 0).float().amax()),
+    "terms": ("straight-through", lambda x: ((x > 0) * 2 ** torch.arange(4)).sum() == 3),
+    "blend": ("linear", lambda x: (x > 0).float().mean() > 0.9),
+    "places": ("linear", lambda x: (lambda g: (g[0] > 0) | (g[1] > 0))(GRADES[x.argsort()])),
+    "outcomes": ("linear", lambda x: functools.reduce(torch.logical_xor, torch.cat([x, x - 0.01]).gt(0).unbind())),
+}
+
+
+@pytest.mark.parametrize("why", APPROXIMATE)
+def test_what_is_approximate_says_why(why, monkeypatch):
+    monkeypatch.setattr("sll._carry.shadows.terms.MAX_ELEMENTS", 3)
+    forward, program = APPROXIMATE[why]
+    for at, told in (([0.02, 0.03, 0.05, 0.04], True), ([1.0, 4.0, 2.0, 3.0], why == "terms")):
+        x = torch.tensor(at, requires_grad=True)
+        with sll.linearize(0.1, forward=forward, on_lost="error") as region:
+            program(x)
+        report = region.report()
+        assert (why in report.why.values()) == told == ("approximate" in str(report)), str(report)
+        assert report.why.keys() == report.approximate.keys()

@@ -190,7 +190,7 @@ def softtorch(softness: float, seed: int, suffix: str = "") -> Ops:
         round=call("round"),
         argmax=partial(call("argmax"), dim=-1),
         topk=lambda x, k: call("topk")(x, k)[1].sum(0),  # its indices are rows of weights
-        rank=partial(call("rank"), descending=False),
+        rank=partial(call("rank"), descending=False, dim=-1),
     )
 
 
@@ -247,7 +247,10 @@ def cma_es() -> Search:
     return search
 
 
-THRESHOLDS = ("sign", "spiking", "f1", "controller")
+THRESHOLDS = (
+    ("sign", "spiking", "f1", "controller", "deep", "stock", "grams", "threshold", "tree", "codes")
+    + ("gates",)  # held back
+)
 STEPS = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 
 PLAIN = "plain hard"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure  # without pyplot: draws with Agg, and needs no display
-from methods import AUTO, PLAIN, find
+from methods import AUTO, find
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
-from tasks import TASKS
+from suite import HELD_BACK, TASKS
 
 Result = dict[str, Any]
 Finals = dict[str, dict[str, list[Result]]]
@@ -89,9 +89,18 @@ class Summary:
         ranks = rankdata([-self.cells[name][task].mean for name in names])
         return dict(zip(names, ranks.tolist()))
 
-    def rank(self, method: str) -> float | None:
-        found = [ranks[method] for ranks in map(self.ranked, self.tasks) if method in ranks]
+    def rank(self, method: str, tasks: Sequence[str]) -> float | None:
+        """The mean over those of `tasks` to which it applies."""
+        found = [ranks[method] for ranks in map(self.ranked, tasks) if method in ranks]
         return statistics.mean(found) if found else None
+
+    @property
+    def shown(self) -> list[str]:
+        return [name for name in self.tasks if name not in HELD_BACK]
+
+    @property
+    def held_back(self) -> list[str]:
+        return [name for name in self.tasks if name in HELD_BACK]
 
     def best(self, task: str) -> str:
         return max((name for name in self.methods if task in self.cells[name]), key=lambda n: self.cells[n][task].mean)
@@ -100,38 +109,46 @@ class Summary:
         row = self.cells[method].values()
         return sum(c.diverged for c in row) / sum(c.runs for c in row)
 
-    def slowdown(self, method: str) -> float | None:
-        """Geometric mean over the tasks of the time relative to plain hard training."""
-        plain = self.cells.get(PLAIN, {})
-        ratios = [
-            statistics.mean(c.seconds) / statistics.mean(plain[task].seconds)
-            for task, c in self.cells[method].items()
-            if c.seconds and task in plain and plain[task].seconds
-        ]
-        return statistics.geometric_mean(ratios) if ratios else None
-
     def gap(self, method: str, task: str) -> float | None:
         gaps = self.cells[method].get(task)
         return statistics.mean(gaps.gaps) if gaps is not None and gaps.gaps else None
 
-    def best_other(self, task: str) -> Cell | None:
-        """Of all methods but `AUTO`."""
-        others = [row[task] for name, row in self.cells.items() if name != AUTO and task in row]
-        return max(others, key=lambda c: c.mean) if others and task in self.cells.get(AUTO, {}) else None
+    def best_other(self, task: str) -> str | None:
+        """Of all methods with derivatives but `AUTO`."""
+        names = [name for name, row in self.cells.items() if name != AUTO and task in row]
+        names = [name for name in names if find(name).search is None and self.cells[name][task].scores]
+        return max(names, key=lambda name: self.cells[name][task].mean) if names else None
 
-    def auto_keeps_up(self, task: str) -> bool | None:
-        """Whether `AUTO` is at most one standard deviation (of the best other method) behind that method."""
-        best = self.best_other(task)
-        return None if best is None else self.cells[AUTO][task].mean >= best.mean - best.std
-
-    def lead_of_auto(self, task: str) -> str:
-        """Over the best other method, seed by seed (they share their data): mean ± standard error."""
-        best = self.best_other(task)
-        if best is None or not best.scores or not self.cells[AUTO][task].scores:
-            return "–"
-        leads = [a - b for a, b in zip(self.cells[AUTO][task].scores, best.scores)]
+    def lead_of_auto(self, task: str) -> Lead | None:
+        """Over the best other method, seed by seed (they share their data)."""
+        best, own = self.best_other(task), self.cells.get(AUTO, {}).get(task)
+        if best is None or own is None or not own.scores:
+            return None
+        other = self.cells[best][task]
+        leads = [a - b for a, b in zip(own.scores, other.scores)]
         error = statistics.stdev(leads) / math.sqrt(len(leads)) if len(leads) > 1 else math.nan
-        return f"{statistics.mean(leads):+.1f} ± {error:.1f}"
+        return Lead(best, statistics.mean(leads), error, abs(other.mean))
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Of `AUTO` over the best other method of a task."""
+
+    other: str
+    mean: float
+    error: float
+    """The standard error of the mean."""
+    score: float
+    """What the other reaches."""
+
+    @property
+    def behind(self) -> bool:
+        """By more than two standard errors, and by more than 1 % of the score."""
+        return self.mean < -2 * self.error and self.mean < -0.01 * self.score
+
+    def __str__(self) -> str:
+        text = f"{self.mean:+.1f} ± {self.error:.1f}"
+        return f"{text} (behind)" if self.behind else text
 
 
 def summarise(finals: Finals) -> Summary:
@@ -142,10 +159,11 @@ def summarise(finals: Finals) -> Summary:
 
 READING = """\
 Scores of the deployed plain program on the test split, mean ± standard deviation over the seeds. **Bold**: the best. \
-Rank: mean over the tasks a method applies to, among the methods that apply there; searches without derivatives have \
-none. Diverged: share of runs that met a non-finite number, or ended no better than they began. Time: of a training \
-run relative to plain hard training, geometric mean over the tasks. Within one std: of the best other method. Lead: \
-over the best other method, positive is better, mean of the differences per seed ± their standard error."""
+Lead: of sll auto over the best other method with derivatives, mean of the differences per seed ± their standard \
+error, positive is better; *behind*: by more than two standard errors and 1 % of the score. Rank: mean over the tasks \
+a method applies to, among the methods that apply there; searches without derivatives have none. No decision about \
+`"auto"` has seen the tasks that are held back. Diverged: share of runs that met a non-finite number, or ended no \
+better than they began."""
 
 
 def show_cell(summary: Summary, method: str, task: str) -> str:
@@ -162,40 +180,28 @@ def show(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-BREAK = "\n"
-"""Between the name of a task and that of its score, on the console."""
-
-
 def score_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    header = ["method", "rewritten"]
-    for name in summary.tasks:
-        task = TASKS[name]
+    """A row for each task, a column for each method."""
+    header = ["task", *summary.methods, f"lead of {AUTO}"]
+    rows = []
+    for name in (*summary.shown, *summary.held_back):
+        task, lead = TASKS[name], summary.lead_of_auto(name)
         arrow = "↑" if task.higher_is_shown else "↓"
-        header.append(f"{task.title}, {task.score_name} {arrow}".replace(", ", BREAK, 1))
-    header += ["rank", "diverged", "time"]
-    rows = [
-        [
-            method,
-            find(method).what,
-            *(show_cell(summary, method, task) for task in summary.tasks),
-            show(summary.rank(method), ".1f"),
-            f"{summary.diverged(method):.0%}",
-            show(summary.slowdown(method), ".1f"),
-        ]
-        for method in summary.methods
-    ]
-    if AUTO in summary.cells:
-        kept = {True: "yes", False: "no", None: "–"}
-        answers = [kept[summary.auto_keeps_up(task)] for task in summary.tasks]
-        rows.append([f"{AUTO} within one std", "", *answers, "", "", ""])
-        rows.append([f"lead of {AUTO}, seed by seed", "", *map(summary.lead_of_auto, summary.tasks), "", "", ""])
+        title = f"{task.title}, {task.score_name} {arrow}" + " (held back)" * (name in HELD_BACK)
+        cells = [show_cell(summary, method, name) for method in summary.methods]
+        rows.append([title, *cells, "–" if lead is None else str(lead)])
+    for title, tasks in (("mean rank", summary.shown), ("mean rank, held back", summary.held_back)):
+        if tasks:
+            rows.append([title, *(show(summary.rank(method, tasks), ".1f") for method in summary.methods), ""])
+    rows.append(["rewritten", *(find(method).what for method in summary.methods), ""])
+    rows.append(["diverged", *(f"{summary.diverged(method):.0%}" for method in summary.methods), ""])
     return header, rows
 
 
 def gap_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    header = ["method", *(TASKS[task].title for task in summary.tasks)]
-    return header, [
-        [method, *(show(summary.gap(method, task), "+.1f") for task in summary.tasks)] for method in summary.methods
+    return ["task", *summary.methods], [
+        [TASKS[task].title, *(show(summary.gap(method, task), "+.1f") for method in summary.methods)]
+        for task in summary.tasks
     ]
 
 
@@ -212,7 +218,7 @@ GAP_TITLE = "Score as trained minus score as deployed (validation split, higher 
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[name.replace(BREAK, ", ") for name in header], ["---"] + ["---:"] * (len(header) - 1), *rows]
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

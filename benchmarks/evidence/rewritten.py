@@ -1,4 +1,4 @@
-"""The same eight programs as they have to be rewritten without `sll`: every discrete decision is a call of `Ops`.
+"""The first eight programs as they have to be rewritten without `sll`: every discrete decision is a call of `Ops`.
 
 Booleans become products, lookups become matrix products with a one-hot row, metrics are written out again. Parameters
 and their names are those of the plain program, so that what was trained is deployed with ``load_state_dict``. With
@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import further_rewritten
 import tasks
 import torch
 import torch.nn.functional as F
+from suite import TASKS
 from tasks import Data, Program
 from torch import Tensor, nn
 
@@ -189,22 +191,27 @@ class PixelChoice(tasks.PixelChoice):
 
 def program(name: str, ops: Ops) -> Program:
     """The rewritten program of a task."""
-    plain = tasks.TASKS[name].program
-    networks = {"sign": SignNet, "quantized": QuantizedNet, "spiking": SpikingNet, "topk": PixelChoice}
+    plain = TASKS[name].program
+    networks = {
+        "sign": SignNet,
+        "quantized": QuantizedNet,
+        "spiking": SpikingNet,
+        "topk": PixelChoice,
+        "controller": Thermostat,
+        **further_rewritten.MODELS,
+    }
     if name in networks:
         return Program(partial(networks[name], ops), plain.output, plain.loss)
     if name == "vq":
         return Program(partial(Autoencoder, ops), plain.output, autoencoder_loss)
-    if name == "controller":
-        return Program(partial(Thermostat, ops), plain.output, plain.loss)
-    loss = partial({"f1": f1_loss, "rank": spearman_loss}[name], ops)
+    loss = partial({"f1": f1_loss, "rank": spearman_loss, **further_rewritten.LOSSES}[name], ops)
     return Program(plain.model, loss, loss)
 
 
 def check(seeds: int = 3) -> dict[str, float]:
     """The largest difference between plain and rewritten hard programs, relative to the largest output, per task."""
     worst = {}
-    for name, task in tasks.TASKS.items():
+    for name, task in TASKS.items():
         found = []
         for seed in range(seeds):
             torch.manual_seed(seed)

@@ -28,7 +28,8 @@ import torch
 from methods import Config, Method, Search, find
 from rich.progress import Progress, TimeElapsedColumn
 from scipy.stats import rankdata
-from tasks import TASKS, Data, Task
+from suite import HELD_BACK, TASKS
+from tasks import Data, Task
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -250,32 +251,48 @@ def tuning_jobs(task: str, method: Method, quick: bool) -> list[Job]:
     return [Job(task, method.name, config, lr, seed, quick) for config in configs for lr in lrs for seed in seeds]
 
 
+def score_of(result: Result, split: str) -> float:
+    """-inf for a run that failed."""
+    score: float = result.get(split, -math.inf)
+    return -math.inf if math.isnan(score) else score
+
+
 def tuning_scores(task: str, method: Method, results: Results, quick: bool) -> dict[tuple[Config, float], float]:
     """Of each pair of configuration and learning rate the mean of the tuning seeds, -inf if one failed."""
     pairs: dict[tuple[Config, float], list[float]] = {}
     for job in tuning_jobs(task, method, quick):
-        score = results[job].get("validation", -math.inf)
-        pairs.setdefault((job.config, job.lr), []).append(-math.inf if math.isnan(score) else score)
+        pairs.setdefault((job.config, job.lr), []).append(score_of(results[job], "validation"))
     return {pair: statistics.mean(found) for pair, found in pairs.items()}
 
 
 def choose(method: Method, names: Sequence[str], results: Results, quick: bool) -> Choice:
-    """By the tuning seeds. A pair that failed loses to all others."""
+    """By the tuning seeds. A pair that failed loses to all others. Tasks that are held back have no say in the
+    configuration, but for learning rates of their own."""
     scores: dict[str, dict[Config, dict[float, float]]] = {}
     for name in names:
         for (config, lr), score in tuning_scores(name, method, results, quick).items():
             scores.setdefault(name, {}).setdefault(config, {})[lr] = score
     configs = list(next(iter(scores.values())))
-    ranks = [rankdata([-max(by_lr.values()) for by_lr in scores[name].values()]) for name in names]
+    say = [name for name in names if name not in HELD_BACK] or names
+    ranks = [rankdata([-max(by_lr.values()) for by_lr in scores[name].values()]) for name in say]
     mean = [statistics.mean(rank[i] for rank in ranks) for i in range(len(configs))]
     config = configs[mean.index(min(mean))]  # of equal ones the first, which is the method's default
     return Choice(config, {name: max(scores[name][config], key=scores[name][config].__getitem__) for name in names})
 
 
 def run(
-    names: Sequence[str], methods: Sequence[str], seeds: Sequence[int], results: Results, workers: int, quick: bool
+    names: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    results: Results,
+    workers: int,
+    quick: bool,
+    oracle: bool = False,
 ) -> dict[str, dict[str, list[Result]]]:
-    """Everything that is not in `results` yet; returns method -> task -> one result per seed."""
+    """Everything that is not in `results` yet; returns method -> task -> one result per seed.
+
+    `oracle`: not at the learning rates that tuning chose, but at those that do best on the final seeds, on test.
+    """
     found = [find(name) for name in methods]
     pairs = {method.name: [name for name in names if method.applies(name)] for method in found}
     found = [method for method in found if pairs[method.name]]
@@ -283,7 +300,7 @@ def run(
     with Progress(*columns) as progress:
         jobs = [job for method in found for name in pairs[method.name] for job in tuning_jobs(name, method, quick)]
         run_jobs(jobs, results, workers, progress, "tuning")
-        final: dict[str, dict[str, list[Job]]] = {}
+        final: dict[str, dict[str, list[list[Job]]]] = {}
         for method in found:
             # the configuration is one for all tasks: those that were tuned before have a say, too
             known = [
@@ -293,12 +310,20 @@ def run(
             ]
             choice = choose(method, known, results, quick)
             final[method.name] = {
-                name: [Job(name, method.name, choice.config, choice.lrs[name], seed, quick) for seed in seeds]
+                name: [
+                    [Job(name, method.name, choice.config, lr, seed, quick) for seed in seeds]
+                    for lr in (rates(TASKS[name], method) if oracle else [choice.lrs[name]])
+                ]
                 for name in pairs[method.name]
             }
-        jobs = [job for by_task in final.values() for group in by_task.values() for job in group]
+        jobs = [job for by_task in final.values() for groups in by_task.values() for group in groups for job in group]
         run_jobs(jobs, results, workers, progress, "final")
     return {
-        method: {name: [results[job] for job in group] for name, group in by_task.items()}
+        method: {name: best([[results[job] for job in group] for group in groups]) for name, groups in by_task.items()}
         for method, by_task in final.items()
     }
+
+
+def best(groups: Sequence[list[Result]]) -> list[Result]:
+    """Of the learning rates: the one with the best mean on test. A run that failed loses to all others."""
+    return max(groups, key=lambda group: statistics.mean(score_of(result, "test") for result in group))

@@ -24,13 +24,13 @@ def affine(x):
 
 
 def scaled(x):
-    """With a scale that the data choose."""
-    x = x.float()
+    """With a scale that the data choose. (Of -4 to 3 the largest element would be at 3.5, an exact tie.)"""
+    x, bits = x.float(), (-3, 3)
     scale, zero = torchao.choose_qparams_affine(
-        x, torchao.MappingType.SYMMETRIC, (1, N), torch.int8, *BITS, scale_dtype=x.dtype
+        x, torchao.MappingType.SYMMETRIC, (1, N), torch.int8, *bits, scale_dtype=x.dtype
     )
-    q = torchao.quantize_affine(x, (1, N), scale, zero, torch.int8, *BITS)
-    return torchao.dequantize_affine(q, (1, N), scale, zero, torch.int8, *BITS, output_dtype=x.dtype)
+    q = torchao.quantize_affine(x, (1, N), scale, zero, torch.int8, *bits)
+    return torchao.dequantize_affine(q, (1, N), scale, zero, torch.int8, *bits, output_dtype=x.dtype)
 
 
 add(
@@ -46,6 +46,7 @@ add(
             torchao.quantize_affine(x.float(), (1, N), SCALE, ZERO, torch.int8, *BITS).double() * weight
         ).sum(),
     },
+    see_through=True,
 )
 fixed = ao.FakeQuantize(ao.MinMaxObserver, quant_min=0, quant_max=15, dtype=torch.quint8).double()
 fixed(torch.linspace(-1.5, 2.0, 20, dtype=torch.float64))
@@ -53,8 +54,10 @@ fixed.disable_observer()
 
 
 def observed(x):
+    """(The observer detaches what it sees. So the ends of its range are constants.)"""
+    x = torch.cat([x.clamp(-2, 2), torch.tensor([-2.53, 2.48], dtype=x.dtype)])
     observer = ao.FakeQuantize(ao.MovingAverageMinMaxObserver, quant_min=0, quant_max=15, dtype=torch.quint8)
-    return observer.double()(x)
+    return observer.double()(x)[:N]
 
 
 add(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ._carry import outcomes, shadows
 from ._carry.interface import OUTSIDE, Engine, tensors
-from ._mode import checkpoint, cuts
+from ._mode import checkpoint, cuts, operators, vmap
 from ._mode.decorating import around_module, decorate
-from ._mode.guards import EAGER, break_the_graph, decided_outside_of_vmap
+from ._mode.guards import EAGER, break_the_graph
 from ._mode.mode import Mode, not_compiled, not_compiled_on_their_own
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
@@ -29,12 +29,11 @@ from ._ops.options import (
     generator_or_none,
     looks_through,
     one_of,
-    op_names,
     shown,
     whole_paths,
 )
 from ._reports.report import Report, flip_rows
-from ._rules.index import SOURCES
+from ._rules.index import MIRRORED, OPERATORS, SOURCES, chosen_ops
 from ._rules.widths import Watched, Width
 from .auto import Auto
 from .eps import Eps, widths
@@ -60,14 +59,6 @@ def engine_of(mode: str) -> Engine:
 
 FORMULA = 1e-3
 """The half-width for looking at gradients."""
-
-
-_MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
-"""Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
-
-
-def _with_mirrored(ops: frozenset[str]) -> frozenset[str]:
-    return ops | {_MIRRORED[op] for op in ops if op in _MIRRORED}
 
 
 class linearize(Mode):
@@ -161,10 +152,11 @@ class linearize(Mode):
         self.linear = forward == "linear"
         self.engine = cuts.engine_for(self.through, engine_of(self.mode))
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
-        self._ops = _chosen(only, exclude)
-        self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
+        self._ops = chosen_ops(only, exclude)
+        self._eps_of = {**{MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in MIRRORED}, **self._eps_of}
         self._lost, self._widths = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error"))), Widths()
         self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
+        self._why: dict[CallSite, str] = {}
         self._places = Places(self._widths)
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
@@ -213,7 +205,8 @@ class linearize(Mode):
         rows = () if self.trace is None else (*self.trace.rows(), *flip_rows(flips))
         lost, infinite, approximate = dict(self._lost.calls), dict(self._infinite), dict(self._approximate)
         cut = dict(self._cut)
-        return Report(lost, infinite, self._widths.summary(), rows, self.trace is not None, approximate, flips, cut)
+        traced, widths = self.trace is not None, self._widths.summary()
+        return Report(lost, infinite, widths, rows, traced, approximate, flips, cut, dict(self._why))
 
     # --- what rules ask ---
 
@@ -315,9 +308,11 @@ class linearize(Mode):
         if many:
             self._infinite[call_site(op)] += many
 
-    def approximate(self, op: str, many: int) -> None:
-        """Flips that are too many to be followed further, or elements of which the terms are too many."""
-        self._approximate[call_site(op)] += many
+    def approximate(self, op: str, many: int, why: str) -> None:
+        """Flips or elements that are not followed exactly."""
+        site = call_site(op)
+        self._approximate[site] += many
+        self._why[site] = why
 
     # --- the mode ---
 
@@ -331,11 +326,17 @@ class linearize(Mode):
         if checkpoint.hooked() and (self.selecting() or func in engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
-            outside = decided_outside_of_vmap(engine, args, kwargs)
-            if outside:
-                self.lose(func.__name__, outside, "it was made outside of vmap; make it inside, or pass a float.")
+            return vmap.handled(self, func, args, kwargs, self._ruled)
+        return self._ruled(func, args, kwargs)
+
+    def _ruled(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        engine = self.engine
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
+        if type(func) in OPERATORS:
+            func = engine.twin(func)
+            if (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
+                return out
         rule = engine.rules.get(func)
         if rule is None or self.linear or self.selecting():  # (linear ones note where floats meet)
             if func in cuts.SEEN and (out := cuts.detach(self, func, args, kwargs)) is not NotImplemented:
@@ -368,6 +369,7 @@ class linearize(Mode):
 
     def met(self, func: Any, known: list[Tensor], out: Any) -> None:
         if torch.is_grad_enabled():
+            vmap.came_out(self, func, known)
             cuts.met(self, func, known, out)
             cuts.fed(self, known, out)
 
@@ -390,21 +392,6 @@ class hard(Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
-
-
-def _chosen(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozenset[str]:
-    """The ops that are linearized."""
-    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
-    if exclude is None:
-        return ops
-    left_out = op_names(exclude, "exclude", SOURCES)
-    both = sorted(ops & left_out) if only is not None else ()
-    if both:
-        raise ValueError(
-            f"only= and exclude= both name {both[0]!r}; take it out of one of them (gt and lt, ge and le count "
-            "as one: Python may call either)"
-        )
-    return ops - _with_mirrored(left_out)
 
 
 for _engine in ENGINES.values():

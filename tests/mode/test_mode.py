@@ -47,7 +47,7 @@ def test_carriers_go_stale_when_written_behind_the_region():
 @pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
 @pytest.mark.parametrize("grad", [True, False])
 def test_torch_cond_and_loops_run_in_a_region(forward, grad):
-    """torch compiles them on its own. What they branch on is followed, or reported."""
+    """torch compiles them on its own. What they branch on is followed, as with `torch.where`."""
     from torch._higher_order_ops.while_loop import while_loop
 
     def program(x):
@@ -59,11 +59,32 @@ def test_torch_cond_and_loops_run_in_a_region(forward, grad):
     x = torch.tensor([0.5, -0.4], requires_grad=True)
     with sll.linearize(0.2, forward=forward, on_lost="ignore") as region:
         y = program(x)
-    assert y == program(x)
-    lost = {site.op for site in region.report().lost}
-    followed = grad and forward == "hard"
-    assert lost == ({"cond"} if grad and not followed else set())
-    if followed:
+    assert not region.report().lost
+    if forward != "linear":
+        assert y == program(x)
+    if grad and forward != "linear":
         (found,) = torch.autograd.grad(y, x)
         jump = (x.sin() - x.cos()).sum().item()
         torch.testing.assert_close(found, x.detach().cos() + jump / 0.4)
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+def test_what_branches_of_torch_cond_decide_is_followed(forward):
+    """They are compiled without the region, silently. A side that is not taken is not run far from the band."""
+
+    def program(x, cond):
+        y = cond(x[1] > 0, lambda x: torch.round(x).sum(), lambda x: torch.log(-x[1]) + torch.sign(x[0]), (x,))
+        m = x > 0
+        return y + cond(x[1].detach() > 0, lambda m: torch.where(m, 1.0, 3.0).sum(), lambda m: m.sum().float(), (m,))
+
+    def plain(pred, yes, no, operands):
+        return yes(*operands) if pred else no(*operands)
+
+    found = []
+    for cond in (torch.cond, plain):
+        x = torch.tensor([0.01, 1.51, -0.3], requires_grad=True)
+        with sll.linearize(0.02, forward=forward, on_lost="ignore") as region:
+            y = program(x, cond)
+        found.append((y.item(), torch.autograd.grad(y, x)[0].tolist()))
+        assert all(site.file == __file__ for site in region.report().lost)
+    assert found[0] == found[1] and found[0][1][0] != 0 and found[0][1][1] == 25

@@ -67,8 +67,8 @@ class Region(Protocol):
     ) -> None:
         """Count that the gradient of `tensors` ends at `op`; warn or raise if an element was in its band."""
 
-    def approximate(self, op: str, many: int) -> None:
-        """Numbers that are too much to follow exactly."""
+    def approximate(self, op: str, many: int, why: str) -> None:
+        """Numbers that are not followed exactly. `why`: see `sll.Report`."""
 
     def count_infinite(self, op: str, many: int) -> None:
         """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""

@@ -139,12 +139,18 @@ class Writes:
         """``out=`` is a computation and then a copy, and so is ``inplace=True``; NumPy's spellings become torch's."""
 
         def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if list in map(type, args):  # what is worked out later sees it as it is now
+                args = tuple([*x] if type(x) is list else x for x in args)
             if not kwargs:
                 return rule(region, func, args, kwargs)
             if not args and "input" in kwargs and "condition" not in kwargs:
                 args = (kwargs["input"],)
                 kwargs = {name: x for name, x in kwargs.items() if name != "input"}
-            kwargs = {_NUMPY.get(name, name): x for name, x in kwargs.items() if name != "out" or x is not None}
+            kwargs = {
+                _NUMPY.get(name, name): [*x] if type(x) is list else x
+                for name, x in kwargs.items()
+                if name != "out" or x is not None
+            }
             if kwargs.get("inplace") and self.concerns(args, kwargs, source):
                 before = self.before(region, args[0])
                 result = rule(region, func, (before, *args[1:]), {**kwargs, "inplace": False})

@@ -25,7 +25,8 @@ from .._ops.env import compiling
 from .._ops.openness import of_a_region
 from .._ops.statements import in_package
 from .._rules.index import ASKS, SOURCES, op_name, op_of, writes_to_first
-from .guards import DETACHES, decides, lost_in_a_function, refuse_reentrant
+from . import operators
+from .guards import DETACHES, decides, in_a_function, refuse_reentrant
 from .notes import passed
 from .threads import THREAD
 
@@ -101,7 +102,7 @@ def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if THREAD.cut is not None and "no_grad" in region.through and not torch.is_inference_mode_enabled():
         return _through(region, func, args, kwargs)
     if THREAD.cut is None:
-        lost_in_a_function(region, func, args, kwargs)
+        in_a_function(region, func, args, kwargs)
     out = func(*args, **kwargs)
     refuse_reentrant(region, func, args, out)
     if THREAD.cut is not None or torch.is_inference_mode_enabled():
@@ -203,14 +204,21 @@ def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     decided = region.engine.decided(x)
     if "detach" in region.through:
         if not decided and not _cut_in_a_package(x):
-            return NotImplemented
+            return _kept(region, x, _from_decision(x, 200))
         return x if func.__name__ == "detach_" else region.call(Tensor.view, x, x.shape)
     if not decided:
-        return NotImplemented
+        return _kept(region, x, region.engine.carried(x))
     out, site = func(*args, **kwargs), call_site(op_name(func))
     _carry(region, out, Cut(site, site))
     region.count_cut(site)
     return out
+
+
+def _kept(region: Any, x: Tensor, from_decision: bool) -> Any:
+    """The program detaches a float and means it. If it comes from a decision, that is a row."""
+    if from_decision and x.requires_grad:
+        region.count_cut(call_site("detach"))
+    return NotImplemented
 
 
 def _cut_in_a_package(x: Tensor) -> bool:
@@ -257,7 +265,8 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
             found = cut
     if found is None or (found.decision is None and func in DETACHES):  # (on purpose: nothing was decided yet)
         return
-    if found.decision is None and func in DISCRETE and decides(func, out) and _linearized(region, func):
+    deciding = func in DISCRETE and decides(func, out) and _linearized(region, func)
+    if found.decision is None and (deciding or operators.decides(func, out)):
         found = Cut(found.site, call_site(op_name(func)))
         region.count_cut(found.decision)
     written = _written(func, args, kwargs)

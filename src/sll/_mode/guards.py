@@ -1,4 +1,4 @@
-"""What a region refuses: what compiled code, reentrant checkpoints and `vmap` would lose without a word."""
+"""What a region refuses: what compiled code and reentrant checkpoints would lose without a word."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._carry.interface import Engine, Func, tensors
+from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from .._ops.callsite import call_site
-from .._ops.env import tracked, unwrapped
-from .._rules.index import ASKS, names_of, op_name
+from .._ops.env import tracked
+from .._rules.index import ASKS, names_of, op_name, op_of
 from . import checkpoint
 from .threads import THREAD
 
@@ -23,9 +23,8 @@ __all__ = [
     "DETACHES",
     "EAGER",
     "break_the_graph",
-    "decided_outside_of_vmap",
     "decides",
-    "lost_in_a_function",
+    "in_a_function",
     "refuse_reentrant",
 ]
 
@@ -138,11 +137,19 @@ def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -
     )
 
 
-def lost_in_a_function(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What is decided, and read inside a `torch.autograd.Function`: that has a derivative by floats only."""
-    decided = [x for x in tensors(args, kwargs) if region.carrier_of(x).decided(x)] if func not in ASKS else []
-    if decided and (name := _function_at_work()) is not None:
+def in_a_function(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What a `torch.autograd.Function` reads and decides in `forward`: it has a derivative by floats only, its own."""
+    if func in ASKS:
+        return
+    operands = tensors(args, kwargs)
+    decided = [x for x in operands if region.carrier_of(x).decided(x)]
+    deciding = func in DISCRETE and any(x.is_floating_point() and tracked(x) for x in operands)
+    if not (decided or deciding) or (name := _function_at_work()) is None:
+        return
+    if decided:
         region.lose(name, decided, "a torch.autograd.Function has no derivative by it. Pass mask.float().")
+    if deciding and region.linearizes(op_of(func)):
+        region.count_cut(call_site(name))
 
 
 def _function_at_work() -> str | None:
@@ -155,18 +162,6 @@ def _function_at_work() -> str | None:
 
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-
-
-def decided_outside_of_vmap(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Discrete operands that carry something which their batched selves do not."""
-    functorch = torch._C._functorch
-    found = []
-    for x in tensors(args, kwargs):
-        if not x.is_floating_point() and not engine.carried(x) and functorch.is_batchedtensor(x):
-            x = unwrapped(x)
-            if engine.decided(x):
-                found.append(x)
-    return found
 
 
 def _may_carry(operands: Iterable[Any]) -> bool:

@@ -19,7 +19,8 @@ from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
 from .._rules.index import ASKS, OPERATORS, op_name
-from . import checkpoint
+from . import checkpoint, operators
+from .branches import BRANCHES
 from .cuts import switched
 from .journal import QUIET
 from .notes import warn_now
@@ -124,7 +125,8 @@ class Mode(TorchFunctionMode):
                         known = [x] if known is None else [*known, x]
                 elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
                     known = [*(known or ()), *held]
-            func = func if type(func) not in OPERATORS else engine.twin(func)
+            if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
+                return self._handled(func, args, kwargs or {}, known)
             if known is None and func not in engine.always and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
@@ -194,7 +196,7 @@ class Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
-        if func in OUTSIDE:
+        if func in OUTSIDE and not (func in BRANCHES and is_compiling()):
             for run in THREAD.runs:
                 run.note(func, args, kwargs)
             return OUTSIDE[func](self, func, args, kwargs)

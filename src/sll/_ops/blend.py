@@ -171,6 +171,10 @@ class _Taken(torch.autograd.Function):
         return None, None, g_weight, None, g_a, g_b
 
 
+TAKEN: Any = _Taken._backward_cls
+"""A node of the graph that it makes."""
+
+
 def taken(take: Callable[[Any, Any], Tensor], numbers: Tensor, weight: Tensor, a: Any, b: Any) -> Tensor:
     """``take(a, b)``, which is `where` with a mask, in eager mode. `numbers`, 0 and 1, are the mask as a float that
     nobody writes to; the gradient is that of ``weight * a + (1 - weight) * b``.

@@ -13,7 +13,7 @@ from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
 
-__all__ = ["asking", "of_a_region", "open_bands", "open_elements", "open_mask", "scores"]
+__all__ = ["asking", "just_decided", "of_a_region", "open_bands", "open_behind", "open_elements", "open_mask", "scores"]
 
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
@@ -59,7 +59,7 @@ def open_mask(value: Tensor) -> Tensor | bool:
         value = functorch.get_unwrapped(value)  # the graph is that of the whole batch
     if not value.requires_grad or asking():  # (a checkpoint that is asked runs its function again, which asks)
         return False
-    edges = _inputs_of_bands(value)
+    edges = _inputs_of_bands(value.grad_fn)
     if edges is None:
         return True
     _ASKING.now = True
@@ -74,15 +74,34 @@ def open_mask(value: Tensor) -> Tensor | bool:
         _ASKING.now = False
 
 
+def just_decided(x: Tensor) -> bool:
+    """Whether a float was decided, and but for its place and a factor nothing else; and is open."""
+    node: Any = x.grad_fn
+    while type(node).__name__ in _KEEPS:
+        node = node.next_functions[0][0]
+    return node is not None and of_a_region(node) and open_behind(x.grad_fn)
+
+
+_KEEPS = {f"{name}Backward0" for name in "View UnsafeView Unsqueeze Squeeze Permute Transpose T Expand ToCopy".split()}
+_KEEPS |= {"MulBackward0", "NegBackward0", "CloneBackward0", "AliasBackward0"}
+
+
+def open_behind(node: Any) -> bool:
+    """Whether anything is open on which the tensor with this node depends."""
+    return bool(_open(node))
+
+
 def open_bands(value: Tensor) -> frozenset[Any]:
     """What stands for the bands in which something is on which a surrogate depends. The same question, asked again, is
     at the same distance from the same numbers.
     """
-    if not value.requires_grad:
-        return frozenset()
-    edges = _inputs_of_bands(value)
+    return _open(value.grad_fn) if value.requires_grad else frozenset()
+
+
+def _open(node: Any) -> frozenset[Any]:
+    edges = _inputs_of_bands(node)
     if edges is None:
-        return frozenset([value.grad_fn])
+        return frozenset([node])
     found = set()
     for edge in edges:
         node = edge.node
@@ -137,10 +156,10 @@ def _within(edge: Any, g: Tensor) -> Tensor:
     return window(g, node._saved_self, node._saved_min_val, node._saved_max_val)
 
 
-def _inputs_of_bands(value: Tensor) -> list[Any] | None:
-    """The edges of the graph at which the floats come in on which `value` decides; None if they are not found."""
+def _inputs_of_bands(last: Any) -> list[Any] | None:
+    """The edges of the graph at which the floats come in on which a tensor decides; None if they are not found."""
     edges: dict[Any, Any] = {}
-    todo: list[Any] = [value.grad_fn]
+    todo: list[Any] = [last]
     seen: set[Any] = set()
     while todo:
         node = todo.pop()

@@ -19,8 +19,21 @@ __all__ = ["Report"]
 
 _APPROXIMATE = {
     "flips": "flips were too many to follow and count with their local gradient. A smaller eps opens fewer",
+    "joint": "decisions are in their band together with one that they depend on, or one about an equal number: each "
+    "counts by itself. A smaller eps opens fewer",
+    "ties": "numbers are exactly at the boundary, as what relu or clamp cut off is: half of the jump is seen. Decide "
+    "on what was cut",
     "terms": "integers are made of decisions of different weight that are too many to tell apart, or whose weights are "
     "not known: the integers next to them were taken",
+    "blend": "elements of floats are in a band, in which decisions have met: only their blend is known here. Count "
+    "bools or integers",
+    "outcomes": "elements have several decisions in their band, which are more than are kept together",
+    "places": "elements are of several places of one order, which do not change one by one. Sums, any, all and matrix "
+    "products of them know that",
+    "again": "elements are chosen among, of which an open decision has masked some: the choice sees what the mask "
+    'leaves. Use topk or a ranking, or forward="hard"',
+    "equal": "elements are compared of which the largest are equal, and were decided: their gradient is torch's. Write "
+    'mask.any(), or use forward="hard"',
 }
 
 
@@ -45,16 +58,19 @@ class Report:
     """
     traced: bool = False
     approximate: dict[CallSite, int] = field(default_factory=dict)
-    """With ``forward="hard"``: flips that were too many to follow, and count with their local gradient. With
-    ``"straight-through"``: integers made of too many decisions of different weight (a row `terms`).
-    """
+    """Elements, or flips, whose gradient is not exactly that of the forward mode; `why` says what the case is."""
 
     flips: dict[CallSite, Followed] = field(default_factory=dict)
     """With ``linearize(..., paths=N)``: the answers that Python was given and that might be others."""
 
     cut: dict[CallSite, int] = field(default_factory=dict)
     """Calls that decide under `torch.no_grad`, or detach what is decided: gradients end there for the program says so.
-    With ``linearize(..., see_through=True)`` they go on.
+    With ``linearize(..., see_through=True)`` they go on. And calls that decide in a `torch.autograd.Function`, under
+    its name: what counts is the derivative that it has.
+    """
+    why: dict[CallSite, str] = field(default_factory=dict)
+    """Of call sites in `approximate`: ``"flips"``, ``"terms"``, ``"blend"``, ``"outcomes"``, ``"places"``, ``"again"``,
+    ``"equal"``, ``"joint"`` or ``"ties"``.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,11 +192,12 @@ class Report:
             for site, n in self.infinite_jumps.items()
         ]
         notes += [
-            f"{short(site)}: approximate; {n} {_APPROXIMATE.get(site.op, _APPROXIMATE['flips'])}"
+            f"{short(site)}: approximate; {n} {_APPROXIMATE[self.why.get(site, 'flips')]}"
             for site, n in self.approximate.items()
         ]
         notes += [
-            f"{short(site)}: decides without gradients in {n} calls, or is detached; see_through=True looks through"
+            f"{short(site)}: decides without gradients in {n} calls, or is detached; see_through=True looks through. "
+            "(A torch.autograd.Function keeps its own derivative.)"
             for site, n in self.cut.items()
         ]
         if not self.lost:

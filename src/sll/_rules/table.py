@@ -42,6 +42,7 @@ FAMILIES = {
     "orders": "which element stands at which place",
     "passed": "how many boundaries are passed",
     "best_values": "a value that a choice takes",
+    "pooled": "the largest of each window",
     "elementwise": "element by element",
     "collections": "a tensor of what is given",
     "floats": "to a float dtype",
@@ -63,6 +64,7 @@ FAMILIES = {
     "selections": "what a mask selects, with as many elements as it does",
     "losses": "one number for two tensors",
     "defined": "functions of others: `_carry/definitions` says of which",
+    "layouts": "to quantized or sparse tensors, and back",
     "numbers": "Python and NumPy numbers: gradients end",
     "asks": "asks about a tensor, cuts the graph on purpose or overwrites it: nothing is lost there",
     "left_alone": "discrete, and run as it is",
@@ -342,12 +344,16 @@ ROWS: list[Row] = [
     Row("embedding_bag", "defined", in_place=False, facts="writes"),
     Row("max_unpool1d max_unpool2d max_unpool3d", "defined", in_place=False),
     Row("fused_moving_avg_obs_fake_quant", "defined", in_place=False, facts="marks writes"),
+    # layouts
+    Row("quantize_per_tensor quantize_per_channel", "layouts", in_place=False, facts="marks"),
+    Row("dequantize int_repr sparse_coo_tensor to_dense", "layouts", in_place=False),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
+    Row("msort aminmax quantile nanquantile", "left_alone", in_place=False, left_alone=_CONTINUOUS),
     Row(
-        "msort aminmax quantile nanquantile max_pool1d max_pool2d max_pool3d F.adaptive_max_pool1d "
-        "adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d",
-        "left_alone",
+        "max_pool1d max_pool2d max_pool3d F.adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+        "fractional_max_pool2d fractional_max_pool3d",
+        "pooled",
         in_place=False,
         left_alone=_CONTINUOUS,
     ),
@@ -361,12 +367,6 @@ ROWS: list[Row] = [
         left_alone=_RANDOM,
     ),
     Row("nextafter", "left_alone", in_place=False, left_alone=_BITS),
-    Row(
-        "quantize_per_tensor quantize_per_channel int_repr dequantize",
-        "left_alone",
-        in_place=False,
-        left_alone="quantized tensors: their integers are storage, not a decision",
-    ),
     # asks
     Row(
         "_is_view size dim ndimension numel nelement stride storage_offset element_size is_floating_point "

@@ -43,3 +43,23 @@ def test_zero_of_either_sign():
 
 def test_a_decision_outside_its_band_makes_nothing():
     assert not hard_gradient(lambda x: (x > 0).double().sum() * 3, torch.tensor([0.5, -0.5])).any()
+
+
+JOINT = {
+    "depends": (lambda x: (x - 0.3 * (x > 0) > -0.3).double(), 0.005),
+    "equal numbers": (lambda x: (x.expand(3, 1) > 0).all(0).double(), 0.005),
+    "alone": (lambda x: (x + 0.3 * (x > 0) > 0.6).double() + (x > 0).double(), 0.005),
+    "far": (lambda x: (x.expand(3, 1) > 0).all(0).double(), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_decisions_that_are_open_together_are_a_row(name):
+    """Each counts by itself, where the program sees both."""
+    f, at = JOINT[name]
+    x = torch.tensor([at], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.02, forward="hard") as region:
+        f(x)
+    report = region.report()
+    assert [site.op for site in report.approximate] == (["joint"] if name in ("depends", "equal numbers") else [])
+    assert ("each counts by itself" in str(report)) == bool(report.approximate)

@@ -39,3 +39,34 @@ def test_infinite_outcomes_take_the_right_side():
     assert grads(y, z) == [0, 1]
     assert grads(u, a, b) == [[1], [0]]
     assert grads(v, p, q) == [[0], [1]]
+
+
+ZERO = {
+    "where": lambda n: 1 / torch.where(n == 0, 1, n),
+    "where, not": lambda n: 1 / torch.where(n != 0, n, 1),
+    "masked_fill": lambda n: 1 / n.masked_fill(n == 0, 1),
+    "another": lambda n: torch.where(n == 0, 7, n).double(),
+}
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_a_count_that_is_taken_where_it_is_not_zero(name):
+    """The integral of the gradient is what the program changes by, also across the edge of a band at 0."""
+    program = lambda x: ZERO[name]((x > 0).sum())
+    start, end = torch.tensor([-0.7, -0.9, -0.3]).double(), torch.tensor([0.8, 0.5, 1.2]).double()
+    total, many = 0.0, 600
+    for step in range(many):
+        x = (start + (end - start) * (step + 0.5) / many).requires_grad_()
+        with sll.linearize(0.05, forward="linear"):
+            y = program(x)
+        total += float(torch.autograd.grad(y, x)[0] @ (end - start)) / many
+    assert total == pytest.approx(float(program(end) - program(start)), abs=0.02)
+
+
+@pytest.mark.parametrize("less", [1, 2])
+def test_a_difference_of_counts_may_be_less_than_zero(less):
+    x = torch.tensor([0.5, -0.02]).double().requires_grad_()
+    with sll.linearize(0.1, forward="linear"):
+        n = (x > 0).sum() - less
+        y = torch.where(n == 0, 5, n).double()
+    assert torch.autograd.grad(y, x)[0].tolist() == pytest.approx([0, 5 * (1 - 5 if less == 1 else 5 + 1)])

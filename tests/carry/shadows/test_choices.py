@@ -262,3 +262,64 @@ RULES = [
 @pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
 def test_rule(f, values, wanted):
     worked_out(f, values, wanted)
+
+
+# --- choosing again among what a first choice left ----------------------------------------------------------------
+
+MASKED = {
+    "masked_fill": lambda x: x.masked_fill(torch.arange(3) == x.argmax(), -9.0),
+    "where": lambda x: torch.where(torch.arange(3) == x.argmax(), -math.inf, x),
+    "scatter": lambda x: x.scatter(0, x.argmax(0, keepdim=True), -9.0),
+    "topk": lambda x: x.scatter(0, x.topk(1).indices, -9.0),
+    "written": lambda x: torch.index_put(x, (x.argmax(0, keepdim=True),), torch.tensor(-9.0).double()),
+}
+SECOND = {
+    "max": lambda z: z.max(), "amax": lambda z: z.amax(0), "row": lambda z: z[None].max(1).values,
+    "sort": lambda z: z.sort().values[2], "topk": lambda z: z.topk(2).values[0],
+    "kth": lambda z: z.kthvalue(3).values,
+}  # fmt: skip
+
+
+def again(program, at):
+    x = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward="straight-through", on_lost="error") as region:
+        y = program(x)
+    return torch.autograd.grad(y.sum(), x)[0].tolist(), sum(region.report().approximate.values())
+
+
+@pytest.mark.parametrize("masked", MASKED)
+@pytest.mark.parametrize("second", SECOND)
+def test_the_second_best_is_continuous(masked, second):
+    found, _ = again(lambda x: SECOND[second](MASKED[masked](x)), [1.0, 0.98, 0.5])
+    assert found == [0, 1, 0]
+
+
+@pytest.mark.parametrize("masked", MASKED)
+def test_where_the_second_best_stands_is_approximate(masked):
+    for at, told in (([1.0, 0.98, 0.5], True), ([1.0, 0.7, 0.5], False)):
+        for index in (torch.argmax, lambda z: z.topk(1).indices, torch.argsort):
+            assert bool(again(lambda x, index=index: T[index(MASKED[masked](x))], at)[1]) == told
+
+
+@pytest.mark.parametrize("program", [
+    lambda x: torch.where(x > 0.95, -9.0, x).max(), lambda x: torch.where(x > 0.95, -9.0, x).argmax().double() + x,
+    lambda x: x.masked_fill(F.one_hot(x.argmax(), 3).bool(), -9.0).amax(),
+])  # fmt: skip
+def test_a_choice_among_what_a_decision_masked_is_approximate(program):
+    assert again(program, [1.0, 0.98, 0.5])[1]
+
+
+def test_nothing_is_said_where_the_mask_is_sure():
+    assert again(lambda x: torch.where(x > 0.3, -9.0, x).max() + 0 * x, [1.0, 0.98, 0.5])[1] == 0
+    assert again(lambda x: torch.where(torch.tensor([True, False, False]), -9.0, x).max(), [1.0, 0.98, 0.5])[1] == 0
+
+
+def test_what_was_there_before_a_write_still_decides():
+    x = torch.tensor([0.02, 0.05, 0.92], dtype=torch.float64, requires_grad=True)
+    for program in (
+        lambda x: x.scatter(0, x.argmax(0, keepdim=True), 9.0) > 0,
+        lambda x: torch.scatter(x, 0, x.topk(1).indices, torch.tensor([9.0]).double()) > 0,
+    ):
+        with sll.linearize(0.1, forward="straight-through"):
+            y = program(x).double().sum()
+        assert torch.autograd.grad(y, x)[0].tolist() == [5, 5, 0]

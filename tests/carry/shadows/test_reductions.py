@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import sll
 from local_by_hand import check, step, tensors
@@ -107,3 +108,32 @@ def test_a_ratio_of_nothing_has_no_gradient_that_is_not_a_number(kind):
     assert not ratio.any()
     (g,) = torch.autograd.grad(ratio.sum(), x)
     assert g.isfinite().all()
+
+
+# --- equal floats --------------------------------------------------------------------------------------------------
+
+LARGEST = [
+    lambda m: m.amax(0), lambda m: m.max(), lambda m: m[None].max(1).values, lambda m: -(-m).amin(0, keepdim=True),
+    lambda m: (2 * m).view(1, 2).amax((0, 1)),
+]  # fmt: skip
+POOLED = [
+    lambda m: F.max_pool1d(m[None], 2), lambda m: torch.nn.MaxPool2d((1, 2))(m[None, None]),
+    lambda m: F.adaptive_max_pool2d(m.view(1, 1, 2), 1),
+]  # fmt: skip
+
+
+def approximate(program, at):
+    x = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward="straight-through", on_lost="error") as region:
+        program(x)
+    return sum(region.report().approximate.values())
+
+
+@pytest.mark.parametrize("best", [*LARGEST, *POOLED])
+def test_the_largest_of_equal_decided_floats_is_approximate(best):
+    decided = lambda x: best((x > 0).double())
+    assert approximate(decided, [0.02, 0.9]) == 2
+    assert approximate(decided, [0.5, 0.9]) == 0
+    assert approximate(lambda x: best(x.relu()), [-0.5, -0.9]) == 0
+    if best in LARGEST:
+        assert approximate(decided, [0.02, -0.9]) == 0

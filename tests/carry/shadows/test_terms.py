@@ -331,3 +331,35 @@ def test_loops_that_put_bits_beside_each_other(steps):
         torch.testing.assert_close(found(program, x), found(program, x, "hard"), rtol=1e-5, atol=1e-5)
     else:
         found(program, x, approximate=True)
+
+
+# --- what one decision makes changes together ----------------------------------------------------------------------
+
+SQUARES = torch.arange(80) ** 2
+OF_ONE = {
+    "stock and sold": lambda x: (lambda stock: stock - stock.clamp(max=6) == 19)(torch.where(x < 0, 25, 4)),
+    "looked up": lambda x: (lambda stock: SQUARES[stock - stock.clamp(max=6)])(torch.where(x < 0, 25, 4)),
+    "product": lambda x: (lambda stock: stock * (stock - 3))(torch.where(x < 0, 25, 4)),
+    "compared": lambda x: (lambda stock: stock.clamp(max=6) < stock)(torch.where(x < 0, 25, 4)),
+    "a mask twice": lambda x: (lambda mask: SQUARES[mask * 5 + mask * 3])(x < 0),
+    "an integer": lambda x: (lambda n: SQUARES[n - n % 4 + n // 3])((x * 10).long() + 8),
+    "in place": lambda x: (lambda n: n.mul_(n + 1))(torch.where(x < 0, 25, 4)),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_what_is_made_of_one_decision_changes_together(name):
+    at = torch.tensor([[0.02, -0.01, 0.08], [0.5, -0.7, 0.098]]).double()
+    torch.testing.assert_close(found(OF_ONE[name], at), found(OF_ONE[name], at, "hard"))
+
+
+def test_a_write_to_what_is_made_does_not_matter():
+    def program(x):
+        stock = torch.where(x < 0, 25, 4)
+        left = stock.clamp(max=6)
+        gone = stock - left
+        stock.zero_()
+        left.add_(1)
+        return SQUARES[gone]
+
+    torch.testing.assert_close(found(program, AT), found(program, AT, "hard"))

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import wide
-from ..._ops.env import tracked
+from ..._ops.env import free_to_read, tracked
+from ..._ops.own_thresholds import apart
 from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
 from ..interface import Func
 from ..outcomes.boundaries import from_one, toward_zero
 from ..outcomes.sources import STEPS
+from ..ties import TIED, count_ties
 from .calls import plain_of
 from .entries import Block, Decision, batched, flips_of
 from .mapped import elementwise, mapped, with_block
@@ -191,6 +193,10 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
         for x in (*plain, *named.values()) if named else plain:
             if tracked(x) and region.linearizes(op):
                 found = describe(region.eps_for(op), hard, *plain, **named)
+                if op in TIED and not any(carried):
+                    count_ties(region, *plain)
+                if found is not None:
+                    _count_equal(region, x, found[0].at, hard.shape)
                 break
         before = mapped(func, args, kwargs, hard.shape, hard.dtype, carried)
         return with_block(region, hard, before, *(found or (None, None)))
@@ -198,14 +204,24 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
     return rule
 
 
+def _count_equal(region: Any, x: Tensor, at: Tensor, shape: torch.Size) -> None:
+    """Decisions about equal numbers go together, as those of an image of which the channels are one."""
+    if at.shape[0] > 1 and x.numel() > 1 and free_to_read(x):
+        elements = set(at.tolist())
+        many = len(elements) - len(set(x.detach().expand(shape).reshape(-1)[list(elements)].tolist()))
+        if many:
+            region.approximate("joint", many, "joint")
+
+
 _NO_DERIVATIVE = ("heaviside", "floor_divide")
 """torch has none of its own for them."""
 
 
-def step(low: Any, high: Any) -> Callable[..., Described]:
-    """A step at ``input == other``."""
+def step(low: Any, high: Any, op: str = "") -> Callable[..., Described]:
+    """A step at ``input == other``. `op`: of a comparison."""
 
     def describe(eps: Any, hard: Tensor, input: Any, other: Any = 0.0) -> Described:
+        input, other = apart(op, input, other, hard)
         block, above = at_boundary(input, other, eps)
         return block, _to_side(above, low, high, hard.dtype)
 

@@ -14,6 +14,7 @@ from ..._rules.table import ROWS
 from .. import definitions
 from ..composed import COMPOSED
 from ..interface import OUTSIDE, Engine, Func
+from ..layouts import LAYOUTS
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
@@ -43,7 +44,7 @@ def either(ask: Callable[..., Any], one: Rule, other: Rule) -> Rule:
 
 def comparison(op: str, low: Any, high: Any) -> Rule:
     """With what was found by sorting it asks for places."""
-    ordinary = source(op, step(low, high))
+    ordinary = source(op, step(low, high, op))
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) == 2 and (sorted_places(args[0]) or sorted_places(args[1])) and region.linearizes("topk"):
@@ -72,6 +73,7 @@ RULE_OF: dict[str, Rule] = {
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "collections": collected,
     **COMPOSED,
+    **LAYOUTS,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),

@@ -161,7 +161,7 @@ def _newest(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> tuple[
         keep += layout.blocks[first].size
     cut = layout.size - keep
     old = Layout(layout.blocks[:first])
-    region.approximate("flips", cut)
+    region.approximate("flips", cut, "flips")
     return meet(hard, old.weight, layout.at[:cut], values[:cut]), Layout(layout.blocks[first:]), values[cut:]
 
 

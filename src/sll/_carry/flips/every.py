@@ -84,7 +84,7 @@ def _of_floats(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     many = rows.size * rows.largest() > MAX_OF_FLOATS or torch._C._are_functorch_transforms_active()
     found = None if fixed or many else rows.together()
     if found is None:
-        region.approximate(name, rows.size)
+        region.approximate(name, rows.size, "flips")
         return func(*args, **kwargs)
     out = once_more(func, args, kwargs)
     parts = leaves(out)

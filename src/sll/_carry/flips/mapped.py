@@ -12,7 +12,19 @@ from ..._ops.env import infinite, unwrapped
 from ..._rules.index import op_name, spellings
 from ..interface import Func
 from .calls import plain_of
-from .entries import MOST, MOST_PER_ELEMENT, Block, Flips, Layout, carry, flips_of, join, spread, values_on
+from .entries import (
+    MOST,
+    MOST_PER_ELEMENT,
+    Block,
+    Flips,
+    Layout,
+    batched,
+    carry,
+    flips_of,
+    join,
+    spread,
+    values_on,
+)
 from .primitives import take
 
 __all__ = ["Entries", "elementwise", "mapped", "with_block"]
@@ -84,7 +96,7 @@ def elementwise(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str
         return args[0]
     for i, flips in enumerate(found):
         if flips is not None and flips.plain is not None and _too_wide(args[i], flips, hard.numel()):
-            region.approximate(op_name(func), flips.layout.size)
+            region.approximate(op_name(func), flips.layout.size, "flips")
             return elementwise(region, func, (*args[:i], args[i].view_as(args[i]), *args[i + 1 :]), kwargs)
     entries = mapped(func, args, kwargs, hard.shape, hard.dtype, found)
     if entries is None:
@@ -117,4 +129,8 @@ def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, 
         return hard if block is None else carry(region, hard, Layout((block,)), values)
     if block is None:
         return carry(region, hard, *before)
+    if before[0].size and block.at.shape[0] and not batched(block.at):
+        both = int(torch.isin(block.at, before[0].at).sum())
+        if both:  # (what they do together is not known)
+            region.approximate("joint", both, "joint")
     return carry(region, hard, before[0].plus(block), torch.cat([before[1], values]))

@@ -130,7 +130,7 @@ def reduce_sum(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if found is None:
         return func(*args, **kwargs)
     if x.is_floating_point() and found.layout.size > MAX_OF_SUM:
-        region.approximate(name, found.layout.size)
+        region.approximate(name, found.layout.size, "flips")
         return func(*args, **kwargs)  # (floats meet: their gradient is right)
     hard = func(plain_of(x), *args[1:], **kwargs)
     if hard.is_floating_point() and not x.is_floating_point():

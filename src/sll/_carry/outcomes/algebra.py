@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ..._ops.band import band_offset, hard_forward
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import tracked
+from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
-from ..._rules.index import NAMED, functions_with, op_name, row_of, spellings
-from ..interface import Func, Region
+from ..._rules.index import NAMED, functions_with, names_of, op_name, row_of, spellings
+from ..interface import Func, Region, tensors
 from .carriers import (
+    Blend,
     Carrier,
     Chain,
     Choice,
@@ -35,7 +36,7 @@ from .carriers import (
     discrete_carrier,
     outcomes,
 )
-from .decisions import Decision, decided_at, decided_by, offset_at
+from .decisions import Decision, decided_at, decided_by, offset_at, version_of
 from .expectations import OF_WEIGHTED, by_ones, expect
 from .mixtures import join_values, per_value
 from .trees import both_constants, both_sides, cofactor, decisions, join, original
@@ -70,7 +71,20 @@ def _too_many(operands: Sequence[Any], alone: bool = True) -> bool:
 
 
 def _reduced(region: Region, x: Any) -> Any:
-    return x if len(decisions(x)) <= 1 else attach(region, x.view_as(x), marginal(x))
+    found = decisions(x)
+    if len(found) <= 1:
+        return x
+    if not compiling() and (many := _open_together(found)):
+        region.approximate("outcomes", many, "outcomes")
+    return attach(region, x.view_as(x), marginal(x))
+
+
+def _open_together(found: list[Decision]) -> int:
+    """In how many elements several decisions are in their band."""
+    masks = [readable(d.undecided()) for d in found]
+    if any(mask is None for mask in masks):
+        return 0
+    return int((torch.stack(torch.broadcast_tensors(*masks)).sum(0) > 1).sum())  # type: ignore[no-untyped-call]
 
 
 def marginal(x: Tensor) -> Carrier | None:
@@ -234,11 +248,14 @@ def through_expectation(
         return attach(region, hard, Expectation(value, counts))
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.
     decided = original(run, False)
-    return torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
+    out = torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
+    of = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
+    return out if compiling() else attach(region, out, Blend(of, [], args[0] if func in _CASTS else None))
 
 
+_CASTS = {func for name in (*names_of("floats"), "to", "type", "type_as") for func in spellings(name)}
 _SIGNS = {"gt": 1, "ge": 1, "lt": -1, "le": -1, "eq": 1, "ne": -1}
-_COMPARES = {func: name for name in _SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
+COMPARES = {func: name for name in _SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
 _SAME_NUMBER = functions_with("same_number")
 _TRUTH = functions_with("truth")
 _SMOOTH = functions_with("smooth")
@@ -249,8 +266,8 @@ def _of_counts(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     if hard.dtype == torch.bool:
         if func in _TRUTH:
             return _compare(region, "ne" if op_name(func) == "bool" else "eq", hard, args[0], 0)
-        if func in _COMPARES:
-            return _compare(region, _COMPARES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
+        if func in COMPARES:
+            return _compare(region, COMPARES[func], hard, args[0], args[1] if len(args) > 1 else kwargs["other"])
     elif not hard.is_floating_point() and func in _SAME_NUMBER:
         return attach(region, hard, Expectation(expect(args[0]), by_ones(args[0])))
     elif func in _SMOOTH:
@@ -287,7 +304,10 @@ def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
         offset = band_offset(_down(a, soft_a) - _up(b, soft_b) + 0.5, 0.5)
     # Where several decisions are open, the count that is shown may be far from the expected one, which decides.
     hard = torch.where(offset.abs() < 0.5, hard, (offset > 0) == (sign > 0))
-    return attach(region, hard, bool_outcomes(decided_at(offset), hard, sign))
+    decision = decided_at(offset)
+    if equality and type(b) is int and b == 0:
+        decision.zero = a, version_of(a)
+    return attach(region, hard, bool_outcomes(decision, hard, sign))
 
 
 def _soft(x: Any) -> Tensor:

@@ -49,6 +49,8 @@ class Outcomes(_Carrier):
         self.jump = jump
         known = known_constant(below) is not None and known_constant(above) is not None
         self._sides: Any = (lambda: (below, above)) if known else Kept(below, above)
+        self.depends: list[Decision] | None = None
+        """The different decisions of the tree, once asked for."""
 
     @property
     def below(self) -> Tensor:
@@ -178,7 +180,9 @@ class Blend(Carried):
 
     of: list[Tensor]
 
-    def __init__(self, operands: list[Tensor], blends: list[Blend]) -> None:
+    def __init__(self, operands: list[Tensor], blends: list[Blend], whole: Tensor | None = None) -> None:
+        self.whole = whole
+        """The integers of which it is the float."""
         known = {id(x): x for blend in blends for x in blend.of}
         known |= {id(x): x for x in operands if blend_of(x) is None}
         self.of = list(known.values())[-64:]  # (a loop is not to keep all its steps)
@@ -199,14 +203,13 @@ def carrier(x: Any) -> Carrier | None:
     if pair is None or not isinstance(x, Tensor):
         return None
     found, version = pair
-    if not compiling():
-        if version != x._version and version != _UNKNOWN:
-            return None
-        if isinstance(found, Carried) and found.over():
-            return None
-    if isinstance(found, Chain) and not x.is_floating_point():
+    if not isinstance(found, _Carrier):
+        return None
+    if not compiling() and (version != x._version and version != _UNKNOWN or found.within is not None and found.over()):
+        return None
+    if type(found) is Chain and not x.is_floating_point():
         return found.resolve()
-    return found if isinstance(found, _Carrier) else None  # type: ignore[return-value]
+    return found  # type: ignore[return-value]
 
 
 def discrete_carrier(x: Any) -> bool:

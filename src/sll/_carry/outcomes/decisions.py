@@ -160,6 +160,8 @@ class Decision:
         self.key = key
         self.site = site
         self._offset = Later(offset)
+        self.zero: tuple[Tensor, int] | None = None
+        """The count of which it says above that it is 0."""
         self.side: Callable[[Decision], Tensor] | None = None
         """Where known, the mask of the elements at which the hard program is above. (It is given the decision: holding
         it would be a cycle, and keep tensors alive.)

@@ -15,6 +15,7 @@ from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, s
 from .. import definitions
 from ..composed import COMPOSED
 from ..interface import Engine, Func, Region, Rule, tensors
+from ..layouts import LAYOUTS
 from ..rules import NUMBERS, collected, lost_number
 from ..writes import called, written
 from . import (
@@ -47,6 +48,7 @@ from .carriers import (
 from .expectations import undecided
 from .registry import ALWAYS, BY_NAME, DISCRETE, RULES, fill
 from .trees import decisions
+from .whole import of_the_count
 from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
@@ -80,6 +82,7 @@ RULE_OF: dict[str, Rule] = {
     "floats": elementwise.cast,
     "collections": collected,
     **COMPOSED,
+    **LAYOUTS,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": reductions.extremes,
@@ -113,7 +116,7 @@ RULE_OF: dict[str, Rule] = {
 fill(RULE_OF)
 
 _PLACED = ("choices", "extremes", "orders", "passed")
-PLACES = {func for family in _PLACED for name in names_of(family) for func in spellings(name)}
+PLACES = {func for name in (*(n for f in _PLACED for n in names_of(f)), "mode") for func in spellings(name)}
 """They decide which element of a row, or of a table, it is: of numbers that were decided, as if they were not."""
 _BLENDED = "of a float in which decisions have met only the blend is known. Count bools or integers: mask.sum() == k."
 
@@ -137,6 +140,8 @@ class _Outcomes(Engine):
         if compiling() or not torch.is_grad_enabled():
             return self._dispatched(region, func, args, kwargs)
         met = [x for x in tensors(args, kwargs) if x.is_floating_point() and _known(x)]
+        if met and (out := of_the_count(region, func, args, kwargs)) is not NotImplemented:
+            return out
         out = self._dispatched(region, func, args, kwargs)
         if met and func not in ASKS:
             self._met(region, func, met, args[0] if func is Tensor.__setitem__ else out)
@@ -160,7 +165,7 @@ class _Outcomes(Engine):
 
     def _approximate(self, region: Any, func: Func, many: int) -> None:
         if many:
-            region.approximate(op_name(func), many)
+            region.approximate(op_name(func), many, "blend")
 
     def _dispatched(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = compiling()

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
+from ..._ops.env import compiling
+from ..._rules.index import op_name
 from ..interface import Func, Region
 from .carriers import (
     Carrier,
@@ -49,12 +51,30 @@ def per_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
         found = choice(x)
         if found is not None and equal_keys(found.key, first.key):
             return found.values
+        if found is not None and _of_one_order(found, first):
+            region.approximate(op_name(func), main.numel(), "places")
         if x.dim() == 0 and main.dim():
             return x  # a number to type promotion, and it stays one
         return region.call(torch.unsqueeze, x, -1)
 
     named = {name: lift(x) for name, x in kwargs.items() if name != "memory_format"}
     return first, region.call(func, *[lift(x) for x in args], **named)
+
+
+def _of_one_order(a: Choice, b: Choice) -> bool:
+    """Whether both are places of one order, which do not change one by one, and neither is certain."""
+    if compiling() or not equal_keys(_order_in(a.key), _order_in(b.key)):
+        return False
+    return _order_in(a.key) is not None and not any(bool(choice.decided().all()) for choice in (a, b))
+
+
+def _order_in(key: Any) -> Any:
+    """Of the key of a choice, what says of which scores it is an order."""
+    if not isinstance(key, tuple):
+        return None
+    if key[:1] == ("places",):
+        return key[:5]
+    return next((found for part in key if (found := _order_in(part)) is not None), None)
 
 
 def join_values(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False) -> Tensor:

@@ -19,10 +19,12 @@ from torch import Tensor
 from ..._ops.blend import blend
 from ..._ops.dtypes import wide
 from ..._ops.env import compiling, readable, tracked
+from ..._ops.own_thresholds import apart
 from ..._ops.ramp import Jump
 from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
 from ..interface import Func, Region, Rule
+from ..ties import TIED, count_ties
 from .algebra import on_outcomes
 from .boundaries import Eps, _at_multiples, at_integers, beside, boundary_at, toward_zero
 from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
@@ -107,9 +109,12 @@ def _run(
         known = compared_with_sorted(region, op, func, args)
         if known is not None:
             return known
-    jump = step(region.eps_for(op), *args, **kwargs)
+    operands = apart(op, *args, original(func, *args)) if op in _ORDERED and len(args) == 2 else args
+    jump = step(region.eps_for(op), *operands, **kwargs)
     if jump is None:
         return func(*args, **kwargs)
+    if op in TIED:
+        count_ties(region, *args)
     return _decided(region, op, jump, func, args, kwargs)
 
 

@@ -31,14 +31,18 @@ def decisions(x: Any, found: list[Decision] | None = None) -> list[Decision]:
     """All different decisions in the tree of `x`."""
     found = [] if found is None else found
     tree = outcomes(x)
-    if tree is not None:
+    if tree is None:
+        return found
+    if tree.depends is None or compiling():
+        tree.depends = [tree.decision]
+        decisions(tree.below, tree.depends)
+        decisions(tree.above, tree.depends)
+    for decision in tree.depends:
         for d in found:
-            if d.same(tree.decision):
+            if d.same(decision):
                 break
         else:
-            found.append(tree.decision)
-        decisions(tree.below, found)
-        decisions(tree.above, found)
+            found.append(decision)
     return found
 
 

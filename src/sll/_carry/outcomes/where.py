@@ -11,11 +11,11 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import compiling, unwrapped
+from ..._ops.env import compiling, readable, unwrapped
 from ..interface import Func, Region
 from .algebra import chain, marginal
 from .carriers import Choice, Outcomes, attach, carrier, known_constant, stands_for
-from .decisions import decided_at
+from .decisions import decided_at, unchanged
 from .elementwise import elementwise
 from .expectations import expect, probability
 from .trees import count_infinite_jumps, decisions, join, original
@@ -51,6 +51,7 @@ def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
     floats = any(isinstance(x, float) or isinstance(x, Tensor) and x.is_floating_point() for x in (above, below))
     if plain and floats and isinstance(carrier(mask), Choice) and mask.dtype == torch.bool:
         mask = attach(region, mask.view_as(mask), marginal(mask))
+    above, below = _but_zero(region, carrier(mask), above, below)
     left, found = _left_alone(region, mask, above, below), carrier(mask)
     if left is not None:
         return left
@@ -68,6 +69,21 @@ def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
     return (
         elementwise(region, torch.where, operands, {}) if out is None else chain(region, torch.where, operands, {}, out)
     )
+
+
+def _but_zero(region: Region, found: Any, above: Any, below: Any) -> tuple[Any, Any]:
+    """The branches. A count that is taken where it is not 0 is 1 at least, ``where(n == 0, 1, n)``, or -1 at most."""
+    zero = found.decision.zero if isinstance(found, Outcomes) else None
+    if zero is None or not found.polarity or compiling():
+        return above, below
+    taken = below if found.polarity > 0 else above
+    if taken is not zero[0] or not unchanged(*zero) or (known := readable(expect(taken))) is None:
+        return above, below
+    bounds = (1, None) if (known >= 0).all() else (None, -1)
+    if bounds[0] is None and (known > 0).any():
+        return above, below
+    counted = region.call(torch.clamp, taken, *bounds)
+    return (above, counted) if found.polarity > 0 else (counted, below)
 
 
 def _by_probability(region: Region, mask: Tensor, above: Any, below: Any) -> Tensor | None:

@@ -67,7 +67,7 @@ class Kept:
 
     def __init__(self, *operands: Any) -> None:
         self._operands = operands if compiling() else list(operands)
-        self._versions = [] if compiling() else [_version(x) for x in operands]
+        self._seen = [] if compiling() else [_seen(x) for x in operands]
         if compiling():
             return
         if torch._C._are_functorch_transforms_active():
@@ -84,8 +84,8 @@ class Kept:
 
     def found(self) -> Any:
         """The operands, a sequence; None if somebody wrote to one unseen."""
-        for x, version in zip(self._operands, self._versions):  # (none is known of what compiled code made)
-            if isinstance(x, Tensor) and (_version(x) != version or not _whole(x)):
+        for x, seen in zip(self._operands, self._seen):  # (none is known of what compiled code made)
+            if seen is not None and (x._version != seen[0] or seen[1] and x.untyped_storage().nbytes() < seen[1]):
                 return None
         return self._operands
 
@@ -102,16 +102,16 @@ class Kept:
 
     def settle(self, storage: int | None, copies: _Copies) -> None:
         assert isinstance(self._operands, list)
-        for i, (x, version) in enumerate(zip(self._operands, self._versions)):
-            if not isinstance(x, Tensor) or _version(x) != version or _storage(x) != storage:
+        for i, (x, seen) in enumerate(zip(self._operands, self._seen)):
+            if seen is None or x._version != seen[0] or _storage(x) != storage:
                 continue
-            if not _whole(x):
-                self._versions[i] = _GONE
+            if seen[1] and x.untyped_storage().nbytes() < seen[1]:
+                self._seen[i] = _GONE, 0
                 continue
             if id(x) not in copies:
                 copies[id(x)] = x, recorded(_copy, x)
             self._operands[i] = copies[id(x)][1]
-            self._versions[i] = _version(self._operands[i])
+            self._seen[i] = _seen(self._operands[i])
 
 
 _WRITTEN = (
@@ -136,21 +136,21 @@ def _copy(x: Tensor) -> Tensor:
     return copy
 
 
-def _version(x: Any) -> int:
-    return x._version if isinstance(x, Tensor) and not x.is_inference() else 0  # (inference tensors count no writes)
+def _seen(x: Any) -> tuple[int, int] | None:
+    """The version of a tensor, and the bytes that its memory has at least: a program may free that, and fill it again
+    later. None for what counts no writes.
+    """
+    if not isinstance(x, Tensor) or x.is_inference():
+        return None
+    if x.layout != torch.strided or not x.numel() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return x._version, 0
+    last = x.storage_offset() + sum([(size - 1) * stride for size, stride in zip(x.shape, x.stride())])
+    return x._version, int((last + 1) * x.element_size())
 
 
 def _storage(x: Tensor) -> int | None:
     """What a tensor has in common with its views."""
     return x.untyped_storage()._cdata if x.layout == torch.strided else None
-
-
-def _whole(x: Tensor) -> bool:
-    """Whether a tensor has its memory: a program may have freed it, and fill it again later."""
-    if x.layout != torch.strided or not x.numel() or torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return True
-    last = x.storage_offset() + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride()))
-    return x.untyped_storage().nbytes() >= (last + 1) * x.element_size()
 
 
 def over_soon(*operands: Any) -> bool:

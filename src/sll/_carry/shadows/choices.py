@@ -12,6 +12,7 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import alias
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
+from .either import left, tied
 from .elementwise import elementwise
 from .picked import Best, Picked, decides, quickly_decides, with_indices
 from .reductions import best_value
@@ -34,6 +35,7 @@ def quick_position(op: str) -> Quick:
 
 def position(op: str) -> Callable[..., Any]:
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args = left(region, op, args)
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
         x, dim = named["input"], named.get("dim")
         out = func(*args, **kwargs)
@@ -50,10 +52,13 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     x, dim = named["input"], named.get("dim")
     if isinstance(dim, Tensor) or "other" in named:
         return elementwise(region, func, args, kwargs)
+    op = "arg" + op_name(func)
+    tied(region, op_name(func), x, dim)
+    args = left(region, op if dim is not None else "", args)
     if dim is None:
-        best = torch.amax if op_name(func) == "max" else torch.amin
+        best = torch.amax if op == "argmax" else torch.amin
         return best_value(region, best, (x,), {}) if shadow(x) is not None else func(*args, **kwargs)
-    out, op, own = func(*args, **kwargs), "arg" + op_name(func), shadow(x)
+    out, x, own = func(*args, **kwargs), args[0] if args else x, shadow(x)
     if own is not None and not compiling():
         shape, index = out.values.shape, alias(out.indices)
         index = index if index.dim() == x.dim() else index.unsqueeze(dim)
@@ -74,6 +79,7 @@ def quick_topk(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
 
 
 def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    args = left(region, "topk", args)
     named = dict(zip(("input", "k", "dim", "largest", "sorted"), args), **kwargs)
     x, k, dim = named["input"], int(named["k"]), int(named.get("dim", -1))
     out = func(*args, **kwargs)

@@ -20,7 +20,7 @@ from ..._ops.env import compiling
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
-from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, shadow
+from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, root_of, shadow
 from .terms import made_of
 
 
@@ -35,7 +35,11 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         if isinstance(own, Weights):
             labels = relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, spread(out.dim())))
-    parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
+    root = root_of(list(operands.values()), out.shape) if len(operands) > 1 and not compiling() else None
+    if root is None:
+        parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
+    else:
+        parts = {0: _together(func, args, kwargs, out, root, operands)}
     known = [part for part in parts.values() if part is not None]
     soft = total(known) if known else None
     if out.is_floating_point():
@@ -55,6 +59,14 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     decided, exact = list(operands.values()), value.dtype if eager() else None
     other = None if out.dtype == torch.bool else other_of(func, args, kwargs, decided)
     return carry(region, out, made_of(region, func, args, kwargs, out, decided, value, other, exact))
+
+
+def of_one(args: tuple[Any, ...]) -> bool:
+    """Whether both operands are made of one decision, and not masks. (Then they change together.)"""
+    known = [x for x in args if shadow(x) is not None]
+    if len(known) < 2 or compiling() or all(x.dtype == torch.bool for x in known):
+        return False
+    return root_of(known, known[0].shape) is not None
 
 
 def numbered(out: Tensor, soft: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -94,7 +106,7 @@ def quick_difference(region: Region, func: Func, args: tuple[Any, ...], floats: 
     """Of masks and integers whose shadows are the same number for number, and what is fixed. `floats`: it compares."""
     found = [quick_shadow(x) for x in args]
     dtype = common(args, found, floats)
-    if dtype is None or args[0] is args[-1] and len(args) > 1:
+    if dtype is None or len(args) > 1 and (args[0] is args[-1] or of_one(args)):
         return NotImplemented
     out = func(*args)
     parts = [(own, *slope_of(func, args, i, own, out)) for i, own in enumerate(found) if own is not None]
@@ -196,6 +208,20 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
     return own.value() * quotient(at(high), at(low), high, low, own.value().dtype)
 
 
+def _together(
+    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, root: Any, operands: dict[int, Tensor]
+) -> Tensor | None:
+    """What all operands add that are made of one decision: they change together."""
+    own, x, version = root
+    beyond = own.other(x) if x._version == version else None
+    there = {key: shadow(y).other(y) for key, y in operands.items()}  # type: ignore[union-attr]
+    if beyond is None or any(y is None for y in there.values()):
+        return None
+    swap: Callable[[Any], Any] = lambda z: there.get(id(z), z.detach() if isinstance(z, Tensor) else z)
+    moved = func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+    return own.value() * quotient(moved, out, beyond, x, own.value().dtype)  # type: ignore[no-any-return]
+
+
 def neighbours(n: Tensor, zero: Any = 0, one: Any = 1) -> tuple[Tensor, Tensor]:
     """The integers next to `n`; a count of 0 has none below."""
     n = n.long() if n.dtype in (torch.uint8, torch.int8, torch.bool) else n
@@ -232,19 +258,17 @@ def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool =
 
 
 def other_of(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
-    """The function of one operand that is on its other side; None for several."""
-    if len({id(x) for x in known}) != 1:
+    """The function of one operand that is on its other side; None for several, if they are not made of one decision."""
+    of = {id(x): (shadow(x), x.detach().clone()) for x in known}
+    if len(of) != 1 and (compiling() or root_of(known, known[0].shape) is None):
         return None
-    x = known[0]
-    own, then = shadow(x), x.detach().clone()
-    assert own is not None
-    rest = [None if y is x else y.clone() if isinstance(y, Tensor) and not y.requires_grad else y for y in args]
+    rest = [y.clone() if isinstance(y, Tensor) and id(y) not in of and not y.requires_grad else y for y in args]
 
     def other(_: Tensor) -> Tensor | None:
-        beyond = own.other(then)
-        if beyond is None:
+        there = {key: own.other(then) for key, (own, then) in of.items() if own is not None}
+        if any(beyond is None for beyond in there.values()):
             return None
-        made: Tensor = func(*(beyond if y is None and old is x else y for y, old in zip(rest, args)), **kwargs)
+        made: Tensor = func(*(there.get(id(old), y) for y, old in zip(rest, args)), **kwargs)
         return made
 
     return other

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite
+from ..._ops.blend import TAKEN
 from ..._ops.env import tracked
-from ..._ops.surrogates import alias, follow
+from ..._ops.openness import just_decided, open_behind, open_elements
+from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
 from .shadow import Either, Shadow, carried, carry, shadow
 
@@ -40,8 +42,41 @@ def either(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return found
 
 
+def left(region: Region, op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a choice among `args[0]`. Where an earlier choice has masked something there, its k largest
+    numbers are continuous: what that choice takes from one it gives to another. So they have no gradient of the mask.
+    Which places they have is not told from it, and the report says so (`op`, if anybody wants the places).
+    """
+    x: Any = args[0] if args else None
+    own = carried(x)
+    if type(own) is Either and own.plain is not None:
+        if op and open_elements(own.share.value()):
+            region.approximate(op, own.plain.numel(), "again")
+        return (own.plain, *args[1:])
+    node: Any = getattr(x, "grad_fn", None)
+    if type(node) is TAKEN and open_behind(node.next_functions[1][0]):
+        region.approximate(op or "where", x.numel(), "again")
+    return args
+
+
+def tied(region: Region, op: str, x: Any, dim: Any = None) -> None:
+    """The largest of floats that were decided are often equal. What torch has for them is not what one of them changes
+    alone, and the report says so. (Where is not looked for in a pooled tensor: `dim` is False.)
+    """
+    if not isinstance(x, Tensor) or not x.requires_grad or not eager() or not just_decided(x):
+        return
+    if dim is not False:
+        fixed, dims = x.detach(), () if dim is None else dim
+        best = (torch.amin if "min" in op else torch.amax)(fixed, dims, keepdim=True)
+        if (fixed == best).sum() == best.numel():
+            return
+    region.approximate(op, x.numel(), "equal")
+
+
 def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-    """What `func` decides on such numbers `x`: it has the difference to what it says of the others."""
+    """What `func` decides on such numbers `x`: it has the difference to what it says of the others, and what it decides
+    on numbers that may change a little.
+    """
     own = carried(x)
     assert isinstance(own, Either)
 
@@ -57,7 +92,14 @@ def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         dtype = torch.promote_types(share.value().dtype, out.dtype) if out.is_floating_point() else share.value().dtype
         change = finite(as_numbers(there, dtype) - as_numbers(out, dtype))
         numbers = alias(out)
-    soft = follow((share.value() * change).expand(out.shape), lambda: numbers.to(dtype))
+    soft = (share.value() * change).expand(out.shape)
+    if own.plain is not None:
+        swap: Callable[[Any], Any] = lambda z: own.plain if z is x else z
+        found = region.call(func, *map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+        known = shadow(found)
+        more = found if found.is_floating_point() else None if known is None else known.value()
+        soft = soft if more is None else soft + more
+    soft = follow(soft.to(dtype), lambda: numbers.to(dtype))
     if out.is_floating_point():
         shown = soft if dtype == out.dtype else soft.to(out.dtype)
         return carry(region, shown, Either(_spread(share, out.shape), lambda _: there))
@@ -75,14 +117,16 @@ def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         swap: Callable[[Any], Any] = lambda z: beyond if z is x else z
         return None if beyond is None else func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
 
-    return carry(region, out, Either(_spread(own.share, out.shape), other))
+    swap: Callable[[Any], Any] = lambda z: own.plain if z is x else z
+    plain = None if own.plain is None else func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+    return carry(region, out, Either(_spread(own.share, out.shape), other, plain))
 
 
 def _spread(share: Shadow, shape: torch.Size) -> Shadow:
     return Shadow(lambda: share.value().expand(shape), shared=True)
 
 
-def written(out: Tensor, old: Tensor, new: Any, weight: Any) -> Either:
+def written(out: Tensor, old: Tensor, new: Any, weight: Any, plain: Tensor | None) -> Either:
     """`out` is `new` where something was written with the weight ``weight()``, and `old` elsewhere."""
     old, version, numbers = old.detach(), old._version, alias(out)
     new = torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
@@ -90,7 +134,19 @@ def written(out: Tensor, old: Tensor, new: Any, weight: Any) -> Either:
     def other(q: Tensor) -> Tensor | None:
         return torch.where(q == new, old, new) if old._version == version else None
 
-    return Either(Shadow(lambda: _left(numbers == new, weight())), other)
+    return Either(Shadow(lambda: _left(numbers == new, weight())), other, plain)
+
+
+def masked(out: Tensor, mask: Tensor, own: Shadow, a: Any, b: Any, plain: Tensor) -> Either:
+    """`out` is ``where(mask, a, b)`` of a mask that is a choice."""
+    seen = [(x, x._version) for x in (mask, a, b) if isinstance(x, Tensor)]
+
+    def other(_: Tensor) -> Tensor | None:
+        same = all(x._version == version for x, version in seen)
+        return torch.where(mask, b, a).detach() if same else None
+
+    share = Shadow(lambda: _left(own.value().detach() > 0.5, own.value()))
+    return Either(_spread(share, out.shape), other, plain if plain.requires_grad else None)
 
 
 def _left(there: Tensor, weight: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from .differences import (
     by_difference,
     common,
     numbered,
+    of_one,
     other_of,
     quick_difference,
     quotient,
@@ -154,7 +155,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if func.__name__ in QUOTIENTS and shadow(args[1]) is not None:
         args = but_by_zero(args[0], args[1]), args[1]
         return by_difference(region, func, args, {}, func(*args))
-    if args[0] is args[-1] and func.__name__ in PRODUCTS:
+    if func.__name__ in PRODUCTS and (args[0] is args[-1] or of_one(args)):
         return by_difference(region, func, args, {}, func(*args))
     floats = func.__name__ in QUOTIENTS or any(
         isinstance(x, float) or isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in args
@@ -240,7 +241,12 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """A sum, a difference or a product of masks, integers, floats and numbers."""
     found, name, whole = [quick_shadow(x) for x in args], func.__name__, True
     dtype, product = common(args, found, True), name in PRODUCTS
-    if dtype is None or product and args[0] is args[1] or any(isinstance(own, Index) for own in found):
+    if (
+        dtype is None
+        or product
+        and (args[0] is args[1] or of_one(args))
+        or any(isinstance(own, Index) for own in found)
+    ):
         return NotImplemented
     if not product and all(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
         return NotImplemented  # (the sum of masks is a mask)

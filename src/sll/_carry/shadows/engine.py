@@ -19,6 +19,7 @@ from ..._rules.table import ROWS
 from .. import definitions
 from ..composed import COMPOSED
 from ..interface import Engine, Func, Quick, Region, Rule
+from ..layouts import LAYOUTS
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import NUMBERS, Rules, collected, lost_number
@@ -40,6 +41,7 @@ from . import (
     wraps,
     writes,
 )
+from .either import tied
 from .quotients import QUOTIENTS
 from .shadow import Selected, Shadow, Weights, Whole, carried, shadow, tensors
 
@@ -54,6 +56,14 @@ def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if decided and not (func in ASKS and all(x is args[0] for x in decided)):
         region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
     return called(func, args, kwargs, decided)[0]
+
+
+def pooled(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0] if args else kwargs.get("input")
+    if getattr(x, "_sll", None) is not None:
+        return others(region, func, args, kwargs)
+    tied(region, func.__name__, x, False)
+    return func(*args, **kwargs)
 
 
 RULE_OF: dict[str, Rule] = {
@@ -73,6 +83,7 @@ RULE_OF: dict[str, Rule] = {
     "elementwise": elementwise.elementwise,
     "collections": collected,
     **COMPOSED,
+    **LAYOUTS,
     "floats": casts.to_float,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
@@ -103,6 +114,9 @@ RULE_OF: dict[str, Rule] = {
 
 _ALL = Rules(writes.WRITES)
 _ALL.fill(RULE_OF)
+for _name in names_of("pooled"):
+    for _func in spellings(_name):
+        _ALL.put(_func, pooled, True)
 for _name in ("add_", "sub_", "__iadd__", "__isub__"):
     _func = getattr(Tensor, _name)
     _ALL.put(_func, wraps.in_place(_ALL.of[_func]))

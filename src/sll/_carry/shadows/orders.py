@@ -27,6 +27,7 @@ from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
 from ..outcomes.choosing import _limit, _watched
+from .either import left
 from .picked import (
     _DISCRETE,
     as_weights,
@@ -117,6 +118,7 @@ def quick_order(x: Any) -> Linear | None:
 
 
 def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    args = left(region, "sort", args)
     named = dict(zip(("input", "dim", "descending"), args), **kwargs)
     x, dim, largest = named["input"], int(named.get("dim", -1)), bool(named.get("descending", False))
     out, own = func(*args, **kwargs), shadow(x)
@@ -198,6 +200,7 @@ def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
 
 
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    args = left(region, "kthvalue", args)
     named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
     x, out = named["input"], func(*args, **kwargs)
     place = torch.tensor(int(named["k"]) - 1, device=x.device)

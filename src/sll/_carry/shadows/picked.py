@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.blend import TAKEN
 from ..._ops.dtypes import FULL
 from ..._ops.env import compiling, tracked
 from ..._ops.openness import marked
@@ -57,7 +58,9 @@ def decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) -> 
 
 def quickly_decides(region: Region, op: str, x: Any) -> bool:
     """Whether they are ordinary floats that autograd follows."""
-    return ordinary(x) and x.requires_grad and x.dim() > 0 and region.linearizes(op)
+    if not ordinary(x) or not x.requires_grad or x.dim() == 0 or not region.linearizes(op):
+        return False
+    return getattr(x, "_sll", None) is None and type(x.grad_fn) is not TAKEN  # (see `either.left`)
 
 
 def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:

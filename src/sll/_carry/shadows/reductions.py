@@ -16,6 +16,7 @@ from ..._ops.surrogates import alias, finite_gradient, finite_gradient_at_zero, 
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
 from ..rules import between_bools
+from .either import left, tied
 from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow, tensors
 from .sources import quick_compare
 from .terms import added, reduced, single
@@ -175,7 +176,8 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     x = args[0] if args else kwargs["input"]
     own = shadow(x)
     if own is None:
-        return func(*args, **kwargs)
+        tied(region, op_name(func), x, args[1] if len(args) > 1 else kwargs.get("dim"))
+        return func(*left(region, "", args), **kwargs)
     if x.dtype == torch.bool:
         return (some if func.__name__ == "amax" else every)(region, func, args, kwargs)
     out = func(*args, **kwargs)

@@ -33,6 +33,7 @@ def written(
     region: Region, hard: Tensor, x: Tensor, source: Any, add: bool, spots: list[Spot], read: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """As `_written`. Where one number is written it is known that the result is that, or what stood there."""
+    plain = hard if hard.requires_grad else None
     out = _written(region, hard, x, source, add, spots, read)
     if add or not spots or not out.is_floating_point() or (new := _one_value(source)) is None or carried(x) is not None:
         return out
@@ -40,7 +41,7 @@ def written(
     weight: Callable[[], Tensor] = lambda: _written(region, nothing.clone(), nothing, 1.0, False, spots, read)
     if len(spots) > 1 or spots[0].picked() is None:  # (the program may write to its index)
         weight = Shadow.of(weight()).value
-    return carry(region, out, written_in(out, x, new, weight))
+    return carry(region, out, written_in(out, x, new, weight, plain))
 
 
 def _one_value(source: Any) -> Any:
@@ -110,11 +111,13 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, dim, _, value = args
     if type(x) is not Tensor or x.dtype not in FULL or not picked.lies(dim % x.dim(), x):
         return NotImplemented
-    out = _set(picked, func(*args), dim, value - x.detach())
+    hard = func(*args)
+    plain = hard if hard.requires_grad else None
+    out = _set(picked, hard, dim, value - x.detach())
     if getattr(x, "_sll", None) is not None:
         return out
     one = torch.ones_like
-    return mark(region, out, written_in(out, x, value, lambda: _set(picked, torch.zeros_like(x), dim, one(x))))
+    return mark(region, out, written_in(out, x, value, lambda: _set(picked, torch.zeros_like(x), dim, one(x)), plain))
 
 
 def quick_setitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:

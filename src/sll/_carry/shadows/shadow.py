@@ -28,7 +28,7 @@ from ..interface import Carried, Region
 
 __all__ = [
     "Carrier", "Either", "Mapped", "Other", "Parts", "Scaled", "Selected", "Shadow", "Weights", "Whole", "as_float",
-    "as_value", "carried", "carry", "mark", "opposite", "quick_shadow", "shadow", "tensors",
+    "as_value", "carried", "carry", "mark", "opposite", "quick_shadow", "root_of", "shadow", "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -55,6 +55,8 @@ class Shadow(Carried):
     """Where several decisions make the number: what each of them changes."""
     depth = 0
     """How many functions these have gone through."""
+    root: tuple[Shadow, Tensor, int] | None = None
+    """Of what is made of one decision, element by element: the shadow of that, its tensor, and the version of it."""
 
     def __init__(
         self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None, shared: bool = False,
@@ -243,12 +245,13 @@ class Mapped(Whole):
 
 class Either(Whole):
     """A float that is one of two numbers, element by element: one that was written where something was chosen, and what
-    stood there. `share` is how much it is the other one: 0, with a gradient.
+    stood there. `share` is how much it is the other one: 0, with a gradient. `plain`: the same numbers without the
+    gradient of that choice, if they have one.
     """
 
-    def __init__(self, share: Shadow, other: Callable[[Tensor], Tensor | None]) -> None:
+    def __init__(self, share: Shadow, other: Callable[[Tensor], Tensor | None], plain: Tensor | None = None) -> None:
         super().__init__(other, False)
-        self.share = share
+        self.share, self.plain = share, plain
 
 
 class Selected(Carried):
@@ -310,6 +313,24 @@ def as_value(x: Any) -> Any:
     """What stands for an operand where floats are computed: the shadow, or the tensor as a float."""
     own = shadow(x)
     return own.value() if own is not None else as_float(x) if isinstance(x, Tensor) else x
+
+
+def root_of(operands: list[Tensor], shape: torch.Size) -> tuple[Shadow, Tensor, int] | None:
+    """The one decision of which all operands are made, element by element as the result of this shape; None if there
+    are several, or if it is not known what they would be on its other side.
+    """
+    found = None
+    for x in operands:
+        own = x._sll[0]  # type: ignore[attr-defined]
+        if own.terms is not None or x.shape != shape or isinstance(own, Weights):
+            return None
+        if own._other is None and x.dtype != torch.bool:
+            return None
+        root = own.root or (own, x, x._version)
+        if found is not None and root[0] is not found[0]:
+            return None
+        found = root
+    return found
 
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:

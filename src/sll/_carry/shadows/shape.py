@@ -127,8 +127,8 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool, exa
             return None if beyond is None else one(beyond)
 
     if type(own) is Either:
-        share = own.share
-        return Either(Shadow(lambda: one(share.value())) if lazy else Shadow.of(one(share.value())), other)
+        share, plain = own.share, None if own.plain is None else one(own.plain)
+        return Either(Shadow(lambda: one(share.value())) if lazy else Shadow.of(one(share.value())), other, plain)
     if isinstance(own, Whole):
         return Whole(other, own.by_ones)
     make: Callable[[], Tensor] = lambda: one(own.value())

@@ -20,6 +20,7 @@ from ..._ops.band import closed, hard_forward
 from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
+from ..._ops.own_thresholds import apart
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
@@ -307,6 +308,7 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
     eps, data = region.eps_for(op), None
     differs, large = isinstance(a, Tensor) and isinstance(b, Tensor), False
     if differs:
+        a, b = apart(op, a, b, hard)
         x, at = a - b, 0.0
     else:
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
@@ -328,16 +330,9 @@ class Compared(Shadow):
     half: float | Tensor | None
 
     def __init__(
-        self,
-        x: Tensor,
-        at: float,
-        hard: Tensor,
-        rising: float,
-        eps: float | Width,
-        closed: bool,
-        differs: bool = False,
-        data: Tensor | None = None,
-    ) -> None:
+        self, x: Tensor, at: float, hard: Tensor, rising: float, eps: float | Width, closed: bool,
+        differs: bool = False, data: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """`closed`: it holds at the boundary. `differs`: `x` is a difference. (Equal infinities have none.) If `data`
         are the numbers compared, `x` has been multiplied by the slope.
         """
@@ -374,7 +369,8 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     eps = region.eps_for(op)
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, args[0], func(*args, **kwargs))
-    step = STEPS[op](eps, *args, **kwargs)
+    operands = apart(op, *args, func(*args)) if op in RISING and len(args) == 2 else args
+    step = STEPS[op](eps, *operands, **kwargs)
     if step is None:
         return func(*args, **kwargs)
     offset = step.decision.offset()

@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, number
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import not_zero
-from .shadow import Other, Parts, Shadow, Weights, shadow, tensors
+from .shadow import Other, Parts, Shadow, Weights, root_of, shadow, tensors
 
 MAX_ELEMENTS = 2**22
 """So many terms of a tensor are told apart, in all."""
@@ -57,7 +57,7 @@ class Terms(Weights):
 
     def _guessed(self, region: Region, now: Tensor) -> tuple[Tensor, Tensor]:
         """The integers next to it, as if it were a count."""
-        region.approximate("terms", now.numel())
+        region.approximate("terms", now.numel(), "terms")
         change = torch.cat([torch.where(now == 0, 0, -1), torch.ones_like(now)], -1)
         share = self.value().unsqueeze(-1) * torch.where(change == 0, 0, change / change.abs().sum(-1, keepdim=True))
         return share - share.detach(), change
@@ -306,6 +306,10 @@ def made_of(
     if out.dtype is flags:
         return Shadow.of(value, other, exact)
     alone, ones = all(x is operands[0] for x in operands), _keeps_ones(func, operands, found)
+    if not compiling() and (root := root_of(operands, out.shape)) is not None:
+        made = Shadow.of(value, other, exact, ones)
+        made.root = root
+        return made
     if alone and found[0].terms is None or any(map(_unknown, operands, found)):
         return Shadow.of(value, other, exact, ones)
     bases = [getattr(own, "base", own) for own in found]

@@ -18,6 +18,7 @@ from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, eager, follow, number, ordinary
 from ..interface import Func, Region
 from .differences import added, by_difference, common, numbered, other_of
+from .either import masked
 from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, shadow
 from .terms import made_of
 
@@ -148,7 +149,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     if eager():
         if infinite(a) or infinite(b):
             region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(mask.shape)))
-        return taken(take, value.detach() if own.exact else as_numbers(mask, value.dtype), value, a, b)
+        out = taken(take, value.detach() if own.exact else as_numbers(mask, value.dtype), value, a, b)
+        return carry(region, out, masked(out, mask, own, a, b, take(a, b))) if isinstance(own, Weights) else out
     out, jump = take(a, b), finite(torch.as_tensor(a - b, device=mask.device))
     return added(out, (value - value.detach()) * jump)  # (of the branches the program has the gradient already)
 
