@@ -1,4 +1,4 @@
-"""Half of the gallery: each script runs, draws its figure, and sll is ahead of the plain program by a clear margin.
+"""Half of the comparisons of the gallery: each runs, draws its figure, and sll is clearly ahead of the plain program.
 
 The plain programs have no gradient where it matters: a broken gradient of sll would leave it near them.
 """
@@ -18,7 +18,7 @@ pytest.importorskip("torchmetrics")
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent / "benchmarks" / "gallery"
 
 
 @pytest.fixture(autouse=True)

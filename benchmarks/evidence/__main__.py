@@ -7,8 +7,8 @@
     python benchmarks/evidence --oracle                         # at the best learning rate of each, chosen on test
     python benchmarks/evidence --check                          # are the rewritten programs the same programs?
 
-All scores are those of the deployed plain program: hard decisions, outside any region, without gradients. The protocol
-is in ``run.py``.
+``out/evidence.png`` is the figure of the documentation. All scores are those of the deployed plain program: hard
+decisions, outside any region, without gradients. The protocol is in ``run.py``.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ def engine_of(mode: str) -> Engine:
         from ._carry import flips
 
         ENGINES[mode] = flips.ENGINE
+        flips.ENGINE.always.update(OUTSIDE)
     return ENGINES[mode]
 
 
@@ -335,7 +336,7 @@ class linearize(Mode):
             engine = self._engine_of(func, tensors(args, kwargs))
         if type(func) in OPERATORS:
             func = engine.twin(func)
-            if (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
+            if func not in engine.rules and (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
                 return out
         rule = engine.rules.get(func)
         if rule is None or self.linear or self.selecting():  # (linear ones note where floats meet)
