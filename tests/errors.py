@@ -965,6 +965,56 @@ with sll.linearize(eps=0.1):
     y.sum().backward()
 """,
     ),
+    Case(
+        LOST,
+        "`vmap` returns a decided mask",
+        """
+with sll.linearize(eps=0.1):
+    mask = torch.func.vmap(lambda v: v > 0)(x)
+    y = torch.where(mask, x, 0.0)
+""",
+        "`vmap` returns plain tensors. What the function makes floats of has its gradient.",
+        """
+with sll.linearize(eps=0.1):
+    mask = torch.func.vmap(lambda v: (v > 0).float())(x)
+    (mask * x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "An operator of `torch.library` makes integers",
+        """
+@torch.library.custom_op("your_library::steps", mutates_args=())
+def steps(x: torch.Tensor) -> torch.Tensor:
+    return torch.round(x * 10).long()
+
+with sll.linearize(eps=0.1):
+    n = steps(x)
+""",
+        "A region sees into operators that are made of others (`CompositeImplicitAutograd`), and into no others. "
+        "[Adding a rule](adding-a-rule.md) says how an operator gets one.",
+        """
+with sll.linearize(eps=0.1):
+    n = torch.round(x * 10).long()
+    n.float().sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A large sparse tensor has decided places",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long() * 3_000_000
+    table = torch.sparse_coo_tensor(places[None], torch.ones(4), (3_000_001,), check_invariants=False)
+""",
+        "Each number is followed to each place. That is done for up to 4 million pairs of both.",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()
+    table = torch.sparse_coo_tensor(places[None], torch.ones(4), (2,), check_invariants=False)
+    (table.to_dense() @ torch.arange(2.0)).backward()
+""",
+    ),
     # --- lost: indices ---
     Case(
         TORCH,
@@ -1300,12 +1350,59 @@ with sll.linearize(eps=0.1):
         "`masked_scatter` of nothing",
         """
 with sll.linearize(eps=0.1):
-    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+    y = x.masked_scatter(x > 2.05, torch.zeros(0))
 """,
         "The mask selects nothing, and is close to selecting something: what would stand there nobody has said.",
         """
 with sll.linearize(eps=0.1):
-    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+    torch.where(x > 2.05, 0.0, x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A mask that `vmap` returns",
+        """
+with sll.linearize(eps=0.1):
+    masks = torch.vmap(lambda x: x > 0)(x)
+    loss = masks.float().sum()
+""",
+        "What a mask carries ends with the transform. Make it a float inside.",
+        """
+with sll.linearize(eps=0.1):
+    torch.vmap(lambda x: (x > 0).float())(x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "An operator of another library",
+        """
+@torch.library.custom_op("demo::positive", mutates_args=())
+def positive(x: torch.Tensor) -> torch.Tensor:
+    return x > 0
+
+
+with sll.linearize(eps=0.1):
+    mask = positive(x)
+""",
+        "A region does not know where its decisions are. [A rule](../adding-a-rule.md) tells it.",
+        """
+with sll.linearize(eps=0.1):
+    (x > 0).float().sum().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A sparse tensor with many places",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()[None]
+    table = torch.sparse_coo_tensor(places, torch.ones(4), (2**25,), check_invariants=True)
+""",
+        "In a smaller one each place has its gradient.",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()[None]
+    torch.sparse_coo_tensor(places, torch.ones(4), (2,), check_invariants=True).to_dense()[1].backward()
 """,
     ),
     Case(
@@ -1777,12 +1874,12 @@ y.sum().backward()
         "`masked_scatter` from nothing",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+    y = x.masked_scatter(x > 2.05, torch.zeros(0))
 """,
         "The mask is close to selecting something. What would stand there nobody has said.",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+    torch.where(x > 2.05, 0.0, x).sum().backward()
 """,
     ),
     Case(

@@ -72,3 +72,11 @@ def test_knapsack(tmp_path: Path) -> None:
     assert score["sll"] > score["plain"] + 20
     assert score["sll, linear"] > score["plain"] + 30
     assert all(of < score["greedy, true values"] for method, of in score.items() if method != "greedy, true values")
+
+
+def test_thermostat(tmp_path: Path) -> None:
+    pytest.importorskip("cma")
+    pytest.importorskip("scipy")
+    cost = means_of_quick_run("thermostat", tmp_path)
+    assert cost["sll, paths=4"] < cost["at the start"] - 1.5
+    assert cost["sll, paths=4"] < min(cost["Nelder-Mead"], cost["CMA-ES"])

@@ -288,7 +288,7 @@ def excused() -> dict[str, str]:
 
 GALLERY = """
     quantization binary_network spiking_network metrics ranking vector_quantization feature_selection controller
-    knapsack decision_tree
+    thermostat knapsack decision_tree
 """.split()
 """The order of the page; scripts that are not named here come last."""
 

@@ -48,7 +48,7 @@ class Found:
     """What a mode does to a case."""
 
     kind: str
-    """exact, reported, wrong, raises; of straight-through: gradient, reported, silent."""
+    """exact, reported, wrong, raises; of straight-through: gradient, flat, reported, silent."""
     ratio: float = float("nan")
     note: str = ""
     time: float = float("nan")
@@ -86,6 +86,14 @@ def sample(case: Case, forward: str, a: Tensor, b: Tensor, said: Counter[str], t
     for rows in (+lost, report.cut, report.approximate, report.infinite_jumps):
         said.update({f"{site.op} ({site.file.rpartition('/')[2]}:{site.line})": n for site, n in rows.items()})
     return float(y), 0.0 if g is None else float((g * (b - a)).sum())
+
+
+def connected(case: Case, a: Tensor, b: Tensor) -> bool:
+    """Whether the gradient of local slopes comes to the input, be it 0."""
+    x = ((a + b) / 2).requires_grad_()
+    with region(case, "straight-through"):
+        y = case.f(x)
+    return bool(y.requires_grad) and torch.autograd.grad(y, x, allow_unused=True)[0] is not None
 
 
 def ends(case: Case) -> tuple[Tensor, Tensor, float]:
@@ -172,7 +180,8 @@ def judge(case: Case, forward: str, a: Tensor, b: Tensor, want: float, quick: bo
         return Found("raises", note=f"{type(error).__name__}: {error}"[:110])
     ratio, note = got / want, ", ".join(said)[:110]
     if local:
-        return Found("reported" if said and not got else "gradient" if got else "silent", ratio, note)
+        none = "reported" if said else "flat" if connected(case, a, b) else "silent"
+        return Found("gradient" if got else none, ratio, note)
     if abs(ratio - 1) <= TOLERANCE[forward]:
         return Found("exact", ratio, note)
     return Found("reported" if said else "wrong", ratio, note)

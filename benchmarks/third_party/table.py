@@ -14,7 +14,7 @@ START, END = "<!-- results -->", "<!-- end -->"
 KINDS = {
     "linear": ("exact", "reported", "wrong", "raises"),
     "hard": ("exact", "reported", "wrong", "raises"),
-    "straight-through": ("gradient", "reported", "silent", "raises"),
+    "straight-through": ("gradient", "flat", "reported", "silent", "raises"),
 }
 
 Found = dict[str, Any]

@@ -163,7 +163,7 @@ class linearize(Mode):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
-        self.quiet = self.trace is None and self.paths == 1 and self.engine.before is None
+        self.quiet = self.trace is None and self.engine.before is None
         self._generator = generator_or_none(generator)
         self.followed = Paths()
         self.fixed: dict[str, float] = {}
@@ -334,11 +334,10 @@ class linearize(Mode):
         engine = self.engine
         if not THREAD.alone:
             engine = self._engine_of(func, tensors(args, kwargs))
-        if type(func) in OPERATORS:
-            func = engine.twin(func)
-            if func not in engine.rules and (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
-                return out
+        func = func if type(func) not in OPERATORS else engine.twin(func)
         rule = engine.rules.get(func)
+        if rule is None and (out := operators.run(self, func, args, kwargs)) is not NotImplemented:
+            return out
         if rule is None or self.linear or self.selecting():  # (linear ones note where floats meet)
             if func in cuts.SEEN and (out := cuts.detach(self, func, args, kwargs)) is not NotImplemented:
                 return out
@@ -369,10 +368,7 @@ class linearize(Mode):
         return cuts.passes(self, func, args, kwargs)
 
     def met(self, func: Any, known: list[Tensor], out: Any) -> None:
-        if torch.is_grad_enabled():
-            vmap.came_out(self, func, known)
-            cuts.met(self, func, known, out)
-            cuts.fed(self, known, out)
+        cuts.met(self, func, known, out)
 
     def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return traced(self, func, args, kwargs)

@@ -53,3 +53,15 @@ def test_a_tie_that_was_moved_shows_its_hard_side(name, forward):
     with sll.linearize(0.01, forward=forward):
         got = TIED[name](x)
     assert torch.equal(got, TIED[name](x))
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("fill", [float("-inf"), 1e30, 0.0])
+def test_sorted_values_that_are_padded(forward, fill):
+    """Their places were padded with that number, too: kornia's morphology pads what a maximum found."""
+    x = leaf(1.0, 3.0, 2.0)
+    with sll.linearize(0.1, forward=forward):
+        y = torch.nn.functional.pad(x.max(dim=0, keepdim=True).values, (1, 1), value=fill)
+        m = x >= y[1]
+    assert y.tolist() == [pytest.approx(fill), 3.0, pytest.approx(fill)] and m.tolist() == [False, True, False]
+    assert grads(y[1], x) == [0.0, 1.0, 0.0]

@@ -24,7 +24,7 @@ def test_half_of_the_jump_is_missed_and_reported(name, forward):
     jump = torch.autograd.grad(y, x)[0].sum() * (x[1] - x[0]).detach()
     assert jump.item() == pytest.approx(0.5, abs=0.01)
     ((site, many),) = region.report().approximate.items()
-    assert (site.op, many) == ("ties", 100) and "exactly at the boundary" in str(region.report())
+    assert (region.report().why[site], many) == ("ties", 100) and "exactly at the boundary" in str(region.report())
 
 
 @pytest.mark.parametrize("forward", ["linear", "hard"])

@@ -398,3 +398,14 @@ def test_marks_end_with_the_region():
 def test_what_see_through_takes(value):
     with pytest.raises((TypeError, ValueError), match="see_through must be"):
         sll.linearize(EPS, see_through=value)
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard"])
+def test_a_decided_float_that_is_detached_is_a_row(forward):
+    """An estimator of the program's own, ``x + (q - x).detach()``. What our definitions detach is none."""
+    x = torch.tensor([0.51, 1.0, 2.0], requires_grad=True)
+    with sll.linearize(0.02, forward=forward) as region:
+        torch.round(x).mode()
+        assert not region.report().cut
+        y = x + (torch.round(x) - x).detach()
+    assert y.requires_grad and [site.op for site in region.report().cut] == ["detach"]

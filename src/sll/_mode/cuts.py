@@ -10,8 +10,11 @@ are written to. Without, what comes of such operands is marked (`Cut`), and the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from copy import copy
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from torch.nn import Parameter
 
 from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
-from .._ops.callsite import CallSite, call_site, frame
+from .._ops.callsite import CallSite, call_site, frame, is_internal
 from .._ops.env import compiling
 from .._ops.openness import of_a_region
 from .._ops.statements import in_package
@@ -29,6 +32,7 @@ from . import operators
 from .guards import DETACHES, decides, in_a_function, refuse_reentrant
 from .notes import passed
 from .threads import THREAD
+from .vmap import came_out
 
 __all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
 
@@ -239,9 +243,22 @@ def detach(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _kept(region: Any, x: Tensor, from_decision: bool) -> Any:
     """The program detaches a float and means it. If it comes from a decision, that is a row."""
-    if from_decision and x.requires_grad:
+    if from_decision and x.requires_grad and not _in_a_definition():
         region.count_cut(call_site("detach"))
     return NotImplemented
+
+
+def _in_a_definition() -> bool:
+    """Whether it is ours that runs in the place of a function."""
+    at: FrameType | None = sys._getframe(1)
+    while at is not None and is_internal(at.f_code.co_filename):
+        if at.f_code.co_filename.startswith(_DEFINITIONS):
+            return True
+        at = at.f_back
+    return False
+
+
+_DEFINITIONS = str(Path(__file__).parents[1] / "_carry" / "definitions")
 
 
 def _cut_in_a_package(x: Tensor) -> bool:
@@ -329,7 +346,15 @@ def _carry(region: Any, x: Tensor, cut: Cut) -> None:
 
 
 def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
-    """What was cut is an operand of a call with gradients on. If the result has a graph, that is where it is missed."""
+    """What was cut, or came out of `vmap`, is an operand of a call."""
+    if torch.is_grad_enabled():
+        came_out(region, func, known)
+        _missed(region, func, known, out)
+        fed(region, known, out)
+
+
+def _missed(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
+    """If the result has a graph, that is where what was cut is missed."""
     marked: list[Any] = [x for x in known if _is_cut(x)]
     results = _tensors((out,))
     if not marked or func in ASKS or func.__name__.endswith("_as"):

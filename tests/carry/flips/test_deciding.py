@@ -61,5 +61,5 @@ def test_decisions_that_are_open_together_are_a_row(name):
     with sll.linearize(0.02, forward="hard") as region:
         f(x)
     report = region.report()
-    assert [site.op for site in report.approximate] == (["joint"] if name in ("depends", "equal numbers") else [])
+    assert [*report.why.values()] == (["joint"] if name in ("depends", "equal numbers") else [])
     assert ("each counts by itself" in str(report)) == bool(report.approximate)

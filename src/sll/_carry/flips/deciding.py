@@ -193,24 +193,23 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
         for x in (*plain, *named.values()) if named else plain:
             if tracked(x) and region.linearizes(op):
                 found = describe(region.eps_for(op), hard, *plain, **named)
-                if op in TIED and not any(carried):
-                    count_ties(region, *plain)
-                if found is not None:
-                    _count_equal(region, x, found[0].at, hard.shape)
+                tied = op in TIED and not any(carried) and count_ties(region, op, *plain)
+                if found is not None and not tied:
+                    _count_equal(region, op, x, found[0].at, hard.shape)
                 break
         before = mapped(func, args, kwargs, hard.shape, hard.dtype, carried)
-        return with_block(region, hard, before, *(found or (None, None)))
+        return with_block(region, op, hard, before, *(found or (None, None)))
 
     return rule
 
 
-def _count_equal(region: Any, x: Tensor, at: Tensor, shape: torch.Size) -> None:
+def _count_equal(region: Any, op: str, x: Tensor, at: Tensor, shape: torch.Size) -> None:
     """Decisions about equal numbers go together, as those of an image of which the channels are one."""
     if at.shape[0] > 1 and x.numel() > 1 and free_to_read(x):
         elements = set(at.tolist())
         many = len(elements) - len(set(x.detach().expand(shape).reshape(-1)[list(elements)].tolist()))
         if many:
-            region.approximate("joint", many, "joint")
+            region.approximate(op, many, "joint")
 
 
 _NO_DERIVATIVE = ("heaviside", "floor_divide")
@@ -260,7 +259,7 @@ def cast(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     if not isinstance(hard, Tensor) or hard.is_floating_point() or hard.is_complex() or hard.dtype == torch.bool:
         return hard
     block, above, n = _at_integers(x, region.eps_for("cast"), 0.0, True, True)
-    return with_block(region, hard, None, block, torch.where(above, *toward_zero(n)[::-1]).to(hard.dtype))
+    return with_block(region, "cast", hard, None, block, torch.where(above, *toward_zero(n)[::-1]).to(hard.dtype))
 
 
 # --- what is only described ---

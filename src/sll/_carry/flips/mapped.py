@@ -123,7 +123,7 @@ def _too_wide(x: Tensor, found: Flips, many: int) -> bool:
     return one < many and size >= 64 and size * many > max(1, one) * max(MOST_PER_ELEMENT * many, MOST)
 
 
-def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, values: Any) -> Tensor:
+def with_block(region: Any, op: str, hard: Tensor, before: Entries, block: Block | None, values: Any) -> Tensor:
     """A decision's result: its own flips, if any, and those of its operands, decided again."""
     if before is None:
         return hard if block is None else carry(region, hard, Layout((block,)), values)
@@ -132,5 +132,5 @@ def with_block(region: Any, hard: Tensor, before: Entries, block: Block | None, 
     if before[0].size and block.at.shape[0] and not batched(block.at):
         both = int(torch.isin(block.at, before[0].at).sum())
         if both:  # (what they do together is not known)
-            region.approximate("joint", both, "joint")
+            region.approximate(op, both, "joint")
     return carry(region, hard, before[0].plus(block), torch.cat([before[1], values]))

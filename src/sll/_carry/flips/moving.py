@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._rules.index import BOUNDS, op_name
+from ..._rules.index import BOUNDS, names_of, op_name, spellings
 from ..interface import Func
 from ..outcomes.found import sorted_places
 from .calls import carriers, leaves, once_more, plain_of, replaced
@@ -65,12 +65,15 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _of_sorted(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-    """Moved values of a sort are values of a sort."""
-    known = sorted_places(args[0]) if args else None
+    """Moved values of a sort are values of a sort. (What is filled in has no place.)"""
+    known = sorted_places(args[0]) if args and func not in _FILLS else None
     if known is not None and out is not args[0]:
         for part, places in zip(leaves(out), leaves(func(known.places(), *args[1:], **kwargs))):
             mark(region, part, known.moved(functools.partial(torch.Tensor.view_as, places, places)))
     return out
+
+
+_FILLS = {func for name in names_of("fills") for func in spellings(name)}
 
 
 def move_one(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

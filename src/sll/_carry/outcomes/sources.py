@@ -114,7 +114,7 @@ def _run(
     if jump is None:
         return func(*args, **kwargs)
     if op in TIED:
-        count_ties(region, *args)
+        count_ties(region, op, *args)
     return _decided(region, op, jump, func, args, kwargs)
 
 
