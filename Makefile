@@ -28,7 +28,7 @@ docs: $(READY)
 	@echo "open site/index.html (the search needs a server: python3 -m http.server -d site)"
 
 gallery: $(READY)
-	@echo "== gallery: the ten examples, whole (two to three minutes); their figures go to out/figures/gallery"
+	@echo "== gallery: the eleven examples (a minute); their figures go to out/figures/gallery"
 	$(PY) tools/figures.py --gallery --out out/figures
 
 evidence: $(READY)

@@ -1,207 +1,59 @@
-"""Train the integer network that you deploy: 2-bit codes, and for each layer two steps that are learned.
+"""Train the 2-bit integer network that you deploy, its casts to int8 included.
 
-The problem: a network has to run on a chip that multiplies small integers. Weights become one of four codes, so do
-activations, and each layer has two steps, which say what a code is worth. Training all that (quantization-aware
-training) usually takes a second program that pretends: floats that look quantized, a straight-through estimator, and
-for the steps a gradient that somebody derived (LSQ, learned step size quantization).
-
-Here the integer program itself is trained. `IntegerLinear` is plain PyTorch, its casts to int8 included; nothing in it
-knows of sll. The gradient that sll finds is that of LSQ, so this is a tie, with a layer less to write.
-
-The products are summed in float32, where whole numbers are exact. `codes.int() @ weights.int().T` has the same values,
-and in a region with `"auto"` the same gradients.
-
-    python examples/quantization.py           # about ten seconds; the data come with scikit-learn
-    python examples/quantization.py --quick
+Weights become one of four codes, so do activations, and each layer learns what
+a code is worth. `IntegerLinear` is plain PyTorch. In a region its gradient is
+that of LSQ (learned step size quantization), with no second program to write.
 """
 
-from __future__ import annotations
-
-import argparse
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from statistics import mean, stdev
-from typing import NamedTuple
-
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import nn
 
 import sll
-import sll.plot
-
-# --- 1. The program, as it is deployed ---
 
 
 class IntegerLinear(nn.Linear):
-    """2-bit activations (0 … 3) times 2-bit weights (-2 … 1). A code is worth one step."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs, outputs):
         super().__init__(inputs, outputs)
-        self.weight_step = nn.Parameter(2 * self.weight.detach().abs().mean())
         self.step = nn.Parameter(torch.tensor(0.5))
+        self.weight_step = nn.Parameter(2 * self.weight.detach().abs().mean())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         codes = torch.round(torch.clamp(x / self.step, 0, 3)).to(torch.uint8)
-        weights = torch.round(torch.clamp(self.weight / self.weight_step, -2, 1)).to(torch.int8)
-        sums = codes.float() @ weights.float().T  # whole numbers, exact in float32
+        weights = torch.clamp(self.weight / self.weight_step, -2, 1)
+        weights = torch.round(weights).to(torch.int8)
+        sums = codes.float() @ weights.float().T  # whole numbers, exact
         return sums * (self.step * self.weight_step) + self.bias
 
 
-class Network(nn.Sequential):
-    """64-64-64-10: 8832 weights in 2.2 kB. It needs no ReLU: there are no codes below zero."""
-
-    def __init__(self, layer: type[IntegerLinear] = IntegerLinear) -> None:
-        super().__init__(layer(64, 64), layer(64, 64), layer(64, 10))
+x, y = map(torch.tensor, load_digits(return_X_y=True))
+x = x.float() / 16
 
 
-# --- 2. The layer rewritten by hand for training ---
-
-
-def round_ste(x: Tensor) -> Tensor:
-    return x + (torch.round(x) - x).detach()
-
-
-class LearnedSteps(IntegerLinear):
-    """LSQ (Esser et al. 2020). The factor that it gives to the gradients of the steps makes no difference to Adam."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.step * round_ste(torch.clamp(x / self.step, 0, 3))
-        weight = self.weight_step * round_ste(torch.clamp(self.weight / self.weight_step, -2, 1))
-        return F.linear(x, weight, self.bias)
-
-
-# --- 3. Methods: each with the best of RATES on the validation split, mean of seeds 10, 11, 12 (see `--tune`) ---
-
-RATES = (0.003, 0.01, 0.03)
-PLAIN, LSQ, SLL = "plain", "straight-through (LSQ)", 'sll, "auto"'
-
-
-class Method(NamedTuple):
-    layer: type[IntegerLinear]
-    region: Callable[[], AbstractContextManager[object]]
-    rate: float
-    look: str
-    rewritten: str
-
-
-METHODS = {
-    PLAIN: Method(IntegerLinear, nullcontext, 0.01, "plain", "nothing"),
-    LSQ: Method(LearnedSteps, nullcontext, 0.01, "straight_through", "the layer"),
-    SLL: Method(IntegerLinear, lambda: sll.linearize("auto"), 0.01, "auto", "nothing"),
-}
-
-
-def digits() -> list[tuple[Tensor, Tensor]]:
-    """1797 images of 8 x 8 pixels: 60 % to train, 20 % to choose learning rates, 20 % for the table."""
-    x, y = (torch.tensor(a) for a in load_digits(return_X_y=True))
-    first, rest = train_test_split(torch.arange(len(y)), test_size=0.4, random_state=0, stratify=y)
-    second, third = train_test_split(rest, test_size=0.5, random_state=0, stratify=y[rest])
-    return [(x[index].float() / 16, y[index]) for index in (first, second, third)]
-
-
-def train(method: Method, rate: float, seed: int, epochs: int = 15) -> tuple[list[float], float, Network]:
-    """Accuracy of the integer program, in percent: on the validation split after each epoch, and on the test split."""
-    (x, y), validation, test = digits()
-    torch.manual_seed(seed)
-    network, deployed = Network(method.layer), Network()
-    region = method.region()
-    optimizer = torch.optim.Adam(network.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-
-    def accuracy(images: Tensor, labels: Tensor) -> float:
-        deployed.load_state_dict(network.state_dict())
-        with torch.no_grad():
-            return 100 * (deployed(images).argmax(1) == labels).float().mean().item()
-
-    curve = [accuracy(*validation)]
-    for _ in range(epochs):
-        for batch in torch.randperm(len(y)).split(64):
+def train(region):
+    torch.manual_seed(0)
+    network = nn.Sequential(*(IntegerLinear(64, n) for n in (64, 64, 10)))
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    accuracies = []
+    for _ in range(15):
+        for batch in torch.randperm(1200).split(64):
             with region:
                 loss = F.cross_entropy(network(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        schedule.step()
-        curve.append(accuracy(*validation))
-    return curve, accuracy(*test), deployed
+        right = network(x[1200:]).argmax(1) == y[1200:]
+        accuracies.append(100 * right.float().mean().item())
+    return accuracies
 
 
-def gradient(method: Method) -> Tensor:
-    """Of all parameters of the untrained network, at once."""
-    x, y = digits()[0]
-    torch.manual_seed(0)
-    network = Network(method.layer)
-    with method.region():
-        loss = F.cross_entropy(network(x), y)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
-
-
-# --- 4. What came out ---
-
-
-def draw(curves: dict[str, Tensor], layer: IntegerLinear, path: Path) -> None:
-    with sll.plot.style():
-        figure = Figure(figsize=(9, 3.6), dpi=110)
-        left, right = figure.subplots(1, 2)
-        for name, curve in curves.items():
-            color, line = sll.plot.COLORS[METHODS[name].look], sll.plot.LINES[METHODS[name].look]
-            left.plot(curve.mean(0), color=color, linestyle=line, label=name)
-            left.fill_between(range(curve.shape[1]), curve.amin(0), curve.amax(0), color=color, alpha=0.15, linewidth=0)
-        left.set(xlabel="epoch", ylabel="accuracy, %", title="The integer network, validation split", ylim=(0, 100))
-        left.legend(loc="center right")
-        weights = (layer.weight / layer.weight_step).detach()
-        for code, look, hatch in zip(
-            (-2, -1, 0, 1), ("sigmoid", "hard", "other", "straight_through"), ("xx", "//", "", "..")
-        ):
-            stored = weights[torch.clamp(torch.round(weights), -2, 1) == code]
-            color = sll.plot.COLORS[look]
-            right.hist(
-                stored, bins=50, range=(-3, 2), color=color, hatch=hatch, edgecolor="white", label=f"code {code}"
-            )
-        right.set(xlabel="weight, in learned steps", ylabel="count", title="Second layer after training (sll)")
-        right.legend()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-
-
-def main(quick: bool = False, figure: Path = Path("out/quantization.png")) -> dict[str, list[float]]:
-    """Test accuracies of the integer network in percent, per method, one for each seed."""
-    seeds, epochs = ((0, 1), 2) if quick else ((0, 1, 2), 15)
-    runs = {name: [train(m, m.rate, seed, epochs) for seed in seeds] for name, m in METHODS.items()}
-    scores = {name: [test for _, test, _ in found] for name, found in runs.items()}
-    table = Table(
-        "method", "accuracy", "rewritten", title=f"2-bit network, digits: test accuracy, %, {len(seeds)} seeds"
-    )
-    for name, found in scores.items():
-        table.add_row(name, f"{mean(found):.1f} ± {stdev(found):.1f}", METHODS[name].rewritten)
-    console = Console()
-    console.print(table)
-    theirs, ours = gradient(METHODS[LSQ]), gradient(METHODS[SLL])
-    apart = ((theirs - ours).abs().max() / theirs.abs().max()).item()
-    console.print(f"The gradients of sll and LSQ differ by {apart:.0e} of the largest: rounding errors.")
-    draw({name: torch.tensor([c for c, *_ in found]) for name, found in runs.items()}, runs[SLL][0][2][1], figure)
-    console.print(f"figure: {figure}", soft_wrap=True)
-    return scores
-
-
-def tune() -> None:
-    for name, method in METHODS.items():
-        for rate in RATES:
-            found = [train(method, rate, seed)[0][-1] for seed in (10, 11, 12)]
-            print(f"{name}, rate {rate}: {mean(found):.2f} ± {stdev(found):.2f}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, two epochs")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores that chose the learning rates")
-    parser.add_argument("--figure", type=Path, default=Path("out/quantization.png"), help="where to save the figure")
-    options = parser.parse_args()
-    tune() if options.tune else main(options.quick, options.figure)
+plain, ours = train(sll.hard()), train(sll.linearize("auto"))
+print(f"integer network: plain {plain[-1]:.0f} %, sll {ours[-1]:.0f} %")
+plt.plot(plain, ":", color="gray", label="plain")
+plt.plot(ours, label="in a region")
+plt.xlabel("epoch")
+plt.ylabel("accuracy on new digits, %")
+plt.legend()
+plt.savefig("quantization.png")

@@ -18,6 +18,9 @@ from sll._mode.threads import THREAD as _THREAD
 from sll._ops import fused
 from sll._rules import index, table
 
+sll.linearize(
+    forward="hard"
+)  # the names and the engines that are imported when they are wanted: rules are counted below
 torch.set_num_threads(1)  # two workers share two cores
 
 
@@ -107,7 +110,9 @@ def a_lost_gradient_is_an_error(recwarn):
 
 def pytest_addoption(parser):
     parser.addoption("--compatibility", metavar="FILE", help="write the rows of the tests that passed into FILE")
-    parser.addoption("--errors", metavar="FILE", help="write all errors and warnings into FILE, before the tests")
+    parser.addoption(
+        "--errors", metavar="FILE", help="write all errors and warnings into FILE and errors/, before the tests"
+    )
 
 
 def pytest_configure(config):
@@ -157,7 +162,7 @@ def pytest_sessionstart(session):
         session.config.pluginmanager.register(_Table(Path(path)))
     path = session.config.getoption("--errors")
     if path and not hasattr(session.config, "workerinput"):
-        Path(path).write_text(errors.page(), encoding="utf-8")
+        errors.write(Path(path))
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ import sll
 from sll._mode.threads import THREAD
 
 SOURCE = Path(sll.__file__).parent
-ELSEWHERE = {"__main__.py", "cli.py", "demo.py", "picture.py", "plot.py"}
+COMMANDS = {"__main__.py", "cli.py", "console.py", "demo.py", "doctor.py", "explaining.py", "inputs.py", "ops.py"}
+ELSEWHERE = COMMANDS | {"picture.py", "plot.py"}
 """What they say is tested with them."""
 
 ARGUMENTS = "Arguments of a region"
@@ -62,7 +63,7 @@ GROUPS = {
     LOCAL: 'This is the mode of `"auto"`. Bools, integers and indices carry a shadow; what has no rule for it ends it.',
     FLIPS: "Every function runs again in each flip, so little is lost here.",
     PATHS: "A decorated function with `paths=N` runs again where Python asks for what is open. "
-    "[Python control flow](control-flow.md) has the rest.",
+    "[Python control flow](../control-flow.md) has the rest.",
     THREADS: "",
     TORCH: "With `fullgraph=True` Dynamo raises, and wraps the message in a page of its own: only the part about the "
     "region is shown here. Without `fullgraph=True` there is no error.",
@@ -277,19 +278,30 @@ so with `eps=0.1` two of the four elements are inside the band around 0. Message
 """
 
 
-def page() -> str:
-    parts = [HEAD, contents()]
+def pages() -> dict[str, str]:
+    """The index, and a page for each group, by their paths in `docs`."""
+    made = {"errors.md": f"{HEAD}\n{contents()}"}
     for group, about in GROUPS.items():
-        parts.append(f"## {group}\n" + (f"\n{about}\n" if about else ""))
-        parts.extend(section(case) for case in CASES if case.group == group)
-    return "\n".join(parts)
+        parts = [f"# {group}\n", "[All errors and warnings](../errors.md)\n", *([f"{about}\n"] if about else [])]
+        made[path_of(group)] = "\n".join([*parts, *(section(case) for case in CASES if case.group == group)])
+    return made
+
+
+def write(index: Path) -> None:
+    for name, text in pages().items():
+        (index.parent / name).parent.mkdir(exist_ok=True)
+        (index.parent / name).write_text(text, encoding="utf-8")
+
+
+def path_of(group: str) -> str:
+    return f"errors/{anchor(group)}.md"
 
 
 def contents() -> str:
     lines = []
     for group in GROUPS:
         titles = [case.title for case in CASES if case.group == group]
-        lines += [f"- [{group}](#{anchor(group)})", *(f"    - [{t}](#{anchor(t)})" for t in titles)]
+        lines += [f"\n## [{group}]({path_of(group)})\n", *(f"- [{t}]({path_of(group)}#{anchor(t)})" for t in titles)]
     return "\n".join(lines) + "\n"
 
 
@@ -303,7 +315,7 @@ def section(case: Case) -> str:
         textwrap.fill(line, 110, break_long_words=False, break_on_hyphens=False)
         for line in outcome(case).said.splitlines()
     )
-    parts = [f"### {case.title}", f"```python\n{case.code.strip()}\n```", f"```text\n{said}\n```", case.says]
+    parts = [f"## {case.title}", f"```python\n{case.code.strip()}\n```", f"```text\n{said}\n```", case.says]
     if case.instead:
         parts.append(f"Instead:\n\n```python\n{case.instead.strip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -311,11 +323,8 @@ def section(case: Case) -> str:
 
 def sections(text: str) -> dict[str, str]:
     """Those of a page, by title."""
-    found = {}
-    for part in re.split(r"^(?=### )", text, flags=re.MULTILINE)[1:]:
-        part = re.split(r"^## ", part, flags=re.MULTILINE)[0]
-        found[part.splitlines()[0].removeprefix("### ")] = part.rstrip() + "\n"
-    return found
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {part.splitlines()[0].removeprefix("## "): part.rstrip() + "\n" for part in parts}
 
 
 # --- the cases -------------------------------------------------------------------------------------------------------
@@ -385,7 +394,7 @@ def program(x):
         ARGUMENTS,
         "An op that goes by another name",
         'region = sll.linearize(only=["argsort"])',
-        "Functions that share their decision boundaries share a name: [Operators](operators.md) has them all.",
+        "Functions that share their decision boundaries share a name: [Operators](../operators.md) has them all.",
         'region = sll.linearize(only=["sort"])',
     ),
     Case(
@@ -716,7 +725,7 @@ with sll.linearize(eps=0.1):
         y = 2 * x
 """,
         "Python takes one branch and never computes the other, so there is nothing to have a slope between. A function "
-        "with [`paths`](control-flow.md) runs the other as well.",
+        "with [`paths`](../control-flow.md) runs the other as well.",
         """
 @sll.enable(eps=0.1, paths=2)
 def program(x):
@@ -735,7 +744,7 @@ with sll.linearize(eps=0.1, forward="hard"):
     loss = x.square().sum() - hits
 loss.backward()
 """,
-        "Metrics compute so. With [`see_through`](see-through.md) the region looks through the block. A result that "
+        "Metrics compute so. With [`see_through`](../see-through.md) the region looks through the block. A result that "
         "is only logged says nothing.",
         """
 with sll.linearize(eps=0.1, forward="hard", see_through=True):
@@ -800,8 +809,8 @@ lost = region.report().lost  # the lines, all the same
 with sll.linearize(eps=0.1):
     y = torch.special.erfcx(torch.round(x + 0.5).long())
 """,
-        "[Operators](operators.md) lists the functions that carry decisions on: `erfc` does, for one. Float functions "
-        "of `.float()` always do.",
+        "[Operators](../operators.md) lists the functions that carry decisions on: `erfc` does, for one. Float "
+        "functions of `.float()` always do.",
         """
 with sll.linearize(eps=0.1):
     n = torch.round(x + 0.5).long()
@@ -1341,12 +1350,59 @@ with sll.linearize(eps=0.1):
         "`masked_scatter` of nothing",
         """
 with sll.linearize(eps=0.1):
-    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+    y = x.masked_scatter(x > 2.05, torch.zeros(0))
 """,
         "The mask selects nothing, and is close to selecting something: what would stand there nobody has said.",
         """
 with sll.linearize(eps=0.1):
-    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+    torch.where(x > 2.05, 0.0, x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "A mask that `vmap` returns",
+        """
+with sll.linearize(eps=0.1):
+    masks = torch.vmap(lambda x: x > 0)(x)
+    loss = masks.float().sum()
+""",
+        "What a mask carries ends with the transform. Make it a float inside.",
+        """
+with sll.linearize(eps=0.1):
+    torch.vmap(lambda x: (x > 0).float())(x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
+        "An operator of another library",
+        """
+@torch.library.custom_op("demo::positive", mutates_args=())
+def positive(x: torch.Tensor) -> torch.Tensor:
+    return x > 0
+
+
+with sll.linearize(eps=0.1):
+    mask = positive(x)
+""",
+        "A region does not know where its decisions are. [A rule](../adding-a-rule.md) tells it.",
+        """
+with sll.linearize(eps=0.1):
+    (x > 0).float().sum().backward()
+""",
+    ),
+    Case(
+        INDICES,
+        "A sparse tensor with many places",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()[None]
+    table = torch.sparse_coo_tensor(places, torch.ones(4), (2**25,), check_invariants=True)
+""",
+        "In a smaller one each place has its gradient.",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()[None]
+    torch.sparse_coo_tensor(places, torch.ones(4), (2,), check_invariants=True).to_dense()[1].backward()
 """,
     ),
     Case(
@@ -1716,12 +1772,12 @@ y.sum().backward()
         "`masked_scatter` from nothing",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    y = x.masked_scatter(x > x.max() + 0.05, torch.zeros(0))
+    y = x.masked_scatter(x > 2.05, torch.zeros(0))
 """,
         "The mask is close to selecting something. What would stand there nobody has said.",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    torch.where(x > x.max() + 0.05, 0.0, x).sum().backward()
+    torch.where(x > 2.05, 0.0, x).sum().backward()
 """,
     ),
     Case(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import sll
 from sll.__main__ import main
 from sll._rules.index import LEFT_ALONE, SOURCES
-from sll.tools import cli
+from sll.tools import cli, doctor, inputs
 
 PROGRAM = """
 import torch
@@ -128,7 +128,7 @@ def test_called_in_a_wrong_way():
     ],
 )
 def test_input(text, value):
-    found = cli.read_input(text)
+    found = inputs.read_input(text)
     assert type(found) is type(value)
     if isinstance(value, torch.Tensor):
         assert found.dtype == value.dtype and torch.equal(found, value)
@@ -139,17 +139,17 @@ def test_input(text, value):
 @pytest.mark.parametrize("name", ["randn(2, 3)", "rand(2, 3)", "randint(0, 9, (2, 3))"])
 def test_random_input(name):
     torch.manual_seed(1)
-    first = cli.read_input(name)
+    first = inputs.read_input(name)
     torch.manual_seed(1)
-    assert first.shape == (2, 3) and torch.equal(first, cli.read_input(name))
+    assert first.shape == (2, 3) and torch.equal(first, inputs.read_input(name))
 
 
 def test_input_files(tmp_path):
     x = torch.randn(3, 2)
     torch.save(x, tmp_path / "x.pt")
     numpy.save(tmp_path / "x.npy", x.numpy())
-    assert torch.equal(cli.read_input(str(tmp_path / "x.pt")), x)
-    assert torch.equal(cli.read_input(str(tmp_path / "x.npy")), x)
+    assert torch.equal(inputs.read_input(str(tmp_path / "x.pt")), x)
+    assert torch.equal(inputs.read_input(str(tmp_path / "x.npy")), x)
 
 
 @pytest.mark.parametrize(
@@ -355,13 +355,13 @@ def test_doctor():
     checks = {check["name"]: check for check in found["checks"] if check["device"] in ("", "cpu")}
     assert checks["gradient"]["status"] == checks["deterministic"]["status"] == "passed"
     compiled = checks["gradient, compiled (aot_eager)"]["status"]
-    assert compiled == ("passed" if cli._COMPILES else "skipped")
+    assert compiled == ("passed" if doctor._COMPILES else "skipped")
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.fixture
 def without_compiling(monkeypatch):
-    monkeypatch.setattr(cli, "_COMPILES", False)
+    monkeypatch.setattr(doctor, "_COMPILES", False)
 
 
 def test_doctor_with_an_old_torch(without_compiling):
@@ -375,7 +375,7 @@ def test_doctor_with_an_old_torch(without_compiling):
 
 
 def test_doctor_finds_a_wrong_gradient(without_compiling, monkeypatch):
-    monkeypatch.setattr(cli, "_discrete", lambda x: torch.sign(x).sum())
+    monkeypatch.setattr(doctor, "_discrete", lambda x: torch.sign(x).sum())
     code, found = examined()
     assert code == 1 and found["ok"] is False
     failed = [check for check in found["checks"] if check["status"] == "failed"]
@@ -389,7 +389,7 @@ def test_doctor_survives_a_check_that_raises(without_compiling, monkeypatch):
     def raises(x):
         raise RuntimeError("no kernel image\nis available")
 
-    monkeypatch.setattr(cli, "_discrete", raises)
+    monkeypatch.setattr(doctor, "_discrete", raises)
     code, found = examined()
     assert code == 1
     assert "RuntimeError: no kernel image" in [check["detail"] for check in found["checks"]]
@@ -458,15 +458,33 @@ def test_compare_needs_matplotlib(here, monkeypatch):
 
 @pytest.mark.parametrize("missing", ["typer", "rich.console"])
 def test_without_its_extra(monkeypatch, capsys, missing):
-    for name in [name for name in sys.modules if name == "sll.tools.cli" or name.startswith(missing)]:
+    ours = ("sll.tools.cli", "sll.tools.console")
+    for name in [name for name in sys.modules if name in ours or name.startswith(missing)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(sll.tools, "cli")
+    for name in ours:
+        monkeypatch.delattr(sll.tools, name.rpartition(".")[2])
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 1
     written = capsys.readouterr()
     assert written.out == "" and written.err.endswith(": pip install rich typer matplotlib\n")
+
+
+@pytest.mark.parametrize("args", ["--version", "--help", "explain --help", "", "nonsense", "ops --nonsense", "explain"])
+def test_help_and_wrong_calls_do_not_wait_for_torch(args):
+    """They take 0.1 to 0.2 seconds of CPU, which is what typer takes; torch alone takes one or more."""
+    program = f"""
+import runpy, sys
+sys.argv = ["sll", *{args.split()!r}]
+try:
+    runpy.run_module("sll", run_name="__main__")
+except SystemExit as ended:
+    sys.exit(f"{{ended.code}}, torch: {{'torch' in sys.modules}}")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    code = 0 if args == "--version" or "--help" in args else 2
+    assert done.stderr.endswith(f"{code}, torch: False\n"), done.stderr
 
 
 def test_process(here):

@@ -52,7 +52,7 @@ def blocks(page, languages="python"):
 # --- code --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "errors.md" and page[:3] != "zh/" and blocks(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith(("errors", "zh/")) and blocks(page)])
 def test_code_runs(page, rules_as_they_were):
     """Translations have the same code: see below."""
     torch.set_num_threads(1)
@@ -100,7 +100,7 @@ def test_every_op_is_in_the_table():
 
 
 def test_every_example_is_in_the_gallery():
-    shown = re.findall(r"What `python examples/(\w+)\.py` prints:", text("gallery.md"))
+    shown = re.findall(r"^`examples/(\w+)\.py` prints:", text("gallery.md"), re.MULTILINE)
     assert sorted(shown) == sorted(path.stem for path in (ROOT / "examples").glob("*.py")), (
         "run: python tools/figures.py --gallery; python tools/pages.py"
     )
@@ -194,9 +194,36 @@ def test_strict_build(tmp_path):
         assert line in [source[int(n) - 1] for n in linked]
 
 
+LONG_PAGES = {
+    "docs/limits.md": 1900,
+    "docs/zh/limits.md": 1700,
+    "docs/architecture.md": 2000,
+    "docs/how-it-works.md": 1800,
+}
+"""Of what has to be read as a whole. All others have at most 1,500 words of prose."""
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", *(f"docs/{page}" for page in PAGES)])
+def test_pages_are_short(page):
+    found = load(ROOT / "tools" / "words.py").page(ROOT / page)
+    assert found.prose <= LONG_PAGES.get(page, 1500)
+
+
+def test_what_words_prints(capsys, monkeypatch, tmp_path):
+    """Words, words of prose, lines, sentences and the share of the long ones, a page a line."""
+    page = tmp_path / "page.md"
+    page.write_text("# Two words\n\nThree more words.\n\n| a | table |\n\n```\nsome code\n```\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["words.py", str(page)])
+    load(ROOT / "tools" / "words.py").main()
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["page", "words", "prose", "lines", "sentences"]
+    assert line.split()[1:] == ["9", "5", "9", "1", "0%"]
+
+
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "README.zh-CN.md", "docs/choosing-eps.md", "docs/control-flow.md"]
+    ["README.md", "README.zh-CN.md", "docs/choosing-eps.md", "docs/control-flow.md", "docs/coming-from-sll-core.md"]
+    + [f"docs/{name}.md" for name in ("check", "gallery", "integrations", "see-through")]
     + [f"docs/{folder}{name}.md" for folder in ("", "zh/") for name in ("index", "limits", "tour")],
 )
 def test_sentences_are_short(page):

@@ -1,4 +1,4 @@
-"""Half of the gallery: each script runs, draws its figure, and sll is ahead of the plain program by a clear margin.
+"""Half of the comparisons of the gallery: each runs, draws its figure, and sll is clearly ahead of the plain program.
 
 The plain programs have no gradient where it matters: a broken gradient of sll would leave it near them.
 """
@@ -18,7 +18,7 @@ pytest.importorskip("torchmetrics")
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent / "benchmarks" / "gallery"
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +72,11 @@ def test_knapsack(tmp_path: Path) -> None:
     assert score["sll"] > score["plain"] + 20
     assert score["sll, linear"] > score["plain"] + 30
     assert all(of < score["greedy, true values"] for method, of in score.items() if method != "greedy, true values")
+
+
+def test_thermostat(tmp_path: Path) -> None:
+    pytest.importorskip("cma")
+    pytest.importorskip("scipy")
+    cost = means_of_quick_run("thermostat", tmp_path)
+    assert cost["sll, paths=4"] < cost["at the start"] - 1.5
+    assert cost["sll, paths=4"] < min(cost["Nelder-Mead"], cost["CMA-ES"])

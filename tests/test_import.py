@@ -10,6 +10,8 @@ import sys
 import pytest
 import torch
 
+import sll
+
 new = pytest.mark.skipif(torch.__version__ < (2, 10), reason="its torch.utils.checkpoint imports sympy")
 
 PROGRAM = """
@@ -19,6 +21,16 @@ start = time.process_time()
 import torch
 before, between = set(sys.modules), time.process_time()
 import sll
+lazy = "sll.region" not in sys.modules
+class Made(torch.overrides.TorchFunctionMode):
+    names = []
+    def __torch_function__(self, fn, types, args=(), kwargs=None):
+        found = fn(*args, **kwargs or {})
+        if isinstance(found, torch.Tensor):
+            self.names.append(fn.__name__)
+        return found
+with Made():
+    sll.linearize
 share = (time.process_time() - between) / (between - start)
 brought = sorted({name.split(".")[0] for name in set(sys.modules) - before})
 flips = ["sll._carry.flips" in sys.modules]
@@ -26,7 +38,8 @@ sll.linearize(forward="hard")
 flips.append("sll._carry.flips" in sys.modules)
 import sll.__main__
 command = sorted({"typer", "rich", "matplotlib", "pandas"} & set(sys.modules))
-print(json.dumps({"share": share, "brought": brought, "flips": flips, "command": command}))
+found = {"share": share, "brought": brought, "flips": flips, "command": command, "lazy": lazy, "made": Made.names}
+print(json.dumps(found))
 """
 
 
@@ -60,6 +73,50 @@ def test_it_imports_nothing_but_itself_and_the_standard_library(imports):
     for found in imports:
         names = set(found["brought"])
         assert "sll" in names and names - {"sll", "torch"} <= sys.stdlib_module_names
+
+
+def test_the_first_name_brings_the_rest(imports):
+    """Wherever that is: no tensor is made, which a device or a mode of the moment would have a say in."""
+    for found in imports:
+        assert found["lazy"] and found["made"] == []
+
+
+def test_modules_come_in_any_order():
+    """An engine that is imported first still sees the blocks without gradients, which the region tells it of."""
+    program = """
+import warnings
+import torch
+import sll._carry.flips
+import sll
+x = torch.zeros(1, requires_grad=True)
+with warnings.catch_warnings(record=True) as said, sll.linearize(0.1, forward="hard"):
+    with torch.no_grad():
+        hits = (x.sigmoid() > 0.5).float()
+    loss = x + hits
+print(len(said))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+def test_names_of_the_package():
+    """`sll` has what it says it has, by every spelling; another name is an error with a name."""
+    assert set(sll.__all__) <= set(dir(sll)) and all(hasattr(sll, name) for name in sll.__all__)
+    namespace: dict = {}
+    exec("from sll import *", namespace)
+    assert {name: namespace[name] for name in sll.__all__} == {name: getattr(sll, name) for name in sll.__all__}
+    with pytest.raises(AttributeError, match="module 'sll' has no attribute 'rond'"):
+        sll.rond  # noqa: B018
+
+
+@pytest.mark.slow
+def test_types(tmp_path):
+    """A checker knows the public names, and no others."""
+    api = pytest.importorskip("mypy.api")
+    (tmp_path / "program.py").write_text("import sll\nreveal_type(sll.rank)\nreveal_type(sll.OPS)\nsll.rond\n")
+    found, _, code = api.run(["--strict", "--no-incremental", "--follow-imports=silent", str(tmp_path / "program.py")])
+    assert code == 1 and 'Module has no attribute "rond"' in found and "Any" not in found
+    assert "Tensor" in found and "str, ...]" in found
 
 
 def test_the_command_needs_only_torch(imports):

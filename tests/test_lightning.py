@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,3 +86,25 @@ def test_fit(precision, decorated):
     want = by_hand(region, torch.bfloat16 if precision else None)
     torch.testing.assert_close([p.detach() for p in net.parameters()], want)
     assert not torch.equal(before, net.first.weight)
+
+
+def test_callback():
+    """That of `docs/integrations.md`: training runs in its region, validation does not, and nothing is left behind."""
+    page = (Path(__file__).parent.parent / "docs" / "integrations.md").read_text(encoding="utf-8")
+    names: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], names)
+    seen = []
+
+    class Watched(Module):
+        def forward(self, x):
+            seen.append((self.training, torch.overrides._len_torch_function_stack() > 0))
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    net, callback = Watched(), names["Linearized"](0.5)
+    loader = DataLoader(TensorDataset(*data()), batch_size=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(callbacks=[callback]).fit(net, loader, loader)
+    torch.testing.assert_close([p.detach() for p in net.parameters()], by_hand(sll.linearize(0.5)))
+    assert set(seen) == {(True, True), (False, False)} and "training_step" not in vars(net)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import heapq
 import random
 import threading
 import warnings
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sll
 from path_programs import PROGRAMS, integral
+from sll._mode.quiet import decides_nothing
 
 MODES = ("linear", "hard", "straight-through")
 EXACT = ("hard", "straight-through")
@@ -212,6 +214,57 @@ def test_integers(forward):
     assert gradient(y, x)[0].item() == pytest.approx((3 - 2) * 0 + (2 * 0.5 + 10 + 1) / (2 * EPS))
     values = [run(at(2 + d, 0.5)).item() for d in (-0.03, 0.03)]
     assert values == [0.5 + 20 + 1, 0.5 + 1 + 30 + 2]
+
+
+@each_mode
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_far_from_its_boundary_is_decided_at_once(forward, seed, monkeypatch):
+    """Values and gradients are those that the rules have, inside and outside of bands, at their edges and at ties."""
+    program, run = box_program(seed), enable(forward, paths=512, eps=0.125)(box_program(seed))
+
+    def found(x):
+        x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        y = run(x)
+        return y.item(), gradient(y, x).item() if y.requires_grad else 0.0
+
+    places = [place + d for place, *_ in list(jumps(program, 200))[:2] for d in (-0.3, -0.125, -0.12, 0, 0.125, 0.13)]
+    quick = [found(x) for x in places]
+    monkeypatch.setattr("sll._mode.quiet._shut", lambda *_: False)
+    assert quick == [found(x) for x in places]
+
+
+@each_mode
+@pytest.mark.parametrize("name", ["gt", "le", "frac", "remainder"])
+def test_numbers_near_a_boundary_are_left_to_the_rules(forward, name):
+    region, by = sll.linearize(0.1, forward=forward, paths=4), (0.75,) if name != "frac" else ()
+    function = getattr(torch, name)
+    boundary = {"frac": 1.0, "remainder": 1.5}.get(name, 0.75)
+    for d, inside in ((-0.12, False), (-0.1, True), (-0.05, True), (0.0, True), (0.0999, True), (0.101, False)):
+        args = (torch.tensor(boundary + d, dtype=torch.float64, requires_grad=True), *by)
+        assert decides_nothing(region, function, args) == (not inside)
+    for odd in (float("nan"), float("inf")):
+        assert not decides_nothing(region, function, (torch.tensor(odd, requires_grad=True), *by))
+    assert not decides_nothing(region, function, (torch.ones(2, requires_grad=True) * 9.3, *by))
+
+
+@each_mode
+def test_a_heap_of_tensors(forward):
+    """Python compares them in tuples."""
+
+    def program(x):
+        events, out = [(v, i + 1) for i, v in enumerate(x)], 0
+        heapq.heapify(events)
+        while events:
+            v, i = heapq.heappop(events)
+            out = out * 2 + v * i
+        return out
+
+    x = at(0.5, 0.51, 0.9)
+    y = enable(forward)(program)(x)
+    first, second = 4 * 0.5 + 4 * 0.51 + 2.7, 8 * 0.51 + 2 * 0.5 + 2.7
+    own = [4, 4, 3] if forward != "linear" else [3.5, 5, 3]
+    slope = (second - first) / (2 * EPS)
+    assert gradient(y, x).tolist() == pytest.approx([own[0] + slope, own[1] - slope, own[2]])
 
 
 @each_mode
@@ -489,6 +542,30 @@ def test_arguments_and_closures_end_as_after_one_run(forward):
     for name in ("list", "dict", "set"):
         assert a[name] == b[name]
     assert torch.equal(a["buffer"], b["buffer"])
+
+
+@each_mode
+def test_numpy_is_put_back(forward):
+    """Arrays, and generators old and new."""
+    seen = _Unseen()
+
+    def program(x, state, old, new):
+        seen.add((state.tolist(), old.rand(), new.random()))
+        state += 1
+        if x[0] > 0.3:
+            state[0] = 9
+            old.rand()
+        return one_if(x)
+
+    def given():
+        return np.zeros(2), np.random.RandomState(0), np.random.default_rng(0)
+
+    (state, old, new), (want, old_as, new_as) = given(), given()
+    enable(forward)(program)(at(*X), state, old, new)
+    program(at(*X), want, old_as, new_as)
+    assert len(set(map(str, seen.all()))) == 1 and len(seen.all()) == 3
+    assert state.tolist() == want.tolist() == [9, 1]
+    assert (old.rand(), new.random()) == (old_as.rand(), new_as.random())
 
 
 @each_mode

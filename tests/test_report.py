@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import threading
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -959,6 +960,27 @@ def test_gradients_that_grow_through_a_loop_are_told(gain, grows):
     (row,) = region.report().rows
     assert (row.grows > 1e3) == grows and row.to_dict()["grows"] == row.grows
     assert ("gradients grow" in row.verdict) == ("gradients grow" in str(region.report())) == grows
+
+
+def test_a_state_with_a_graph_is_no_cause_for_a_warning():
+    """The membrane of a spiking neuron is a buffer that was computed: it has no `.grad` to look at."""
+
+    class Neuron(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+            self.register_buffer("state", torch.zeros(3))
+
+        def forward(self, x):
+            self.state = 0.5 * self.state + self.weight * x
+            return (self.state > 1).float()
+
+    neuron = Neuron()
+    neuron(torch.ones(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = sll.explain(neuron, torch.ones(3))
+    assert [of.name for of in found.inputs if of.linearized] == ["weight"]
 
 
 GRADES = torch.tensor([0.0, 1.0, 0.0, 2.0])

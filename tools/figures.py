@@ -2,7 +2,8 @@
 
     python tools/figures.py                  # all of docs/figures, about half a minute
     python tools/figures.py --only window    # one of them; --list names them all
-    python tools/figures.py --gallery        # run examples/*.py as well, for docs/figures/gallery (a few minutes)
+    python tools/figures.py --gallery        # run examples/*.py, for docs/figures/gallery (a minute)
+    python tools/figures.py --compared       # run benchmarks/gallery, for its results (a few minutes)
 
 Every curve is computed by running `sll` and torch. Seeds are fixed, so the same versions draw the same pictures.
 """
@@ -312,7 +313,6 @@ def report() -> Figure:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "first": first,
-    "compare": sll.plot.compare,
     "window": window,
     "outcomes": outcomes,
     "argmax": argmax,
@@ -343,20 +343,30 @@ def _write(image: Image.Image, path: Path) -> None:
 
 
 def gallery(out: Path) -> None:
-    """Run the examples, which draw a figure each, and keep what they print beside it."""
+    """Run the examples where they may leave a figure each, and keep what they print beside it."""
+    out.mkdir(parents=True, exist_ok=True)
     for script in sorted((ROOT / "examples").glob("*.py")):
-        if script.stem in ("demo", "__init__"):
-            continue
-        path = out / f"{script.stem}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(script), "--figure", str(path)]
-        environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-        printed = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("figure:")]
-        path.with_suffix(".txt").write_text("\n".join(printed).strip("\n") + "\n", encoding="utf-8")
+        path = out.resolve() / f"{script.stem}.png"
+        environment = {**os.environ, "MPLBACKEND": "agg"}
+        done = subprocess.run(
+            [sys.executable, str(script)], check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=out
+        )
+        path.with_suffix(".txt").write_text(done.stdout, encoding="utf-8")
         with Image.open(path) as image:
             image.load()
         _write(image, path)
+        print(path)
+
+
+def compared(out: Path) -> None:
+    """Run what compares the examples with their alternatives, and keep what it prints."""
+    for script in sorted((ROOT / "benchmarks" / "gallery").glob("*.py")):
+        command = [sys.executable, str(script), "--figure", str(out / "compared" / f"{script.stem}.png")]
+        environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        printed = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("figure:")]
+        path = script.parent / "results" / f"{script.stem}.txt"
+        path.write_text("\n".join(printed).strip("\n") + "\n", encoding="utf-8")
         print(path)
 
 
@@ -366,19 +376,22 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "figures", help="the folder (default: docs/figures)"
     )
-    parser.add_argument("--gallery", action="store_true", help="also run examples/*.py, for OUT/gallery")
+    parser.add_argument("--gallery", action="store_true", help="run examples/*.py, for OUT/gallery")
+    parser.add_argument("--compared", action="store_true", help="run benchmarks/gallery, for its results")
     parser.add_argument("--list", action="store_true", help="print the names and end")
     options = parser.parse_args()
     if options.list:
         print("\n".join(FIGURES))
         return
-    for name in options.only or ([] if options.gallery and not options.only else FIGURES):
+    for name in options.only or ([] if options.gallery or options.compared else FIGURES):
         path = options.out / f"{name}.png"
         with sll.plot.style():
             save(FIGURES[name](), path)
         print(path)
     if options.gallery:
         gallery(options.out / "gallery")
+    if options.compared:
+        compared(ROOT / "out")
 
 
 if __name__ == "__main__":

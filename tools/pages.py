@@ -4,7 +4,7 @@
     python tools/pages.py --check   # writes nothing; exits with 1 and names the pages that are stale
 
 - `docs/operators.md` from the registry of rules;
-- `docs/gallery.md` from the docstrings of `examples/*.py`;
+- `docs/gallery.md` from `examples/*.py`, `docs/gallery-compared.md` from `benchmarks/gallery`;
 - `docs/api/command-line.md` from the command line itself;
 - the ``text`` blocks of `docs/index.md`: what the Python block above each prints; those of `docs/zh/index.md` are the
   same.
@@ -210,7 +210,7 @@ def operators() -> str:
         "These make no decisions. They carry those of their operands further, file by file.",
         "",
         'The words below are those of `forward="linear"`, which runs on both outcomes. With `"straight-through"` the '
-        "same functions are done to shadows ([how](how-it-works.md#what-is-local-about-straight-through)). "
+        "same functions are done to shadows ([how](forward-modes.md#what-is-local-about-straight-through)). "
         'With `"hard"` each runs again in every flip.',
         "",
     ]
@@ -288,47 +288,67 @@ def excused() -> dict[str, str]:
 
 GALLERY = """
     quantization binary_network spiking_network metrics ranking vector_quantization feature_selection controller
-    knapsack decision_tree
+    thermostat knapsack decision_tree
 """.split()
 """The order of the page; scripts that are not named here come last."""
 
 
+def _scripts(folder: Path) -> list[Path]:
+    order = lambda path: (GALLERY.index(path.stem) if path.stem in GALLERY else len(GALLERY), path.stem)
+    return sorted((path for path in folder.glob("*.py") if path.stem[0] != "_"), key=order)
+
+
+def _title_and_text(code: str) -> tuple[str, str]:
+    title, _, text = (ast.get_docstring(ast.parse(code)) or "").partition("\n")
+    return title.strip().rstrip("."), _as_markdown(text)
+
+
 def gallery() -> str:
-    scripts = list((ROOT / "examples").glob("*.py"))
-    scripts.sort(key=lambda path: (GALLERY.index(path.stem) if path.stem in GALLERY else len(GALLERY), path.stem))
+    """A grid of thumbnails, and below it each script of `examples/`, whole, with its figure and what it prints."""
     lines = [
         "# Gallery",
         "",
         WRITTEN,
-        "Each entry is a script of `examples/`: a problem, the discrete program as it is deployed, with no line that "
-        "knows of `sll`, then training it, beside the plain program and what one would write by hand. Learning rates "
-        "were chosen on a validation split, with the same budget for all. Scores are those of the deployed program. "
-        "Each takes well under a minute, and the test suite runs them all. The figures are what the scripts draw.",
+        "Each entry is a whole script: the program as it is deployed, its data, a training loop with the region, and "
+        "a figure. Copy it and run it; it takes some seconds. `sll.hard()` is the same loop without a gradient of "
+        "decisions. [Gallery, compared](gallery-compared.md) has the alternatives to each, tuned alike, with their "
+        "scores.",
+        "",
+        '<div class="gallery" markdown>',
+    ]
+    entries = []
+    for path in _scripts(ROOT / "examples"):
+        code = path.read_text(encoding="utf-8")
+        title, text = _title_and_text(code)
+        figure = f"figures/gallery/{path.stem}.png"
+        body = code.split('"""\n', 1)[1].lstrip("\n")
+        printed = (DOCS / "figures" / "gallery" / f"{path.stem}.txt").read_text(encoding="utf-8")
+        name = path.stem.replace("_", " ").capitalize()
+        lines.append(f"[![{title}]({figure})<br>{name}](#{name.lower().replace(' ', '-')})")
+        entries += [f"## {name}", "", f"{title}.", "", text, "", f"![{title}]({figure})", ""]
+        entries += [f"`examples/{path.name}` prints:", "", "```text", printed.rstrip(), "```", ""]
+        entries += ["<!-- not run: the tests run the file -->", "```python", body.rstrip(), "```", ""]
+    return "\n".join([*lines, "</div>", "", *entries])
+
+
+def gallery_compared() -> str:
+    """What the scripts of `benchmarks/gallery` say that they found, and the tables that they printed."""
+    lines = [
+        "# Gallery, compared",
+        "",
+        WRITTEN,
+        "The programs of the [gallery](gallery.md) beside the plain program and what one would write by hand. Learning "
+        "rates were chosen on a validation split, with the same budget for all (`--tune` prints the choice). Scores "
+        "are those of the deployed program.",
         "",
     ]
-    for path in scripts:
-        if not (DOCS / "figures" / "gallery" / f"{path.stem}.png").exists():
-            continue  # not drawn yet: tools/figures.py --gallery
-        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        title, _, text = doc.partition("\n")
-        title = title.strip().rstrip(".")
-        lines += [f"## {title}", "", _as_markdown(text), ""]
-        lines += [f"![{title}](figures/gallery/{path.stem}.png)", ""]
-        lines += [
-            f"The program, from `examples/{path.name}`, where the rest is:",
-            "",
-            "<!-- not run: the tests run the whole script -->",
-        ]
-        lines += ["```python", _program(path.read_text(encoding="utf-8")), "```", ""]
-        lines += [f"What `python examples/{path.name}` prints:", ""]
-        printed = (DOCS / "figures" / "gallery" / f"{path.stem}.txt").read_text(encoding="utf-8").rstrip()
-        lines += ["```text", printed, "```", ""]
+    for path in _scripts(ROOT / "benchmarks" / "gallery"):
+        _, text = _title_and_text(path.read_text(encoding="utf-8"))
+        printed = (path.parent / "results" / f"{path.stem}.txt").read_text(encoding="utf-8")
+        table = printed[: printed.index("┘") + 1]
+        lines += [f"## {path.stem.replace('_', ' ').capitalize()}", "", text.split("\n\n")[-1], ""]
+        lines += [f"`python benchmarks/gallery/{path.name}` prints:", "", "```text", table, "```", ""]
     return "\n".join(lines)
-
-
-def _program(code: str) -> str:
-    """The first section of a script: the program as it is deployed."""
-    return code.split("# --- 1. ")[1].split("\n", 1)[1].split("# --- 2. ")[0].strip("\n")
 
 
 def _as_markdown(text: str) -> str:
@@ -433,6 +453,7 @@ def translated(page: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "operators.md": operators,
     "gallery.md": gallery,
+    "gallery-compared.md": gallery_compared,
     "api/command-line.md": command_line,
 }
 

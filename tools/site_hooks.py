@@ -5,13 +5,16 @@ cannot go to a host.
 
 - Formulas (``$...$``, found by pymdownx.arithmatex) are set by latex2mathml. A command that it does not know fails the
   build.
+- Each notebook of ``docs/notebooks`` becomes a page, with the outputs and figures that are stored in it.
 - Each file of ``src/sll`` becomes a page ``source/sll/….md``. Links in the text that lead to a file of the repository
   (``[...](../src/sll/region.py)``) and the source of an object in the API pages lead there.
 """
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import re
 from pathlib import Path
 
@@ -55,6 +58,44 @@ def _set(content: str) -> str:
     )
 
 
+# --- notebooks ---------------------------------------------------------------------------------------------------
+
+
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A stored notebook as Markdown, and the pictures in it by the names that it has for them."""
+    parts, pictures = [], {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{path.stem}-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode(data["image/png"])
+                parts.append(f"![]({name})")
+            elif "text/html" in data:
+                parts.append(f'<div class="output">{_line("".join(data["text/html"]))}</div>')
+            else:
+                parts.append(f"```text\n{''.join(data.get('text/plain', output.get('text', '')))}\n```")
+    first = f"\n\n[The notebook itself]({path.name})\n\n"
+    title, *rest = "\n\n".join(parts).split("\n", 1)
+    return title + first + "".join(rest), pictures
+
+
+def _line(text: str) -> str:
+    """HTML without empty lines, which would end it in Markdown."""
+    return re.sub(r"\n(?=\s*\n)", "\n&#8203;", text)
+
+
+def _notebooks(config: MkDocsConfig) -> list[File]:
+    made: list[File] = []
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        text, pictures = notebook(path)
+        made.append(File.generated(config, f"notebooks/{path.stem}.md", content=text))
+        made += [File.generated(config, f"notebooks/{name}", content=data) for name, data in pictures.items()]
+    return made
+
+
 # --- source ------------------------------------------------------------------------------------------------------
 
 
@@ -64,6 +105,8 @@ def _page_of(path: Path) -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for file in _notebooks(config):
+        files.append(file)
     for path in SOURCES:
         name = path.relative_to(ROOT).as_posix()
         text = (

@@ -1,15 +1,17 @@
-"""Print how long the pages are: words, lines, and the share of sentences of more than 25 words.
+"""Print how long the pages are: words, words of prose, lines, and the share of sentences of more than 25 words.
 
     python tools/words.py                # README and all of docs
     python tools/words.py README.md      # some pages
     python tools/words.py --long         # and the sentences that are too long
 
-Code, tables, formulas, pictures and link targets are no sentences. Two Chinese characters count as a word.
+Prose is what is no code and no table. Code, tables, formulas, pictures and link targets are no sentences. Two Chinese
+characters count as a word.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,7 @@ LONG = 25
 
 class Page(NamedTuple):
     words: int
+    prose: int
     lines: int
     sentences: list[str]
 
@@ -34,6 +37,11 @@ class Page(NamedTuple):
 
 def words(text: str) -> int:
     return len(re.findall(r"[\u4e00-\u9fff]{1,2}|[^\s\u4e00-\u9fff]*[^\W_\u4e00-\u9fff][^\s\u4e00-\u9fff]*", text))
+
+
+def prose(text: str) -> str:
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
 
 
 def sentences(text: str) -> list[str]:
@@ -58,7 +66,7 @@ def sentences(text: str) -> list[str]:
 
 def page(path: Path) -> Page:
     text = path.read_text(encoding="utf-8")
-    return Page(words(text), text.count("\n"), sentences(text))
+    return Page(words(text), words(prose(text)), text.count("\n"), sentences(text))
 
 
 def main() -> None:
@@ -67,11 +75,13 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="print the sentences that are too long")
     options = parser.parse_args()
     paths = options.pages or [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-    print(f"{'page':<36}{'words':>7}{'lines':>7}{'sentences':>11}{'over 25 words':>15}")
+    print(f"{'page':<64}{'words':>7}{'prose':>7}{'lines':>7}{'sentences':>11}{'over 25 words':>15}")
     for path in paths:
         found = page(path)
-        name = path.resolve().relative_to(ROOT).as_posix()
-        print(f"{name:<36}{found.words:>7}{found.lines:>7}{len(found.sentences):>11}{found.share:>14.0%}")
+        name = os.path.relpath(path, ROOT)
+        print(
+            f"{name:<64}{found.words:>7}{found.prose:>7}{found.lines:>7}{len(found.sentences):>11}{found.share:>14.0%}"
+        )
         for sentence in found.long if options.long else ():
             print(f"    {words(sentence)}: {sentence}")
 

@@ -7,8 +7,8 @@
     python benchmarks/evidence --oracle                         # at the best learning rate of each, chosen on test
     python benchmarks/evidence --check                          # are the rewritten programs the same programs?
 
-All scores are those of the deployed plain program: hard decisions, outside any region, without gradients. The protocol
-is in ``run.py``.
+``out/evidence.png`` is the figure of the documentation. All scores are those of the deployed plain program: hard
+decisions, outside any region, without gradients. The protocol is in ``run.py``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the epochs, one pair, one seed to tune on")
     parser.add_argument("--fresh", action="store_true", help="forget what was computed for these tasks and methods")
     parser.add_argument("--results", type=Path, default=run.HERE / "results.jsonl")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the table and the figure")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="for the table and the figure (docs/img/evidence.png)"
+    )
     parser.add_argument("--oracle", action="store_true", help="at the learning rates that do best on test")
     parser.add_argument("--check", action="store_true", help="compare plain and rewritten programs, and stop")
     options = parser.parse_args()

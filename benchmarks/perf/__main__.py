@@ -3,9 +3,9 @@
     python benchmarks/perf                                       # everything, 1 thread and 2; takes more than an hour
     python benchmarks/perf --quick --only elementwise overhead   # minutes: small tensors, few rounds, one thread
     python benchmarks/perf --only small overhead                 # four minutes: small programs against their limits
-    python benchmarks/perf --brief --rounds 9                    # half an hour: what docs/performance.md shows
+    python benchmarks/perf --brief --rounds 9                    # half an hour: what docs/performance-measured.md shows
     python benchmarks/perf --device cuda
-    python benchmarks/perf --write docs/performance.md
+    python benchmarks/perf --write docs/performance-measured.md
 
 float32, forward and backward. What is compared takes turns (A B C B C A …) in one process; a figure is the median of
 the ratios of single rounds, with their quartiles. All samples go to a JSON file. SoftTorch and the published package

@@ -1,4 +1,4 @@
-"""The figures for people: tables on the terminal, and the measured part of docs/performance.md."""
+"""The figures for people: tables on the terminal, and the measured part of docs/performance-measured.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import spread
 
-BEGIN = "<!-- written by: python benchmarks/perf --write docs/performance.md -->"
+BEGIN = "<!-- written by: python benchmarks/perf --write docs/performance-measured.md -->"
 END = "<!-- end -->"
 
 READING = (
@@ -114,7 +114,7 @@ def markdown(results: Results, facts: dict[str, Any]) -> str:
     lines += [_row(list(verdict)) for verdict in summary(results)]
     for name in results.tables():
         columns, rows = grid(results.of(name))
-        lines += ["", f"### {name}", "", results.captions.get(name, ""), ""]
+        lines += ["", f"## {name}", "", results.captions.get(name, ""), ""]
         if name in results.listed:
             lines += [_row(list(LISTED)), "|---|---|" + "---:|" * (len(LISTED) - 3) + "---|"]
             lines += [_row(list(line(figure))) for figure in results.worst_first(name)]

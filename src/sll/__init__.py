@@ -5,58 +5,24 @@ with sll.linearize(eps=1e-2):
     loss.backward()
 """
 
-from . import plot
-from ._ops.callsite import CallSite, LostGradientError, LostGradientWarning
-from ._reports.report import Report
-from ._reports.rows import EpsUsed, Row
-from ._rules.index import SOURCES as _SOURCES
-from .auto import Auto
-from .check import Check, Compared, check
-from .decorators import enable, patch, unpatch
-from .functional import argmax, argmin, ceil, floor, heaviside, rank, round, sign, threshold, topk_mask, trunc
-from .policies import Anneal, Call, Coverage, Policy
-from .region import hard, linearize
-from .tools.explanation import Explanation, InputGradient, explain
-
-OPS: tuple[str, ...] = tuple(sorted(_SOURCES))
-"""Names of the ops a region linearizes: what ``eps={...}``, ``only=`` and ``exclude=`` accept."""
+from typing import TYPE_CHECKING
 
 __version__ = "3.0.0.dev0"
 
-__all__ = [
-    "OPS",
-    "Anneal",
-    "Auto",
-    "Call",
-    "CallSite",
-    "Check",
-    "Compared",
-    "Coverage",
-    "EpsUsed",
-    "Explanation",
-    "InputGradient",
-    "LostGradientError",
-    "LostGradientWarning",
-    "Policy",
-    "Report",
-    "Row",
-    "argmax",
-    "argmin",
-    "ceil",
-    "check",
-    "enable",
-    "explain",
-    "floor",
-    "hard",
-    "heaviside",
-    "linearize",
-    "patch",
-    "plot",
-    "rank",
-    "round",
-    "sign",
-    "threshold",
-    "topk_mask",
-    "trunc",
-    "unpatch",
-]
+if TYPE_CHECKING:
+    from ._public import *  # noqa: F403
+else:
+
+    def __getattr__(name):
+        """All public names come with the first that is asked for: ``sll --help`` does not wait for torch."""
+        import importlib
+
+        public = importlib.import_module("._public", __name__)
+        for each in ("__all__", *getattr(public, "__all__", ())):  # none while it is being imported itself
+            globals()[each] = getattr(public, each)
+        if name not in globals():
+            raise AttributeError(f"module 'sll' has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__():
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -1,4 +1,4 @@
-"""``sll`` and ``python -m sll``: starts the command line of `sll.cli`, or says what it needs."""
+"""``sll`` and ``python -m sll``: starts the command line of `sll.tools.cli`, or says what it needs."""
 
 from __future__ import annotations
 

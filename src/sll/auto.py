@@ -211,10 +211,10 @@ class Auto:
     # --- compiled code, in which a number stands for an object ---
 
     def _join(self) -> None:
-        number = next(_NUMBERS)
-        self._number = torch.tensor(number)
         if self.steps:
             _make_op()
+            number = next(_NUMBERS)
+            self._number = torch.tensor(number, device="cpu")  # whatever the default device is now
             _OBJECTS[number] = self
 
     def __getstate__(self) -> dict[str, Any]:

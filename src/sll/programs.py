@@ -94,7 +94,8 @@ class Program:
         slots = [(names, dict(names)) for module in owned for names in (module._buffers, module._parameters)]
         tensors = {id(x): x for _, before in slots for x in before.values() if x is not None}
         tensors.update((id(x), x) for x in (*self.kept.values(), *self.leaves.values()))
-        values = [(x, x.detach().clone(), x._version, x.grad) for x in tensors.values() if not x.is_inference()]
+        plain = [x for x in tensors.values() if not x.is_inference()]
+        values = [(x, x.detach().clone(), x._version, x.grad if x.is_leaf else None) for x in plain]
         for x, _, _, _ in values:
             if x.is_leaf:
                 x.grad = None

@@ -29,12 +29,11 @@ from ._ops.options import (
     generator_or_none,
     looks_through,
     one_of,
-    op_names,
     shown,
     whole_paths,
 )
 from ._reports.report import Report, flip_rows
-from ._rules.index import OPERATORS, SOURCES
+from ._rules.index import MIRRORED, OPERATORS, SOURCES, chosen_ops
 from ._rules.widths import Watched, Width
 from .auto import Auto
 from .eps import Eps, widths
@@ -55,19 +54,12 @@ def engine_of(mode: str) -> Engine:
         from ._carry import flips
 
         ENGINES[mode] = flips.ENGINE
+        flips.ENGINE.always.update(OUTSIDE)
     return ENGINES[mode]
 
 
 FORMULA = 1e-3
 """The half-width for looking at gradients."""
-
-
-_MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
-"""Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
-
-
-def _with_mirrored(ops: frozenset[str]) -> frozenset[str]:
-    return ops | {_MIRRORED[op] for op in ops if op in _MIRRORED}
 
 
 class linearize(Mode):
@@ -161,8 +153,8 @@ class linearize(Mode):
         self.linear = forward == "linear"
         self.engine = cuts.engine_for(self.through, engine_of(self.mode))
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
-        self._ops = _chosen(only, exclude)
-        self._eps_of = {**{_MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in _MIRRORED}, **self._eps_of}
+        self._ops = chosen_ops(only, exclude)
+        self._eps_of = {**{MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in MIRRORED}, **self._eps_of}
         self._lost, self._widths = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error"))), Widths()
         self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
         self._why: dict[CallSite, str] = {}
@@ -171,7 +163,7 @@ class linearize(Mode):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
-        self.quiet = self.trace is None and self.paths == 1 and self.engine.before is None
+        self.quiet = self.trace is None and self.engine.before is None
         self._generator = generator_or_none(generator)
         self.followed = Paths()
         self.fixed: dict[str, float] = {}
@@ -397,21 +389,6 @@ class hard(Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
-
-
-def _chosen(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozenset[str]:
-    """The ops that are linearized."""
-    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
-    if exclude is None:
-        return ops
-    left_out = op_names(exclude, "exclude", SOURCES)
-    both = sorted(ops & left_out) if only is not None else ()
-    if both:
-        raise ValueError(
-            f"only= and exclude= both name {both[0]!r}; take it out of one of them (gt and lt, ge and le count "
-            "as one: Python may call either)"
-        )
-    return ops - _with_mirrored(left_out)
 
 
 for _engine in ENGINES.values():

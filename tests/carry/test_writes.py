@@ -517,3 +517,36 @@ def test_an_infinite_gradient_where_nothing_is_written(name, forward):
         (found,) = torch.autograd.grad(program(x), x)
     torch.testing.assert_close(found, want)
     assert want.isfinite().all()
+
+
+# --- who has a view ------------------------------------------------------------------------------------------------
+
+
+def _each_row(x):
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    for i in range(2):
+        mask[i] = x > 0
+    mask[0] &= x > 0.1
+    return mask
+
+
+def _numbers(x, view):
+    count = torch.zeros(3, dtype=torch.int64)
+    seen = view(count)
+    count[1:] = (x > 0)[1:].long()
+    return seen, count.add_(x > 0)
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+def test_a_first_write_is_told_of_where_somebody_has_a_view(forward):
+    views = {
+        "none": (lambda x: _numbers(x, lambda count: None), []), "rows": (_each_row, []),
+        "a view": (lambda x: _numbers(x, lambda count: count.view(3, 1)), ["views"]),
+        "NumPy": (lambda x: _numbers(x, lambda count: count.numpy()), ["views"]),
+        "a copy": (lambda x: _numbers(x, lambda count: count[[0, 1]]), []),
+    }  # fmt: skip
+    for name, (program, why) in views.items():
+        x = torch.tensor([0.02, 0.5, -0.03], requires_grad=True)
+        with sll.linearize(0.1, forward=forward, on_lost="error") as region:
+            program(x)
+        assert list(region.report().why.values()) == why, name

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._ops.env import compiling, unwrapped
+from .._ops.env import compiling, dispatched, unwrapped
 from .._rules.index import NAMED
 from .interface import Func, Region, Rule
 
-__all__ = ["Writes", "called", "into_base", "same", "writes_unsaid", "written"]
+__all__ = ["Writes", "called", "into_base", "same", "told_of_views", "writes_unsaid", "written"]
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -33,6 +33,17 @@ def writes_unsaid(func: Func) -> bool:
         return True
     module = getattr(func, "__module__", None) or "torch"
     return func.__name__ in NAMED["writes"] or module.partition(".")[0] != "torch"
+
+
+def told_of_views(region: Region, x: Tensor) -> None:
+    """Before something decided is written into `x`, which carried nothing. Who has a view of it will see that, without
+    a gradient. (Of a view itself nobody knows whether there are others.)
+    """
+    if compiling() or type(x) is not Tensor or x._base is not None or dispatched():
+        return
+    users = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
+    if users > 2:  # (`x`, and this question)
+        region.approximate("write", x.numel(), "views")
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -174,6 +185,8 @@ class Writes:
         if target.shape != result.shape:
             result = region.call(torch.Tensor.expand, result, target.shape)
         of_base = self.through(region, target, result) if target._base is not None else None
+        if self.decided(result) and not self.decided(target):
+            told_of_views(region, target)
         torch.Tensor.copy_(target, result)
         self.carry(region, target, result)
         if of_base is not None:

@@ -1,7 +1,6 @@
 """The `TorchFunctionMode` that regions and hard blocks are: each torch call of the program comes by here.
 
-A call that decides nothing and has no operand that carries a decision is passed on at once. Every other goes to the
-`Engine` of the region's forward mode.
+A call that decides nothing, of operands that carry nothing, is passed on. Any other goes to the region's `Engine`.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from .branches import BRANCHES
 from .cuts import switched
 from .journal import QUIET
 from .notes import warn_now
+from .quiet import decides_nothing
 from .threads import IDLE, THREAD, Entered, innermost, release, stack
 
 __all__ = ["Mode", "begin_compiled", "end_compiled", "not_compiled", "not_compiled_on_their_own"]
@@ -166,9 +166,11 @@ class Mode(TorchFunctionMode):
         return out
 
     def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """What Python is told where it asks for what is open, in a function that may run again."""
-        if not THREAD.runs or (not kwargs and func in QUIET):
+        """What Python is told where it asks for what is open, in a function that may run again; or what is not open."""
+        if not THREAD.runs:
             return NotImplemented
+        if not kwargs and func in QUIET:
+            return func(*args) if decides_nothing(self, func, args) else NotImplemented
         for run in THREAD.runs[:-1]:
             run.note(func, args, kwargs)
         return THREAD.runs[-1].saw(self, func, args, kwargs)
@@ -207,7 +209,7 @@ class Mode(TorchFunctionMode):
             handle = self.dispatch if self.trace is None else self.traced
             if is_compiling():
                 return handle(func, args, kwargs)
-            if THREAD.runs and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+            if (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer
             known = _held((*args, *kwargs.values()))
             fresh, links = self._not_written(func, known), self.engine.links(known)
@@ -306,7 +308,7 @@ class Mode(TorchFunctionMode):
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
         if is_compiling():
-            IDLE.region = None  # (Dynamo sees to it when the code runs)
+            IDLE.region = IDLE.rerun = None  # (Dynamo sees to it when the code runs)
             if THREAD.made is not None:
                 THREAD.made.append(x)
             return False
@@ -317,7 +319,7 @@ class Mode(TorchFunctionMode):
         entered = THREAD.entered
         if not entered:  # entered by compiled code, and left there
             return False
-        IDLE.region = None
+        IDLE.region = IDLE.rerun = None
         top = entered[-1]
         top.live.append(ref(x))
         if len(top.live) >= top.sweep_at:
@@ -359,8 +361,7 @@ _UNSEEN = "something wrote to it that the region cannot see (TorchScript, anothe
 def _stale(x: Tensor) -> bool:
     """Whether `x` was written to since it carries what it carries."""
     pair = x._sll  # type: ignore[attr-defined]
-    # (Compiled code does not know the version.)
-    return pair is not None and pair[1] is not None and pair[1] not in (x._version, -1)
+    return pair is not None and pair[1] not in (x._version, -1, None)  # (compiled code does not know the version)
 
 
 def _seen(known: list[Tensor]) -> None:

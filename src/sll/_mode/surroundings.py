@@ -24,7 +24,13 @@ _MOST = 10_000
 """Objects that are looked at."""
 _LONG = 1000
 """Of longer lists only their own order is known, not what is in them."""
+_LARGE = 2**20
+"""NumPy arrays of more bytes are not copied."""
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, torch.dtype, torch.device, torch.Size)
+_CONTAINERS = (list, dict, set, collections.deque, bytearray)
+_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_OF_MODULES = frozenset(nn.Module().__dict__)
+"""What every module has: these, hooks, and how it is set."""
 NOT_OURS = ("torch", "sll", "numpy", "builtins")
 Put = Callable[[], Any]
 
@@ -36,90 +42,157 @@ class Surroundings:
         self.tensors: list[Tensor] = []
         self.once = ""
         """The type of an iterator among the arguments, if there is one: it gives what it has only once."""
-        self._found: list[Callable[[], Put]] = [_random, _numpy]
+        self._containers: list[Any] = []
+        self._names: list[tuple[dict[str, Any], str]] = []
+        self._cells: list[Any] = []
+        self._states: list[Callable[[], Put]] = [_random, _numpy]
         """Each reads something, and returns what puts it back."""
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            self._found.append(lambda: functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+            self._states.append(lambda: functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
         for policy in policies:
             if hasattr(policy, "state_dict"):
-                self._found.append(functools.partial(_policy, policy))
+                self._states.append(functools.partial(_policy, policy))
         self._seen: set[int] = set()
         self._alive: list[Any] = []  # (or an id might be that of another)
         for x in (*args, *kwargs.values()):
-            self._look(x, True)
-        self._look(fn, False)
+            if hasattr(x, "__next__"):
+                self.once = self.once or type(x).__name__
+            self._look(x)
+        self._look(fn)
 
     def read(self) -> Put:
         """What brings all this back to what it is now."""
-        puts = [read() for read in self._found]
+        items = [(x, x.copy()) for x in self._containers]
+        names = [(names, name, names[name]) for names, name in self._names if name in names]
+        cells = [(cell, cell.cell_contents) for cell in self._cells]
+        puts = [read() for read in self._states]
 
         def put() -> None:
+            for x, copy in items:
+                _put_items(x, copy)
+            for of, name, value in names:
+                of[name] = value
+            for cell, value in cells:
+                cell.cell_contents = value
             for each in puts:
                 each()
 
         return put
 
-    def _look(self, x: Any, given: bool = False) -> None:
-        if isinstance(x, Tensor):
-            self.tensors.append(x)
-            return
-        if isinstance(x, _ATOMS) or id(x) in self._seen or len(self._seen) > _MOST:
+    def _look(self, x: Any) -> None:
+        kind = type(x)
+        how = _HOW.get(kind) or _how(kind)
+        if how is None or id(x) in self._seen or len(self._seen) > _MOST:
             return
         self._seen.add(id(x))
         self._alive.append(x)
-        if isinstance(x, FunctionType):
-            self._function(x)
-        elif isinstance(x, MethodType):
-            self._look(x.__self__)
-            self._look(x.__func__)
-        elif isinstance(x, functools.partial):
-            for item in (x.func, *x.args, *x.keywords.values()):
-                self._look(item)
-        elif isinstance(x, (tuple, frozenset)):
-            self._each(x)
-        elif isinstance(x, (list, dict, set, collections.deque, bytearray)):
-            self._container(x)
-        elif isinstance(x, torch.Generator):
-            self._found.append(lambda: functools.partial(x.set_state, x.get_state()))
-        elif isinstance(x, random.Random):
-            self._found.append(lambda: functools.partial(x.setstate, x.getstate()))
-        elif hasattr(x, "bit_generator"):  # of NumPy
-            self._found.append(lambda: functools.partial(setattr, x.bit_generator, "state", x.bit_generator.state))
-        elif hasattr(x, "__next__"):
-            self.once = self.once or (type(x).__name__ if given else "")
-        elif hasattr(x, "__dict__") and type(x).__module__.split(".")[0] != "sll":
-            self._object(x)
+        how(self, x)
 
-    def _each(self, items: Any) -> None:
+    def method(self, x: MethodType) -> None:
+        self._look(x.__self__)
+        self._look(x.__func__)
+
+    def partial(self, x: Any) -> None:
+        self.each((x.func, *x.args, *x.keywords.values()))
+
+    def each(self, items: Any) -> None:
         if len(items) <= _LONG:
             for item in items:
-                self._look(item)
+                if type(item) not in _NOTHING:
+                    self._look(item)
 
-    def _container(self, x: Any) -> None:
-        self._found.append(lambda: functools.partial(_put_items, x, x.copy()))
-        self._each(list(x.values()) if isinstance(x, dict) else () if isinstance(x, bytearray) else x)
+    def container(self, x: Any) -> None:
+        self._containers.append(x)
+        if x and not isinstance(x, bytearray):
+            self.each(list(x.values()) if isinstance(x, dict) else x)
 
-    def _object(self, x: Any) -> None:
+    def array(self, x: Any) -> None:
+        if x.nbytes <= _LARGE and x.flags.writeable:
+            self._containers.append(x)
+
+    def state(self, x: Any) -> None:
+        """A source of random numbers."""
+        self._states.append(lambda: functools.partial(x.set_state, x.get_state()))
+
+    def python_state(self, x: random.Random) -> None:
+        self._states.append(lambda: functools.partial(x.setstate, x.getstate()))
+
+    def bit_state(self, x: Any) -> None:
+        self._states.append(lambda: functools.partial(setattr, x.bit_generator, "state", x.bit_generator.state))
+
+    def object(self, x: Any) -> None:
         own = x.__dict__
-        self._found.append(lambda: functools.partial(_put_items, own, own.copy()))
-        for name, item in list(own.items()):
-            if not (isinstance(x, nn.Module) and "_hooks" in name):
-                self._look(item)
+        self._containers.append(own)
+        self.each(list(own.values()))
 
-    def _function(self, fn: FunctionType) -> None:
+    def module(self, x: nn.Module) -> None:
+        own = x.__dict__
+        self._containers.append(own)
+        for name in _REGISTRIES:
+            held = own.get(name)
+            if type(held) in (dict, set):
+                self._containers.append(held)
+                if held and name != "_non_persistent_buffers_set":
+                    self.each(held.values())
+        self.each([item for name, item in own.items() if name not in _OF_MODULES])
+
+    def function(self, fn: FunctionType) -> None:
         if (fn.__module__ or "").split(".")[0] in NOT_OURS:
             return
         for cell in fn.__closure__ or ():
-            self._found.append(functools.partial(_cell, cell))
-            self._look(_content(cell))
+            if (content := _content(cell)) is not _EMPTY:
+                self._cells.append(cell)
+                self._look(content)
         names = fn.__globals__
         for name in named(fn.__code__):
             if name in names:
                 x = names[name]
                 self._look(x)
                 if not isinstance(x, (type, ModuleType, FunctionType)):
-                    self._found.append(functools.partial(_item, names, name))
-        self._each([*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()])
+                    self._names.append((names, name))
+        self.each([*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()])
+
+
+_HOW: dict[type, Callable[[Surroundings, Any], None]] = {}
+"""How objects of a type are looked at."""
+_NOTHING: set[type] = set()
+"""Types of which there is nothing to see."""
+
+
+def _how(kind: type) -> Callable[[Surroundings, Any], None] | None:
+    found: Callable[[Surroundings, Any], None] | None = None
+    if issubclass(kind, Tensor):
+        found = lambda around, x: around.tensors.append(x)
+    elif not issubclass(kind, _ATOMS) and not hasattr(kind, "__next__"):
+        found = next((how for base, how in _KINDS if issubclass(kind, base)), None) or _by_what_it_has(kind)
+    if len(_HOW) + len(_NOTHING) < _MOST:
+        if found is None:
+            _NOTHING.add(kind)
+        else:
+            _HOW[kind] = found
+    return found
+
+
+_KINDS: list[tuple[Any, Callable[[Surroundings, Any], None]]] = [
+    (FunctionType, Surroundings.function),
+    (MethodType, Surroundings.method),
+    (functools.partial, Surroundings.partial),
+    ((tuple, frozenset), Surroundings.each),
+    (_CONTAINERS, Surroundings.container),
+    (random.Random, Surroundings.python_state),
+    (nn.Module, Surroundings.module),
+]
+
+
+def _by_what_it_has(kind: type) -> Callable[[Surroundings, Any], None] | None:
+    if hasattr(kind, "bit_generator"):  # NumPy's
+        return Surroundings.bit_state
+    if hasattr(kind, "get_state") and hasattr(kind, "set_state"):  # torch's, and NumPy's of old
+        return Surroundings.state
+    if kind.__module__ == "numpy":
+        return Surroundings.array if kind.__name__ == "ndarray" else None
+    ours = kind.__module__.split(".")[0] == "sll"
+    return Surroundings.object if kind.__dictoffset__ and not ours else None
 
 
 def _policy(policy: Any) -> Put:
@@ -129,17 +202,11 @@ def _policy(policy: Any) -> Put:
 def _put_items(x: Any, items: Any) -> None:
     if isinstance(x, (list, bytearray)):
         x[:] = items
-    elif isinstance(x, collections.deque):
+    elif isinstance(x, (dict, set, collections.deque)):
         x.clear()
-        x.extend(items)
+        x.extend(items) if isinstance(x, collections.deque) else x.update(items)
     else:
-        x.clear()
-        x.update(items)
-
-
-def _cell(cell: Any) -> Put:
-    content = _content(cell)
-    return (lambda: None) if content is _EMPTY else functools.partial(setattr, cell, "cell_contents", content)
+        x[...] = items
 
 
 _EMPTY = type(None)
@@ -150,10 +217,6 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return _EMPTY
-
-
-def _item(names: dict[str, Any], name: str) -> Put:
-    return functools.partial(names.__setitem__, name, names[name])
 
 
 _NAMES: weakref.WeakKeyDictionary[CodeType, tuple[str, ...]] = weakref.WeakKeyDictionary()

@@ -50,6 +50,8 @@ class Idle:
     """
 
     region: Any = None
+    rerun: Any = None
+    """The same, if the region runs a function again: then what may write has to be looked at."""
 
 
 IDLE = Idle()
@@ -91,7 +93,7 @@ class Thread(threading.local):
 
     def look(self) -> None:
         """Find out whether one region is `alone`, and `IDLE`."""
-        entered, IDLE.region = self.entered, None
+        entered, IDLE.region, IDLE.rerun = self.entered, None, None
         if len(entered) != 1:
             self.alone = False
             if not entered:
@@ -101,7 +103,7 @@ class Thread(threading.local):
         mode = entered[0].mode
         self.alone = alone = mode.trace is None and self.cut is None
         if alone and mode.quiet and not entered[0].live and len(_INSIDE) == 1:
-            IDLE.region = mode
+            IDLE.region, IDLE.rerun = (mode, None) if mode.paths == 1 else (None, mode)
 
     def regions(self) -> list[Any]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .blend import TAKEN
 from .env import compiling, outside_of_transforms, readable, unwrapped
 from .origins import origin
 from .saving import saved_as_then
@@ -75,11 +76,13 @@ def open_mask(value: Tensor) -> Tensor | bool:
 
 
 def just_decided(x: Tensor) -> bool:
-    """Whether a float was decided, and but for its place and a factor nothing else; and is open."""
+    """Whether a float was decided, and but for its place and a factor nothing else; and is open. (What `where` has
+    taken may be anything.)
+    """
     node: Any = x.grad_fn
     while type(node).__name__ in _KEEPS:
         node = node.next_functions[0][0]
-    return node is not None and of_a_region(node) and open_behind(x.grad_fn)
+    return node is not None and type(node) is not TAKEN and of_a_region(node) and open_behind(x.grad_fn)
 
 
 _KEEPS = {f"{name}Backward0" for name in "View UnsafeView Unsqueeze Squeeze Permute Transpose T Expand ToCopy".split()}

@@ -30,6 +30,8 @@ _APPROXIMATE = {
     "outcomes": "elements have several decisions in their band, which are more than are kept together",
     "places": "elements are of several places of one order, which do not change one by one. Sums, any, all and matrix "
     "products of them know that",
+    "views": "elements are written to, of which somebody has a view: it shows what is decided there, without a "
+    "gradient. Take views after the write",
     "again": "elements are chosen among, of which an open decision has masked some: the choice sees what the mask "
     'leaves. Use topk or a ranking, or forward="hard"',
     "equal": "elements are compared of which the largest are equal, and were decided: their gradient is torch's. Write "
@@ -70,7 +72,7 @@ class Report:
     """
     why: dict[CallSite, str] = field(default_factory=dict)
     """Of call sites in `approximate`: ``"flips"``, ``"terms"``, ``"blend"``, ``"outcomes"``, ``"places"``, ``"again"``,
-    ``"equal"``, ``"joint"`` or ``"ties"``.
+    ``"equal"``, ``"views"``, ``"joint"`` or ``"ties"``.
     """
 
     def to_dict(self) -> dict[str, Any]:

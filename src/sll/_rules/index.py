@@ -7,23 +7,26 @@ Sets are by name where compiled code asks: Dynamo does not recognise Python-leve
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .._ops.options import op_names
 from .table import FACTS, FAMILIES, ROWS, Row
 
 __all__ = [
     "ASKS",
     "BOUNDS",
     "LEFT_ALONE",
+    "MIRRORED",
     "NAMED",
     "OPERATORS",
     "REMEDIES",
     "SOURCES",
     "add",
+    "chosen_ops",
     "function_of",
     "functions_with",
     "in_place_forms",
@@ -39,6 +42,9 @@ _NAMESPACES = {"torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.
 
 SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
+
+MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
+"""Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
 LEFT_ALONE: dict[str, str] = {}
 """Discrete functions that a region runs as they are, each with its reason."""
 REMEDIES: dict[str, str] = {}
@@ -157,6 +163,25 @@ def _index(row: Row) -> None:
             ASKS.update(spellings(name))
     if row.boundaries:
         SOURCES[row.op] = row.boundaries
+
+
+def chosen_ops(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozenset[str]:
+    """The ops that are linearized."""
+    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
+    if exclude is None:
+        return ops
+    left_out = op_names(exclude, "exclude", SOURCES)
+    both = sorted(ops & left_out) if only is not None else ()
+    if both:
+        raise ValueError(
+            f"only= and exclude= both name {both[0]!r}; take it out of one of them (gt and lt, ge and le count "
+            "as one: Python may call either)"
+        )
+    return ops - _with_mirrored(left_out)
+
+
+def _with_mirrored(ops: frozenset[str]) -> frozenset[str]:
+    return ops | {MIRRORED[op] for op in ops if op in MIRRORED}
 
 
 def _index_attributes() -> None:

@@ -16,7 +16,7 @@ from .._ops.callsite import short
 from .._ops.options import RegionForward, shown
 from .._reports.report import Report, _norm
 from .._reports.rows import Row, _finite, _up
-from ..check import Check, check_program
+from ..checking import Check, check_program
 from ..eps import Eps
 from ..programs import Program, total, whole
 from ..region import hard, linearize

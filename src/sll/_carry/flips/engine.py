@@ -13,7 +13,7 @@ from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
 from .. import definitions
 from ..composed import COMPOSED
-from ..interface import OUTSIDE, Engine, Func
+from ..interface import Engine, Func
 from ..layouts import LAYOUTS
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
@@ -125,7 +125,6 @@ def _added(op: str, functions: Any) -> None:
     RULES.add(general(op, False), functions)
 
 
-RULES.always.update(OUTSIDE)
 for _row in ROWS:  # flips are imported late: somebody may have added some already
     if _row.family == "sources" and _row.op not in RULE_OF:
         _added(_row.op, (*_row.names.split(), *_row.functions))

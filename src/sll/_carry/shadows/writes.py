@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._ops.env import compiling, tracked
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from ..writes import Writes, into_base
+from ..writes import Writes, into_base, told_of_views
 from .scatters import put_at
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
 from .terms import beside, by_ones
@@ -100,6 +100,8 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         return written
 
     found = _merged(region, put, target, value)
+    if shadow(target) is None:
+        told_of_views(region, target)
     func(target, index, value)
     carry(region, target, found)
     return None
