@@ -39,7 +39,8 @@ def told_of_views(region: Region, x: Tensor) -> None:
     """Before something decided is written into `x`, which carried nothing. Who has a view of it will see that, without
     a gradient. (Of a view itself nobody knows whether there are others.)
     """
-    if compiling() or type(x) is not Tensor or x._base is not None or dispatched():
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    if compiling() or type(x) is not Tensor or x._base is not None or dispatched() or wrapped(x):
         return
     users = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
     if users > 2:  # (`x`, and this question)
