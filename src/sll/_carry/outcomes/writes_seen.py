@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.callsite import call_site
-from ..._ops.env import compiling
+from ..._ops.env import compiling, dispatched
 from ..._ops.saving import saved_as_then, saving
 from ..._rules.index import NAMED
 
@@ -142,7 +142,9 @@ def _seen(x: Any) -> tuple[int, int] | None:
     """
     if not isinstance(x, Tensor) or x.is_inference():
         return None
-    if x.layout != torch.strided or not x.numel() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if x.layout != torch.strided or dispatched() or not x.numel():  # (who traces sizes frees no memory)
+        return x._version, 0
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return x._version, 0
     last = x.storage_offset() + sum([(size - 1) * stride for size, stride in zip(x.shape, x.stride())])
     return x._version, int((last + 1) * x.element_size())
