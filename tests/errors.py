@@ -992,7 +992,7 @@ with sll.linearize(eps=0.1):
     n = steps(x)
 """,
         "A region sees into operators that are made of others (`CompositeImplicitAutograd`), and into no others. "
-        "[Adding a rule](adding-a-rule.md) says how an operator gets one.",
+        "[Adding a rule](../adding-a-rule.md) says how an operator gets one.",
         """
 with sll.linearize(eps=0.1):
     n = torch.round(x * 10).long()

@@ -79,8 +79,11 @@ def compile(
             The width of `Anneal` is an input of the graph. Another policy is asked when the function is compiled; a
             tensor that it holds is an input as well, and if a number that it holds changes, all is compiled again.
         forward: ``"straight-through"`` or ``"linear"``, as for `linearize`.
-        only, exclude, on_lost, see_through: as for `linearize`.
-        compile_options: as for `torch.compile`: ``fullgraph=``, ``dynamic=``, ``backend=``, ``mode=``, ``options=``.
+        only: as for `linearize`.
+        exclude: as for `linearize`.
+        on_lost: as for `linearize`.
+        see_through: as for `linearize`.
+        **compile_options: as for `torch.compile`: ``fullgraph=``, ``dynamic=``, ``backend=``, ``mode=``, ``options=``.
 
     Raises:
         TypeError, ValueError: naming the argument that is not as described.

@@ -45,3 +45,41 @@ def test_what_is_computed_from_a_count_is_approximate_where_it_decides():
         with sll.linearize(0.02, forward="linear") as region:
             above = (x > 0).sum() / 3 > 0.5
         assert above and bool(region.report().approximate) == (at == 0.01)
+
+
+def _confusion(x, y):
+    mask = x > 0
+    return ((mask & (y == 1)).sum(), (mask & (y == 0)).sum(), (~mask & (y == 1)).sum())
+
+
+def test_a_guard_against_division_by_zero_is_no_decision_where_nobody_comes_near():
+    """As in every F1 score: ``2 * tp + fn + fp != 0`` is asked of counts that change by ones."""
+    x = torch.linspace(-1, 1, 20, dtype=torch.float64).add(0.003).requires_grad_()
+    y = torch.arange(20) % 2
+    with sll.linearize(0.1, forward="linear") as region:
+        tp, fp, fn = _confusion(x, y)
+        below = 2.0 * tp + 1.0 * fn + fp
+        score = torch.where(below != 0, 2.0 * tp / below, 0.0)
+    assert not region.report().lost
+    assert torch.autograd.grad(score, x)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0, 5.0, -3.0])
+def test_a_weighted_count_leaves_zero_with_its_first_decision(weight):
+    """The integral over a path on which the only positive number comes in."""
+    total, steps, start, end = 0.0, 400, -0.3, 0.3
+    for k in range(steps):
+        x = torch.tensor([-2.0, start + (k + 0.5) / steps * (end - start)], dtype=torch.float64, requires_grad=True)
+        with sll.linearize(0.05, forward="linear") as region:
+            out = ((weight * (x > 0).sum()) != 0).double() * 7
+        total += torch.autograd.grad(out, x)[0][1].item() * (end - start) / steps if out.requires_grad else 0.0
+        assert not region.report().lost
+    assert total == pytest.approx(7.0, rel=1e-2)
+
+
+def test_differences_of_counts_are_asked_as_they_are():
+    """``2 * a - b`` can be 0 where neither is: that it is weighted is said."""
+    x = torch.tensor([0.01, 0.5, -1.0], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward="linear", on_lost="ignore") as region:
+        _ = (2.0 * (x > 0).sum() - 1.0 * (x > -2).sum()) == 0
+    assert region.report().lost

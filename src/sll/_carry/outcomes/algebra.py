@@ -20,7 +20,7 @@ from ..._ops.band import band_offset, hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
-from ..._rules.index import NAMED, functions_with, names_of, op_name, row_of, spellings
+from ..._rules.index import NAMED, functions_with, op_name
 from ..interface import Func, Region, tensors
 from .carriers import (
     Blend,
@@ -40,6 +40,7 @@ from .decisions import Decision, decided_at, decided_by, offset_at, version_of
 from .expectations import OF_WEIGHTED, by_ones, expect
 from .mixtures import join_values, per_value
 from .trees import both_constants, both_sides, cofactor, decisions, join, original
+from .whole import COMPARES, SIGNS, whole_of
 from .writes_seen import Kept
 
 # --- fewer decisions ---------------------------------------------------------------------------------------------
@@ -250,12 +251,9 @@ def through_expectation(
     decided = original(run, False)
     out = torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
     of = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
-    return out if compiling() else attach(region, out, Blend(of, [], args[0] if func in _CASTS else None))
+    return out if compiling() else attach(region, out, Blend(of, [], *whole_of(region, func, args, kwargs)))
 
 
-_CASTS = {func for name in (*names_of("floats"), "to", "type", "type_as") for func in spellings(name)}
-_SIGNS = {"gt": 1, "ge": 1, "lt": -1, "le": -1, "eq": 1, "ne": -1}
-COMPARES = {func: name for name in _SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
 _SAME_NUMBER = functions_with("same_number")
 _TRUTH = functions_with("truth")
 _SMOOTH = functions_with("smooth")
@@ -281,7 +279,7 @@ def _of_counts(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _compare(region: Region, name: str, hard: Tensor, a: Any, b: Any) -> Tensor:
-    sign, equality = _SIGNS[name], name in ("eq", "ne")
+    sign, equality = SIGNS[name], name in ("eq", "ne")
     soft_a, soft_b = _soft(a), _soft(b)
     gap = soft_a - soft_b
     if tracked(a) or tracked(b):

@@ -180,9 +180,13 @@ class Blend(Carried):
 
     of: list[Tensor]
 
-    def __init__(self, operands: list[Tensor], blends: list[Blend], whole: Tensor | None = None) -> None:
+    def __init__(
+        self, operands: list[Tensor], blends: list[Blend], whole: Tensor | None = None, support: Tensor | None = None
+    ) -> None:
         self.whole = whole
         """The integers of which it is the float."""
+        self.support = support
+        """Counts that are 0 where it is 0, and nowhere else: of ``2 * n`` it is `n`, which changes by ones."""
         known = {id(x): x for blend in blends for x in blend.of}
         known |= {id(x): x for x in operands if blend_of(x) is None}
         self.of = list(known.values())[-64:]  # (a loop is not to keep all its steps)

@@ -48,7 +48,7 @@ from .carriers import (
 from .expectations import undecided
 from .registry import ALWAYS, BY_NAME, DISCRETE, RULES, fill
 from .trees import decisions
-from .whole import of_the_count
+from .whole import Whole, of_the_count, whole_of
 from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
@@ -144,10 +144,11 @@ class _Outcomes(Engine):
             return out
         out = self._dispatched(region, func, args, kwargs)
         if met and func not in ASKS:
-            self._met(region, func, met, args[0] if func is Tensor.__setitem__ else out)
+            whole = whole_of(region, func, args, kwargs)
+            self._met(region, func, met, args[0] if func is Tensor.__setitem__ else out, whole)
         return out
 
-    def _met(self, region: Any, func: Func, operands: list[Tensor], out: Any) -> None:
+    def _met(self, region: Any, func: Func, operands: list[Tensor], out: Any, whole: Whole) -> None:
         """Floats that carry something came together in `out`; or `out` says what is decided about such a float."""
         blends = [blend for x in operands if (blend := blend_of(x)) is not None]
         if not blends and func in PLACES:
@@ -157,7 +158,7 @@ class _Outcomes(Engine):
         if not blends or all(x.is_floating_point() for x in parts) and op_name(func) not in SOURCES:
             for x in parts:
                 if x.is_floating_point() and x.requires_grad and getattr(x, "_sll", None) is None:
-                    attach(region, x, Blend(operands, blends))
+                    attach(region, x, Blend(operands, blends, *whole))
         elif func in DISCRETE:
             self._approximate(region, func, many())
         elif func.__name__ not in NAMED["guards"] and parts:

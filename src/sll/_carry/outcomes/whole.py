@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
-from ..._rules.index import spellings
+from ..._ops.env import compiling, readable
+from ..._rules.index import names_of, row_of, spellings
 from ..interface import Func, Region
-from .algebra import COMPARES
 from .carriers import attach, blend_of
 
-__all__ = ["of_the_count"]
+__all__ = ["COMPARES", "SIGNS", "of_the_count", "whole_of"]
 
+SIGNS = {"gt": 1, "ge": 1, "lt": -1, "le": -1, "eq": 1, "ne": -1}
+COMPARES = {func: name for name in SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
+
+_CASTS = {func for name in (*names_of("floats"), "to", "type", "type_as") for func in spellings(name)}
+_TIMES = {func for name in ("mul", "__rmul__") for func in spellings(name)}
+_LESS = {func for name in ("sub", "__rsub__", "rsub", "neg") for func in spellings(name)}
+_MORE = ("add", "__radd__", "sum", "__getitem__", "select", "diag", "diagonal", "reshape", "view")
+_OF_WHOLES = {*_TIMES, *_LESS, *(func for name in _MORE for func in spellings(name))}
+"""Of whole numbers they make whole numbers: what confusion matrices go through before somebody divides."""
+Whole: TypeAlias = tuple[Tensor | None, Tensor | None]
 _ROUNDS = {func for name in ("round", "floor", "ceil", "trunc", "fix") for func in spellings(name)}
 _TO_INTEGERS = {func for name in ("long", "int") for func in spellings(name)}
 _REMAINDERS = {
@@ -27,7 +36,8 @@ def of_the_count(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     """What is asked of the count. NotImplemented if it is something else."""
     if func not in _ASKED or kwargs or compiling():
         return NotImplemented
-    whole = [_whole(x) for x in args]
+    zero = func in COMPARES and COMPARES[func] in ("eq", "ne") and any(type(x) in (int, float) and x == 0 for x in args)
+    whole = [_whole(x, zero) for x in args]
     if whole[0] is None and (func not in COMPARES or len(whole) < 2 or whole[1] is None):
         return NotImplemented
     if func in _ROUNDS:
@@ -42,6 +52,53 @@ def of_the_count(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     return region.call(func, *(x if n is None else n for x, n in zip(args, whole)))
 
 
-def _whole(x: Any) -> Tensor | None:
+def _whole(x: Any, zero: bool = False) -> Tensor | None:
+    """`zero`: the question is whether it is 0."""
     found = blend_of(x) if isinstance(x, Tensor) else None
-    return None if found is None else found.whole
+    if found is None:
+        return None
+    return found.support if zero and found.support is not None else found.whole
+
+
+def whole_of(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Whole:
+    """The integers of which the result of `func` is the float, if its operands are floats of integers; and its support
+    (see `Blend`), if there is one.
+    """
+    if func in _CASTS:
+        return args[0], args[0]
+    if func not in _OF_WHOLES or kwargs:
+        return None, None
+    parts = [_as_integers(x) for x in args]
+    if any(x is NotImplemented for x in parts):
+        return None, None
+    out = region.call(func, *parts)
+    if not isinstance(out, Tensor) or out.is_floating_point():
+        return None, None
+    support = [_support(x) if isinstance(x, Tensor) else x for x in args]
+    if func in _TIMES:
+        factors = [x for x in parts if not isinstance(x, Tensor)]
+        return out, next((x for x in support if isinstance(x, Tensor)), None) if len(factors) == 1 and factors[
+            0
+        ] else None
+    if func in _LESS or any(x is None and y is not None for x, y in zip(support, args)):
+        return out, None
+    return out, region.call(func, *support)
+
+
+def _support(x: Tensor) -> Tensor | None:
+    """Counts that are 0 where `x` is, and not negative: then a sum of some is 0 where each is."""
+    found = x if not x.is_floating_point() else getattr(blend_of(x), "support", None)
+    known = None if found is None else readable(found)
+    return found if known is not None and bool((known >= 0).all()) else None
+
+
+def _as_integers(x: Any) -> Any:
+    """`x` without a fraction; NotImplemented if it has one, or that is not known."""
+    if isinstance(x, float):
+        return int(x) if x.is_integer() else NotImplemented
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return x  # (an index, a dimension, integers)
+    if (found := _whole(x)) is not None:
+        return found
+    known = readable(x) if not x.requires_grad and x.device.type == "cpu" else None
+    return NotImplemented if known is None or not bool((known == known.round()).all()) else known.long()
