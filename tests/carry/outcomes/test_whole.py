@@ -83,3 +83,11 @@ def test_differences_of_counts_are_asked_as_they_are():
     with sll.linearize(0.1, forward="linear", on_lost="ignore") as region:
         _ = (2.0 * (x > 0).sum() - 1.0 * (x > -2).sum()) == 0
     assert region.report().lost
+
+
+def test_a_quotient_decides_nothing_unless_it_rounds():
+    x = torch.tensor([0.01, 0.5, -1.0], dtype=torch.float64, requires_grad=True)
+    for rounding, row in ((None, False), ("floor", True)):
+        with sll.linearize(0.1, forward="linear") as region:
+            share = torch.div((x > 0).sum().double() * 2.5, 3.3, rounding_mode=rounding)
+        assert share.requires_grad and bool(region.report().approximate) == row

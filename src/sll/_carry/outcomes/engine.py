@@ -145,17 +145,20 @@ class _Outcomes(Engine):
         out = self._dispatched(region, func, args, kwargs)
         if met and func not in ASKS:
             whole = whole_of(region, func, args, kwargs)
-            self._met(region, func, met, args[0] if func is Tensor.__setitem__ else out, whole)
+            divides = op_name(func) == "div" and kwargs.get("rounding_mode") is None
+            self._met(region, func, met, args[0] if func is Tensor.__setitem__ else out, whole, divides)
         return out
 
-    def _met(self, region: Any, func: Func, operands: list[Tensor], out: Any, whole: Whole) -> None:
-        """Floats that carry something came together in `out`; or `out` says what is decided about such a float."""
+    def _met(self, region: Any, func: Func, operands: list[Tensor], out: Any, whole: Whole, smooth: bool) -> None:
+        """Floats that carry something came together in `out`; or `out` says what is decided about such a float.
+        `smooth`: the call decides nothing, though others of its function do.
+        """
         blends = [blend for x in operands if (blend := blend_of(x)) is not None]
         if not blends and func in PLACES:
             return self._approximate(region, func, sum(map(self.undecided, operands)))
         parts = [x for x in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(x, Tensor)]
         many: Callable[[], int] = lambda: sum(blend.open(self.undecided) for blend in blends)
-        if not blends or all(x.is_floating_point() for x in parts) and op_name(func) not in SOURCES:
+        if not blends or all(x.is_floating_point() for x in parts) and (smooth or op_name(func) not in SOURCES):
             for x in parts:
                 if x.is_floating_point() and x.requires_grad and getattr(x, "_sll", None) is None:
                     attach(region, x, Blend(operands, blends, *whole))

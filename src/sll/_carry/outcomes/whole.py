@@ -96,8 +96,10 @@ def _as_integers(x: Any) -> Any:
     """`x` without a fraction; NotImplemented if it has one, or that is not known."""
     if isinstance(x, float):
         return int(x) if x.is_integer() else NotImplemented
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        return x  # (an index, a dimension, integers)
+    if not isinstance(x, Tensor):
+        return x if not isinstance(x, complex) else NotImplemented  # (an index, a dimension)
+    if not x.is_floating_point():
+        return x if not x.is_complex() else NotImplemented
     if (found := _whole(x)) is not None:
         return found
     known = readable(x) if not x.requires_grad and x.device.type == "cpu" else None
