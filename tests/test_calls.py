@@ -1,0 +1,72 @@
+"""How much Python a step in a region is: calls made by `sll`, which no other load of the machine changes.
+
+What takes the time of a small program is Python, so this is what makes it slow, and a table to look at before
+`benchmarks/perf`. A number that gets smaller is to be written down here; one that grows has to be worth it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import sll
+
+CALLS = {
+    # program of 64 numbers: "auto", fixed eps
+    "sign": (72, 59),
+    "round": (76, 53),
+    "floor": (76, 53),
+    "ceil": (76, 53),
+    "trunc": (85, 62),
+    "heaviside": (73, 64),
+    "x > 0 to float": (116, 108),
+    "long() and back": (159, 130),
+    "mask for a log": (82, 70),
+    "mask that indexes": (124, 112),
+    "where": (151, 143),
+    "masked_fill": (141, 133),
+    "and, or, not": (476, 449),
+    "count compared": (234, 226),
+    "quantizer with int8": (214, 191),
+    "table lookup": (221, 198),
+    "remainder": (74, 65),
+    "hardshrink": (71, 62),
+    "argmax -> one_hot": (151, 180),
+    "top-k mask": (175, 166),
+    "vector quantization": (179, 180),
+    "Spearman": (382, 373),
+}
+ROOM = 1.04
+"""Versions of Python and PyTorch differ by a call or two."""
+
+
+def calls_of_sll(step) -> int:
+    """Python and C functions that files of `sll` call, in one step of many."""
+    for _ in range(20):  # "auto" has measured, and what is remembered is
+        step()
+    folder, found = str(Path(sll.__file__).parent), 0
+
+    def count(frame, event, arg):  # (of a C function the frame is that of who calls it)
+        nonlocal found
+        found += event in ("call", "c_call") and frame.f_code.co_filename.startswith(folder)
+
+    sys.setprofile(count)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_step_makes_no_more_calls_than_before(perf, name):
+    from small import AUTO, FIXED, contest
+    from small_programs import programs_of
+
+    small = next(program for program in programs_of(64) if program.name == name)
+    regions = contest(small, name).regions
+    found = tuple(calls_of_sll(regions[row]) for row in (AUTO, FIXED))
+    most = tuple(ROOM * limit for limit in CALLS[name])
+    assert found[0] <= most[0] and found[1] <= most[1], f"{name}: {found} calls, {CALLS[name]} before"
