@@ -34,7 +34,7 @@ gallery: $(READY)
 evidence: $(READY)
 	$(PY) -m pip install --quiet -c constraints.txt -e ".[evidence]"
 	$(PY) -m pip install --quiet --no-deps --ignore-requires-python softtorch
-	@echo "== evidence: eight tasks, thirteen methods (half an hour to an hour on 2 cores; results.jsonl holds what is done)"
+	@echo "== evidence: eighteen tasks (some hours on 2 cores; results.jsonl holds what is done)"
 	$(PY) benchmarks/evidence
 
 third-party: $(READY)

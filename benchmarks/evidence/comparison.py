@@ -65,21 +65,25 @@ def gradient_error(f: Program) -> list[float]:
     return errors
 
 
-def whole(task: str, results: run.Results) -> bool:
-    """Whether every method has been tuned on it."""
-    found = [method for method in methods.METHODS.values() if method.applies(task)]
-    return all(job in results for method in found for job in run.tuning_jobs(task, method, quick=False))
+def compared(results: run.Results) -> dict[str, methods.Method]:
+    """The methods with derivatives that have been tuned on all tasks to which they apply."""
+
+    def tuned(method: methods.Method) -> bool:
+        jobs = (job for task in TASKS if method.applies(task) for job in run.tuning_jobs(task, method, quick=False))
+        return all(job in results for job in jobs)
+
+    return {name: method for name, method in methods.METHODS.items() if method.search is None and tuned(method)}
 
 
-def grid_share(name: str, tasks: list[str], results: run.Results) -> float:
+def grid_share(name: str, found: dict[str, methods.Method], results: run.Results) -> float:
     """Share of the tuning grid, all tasks together, whose deployed score loses at most a tenth of what the best method
     gains over the worst on that task.
     """
     good = total = 0
-    for task in tasks:
+    for task in TASKS:
         scores: dict[str, list[float]] = {}
-        for method in methods.METHODS.values():
-            if not method.applies(task) or method.search is not None:
+        for method in found.values():
+            if not method.applies(task):
                 continue
             scores[method.name] = list(run.tuning_scores(task, method, results, quick=False).values())
         best = {method: max(found) for method, found in scores.items()}
@@ -92,13 +96,12 @@ def grid_share(name: str, tasks: list[str], results: run.Results) -> float:
 
 def main() -> None:
     results = run.Results(run.HERE / "results.jsonl")
-    tasks = [task for task in TASKS if whole(task, results)]
+    found = compared(results)
     names = [methods.PLAIN, "straight-through", "clipped straight-through", "sigmoid", "gumbel", methods.AUTO]
     finals: report.Finals = {}
     configs: dict[str, object] = {}
-    for name in methods.METHODS:
-        method = methods.find(name)
-        known = [task for task in tasks if method.applies(task)]
+    for name, method in found.items():
+        known = [task for task in TASKS if method.applies(task)]
         choice = run.choose(method, known, results, quick=False)
         configs[name] = choice.config
         finals[name] = {
@@ -121,18 +124,18 @@ def main() -> None:
         f = shown(name, configs[name])
         errors = gradient_error(f)
         lost = []
-        for task, found in summary.cells[name].items():
+        for task, cell in summary.cells[name].items():
             # in units of what the best method gains over the worst on that task
             means = [row[task].mean for row in summary.cells.values() if task in row]
             spread = max(means) - min(m for m in means if m > -math.inf)
-            lost.append(max(0.0, statistics.mean(found.gaps)) / spread if found.gaps else math.nan)
+            lost.append(max(0.0, statistics.mean(cell.gaps)) / spread if cell.gaps else math.nan)
         rows.append(
             [
                 name,
                 methods.find(name).what,
                 f"{forward_error(f):.3f}",
                 f"{100 * statistics.mean(errors):.1f} ± {100 * statistics.stdev(errors):.1f} %",
-                f"{grid_share(name, tasks, results):.0%}",
+                f"{grid_share(name, found, results):.0%}",
                 f"{summary.diverged(name):.0%}",
                 f"{statistics.mean(lost):.0%}",
                 f"{summary.rank(name, summary.shown):.1f}",

@@ -89,7 +89,7 @@ def compare(path: str | os.PathLike[str] | None = None, *, quick: bool = False) 
     in ``sll.linearize("auto")``. Each method has the learning rate of three that is best for it on validation points;
     the curves are accuracies of the deployed hard program on test points, mean and standard deviation over the seeds.
     This takes about ten seconds. It is one small task: what is ahead of what on eight others is in
-    ``docs/eight-tasks.md``.
+    ``docs/training-tasks.md``.
 
     Args:
         path: where to write the picture, if anywhere; the suffix says in which format.
