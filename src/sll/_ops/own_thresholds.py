@@ -6,8 +6,9 @@ That element moves with its threshold, so the distance between them says nothing
     at x[j] = v[k + 1]  where ``x[j] >= v[k]`` holds: it falls behind that one
     at x[j] = v[k]      where it does not
 
-and one place earlier for ``x[j] > v[k]``. The same holds for ``a * v[k] + b`` with a > 0. What autograd knows of the
-threshold says which element it is, and `a`.
+and one place earlier for ``x[j] > v[k]``. The same holds for ``v[k] + b``, with v[k + 1] + b. (``a * v[k]`` has a
+boundary of its own, where autograd has it.) The nodes of the threshold's graph say which element it is; each is called
+by itself, so neither hooks nor gradients of the program see it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
-from .origins import origin
 from .surrogates import simple
 
 __all__ = ["apart"]
@@ -27,6 +27,10 @@ __all__ = ["apart"]
 _FOUND = {"Max", "Min", "Amax", "Amin", "Topk", "Sort", "Kthvalue", "Median", "Nanmedian", "Cummax", "Cummin"}
 _FOUND |= {"Aminmax"}
 _COPIES = {"Clone", "Alias", "View", "UnsafeView", "Reshape", "Unsqueeze", "Squeeze", "Contiguous"}
+_PASSED = {*_COPIES, "Select", "Slice", "Expand", "Permute", "Transpose", "T", "Add", "Sub"}
+"""Between the element and the threshold: they move it, or add a number."""
+_MAPS = {"Abs", "Neg", "Exp", "Log", "Sqrt", "Sigmoid", "Tanh", "Square", "Relu"}
+"""Without numbers of their own: what they make twice of one tensor is the same."""
 _MOST = 16
 """Nodes of the threshold's graph that are looked at."""
 
@@ -49,36 +53,54 @@ def _kind(node: Any) -> str:
 
 
 def _element(x: Tensor, threshold: Tensor) -> Tensor | None:
-    """The derivative of each row's threshold by its elements, if that is one positive number: it is an element."""
+    """1 at the element of each row that its threshold is, moved by a number or not; None if it is not one of them."""
     if not simple(x) or not simple(threshold) or threshold.dim() > x.dim() or not x.requires_grad:
         return None
-    edge = _found_in(threshold, x)
-    if edge is None:
+    path = _path(threshold, x)
+    if path is None:
         return None
-    (which,) = torch.autograd.grad(threshold.sum(), GradientEdge(*edge), retain_graph=True, allow_unused=True)
+    which: Any = torch.ones_like(threshold)
+    try:
+        for node, at in path:
+            found = node(*(which if i == at else None for i in range(at + 1)))
+            which = found[0] if isinstance(found, tuple) else found
+    except RuntimeError:  # its backward has run, or an operand was written to
+        return None
     if which is None or which.numel() != x.numel():
         return None
-    which = which.reshape(x.shape)
-    one = (which != 0).sum(_rows(x, threshold), keepdim=True) == 1
-    return which if one.numel() == threshold.numel() and bool((one & (which >= 0)).all()) else None
+    which = which.detach().reshape(x.shape)
+    one = (which == 1).sum(_rows(x, threshold), keepdim=True) == 1
+    return which if one.numel() == threshold.numel() and bool(one.all() & ((which == 0) | (which == 1)).all()) else None
 
 
-def _found_in(threshold: Tensor, x: Tensor) -> tuple[Any, int] | None:
-    """The edge of the graph at which `x` comes in, or its like, among which the threshold was found."""
-    todo, seen = [threshold.grad_fn], 0
-    while todo and seen < _MOST:
-        node: Any = todo.pop()
-        seen += 1
-        if _kind(node) in _FOUND and _alike(node.next_functions[0], x):
-            return node.next_functions[0]  # type: ignore[no-any-return]
-        todo.extend(parent for parent, _ in node.next_functions if parent is not None)
+def _path(threshold: Tensor, x: Tensor) -> list[tuple[Any, int]] | None:
+    """The nodes from the threshold to `x`, or its like, among which it was found; each with its output."""
+    edge, path = get_gradient_edge(threshold), []
+    node: Any = edge.node
+    at = edge.output_nr
+    for _ in range(_MOST):
+        parents = node.next_functions
+        path.append((node, at))
+        if not parents or parents[0][0] is None or any(parent is not None for parent, _ in parents[1:]):
+            return None
+        if _kind(node) in _FOUND and _alike(parents[0][0], get_gradient_edge(x).node):
+            return path
+        if _kind(node) not in _FOUND and _kind(node) not in _PASSED:
+            return None
+        node, at = parents[0]
     return None
 
 
-def _alike(edge: tuple[Any, int], x: Tensor) -> bool:
-    """Whether what comes in there is `x`, a copy of it, or was computed alike."""
-    there, here = _copied(edge[0]), _copied(get_gradient_edge(x).node)
-    return there is here or _kind(there) == _kind(here) and origin(there) == origin(here)
+def _alike(there: Any, here: Any) -> bool:
+    """Whether that is `x`, a copy of it, or was made of the same in the same way."""
+    for _ in range(_MOST):
+        there, here = _copied(there), _copied(here)
+        if there is here:
+            return True
+        if _kind(there) != _kind(here) or _kind(there) not in _MAPS:
+            return False
+        there, here = there.next_functions[0][0], here.next_functions[0][0]
+    return False
 
 
 def _copied(node: Any) -> Any:
@@ -95,10 +117,10 @@ def _rows(x: Tensor, threshold: Tensor) -> list[int]:
 def _from_next(x: Tensor, threshold: Tensor, which: Tensor, above: Tensor) -> Tensor:
     """`threshold`, with the next element of the row in the place of the one it is, where that tells."""
     rows, at, fixed = _rows(x, threshold), which != 0, x.detach()
-    own, by = torch.where(at, x, 0).sum(rows, keepdim=True), which.sum(rows, keepdim=True)
+    own = torch.where(at, x, 0).sum(rows, keepdim=True)
     low, high = fixed <= own.detach(), fixed >= own.detach()
     below = torch.where(low & ~at, x, -math.inf).amax(rows, keepdim=True)
     beyond = torch.where(high & ~at, x, math.inf).amin(rows, keepdim=True)
     holds = (above & at).sum(rows, keepdim=True) > 0  # (of the element itself)
-    there = threshold + by * (torch.where(holds, below, beyond) - own)
+    there = threshold + (torch.where(holds, below, beyond) - own)
     return torch.where(torch.where(holds, high, low), there, threshold)
