@@ -1065,3 +1065,23 @@ def test_no_warning_in_a_quiet_run():
         warnings.simplefilter("error")
         for forward in MODES:
             enable(forward, on_lost="warn")(one_if)(at(*X))
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard"])
+def test_widths_that_are_measured_are_the_same_in_every_run(forward):
+    """Which occurrence of a line has which width does not depend on what was decided at once."""
+
+    @sll.enable(eps="auto", paths=4, forward=forward, on_lost="ignore")
+    def program(x, d):
+        total = torch.zeros(())
+        for i in range(6):
+            if d[i] > x:
+                total = total + 1.0
+                if d[i] > 2 * x:
+                    total = total + 1.0
+        return total
+
+    luck = torch.Generator().manual_seed(0)
+    for k in range(40):
+        x, d = torch.tensor(0.5, requires_grad=True), torch.rand(6, generator=luck) * (1 + k % 3)
+        assert program(x, d) == (d > 0.5).sum() + (d > 1.0).sum()

@@ -229,6 +229,11 @@ class linearize(Mode):
             return eps
         return self._places.at(op, cast(Policy, eps)).width()
 
+    def number_for(self, op: str) -> float | None:
+        """`eps_for`, if it is a number, and nobody watches."""
+        eps = self._eps_of.get(op, self._eps)
+        return eps if isinstance(eps, float) and self.trace is None and op in self._ops else None
+
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
 

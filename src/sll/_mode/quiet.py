@@ -30,15 +30,17 @@ def decides_nothing(region: Any, func: Any, args: tuple[Any, ...]) -> bool:
     """Of a function that writes to nothing."""
     op = _DECIDES.get(func)
     if op is not None:
-        return region.linear is not None and _shut(op, region.eps_for(op), args)
+        return region.linear is not None and _shut(op, region.number_for(op), args)
     engine = region.engine
     idle = IDLE.rerun is region and type(func) not in OPERATORS
     return idle and func not in engine.always and func not in engine.quick
 
 
-def _shut(op: str, eps: Any, args: tuple[Any, ...]) -> bool:
-    """Whether a number is certainly further than `eps` from where it is decided: most are, in most programs."""
-    if type(eps) is not float or unusual():
+def _shut(op: str, eps: float | None, args: tuple[Any, ...]) -> bool:
+    """Whether a number is certainly further than `eps` from where it is decided: most are, in most programs. (A policy
+    that is asked here would count a decision that the rule counts again.)
+    """
+    if eps is None or unusual():
         return False
     numbers = []
     for x in args:
