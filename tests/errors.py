@@ -1391,6 +1391,23 @@ with sll.linearize(eps=0.1):
 """,
     ),
     Case(
+        LOST,
+        "Something else done with a sparse or quantized tensor",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()[None]
+    table = torch.sparse_coo_tensor(places, torch.ones(4), (2,), check_invariants=True)
+    y = (2 * table).to_dense()
+""",
+        "What such a tensor carries is handed out by `to_dense()`, `dequantize()` and `int_repr()`.",
+        """
+with sll.linearize(eps=0.1):
+    places = (x > 0).long()[None]
+    table = torch.sparse_coo_tensor(places, torch.ones(4), (2,), check_invariants=True)
+    (2 * table.to_dense())[1].backward()
+""",
+    ),
+    Case(
         INDICES,
         "A sparse tensor with many places",
         """

@@ -382,3 +382,23 @@ def test_what_cannot_cross_a_graph_break_is_said_where_it_is_used(forward):
         said = [str(w.message) for w in said if issubclass(w.category, sll.LostGradientWarning)]
         assert len(said) == used
         assert not used or "decides in compiled code, which ends there" in said[0]
+
+
+class Rounds(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.round(self.layer(x))
+
+
+def test_many_layers_of_one_class():
+    """More than Dynamo compiles one piece of code for."""
+    many = torch._dynamo.config.recompile_limit + 2
+    layers = [Rounds() for _ in range(many)]
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    for layer in layers:
+        out = sll.compile(layer, 0.5, forward="straight-through", backend=BACKEND, fullgraph=True)(x)
+        (g,) = torch.autograd.grad(out.sum(), layer.layer.weight)
+        torch.testing.assert_close(g, x.sum(0).expand(4, 4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable
+from types import FunctionType, MethodType
 from typing import Any, TypeVar, overload
 
 import torch
@@ -64,7 +65,7 @@ def compile(
 
     Dynamo captures the plain program. The region's rules run once, while AOTAutograd traces that graph, so compiling
     takes little longer than without a region, and what runs is an ordinary graph. Values and gradients are those of
-    ``sll.linearize(eps)(fn)``.
+    ``sll.linearize(eps)(fn)``, but for thresholds that are elements of the row that they are compared with.
 
     As a decorator: ``@sll.compile``, ``@sll.compile(eps=0.1, fullgraph=True)``. What is returned has the attribute
     `region`, of which ``region.report()`` says what was lost: decisions that may be in their band, found when the
@@ -190,7 +191,19 @@ class _Compiled:
             )
         elif isinstance(backend, str):
             backend = torch._dynamo.lookup_backend(backend)
-        return torch.compile(self.fn, backend=around(self.region, backend), **options)
+        return torch.compile(_with_code_of_its_own(self.fn), backend=around(self.region, backend), **options)
+
+
+def _with_code_of_its_own(fn: Any) -> Any:
+    """Dynamo compiles one piece of code a few times only, whoever asks. Layers of one class would share these."""
+    if isinstance(fn, MethodType) and isinstance(fn.__func__, FunctionType):
+        return MethodType(_with_code_of_its_own(fn.__func__), fn.__self__)
+    if not isinstance(fn, FunctionType):
+        return fn
+    code = fn.__code__.replace()
+    own = FunctionType(code, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    own.__kwdefaults__, own.__dict__ = fn.__kwdefaults__, dict(fn.__dict__)
+    return own
 
 
 def _numbers(policy: Any) -> dict[str, Any]:

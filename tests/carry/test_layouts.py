@@ -77,3 +77,42 @@ def test_too_large_a_sparse_tensor_is_reported():
         out = torch.sparse_coo_tensor(places, torch.ones(2), (9_000_001,))
     assert out.layout == torch.sparse_coo
     assert [site.op for site in region.report().lost] == ["sparse_coo_tensor"]
+
+
+ROW = torch.tensor([1.0, 2.0, 4.0, -3.0])
+SPARSE = {
+    "mm": lambda s: torch.sparse.mm(s.unsqueeze(0), ROW[:, None]).sum(),
+    "mul": lambda s: (s * 2).to_dense() @ ROW,
+    "indices": lambda s: s.coalesce().indices().sum() * 1.0,
+    "sum": torch.sparse.sum,
+}
+QUANTIZED = {
+    "slice": lambda q: q[1:].dequantize(),
+    "relu": lambda q: torch.nn.functional.relu(q).dequantize(),
+    "clone": lambda q: q.clone().dequantize(),
+    "view": lambda q: q.view(2, 2).dequantize(),
+    "cat": lambda q: torch.cat([q, q]).dequantize(),
+}
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("kind, name", [("sparse", n) for n in SPARSE] + [("quantized", n) for n in QUANTIZED])
+def test_what_else_is_done_with_them_is_said(kind, name, forward):
+    x = torch.tensor([0.30, 0.27, 0.1, 0.0], requires_grad=True)
+    with sll.linearize(0.08, forward=forward, on_lost="ignore") as region:
+        if kind == "sparse":
+            SPARSE[name](torch.sparse_coo_tensor(x.argmax()[None, None], torch.ones(1), (4,), check_invariants=True))
+        else:
+            QUANTIZED[name](torch.quantize_per_tensor(x, 0.1, 3, torch.quint8))
+    assert region.report().lost
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+def test_what_is_followed_is_no_loss(forward):
+    x = torch.tensor([0.33, 0.27, 0.14, 0.0], requires_grad=True)
+    with sll.linearize(0.3, forward=forward) as region:
+        q = torch.quantize_per_tensor(x, 0.1, 3, torch.quint8)
+        y = q.dequantize().sum() + q.int_repr().float().sum()
+        s = torch.sparse_coo_tensor(x.argmax()[None, None], torch.ones(1), (4,), check_invariants=True)
+        y = y + s.to_dense() @ ROW + q.numel() + len(s.shape)
+    assert torch.autograd.grad(y, x)[0][:3].abs().min() > 0 and not region.report().lost

@@ -53,6 +53,9 @@ class Region(Protocol):
     def select(self) -> None:
         """A mask has selected something."""
 
+    def mark(self) -> None:
+        """Something was made that calls are to be asked about: `met`."""
+
     def outermost(self) -> Any:
         """The region at whose end decisions end."""
 

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from .._ops.band import hard_forward
 from .._ops.env import compiling, tracked
+from .._rules.index import ASKS, op_name, spellings
 from .interface import Carried, Func, Region, Rule
 
-__all__ = ["LAYOUTS"]
+__all__ = ["LAYOUTS", "met"]
 
 MAX_ELEMENTS = 2**22
 """Of the one-hots of the places of a sparse tensor."""
@@ -36,6 +37,7 @@ def _twin(x: Tensor) -> Tensor | None:
 def _carrying(region: Region, x: Tensor, hard: Tensor, numbers: Tensor) -> Tensor:
     if region.keep(x):
         x._sll = Twin(_as_shown(region, hard, numbers)), None  # type: ignore[attr-defined]
+        region.mark()
     return x
 
 
@@ -128,3 +130,13 @@ LAYOUTS: dict[str, Rule] = {
     "sparse_coo_tensor": sparse,
     "to_dense": to_dense,
 }
+_FOLLOWED = {func for name in LAYOUTS for func in spellings(name)}
+_OTHER = "of tensors that are stored in another way, only {} is followed. Make an ordinary tensor first."
+
+
+def met(region: Region, func: Func, known: list[Tensor]) -> None:
+    """Another function has such a tensor among its operands: what it carries ends there."""
+    lost = [x for x in known if _twin(x) is not None]
+    if lost and func not in _FOLLOWED and func not in ASKS:
+        way = "to_dense()" if lost[0].layout != torch.strided else "dequantize() or int_repr()"
+        region.lose(op_name(func), [], _OTHER.format(way), undecided=lambda: True)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from .._carry import layouts
 from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, is_internal
@@ -349,6 +350,7 @@ def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
     """What was cut, or came out of `vmap`, is an operand of a call."""
     if torch.is_grad_enabled():
         came_out(region, func, known)
+        layouts.met(region, func, known)
         _missed(region, func, known, out)
         fed(region, known, out)
 

@@ -299,6 +299,10 @@ class Mode(TorchFunctionMode):
         """A mask has selected something."""
         THREAD.selects = True
 
+    def mark(self) -> None:
+        """Something was made that calls are to be asked about."""
+        THREAD.marks = True
+
     def policies(self) -> list[Any]:
         """What chooses its widths."""
         return []
