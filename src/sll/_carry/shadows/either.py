@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite
 from ..._ops.blend import TAKEN
-from ..._ops.env import tracked
+from ..._ops.env import compiling, tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
 from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
@@ -53,7 +53,7 @@ def left(region: Region, op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if op and open_elements(own.share.value()):
             region.approximate(op, own.plain.numel(), "again")
         return (own.plain, *args[1:])
-    node: Any = getattr(x, "grad_fn", None)
+    node: Any = None if compiling() else getattr(x, "grad_fn", None)  # (Dynamo has none to show)
     if type(node) is TAKEN and open_behind(node.next_functions[1][0]):
         region.approximate(op or "where", x.numel(), "again")
     return args
