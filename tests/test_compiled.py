@@ -287,7 +287,9 @@ def test_hard_and_what_is_no_function_are_refused():
 
 
 @pytest.mark.parametrize(
-    "name", ("argmax_table", "topk_mask", "rank_compare", "sort_places", "median", "selection_sum")
+    "name",
+    ("argmax_table", "topk_mask", "rank_compare", "sort_places", "median")
+    + (pytest.param("selection_sum", marks=pytest.mark.slow),),
 )
 def test_choices_and_orders(name):
     agree(PROGRAMS[name], eps=0.1)

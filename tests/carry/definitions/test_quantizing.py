@@ -34,7 +34,10 @@ def test_values_are_those_of_torch(name):
     assert same_as_without(QUANTIZERS[name], x)
 
 
-@pytest.mark.parametrize("name", QUANTIZERS)
+LONG = ("channels", "of the largest")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in QUANTIZERS])
 def test_line_integral(name):
     program = lambda x: (QUANTIZERS[name](x.float()).reshape(-1) * WEIGHTS).sum().double()
     a, b = clear_path(program, (12,), 0.02, low=0.3)
