@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._ops.env import free_to_read
@@ -22,7 +23,7 @@ def count_ties(region: Region, op: str, x: Any, other: Any = 0.0, *_: Any) -> in
     operands = [a for a in (x, other) if isinstance(a, Tensor)]
     if all(map(free_to_read, operands)) and any(a.grad_fn is not None for a in operands):
         a, b = (y.detach() if isinstance(y, Tensor) else y for y in (x, other))
-        many = int((a == b).sum())
+        many = int(torch.count_nonzero(a == b))
         if many:
             region.approximate(op, many, "ties")
     return many

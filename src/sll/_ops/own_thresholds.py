@@ -14,6 +14,7 @@ by itself, so neither hooks nor gradients of the program see it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,15 +36,15 @@ _MOST = 16
 """Nodes of the threshold's graph that are looked at."""
 
 
-def apart(op: str, a: Any, b: Any, hard: Tensor) -> tuple[Any, Any]:
-    """The operands of a comparison, `hard`, with distances that tell where it changes."""
+def apart(op: str, a: Any, b: Any, compare: Callable[[], Tensor]) -> tuple[Any, Any]:
+    """The operands of a comparison, ``compare()``, with distances that tell where it changes."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.numel() == b.numel():
         return a, b
     swapped = a.numel() < b.numel()
     x, threshold = (b, a) if swapped else (a, b)
     if threshold.grad_fn is None or (which := _element(x, threshold)) is None:
         return a, b
-    above = hard if (op in ("gt", "ge")) != swapped else ~hard
+    above = compare() if (op in ("gt", "ge")) != swapped else ~compare()
     moved = _from_next(x, threshold, which, above)
     return (moved, b) if swapped else (a, moved)
 

@@ -206,8 +206,8 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
 def _count_equal(region: Any, op: str, x: Tensor, at: Tensor, shape: torch.Size) -> None:
     """Decisions about equal numbers go together, as those of an image of which the channels are one."""
     if at.shape[0] > 1 and x.numel() > 1 and free_to_read(x):
-        elements = set(at.tolist())
-        many = len(elements) - len(set(x.detach().expand(shape).reshape(-1)[list(elements)].tolist()))
+        elements = at.unique()  # type: ignore[no-untyped-call]
+        many = len(elements) - len(x.detach().expand(shape).reshape(-1)[elements].unique())  # type: ignore[no-untyped-call]
         if many:
             region.approximate(op, many, "joint")
 
@@ -220,7 +220,7 @@ def step(low: Any, high: Any, op: str = "") -> Callable[..., Described]:
     """A step at ``input == other``. `op`: of a comparison."""
 
     def describe(eps: Any, hard: Tensor, input: Any, other: Any = 0.0) -> Described:
-        input, other = apart(op, input, other, hard)
+        input, other = apart(op, input, other, lambda: hard)
         block, above = at_boundary(input, other, eps)
         return block, _to_side(above, low, high, hard.dtype)
 

@@ -48,7 +48,7 @@ from .carriers import (
 from .expectations import undecided
 from .registry import ALWAYS, BY_NAME, DISCRETE, RULES, fill
 from .trees import decisions
-from .whole import Whole, of_the_count, whole_of
+from .whole import Integers, of_the_count, whole_of
 from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
@@ -149,7 +149,7 @@ class _Outcomes(Engine):
             self._met(region, func, met, args[0] if func is Tensor.__setitem__ else out, whole, divides)
         return out
 
-    def _met(self, region: Any, func: Func, operands: list[Tensor], out: Any, whole: Whole, smooth: bool) -> None:
+    def _met(self, region: Any, func: Func, operands: list[Tensor], out: Any, whole: Integers, smooth: bool) -> None:
         """Floats that carry something came together in `out`; or `out` says what is decided about such a float.
         `smooth`: the call decides nothing, though others of its function do.
         """

@@ -109,7 +109,7 @@ def _run(
         known = compared_with_sorted(region, op, func, args)
         if known is not None:
             return known
-    operands = apart(op, *args, original(func, *args)) if op in _ORDERED and len(args) == 2 else args
+    operands = apart(op, *args, lambda: original(func, *args)) if op in _ORDERED and len(args) == 2 else args
     jump = step(region.eps_for(op), *operands, **kwargs)
     if jump is None:
         return func(*args, **kwargs)

@@ -12,7 +12,10 @@ from ..._rules.index import names_of, row_of, spellings
 from ..interface import Func, Region
 from .carriers import attach, blend_of
 
-__all__ = ["COMPARES", "SIGNS", "of_the_count", "whole_of"]
+__all__ = ["COMPARES", "SIGNS", "Integers", "of_the_count", "whole_of"]
+
+Integers: TypeAlias = tuple[Tensor | None, Tensor | None]
+"""Of a float of integers, these and its support."""
 
 SIGNS = {"gt": 1, "ge": 1, "lt": -1, "le": -1, "eq": 1, "ne": -1}
 COMPARES = {func: name for name in SIGNS for spelled in (row_of(name).names.split()) for func in spellings(spelled)}
@@ -23,7 +26,6 @@ _LESS = {func for name in ("sub", "__rsub__", "rsub", "neg") for func in spellin
 _MORE = ("add", "__radd__", "sum", "__getitem__", "select", "diag", "diagonal", "reshape", "view")
 _OF_WHOLES = {*_TIMES, *_LESS, *(func for name in _MORE for func in spellings(name))}
 """Of whole numbers they make whole numbers: what confusion matrices go through before somebody divides."""
-Whole: TypeAlias = tuple[Tensor | None, Tensor | None]
 _ROUNDS = {func for name in ("round", "floor", "ceil", "trunc", "fix") for func in spellings(name)}
 _TO_INTEGERS = {func for name in ("long", "int") for func in spellings(name)}
 _REMAINDERS = {
@@ -60,7 +62,7 @@ def _whole(x: Any, zero: bool = False) -> Tensor | None:
     return found.support if zero and found.support is not None else found.whole
 
 
-def whole_of(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Whole:
+def whole_of(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Integers:
     """The integers of which the result of `func` is the float, if its operands are floats of integers; and its support
     (see `Blend`), if there is one.
     """
@@ -68,9 +70,11 @@ def whole_of(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         return args[0], args[0]
     if func not in _OF_WHOLES or kwargs:
         return None, None
-    parts = [_as_integers(x) for x in args]
-    if any(x is NotImplemented for x in parts):
-        return None, None
+    parts: list[Any] = []
+    for x in args:  # (most floats are known not to be whole by the first operand, before numbers are read)
+        parts.append(_as_integers(x))
+        if parts[-1] is NotImplemented:
+            return None, None
     out = region.call(func, *parts)
     if not isinstance(out, Tensor) or out.is_floating_point():
         return None, None

@@ -7,6 +7,7 @@ with the choice.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,10 +81,7 @@ def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     own = carried(x)
     assert isinstance(own, Either)
 
-    def at(y: Tensor) -> Any:
-        swap: Callable[[Any], Any] = lambda z: y if z is x else z
-        return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
-
+    at: Callable[[Tensor], Any] = lambda y: _with(func, args, kwargs, x, y)
     with torch.no_grad():
         out, beyond = at(x.detach()), own.other(x.detach())
         if beyond is None or not isinstance(out, Tensor) or out.is_complex():
@@ -94,8 +92,7 @@ def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         numbers = alias(out)
     soft = (share.value() * change).expand(out.shape)
     if own.plain is not None:
-        swap: Callable[[Any], Any] = lambda z: own.plain if z is x else z
-        found = region.call(func, *map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+        found = _with(functools.partial(region.call, func), args, kwargs, x, own.plain)
         known = shadow(found)
         more = found if found.is_floating_point() else None if known is None else known.value()
         soft = soft if more is None else soft + more
@@ -114,12 +111,16 @@ def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
     def other(_: Tensor) -> Tensor | None:
         beyond = own.other(x.detach()) if all(y._version == version for y, version in operands) else None
-        swap: Callable[[Any], Any] = lambda z: beyond if z is x else z
-        return None if beyond is None else func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+        return None if beyond is None else _with(func, args, kwargs, x, beyond)
 
-    swap: Callable[[Any], Any] = lambda z: own.plain if z is x else z
-    plain = None if own.plain is None else func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+    plain = None if own.plain is None else _with(func, args, kwargs, x, own.plain)
     return carry(region, out, Either(_spread(own.share, out.shape), other, plain))
+
+
+def _with(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, y: Tensor) -> Any:
+    """The call, with `y` for `x`."""
+    swap: Callable[[Any], Any] = lambda z: y if z is x else z
+    return call(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
 
 
 def _spread(share: Shadow, shape: torch.Size) -> Shadow:

@@ -308,7 +308,7 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
     eps, data = region.eps_for(op), None
     differs, large = isinstance(a, Tensor) and isinstance(b, Tensor), False
     if differs:
-        a, b = apart(op, a, b, hard)
+        a, b = apart(op, a, b, lambda: hard)
         x, at = a - b, 0.0
     else:
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
@@ -369,7 +369,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     eps = region.eps_for(op)
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, args[0], func(*args, **kwargs))
-    operands = apart(op, *args, func(*args)) if op in RISING and len(args) == 2 else args
+    operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
     step = STEPS[op](eps, *operands, **kwargs)
     if step is None:
         return func(*args, **kwargs)
