@@ -360,7 +360,7 @@ def gallery(out: Path) -> None:
 
 def compared(out: Path) -> None:
     """Run what compares the examples with their alternatives, and keep what it prints."""
-    for script in sorted((ROOT / "benchmarks" / "gallery").glob("*.py")):
+    for script in sorted((ROOT / "benchmarks" / "gallery").glob("[!_]*.py")):
         command = [sys.executable, str(script), "--figure", str(out / "compared" / f"{script.stem}.png")]
         environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)

@@ -26,11 +26,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _data import digits
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 import sll
@@ -96,14 +95,6 @@ METHODS = {
     LSQ: Method(LearnedSteps, nullcontext, 0.01, "straight_through", "the layer"),
     SLL: Method(IntegerLinear, lambda: sll.linearize("auto"), 0.01, "auto", "nothing"),
 }
-
-
-def digits() -> list[tuple[Tensor, Tensor]]:
-    """1797 images of 8 x 8 pixels: 60 % to train, 20 % to choose learning rates, 20 % for the table."""
-    x, y = (torch.tensor(a) for a in load_digits(return_X_y=True))
-    first, rest = train_test_split(torch.arange(len(y)), test_size=0.4, random_state=0, stratify=y)
-    second, third = train_test_split(rest, test_size=0.5, random_state=0, stratify=y[rest])
-    return [(x[index].float() / 16, y[index]) for index in (first, second, third)]
 
 
 def train(method: Method, rate: float, seed: int, epochs: int = 15) -> tuple[list[float], float, Network]:

@@ -27,11 +27,10 @@ from typing import Any, NamedTuple
 import snntorch
 import torch
 import torch.nn.functional as F
+from _data import digits
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from snntorch import spikegen, surrogate
 from torch import Tensor, nn
 
@@ -86,14 +85,6 @@ METHODS = {
     WIDE: Method(None, lambda: sll.linearize(2.0, forward="hard"), 0.01, "hard", "nothing"),
     SLL: Method(None, lambda: sll.linearize("auto"), 0.03, "auto", "nothing"),
 }
-
-
-def digits() -> list[tuple[Tensor, Tensor]]:
-    """1797 images of 8 x 8 pixels: 60 % to train, 20 % to choose learning rates, 20 % for the table."""
-    x, y = (torch.tensor(a) for a in load_digits(return_X_y=True))
-    first, rest = train_test_split(torch.arange(len(y)), test_size=0.4, random_state=0, stratify=y)
-    second, third = train_test_split(rest, test_size=0.5, random_state=0, stratify=y[rest])
-    return [(x[index].float() / 16, y[index]) for index in (first, second, third)]
 
 
 def train(

@@ -343,7 +343,7 @@ def _linearized(region: Any, func: Func) -> bool:
 def _carry(region: Any, x: Tensor, cut: Cut) -> None:
     if not x.requires_grad and not x.is_inference() and region.keep(x):  # (PyTorch lets none of those into a graph)
         x._sll = cut, None  # type: ignore[attr-defined]
-        THREAD.marks = True
+        region.mark()
 
 
 def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from .._carry.interface import Carried, Engine, Func, tensors
 from .._ops.env import unwrapped
 from .._rules.index import ASKS, op_name
-from .threads import THREAD
 
 __all__ = ["came_out", "handled"]
 
@@ -34,7 +33,7 @@ def handled(region: Any, func: Func, args: Any, kwargs: Any, ruled: Callable[...
             behind = torch._C._functorch.get_unwrapped(x)
             if getattr(behind, "_sll", None) is None and region.keep(behind):
                 behind._sll = Inside(), None  # type: ignore[attr-defined]
-                THREAD.marks = True
+                region.mark()
     return out
 
 
