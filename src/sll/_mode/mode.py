@@ -68,6 +68,7 @@ OUTSIDE.update(
 M = TypeVar("M", bound="Mode")
 
 _transformed = torch._C._are_functorch_transforms_active
+_push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
 
 
 class _NoEngine(Engine):
@@ -247,7 +248,7 @@ class Mode(TorchFunctionMode):
             entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
             THREAD.cut = None
             THREAD.look()
-        super().__enter__()  # type: ignore[no-untyped-call]
+        _push(self)
         return self
 
     def _enter_inside(self, entered: list[Entered], recording: bool) -> None:
@@ -349,7 +350,7 @@ class Mode(TorchFunctionMode):
         return next((mode for mode in stack() if isinstance(mode, Mode)), self)
 
     def _leave(self) -> None:
-        TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
+        _pop()
         entered = THREAD.entered
         left = entered.pop()
         live, THREAD.cut = left.live, left.cut

@@ -93,7 +93,11 @@ def tracked(x: Any) -> bool:
 def plain() -> bool:
     """Whether plain autograd records in eager mode, and nothing else is on: what training loops do. (Not traced.)"""
     return (
-        not _compiler._is_compiling_flag and _records() and HOOKS is not None and HOOKS(True) is None and not unusual()
+        _records()
+        and not (_compiler._is_compiling_flag or _forward._current_level >= 0)
+        and not (_transforms() or _dispatches() or _inference())
+        and HOOKS is not None
+        and HOOKS(True) is None
     )
 
 

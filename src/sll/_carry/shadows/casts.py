@@ -36,7 +36,7 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if own is None:
         return NotImplemented
     if to is own.exact:
-        return as_line(region, x, own.new())
+        return as_line(region, x, own.new()) if type(own) is Index else own.new()
     if args[0].dtype == torch.bool and to in INTEGERS[:2]:
         return mark(region, func(*args), Shadow(own.value, opposite, own.exact, shared=True))
     return NotImplemented
