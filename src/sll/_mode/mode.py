@@ -141,7 +141,7 @@ class Mode(TorchFunctionMode):
                     links = engine.links(known)
                     out = quick(self, func, args)  # type: ignore[arg-type]
                     if out is not NotImplemented:
-                        if links:
+                        if getattr(out, "_sll", None) is not None:
                             engine.link(out, links)
                         return out
             if func not in OUTSIDE:

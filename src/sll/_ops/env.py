@@ -15,6 +15,7 @@ __all__ = [
     "HOOKS",
     "compiling",
     "dispatched",
+    "eager",
     "free_to_read",
     "infinite",
     "outside_of_transforms",
@@ -106,6 +107,18 @@ _transforms, _dispatches = torch._C._are_functorch_transforms_active, torch._C._
 _forward, _compiler = torch.autograd.forward_ad, torch.compiler
 HOOKS: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 """What has a hand in what autograd saves, a checkpoint for one. (Older torch does not tell.)"""
+
+
+def eager() -> bool:
+    """Whether plain autograd is all there is."""
+    return not (
+        _compiler._is_compiling_flag
+        or is_dynamo_compiling()
+        or _forward._current_level >= 0
+        or _transforms()
+        or _dispatches()
+        or _inference()
+    )
 
 
 def unusual() -> bool:

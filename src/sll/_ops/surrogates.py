@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from .apply import finite
 from .band import band_offset, hard_forward
-from .env import compiling, unusual
+from .env import eager
 
 __all__ = [
     "alias",
@@ -38,15 +38,11 @@ __all__ = [
     "ramp",
     "simple",
     "whole",
+    "whole_but_zero",
     "window",
     "windowed",
     "within",
 ]
-
-
-def eager() -> bool:
-    """Whether plain autograd is all there is."""
-    return not compiling() and not unusual()
 
 
 def ordinary(x: Any) -> bool:
@@ -143,6 +139,13 @@ def whole(x: Tensor, fixed: Tensor, value: Tensor) -> Tensor:
     return shown
 
 
+def whole_but_zero(x: Tensor, fixed: Tensor, value: Tensor) -> Tensor:
+    """The same, and no gradient of what is nearer to 0 than to another integer."""
+    shown = _outside(x, fixed.nan_to_num(0.0, 0.0, 0.0), 0.5)
+    shown.data = value
+    return shown
+
+
 _INF = math.inf
 _FEW = 256
 
@@ -167,6 +170,10 @@ window: Callable[[Tensor, Tensor, float, float], Tensor] = torch.ops.aten.hardta
 """``window(g, x, low, high)``: 0 where ``x <= low`` or ``x >= high``, else `g`. One kernel, which saves `x`. It is its
 own derivative by `g`.
 """
+
+
+_outside: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.aten.hardshrink_backward.default._op
+"""``_outside(g, x, at)``: 0 where ``abs(x) <= at``, else `g`; the same of it."""
 
 
 @functools.lru_cache(maxsize=1024)

@@ -25,7 +25,20 @@ from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
+from ..._ops.surrogates import (
+    alias,
+    eager,
+    follow,
+    kept,
+    lazy_clone,
+    number,
+    ordinary,
+    ramp,
+    whole,
+    whole_but_zero,
+    windowed,
+    within,
+)
 from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
@@ -132,7 +145,9 @@ def quickly(op: str) -> Quick | None:
 
     def step(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         x = args[0]
-        if len(args) != 1 or not ordinary(x) or x.dtype not in FULL or not x.requires_grad or is_either(x):
+        if len(args) != 1 or not ordinary(x) or x.dtype not in FULL or not x.requires_grad:
+            return NotImplemented
+        if getattr(x, "_sll", None) is not None and is_either(x):
             return NotImplemented
         eps = region.fixed.get(op)
         if eps is None and not region.linearizes(op):
@@ -167,7 +182,7 @@ def _common(args: tuple[Any, ...]) -> bool:
     for x in args:
         if type(x) is float or type(x) is int:
             continue
-        if not ordinary(x) or x.dtype not in FULL or is_either(x):
+        if not ordinary(x) or x.dtype not in FULL or getattr(x, "_sll", None) is not None and is_either(x):
             return False
         follows = follows or x.requires_grad
     return follows
@@ -219,8 +234,8 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
     if x.numel() >= LARGE and isinstance(half, float):
         out = in_one_pass(x, jump, half, "hard")
-    elif half == limit and op != "trunc":  # the whole step: every number is in some band
-        out = whole(x, fixed, func(fixed))
+    elif half == limit:  # the whole step: every number is in some band
+        out = (whole_but_zero if op == "trunc" else whole)(x, fixed, func(fixed))
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
@@ -344,7 +359,7 @@ class Compared(Shadow):
         x, at, rising, half = self.x, self.at, self.rising, self.half
         if half is None:
             self.half = half = half_at(self.eps, x, at)
-        if self.one_pass and x.numel() >= LARGE and isinstance(half, float):
+        if x.numel() >= LARGE and self.one_pass and isinstance(half, float):
             jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
         distance = x.detach() - number(at, x.dtype) if at else x.detach()
