@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image  # matplotlib writes PNG with it
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import sll
 from sll._reports.picture import COLORS
+from sll.tools import demo
 
 ROOT = Path(__file__).resolve().parent.parent
 SHADES = (COLORS["hard"], COLORS["auto"], COLORS["linear"], COLORS["straight_through"])
@@ -46,51 +46,6 @@ def run(fn: Callable[[Tensor], Tensor], x: Tensor, eps: float, forward: str = "l
 def between(low: float, high: float, points: int = 800) -> Tensor:
     """The middles of equal intervals, which are no decision boundaries."""
     return low + (high - low) * (torch.arange(points) + 0.5) / points
-
-
-def first() -> Figure:
-    """A program, its values, its gradients, and what they are worth to a network of signs on the digits."""
-    program = lambda x: torch.where(x > 0.5, torch.round(2 * x), torch.sign(x + 0.7))
-    figure = Figure(figsize=(WIDTH, 3.1))
-    values, slopes, training = figure.subplots(1, 3)
-    x = between(-1.5, 1.5)
-    y, gradient = run(program, x, 0.12)
-    values.plot(x, program(x), color=COLORS["plain"], linestyle=":", label="as it is")
-    values.plot(x, y, color=COLORS["auto"], label="in a region")
-    values.set(title="values", xlabel="x")
-    slopes.plot(x, torch.zeros_like(x), color=COLORS["plain"], linestyle=":", label="as it is: 0")
-    slopes.plot(x, gradient, color=COLORS["auto"], label="in a region")
-    slopes.set(title="gradient", xlabel="x", ylim=(-0.5, 13))
-    for region, name, color, style in (
-        (sll.hard(), "as it is", COLORS["plain"], ":"),
-        (sll.linearize("auto"), "in a region", COLORS["auto"], "-"),
-    ):
-        training.plot(_signs_on_digits(region), color=color, linestyle=style, label=name)
-    training.set(title="training a network of signs", xlabel="step", ylabel="test accuracy, %", ylim=(0, 100))
-    for axes, where in ((values, "upper left"), (slopes, "upper left"), (training, "center right")):
-        axes.legend(loc=where)
-    return figure
-
-
-def _signs_on_digits(region: sll.linearize | sll.hard) -> list[float]:
-    """The README's first snippet: the accuracy of the deployed program after each step."""
-    x, y = map(torch.tensor, load_digits(return_X_y=True))
-    x = x.float() / 8 - 1
-    torch.manual_seed(0)
-    a, b = nn.Linear(64, 128), nn.Linear(128, 10)
-    network = lambda x: torch.sign(x @ a.weight.sign().T) @ b.weight.sign().T / 8
-    optimizer = torch.optim.Adam([a.weight, b.weight], 0.01)
-    scores = []
-    for _ in range(100):
-        with region:
-            loss = F.cross_entropy(network(x[:1200]), y[:1200])
-        if loss.requires_grad:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        with torch.no_grad():
-            scores.append(100 * (network(x[1200:]).argmax(1) == y[1200:]).float().mean().item())
-    return scores
 
 
 def window() -> Figure:
@@ -315,7 +270,7 @@ def report() -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "first": first,
+    "first": demo.picture,
     "window": window,
     "outcomes": outcomes,
     "argmax": argmax,
