@@ -408,16 +408,17 @@ def test_demo(tmp_path, monkeypatch):
     """One of its tasks; `test_readme` runs them all."""
     from sll.tools import demo
 
-    monkeypatch.setattr(demo, "make_tasks", lambda make_tasks=demo.make_tasks: make_tasks()[2:])
-    done = run("demo", "--quick", "--json", "-o", tmp_path / "new" / "curves.png")
+    monkeypatch.setattr(demo, "TASKS", demo.TASKS[2:])
+    done = run("demo", "--quick", "--json", "-o", tmp_path / "new" / "picture.png")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found) == ["seeds", "quick", "tasks", "figure", "seconds"] and found["seeds"] == [0]
     assert [task["name"] for task in found["tasks"]] == ["direct F1"]
     for task in found["tasks"]:
+        assert [method["name"] for method in task["methods"]] == ["plain", "by hand", "sll auto"]
         for method in task["methods"]:
-            assert len(method["test"]) == 1 and len(method["validation"][0]) == 2 and 0 <= method["test"][0] <= 100
-    assert (tmp_path / "new" / "curves.png").stat().st_size > 10_000
+            assert len(method["test"]) == len(method["seconds"]) == 1 and 0 <= method["test"][0] <= 100
+    assert (tmp_path / "new" / "picture.png").stat().st_size > 10_000
 
 
 def test_demo_needs_its_extra(monkeypatch):
