@@ -18,7 +18,7 @@ from .._carry.interface import OUTSIDE, Engine
 from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
 from .._ops.env import plain
-from .._rules.index import ASKS, OPERATORS, op_name
+from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, operators
 from .branches import BRANCHES
 from .cuts import switched
@@ -113,7 +113,7 @@ class Mode(TorchFunctionMode):
         known: list[Tensor] | None = None
         eager = not is_dynamo_compiling()
         idle = eager and IDLE.region is self and type(func) not in OPERATORS
-        if idle and func not in engine.always and func not in engine.quick:
+        if idle and func not in engine.always and func not in engine.quick or func in ASIDE:
             return func(*args, **kwargs) if kwargs else func(*args)
         if eager and THREAD.alone:
             if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
@@ -131,7 +131,8 @@ class Mode(TorchFunctionMode):
                     known = [*(known or ()), *held]
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
-            if known is None and func not in engine.always and not _transformed():
+            data = quick is not None and known is None and not kwargs and not any(map(_followed, args)) and plain()
+            if known is None and (data or func not in engine.always) and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
@@ -366,6 +367,12 @@ class Mode(TorchFunctionMode):
             THREAD.patched = [region for region in THREAD.patched if region.on()]
 
 
+def _followed(x: Any) -> bool:
+    """Whether something may be decided of it: of data nothing is."""
+    return type(x) not in _NUMBERS and (not isinstance(x, Tensor) or x.requires_grad)
+
+
+_NUMBERS = {float, int, bool, torch.dtype}
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."
 
 
