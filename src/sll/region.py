@@ -163,7 +163,6 @@ class linearize(Mode):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
-        self.quiet = self.trace is None and self.engine.before is None
         self._generator = generator_or_none(generator)
         self.followed = Paths()
         self.fixed: dict[str, float] = {}

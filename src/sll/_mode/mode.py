@@ -89,8 +89,6 @@ class Mode(TorchFunctionMode):
     engine: Engine = _NoEngine()
     through: frozenset[str] = frozenset()
     """What a region looks through of what the program itself cuts: ``see_through=``."""
-    quiet = True
-    """Whether calls that decide nothing do not concern it."""
     captured = False
     """Whether Dynamo is to capture the plain program, around which the region is later: see `capture.py`."""
     paths = 1
@@ -113,7 +111,8 @@ class Mode(TorchFunctionMode):
         known: list[Tensor] | None = None
         eager = not is_dynamo_compiling()
         idle = eager and IDLE.region is self and type(func) not in OPERATORS
-        if idle and func not in engine.always and func not in engine.quick or func in ASIDE:
+        quiet = idle and func not in engine.always and func not in engine.quick or func in ASIDE
+        if quiet and (engine.before is None or not kwargs and func in engine.reads):
             return func(*args, **kwargs) if kwargs else func(*args)
         if eager and THREAD.alone:
             if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
@@ -131,8 +130,8 @@ class Mode(TorchFunctionMode):
                     known = [*(known or ()), *held]
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
-            data = quick is not None and known is None and not kwargs and not any(map(_followed, args)) and plain()
-            if known is None and (data or func not in engine.always) and not _transformed():
+            of_data = known is None and quick is not None and not kwargs and not any(map(_followed, args)) and plain()
+            if known is None and (of_data or func not in engine.always) and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)

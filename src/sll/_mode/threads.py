@@ -103,7 +103,7 @@ class Thread(threading.local):
         _INSIDE.add(own["_number"])
         mode = entered[0].mode
         own["alone"] = alone = mode.trace is None and own["cut"] is None
-        if alone and mode.quiet and not entered[0].live and len(_INSIDE) == 1:
+        if alone and not entered[0].live and len(_INSIDE) == 1:
             IDLE.region, IDLE.rerun = (mode, None) if mode.paths == 1 else (None, mode)
 
     def regions(self) -> list[Any]:
