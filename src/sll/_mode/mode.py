@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .._carry.interface import OUTSIDE, Engine
 from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
-from .._ops.env import plain
+from .._ops.env import plain, tracked
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, operators
 from .branches import BRANCHES
@@ -130,7 +130,7 @@ class Mode(TorchFunctionMode):
                     known = [*(known or ()), *held]
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
-            of_data = known is None and quick is not None and not kwargs and not any(map(_followed, args)) and plain()
+            of_data = known is None and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
             if known is None and (of_data or func not in engine.always) and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
@@ -366,12 +366,6 @@ class Mode(TorchFunctionMode):
             THREAD.patched = [region for region in THREAD.patched if region.on()]
 
 
-def _followed(x: Any) -> bool:
-    """Whether something may be decided of it: of data nothing is."""
-    return type(x) not in _NUMBERS and (not isinstance(x, Tensor) or x.requires_grad)
-
-
-_NUMBERS = {float, int, bool, torch.dtype}
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."
 
 

@@ -22,7 +22,6 @@ __all__ = [
     "plain",
     "readable",
     "tracked",
-    "unusual",
     "unwrapped",
 ]
 
@@ -93,13 +92,8 @@ def tracked(x: Any) -> bool:
 
 def plain() -> bool:
     """Whether plain autograd records in eager mode, and nothing else is on: what training loops do. (Not traced.)"""
-    return (
-        _records()
-        and not (_compiler._is_compiling_flag or _forward._current_level >= 0)
-        and not (_transforms() or _dispatches() or _inference())
-        and HOOKS is not None
-        and HOOKS(True) is None
-    )
+    busy = _compiler._is_compiling_flag or _forward._current_level >= 0 or _transforms() or HOOKS is None
+    return _records() and not (busy or _dispatches() or _inference()) and HOOKS(True) is None  # type: ignore[misc]
 
 
 _records, _inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
@@ -110,17 +104,8 @@ HOOKS: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_te
 
 
 def eager() -> bool:
-    """Whether plain autograd is all there is."""
-    return not (
-        _compiler._is_compiling_flag
-        or is_dynamo_compiling()
-        or _forward._current_level >= 0
-        or _transforms()
-        or _dispatches()
-        or _inference()
-    )
-
-
-def unusual() -> bool:
-    """Whether somebody transforms, traces, differentiates forward or forbids gradients: plain autograd is not all."""
-    return bool(_transforms() or _forward._current_level >= 0 or _dispatches() or _inference())
+    """Whether plain autograd is all there is: nobody compiles, transforms, traces, differentiates forward or forbids
+    gradients.
+    """
+    busy = compiling() or _forward._current_level >= 0 or _transforms()
+    return not (busy or _dispatches() or _inference())

@@ -38,7 +38,6 @@ __all__ = [
     "ramp",
     "simple",
     "whole",
-    "whole_but_zero",
     "window",
     "windowed",
     "within",
@@ -132,16 +131,11 @@ def windowed(
     return shown
 
 
-def whole(x: Tensor, fixed: Tensor, value: Tensor) -> Tensor:
-    """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps."""
-    shown = window(x, _no_nan(fixed), -_INF, _INF)
-    shown.data = value
-    return shown
-
-
-def whole_but_zero(x: Tensor, fixed: Tensor, value: Tensor) -> Tensor:
-    """The same, and no gradient of what is nearer to 0 than to another integer."""
-    shown = _outside(x, fixed.nan_to_num(0.0, 0.0, 0.0), 0.5)
+def whole(x: Tensor, fixed: Tensor, value: Tensor, but_zero: bool = False) -> Tensor:
+    """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps.
+    `but_zero`: what is nearer to 0 than to another integer has none.
+    """
+    shown = _outside(x, finite(fixed), 0.5) if but_zero else window(x, _no_nan(fixed), -_INF, _INF)
     shown.data = value
     return shown
 

@@ -16,7 +16,7 @@ from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
 from .either import decided, is_either
 from .elementwise import elementwise
-from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow, shadow
+from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow
 from .sources import half_at, to_integer_but_zero, wide
 from .wraps import Index, as_line, line_for
 
@@ -41,21 +41,11 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return NotImplemented
 
 
-def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``mask.float()``, ``mask.to(dtype)``: the shadow, where it is the same number for number."""
-    own = shadow(args[0])
-    if own is not None and own.exact is not None and not kwargs:
-        to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
-        if to is own.exact and torch.is_grad_enabled():
-            return as_line(region, args[0], own.new())
-    return elementwise(region, func, args, kwargs)
-
-
 def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``.long()``, ``.to(...)``, ``.type(...)``: a decision where a float becomes an integer."""
     x = args[0]
     if not x.is_floating_point():
-        return to_float(region, func, args, kwargs)
+        return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor) or out is x:
         return out

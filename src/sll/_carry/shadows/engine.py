@@ -84,7 +84,7 @@ RULE_OF: dict[str, Rule] = {
     "collections": collected,
     **COMPOSED,
     **LAYOUTS,
-    "floats": casts.to_float,
+    "floats": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
     "stacked_moves": shape.atleast,

@@ -25,20 +25,7 @@ from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
-from ..._ops.surrogates import (
-    alias,
-    eager,
-    follow,
-    kept,
-    lazy_clone,
-    number,
-    ordinary,
-    ramp,
-    whole,
-    whole_but_zero,
-    windowed,
-    within,
-)
+from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
 from ..._rules.widths import Width
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
@@ -235,7 +222,7 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
     if x.numel() >= LARGE and isinstance(half, float):
         out = in_one_pass(x, jump, half, "hard")
     elif half == limit:  # the whole step: every number is in some band
-        out = (whole_but_zero if op == "trunc" else whole)(x, fixed, func(fixed))
+        out = whole(x, fixed, func(fixed), op == "trunc")
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))

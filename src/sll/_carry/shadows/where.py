@@ -48,11 +48,8 @@ def quick_masked_fill(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``x.masked_fill(mask, value)``, the same."""
     if len(args) != 3:
         return NotImplemented
-    x, mask, filled = args
-    if (own := quick_shadow(mask)) is None or not _ordinary((x, filled), own.exact):
-        return _quick_integers(region, lambda mask, a, b: func(b, mask, a), (mask, filled, x))
-    value = own.quick_value()
-    return taken(lambda a, b: func(b, mask, a), value.detach(), value, filled, x)
+    x, mask, value = args
+    return quick_where(region, lambda mask, a, b: func(b, mask, a), (mask, value, x))
 
 
 def _quick_integers(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
