@@ -32,7 +32,8 @@ from ..outcomes.sources import STEPS
 from .differences import added, by_difference, numbered, quick_difference, slope_of
 from .either import decided, either, is_either
 from .elementwise import elementwise
-from .shadow import Shadow, Whole, carry, mark, quick_shadow, shadow
+from .kinks import joined, learned, looked_at
+from .shadow import Beside, Shadow, Whole, carry, mark, quick_shadow, shadow
 from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
@@ -281,34 +282,13 @@ BETWEEN: dict[str, Callable[..., Any]] = {
 """Of the operands, the distance to the nearest boundary, the jump there and half the way to the next."""
 
 
-class Beside(Whole):
-    """What `op` makes of `x`, and the whole number on the other side of the nearest boundary."""
-
-    __slots__ = ("op", "version", "x")
-
-    def __init__(self, op: str, x: Tensor, line: Any) -> None:
-        self.op, self.x, self.version, self.line = op, x, x._version, line
-        self.by_ones = op != "sign"
-
-    def other(self, q: Tensor) -> Tensor | None:
-        x = self.x.detach()
-        if x._version != self.version:
-            return None
-        if self.op == "sign":
-            return q.neg()
-        if self.op == "round":  # (0 counts as above)
-            return q + torch.copysign(number(1.0, q.dtype, q.device), x - q)
-        n = x.round()
-        if self.op == "trunc":
-            return 2 * n - torch.sign(n) - q
-        return 2 * n - q + (1 if self.op == "ceil" else -1)
-
-
 # --- bools -------------------------------------------------------------------------------------------------------
 
 
 def _compare(op: str, region: Region, func: Func, a: Any, b: Any, rising: float, eps: float | Width) -> Tensor:
     hard: Tensor = func(a, b)
+    if type(eps) is not float and joined(eps, hard):
+        return hard
     differs, large = isinstance(a, Tensor) and isinstance(b, Tensor), False
     if differs:
         a, b = apart(op, a, b, lambda: hard)
@@ -318,6 +298,7 @@ def _compare(op: str, region: Region, func: Func, a: Any, b: Any, rising: float,
         large = x.numel() >= LARGE
         x = x.view_as(x) if large else kept(x)  # (a view: who hooks `x` is not asked what is open)
     found = Compared(x, at, hard, rising, eps, op in CLOSED, differs)
+    found.looks = type(eps) is not float and not (differs and learned(a, b))
     # At once where it takes no more than a copy of `x`.
     return mark(region, hard, Shadow.of(found.make(), exact=x.dtype) if large else found)
 
@@ -326,6 +307,8 @@ class Compared(Shadow):
     """Of ``x > at`` (`rising`: 1), or the other way round (-1): `hard` as a float of the dtype of `x`."""
 
     half: float | Tensor | None
+    looks = False
+    """Whether to look what arrives."""
 
     def __init__(
         self, x: Tensor, at: float, hard: Tensor, rising: float, eps: float | Width, closed: bool, differs: bool
@@ -346,6 +329,9 @@ class Compared(Shadow):
         x, at, rising, half = self.x, self.at, self.rising, self.half
         if half is None:
             self.half = half = half_at(self.eps, x, at)
+        if self.looks:
+            self.looks = False
+            looked_at(self.eps, x, x.detach() - at)
         if x.numel() >= LARGE and self.one_pass and isinstance(half, float):
             jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
@@ -364,10 +350,15 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, args[0], func(*args, **kwargs))
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
+    compares = op in RISING and eager()
+    if compares and joined(eps, flags := func(*args, **kwargs)):
+        return flags
     step = STEPS[op](eps, *operands, **kwargs)
     if step is None:
         return func(*args, **kwargs)
     offset = step.decision.offset()
+    if compares and step.decision.site is not None and not learned(*operands):
+        looked_at(eps, offset, step.decision.site.distance().detach())
     hard = func(*args, **kwargs) if op in SLOPED else _detached(func, args, kwargs)
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
