@@ -91,6 +91,12 @@ class Shadow(Carried):
                     self._value = saved_as_then(self._saving, self.make)
         return self._value
 
+    def quick_value(self) -> Tensor:
+        """`value`, where plain autograd is all there is."""
+        if self._value is None:
+            self._value = self.make()
+        return self._value
+
     def new(self) -> Tensor:
         """The value, as a tensor that nobody else has."""
         if not self.shared:
