@@ -229,11 +229,11 @@ class Auto:
                 self.meeting.add(place[:3])
         return pool.half
 
-    def arrived(self, place: Place, gradient: Tensor, distance: Tensor) -> bool:
+    def arrived(self, place: Place, gradient: Tensor, distance: Tensor, half: float | None = None) -> bool:
         """In backward of a comparison that is measured: whether the sides that it decides between meet."""
         line, sides = self._lines.get(place[:3]), self._sides.setdefault(place[:3], Sides())
         if line is not None and place[3] in line.of:
-            sides.add(place[3], gradient.detach(), distance, line.pools[line.of[place[3]]].half)
+            sides.add(place[3], gradient.detach(), distance, half or line.pools[line.of[place[3]]].half)
         return sides.meet
 
     # --- compiled code, in which a number stands for an object ---

@@ -157,6 +157,12 @@ def explain(
     forward: Annotated[
         str | None, typer.Option(help='"linear", "hard" or "straight-through"; the default is that of sll.linearize.')
     ] = None,
+    paths: Annotated[
+        int, typer.Option(help="How often the function may run, to follow what Python asks (if, while, int()).")
+    ] = 1,
+    see_through: Annotated[
+        bool, typer.Option("--see-through", help="Look through torch.no_grad() and detach() of the program.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="For the inputs and the parameters.")] = 0,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the report, too: .png, .svg or .pdf.")
@@ -197,7 +203,8 @@ def explain(
     """
     from .explaining import explain
 
-    explain(target, inputs, eps, forward, seed, plot, with_traceback, table, check, as_json)
+    options = {"paths": paths, "see_through": see_through, "check": check}
+    explain(target, inputs, eps, forward, options, seed, plot, with_traceback, table, as_json)
 
 
 # --- ops -------------------------------------------------------------------------------------------------------------

@@ -79,10 +79,15 @@ KINKS = {
     "both ways": both_ways,
     "cancelled": cancelled,
     "where method": lambda x: x.where(x > -0.3, -0.3),
+    "absolute by sign": lambda x: x * torch.sign(x),
+    "relu by sign": lambda x: x * (torch.sign(x) + 1) / 2,
+    "passed": lambda x: x * (torch.bucketize(x, torch.zeros(1, dtype=x.dtype)) > 0),
     "logic": lambda x: torch.where((x > 0) & (x.detach() < 9), x, 0.0),
 }
 JUMPS = {
     "count": lambda x: (x > 0).to(x.dtype),
+    "sign": torch.sign,
+    "passed": lambda x: torch.bucketize(x, torch.zeros(1, dtype=x.dtype)).to(x.dtype),
     "a step and a slope": lambda x: torch.where(x > 0, 1.0 + x, 0.0),
     "a small step and a slope": lambda x: torch.where(x > 0, 0.3 + x, 0.0),
     "another slope, not here": lambda x: torch.where(x > 0.5, x, 0.1 * x),

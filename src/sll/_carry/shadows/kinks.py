@@ -29,16 +29,19 @@ def joined(eps: Any, hard: Tensor) -> bool:
     return True
 
 
-def looked_at(eps: Any, soft: Tensor, distance: Tensor) -> None:
-    """While its width is measured, see what arrives at `soft`, through which alone a comparison has its gradient."""
-    if not isinstance(eps, Width) or eps.place is None or eps.kind != "comparison" or not eager():
+def looked_at(eps: Any, soft: Tensor, distance: Tensor, half: float | None = None) -> None:
+    """While its width is measured, see what arrives at `soft`, through which alone a comparison has its gradient.
+    (`half`: the half-width in the units of `distance`, if it is not that of the line.)
+    """
+    if not isinstance(eps, Width) or eps.place is None or not eager():
         return
     arrived, place = getattr(eps.policy, "arrived", None), eps.place
     if arrived is None or not soft.requires_grad:
         return
+    distance = distance.clone()  # (the program may write to it)
 
     def arrives(gradient: Tensor) -> Tensor | None:
-        return torch.zeros_like(gradient) if arrived(place, gradient, distance) else None
+        return torch.zeros_like(gradient) if arrived(place, gradient, distance, half) else None
 
     soft.register_hook(arrives)  # type: ignore[no-untyped-call]
 

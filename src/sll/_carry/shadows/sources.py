@@ -219,6 +219,8 @@ def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) ->
 def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) -> Tensor:
     at, limit, jump = STEPPING[op]
     fixed = x.detach()
+    if type(eps) is not float and joined(eps, fixed):
+        return mark(region, func(fixed), Beside(op, x, None))
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
     if x.numel() >= LARGE and isinstance(half, float):
         out = in_one_pass(x, jump, half, "hard")
@@ -227,7 +229,11 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
-    return mark(region, out, Beside(op, x, None if type(eps) is float else line_for(eps, x, out)))
+    if type(eps) is float:
+        return mark(region, out, Beside(op, x, None))
+    if op == "sign":
+        looked_at(eps, out, fixed)
+    return mark(region, out, Beside(op, x, line_for(eps, x, out)))
 
 
 def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
@@ -331,7 +337,7 @@ class Compared(Shadow):
             self.half = half = half_at(self.eps, x, at)
         if self.looks:
             self.looks = False
-            looked_at(self.eps, x, x.detach() - at)
+            looked_at(self.eps, x, x.detach() - at if at else x.detach())
         if x.numel() >= LARGE and self.one_pass and isinstance(half, float):
             jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
