@@ -107,9 +107,8 @@ class Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What an ordinary network calls comes no further than this: it is to cost next to nothing.
-        engine = self.engine
+        engine, eager = self.engine, not is_dynamo_compiling()
         known: list[Tensor] | None = None
-        eager = not is_dynamo_compiling()
         idle = eager and IDLE.region is self and type(func) not in OPERATORS
         quiet = idle and func not in engine.always and func not in engine.quick or func in ASIDE
         if quiet and (engine.before is None or not kwargs and func in engine.reads):
@@ -135,15 +134,14 @@ class Mode(TorchFunctionMode):
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
-            if known is not None and not kwargs and not THREAD.selects and not THREAD.marks:
-                quick = engine.quick_on.get(func)
-                if quick is not None and plain():
-                    links = engine.links(known)
-                    out = quick(self, func, args)  # type: ignore[arg-type]
-                    if out is not NotImplemented:
-                        if getattr(out, "_sll", None) is not None:
-                            engine.link(out, links)
-                        return out
+            quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
+            if known and quick is not None and plain():
+                links = engine.links(known)
+                out = quick(self, func, args)  # type: ignore[arg-type]
+                if out is not NotImplemented:
+                    if getattr(out, "_sll", None) is not None:
+                        engine.link(out, links)
+                    return out
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
