@@ -1360,16 +1360,15 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         LOST,
-        "A mask that `vmap` returns",
+        "One `vmap` uses what another returns",
         """
 with sll.linearize(eps=0.1):
-    masks = torch.vmap(lambda x: x > 0)(x)
-    loss = masks.float().sum()
+    y = torch.vmap(lambda v: torch.vmap(lambda a: a > 0)(v).float())(x[None])
 """,
         "What a mask carries ends with the transform. Make it a float inside.",
         """
 with sll.linearize(eps=0.1):
-    torch.vmap(lambda x: (x > 0).float())(x).sum().backward()
+    torch.vmap(lambda v: torch.vmap(lambda a: (a > 0).float())(v))(x[None]).sum().backward()
 """,
     ),
     Case(

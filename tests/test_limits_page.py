@@ -108,10 +108,20 @@ def _doubled(mask: torch.Tensor) -> torch.Tensor:
 
 @shows("A mask has no gradient in a custom")
 @pytest.mark.parametrize("forward", MODES)
-def test_a_mask_in_a_custom_function_and_one_out_of_vmap_are_reported(forward):
+def test_a_mask_in_a_custom_function_is_reported(forward):
     assert gradient(lambda x: Plain.apply(x > 0) + 0 * x, [-0.02, 0.5], forward) == ([0, 0], ["Plain"])
-    returned = lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x
-    assert gradient(returned, [-0.02, 0.5], forward) == ([0, 0], ["double"])
+
+
+@shows("A mask that goes into `torch.vmap`")
+@pytest.mark.parametrize("forward", MODES)
+def test_masks_and_vmap(forward):
+    programs = (
+        lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x,
+        lambda x: torch.func.vmap(lambda mask: mask.double())(x > 0) + 0 * x,
+    )
+    for program in programs:
+        expected = ([5, 0], []) if forward == "straight-through" else ([0, 0], ["double"])
+        assert gradient(program, [-0.02, 0.5], forward) == expected
 
 
 @shows("A mask has none in a TorchScript")

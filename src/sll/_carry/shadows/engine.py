@@ -37,6 +37,7 @@ from . import (
     selections,
     shape,
     sources,
+    transformed,
     where,
     wraps,
     writes,
@@ -223,6 +224,9 @@ class _Shadows(Engine):
         return [own.weights() if isinstance(own, Weights) and own.terms is None else own.value()]
 
     ask = staticmethod(questions.ask)
+    beneath = staticmethod(transformed.beneath)
+    wrapped = staticmethod(transformed.wrapped)
+    viewed = staticmethod(transformed.viewed)
 
 
 ENGINE = _Shadows()
