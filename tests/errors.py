@@ -1044,6 +1044,25 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         INDICES,
+        "What was read at a decided index is written to too late",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.zeros(4)
+    row = y[x[:3].argmax()]
+    y[0] = 1.0
+    row += 1
+""",
+        "To PyTorch `row` is a view of `y`. A region writes it back, which is right only if nobody wrote to `y` since.",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.zeros(4)
+    y[0] = 1.0
+    y[x[:3].argmax()] += 1
+y[1].backward()
+""",
+    ),
+    Case(
+        INDICES,
         "Learned boundaries, and an index that was chosen passes them",
         """
 boundaries = torch.tensor([0.5, 1.5], requires_grad=True)

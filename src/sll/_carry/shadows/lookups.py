@@ -21,6 +21,7 @@ from ..._ops.dtypes import FULL
 from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
+from ..rows import note
 from .differences import added, neighbours, total
 from .orders import quick_order
 from .picked import Best, Picked, quick_choice
@@ -166,7 +167,10 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return quick_select(region, func, args) if selects else _quick_rows(func, table, index, own)  # type: ignore[arg-type]
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
-    return _rows_read(picked, func(table, index), table)
+    out = _rows_read(picked, func(table, index), table)
+    if not index.dim():
+        note(region, out, table, index)
+    return out
 
 
 def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
