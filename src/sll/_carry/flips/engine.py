@@ -98,7 +98,7 @@ RULE_OF: dict[str, Rule] = {
     "searchsorted": chosen_again(passed),
     "histc": chosen_again(histogram),
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
-    **dict.fromkeys(("writes", "masked_scatter"), flip_by_flip),
+    **dict.fromkeys(("writes", "masked_scatter", "nonzero", "argwhere"), flip_by_flip),
     "Tensor.__setitem__": rows.assigning(setitem),
     "Tensor.copy_": WRITES.copy,
     **{op: comparison(op, False, True) for op in ("gt", "ge")},
