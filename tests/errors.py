@@ -2870,6 +2870,30 @@ found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(3), eps=0.1, direct
     ),
     Case(
         REPORTS,
+        "`check` of no elements",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(0))
+""",
+        "There is nothing to move.",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(3), eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` of narrow bands, with few runs",
+        """
+x = torch.linspace(-1, 1, 40, dtype=torch.float64)
+found = sll.check(lambda x: torch.round(37 * x).sum(), x, path_to=x + 1, eps=1e-4, runs=200)
+""",
+        "Where bands are narrow it takes more runs to find all jumps.",
+        """
+x = torch.linspace(-1, 1, 40, dtype=torch.float64)
+found = sll.check(lambda x: torch.round(3 * x).sum(), x, path_to=x + 1, eps=0.01)
+""",
+    ),
+    Case(
+        REPORTS,
         "`check` with `params` that are none",
         """
 weight = torch.ones(3, requires_grad=True)
