@@ -84,8 +84,16 @@ def main() -> None:
         table.add_row(f"{task.title}, {task.score_name}", policy, show(inside), show(outside), show(gap))
     Console(width=150).print(table)
 
-    figure = Figure(figsize=(14, 4.4), layout="constrained")
-    figure.suptitle('forward="linear": score in the region (dashed) and of the deployed program (solid), mean of seeds')
+    with sll.plot.style():
+        draw(runs, path)
+
+
+def draw(runs: dict[tuple[str, str], list[Run]], path: Path) -> None:
+    """A panel for each program."""
+    figure = Figure(figsize=(8.2, 3.2))
+    figure.suptitle(
+        'forward="linear": score in the region (dashed) and of the deployed program (solid), mean of seeds', fontsize=9
+    )
     for panel, name in zip(figure.subplots(1, len(RATES)), RATES):
         task = TASKS[name]
         for policy, colour in zip(POLICIES, COLOURS):
@@ -103,7 +111,7 @@ def main() -> None:
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -600,7 +600,7 @@ SCHEDULE_COLORS = {ANNEALED: "#0072B2", WIDE: "#E69F00", NARROW: "#000000", HOMO
 def draw(traces: list[tuple[Problem, list[Row]]], results: list[tuple[Problem, Runs]], path: Path) -> None:
     """Above, the gap of min f_eps and of what it deploys; below, how often a single run gets to the optimum."""
     groups = list(UNITS)
-    figure = Figure(figsize=(13, 8), layout="constrained")
+    figure = Figure(figsize=(8.2, 7))
     panels = figure.subplots(2, len(groups), height_ratios=(3, 2))
     for column, group in enumerate(groups):
         panel, bars = panels[:, column]
@@ -633,7 +633,7 @@ def draw(traces: list[tuple[Problem, list[Row]]], results: list[tuple[Problem, R
             mean = [float(h.mean()) for _, h in hits]
             ends = [[float(h.mean() - h.min()) for _, h in hits], [float(h.max() - h.mean()) for _, h in hits]]
             bars.bar(position, mean, 0.18, yerr=ends if hits else None, color=color, ecolor="#777777", capsize=2)
-        bars.set_xticks(range(len(runs)), [problem.name for problem, _ in runs])
+        bars.set_xticks(range(len(runs)), [problem.name.replace(" ", "\n", 1) for problem, _ in runs])
         bars.set_ylabel("single runs that deploy\nthe optimum (%)")
         bars.set_ylim(-1, 102)
         bars.set_yticks(range(0, 101, 25))
@@ -641,11 +641,12 @@ def draw(traces: list[tuple[Problem, list[Row]]], results: list[tuple[Problem, R
     swatches = [Patch(color=color, label=name) for name, color in SCHEDULE_COLORS.items()]
     figure.legend(handles=swatches, title="eps of the single runs", loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
-        "Above: the minimum of the linearized objective (line: mean of five instances, band: range) "
-        "and what its minimiser deploys (dotted)\nBelow: single runs from random starts (bar: mean, whisker: range)"
+        "Above: the minimum of the linearized objective (line: mean of five instances, band: range)\n"
+        "and what its minimiser deploys (dotted). Below: single runs from random starts (bar: mean, whisker: range)",
+        fontsize=9,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -660,7 +661,8 @@ def main() -> None:
     show_averages(problems)
     results = [(problem, single_runs(problem)) for problem in problems]
     show_runs(results)
-    draw(traces, results, path)
+    with sll.plot.style():
+        draw(traces, results, path)
     console.print(f"Figure: [bold]{path}[/bold] ({time.perf_counter() - start:.0f} s in all)")
 
 

@@ -1,7 +1,9 @@
 """Programs that train without a region: does `"auto"` train them as well?
 
-Each has a slope of its own, and a jump that the program takes back: a wrapped angle, a periodic box, the whole part of
-a coordinate. Ten starts of 150 Adam steps, plain and in a region of each forward mode:
+Each has a slope of its own, and a jump that the program takes back (a wrapped angle, a periodic box, the whole part of
+a coordinate) or a comparison that makes no jump (a leaky unit, a Huber loss).
+
+Ten starts of 150 Adam steps, plain and in a region of each forward mode:
 
     python benchmarks/do_no_harm.py
 """
@@ -244,6 +246,44 @@ def forces_with_a_cutoff(seed: torch.Generator) -> tuple[Tensor, Loss]:
         return torch.where(r < 2.0, pair, 0.0).sum(1) / 12 + 0.01 * x.square().sum((1, 2))
 
     return torch.randn(STARTS, 36, generator=seed) * 1.2, loss
+
+
+# --- both sides of a comparison meet at its boundary ---
+
+
+def _network(activation: Callable[[Tensor], Tensor]) -> Task:
+    """One hidden layer of 16 learns a sine."""
+
+    def make(seed: torch.Generator) -> tuple[Tensor, Loss]:
+        x = torch.linspace(-3, 3, 100)
+
+        def loss(p: Tensor) -> Tensor:
+            first, shift, last = p.view(STARTS, 3, 16, 1).unbind(1)
+            hidden = activation(first * x + shift)
+            return ((last * hidden).sum(1) / 4 - torch.sin(2 * x)).square().mean(1)
+
+        return torch.randn(STARTS, 48, generator=seed), loss
+
+    return make
+
+
+TASKS["a network, where(x > 0, x, 0.1 * x)"] = _network(lambda x: torch.where(x > 0, x, 0.1 * x))
+TASKS["a network, x * (x > 0)"] = _network(lambda x: x * (x > 0))
+TASKS["a network, x.masked_fill(x < 0, 0)"] = _network(lambda x: x.masked_fill(x < 0, 0.0))
+
+
+@task
+def robust_regression(seed: torch.Generator) -> tuple[Tensor, Loss]:
+    """A Huber loss, by `where`; a tenth of the data are far out."""
+    features = torch.randn(200, 5, generator=seed)
+    wanted = features @ torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0]) + 0.1 * torch.randn(200, generator=seed)
+    wanted[:20] += 10
+
+    def loss(p: Tensor) -> Tensor:
+        r = (features @ p.unsqueeze(-1)).squeeze(-1) - wanted
+        return torch.where(r.abs() < 0.5, r.square() / 2, 0.5 * (r.abs() - 0.25)).mean(1)
+
+    return torch.randn(STARTS, 5, generator=seed), loss
 
 
 def train(start: Tensor, loss: Loss, region: sll.linearize | None) -> Tensor:

@@ -2123,21 +2123,6 @@ with sll.linearize(eps=0.1):
     # --- regions, generators and tasks ---
     Case(
         THREADS,
-        "The width in the place of the function",
-        """
-@sll.enable(0.1)
-def program(x):
-    return torch.sign(x)
-""",
-        "The only positional argument of `enable` is the function.",
-        """
-@sll.enable(eps=0.1)
-def program(x):
-    return torch.sign(x)
-""",
-    ),
-    Case(
-        THREADS,
         "A region decorates a module whose `forward` was replaced",
         """
 net = torch.nn.Linear(4, 1)
@@ -2941,8 +2926,8 @@ with sll.linearize(eps=0.1, on_lost="ignore"):
     hits.float().mean().backward()
 """,
         'Every gradient was lost on the way. `on_lost="error"` raises at the line where, `region.report().lost` '
-        "lists all such lines. If it lists none, no decision was made: look for `torch.no_grad()`, `.detach()`, "
-        "or inputs that do not require grad.",
+        "lists all such lines. If it lists none, look at `region.report().cut`, or for inputs that do not require "
+        "grad.",
         """
 with sll.linearize(eps=0.1):
     (x > 0).float().mean().backward()
@@ -2961,6 +2946,30 @@ mask.float().mean().backward()
 with sll.linearize(eps=0.1):
     share = (x > 0).float().mean()
 share.backward()
+""",
+    ),
+    Case(
+        ITS_OWN,
+        "`element 0 of tensors does not require grad`: the program computes without gradients",
+        """
+@torch.no_grad()
+def metric(x):  # torchmetrics' modules and curves do so
+    return (x > 0).float().mean()
+
+with sll.linearize(eps=0.1):
+    loss = 1 - metric(x)
+loss.backward()
+""",
+        "`region.report().cut` lists the lines that decide there. `see_through=True` looks through `torch.no_grad()` "
+        "and `detach()` of what is decided.",
+        """
+@torch.no_grad()
+def metric(x):
+    return (x > 0).float().mean()
+
+with sll.linearize(eps=0.1, see_through=True):
+    loss = 1 - metric(x)
+loss.backward()
 """,
     ),
     Case(

@@ -287,6 +287,19 @@ def test_explain_a_function_of_torch():
     assert (row["file"], row["line"], row["op"]) == ("<torch:round>", 1, "round")
 
 
+def test_explain_follows_python_and_looks_through(here):
+    (here / "asks.py").write_text(
+        "import torch\n\n\ndef asks(x):\n    return x * 2 if x > 1.0 else x * 5\n\n\n"
+        "def cuts(x):\n    with torch.no_grad():\n        y = (x > 1.0).float()\n    return y.sum()\n"
+    )
+    once = explained("asks.py:asks", "-i", "full((), 1.02)", "--eps", "0.1", "--forward", "hard")
+    again = explained("asks.py:asks", "-i", "full((), 1.02)", "--eps", "0.1", "--forward", "hard", "--paths", "4")
+    assert again["inputs"][0]["linearized"] != once["inputs"][0]["linearized"] and again["report"]["flips"]
+    dead = explained("asks.py:cuts", "-i", "[1.02, 3.0]", "--eps", "0.1")
+    seen = explained("asks.py:cuts", "-i", "[1.02, 3.0]", "--eps", "0.1", "--see-through")
+    assert not dead["inputs"][0]["linearized"] and seen["inputs"][0]["linearized"] > 0
+
+
 def test_explain_the_demo():
     """Its programs are programs like any other, although they are in our package."""
     rows = explained("sll.tools.demo:SignNet", "--input", "rand(8, 64)", "--eps", "0.5")["report"]["rows"]
@@ -440,16 +453,17 @@ def test_demo(tmp_path, monkeypatch):
     """One of its tasks; `test_readme` runs them all."""
     from sll.tools import demo
 
-    monkeypatch.setattr(demo, "make_tasks", lambda make_tasks=demo.make_tasks: make_tasks()[2:])
-    done = run("demo", "--quick", "--json", "-o", tmp_path / "new" / "curves.png")
+    monkeypatch.setattr(demo, "TASKS", demo.TASKS[2:])
+    done = run("demo", "--quick", "--json", "-o", tmp_path / "new" / "picture.png")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found) == ["seeds", "quick", "tasks", "figure", "seconds"] and found["seeds"] == [0]
     assert [task["name"] for task in found["tasks"]] == ["direct F1"]
     for task in found["tasks"]:
+        assert [method["name"] for method in task["methods"]] == ["plain", "by hand", "sll auto"]
         for method in task["methods"]:
-            assert len(method["test"]) == 1 and len(method["validation"][0]) == 2 and 0 <= method["test"][0] <= 100
-    assert (tmp_path / "new" / "curves.png").stat().st_size > 10_000
+            assert len(method["test"]) == len(method["seconds"]) == 1 and 0 <= method["test"][0] <= 100
+    assert (tmp_path / "new" / "picture.png").stat().st_size > 10_000
 
 
 def test_demo_needs_its_extra(monkeypatch):

@@ -158,6 +158,13 @@ def test_every_figure_is_drawn_by_a_script():
             assert folder == "img" and figure.name in benchmarks, f"{figure}: no script names it"
 
 
+@pytest.mark.parametrize("figure", sorted(DOCS.rglob("*.png")), ids=lambda path: path.stem)
+def test_letters_of_figures_are_large_enough(figure):
+    """Letters of 8 points are drawn 12.2 pixels high, and a page is 750 wide: there they are to have 10."""
+    width = int.from_bytes(figure.read_bytes()[16:20], "big")  # where a PNG says it
+    assert width <= 12.2 * 750 / 10
+
+
 # --- the site ----------------------------------------------------------------------------------------------------
 
 

@@ -114,3 +114,17 @@ def test_where_elements_came_from_is_forgotten():
     program = lambda x: (lambda m: torch.cat([m, ~m]).view(2, -1).all(0))(x > 0)
     found = where(program, [0.02])
     assert found["hard"] == [0] and found["linear"][0] != 0
+
+
+def metric(x):
+    with torch.no_grad():
+        right = (x > 0).float()
+    return (right * x.detach()).mean()
+
+
+def test_what_the_program_cuts_can_be_seen_through():
+    x = torch.linspace(-1.03, 1.06, 20, requires_grad=True)
+    cut = sll.explain(metric, x, eps=0.3)
+    assert cut.report.cut and "see_through=True" in str(cut) and not cut.inputs[0].linearized
+    seen = sll.explain(metric, x, eps=0.3, see_through=True)
+    assert seen.inputs[0].linearized and "see_through=True looks" not in str(seen)

@@ -74,6 +74,13 @@ def test_values_of_an_inner_region_go_on_in_the_outer():
     assert not hasattr(m, "_sll")
 
 
+@pytest.mark.parametrize("decorate", [sll.enable(0.5), sll.enable(eps=0.5), sll.enable({"sign": 0.5, "default": 0.1})])
+def test_a_decorator_takes_its_width_in_either_way(decorate):
+    x = torch.tensor([0.1], requires_grad=True)
+    assert torch.autograd.grad(decorate(torch.sign)(x), x)[0].item() == pytest.approx(2)
+    assert repr(sll.enable("auto")) == repr(sll.linearize("auto"))
+
+
 def test_exception_leaves_the_region():
     with pytest.raises(ZeroDivisionError), sll.linearize(1.0):
         m = torch.zeros(1, requires_grad=True) > 0
@@ -120,7 +127,9 @@ def test_only_and_exclude():
         (lambda: sll.linearize(exclude=["argmux"]), ValueError, "argmux"),
         (lambda: sll.linearize(1.0)(3), TypeError, "decorates functions"),
         (lambda: sll.linearize(1.0)(torch.nn.ReLU), TypeError, "decorates functions"),
-        (lambda: sll.enable(0.5), TypeError, "by name"),
+        (lambda: sll.enable(0.5, 0.1), TypeError, "positional"),
+        (lambda: sll.enable(0.5, eps=0.1), TypeError, "eps"),
+        (lambda: sll.enable("wide"), ValueError, "eps"),
         (lambda: sll.unpatch(), RuntimeError, "without patch"),
         (lambda: sll.sign(3.0), TypeError, "x must be a tensor"),
         (lambda: sll.sign(torch.tensor(3)), TypeError, "floating point"),

@@ -807,18 +807,28 @@ def test_explain_a_step_that_calls_backward_and_returns_the_loss():
     assert "does not require grad" in only.refused and only.inputs[0].linearized == pytest.approx(1)
 
 
+class Hidden:
+    """What nobody looks into, so it is not put back."""
+
+    __slots__ = ("all",)
+
+    def __init__(self):
+        self.all = []
+
+
 def test_explain_restores_what_the_program_changes():
     net, x, seen = torch.nn.Linear(3, 2), torch.randn(4, 3), torch.zeros(2)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     weight, drawn = net.weight.detach().clone(), np.random.get_state()[1].copy()
     net.register_buffer("ema", torch.zeros(2))
     ema, generator = net.ema, torch.Generator().manual_seed(3)
-    state, noise = generator.get_state(), []
+    state, noise, steps = generator.get_state(), Hidden(), []
 
     def step(x, generator):
         x.mul_(2)
         seen.add_(1)
-        noise.append((np.random.rand(), float(torch.rand(1, generator=generator))))
+        steps.append(len(steps))
+        noise.all.append((np.random.rand(), float(torch.rand(1, generator=generator))))
         loss = torch.sign(net(x)).sum() + net(x).sum()
         net.ema = 0.9 * net.ema + 0.1
         optimizer.zero_grad()
@@ -829,7 +839,7 @@ def test_explain_restores_what_the_program_changes():
     sll.explain(step, x, generator, eps=0.5)
     assert torch.equal(x, before) and torch.equal(net.weight, weight) and not seen.any()
     assert net.ema is ema and not ema.any() and torch.equal(generator.get_state(), state)
-    assert noise[0] == noise[1] and (np.random.get_state()[1] == drawn).all()
+    assert not steps and noise.all[0] == noise.all[1] and (np.random.get_state()[1] == drawn).all()
 
 
 class Pair(NamedTuple):

@@ -22,14 +22,16 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image  # matplotlib writes PNG with it
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import sll
 from sll._reports.picture import COLORS
+from sll.tools import demo
 
 ROOT = Path(__file__).resolve().parent.parent
 SHADES = (COLORS["hard"], COLORS["auto"], COLORS["linear"], COLORS["straight_through"])
+WIDTH = 8.2
+"""Inches: with 110 dots for each, letters of 8 points are 10 pixels high on a page of 750."""
 STYLES = ("-", "--", "-.", (0, (1, 1)))
 
 
@@ -46,55 +48,10 @@ def between(low: float, high: float, points: int = 800) -> Tensor:
     return low + (high - low) * (torch.arange(points) + 0.5) / points
 
 
-def first() -> Figure:
-    """A program, its values, its gradients, and what they are worth to a network of signs on the digits."""
-    program = lambda x: torch.where(x > 0.5, torch.round(2 * x), torch.sign(x + 0.7))
-    figure = Figure(figsize=(9, 3.1))
-    values, slopes, training = figure.subplots(1, 3)
-    x = between(-1.5, 1.5)
-    y, gradient = run(program, x, 0.12)
-    values.plot(x, program(x), color=COLORS["plain"], linestyle=":", label="as it is")
-    values.plot(x, y, color=COLORS["auto"], label="in a region")
-    values.set(title="values", xlabel="x")
-    slopes.plot(x, torch.zeros_like(x), color=COLORS["plain"], linestyle=":", label="as it is: 0")
-    slopes.plot(x, gradient, color=COLORS["auto"], label="in a region")
-    slopes.set(title="gradient", xlabel="x", ylim=(-0.5, 13))
-    for region, name, color, style in (
-        (sll.hard(), "as it is", COLORS["plain"], ":"),
-        (sll.linearize("auto"), "in a region", COLORS["auto"], "-"),
-    ):
-        training.plot(_signs_on_digits(region), color=color, linestyle=style, label=name)
-    training.set(title="training a network of signs", xlabel="step", ylabel="test accuracy, %", ylim=(0, 100))
-    for axes, where in ((values, "upper left"), (slopes, "upper left"), (training, "center right")):
-        axes.legend(loc=where)
-    return figure
-
-
-def _signs_on_digits(region: sll.linearize | sll.hard) -> list[float]:
-    """The README's first snippet: the accuracy of the deployed program after each step."""
-    x, y = map(torch.tensor, load_digits(return_X_y=True))
-    x = x.float() / 8 - 1
-    torch.manual_seed(0)
-    a, b = nn.Linear(64, 128), nn.Linear(128, 10)
-    network = lambda x: torch.sign(x @ a.weight.sign().T) @ b.weight.sign().T / 8
-    optimizer = torch.optim.Adam([a.weight, b.weight], 0.01)
-    scores = []
-    for _ in range(100):
-        with region:
-            loss = F.cross_entropy(network(x[:1200]), y[:1200])
-        if loss.requires_grad:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        with torch.no_grad():
-            scores.append(100 * (network(x[1200:]).argmax(1) == y[1200:]).float().mean().item())
-    return scores
-
-
 def window() -> Figure:
     """The ramp is the hard function averaged over a window."""
     eps = 0.25
-    figure = Figure(figsize=(9, 3.6))
+    figure = Figure(figsize=(WIDTH, 3.6))
     left, right = figure.subplots(1, 2, sharey=True)
     x = between(-0.25, 1.25)
     offsets = between(-eps, eps, 4000)
@@ -137,8 +94,9 @@ def outcomes() -> Figure:
     """Two outcomes and a weight: how round(10 * sign(x)) composes."""
     eps = 0.1
     program = lambda x: torch.round(10 * torch.sign(x))
-    figure = Figure(figsize=(12, 3.6))
-    weights, both, blended = figure.subplots(1, 3)
+    figure = Figure(figsize=(WIDTH, 6))
+    places = figure.add_gridspec(2, 2)
+    weights, both, blended = (figure.add_subplot(at) for at in (places[0, 0], places[0, 1], places[1, :]))
     x = between(-0.16, 0.16, 2000)
     w, _ = run(lambda x: (x > 0).float(), x, eps)
     below, above = program(torch.tensor([-1.0, 1.0]))
@@ -177,7 +135,7 @@ def outcomes() -> Figure:
 def argmax() -> Figure:
     """argmax as sparsemax, on three scores."""
     eps = 0.5
-    figure = Figure(figsize=(9, 3.6))
+    figure = Figure(figsize=(WIDTH, 3.6))
     soft, hard = figure.subplots(1, 2, sharey=True)
     second = between(-1, 1.2)
     scores = torch.stack([torch.zeros_like(second), second, torch.full_like(second, 0.2)], 1)
@@ -204,7 +162,7 @@ def order() -> Figure:
         with sll.linearize(eps):
             return F.one_hot(scores.argsort(), 4).float().detach()
 
-    figure = Figure(figsize=(10, 3.8))
+    figure = Figure(figsize=(WIDTH, 3.6))
     lines, matrix = figure.subplots(1, 2, width_ratios=(5, 3))
     at = between(-0.7, 2.7, 340)
     weights = torch.stack([places(moving)[:, 3] for moving in at])
@@ -225,7 +183,7 @@ def order() -> Figure:
     for i in range(4):
         for j in range(4):
             matrix.annotate(f"{shown[i, j]:.2f}", (j, i), ha="center", va="center", color="#222222")
-    matrix.set(title=f"all weights with the moving score at {here}", xlabel="score", ylabel="place")
+    matrix.set(title=f"all weights, with it at {here}", xlabel="score", ylabel="place")
     matrix.set_xticks(range(4), ["0", "1", "2", f"{here}"])
     matrix.set_yticks(range(4))
     matrix.grid(visible=False)
@@ -236,7 +194,7 @@ def forward_modes() -> Figure:
     """A `where` in the three modes: value and gradient."""
     eps = 0.5
     program = lambda x: torch.where(x > 0, 1 + x / 2, -x)
-    figure = Figure(figsize=(11, 5.2))
+    figure = Figure(figsize=(WIDTH, 5))
     rows = figure.subplots(2, 3, sharex=True, sharey="row")
     x = between(-1.5, 1.5)
     modes = (("linear", "linear"), ("hard", "hard"), ("straight-through", "auto"))
@@ -312,7 +270,7 @@ def report() -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "first": first,
+    "first": demo.picture,
     "window": window,
     "outcomes": outcomes,
     "argmax": argmax,

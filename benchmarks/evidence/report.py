@@ -250,10 +250,11 @@ def colour(method: str) -> str:
 
 def draw(summary: Summary, path: Path) -> None:
     """One panel per task: every seed a dot, the mean a bar; to the right is always better."""
-    columns = min(4, len(summary.tasks))
+    columns = min(3, len(summary.tasks))
     rows = -(-len(summary.tasks) // columns)
-    figure = Figure(figsize=(15, 0.6 + rows * (0.9 + 0.26 * len(summary.methods))), layout="constrained")
-    figure.suptitle("Test scores of the deployed programs (dots: seeds, bars: means; right is better)")
+    # As wide as a page: with 110 dots an inch its letters are read at their size.
+    figure = Figure(figsize=(8.2, 0.5 + rows * (0.7 + 0.18 * len(summary.methods))), layout="constrained")
+    figure.suptitle("Test scores of the deployed programs (dots: seeds, bars: means; right is better)", fontsize=10)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for panel in panels[len(summary.tasks) :]:
         panel.set_visible(False)
@@ -267,14 +268,15 @@ def draw(summary: Summary, path: Path) -> None:
                 )
                 continue
             shown = [task.shown(score) for score in found.scores]
-            panel.scatter(shown, [y] * len(shown), s=18, color=colour(method), edgecolor="#00000055", linewidth=0.5)
+            panel.scatter(shown, [y] * len(shown), s=12, color=colour(method), edgecolor="#00000055", linewidth=0.5)
             panel.plot([statistics.mean(shown)] * 2, [y - 0.35, y + 0.35], color=colour(method), linewidth=3)
-        panel.set_title(task.title)
-        panel.set_xlabel(task.score_name)
+        panel.set_title(task.title, fontsize=9)
+        panel.set_xlabel(task.score_name, fontsize=8)
+        panel.tick_params(labelsize=8)
         panel.grid(axis="x", alpha=0.3)
         if not task.higher_is_shown:
             panel.invert_xaxis()
     panels[0].set_yticks(range(len(summary.methods)), summary.methods)
     panels[0].invert_yaxis()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)

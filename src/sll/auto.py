@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import itertools
 import math
@@ -15,7 +16,7 @@ from torch import Tensor, library
 
 from ._ops.callsite import is_internal, relative
 from ._ops.env import compiling, outside_of_transforms, readable
-from ._ops.measured import Distances, Line
+from ._ops.measured import Distances, Line, Sides
 from ._ops.options import shown
 from ._ops.samples import numpy_is_there
 from .policies import WIDER, Call, quantile
@@ -54,6 +55,8 @@ class Auto:
     pass in it, and the next.
     *Steps* (`round`, casts): the whole step, so that backward a quantizer is the straight-through estimator.
     Where a program takes the jump back (``d - L * torch.round(d / L)``, a periodic box), its own slope is left alone.
+    Where what a comparison decides between meets at its boundary (``where(x > 0, x, 0.1 * x)``, ``x * (x > 0)``, a
+    maximum by `where`), nothing jumps. The gradients that arrive in the measured steps tell, and it has no ramp.
     *Remainders* keep their own slope, as wrapped angles want it; ``x - x % s`` is a step. (With ``forward="linear"``
     and ``"hard"`` they have half of the whole step.)
     *Choices* (`argmax`, `argmin`): three times the median of how far the best leads the next in these steps, kept as
@@ -97,7 +100,10 @@ class Auto:
             raise ValueError(f"steps must be a number of training steps, got {steps}; with 0 nothing is remembered")
         self.steps = steps
         self.kept: dict[Place, float] = {}
+        self.meeting: set[tuple[str, int, str]] = set()
+        """Lines at which what a comparison decides between meets at the boundary: they need no ramp."""
         self._lines: dict[tuple[str, int, str], Line] = {}
+        self._sides: dict[tuple[str, int, str], Sides] = {}
         self._join()
 
     # --- public ---
@@ -115,11 +121,14 @@ class Auto:
     def reset(self) -> None:
         """Forget all: the next steps are measured again (data of another scale, another model)."""
         self.kept = {}
-        self._lines.clear()
+        for known in (self.meeting, self._lines, self._sides):
+            known.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here: numbers, strings, tuples and dicts of them."""
-        return {"kept": dict(self.kept), "measured": {line: known.state() for line, known in self._lines.items()}}
+        measured = {line: known.state() for line, known in self._lines.items()}
+        sides = {line: dataclasses.astuple(known) for line, known in self._sides.items()}
+        return {"kept": dict(self.kept), "measured": measured, "meeting": list(self.meeting), "sides": sides}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises KeyError if `state` is something else."""
@@ -130,6 +139,8 @@ class Auto:
             )
         self.kept = dict(state["kept"])
         self._lines = {line: Line.load(known) for line, known in state["measured"].items()}
+        self.meeting = set(state.get("meeting", ()))
+        self._sides = {line: Sides(*known) for line, known in state.get("sides", {}).items()}
 
     def half_width(self, call: Call, /) -> float | Tensor:
         known = self._known(call)
@@ -214,7 +225,16 @@ class Auto:
             return self.WINDOW
         if pool.kept is not None:
             self.kept[place] = pool.kept
+            if (sides := self._sides.get(place[:3])) is not None and sides.meet:
+                self.meeting.add(place[:3])
         return pool.half
+
+    def arrived(self, place: Place, gradient: Tensor, distance: Tensor, half: float | None = None) -> bool:
+        """In backward of a comparison that is measured: whether the sides that it decides between meet."""
+        line, sides = self._lines.get(place[:3]), self._sides.setdefault(place[:3], Sides())
+        if line is not None and place[3] in line.of:
+            sides.add(place[3], gradient.detach(), distance, half or line.pools[line.of[place[3]]].half)
+        return sides.meet
 
     # --- compiled code, in which a number stands for an object ---
 

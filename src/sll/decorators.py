@@ -21,10 +21,8 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 def enable(fn: Fn, /) -> Fn: ...
 @overload
 def enable(
-    fn: None = None,
-    /,
+    eps: Eps | None = None,
     *,
-    eps: Eps = ...,
     forward: RegionForward | None = ...,
     only: Iterable[str] | None = ...,
     exclude: Iterable[str] | None = ...,
@@ -34,8 +32,8 @@ def enable(
     see_through: SeeThrough = ...,
     generator: torch.Generator | None = ...,
 ) -> Callable[[Fn], Fn]: ...
-def enable(fn: Any = None, /, **options: Any) -> Any:
-    """Decorator: the function runs in a region. ``@sll.enable``, ``@sll.enable(eps=0.1)``; options as for `linearize`.
+def enable(*fn: Any, **options: Any) -> Any:
+    """Decorator: the function runs in a region. ``@sll.enable``, ``@sll.enable(0.1)``; arguments as for `linearize`.
 
     Example:
         >>> import torch, sll
@@ -57,10 +55,9 @@ def enable(fn: Any = None, /, **options: Any) -> Any:
         >>> x.grad  # 2, and the slope 1 of the flip times its difference, 2.5 - 1.25
         tensor(3.2500)
     """
-    if fn is not None and not callable(fn):
-        raise TypeError(f"enable takes its options by name, got {fn!r}; write @sll.enable(eps={fn!r})")
-    region = linearize(**options)
-    return region if fn is None else region(fn)
+    if len(fn) == 1 and callable(fn[0]):
+        return linearize(**options)(fn[0])
+    return linearize(*fn, **options)
 
 
 def patch(eps: Eps | None = None, **options: Any) -> linearize:

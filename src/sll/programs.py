@@ -7,18 +7,16 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from types import FunctionType, MappingProxyType, ModuleType
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ._mode.surroundings import NOT_OURS, named
+from ._mode.surroundings import NOT_OURS, Surroundings, named
 
 __all__ = ["Found", "Program", "total", "whole"]
 
@@ -89,31 +87,19 @@ class Program:
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
-        """Random numbers, parameters, buffers and gradients are the same afterwards as before."""
-        owned = [module for parent in self.modules.values() for module in parent.modules()]
-        slots = [(names, dict(names)) for module in owned for names in (module._buffers, module._parameters)]
-        tensors = {id(x): x for _, before in slots for x in before.values() if x is not None}
-        tensors.update((id(x), x) for x in (*self.kept.values(), *self.leaves.values()))
+        """Random numbers, parameters, buffers, gradients and objects of Python are the same afterwards as before."""
+        around = Surroundings(self.fn, tuple(self.args.values()), self.kwargs, [])
+        tensors = {id(x): x for x in (*around.tensors, *self.kept.values(), *self.leaves.values())}
         plain = [x for x in tensors.values() if not x.is_inference()]
         values = [(x, x.detach().clone(), x._version, x.grad if x.is_leaf else None) for x in plain]
         for x, _, _, _ in values:
             if x.is_leaf:
                 x.grad = None
-        state, generators = random.getstate(), [(g, g.get_state()) for g in self.generators]
-        numpy = sys.modules.get("numpy")
-        drawn = numpy.random.get_state() if numpy is not None else None
+        put = around.read()
         try:
-            with torch.random.fork_rng():
-                yield
+            yield
         finally:
-            random.setstate(state)
-            if numpy is not None:
-                numpy.random.set_state(drawn)
-            for generator, before in generators:
-                generator.set_state(before)
-            for names, entries in slots:
-                names.clear()
-                names.update(cast(Any, entries))
+            put()
             with torch.no_grad():
                 for x, value, version, grad in values:
                     # (Batch norm writes into its buffers without counting.)

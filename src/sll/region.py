@@ -163,10 +163,10 @@ class linearize(Mode):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
-        self.quiet = self.trace is None and self.engine.before is None
         self._generator = generator_or_none(generator)
         self.followed = Paths()
-        self.fixed: dict[str, float] = {}
+        found = {} if trace else {op: self._eps_of.get(op, self._eps) for op in self._ops}
+        self.fixed = {op: eps for op, eps in found.items() if isinstance(eps, float)}
 
     # --- public ---
 
@@ -214,8 +214,6 @@ class linearize(Mode):
     def eps_for(self, op: str) -> float | Width:
         eps = self._eps_of.get(op, self._eps)
         if isinstance(eps, float) and self.trace is None:
-            if op in self._ops:
-                self.fixed[op] = eps
             return eps
         if compiling():
             return eps if isinstance(eps, float) else Width(eps, kind_of(op))
@@ -228,11 +226,6 @@ class linearize(Mode):
             eps.watch = cast(Any, watch)
             return eps
         return self._places.at(op, cast(Policy, eps)).width()
-
-    def number_for(self, op: str) -> float | None:
-        """`eps_for`, if it is a number, and nobody watches."""
-        eps = self._eps_of.get(op, self._eps)
-        return eps if isinstance(eps, float) and self.trace is None and op in self._ops else None
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]

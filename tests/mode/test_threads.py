@@ -180,7 +180,7 @@ def test_one_region_selects_in_several_threads(forward):
     assert not found and want.count_nonzero()
 
 
-@pytest.mark.parametrize("forward", ["straight-through", "hard"])
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
 def test_what_decides_nothing_is_passed_on_while_nothing_is_carried(forward):
     """`IDLE` is only that: a region in one thread, in which nothing carries anything yet."""
     region = sll.linearize(0.5, forward=forward)
@@ -197,13 +197,25 @@ def test_what_decides_nothing_is_passed_on_while_nothing_is_carried(forward):
             assert IDLE.region is None
             assert grads(m.float(), x) == [2.0]
         assert IDLE.region is None
-    for options in ({"trace": True}, {"forward": "linear"}):  # these are told of every call
-        with sll.linearize(0.5, **options):
-            assert IDLE.region is None
+    with sll.linearize(0.5, forward=forward, trace=True):  # it is told of every call
+        assert IDLE.region is None
     with torch.no_grad(), region:
         assert IDLE.region is region
     with region, torch.no_grad():
         assert IDLE.region is None
+
+
+def test_an_idle_region_is_told_of_what_may_write(monkeypatch):
+    """A decision of before may wait for writes."""
+    region, told = sll.linearize(0.5, forward="linear"), []
+    monkeypatch.setattr(type(region.engine), "before", staticmethod(lambda func, args, kwargs: told.append(func)))
+    x = torch.zeros(3)
+    with region:
+        assert IDLE.region is region
+        x.add_(1)
+        torch.add(x, 1, out=x)
+        assert IDLE.region is region
+    assert told == [torch.Tensor.add_, torch.add]
 
 
 def test_a_decision_of_an_inner_region_is_carried_by_the_idle_one_around_it():

@@ -27,7 +27,7 @@ class Region(Protocol):
     linear: Any
     trace: Any
     fixed: dict[str, float]
-    """The half-widths of ops that are linearized, once asked for, where these are numbers and nobody watches."""
+    """The half-widths of ops that are linearized, where these are numbers and nobody watches."""
 
     def eps_for(self, op: str) -> float | Width:
         """The half-width of the op's band."""

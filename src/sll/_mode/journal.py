@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import call_site, short
-from .._ops.env import unusual, unwrapped
+from .._ops.env import eager, unwrapped
 from .._ops.surrogates import ordinary
 from .._rules.index import NAMED, op_name, writes_to_first
 
@@ -164,7 +164,7 @@ _LEAF = 2**63
 
 def _copy(x: Tensor, memory: Any) -> Any:
     """Of the memory that `x` is in."""
-    if ordinary(x) and x.nbytes == memory.nbytes() and x.is_contiguous() and not unusual():
+    if ordinary(x) and x.nbytes == memory.nbytes() and x.is_contiguous() and eager():
         return x.detach().clone().untyped_storage()  # (takes a quarter of the time)
     return memory.clone()
 

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from .._carry.interface import OUTSIDE, Engine
 from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import compiling as is_compiling
-from .._ops.env import plain
-from .._rules.index import ASKS, OPERATORS, op_name
+from .._ops.env import plain, tracked
+from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, operators
 from .branches import BRANCHES
 from .cuts import switched
@@ -69,6 +69,7 @@ OUTSIDE.update(
 M = TypeVar("M", bound="Mode")
 
 _transformed = torch._C._are_functorch_transforms_active
+_push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
 
 
 class _NoEngine(Engine):
@@ -89,8 +90,6 @@ class Mode(TorchFunctionMode):
     engine: Engine = _NoEngine()
     through: frozenset[str] = frozenset()
     """What a region looks through of what the program itself cuts: ``see_through=``."""
-    quiet = True
-    """Whether calls that decide nothing do not concern it."""
     captured = False
     """Whether Dynamo is to capture the plain program, around which the region is later: see `capture.py`."""
     paths = 1
@@ -113,7 +112,8 @@ class Mode(TorchFunctionMode):
         known: list[Tensor] | None = None
         eager = not is_dynamo_compiling()
         idle = eager and IDLE.region is self and type(func) not in OPERATORS
-        if idle and func not in engine.always and func not in engine.quick:
+        quiet = idle and func not in engine.always and func not in engine.quick or func in ASIDE
+        if quiet and (engine.before is None or not kwargs and func in engine.reads):
             return func(*args, **kwargs) if kwargs else func(*args)
         if eager and THREAD.alone:
             if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
@@ -131,7 +131,8 @@ class Mode(TorchFunctionMode):
                     known = [*(known or ()), *held]
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
-            if known is None and func not in engine.always and not _transformed():
+            of_data = known is None and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
+            if known is None and (of_data or func not in engine.always) and not _transformed():
                 if engine.before is not None and (kwargs or func not in engine.reads):
                     engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
@@ -141,7 +142,7 @@ class Mode(TorchFunctionMode):
                     links = engine.links(known)
                     out = quick(self, func, args)  # type: ignore[arg-type]
                     if out is not NotImplemented:
-                        if links:
+                        if getattr(out, "_sll", None) is not None:
                             engine.link(out, links)
                         return out
             if func not in OUTSIDE:
@@ -218,8 +219,7 @@ class Mode(TorchFunctionMode):
                 return handle(func, args, kwargs)
             if (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer
-            if THREAD.beneath:
-                views(self, func, args, kwargs)
+            views(self, func, args, kwargs)
             known = _held((*args, *kwargs.values()))
             fresh, links = self._not_written(func, known), self.engine.links(known)
             out = handle(func, args, kwargs)
@@ -250,7 +250,7 @@ class Mode(TorchFunctionMode):
             entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
             THREAD.cut = None
             THREAD.look()
-        super().__enter__()  # type: ignore[no-untyped-call]
+        _push(self)
         return self
 
     def _enter_inside(self, entered: list[Entered], recording: bool) -> None:
@@ -352,7 +352,7 @@ class Mode(TorchFunctionMode):
         return next((mode for mode in stack() if isinstance(mode, Mode)), self)
 
     def _leave(self) -> None:
-        TorchFunctionMode.__exit__(self, None, None, None)  # type: ignore[no-untyped-call]
+        _pop()
         entered = THREAD.entered
         left = entered.pop()
         live, THREAD.cut = left.live, left.cut

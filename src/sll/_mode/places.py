@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .._ops.callsite import CallSite, frame, relative
-from .._rules.widths import TINY, Scale, Watch, Width
+from .._rules.widths import TINY, Joined, Scale, Watch, Width
 from ..auto import Auto
 from ..policies import Policy, kind_of
 from .notes import Widths
@@ -41,7 +41,7 @@ class Place:
         self.line = relative(site.file), site.line, self.kind
         self.note: Callable[[float | Tensor], None] = functools.partial(notes.add, site)
         self._again, self._noted = notes.again(site), 0.0
-        self.remembers = getattr(policy, "steps", 0) > 0 and hasattr(policy, "kept") and op not in _WHOLE_STEPS
+        self.remembers = getattr(policy, "steps", 0) > 0 and hasattr(policy, "meeting") and op not in _WHOLE_STEPS
         self._width = Width(policy, self.kind, self.note)
 
     def width(self, watch: Watch | None = None) -> float | Width:
@@ -54,8 +54,11 @@ class Place:
         counts[line] = nth + 1
         place = (*line, nth if nth < _OCCURRENCES else _OCCURRENCES)
         half = self.policy.kept.get(place)
+        joined = half is not None and bool(meeting := self.policy.meeting) and line in meeting
         if half is None or watch is not None:
-            return Width(self.policy, self.kind, self.note, watch, place)
+            width = Width(self.policy, self.kind, self.note, watch, place)
+            width.joined = joined
+            return width
         if half < TINY:
             half = TINY
         if half == self._noted:
@@ -63,6 +66,8 @@ class Place:
         else:
             self.note(half)
             self._noted = half
+        if joined:
+            return Joined(half)
         return Scale(half) if self._width.soft else half
 
 

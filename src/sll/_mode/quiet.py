@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .._ops.band import closed
-from .._ops.env import unusual
+from .._ops.env import eager
 from .._ops.surrogates import ordinary
 from .._rules.index import OPERATORS, spellings
 from .threads import IDLE
@@ -30,7 +30,7 @@ def decides_nothing(region: Any, func: Any, args: tuple[Any, ...]) -> bool:
     """Of a function that writes to nothing."""
     op = _DECIDES.get(func)
     if op is not None:
-        return region.linear is not None and _shut(op, region.number_for(op), args)
+        return region.linear is not None and region.trace is None and _shut(op, region.fixed.get(op), args)
     engine = region.engine
     idle = IDLE.rerun is region and type(func) not in OPERATORS
     return idle and func not in engine.always and func not in engine.quick
@@ -40,7 +40,7 @@ def _shut(op: str, eps: float | None, args: tuple[Any, ...]) -> bool:
     """Whether a number is certainly further than `eps` from where it is decided: most are, in most programs. (A policy
     that is asked here would count a decision that the rule counts again.)
     """
-    if eps is None or unusual():
+    if eps is None or not eager():
         return False
     numbers = []
     for x in args:

@@ -89,6 +89,8 @@ def _is_marked(x: Tensor) -> bool:
 
 def views(region: Any, func: Func, args: Any, kwargs: Any) -> None:
     """Something came out of a transform, and may be an operand."""
+    if not THREAD.beneath:
+        return
     THREAD.beneath = [held for held in THREAD.beneath if getattr(held(), "_sll", None) is not None]
     if not THREAD.beneath:
         THREAD.look()

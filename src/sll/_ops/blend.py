@@ -152,9 +152,7 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, take: Any, numbers: Tensor, weight: Tensor, jump: Tensor, a: Any, b: Any) -> Tensor:
         ctx.save_for_backward(numbers, jump)
-        out: Tensor = take(a, b)
-        ctx.like = [x.shape if isinstance(x, Tensor) and x.shape != out.shape else None for x in (weight, a, b)]
-        return out
+        return take(a, b)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -162,12 +160,11 @@ class _Taken(torch.autograd.Function):
         if numbers.dtype != g.dtype:
             numbers = numbers.to(g.dtype)
         _, _, of_weight, _, of_a, of_b = ctx.needs_input_grad
-        # (`window` of 0 and 1 is `where`, in a fraction of the time. Of `jump` only a second derivative is wanted.)
+        # (`window` of 0 and 1 is `where`, in a fraction of the time. Of `jump` only a second derivative is wanted.
+        # Autograd adds up what was broadcast.)
         g_weight = g * jump.nan_to_num(0.0, 0.0, 0.0) if of_weight else None
         g_a = window(g, numbers, 0.5, math.inf) if of_a else None
         g_b = window(g, numbers, -math.inf, 0.5) if of_b else None
-        found = zip((g_weight, g_a, g_b), ctx.like)
-        g_weight, g_a, g_b = (x if x is None or like is None else x.sum_to_size(like) for x, like in found)
         return None, None, g_weight, None, g_a, g_b
 
 

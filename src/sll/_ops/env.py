@@ -16,6 +16,7 @@ __all__ = [
     "at_level",
     "compiling",
     "dispatched",
+    "eager",
     "free_to_read",
     "infinite",
     "level_of",
@@ -23,7 +24,6 @@ __all__ = [
     "plain",
     "readable",
     "tracked",
-    "unusual",
     "unwrapped",
 ]
 
@@ -111,9 +111,8 @@ def tracked(x: Any) -> bool:
 
 def plain() -> bool:
     """Whether plain autograd records in eager mode, and nothing else is on: what training loops do. (Not traced.)"""
-    return (
-        not _compiler._is_compiling_flag and _records() and HOOKS is not None and HOOKS(True) is None and not unusual()
-    )
+    busy = _compiler._is_compiling_flag or _forward._current_level >= 0 or _transforms() or HOOKS is None
+    return _records() and not (busy or _dispatches() or _inference()) and HOOKS(True) is None  # type: ignore[misc]
 
 
 _records, _inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
@@ -123,6 +122,9 @@ HOOKS: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_te
 """What has a hand in what autograd saves, a checkpoint for one. (Older torch does not tell.)"""
 
 
-def unusual() -> bool:
-    """Whether somebody transforms, traces, differentiates forward or forbids gradients: plain autograd is not all."""
-    return bool(_transforms() or _forward._current_level >= 0 or _dispatches() or _inference())
+def eager() -> bool:
+    """Whether plain autograd is all there is: nobody compiles, transforms, traces, differentiates forward or forbids
+    gradients.
+    """
+    busy = compiling() or _forward._current_level >= 0 or _transforms()
+    return not (busy or _dispatches() or _inference())

@@ -7,10 +7,12 @@ import sys
 from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["Distances", "Line", "Pool"]
+__all__ = ["Distances", "Line", "Pool", "Sides"]
 
 GROWS = 2.0
 """Medians that differ by this factor are of another scale."""
+STARTS = 10.0
+"""Distances that grow by this factor have begun near zero, as those of a head that starts there."""
 FEW, SOME = 64, 8
 """Distances that say little about their scale, and next to nothing."""
 CALLS = 64
@@ -62,8 +64,10 @@ class Pool:
         return 1 / GROWS <= found.median / middle(known) <= GROWS
 
     def step(self) -> None:
-        """A step is over. If its distances have grown, those before have not shown their scale: forget them."""
-        if min(_many(self.now), _many(self.past)) >= SOME and middle(self.now) > GROWS * middle(self.past):
+        """A step is over. If its distances are far larger, those before have not shown their scale: forget them.
+        (Scores that grow while a program learns are to leave the band.)
+        """
+        if min(_many(self.now), _many(self.past)) >= SOME and middle(self.now) > STARTS * middle(self.past):
             self.steps, self.past = 0, []
         self.steps += 1
         self.past = self.past + self.now
@@ -143,3 +147,42 @@ class Line:
         medians, pools, of, last = state
         known = {nth: Distances(*d) for nth, d in last.items()}
         return cls(medians, [Pool(*numbers) for numbers in pools], dict(of), known)
+
+
+ENOUGH = 12
+"""Gradients near the boundary that tell something, in a step: data that stay are no more data."""
+VANISHES = 0.13
+"""Near the boundary a jump has the gradients that it has elsewhere in the band; a kink has a twentieth of those."""
+
+
+@dataclass
+class Sides:
+    """Whether what a comparison decides between meets at its boundary: ``where(x > 0, x, 0.1 * x)``, ``x * (x > 0)``.
+
+    Then nothing jumps there, and the difference of the sides vanishes with the distance ``d`` to the boundary. It is
+    what arrives in backward: the mean logarithm of its size over ``|d| < h / 8``, and over ``h / 2 <= |d| <= h``.
+    """
+
+    near: float = 0.0
+    many_near: int = 0
+    far: float = 0.0
+    many_far: int = 0
+    calls: dict[int, int] = field(default_factory=dict)
+    """Of each decision of the line."""
+
+    def add(self, nth: int, gradient: Any, distance: Any, half: float) -> None:
+        """Of one call: tensors. Where nothing arrives nothing is known."""
+        size, d = gradient.abs(), distance.abs()
+        arrives = (size > 0) & (size < math.inf) & (d > 0)
+        near, far = size[arrives & (d < half / 8)], size[arrives & (d >= half / 2) & (d <= half)]
+        self.near += float(near.log().sum())
+        self.far += float(far.log().sum())
+        self.many_near += len(near)
+        self.many_far += len(far)
+        self.calls[nth] = self.calls.get(nth, 0) + 1
+
+    @property
+    def meet(self) -> bool:
+        if min(self.many_near, self.many_far) < ENOUGH * max(self.calls.values(), default=1):
+            return False
+        return self.near / self.many_near < math.log(VANISHES) + self.far / self.many_far

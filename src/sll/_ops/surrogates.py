@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from .apply import finite
 from .band import band_offset, hard_forward
-from .env import compiling, unusual
+from .env import eager
 
 __all__ = [
     "alias",
@@ -42,11 +42,6 @@ __all__ = [
     "windowed",
     "within",
 ]
-
-
-def eager() -> bool:
-    """Whether plain autograd is all there is."""
-    return not compiling() and not unusual()
 
 
 def ordinary(x: Any) -> bool:
@@ -136,9 +131,11 @@ def windowed(
     return shown
 
 
-def whole(x: Tensor, fixed: Tensor, value: Tensor) -> Tensor:
-    """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps."""
-    shown = window(x, _no_nan(fixed), -_INF, _INF)
+def whole(x: Tensor, fixed: Tensor, value: Tensor, but_zero: bool = False) -> Tensor:
+    """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps.
+    `but_zero`: what is nearer to 0 than to another integer has none.
+    """
+    shown = _outside(x, finite(fixed), 0.5) if but_zero else window(x, _no_nan(fixed), -_INF, _INF)
     shown.data = value
     return shown
 
@@ -167,6 +164,10 @@ window: Callable[[Tensor, Tensor, float, float], Tensor] = torch.ops.aten.hardta
 """``window(g, x, low, high)``: 0 where ``x <= low`` or ``x >= high``, else `g`. One kernel, which saves `x`. It is its
 own derivative by `g`.
 """
+
+
+_outside: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.aten.hardshrink_backward.default._op
+"""``_outside(g, x, at)``: 0 where ``abs(x) <= at``, else `g`; the same of it."""
 
 
 @functools.lru_cache(maxsize=1024)

@@ -140,7 +140,7 @@ def draw(rows: Sequence[Any], traced: bool) -> Figure:
             )
         )
     with style():
-        figure = _figure(10, 1.5 + 0.3 * max(len(rows), 3))
+        figure = _figure(8.2, 1.5 + 0.3 * max(len(rows), 3))
         shares, gradients = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
         _draw_shares(shares, rows)
         _draw_gradients(figure, gradients, rows)

@@ -17,6 +17,7 @@ from .._ops.options import op_names
 from .table import FACTS, FAMILIES, ROWS, Row
 
 __all__ = [
+    "ASIDE",
     "ASKS",
     "BOUNDS",
     "LEFT_ALONE",
@@ -57,6 +58,9 @@ BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of posit
 """What to do instead where a decision says how far elements move."""
 ASKS: set[Any] = set()
 """Functions that ask about a tensor or overwrite it: no linearization is lost there."""
+ASIDE: set[Any] = {getattr(torch.Tensor, name).__get__ for name in ("dtype", "device", "layout", "requires_grad")}
+"""Those that say what kind of tensor it is, whatever it carries."""
+ASIDE |= {torch.Tensor.is_floating_point, torch.is_floating_point}
 NAMED: dict[str, set[str]] = {fact: set() for fact in FACTS}
 """Fact -> the names of the functions that have it, as in ``func.__name__``."""
 ROW_OF: dict[str, Row] = {}

@@ -16,7 +16,7 @@ from .._ops.env import compiling, free_to_read
 from .._ops.samples import numpy_is_there, sample
 from ..policies import Call, Kind, Policy
 
-__all__ = ["TINY", "Scale", "Width", "half_width", "in_units", "is_soft"]
+__all__ = ["TINY", "Joined", "Scale", "Width", "half_width", "in_units", "is_soft"]
 
 
 _LOOKS = 32
@@ -86,6 +86,8 @@ class Width:
         """How many more calls are looked at: does the program take their jump back?"""
         self.soft: bool = kind == "choice" and getattr(policy, "SOFT", False)
         """Whether the answer is the scale of a softmax, where gradients are local."""
+        self.joined = False
+        """Whether it is that of a comparison whose sides meet: see `Joined`."""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
         self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
@@ -161,6 +163,10 @@ class Scale(float):
     """What a `Width` that is `soft` has found."""
 
     soft = True
+
+
+class Joined(float):
+    """The width of a comparison whose sides meet at the boundary: it needs no ramp."""
 
 
 class Watched(float):

@@ -66,9 +66,7 @@ def sll_command(
 
 @app.command(epilog=EPILOG)
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the training curves go.")] = Path(
-        "out/demo.png"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes.")] = Path("out/demo.png"),
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
@@ -76,8 +74,8 @@ def demo(
 
     A network with sign activations and a 2-bit network on scikit-learn's digits, and a threshold classifier that
     maximises torchmetrics' F1 score itself: as they are, rewritten by hand with a straight-through estimator, and as
-    they are inside a region. All scores are those of the deployed hard program. A minute or two on two cores;
-    nothing is downloaded.
+    they are inside a region. All scores are those of the deployed hard program. The picture is that of the README. A
+    minute on two cores; nothing is downloaded.
 
     Needs `pip install rich typer matplotlib scikit-learn torchmetrics`.
 
@@ -85,12 +83,12 @@ def demo(
 
     ```sh
     sll demo
-    sll demo --quick -o curves.svg
+    sll demo --quick -o picture.svg
     sll demo --json > scores.json
     ```
 
-    JSON keys: seeds, quick, tasks (name, score, eps, eps_reason, methods (name, rewritten, test: one score per seed in
-    percent, validation: one list per seed, one score per epoch)), figure, seconds.
+    JSON keys: seeds, quick, tasks (name, score, methods (name, edited, test: one score per seed in percent, seconds:
+    of each training)), figure, seconds.
     """
     import torch
 
@@ -159,6 +157,12 @@ def explain(
     forward: Annotated[
         str | None, typer.Option(help='"linear", "hard" or "straight-through"; the default is that of sll.linearize.')
     ] = None,
+    paths: Annotated[
+        int, typer.Option(help="How often the function may run, to follow what Python asks (if, while, int()).")
+    ] = 1,
+    see_through: Annotated[
+        bool, typer.Option("--see-through", help="Look through torch.no_grad() and detach() of the program.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="For the inputs and the parameters.")] = 0,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the report, too: .png, .svg or .pdf.")
@@ -199,7 +203,8 @@ def explain(
     """
     from .explaining import explain
 
-    explain(target, inputs, eps, forward, seed, plot, with_traceback, table, check, as_json)
+    options = {"paths": paths, "see_through": see_through, "check": check}
+    explain(target, inputs, eps, forward, options, seed, plot, with_traceback, table, as_json)
 
 
 # --- ops -------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Train three discrete programs on real data: as they are, rewritten by hand, and as they are inside ``sll``.
+"""Train three discrete programs on real data: as they are, rewritten by hand, and as they are in a region.
 
-    sll demo            # a minute or two on two cores; nothing is downloaded
+    sll demo            # a minute on two cores; nothing is downloaded
     sll demo --quick    # a few seconds: one seed, two epochs
 
 The programs are a network with sign activations and one with 2-bit weights and activations, both on scikit-learn's
@@ -13,12 +13,11 @@ Needs scikit-learn, torchmetrics, matplotlib and rich: ``pip install rich typer 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +27,12 @@ from torch import Tensor, nn
 
 import sll
 
+from .._reports.picture import COLORS, style
+
 try:
     from matplotlib.figure import Figure  # without pyplot: draws with Agg, and needs no display
     from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
+    from rich.progress import track
     from rich.table import Table
     from sklearn.datasets import load_breast_cancer, load_digits  # type: ignore[import-untyped]
     from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
@@ -42,35 +43,7 @@ except ImportError as error:
     ) from error
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Score = Callable[[Tensor, Tensor], float]
-
 SEEDS = (0, 1, 2)
-
-PLAIN = "plain hard"
-STE = "straight-through"
-LINEAR = "sll, linear"
-HARD = "sll, hard"
-AUTO = "sll, auto"
-SMOOTH = "cross-entropy"
-
-WHAT_IS_REWRITTEN = {
-    PLAIN: "nothing",
-    STE: "nets and F1",
-    LINEAR: "nothing",
-    HARD: "nothing",
-    AUTO: "nothing",
-    SMOOTH: "the loss",
-}
-
-# Colours of Okabe and Ito, which the colour-blind can tell apart. The thick line shows where two methods coincide.
-STYLES: dict[str, dict[str, Any]] = {
-    PLAIN: {"color": "#000000", "linestyle": ":", "linewidth": 2},
-    STE: {"color": "#E69F00", "linestyle": "-", "linewidth": 4},
-    LINEAR: {"color": "#009E73", "linestyle": "-", "linewidth": 1.5},
-    HARD: {"color": "#0072B2", "linestyle": "--", "linewidth": 1.5},
-    AUTO: {"color": "#D55E00", "linestyle": "-", "linewidth": 1.5},
-    SMOOTH: {"color": "#CC79A7", "linestyle": "-.", "linewidth": 1.5},
-}
 
 
 # --- 1. The programs, as they are deployed: no line of them knows of sll. ---
@@ -104,11 +77,11 @@ class TwoBitLinear(nn.Linear):
 class TwoBitNet(nn.Module):
     """64-128-128-10 with 2-bit weights and 2-bit activations (0, 1, 2 or 3)."""
 
+    layer: type[nn.Linear] = TwoBitLinear
+
     def __init__(self) -> None:
         super().__init__()
-        self.first = TwoBitLinear(64, 128)
-        self.second = TwoBitLinear(128, 128)
-        self.last = TwoBitLinear(128, 10)
+        self.first, self.second, self.last = self.layer(64, 128), self.layer(128, 128), self.layer(128, 10)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = torch.round(torch.clamp(3 * pixels, 0, 3))
@@ -130,8 +103,6 @@ class Classifier(nn.Linear):
 
 def f1_loss(scores: Tensor, target: Tensor) -> Tensor:
     """What shall be small: one minus the F1 score of the hard decisions, counted by torchmetrics."""
-    # validate_args asks which values occur among the decisions, a question that has no gradient. sll would rightly say
-    # so in a LostGradientWarning, but the score needs no gradient from there.
     return 1 - binary_f1_score((scores > 0).long(), target, validate_args=False)
 
 
@@ -165,11 +136,7 @@ class TwoBitLinearSTE(TwoBitLinear):
 
 
 class TwoBitNetSTE(TwoBitNet):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = TwoBitLinearSTE(64, 128)
-        self.second = TwoBitLinearSTE(128, 128)
-        self.last = TwoBitLinearSTE(128, 10)
+    layer = TwoBitLinearSTE
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = round_ste(torch.clamp(3 * pixels, 0, 3))
@@ -189,12 +156,7 @@ def f1_loss_ste(scores: Tensor, target: Tensor) -> Tensor:
     return 1 - 2 * (decided * target).sum() / (decided.sum() + target.sum())
 
 
-def smooth_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """For scale: not the F1 score, but what one would minimise in its place."""
-    return F.binary_cross_entropy_with_logits(scores, target.float())
-
-
-# --- 3. The data, split once: 60 % to train, 20 % to choose eps, widths and learning rates, 20 % for the table. ---
+# --- 3. The data, split once: 60 % to train, 20 % to choose widths and learning rates, 20 % for the table. ---
 
 
 class Data(NamedTuple):
@@ -202,30 +164,25 @@ class Data(NamedTuple):
     y: Tensor
 
 
-class Splits(NamedTuple):
-    train: Data
-    validation: Data
-    test: Data
-
-
-def split(x: Tensor, y: Tensor) -> Splits:
+def split(x: Tensor, y: Tensor) -> tuple[Data, Data]:
+    """To train, and for the table."""
     train, rest = train_test_split(torch.arange(len(y)), test_size=0.4, random_state=0, stratify=y)
-    validation, test = train_test_split(rest, test_size=0.5, random_state=0, stratify=y[rest])
-    return Splits(*(Data(x[index], y[index]) for index in (train, validation, test)))
+    _, test = train_test_split(rest, test_size=0.5, random_state=0, stratify=y[rest])
+    return Data(x[train], y[train]), Data(x[test], y[test])
 
 
-def digits() -> Splits:
+def digits() -> tuple[Data, Data]:
     """1797 images of 8 x 8 pixels."""
     bunch = load_digits()
     return split(torch.tensor(bunch.data / 16, dtype=torch.float32), torch.tensor(bunch.target))
 
 
-def breast_cancer() -> Splits:
+def breast_cancer() -> tuple[Data, Data]:
     """569 tumours, 30 features, standardised on the training split; the positive class is malignant."""
     bunch = load_breast_cancer()
-    splits = split(torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(1 - bunch.target))
-    mean, std = splits.train.x.mean(0), splits.train.x.std(0)
-    return Splits(*(Data((x - mean) / std, y) for x, y in splits))
+    train, test = split(torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(1 - bunch.target))
+    mean, std = train.x.mean(0), train.x.std(0)
+    return Data((train.x - mean) / std, train.y), Data((test.x - mean) / std, test.y)
 
 
 # --- 4. The tasks, and what is compared ---
@@ -236,41 +193,34 @@ class Program(NamedTuple):
     loss: Loss
 
 
-class Method(NamedTuple):
-    program: Program
-    region: Callable[[], AbstractContextManager[Any]]
+class Task(NamedTuple):
+    """All that its methods share, initial weights and the order of batches aside: those are in the seed.
 
-
-@dataclass(frozen=True)
-class Task:
-    """Its methods share the data, initial weights, order of batches, optimizer, learning rate and number of epochs."""
+    The learning rate is the best on the validation split, or within noise of it, for the estimator and for sll alike.
+    """
 
     name: str
     score_name: str
-    score: Score
-    data: Splits
+    score: Callable[[Tensor, Tensor], float]
+    data: Callable[[], tuple[Data, Data]]
     program: Program
     by_hand: Program
     epochs: int
     batch: int
     lr: float
-    eps: float
-    eps_reason: str
-    """May name ``{share}``: the share of training values inside the band before training."""
-    decided: tuple[str, ...] = ()
-    """The modules whose outputs meet a jump at zero, for ``{share}``."""
-    for_scale: Program | None = None
 
-    def methods(self) -> dict[str, Method]:
-        """The program as it is, rewritten by hand, and as it is in a region."""
-        found = {
-            PLAIN: Method(self.program, nullcontext),
-            STE: Method(self.by_hand, nullcontext),
-            LINEAR: Method(self.program, lambda: sll.linearize(self.eps, forward="linear")),
-            HARD: Method(self.program, lambda: sll.linearize(self.eps, forward="hard")),
-            AUTO: Method(self.program, lambda: sll.linearize("auto")),
-        }
-        return found if self.for_scale is None else {**found, SMOOTH: Method(self.for_scale, nullcontext)}
+
+class Method(NamedTuple):
+    edited: str
+    by_hand: bool
+    region: Callable[[], AbstractContextManager[Any]]
+
+
+METHODS = {
+    "plain": Method("nothing", False, nullcontext),
+    "by hand": Method("nets, F1", True, nullcontext),
+    "sll auto": Method("nothing", False, lambda: sll.linearize("auto")),
+}
 
 
 def accuracy(logits: Tensor, target: Tensor) -> float:
@@ -281,223 +231,164 @@ def f1(scores: Tensor, target: Tensor) -> float:
     return 1 - f1_loss(scores, target).item()
 
 
-def make_tasks() -> list[Task]:
-    """The three tasks. What was to be chosen is the best on the validation split, over eight seeds that no table shows.
-
-    That is eps, the widths of the estimators (same grid) and one learning rate per task, which is the best, or within
-    noise of it, for the estimator and for sll alike. (The plain sign network gains one point from a smaller one.)
-    """
-    images, tumours = digits(), breast_cancer()
-    return [
-        Task(
-            name="sign network",
-            score_name="accuracy",
-            score=accuracy,
-            data=images,
-            program=Program(SignNet, F.cross_entropy),
-            by_hand=Program(SignNetSTE, F.cross_entropy),
-            epochs=30,
-            batch=64,
-            lr=1e-2,
-            eps=0.25,
-            eps_reason="the best of 0.01, 0.1, 0.25, 0.5, 1 and 2 on the validation split: {share:.0%} of the "
-            "pre-activations lie in that band (before training, on the training split).",
-            decided=("first", "second"),
-        ),
-        Task(
-            name="2-bit network",
-            score_name="accuracy",
-            score=accuracy,
-            data=images,
-            program=Program(TwoBitNet, F.cross_entropy),
-            by_hand=Program(TwoBitNetSTE, F.cross_entropy),
-            epochs=30,
-            batch=64,
-            lr=1e-2,
-            eps=0.5,
-            eps_reason="half a step, the widest band that round has, so all values lie in one; 0.05, 0.1, 0.25 and 0.4 "
-            'were worse on the validation split with "hard". (At 1/2, "linear" trains without any rounding.)',
-        ),
-        Task(
-            name="direct F1",
-            score_name="F1 score",
-            score=f1,
-            data=tumours,
-            program=Program(Classifier, f1_loss),
-            by_hand=Program(Classifier, f1_loss_ste),
-            epochs=100,
-            batch=len(tumours.train.y),
-            lr=3e-2,
-            eps=0.5,
-            eps_reason="the best of 0.1, 0.25, 0.5, 1 and 2 on the validation split: {share:.0%} of the scores lie in "
-            "that band (before training, on the training split).",
-            decided=("",),
-            for_scale=Program(Classifier, smooth_loss),
-        ),
-    ]
+TASKS = [
+    Task("sign network", "accuracy", accuracy, digits, Program(SignNet, F.cross_entropy),
+         Program(SignNetSTE, F.cross_entropy), epochs=30, batch=64, lr=1e-2),
+    Task("2-bit network", "accuracy", accuracy, digits, Program(TwoBitNet, F.cross_entropy),
+         Program(TwoBitNetSTE, F.cross_entropy), epochs=30, batch=64, lr=1e-2),
+    Task("direct F1", "F1 score", f1, breast_cancer, Program(Classifier, f1_loss),
+         Program(Classifier, f1_loss_ste), epochs=100, batch=1000, lr=3e-2),
+]  # fmt: skip
 
 
-def share_in_band(task: Task) -> float:
-    """Share of the values at a jump that lie within eps of it, before training, on the training split."""
-    torch.manual_seed(SEEDS[0])
-    model = task.program.model()
-    seen: list[Tensor] = []
-    for name in task.decided:
-        model.get_submodule(name).register_forward_hook(lambda module, args, output: seen.append(output.flatten()))
-    with torch.no_grad():
-        model(task.data.train.x)
-    return (torch.cat(seen).abs() <= task.eps).float().mean().item()
-
-
-# --- 5. Training, the same for all; only `method.region` differs between a plain run and one with sll. ---
+# --- 5. Training, the same for all ---
 
 
 class Run(NamedTuple):
-    validation: list[float]
-    """Score of the deployed program after each epoch, in percent."""
     test: float
+    """Score of the deployed program, in percent."""
+    seconds: float
 
 
-def train(task: Task, method: Method, seed: int, epochs: int, tick: Callable[[], None]) -> Run:
+def train(task: Task, method: Method, seed: int, epochs: int) -> Run:
     torch.manual_seed(seed)
-    model, deployed = method.program.model(), task.program.model()
-    x, y = task.data.train
-    region = method.region()
+    program, ((x, y), test) = task.by_hand if method.by_hand else task.program, task.data()
+    model, region = program.model(), method.region()
     optimizer = torch.optim.Adam(model.parameters(), task.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-
-    def score_of(data: Data) -> float:
-        deployed.load_state_dict(model.state_dict())
-        with torch.no_grad():
-            return 100 * task.score(deployed(data.x), data.y)
-
-    validation = []
+    start = time.perf_counter()
     for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(y)), task.batch):
             with region:
-                loss = method.program.loss(model(x[batch]), y[batch])
+                loss = program.loss(model(x[batch]), y[batch])
             optimizer.zero_grad()
             if loss.requires_grad:  # the plain F1 score does not: there is no path from it to the weights
                 loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
-        validation.append(score_of(task.data.validation))
-        tick()
-    return Run(validation, score_of(task.data.test))
+    seconds = time.perf_counter() - start
+    deployed = task.program.model()
+    deployed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        return Run(100 * task.score(deployed(test.x), test.y), seconds)
 
 
 Results = dict[str, dict[str, list[Run]]]
-"""Task name, then method name, then one run per seed."""
+"""Method, then task, then one run per seed."""
 
 
-def run_all(tasks: list[Task], seeds: Sequence[int], quick: bool) -> Results:
-    results: Results = {task.name: {name: [] for name in task.methods()} for task in tasks}
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:  # stdout is for the results
-        bar = progress.add_task("training", total=len(seeds) * sum(len(methods) for methods in results.values()))
-        for task in tasks:
-            epochs = 2 if quick else task.epochs
-            for name, method in task.methods().items():
-                progress.update(bar, description=f"{task.name}: {name}")
-                for seed in seeds:
-                    tick = partial(progress.advance, bar, 1 / epochs)
-                    results[task.name][name].append(train(task, method, seed, epochs, tick))
-        progress.update(bar, description="trained")
+def run_all(tasks: Sequence[Task], seeds: Sequence[int], quick: bool) -> Results:
+    results: Results = {name: {task.name: [] for task in tasks} for name in METHODS}
+    jobs = [(task, seed, name) for task in tasks for seed in seeds for name in METHODS]  # (taking turns)
+    for task, seed, name in track(jobs, "training", console=Console(stderr=True)):  # stdout is for the results
+        results[name][task.name].append(train(task, METHODS[name], seed, 2 if quick else task.epochs))
     return results
 
 
 # --- 6. What came out ---
 
 
-def mean_and_std(runs: list[Run]) -> str:
+def table(tasks: Sequence[Task], results: Results) -> Table:
+    (plain, *_) = results.values()
+    found = Table(
+        title=f"Test scores of the deployed programs, % (seeds: {len(plain[tasks[0].name])})",
+        caption="By hand: straight-through estimators, windows tuned. sll auto: the plain program in a region.",
+    )
+    found.add_column("method", no_wrap=True)
+    found.add_column("you edit", no_wrap=True)
+    for task in tasks:
+        found.add_column(f"{task.name}\n{task.score_name}", justify="right", no_wrap=True)
+    found.add_column("time of\ntraining", justify="right", no_wrap=True)
+    for name, runs in results.items():
+        times = [run.seconds / own.seconds for task in tasks for run, own in zip(runs[task.name], plain[task.name])]
+        slower = math.exp(statistics.mean(map(math.log, times)))
+        found.add_row(name, METHODS[name].edited, *(_mean(runs[task.name]) for task in tasks), f"{slower:.1f} x")
+    return found
+
+
+def _mean(runs: list[Run]) -> str:
     scores = [run.test for run in runs]
     spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
     return f"{statistics.mean(scores):.1f}{spread}"
 
 
-def show_table(tasks: list[Task], results: Results, console: Console) -> None:
-    seeds = len(results[tasks[0].name][PLAIN])
-    table = Table(title=f"Test scores of the deployed programs, % (mean ± std, seeds: {seeds})")
-    table.add_column("method", no_wrap=True)
-    table.add_column("rewritten")
-    for task in tasks:
-        table.add_column(f"{task.name}\n{task.score_name}", justify="right", no_wrap=True)
-    for name, rewritten in WHAT_IS_REWRITTEN.items():
-        runs = [results[task.name].get(name) for task in tasks]
-        table.add_row(name, rewritten, *("–" if run is None else mean_and_std(run) for run in runs))
-    console.print(table)
+def picture(steps: int = 100) -> Figure:
+    """A program, its values, its gradients, and what they are worth to a network of signs on the digits."""
+
+    def program(x: Tensor) -> Tensor:
+        return torch.where(x > 0.5, torch.round(2 * x), torch.sign(x + 0.7))
+
+    x = (-1.5 + 3 * (torch.arange(800) + 0.5) / 800).requires_grad_()  # (none is a decision boundary)
+    with sll.linearize(0.12, forward="linear"):
+        y = program(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    with style():
+        figure = Figure(figsize=(8.2, 3.1))
+        values, slopes, training = figure.subplots(1, 3)
+    at = x.detach()
+    for axes, name, plain, inside in (
+        (values, "values", program(at), y.detach()),
+        (slopes, "gradient", torch.zeros_like(at), gradient),
+    ):
+        axes.plot(at, plain, color=COLORS["plain"], linestyle=":", label="as it is")
+        axes.plot(at, inside, color=COLORS["auto"], label="in a region")
+        axes.set(title=name, xlabel="x")
+        axes.legend(loc="upper left")
+    slopes.set_ylim(-0.5, 13)
+    training.plot(_readme(sll.hard(), steps), color=COLORS["plain"], linestyle=":", label="as it is")
+    training.plot(_readme(sll.linearize("auto"), steps), color=COLORS["auto"], label="in a region")
+    training.set(title="training a network of signs", xlabel="step", ylabel="test accuracy, %", ylim=(0, 100))
+    training.legend(loc="center right")
+    return figure
 
 
-def draw(tasks: list[Task], results: Results, path: Path) -> None:
-    """Validation curves of the deployed programs: mean over the seeds, and a band from the worst to the best."""
-    figure = Figure(figsize=(13, 4.8), layout="constrained")
-    figure.suptitle("Scores of the deployed programs during training (line: mean over seeds, band: worst to best)")
-    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for panel, task in zip(panels, tasks):
-        for name, runs in results[task.name].items():
-            curves = torch.tensor([run.validation for run in runs])
-            epoch = range(1, curves.shape[1] + 1)
-            color = STYLES[name]["color"]
-            panel.fill_between(epoch, curves.amin(0), curves.amax(0), color=color, alpha=0.2, linewidth=0)
-            panel.plot(epoch, curves.mean(0), label=name, **STYLES[name])
-        panel.set_title(task.name)
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(f"deployed validation {task.score_name} (%)")
-        panel.set_ylim(top=100)
-        panel.grid(alpha=0.3)
-    handles, labels = panels[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+def _readme(region: AbstractContextManager[Any], steps: int) -> list[float]:
+    """The README's first snippet: the accuracy of the deployed program after each step."""
+    x, y = map(torch.tensor, load_digits(return_X_y=True))
+    x = x.float() / 8 - 1
+    torch.manual_seed(0)
+    a, b = nn.Linear(64, 128), nn.Linear(128, 10)
 
+    def network(x: Tensor) -> Tensor:
+        return torch.sign(x @ a.weight.sign().T) @ b.weight.sign().T / 8
 
-READING = """\
-All sll rows train the unedited programs; "linear" and "hard" say which values training sees inside the band, whose \
-width was tuned; "auto" finds a width by itself, at the learning rate that was tuned for the others. "hard" \
-has the gradient of the straight-through estimator of that width: these two rows differ by rounding, and in what \
-somebody had to write. "cross-entropy" is a smooth stand-in for F1, for scale."""
-
-
-def reason_for_eps(task: Task) -> str:
-    return task.eps_reason.format(share=share_in_band(task)) if task.decided else task.eps_reason
-
-
-def to_dict(tasks: list[Task], results: Results) -> list[dict[str, Any]]:
-    """What `sll demo --json` prints under ``"tasks"``: scores in percent, one per seed, and per epoch for curves."""
-    return [
-        {
-            "name": task.name,
-            "score": task.score_name,
-            "eps": task.eps,
-            "eps_reason": reason_for_eps(task),
-            "methods": [
-                {
-                    "name": name,
-                    "rewritten": WHAT_IS_REWRITTEN[name],
-                    "test": [run.test for run in runs],
-                    "validation": [run.validation for run in runs],
-                }
-                for name, runs in results[task.name].items()
-            ],
-        }
-        for task in tasks
-    ]
+    optimizer = torch.optim.Adam([a.weight, b.weight], 0.01)
+    scores = []
+    for _ in range(steps):
+        with region:
+            loss = F.cross_entropy(network(x[:1200]), y[:1200])
+        if loss.requires_grad:
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            scores.append(100 * accuracy(network(x[1200:]), y[1200:]))
+    return scores
 
 
 def main(quick: bool = False, path: Path = Path("out/demo.png"), as_json: bool = False) -> None:
-    """Train, print the table, draw the curves to `path`. `quick` only shows that it runs: one seed, two epochs."""
+    """Train, print the table, draw the README's picture to `path`. `quick` only shows that it runs."""
     start = time.perf_counter()
-    seeds, tasks = SEEDS[:1] if quick else SEEDS, make_tasks()
-    results = run_all(tasks, seeds, quick)
-    draw(tasks, results, path)
+    seeds = SEEDS[:1] if quick else SEEDS
+    results = run_all(TASKS, seeds, quick)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(2 if quick else 100).savefig(path)
     seconds = time.perf_counter() - start
-    if as_json:
-        found = {"seeds": seeds, "quick": quick, "tasks": to_dict(tasks, results)}
-        print(json.dumps({**found, "figure": str(path), "seconds": seconds}, indent=2))
+    if not as_json:
+        console = Console(highlight=False)
+        console.print(table(TASKS, results))
+        console.print(f"The README's picture: [bold]{path}[/bold] ({seconds:.0f} s in all)", soft_wrap=True)
         return
-    console = Console(highlight=False)
-    show_table(tasks, results, console)
-    console.print(READING)
-    for task in tasks:
-        console.print(f"[bold]{task.name}[/bold]: eps = {task.eps}, {reason_for_eps(task)}")
-    console.print(f"Curves on the validation split: [bold]{path}[/bold] ({seconds:.0f} s in all)", soft_wrap=True)
+    found = {"seeds": seeds, "quick": quick, "tasks": [_of_task(task, results) for task in TASKS]}
+    print(json.dumps({**found, "figure": str(path), "seconds": seconds}, indent=2))
+
+
+def _of_task(task: Task, results: Results) -> dict[str, Any]:
+    methods = [
+        {"name": name, "edited": METHODS[name].edited, **_columns(runs[task.name])} for name, runs in results.items()
+    ]
+    return {"name": task.name, "score": task.score_name, "methods": methods}
+
+
+def _columns(runs: list[Run]) -> dict[str, list[float]]:
+    return {name: [getattr(run, name) for run in runs] for name in Run._fields}

@@ -33,11 +33,11 @@ def explain(
     inputs: list[str] | None,
     eps: str | None,
     forward: str | None,
+    options: dict[str, Any],
     seed: int,
     plot: Path | None,
     with_traceback: bool,
     table: bool,
-    check: bool,
     as_json: bool,
 ) -> None:
     width, mode = _region(eps, forward)
@@ -50,10 +50,10 @@ def explain(
         _check_call(function, args, kwargs)
         function = _with_a_line(function, target)
         try:
-            ours = {name: kwargs.pop(name) for name in ("eps", "forward", "paths", "check") if name in kwargs}
+            ours = {name: kwargs.pop(name) for name in ("eps", "forward", *options) if name in kwargs}
             program = partial(function, **ours) if ours else function
-            with working("checking") if check else contextlib.nullcontext():
-                explanation = sll.explain(program, *args, eps=width, forward=mode, check=check, **kwargs)
+            with working("checking") if options["check"] else contextlib.nullcontext():
+                explanation = sll.explain(program, *args, eps=width, forward=mode, **options, **kwargs)
         except (Exception, SystemExit) as error:
             _failed(target, error, with_traceback)
     if plot is not None:

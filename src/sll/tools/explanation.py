@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import short
-from .._ops.options import RegionForward, shown
+from .._ops.options import RegionForward, SeeThrough, shown
 from .._reports.report import Report, _norm
 from .._reports.rows import Row, _finite, _up
 from ..checking import Check, check_program
@@ -78,6 +78,8 @@ class Explanation:
             )
         if any(row.status == "LOST here" for row in self.report.rows):
             said.append('Run with on_lost="error" to be stopped at the first line that loses a gradient.')
+        if self.report.cut:
+            said.append("The program itself cuts gradients: see_through=True looks through that.")
         dead = [x.name for x in self.inputs if not x.linearized]
         if dead:
             some = ", ".join(dead[:6]) + (", …" if len(dead) > 6 else "")
@@ -210,6 +212,7 @@ def explain(
     eps: Eps | None = None,
     forward: RegionForward | None = None,
     paths: int = 1,
+    see_through: SeeThrough = False,
     check: bool = False,
     **kwargs: Any,
 ) -> Explanation:
@@ -224,12 +227,13 @@ def explain(
 
     Args:
         fn: a function, a module, or a function that refers to modules (``lambda: loss(model(x), y)``). If it takes
-            parameters named `eps`, `forward`, `paths` or `check`, wrap it.
+            parameters named `eps`, `forward`, `paths`, `see_through` or `check`, wrap it.
         args: what it takes. If no tensor or parameter involved requires grad, all floating-point tensors among the
             arguments are made to.
         eps: whatever `linearize` takes; the default is its own, ``"auto"``.
         forward: as for `linearize`.
         paths: as for `linearize`: how often the function may run, to follow what Python asks.
+        see_through: as for `linearize`: whether to look through `torch.no_grad` and ``detach()`` of the program.
         check: whether to hold the gradient against the hard program as well, as `sll.check` does with the sum of all
             outputs. The program runs some hundred times more, and must not call backward itself.
         kwargs: what it takes by name.
@@ -258,7 +262,7 @@ def explain(
             f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
             "sll.explain(program, x)"
         )
-    region = linearize(eps, forward=forward, on_lost="ignore", trace=True, paths=paths)
+    region = linearize(eps, forward=forward, on_lost="ignore", trace=True, paths=paths, see_through=see_through)
     program = Program(fn, args, kwargs)
     refused = ""
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import sll
 from local_slopes import worked_out
 
 RULES = [
@@ -45,3 +47,17 @@ RULES = [
 @pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
 def test_rule(f, values, wanted):
     worked_out(f, values, wanted)
+
+
+def test_numbers_that_numpy_owns_are_compared_again_and_again():
+    """A lazy clone of them would fail the second time, or take the memory away from NumPy at the next write."""
+    numbers = np.array([0.05, -0.2, 0.3], dtype=np.float32)
+    x = torch.nn.Parameter(torch.from_numpy(numbers))
+    for _ in range(3):
+        x.grad = None
+        with sll.linearize(0.1, forward="straight-through"):
+            (x > 0).float().sum().backward()
+        assert x.grad.tolist() == [5.0, 0.0, 0.0]
+    with torch.no_grad():
+        x.add_(1)
+    assert numbers.tolist() == x.tolist()

@@ -206,8 +206,8 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
 def _count_equal(region: Any, op: str, x: Tensor, at: Tensor, shape: torch.Size) -> None:
     """Decisions about equal numbers go together, as those of an image of which the channels are one."""
     if at.shape[0] > 1 and x.numel() > 1 and free_to_read(x):
-        elements = at.unique()  # type: ignore[no-untyped-call]
-        many = len(elements) - len(x.detach().expand(shape).reshape(-1)[elements].unique())  # type: ignore[no-untyped-call]
+        numbers = take(x.expand(shape), at).unique()  # type: ignore[no-untyped-call]
+        many = at.shape[0] - numbers.shape[0] and at.unique().shape[0] - numbers.shape[0]  # type: ignore[no-untyped-call]
         if many:
             region.approximate(op, many, "joint")
 

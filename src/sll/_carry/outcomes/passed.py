@@ -12,7 +12,7 @@ from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import tracked
 from ..._rules.index import op_name
-from ..._rules.widths import half_width
+from ..._rules.widths import Width, half_width
 from ..interface import Func, Region
 from .algebra import on_outcomes
 from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved
@@ -29,7 +29,7 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     hard: Tensor = original(call, x)
     if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
-    offset, below, above = nearest_boundary(region, hard, boundaries, x)
+    offset, below, above = nearest_boundary(region.eps_for("searchsorted"), hard, boundaries, x)
     decision = decided_at(offset)
     decision.side = shows(hard, above, at_ties=True)
     return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
@@ -71,13 +71,12 @@ def nearest(hard: Tensor, boundaries: Tensor, x: Any) -> Nearest:
     return Nearest(value, target, gaps * 0.5, below, above)
 
 
-def nearest_boundary(region: Region, hard: Tensor, boundaries: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
+def nearest_boundary(width: float | Width, hard: Tensor, boundaries: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Where `x` is in the band of the boundary next to it, and how many are passed below and above that. (`hard`: how
     many are.) Bands of neighbouring boundaries do not overlap.
     """
     value, target, limit, below, above = nearest(hard, boundaries, x)
     distance = value - target
-    width = region.eps_for("searchsorted")
     half = limit.clamp(max=half_width(width, distance))
     return offset_at(distance, width, limit, 0.5, half=half), below, above
 

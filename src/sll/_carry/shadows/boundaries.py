@@ -15,6 +15,7 @@ from ..._rules.index import op_name
 from ..interface import Func, Region
 from ..outcomes.passed import nearest_boundary
 from .elementwise import elementwise
+from .kinks import joined, looked_at
 from .shadow import Shadow, carry, shadow
 
 _DECIDED = (
@@ -27,7 +28,11 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     hard: Tensor = call(x)
     if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
-    offset, below, above = nearest_boundary(region, hard, boundaries, x)
+    eps = region.eps_for("searchsorted")
+    if joined(eps, hard):
+        return hard
+    offset, below, above = nearest_boundary(eps, hard, boundaries, x)
+    looked_at(eps, offset, 2 * offset.detach(), 1.0)
     jump = (above - below).to(offset.dtype)
     value = hard_forward(hard.to(offset.dtype), offset * jump)
     return carry(region, hard, Shadow.of(value, lambda n: (below + above).to(n.dtype) - n))

@@ -6,18 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.dtypes import FULL, NARROW
 from ..._ops.env import free_to_read, tracked
-from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
+from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp, windowed
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
 from .either import decided, is_either
 from .elementwise import elementwise
-from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow, shadow
+from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow
 from .sources import half_at, to_integer_but_zero, wide
 from .wraps import Index, as_line, line_for
 
@@ -31,32 +30,22 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x = args[0]
     to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
     if x.requires_grad and to in INTEGERS and x.dtype in FULL and ordinary(x) and region.linearizes("cast"):
-        return NotImplemented if is_either(x) else _decided(region, x, func(*args))
+        return NotImplemented if is_either(x) else _decided(region, x, func(*args), True)
     own = quick_shadow(x)
     if own is None:
         return NotImplemented
     if to is own.exact:
-        return as_line(region, x, own.new())
+        return as_line(region, x, own.new()) if type(own) is Index else own.new()
     if args[0].dtype == torch.bool and to in INTEGERS[:2]:
         return mark(region, func(*args), Shadow(own.value, opposite, own.exact, shared=True))
     return NotImplemented
-
-
-def to_float(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``mask.float()``, ``mask.to(dtype)``: the shadow, where it is the same number for number."""
-    own = shadow(args[0])
-    if own is not None and own.exact is not None and not kwargs:
-        to = args[1] if len(args) == 2 else FLOATS.get(func.__name__)
-        if to is own.exact and torch.is_grad_enabled():
-            return as_line(region, args[0], own.new())
-    return elementwise(region, func, args, kwargs)
 
 
 def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``.long()``, ``.to(...)``, ``.type(...)``: a decision where a float becomes an integer."""
     x = args[0]
     if not x.is_floating_point():
-        return to_float(region, func, args, kwargs)
+        return elementwise(region, func, args, kwargs)
     out = func(*args, **kwargs)
     if not isinstance(out, Tensor) or out is x:
         return out
@@ -67,12 +56,12 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return decided(region, func, args, kwargs, x)
     if not tracked(x) or not region.linearizes("cast"):
         return out
-    return _decided(region, x, out)
+    return _decided(region, x, out, ordinary(x) and eager())
 
 
-def _decided(region: Region, x: Tensor, out: Tensor) -> Tensor:
-    """`out` are the integers that `x` became."""
-    whole, plainly = carried(x), eager()
+def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
+    """`out` are the integers that `x` became; `plainly`, where plain autograd is all there is."""
+    whole, put = carried(x), mark if plainly else carry
     floats = kept(wide(x))
     if out.device != x.device:
         floats = floats.to(out.device)
@@ -88,23 +77,24 @@ def _decided(region: Region, x: Tensor, out: Tensor) -> Tensor:
         if plainly:
             floats.data = out.type(dtype)
             if whole.line is not None:
-                return carry(region, out, Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line))
+                return put(region, out, Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line))
         else:
             floats = follow(floats, lambda: out.to(dtype))
-        return carry(region, out, Shadow.of(floats, other, dtype, whole.by_ones))
+        return put(region, out, Shadow.of(floats, other, dtype, whole.by_ones))
     numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
-    at_once = region.trace is not None or not plainly or not ordinary(x)
-    line = line_for(eps, x) if ordinary(x) else None
+    other = lambda n: _beyond(fixed, n)
+    line = line_for(eps, x) if plainly and type(eps) is not float else None
     if line is not None:
-        index = Index(make, lambda n: _beyond(fixed, n), dtype, True, line)
-        if at_once:
-            index.value()
-        return carry(region, out, index)
-    found = Shadow.of(make()) if at_once else Shadow(make, exact=dtype)
-    found._other, found.by_ones = lambda n: _beyond(fixed, n), True
-    return carry(region, out, found)
+        found: Shadow = Index(make, other, dtype, True, line)
+        if region.trace is not None:
+            found.value()
+    elif plainly and region.trace is None:
+        found = Shadow(make, other, dtype, by_ones=True)
+    else:
+        found = Shadow.of(make(), other, None, True)
+    return put(region, out, found)
 
 
 def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
@@ -116,10 +106,10 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         n = fixed.round()
         watch.measure(from_one(fixed - n, n), half, 0.5)
         x = watch.enters(x)
-    inner = fixed - F.hardshrink(fixed, 0.5)  # what is nearer to 0 than to 1: there is no boundary
+    inner = fixed - torch.hardshrink(fixed, 0.5)  # what is nearer to 0 than to 1: there is no boundary
     ends = numbers.dtype in NARROW and _at_an_end(numbers)
     if isinstance(half, float) and half == 0.5 and eager() and not ends:  # the whole step
-        found = ramp(x, inner, 0.0, 1.0, lambda: numbers.to(x.dtype))
+        found = windowed(x, inner, 0.0, 1.0, lambda: numbers.type(x.dtype))
     else:
         n = fixed.round()
         distance = (fixed - n).div_(inner.logical_not_())  # (in a fraction of the time of `where`)

@@ -85,7 +85,7 @@ RULE_OF: dict[str, Rule] = {
     "collections": collected,
     **COMPOSED,
     **LAYOUTS,
-    "floats": casts.to_float,
+    "floats": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
     "stacked_moves": shape.atleast,
@@ -137,8 +137,7 @@ _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
-_QUESTIONS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point}
-_QUESTIONS |= {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device")}
+_QUESTIONS = {Tensor.dim, Tensor.size, Tensor.numel, vars(torch._C.TensorBase)["shape"].__get__}
 
 
 def _quick() -> dict[Any, Quick]:

@@ -152,6 +152,8 @@ def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
 def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``table[index]``, one row for each index, or by an order; and ``x[mask]``."""
     table, index = args
+    if type(index) is Tensor and index.dtype is torch.bool:
+        return quick_select(region, func, args)
     if type(index) is slice:
         return move(region, func, args, {})
     picked = quick_choice(index)
@@ -163,8 +165,7 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             out = func(table, index)
             return order.soft(finite(out.detach()), True, out)
         own = quick_shadow(index)
-        selects = own is None or index.dtype in (torch.bool, torch.uint8)
-        return quick_select(region, func, args) if selects else _quick_rows(func, table, index, own)  # type: ignore[arg-type]
+        return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(func, table, index, own)
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
     out = _rows_read(picked, func(table, index), table)
@@ -191,7 +192,7 @@ def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
         change, step = read(high) - read(low), high - low
     else:
         change, step = read(high) - out.detach(), high - index
-    step, value = step.type(own.exact), own.value()
+    step, value = step.type(own.exact), own.quick_value()
     if rest:
         step, value = step.reshape(*step.shape, *rest), value.reshape(*value.shape, *rest)
     return added(out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
@@ -377,7 +378,7 @@ def quick_one_hot(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     out = func(*args)
     hot, exact = lazy_clone(out), picked.dtype
-    return mark(region, out, Shadow(lambda: picked.follow(lambda: hot.to(exact)), opposite, exact))
+    return mark(region, out, Shadow(lambda: picked.follow(lambda: hot.type(exact)), opposite, exact))
 
 
 def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -55,7 +55,7 @@ def quick_select(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``x[mask]`` of a tensor that carries nothing."""
     x, mask = args
     own = quick_shadow(mask)
-    if own is None or mask.dtype != torch.bool or getattr(x, "_sll", None) is not None or type(x) is not Tensor:
+    if own is None or getattr(x, "_sll", None) is not None or type(x) is not Tensor:
         return NotImplemented
     full, of_all = kept(x), (mask.numel(), *x.shape[mask.dim() :])
     region.select()

@@ -23,12 +23,12 @@ from torch import Tensor
 from ..._ops.apply import as_numbers
 from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
-from ..._ops.surrogates import follow, fresh
+from ..._ops.surrogates import follow, fresh, number
 from ..interface import Carried, Region
 
 __all__ = [
-    "Carrier", "Either", "Mapped", "Other", "Parts", "Scaled", "Selected", "Shadow", "Weights", "Whole", "as_float",
-    "as_value", "carried", "carry", "mark", "opposite", "quick_shadow", "root_of", "shadow", "tensors",
+    "Beside", "Carrier", "Either", "Mapped", "Other", "Parts", "Scaled", "Selected", "Shadow", "Weights", "Whole",
+    "as_float", "as_value", "carried", "carry", "mark", "opposite", "quick_shadow", "root_of", "shadow", "tensors",
 ]  # fmt: skip
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
@@ -89,6 +89,12 @@ class Shadow(Carried):
             else:
                 with torch.enable_grad():
                     self._value = saved_as_then(self._saving, self.make)
+        return self._value
+
+    def quick_value(self) -> Tensor:
+        """`value`, where plain autograd is all there is."""
+        if self._value is None:
+            self._value = self.make()
         return self._value
 
     def new(self) -> Tensor:
@@ -252,6 +258,29 @@ class Either(Whole):
     def __init__(self, share: Shadow, other: Callable[[Tensor], Tensor | None], plain: Tensor | None = None) -> None:
         super().__init__(other, False)
         self.share, self.plain = share, plain
+
+
+class Beside(Whole):
+    """What `op` makes of `x`, and the whole number on the other side of the nearest boundary."""
+
+    __slots__ = ("op", "version", "x")
+
+    def __init__(self, op: str, x: Tensor, line: Any) -> None:
+        self.op, self.x, self.version, self.line = op, x, x._version, line
+        self.by_ones = op != "sign"
+
+    def other(self, q: Tensor) -> Tensor | None:
+        x = self.x.detach()
+        if x._version != self.version:
+            return None
+        if self.op == "sign":
+            return q.neg()
+        if self.op == "round":  # (0 counts as above)
+            return q + torch.copysign(number(1.0, q.dtype, q.device), x - q)
+        n = x.round()
+        if self.op == "trunc":
+            return 2 * n - torch.sign(n) - q
+        return 2 * n - q + (1 if self.op == "ceil" else -1)
 
 
 class Selected(Carried):

@@ -32,7 +32,8 @@ from ..outcomes.sources import STEPS
 from .differences import added, by_difference, numbered, quick_difference, slope_of
 from .either import decided, either, is_either
 from .elementwise import elementwise
-from .shadow import Shadow, Whole, carry, mark, quick_shadow, shadow
+from .kinks import joined, learned, looked_at
+from .shadow import Beside, Shadow, Whole, carry, mark, quick_shadow, shadow
 from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
@@ -132,7 +133,9 @@ def quickly(op: str) -> Quick | None:
 
     def step(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         x = args[0]
-        if len(args) != 1 or not ordinary(x) or x.dtype not in FULL or not x.requires_grad or is_either(x):
+        if len(args) != 1 or not ordinary(x) or x.dtype not in FULL or not x.requires_grad:
+            return NotImplemented
+        if getattr(x, "_sll", None) is not None and is_either(x):
             return NotImplemented
         eps = region.fixed.get(op)
         if eps is None and not region.linearizes(op):
@@ -140,9 +143,12 @@ def quickly(op: str) -> Quick | None:
         return _step(region, op, func, x, region.eps_for(op) if eps is None else eps)
 
     def compare(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-        if len(args) != 2 or not _common(args) or not region.linearizes(op):
+        if len(args) != 2 or not _common(args):
             return NotImplemented
-        return _compare(region, op, func, args[0], args[1], rising)  # type: ignore[arg-type]
+        eps = region.fixed.get(op)
+        if eps is None and not region.linearizes(op):
+            return NotImplemented
+        return _compare(op, region, func, *args, rising, region.eps_for(op) if eps is None else eps)  # type: ignore
 
     def between(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         found = sloped(*args) if _common(args) and region.linearizes(op) else None  # type: ignore[misc]
@@ -162,12 +168,11 @@ def _common(args: tuple[Any, ...]) -> bool:
     """Whether the operands are ordinary tensors of floats and numbers, and autograd follows one."""
     follows = False
     for x in args:
-        if ordinary(x):
-            if x.dtype not in FULL or is_either(x):
-                return False
-            follows = follows or x.requires_grad
-        elif type(x) is not float and type(x) is not int:
+        if type(x) is float or type(x) is int:
+            continue
+        if not ordinary(x) or x.dtype not in FULL or getattr(x, "_sll", None) is not None and is_either(x):
             return False
+        follows = follows or x.requires_grad
     return follows
 
 
@@ -214,14 +219,20 @@ def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) ->
 def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) -> Tensor:
     at, limit, jump = STEPPING[op]
     fixed = x.detach()
+    if type(eps) is not float and joined(eps, fixed):
+        return mark(region, func(fixed), Beside(op, x, None))
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
     if x.numel() >= LARGE and isinstance(half, float):
         out = in_one_pass(x, jump, half, "hard")
-    elif half == limit and op != "trunc":  # the whole step: every number is in some band
-        out = whole(x, fixed, func(fixed))
+    elif half == limit:  # the whole step: every number is in some band
+        out = whole(x, fixed, func(fixed), op == "trunc")
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
+    if type(eps) is float:
+        return mark(region, out, Beside(op, x, None))
+    if op == "sign":
+        looked_at(eps, out, fixed)
     return mark(region, out, Beside(op, x, line_for(eps, x, out)))
 
 
@@ -277,35 +288,13 @@ BETWEEN: dict[str, Callable[..., Any]] = {
 """Of the operands, the distance to the nearest boundary, the jump there and half the way to the next."""
 
 
-class Beside(Whole):
-    """What `op` makes of `x`, and the whole number on the other side of the nearest boundary."""
-
-    __slots__ = ("op", "version", "x")
-
-    def __init__(self, op: str, x: Tensor, line: Any) -> None:
-        self.op, self.x, self.version, self.line = op, x, x._version, line
-        self.by_ones = op != "sign"
-
-    def other(self, q: Tensor) -> Tensor | None:
-        x = self.x.detach()
-        if x._version != self.version:
-            return None
-        if self.op == "sign":
-            return q.neg()
-        if self.op == "round":  # (0 counts as above)
-            return q + torch.copysign(number(1.0, q.dtype, q.device), x - q)
-        n = x.round()
-        if self.op == "trunc":
-            return 2 * n - torch.sign(n) - q
-        return 2 * n - q + (1 if self.op == "ceil" else -1)
-
-
 # --- bools -------------------------------------------------------------------------------------------------------
 
 
-def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float) -> Tensor:
+def _compare(op: str, region: Region, func: Func, a: Any, b: Any, rising: float, eps: float | Width) -> Tensor:
     hard: Tensor = func(a, b)
-    eps, data = region.eps_for(op), None
+    if type(eps) is not float and joined(eps, hard):
+        return hard
     differs, large = isinstance(a, Tensor) and isinstance(b, Tensor), False
     if differs:
         a, b = apart(op, a, b, lambda: hard)
@@ -313,13 +302,9 @@ def _compare(region: Region, op: str, func: Func, a: Any, b: Any, rising: float)
     else:
         x, at, rising = (a, float(b), rising) if isinstance(a, Tensor) else (b, float(a), -rising)
         large = x.numel() >= LARGE
-        if large:
-            x = x.view_as(x)  # (who hooks `x` is not asked what is open)
-        elif type(eps) is not float or rising == 2 * eps:
-            x = kept(x)
-        else:  # the slope comes with the copy
-            x, data = x * number(rising * 0.5 / eps, x.dtype), lazy_clone(x.detach())
-    found = Compared(x, at, hard, rising, eps, op in CLOSED, differs, data)
+        x = x.view_as(x) if large else kept(x)  # (a view: who hooks `x` is not asked what is open)
+    found = Compared(x, at, hard, rising, eps, op in CLOSED, differs)
+    found.looks = type(eps) is not float and not (differs and learned(a, b))
     # At once where it takes no more than a copy of `x`.
     return mark(region, hard, Shadow.of(found.make(), exact=x.dtype) if large else found)
 
@@ -328,35 +313,36 @@ class Compared(Shadow):
     """Of ``x > at`` (`rising`: 1), or the other way round (-1): `hard` as a float of the dtype of `x`."""
 
     half: float | Tensor | None
+    looks = False
+    """Whether to look what arrives."""
 
     def __init__(
-        self, x: Tensor, at: float, hard: Tensor, rising: float, eps: float | Width, closed: bool,
-        differs: bool = False, data: Tensor | None = None,
-    ) -> None:  # fmt: skip
-        """`closed`: it holds at the boundary. `differs`: `x` is a difference. (Equal infinities have none.) If `data`
-        are the numbers compared, `x` has been multiplied by the slope.
-        """
-        self._value = self._other = self.half = None
+        self, x: Tensor, at: float, hard: Tensor, rising: float, eps: float | Width, closed: bool, differs: bool
+    ) -> None:
+        """`closed`: it holds at the boundary. `differs`: `x` is a difference. (Equal infinities have none.)"""
+        self._value = self._other = None
+        self.half = eps if type(eps) is float else None
         self.exact, self._saving = x.dtype, saving()
-        self.x, self.at, self.rising, self.eps, self.data = x, at, rising, eps, data
+        self.x, self.at, self.rising, self.eps = x, at, rising, eps
         self.flags, self.closed, self.one_pass = lazy_clone(hard), closed, not (closed and differs)
 
     def outside(self) -> bool:
-        x = self.x.detach() if self.data is None else self.data
-        if x.numel() != 1 or type(self.eps) is not float:
+        if self.x.numel() != 1 or type(self.eps) is not float:
             return False
-        return closed(x.item(), self.at, self.eps)
+        return closed(self.x.item(), self.at, self.eps)
 
     def make(self) -> Tensor:
         x, at, rising, half = self.x, self.at, self.rising, self.half
         if half is None:
             self.half = half = half_at(self.eps, x, at)
-        if self.one_pass and x.numel() >= LARGE and isinstance(half, float):
+        if self.looks:
+            self.looks = False
+            looked_at(self.eps, x, x.detach() - at if at else x.detach())
+        if x.numel() >= LARGE and self.one_pass and isinstance(half, float):
             jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
-        fixed, slope = (x.detach(), rising * 0.5 / half) if self.data is None else (self.data, 1.0)
-        distance = fixed - number(at, x.dtype) if at else fixed
-        return ramp(x, distance, half, slope, lambda: self.flags.to(x.dtype))
+        distance = x.detach() - number(at, x.dtype) if at else x.detach()
+        return ramp(x, distance, half, rising * 0.5 / half, lambda: self.flags.type(x.dtype))
 
 
 # --- everything else ---------------------------------------------------------------------------------------------
@@ -370,10 +356,15 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, args[0], func(*args, **kwargs))
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
+    compares = op in RISING and eager()
+    if compares and joined(eps, flags := func(*args, **kwargs)):
+        return flags
     step = STEPS[op](eps, *operands, **kwargs)
     if step is None:
         return func(*args, **kwargs)
     offset = step.decision.offset()
+    if compares and step.decision.site is not None and not learned(*operands):
+        looked_at(eps, offset, step.decision.site.distance().detach())
     hard = func(*args, **kwargs) if op in SLOPED else _detached(func, args, kwargs)
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset

@@ -40,7 +40,7 @@ def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     if (own := quick_shadow(args[0])) is None or not _ordinary(args[1:], own.exact):
         return _quick_integers(region, func, args)
-    mask, value = args[0], own.value()
+    mask, value = args[0], own.quick_value()
     return taken(lambda a, b: func(mask, a, b), value.detach(), value, *args[1:])
 
 
@@ -48,11 +48,8 @@ def quick_masked_fill(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """``x.masked_fill(mask, value)``, the same."""
     if len(args) != 3:
         return NotImplemented
-    x, mask, filled = args
-    if (own := quick_shadow(mask)) is None or not _ordinary((x, filled), own.exact):
-        return _quick_integers(region, lambda mask, a, b: func(b, mask, a), (mask, filled, x))
-    value = own.value()
-    return taken(lambda a, b: func(b, mask, a), value.detach(), value, filled, x)
+    x, mask, value = args
+    return quick_where(region, lambda mask, a, b: func(b, mask, a), (mask, value, x))
 
 
 def _quick_integers(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
