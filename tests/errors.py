@@ -1044,6 +1044,25 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         INDICES,
+        "What was read at a decided index is written to too late",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.zeros(4)
+    row = y[x[:3].argmax()]
+    y[0] = 1.0
+    row += 1
+""",
+        "To PyTorch `row` is a view of `y`. A region writes it back, which is right only if nobody wrote to `y` since.",
+        """
+with sll.linearize(eps=0.1):
+    y = torch.zeros(4)
+    y[0] = 1.0
+    y[x[:3].argmax()] += 1
+y[1].backward()
+""",
+    ),
+    Case(
+        INDICES,
         "Learned boundaries, and an index that was chosen passes them",
         """
 boundaries = torch.tensor([0.5, 1.5], requires_grad=True)
@@ -1360,16 +1379,15 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         LOST,
-        "A mask that `vmap` returns",
+        "One `vmap` uses what another returns",
         """
 with sll.linearize(eps=0.1):
-    masks = torch.vmap(lambda x: x > 0)(x)
-    loss = masks.float().sum()
+    y = torch.vmap(lambda v: torch.vmap(lambda a: a > 0)(v).float())(x[None])
 """,
         "What a mask carries ends with the transform. Make it a float inside.",
         """
 with sll.linearize(eps=0.1):
-    torch.vmap(lambda x: (x > 0).float())(x).sum().backward()
+    torch.vmap(lambda v: torch.vmap(lambda a: (a > 0).float())(v))(x[None]).sum().backward()
 """,
     ),
     Case(
@@ -2833,6 +2851,30 @@ found = sll.check(lambda x: (x / 0).sum(), torch.zeros(3))
         "Where the program returns NaN or infinity there is nothing to compare. Check it elsewhere.",
         """
 found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(3), eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` of no elements",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(0))
+""",
+        "There is nothing to move.",
+        """
+found = sll.check(lambda x: torch.sign(x).sum(), torch.zeros(3), eps=0.1, directions=2)
+""",
+    ),
+    Case(
+        REPORTS,
+        "`check` of narrow bands, with few runs",
+        """
+x = torch.linspace(-1, 1, 40, dtype=torch.float64)
+found = sll.check(lambda x: torch.round(37 * x).sum(), x, path_to=x + 1, eps=1e-4, runs=200)
+""",
+        "Where bands are narrow it takes more runs to find all jumps.",
+        """
+x = torch.linspace(-1, 1, 40, dtype=torch.float64)
+found = sll.check(lambda x: torch.round(3 * x).sum(), x, path_to=x + 1, eps=0.01)
 """,
     ),
     Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import math
 import random
 import sys
 from pathlib import Path
@@ -150,6 +151,49 @@ def test_what_rounding_hides():
     x = torch.linspace(-1, 1, 20)
     found = sll.check(lambda x: 1e9 + 1e-3 * torch.sign(x).sum(), x, eps=0.05)
     assert "rounding" in found.verdict or found.arguments[0].verdict == "no effect"
+
+
+def test_what_cannot_be_checked():
+    for value in (math.nan, math.inf):
+        with pytest.raises(
+            ValueError, match=f"fn cannot be checked here: what fn returns in the region is {value}.* other arguments"
+        ):
+            sll.check(lambda x, value=value: step(x) * value, X, eps=0.01)
+    with pytest.raises(ValueError, match=r"x \[0, 3\] has no elements.*pass a tensor that has some"):
+        sll.check(lambda x: x.sign().sum(), torch.zeros(0, 3), eps=0.01)
+    with pytest.raises(ValueError, match="cannot be checked here: what fn returns"):
+        sll.check(lambda x: step(x) / (x[0] < 0).double() - math.inf, X, path_to=X + 1, eps=0.01)
+    beside = sll.check(lambda x, y: step(x) + y.sum(), X, torch.zeros(0), eps=0.01)
+    assert beside.right and [x.name for x in beside.arguments] == ["x"]
+
+
+def test_runs_are_bounded_and_told():
+    def program(x):
+        return (torch.round(37 * x) * torch.linspace(1, 2, len(x))).sum()
+
+    found = sll.check(program, X, eps=1e-4)
+    assert 500 < found.runs < 10_000
+    assert found.to_dict()["runs"] == found.runs
+    assert f"The program ran {found.runs:,} times." in str(found)
+    fewer = sll.check(program, X, eps=1e-4, runs=100)
+    assert fewer.runs < 100 + 50 + 100
+    assert fewer.verdict == "cannot tell: x: 100 runs were not enough; raise runs=, or lower directions= or points="
+    assert sll.check(program, X, eps=1e-4, directions=2, points=4).runs < found.runs / 3
+    with pytest.raises(TypeError, match="runs must be an integer, at least 100, got 5"):
+        sll.check(program, X, runs=5)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_chance_is_not_called_wrong(seed):
+    """Narrow bands of which most have no point in them."""
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8)).double()
+    x, y = torch.randn(16, 4, dtype=torch.float64), torch.randn(16, 8, dtype=torch.float64)
+    loss = lambda x: (torch.round(net(x) * 2) / 2 - y).square().mean()
+    found = sll.check(loss, x, eps=0.05, forward="hard", params=[net[0].weight], directions=4)
+    assert found.verdict != "wrong here"
+    (weight,) = found.arguments
+    assert weight.verdict != "cannot tell" or "raise directions=, points= or runs=" in weight.why
 
 
 # --- paths -------------------------------------------------------------------------------------------------------

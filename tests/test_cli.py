@@ -65,6 +65,14 @@ class Raises:
 
 net = Net()
 number = 3
+
+
+def lost(x):
+    return torch.sign(x).detach().sum() + 0 * x.sum()
+
+
+def undefined(x):
+    return (torch.round(x) / 0).sum() * 0
 """
 
 
@@ -222,6 +230,30 @@ def test_explain_in_words(here):
     assert done.exit_code == 0 and done.stderr == ""
     assert "hello from the program" in done.stdout and "program.py:8 (round): 2 of 3" in done.stdout
     assert done.stdout.count("program.py:8") == 2  # in words and in the table
+
+
+def test_explain_can_check(here):
+    args = ("explain", "program.py:scaled", "--input", "linspace(-3, 3, 40)", "--eps", "0.05", "--check")
+    done = run(*args)
+    assert done.exit_code == 0
+    _, _, checked = done.stdout.partition("Against the hard program\n")
+    assert checked.lstrip().startswith("right — sll.linearize(eps=0.05, forward='linear')")
+    found = json.loads(run(*args, "--json").stdout)["check"]
+    assert (found["verdict"], found["arguments"][0]["name"]) == ("right", "x")
+    assert 100 < found["runs"] < 10_000
+    assert explained("program.py:scaled", "--input", "ones(4)", "--eps", "0.1")["check"] is None
+
+
+def test_explain_checks_what_is_wrong(here):
+    found = explained("program.py:lost", "--input", "linspace(-3, 3, 40)", "--eps", "0.05", "--check")["check"]
+    line = 1 + PROGRAM.splitlines().index("    return torch.sign(x).detach().sum() + 0 * x.sum()")
+    assert (found["verdict"], found["lines"][0]["line"]) == ("wrong here", line)
+
+
+def test_explain_cannot_check(here):
+    done = run("explain", "program.py:undefined", "--input", "ones(4)", "--eps", "0.05", "--check")
+    assert done.exit_code == 1
+    assert "fn cannot be checked here: what fn returns in the region is nan" in done.stderr
 
 
 def test_seed(here):

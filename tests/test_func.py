@@ -180,7 +180,7 @@ def test_per_sample_gradients_and_ensembles():
     FUNC,
     "a mask or an index that goes into `vmap` as an argument",
     "works",
-    "as a hard one: its decision is lost, and reported. Close over it, or pass a float",
+    'with `"straight-through"`; in the other modes its decision is lost, and reported. Close over it, or pass a float',
 )
 def test_decisions_into_vmap_are_reported():
     x = torch.linspace(-1, 1, 8, dtype=torch.float64).requires_grad_()
@@ -197,8 +197,8 @@ def test_decisions_into_vmap_are_reported():
 @row(
     FUNC,
     "a mask or an index that `vmap` returns",
-    "does not work",
-    "it comes out as a plain tensor: its decision ends there, and that is reported. Return a float",
+    "works",
+    'with `"straight-through"`; in the other modes its decision ends there, and that is reported. Return a float',
 )
 def test_decisions_out_of_vmap_end_there():
     x = torch.linspace(-1, 1, 8).requires_grad_()

@@ -108,10 +108,20 @@ def _doubled(mask: torch.Tensor) -> torch.Tensor:
 
 @shows("A mask has no gradient in a custom")
 @pytest.mark.parametrize("forward", MODES)
-def test_a_mask_in_a_custom_function_and_one_out_of_vmap_are_reported(forward):
+def test_a_mask_in_a_custom_function_is_reported(forward):
     assert gradient(lambda x: Plain.apply(x > 0) + 0 * x, [-0.02, 0.5], forward) == ([0, 0], ["Plain"])
-    returned = lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x
-    assert gradient(returned, [-0.02, 0.5], forward) == ([0, 0], ["double"])
+
+
+@shows("A mask that goes into `torch.vmap`")
+@pytest.mark.parametrize("forward", MODES)
+def test_masks_and_vmap(forward):
+    programs = (
+        lambda x: torch.func.vmap(lambda a: a > 0)(x).double() + 0 * x,
+        lambda x: torch.func.vmap(lambda mask: mask.double())(x > 0) + 0 * x,
+    )
+    for program in programs:
+        expected = ([5, 0], []) if forward == "straight-through" else ([0, 0], ["double"])
+        assert gradient(program, [-0.02, 0.5], forward) == expected
 
 
 @shows("A mask has none in a TorchScript")
@@ -151,17 +161,14 @@ def test_a_view_before_a_write_is_reported(forward):
     assert reported(first, [-0.02, 0.5], forward) == ([0, 0], [], ["views"])
 
 
-@shows("`y[x.argmax()].add_(v)`")
-def test_an_index_without_dimensions_returns_a_copy():
+@pytest.mark.parametrize("forward", MODES)
+def test_an_index_without_dimensions_is_written_to(forward):
     def program(x):
-        y = torch.zeros(3)
+        y = torch.zeros(3, dtype=x.dtype)
         y[x.argmax()].add_(5.0)
-        return y
+        return y * torch.tensor([1, 2, 4])
 
-    x = torch.tensor([0.02, 0.03, 0.05], requires_grad=True)
-    for forward, written in (("hard", 5), ("straight-through", 0), ("linear", 0)):
-        with sll.linearize(0.1, forward=forward):
-            assert program(x).sum() == written
+    assert gradient(program, [0.51, 0.5, 0.0], forward) == ([-25, 25, 0], [])
 
 
 @shows("`RuntimeError: element 0")

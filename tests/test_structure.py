@@ -183,7 +183,6 @@ ELSEWHERE = {
     "_mode/notes.py": "test_lost.py",
     "_mode/places.py": "test_auto.py",
     "_mode/tracing.py": "test_report.py",
-    "_mode/vmap.py": "test_func.py",
     "_mode/watching.py": "test_report.py",
     "_ops/apply.py": "test_compile_values.py",
     "_ops/band.py": "ops/test_ramp.py",

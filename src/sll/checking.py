@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ._checks.around import Around, to_blame
-from ._checks.runs import Runs
+from ._checks.runs import Runs, Unusable
 from ._checks.verdicts import Compared, compared
 from ._ops.callsite import CallSite, short
 from ._ops.options import RegionForward, shown
@@ -37,6 +38,7 @@ class Check:
         lines: with ``"wrong here"``, the lines of the program that lose the gradient or whose band makes it wrong,
             as far as that can be found.
         report: the region's, with a row for each line that decides.
+        runs: how often the program ran.
     """
 
     region: str
@@ -44,6 +46,7 @@ class Check:
     arguments: tuple[Compared, ...]
     lines: tuple[CallSite, ...]
     report: Report
+    runs: int = 0
 
     @property
     def right(self) -> bool:
@@ -66,7 +69,8 @@ class Check:
 
     def notes(self) -> list[str]:
         """What becomes of the decisions of each line, in sentences."""
-        return [f"{short(row.site)}: {row.verdict}." for row in self.report.rows]
+        many = f"The program ran {self.runs:,} times. Lower directions=, points= or runs= for fewer."
+        return [*(f"{short(row.site)}: {row.verdict}." for row in self.report.rows), many]
 
     def _repr_html_(self) -> str:
         def row(cells: Iterable[str], tag: str) -> str:
@@ -85,7 +89,7 @@ class Check:
         arguments = [{key: _plain(value) for key, value in asdict(x).items()} for x in self.arguments]
         lines = [{"file": site.file, "line": site.line, "op": site.op} for site in self.lines]
         found = {"region": self.region, "verdict": self.verdict, "arguments": arguments, "lines": lines}
-        return {**found, "notes": self.notes(), "report": self.report.to_dict()}
+        return {**found, "runs": self.runs, "notes": self.notes(), "report": self.report.to_dict()}
 
 
 _COLUMNS = ("argument", "ratio", "cosine", "same sign", "within", "program", "gradient", "verdict")
@@ -110,6 +114,7 @@ def _plain(x: Any) -> Any:
     return list(x) if isinstance(x, tuple) else _finite(x) if isinstance(x, float) else x
 
 
+T = TypeVar("T")
 AGAIN = 3
 """So often directions are taken."""
 
@@ -127,6 +132,7 @@ def check(
     path_to: Any = None,
     directions: int = 8,
     points: int = 12,
+    runs: int = 10_000,
     seed: int = 0,
     paths: int = 1,
     **kwargs: Any,
@@ -146,8 +152,9 @@ def check(
     With `path_to` it is one path, from the arguments to there: the integral of the gradient must be the difference of
     the program's values, if both ends lie outside of all bands.
 
-    The program runs some hundred times. Each time it draws the same random numbers along a line, and others along the
-    next. Parameters, buffers, gradients and random numbers are afterwards as they were.
+    The program runs some hundred times, where bands are narrow some thousand times: `Check.runs`. Each time it draws
+    the same random numbers along a line, and others along the next. Parameters, buffers, gradients and random numbers
+    are afterwards as they were.
 
     Args:
         fn: a function, a module, or a function that refers to modules. It returns one floating-point number. If it
@@ -163,6 +170,8 @@ def check(
         directions: along how many lines each argument is moved: that of the gradient, random signs of all elements, and
             single elements.
         points: at how many points of a stretch the gradient is taken; more are taken around jumps.
+        runs: the program runs no more than so often to measure, and half as often again to find out which line is to
+            blame. Each argument has its share.
         seed: for the directions, the points and the program.
         paths: as for `linearize`.
         kwargs: what `fn` takes by name.
@@ -173,7 +182,8 @@ def check(
     Raises:
         TypeError: if `fn` is not callable or does not return one floating-point number, if nothing can be moved, or an
             option is not as described.
-        ValueError: if `path_to` does not fit the arguments.
+        ValueError: if `path_to` does not fit the arguments, if all that can be moved has no elements, or `fn` returns
+            NaN or infinity at its arguments.
         Exception: whatever `fn` raises at its arguments.
 
     Example:
@@ -191,10 +201,13 @@ def check(
             f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
             "sll.check(program, x)"
         )
-    for name, value, least in (("directions", directions, 2), ("points", points, 4), ("seed", seed, 0)):
+    given = (("directions", directions, 2), ("points", points, 4), ("runs", runs, 100), ("seed", seed, 0))
+    for name, value, least in given:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise TypeError(f"{name} must be an integer, at least {least}, got {shown(value)}")
-    return check_program(fn, args, kwargs, _scalar, eps, forward, params, path_to, directions, points, seed, paths)
+    return check_program(
+        fn, args, kwargs, _scalar, eps, forward, params, path_to, directions, points, runs, seed, paths
+    )
 
 
 def check_program(
@@ -208,6 +221,7 @@ def check_program(
     path_to: Any = None,
     directions: int = 8,
     points: int = 12,
+    most: int = 10_000,
     seed: int = 0,
     paths: int = 1,
 ) -> Check:
@@ -218,7 +232,7 @@ def check_program(
     policies: list[Any] = [policy for policy in region.policies() if hasattr(policy, "state_dict")]
     states = [(policy, policy.state_dict()) for policy in policies]
     with torch.inference_mode(False), program.as_it_was():
-        runs = Runs(program, _moved(program, params), loss)
+        runs = Runs(program, _moved(program, params), loss, most)
         around = Around(runs, options, points, seed)
         try:
             found = _measured(around, region, path_to, directions)
@@ -230,33 +244,46 @@ def check_program(
 
 
 def _measured(around: Around, region: linearize, path_to: Any, directions: int) -> Check:
-    runs, seed = around.runs, around.seed
+    runs, seed, most = around.runs, around.seed, around.runs.most
     for _ in range(_steps(around.region)):
-        runs.inside(around.region, {}, seed)
-    if runs.hard({}, seed) != runs.hard({}, seed):
+        _told(lambda: runs.inside(around.region, {}, seed))
+    if _told(lambda: runs.hard({}, seed)) != runs.hard({}, seed):
         why = "fn returns different values for the same arguments: it draws random numbers that no seed reaches"
-        return Check(repr(region), f"cannot tell: {why}", (), (), around.region.report())
+        return Check(repr(region), f"cannot tell: {why}", (), (), around.region.report(), runs.many)
     if path_to is not None:
-        measured = {"path": around.path(_ends(runs, path_to), 3)}
-        around.wide = measured
+        ends = _ends(runs, path_to)
+        around.wide = {"path": _told(lambda: around.path(ends, 3))}
     else:
-        for name in runs.base:
+        for k, name in enumerate(runs.base, 1):
+            runs.most = most * k // len(runs.base)
             _until_told(around, name, directions)
     arguments = [_compared(around, name) for name in around.wide]
+    runs.most = sys.maxsize
     report = around.report()
+    runs.most = runs.many + most // 2
     wrong = [x.name for x in arguments if x.verdict == "wrong here"]
     lines: list[CallSite] = []
     if wrong:
         name = wrong[0]
         lines = to_blame(around, [*around.wide[name], *around.close.get(name, [])], report)
     reached = any(m.reached for measured in around.wide.values() for m in measured)
-    return Check(repr(region), _verdict(arguments, reached), tuple(arguments), tuple(lines), report)
+    return Check(repr(region), _verdict(arguments, reached), tuple(arguments), tuple(lines), report, runs.many)
+
+
+def _told(run: Callable[[], T]) -> T:
+    """What cannot be measured at all is an error."""
+    try:
+        return run()
+    except Unusable as error:
+        raise ValueError(f"fn cannot be checked here: {error}").with_traceback(error.__traceback__) from None
 
 
 def _until_told(around: Around, name: str, directions: int) -> None:
     """More directions, and more points along them, where chance may be the reason."""
     for again in range(AGAIN):
         around.measure(name, directions, again)
+        if around.wide[name] and _compared(around, name).verdict == "wrong here":
+            around.repeat(name)
         if _compared(around, name).verdict not in ("cannot tell", "right on average") or name in around.failed:
             break
 
@@ -316,6 +343,12 @@ def _moved(program: Program, params: Any) -> dict[str, Tensor]:
                 )
             if x.requires_grad and x.is_leaf:
                 found[name] = x
+    empty = [f"{name} {list(x.shape)}" for name, x in found.items() if not x.numel()]
+    if empty and len(empty) == len(found):
+        raise ValueError(
+            f"{', '.join(empty)} has no elements, so there is nothing to move; pass a tensor that has some"
+        )
+    found = {name: x for name, x in found.items() if x.numel()}
     if not found:
         raise TypeError(
             "there is nothing to move: fn has no floating-point tensor among its arguments, and no parameter that "

@@ -76,3 +76,32 @@ def test_a_quantizer_that_clamps_first(forward, dtype, reach):
     assert torch.equal(q[some], p[some])
     torch.testing.assert_close(y[some], w[some])
     torch.testing.assert_close(dx[some], dw[some])
+
+
+NARROW = {  # name: a program of one decision, and where that is
+    "int8": (lambda x: x.to(torch.int8).double(), 128.0),
+    "char": (lambda x: x.char().double(), -129.0),
+    "uint8": (lambda x: x.byte().double(), 256.0),
+    "uint8, below 0": (lambda x: x.to(torch.uint8).double(), -1.0),
+    "int16": (lambda x: x.short().double(), 32768.0),
+    "rounded": (lambda x: torch.round(x).to(torch.int8).double(), 127.5),
+    "not at the end": (lambda x: x.to(torch.int8).double(), 127.0),
+    "wrapped long before": (lambda x: x.to(torch.int8).double(), 131.0),
+    "difference": (lambda x: ((x > 0).to(torch.uint8) - 1).double(), 0.0),
+    "negative": (lambda x: (-(x > 0).byte()).double(), 0.0),
+    "sum": (lambda x: (lambda m: m + m)((x > 0).to(torch.int8) * 100).double(), 0.0),
+    "product": (lambda x: ((x > 0).to(torch.int8) * 100 * 2).double(), 0.0),
+    "sum of two in int64": (lambda x: (((x + torch.tensor([0.0, 9.0])) > 0).char() * 100).sum().double(), 0.0),
+}
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("name", NARROW)
+def test_integers_that_wrap_around(name, forward):
+    program, boundary = NARROW[name]
+    for off in (-0.003, 0.004):
+        x = torch.tensor(boundary + off, dtype=torch.float64, requires_grad=True)
+        with sll.linearize(0.01, forward=forward, on_lost="error"):
+            y = program(x)
+        there, here = (program(x.detach() + side) for side in (0.01, -0.01))
+        assert torch.autograd.grad(y, x)[0] == pytest.approx(float(there - here) / 0.02)

@@ -34,3 +34,21 @@ def test_what_is_given_or_decided_ties_without_a_word(forward):
     with sll.linearize(0.1, forward=forward) as region:
         y = (torch.round(x) >= 1).float() + (x > 0).float() + (x * 1.01 > 0.5).float()
     assert y.requires_grad and not region.report().approximate
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "linear"])
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda masks: (masks.to(torch.int8) * 60).sum(dtype=torch.int8),
+        lambda masks: masks.to(torch.int8) @ torch.full((3,), 60, dtype=torch.int8),
+    ],
+)
+def test_sums_that_wrap_around_are_approximate(add, forward):
+    for at, why in (([0.02, 0.5, 0.6], ["wraps"]), ([0.02, 0.5, -0.6], [])):
+        x = torch.tensor(at, requires_grad=True)
+        with sll.linearize(0.1, forward=forward, on_lost="error") as region:
+            found = add(x > 0)
+            found.float()
+        assert sorted(region.report().why.values()) == why
+        assert found == add(x.detach() > 0)

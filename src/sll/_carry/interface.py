@@ -168,6 +168,17 @@ class Engine:
         """Whether a decision that `x` depends on is in its band."""
         return self.undecided(x) > 0
 
+    def beneath(self, region: Any, x: Tensor, below: Tensor) -> bool:
+        """Let `below`, which a transform of torch.func wraps as `x`, carry what `x` does. False if it cannot."""
+        return False
+
+    def wrapped(self, region: Any, x: Tensor, below: Tensor) -> bool:
+        """Let `x` carry what `below` does. False if it cannot."""
+        return False
+
+    def viewed(self, region: Any, x: Tensor, base: Tensor) -> None:
+        """Let `x`, a view that a transform has returned, carry what `base` does."""
+
     def links(self, known: list[Tensor]) -> int:
         """How many values may wait for each other to be worked out, that of a function of `known` among them. 0 if none
         ever does.

@@ -16,6 +16,7 @@ from torch import Tensor
 from .._rules.index import REMEDIES, in_place_forms, names_of, op_name, spellings
 from .._rules.table import ROWS, Row
 from .interface import Func, Region, Rule
+from .plateaus import ASKED, asked
 from .writes import Writes
 
 __all__ = ["NUMBERS", "Rules", "between_bools", "collected", "decides", "lost_number"]
@@ -134,11 +135,15 @@ class Rules:
                 rule = rule_of.get(name) or rule_of.get(row.family) or rule_of.get(row.op)
                 if rule is None:
                     continue
+                if name in ASKED:
+                    rule = asked(rule, decides(row))
                 if row.family == "reflected":
                     for func in functions:
                         self.put(func, self._reflected(rule, getattr(torch, row.op)), True)
                     continue
-                found = self.register(rule, functions, name, in_place=row.in_place, source=decides(row), marks=marks)
+                found = self.register(
+                    rule, functions, name, in_place=row.in_place, source=decides(row), marks=marks or name in ASKED
+                )
                 deciding += found if decides(row) else []
         return deciding
 

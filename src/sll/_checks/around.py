@@ -12,7 +12,7 @@ from torch import Tensor
 from .._ops.callsite import CallSite
 from .._reports.report import Report
 from ..region import linearize
-from .runs import Decided, Narrowed, Runs, Unusable, seeing
+from .runs import Decided, Narrowed, Runs, Spent, Unusable, seeing
 from .verdicts import EXPLODES
 from .windows import BANDS, Line, Measured, Reach, measure, reach
 
@@ -60,12 +60,13 @@ class Around:
             try:
                 far = reach(line, lambda t, line=line: self.see(line, t))  # type: ignore[misc]
                 wide.append(self._stretch(line, far, shift, points))
+                if far is not None and far.near < min(far.wide, wide[-1].half / BANDS):
+                    half = max(far.near, far.wide / CLOSE)
+                    close.append(measure(line, self.region, shift * half, half, far, points // 2))
             except Unusable as error:
                 self.failed[name] = str(error)
-                continue
-            if far is not None and far.near < min(far.wide, wide[-1].half / BANDS):
-                half = max(far.near, far.wide / CLOSE)
-                close.append(measure(line, self.region, shift * half, half, far, points // 2))
+                if isinstance(error, Spent):
+                    break
 
     def _directions(self, name: str, many: int, generator: torch.Generator, uphill: bool) -> list[Tensor]:
         """That of the gradient, then in turn random signs and single elements."""
@@ -88,6 +89,14 @@ class Around:
         half = 0.5 * line.size if far is None else max(far.near, BANDS * far.wide)
         half = max(half, 64 * line.rounding * line.size)
         return _shorter(lambda half: measure(line, self.region, shift * half, half, far, points), half)
+
+    def repeat(self, name: str) -> None:
+        """What was measured, at other points."""
+        try:
+            for m in (*self.wide[name], *self.close.get(name, [])):
+                m.twin = m.twin or m.again(self.region, 1.0, 17)
+        except Unusable as error:
+            self.failed[name] = str(error)
 
     # --- along a path ---
 
@@ -116,6 +125,8 @@ def _shorter(run: Callable[[float], T], half: float) -> T:
     for _ in range(HALVINGS):
         try:
             return run(half)
+        except Spent:
+            raise
         except Exception as error:
             failed = error if isinstance(error, Unusable) else Unusable(f"fn raises {type(error).__name__}: {error}")
             half /= 2
@@ -146,7 +157,7 @@ def _off(around: Around, measured: list[Measured], line: tuple[str, int], times:
     """How far off the gradient is with another band at that line."""
     region = Narrowed(line, times, **around.options)
     try:
-        again = [m.again(region, max(times, NARROWER[-1])) for m in measured]
+        again = [m.again(region, max(times, NARROWER[-1]), 0) for m in measured]
         return _error(m.region - m.hard for m in again)
     except Unusable:
         return math.inf

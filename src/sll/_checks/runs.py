@@ -19,7 +19,7 @@ from ..policies import Call, kind_of
 from ..programs import Program
 from ..region import linearize
 
-__all__ = ["Decided", "Narrowed", "Runs", "Unusable", "finite", "seeing"]
+__all__ = ["Decided", "Narrowed", "Runs", "Spent", "Unusable", "finite", "seeing"]
 
 Values = Mapping[str, Tensor]
 
@@ -28,11 +28,18 @@ class Unusable(ValueError):
     """The program has no number there: it raised, or returned NaN or infinity."""
 
 
+class Spent(Unusable):
+    """There were as many runs as there may be."""
+
+
 class Runs:
     """Of one program. Each starts from the same state and, with the same `seed`, draws the same random numbers."""
 
-    def __init__(self, program: Program, moved: Values, loss: Callable[[Any], Any]) -> None:
-        self.program, self.loss = program, loss
+    many = 0
+    """So many there were."""
+
+    def __init__(self, program: Program, moved: Values, loss: Callable[[Any], Any], most: int) -> None:
+        self.program, self.loss, self.most = program, loss, most
         self.base = {name: x.detach().clone() for name, x in moved.items()}
         self.leaves = {name: x for name, x in moved.items() if name not in program.given}
         """What is moved, and is no argument: it is written to."""
@@ -68,6 +75,9 @@ class Runs:
         return value, grads
 
     def _prepared(self, values: Values, seed: int) -> Any:
+        if self.many >= self.most:
+            raise Spent(f"{self.most} runs were not enough; raise runs=, or lower directions= or points=")
+        self.many += 1
         self.put()
         with torch.no_grad():
             for x, value, version in self._held:

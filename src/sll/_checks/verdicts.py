@@ -82,8 +82,25 @@ def compared(name: str, shape: tuple[int, ...], wide: list[Measured], close: lis
 
 
 def _both(of: list[Measured]) -> tuple[Tensor, Tensor]:
-    found = torch.tensor([[m.hard for m in of], [m.region for m in of]], dtype=torch.float64)
-    return found[0], found[1]
+    first, second = _twice(of)
+    return torch.tensor([m.hard for m in of], dtype=torch.float64), (first + second) / 2
+
+
+def _twice(of: list[Measured]) -> tuple[Tensor, Tensor]:
+    """What the region says, at some points and at others."""
+    found = [[m.region for m in of], [(m.twin or m).region for m in of]]
+    first, second = torch.tensor(found, dtype=torch.float64)
+    return first, second
+
+
+def _certain(of: list[Measured], than: Tensor | float = 0.0) -> tuple[float, float]:
+    """The sum of the squares of what the region says beyond `than`, and its standard error. Chance cancels: it is
+    another at other points.
+    """
+    first, second = _twice(of)
+    squares, apart = (first - than) * (second - than), (first - second).square()
+    error = (squares.clamp(0) * apart + apart.square() / 4).sum().sqrt()
+    return float(squares.sum()), float(error)
 
 
 def _noise(of: list[Measured]) -> Tensor:
@@ -91,12 +108,13 @@ def _noise(of: list[Measured]) -> Tensor:
 
 
 def _error(of: list[Measured]) -> float:
-    """Standard error of the ratio, from leaving out one direction at a time."""
+    """Standard error of the ratio, from leaving out one direction at a time, and from the choice of points."""
     hard, region = _both(of)
     size, product = hard.square(), hard * region
     without = (product.sum() - product) / (size.sum() - size)
     many = len(of)
-    return float(((many - 1) / many * (without - without.mean()).square().sum()).sqrt())
+    of_points = float((hard * _noise(of)).norm() / size.sum())
+    return math.hypot(float(((many - 1) / many * (without - without.mean()).square().sum()).sqrt()), of_points)
 
 
 def _judged(wide: list[Measured], close: list[Measured], numbers: int) -> tuple[Verdict, str]:
@@ -107,10 +125,10 @@ def _judged(wide: list[Measured], close: list[Measured], numbers: int) -> tuple[
     if max(swing, other) <= nothing:
         return "no effect", ""
     if swing <= nothing:
-        return _of_nothing(region, float(_noise(wide).square().sum()), other)
+        return _of_nothing(wide, region, float(_noise(wide).square().sum()), other)
     if max(float(hard.abs().max()), float(region.abs().max())) <= 8 * rounding:
         return "cannot tell", "what changes is as small as rounding; use float64"
-    if other - sum(m.spike for m in wide) > EXPLODES * swing:
+    if all(sum(m.region_swing - m.spike for m in of) > EXPLODES * swing for of in (wide, [m.twin or m for m in wide])):
         return "wrong here", f"the gradient explodes: it adds up to {other / swing:.3g} times what the program changes"
     far = _far_off(close, numbers)
     if far:
@@ -118,12 +136,12 @@ def _judged(wide: list[Measured], close: list[Measured], numbers: int) -> tuple[
     return _by_ratio(wide)
 
 
-def _of_nothing(region: Tensor, noise: float, swing: float) -> tuple[Verdict, str]:
+def _of_nothing(wide: list[Measured], region: Tensor, noise: float, swing: float) -> tuple[Verdict, str]:
     """The program does not change."""
-    size = float(region.square().sum())
+    size, error = _certain(wide)
     if len(region) * size < (0.4 * swing) ** 2:
         return "right on average", "the program does not change, and the gradient is zero on average only"
-    if size > 4 * noise:
+    if size > 4 * noise and size > SURE * error:
         return "wrong here", "the program does not change, and its gradient is not zero"
     return "cannot tell", "the program does not change, and there are not enough points to tell what its gradient is"
 
@@ -141,14 +159,20 @@ def _by_ratio(wide: list[Measured]) -> tuple[Verdict, str]:
     if abs(ratio - 1) > max(ABOUT, SURE * error):
         return "wrong here", f"the gradient says {ratio:.3g} times what the program does"
     if beyond > 0.75 and off > (1 + SURE / math.sqrt(len(wide))) * noise:
-        return "wrong here", f"along single directions the gradient is off by {100 * beyond:.0f} %"
+        square, doubt = (x / size for x in _certain(wide, hard))
+        if square > max(0.75**2, SURE * doubt):
+            return "wrong here", f"along single directions the gradient is off by {100 * math.sqrt(square):.0f} %"
+        return "cannot tell", f"along single directions the gradient scatters by {100 * beyond:.0f} %; {_MORE}"
     if error > ABOUT / 2 or noise > 0.25:
-        return "cannot tell", f"too noisy: the ratio is {ratio:.2g} ± {error:.1g}; more directions= or points= help"
+        return "cannot tell", f"too noisy: the ratio is {ratio:.2g} ± {error:.1g}; {_MORE}"
     if abs(ratio - 1) <= EXACT and beyond <= EXACT:
         return "right", ""
     if abs(ratio - 1) <= ABOUT:
         return "right on average", ""
-    return "cannot tell", f"not enough points: the ratio is {ratio:.2g} ± {error:.1g}"
+    return "cannot tell", f"the ratio is {ratio:.2g} ± {error:.1g}; {_MORE}"
+
+
+_MORE = "raise directions=, points= or runs="
 
 
 def _by_swing(off: float, noise: float) -> tuple[Verdict, str]:
@@ -157,7 +181,7 @@ def _by_swing(off: float, noise: float) -> tuple[Verdict, str]:
         return "right", ""
     if off > max(ABOUT, SURE * noise):
         return "wrong here", f"the gradient is off by {100 * off:.0f} % of what the program goes up and down"
-    return "cannot tell", "the program goes up as much as down, and there are not enough points"
+    return "cannot tell", f"the program goes up as much as down; {_MORE}"
 
 
 def _far_off(close: list[Measured], numbers: int) -> str:

@@ -87,6 +87,10 @@ class Reach(NamedTuple):
     wide: float
     """The narrowest and the widest bands of those that are near, outliers aside."""
 
+    def times(self, many: float) -> Reach:
+        """With narrowest bands that are so many times as wide."""
+        return self._replace(narrow=many * self.narrow)
+
 
 def reach(line: Line, see: Callable[[float], list[Decided]]) -> Reach | None:
     """None if nothing that is decided moves. `see` runs the program at a step, and says what it decides."""
@@ -137,8 +141,10 @@ class Measured:
     """Where the program jumps."""
     reached: bool
     """Whether anything that is decided moves."""
-    again: Callable[[linearize, float], Measured]
-    """The same stretch with another region, whose narrowest bands are so many times as wide."""
+    again: Callable[[linearize, float, int], Measured]
+    """The same stretch with another region, whose narrowest bands are so many times as wide, at other points."""
+    twin: Measured | None = None
+    """The same, at other points: what of it is chance."""
 
 
 def measure(
@@ -172,7 +178,7 @@ def measure(
         half=half,
         hard=float(weighted.sum()),
         region=float((length * slopes * phi).sum()),
-        noise=_noise(slopes * phi, length),
+        noise=math.hypot(_noise(slopes * phi, length), _missed(weighted, cells, narrow, jumps, grid)),
         shot=float(weighted.norm()),
         rounding=float(values.abs().max()) * min(line.rounding, 2**-23),
         swing=float(change.abs().sum()),
@@ -180,8 +186,8 @@ def measure(
         spike=float((length * slopes).abs().max()),
         jumps=jumps,
         reached=far is not None,
-        again=lambda other, times: measure(
-            line, other, middle, half, far and far._replace(narrow=times * far.narrow), points, flat=flat, sample=sample
+        again=lambda other, times, others: measure(
+            line, other, middle, half, far and far.times(times), points, flat=flat, sample=sample + others
         ),
     )
 
@@ -239,7 +245,7 @@ def _and_others(jumps: Tensor, far: Reach, middle: float, half: float) -> Tensor
 
 def _cells(jumps: Tensor, grid: Tensor, narrow: float) -> Tensor:
     """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps."""
-    if len(jumps) > len(grid) // FINER:  # many bands are open anywhere
+    if _many(jumps, grid):
         return grid
     spacing = FINER * float(grid[1] - grid[0])
     around = [0.0]
@@ -250,6 +256,18 @@ def _cells(jumps: Tensor, grid: Tensor, narrow: float) -> Tensor:
     near: Tensor = (jumps[:, None] + torch.tensor(around, dtype=torch.float64)).flatten()
     near = near[(near > grid[0]) & (near < grid[-1])]
     return torch.cat([grid[::FINER], near]).unique()  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _missed(weighted: Tensor, cells: Tensor, narrow: float, jumps: Tensor, grid: Tensor) -> float:
+    """The chance that a point lies in a band, where there are too many jumps to take a point in each of their bands."""
+    if not _many(jumps, grid):
+        return 0.0
+    return float(weighted.norm()) * math.sqrt(max(0.0, float(cells.diff().max()) / (2 * narrow) - 1))
+
+
+def _many(jumps: Tensor, grid: Tensor) -> bool:
+    """Whether many bands are open anywhere."""
+    return len(jumps) > len(grid) // FINER
 
 
 def _noise(y: Tensor, length: Tensor) -> float:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._carry import layouts
+from .._carry import layouts, rows
 from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, is_internal
@@ -351,6 +351,7 @@ def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
     if torch.is_grad_enabled():
         came_out(region, func, known)
         layouts.met(region, func, known)
+        rows.met(region, known, out)
         _missed(region, func, known, out)
         fed(region, known, out)
 

@@ -27,6 +27,7 @@ from .journal import QUIET
 from .notes import warn_now
 from .quiet import decides_nothing
 from .threads import IDLE, THREAD, Entered, innermost, release, stack
+from .vmap import views
 
 __all__ = ["Mode", "begin_compiled", "end_compiled", "not_compiled_on_their_own"]
 
@@ -216,6 +217,7 @@ class Mode(TorchFunctionMode):
                 return handle(func, args, kwargs)
             if (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer
+            views(self, func, args, kwargs)
             known = _held((*args, *kwargs.values()))
             fresh, links = self._not_written(func, known), self.engine.links(known)
             out = handle(func, args, kwargs)

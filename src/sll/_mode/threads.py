@@ -74,6 +74,8 @@ class Thread(threading.local):
         """The block without gradients that the program has entered in the innermost region."""
         self.marks = False
         """Whether tensors say that they were cut in such a block."""
+        self.beneath: list[weakref.ref[Tensor]] = []
+        """What carries something beneath the wrappers of transforms: a view of it may come out of one."""
         self.waiting: list[tuple[Any, Callable[[], None]]] = []
         """Warnings about lines of installed packages, with the lines of the program that called these."""
         self.seen: Any = WeakIdKeyDictionary()
@@ -102,7 +104,7 @@ class Thread(threading.local):
             return
         _INSIDE.add(own["_number"])
         mode = entered[0].mode
-        own["alone"] = alone = mode.trace is None and own["cut"] is None
+        own["alone"] = alone = mode.trace is None and own["cut"] is None and not own["beneath"]
         if alone and not entered[0].live and len(_INSIDE) == 1:
             IDLE.region, IDLE.rerun = (mode, None) if mode.paths == 1 else (None, mode)
 

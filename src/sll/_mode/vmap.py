@@ -1,59 +1,110 @@
-"""What goes into `torch.vmap` and comes out of it: masks and indices carry nothing across, and that is reported."""
+"""What goes into transforms of `torch.func` and comes out of them.
+
+Nobody is told when a tensor is wrapped for a transform, or when the wrapper is taken off. So what is beneath a wrapper
+carries what the wrapper does. Where `vmap` moves the batch it returns a view of that, which is known by its base.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
-from .._carry.interface import Carried, Engine, Func, tensors
-from .._ops.env import unwrapped
+from .._carry.interface import Carried, Func, tensors
 from .._rules.index import ASKS, op_name
+from .threads import THREAD
 
-__all__ = ["came_out", "handled"]
+__all__ = ["came_out", "handled", "views"]
 
-_OUTSIDE = "it was made outside of vmap; make it inside, or pass a float."
-_INSIDE = "it was made in a function that vmap called, and came out as a plain tensor. Return a float."
+_INTO = "it was made outside of vmap; make it inside, or pass a float."
+_OUT = "it was made in a function that vmap called, and came out as a plain tensor. Return a float."
+_is_wrapped, _beneath = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.get_unwrapped
 
 
 class Inside(Carried):
-    """Of the tensor behind a batched one: that carries something. What `vmap` returns is the tensor behind."""
+    """Of what is beneath a wrapper: that carries something, which ends with the transform."""
 
 
 def handled(region: Any, func: Func, args: Any, kwargs: Any, ruled: Callable[..., Any]) -> Any:
     """A call in a transform of torch.func."""
-    outside = _decided_outside(region.engine, args, kwargs)
-    if outside:
-        region.lose(func.__name__, outside, _OUTSIDE)
+    for x in tensors(args, kwargs):
+        if not x.is_floating_point():
+            _find(region, func, x)
+            if _is_marked(x):
+                region.lose(func.__name__, [], _OUT, undecided=lambda: True)
     out = ruled(func, args, kwargs)
     for x in tensors((out,), {}):
-        if not x.is_floating_point() and region.engine.decided(x) and torch._C._functorch.is_batchedtensor(x):
-            behind = torch._C._functorch.get_unwrapped(x)
-            if getattr(behind, "_sll", None) is None and region.keep(behind):
-                behind._sll = Inside(), None  # type: ignore[attr-defined]
-                region.mark()
+        if not x.is_floating_point() and region.engine.decided(x):
+            _hand_down(region, x)
     return out
 
 
-def _decided_outside(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Discrete operands that carry something which their batched selves do not."""
-    functorch = torch._C._functorch
-    found = []
-    for x in tensors(args, kwargs):
-        if not x.is_floating_point() and not engine.carried(x) and functorch.is_batchedtensor(x):
-            x = unwrapped(x)
-            if engine.decided(x):
-                found.append(x)
-    return found
+def _find(region: Any, func: Func, x: Tensor) -> None:
+    """Let `x` carry what it should, if a transform has wrapped it, or returned it as a view."""
+    engine, base = region.engine, x._base
+    if engine.carried(x) or _is_marked(x):
+        return
+    if base is not None and _is_marked(base):
+        _mark(region, x)
+    elif base is not None and engine.decided(base):
+        engine.viewed(region, x, base)
+    elif _is_wrapped(x):
+        below = _beneath(x)
+        _find(region, func, below)
+        if _is_marked(below):
+            _mark(region, x)
+        elif engine.decided(below) and not engine.wrapped(region, x, below):
+            region.lose(func.__name__, [below], _INTO)
+
+
+def _hand_down(region: Any, x: Tensor) -> None:
+    """Let what is beneath `x` carry what `x` does."""
+    known = True
+    while _is_wrapped(x):
+        below = _beneath(x)
+        pair = getattr(below, "_sll", None)
+        if pair is not None and pair[1] in (None, below._version):
+            return
+        known = known and region.engine.beneath(region, x, below)
+        if not known:
+            _mark(region, below)
+        THREAD.beneath.append(ref(below))
+        THREAD.alone = False
+        x = below
+
+
+def _mark(region: Any, x: Tensor) -> None:
+    if region.keep(x):
+        x._sll = Inside(), None  # type: ignore[attr-defined]
+        region.mark()
+
+
+def _is_marked(x: Tensor) -> bool:
+    pair = getattr(x, "_sll", None)
+    return pair is not None and isinstance(pair[0], Inside)
+
+
+def views(region: Any, func: Func, args: Any, kwargs: Any) -> None:
+    """Something came out of a transform, and may be an operand."""
+    if not THREAD.beneath:
+        return
+    THREAD.beneath = [held for held in THREAD.beneath if getattr(held(), "_sll", None) is not None]
+    if not THREAD.beneath:
+        THREAD.look()
+    elif not torch._C._are_functorch_transforms_active():
+        for x in tensors(args, kwargs):
+            if not x.is_floating_point():
+                _find(region, func, x)
 
 
 def came_out(region: Any, func: Func, known: list[Tensor]) -> None:
-    """What came out of `vmap` is used."""
-    marked: list[Any] = [x for x in known if isinstance(x._sll and x._sll[0], Inside)]  # type: ignore[attr-defined]
+    """Something that was marked is used."""
+    marked = [x for x in known if _is_marked(x)]
     if not marked or func in ASKS or torch._C._are_functorch_transforms_active():
         return
     for x in marked:
-        x._sll = None
-    region.lose(op_name(func), [], _INSIDE, undecided=lambda: True)
+        x._sll = None  # type: ignore[attr-defined]
+    region.lose(op_name(func), [], _OUT, undecided=lambda: True)

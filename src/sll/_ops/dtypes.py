@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FULL", "HALF", "compute_dtype", "wide"]
+__all__ = ["FULL", "HALF", "NARROW", "compute_dtype", "wide"]
 
 
 FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
+NARROW = (torch.int8, torch.uint8, torch.int16)
+"""Integers that programs let wrap around."""
 
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from torch.compiler import is_dynamo_compiling
 
 __all__ = [
     "HOOKS",
+    "at_level",
     "compiling",
     "dispatched",
     "eager",
     "free_to_read",
     "infinite",
+    "level_of",
     "outside_of_transforms",
     "plain",
     "readable",
@@ -36,6 +38,23 @@ def outside_of_transforms() -> AbstractContextManager[Any]:
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     return temporarily_clear_interpreter_stack()  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
+@contextmanager
+def at_level(level: int) -> Iterator[None]:
+    """Leaves the transforms of `torch.func` that are further in than so many, for a moment."""
+    from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
+
+    functorch: Any = torch._C._functorch
+    with ExitStack() as left:
+        while (top := functorch.peek_interpreter_stack()) is not None and top.level() > level:
+            left.enter_context(temporarily_pop_interpreter_stack())  # type: ignore[no-untyped-call, unused-ignore]
+        yield
+
+
+def level_of(x: Tensor) -> int:
+    """By how many transforms `x` is wrapped, at most."""
+    return max(torch._C._functorch.maybe_get_level(x), 0)
 
 
 def unwrapped(x: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ _APPROXIMATE = {
     "gradient. Take views after the write",
     "again": "elements are chosen among, of which an open decision has masked some: the choice sees what the mask "
     'leaves. Use topk or a ranking, or forward="hard"',
+    "wraps": "integers wrapped around, of which the sum was followed. Add them as int64",
     "equal": "elements are compared of which the largest are equal, and were decided: their gradient is torch's. Write "
     'mask.any(), or use forward="hard"',
 }
@@ -72,7 +73,7 @@ class Report:
     """
     why: dict[CallSite, str] = field(default_factory=dict)
     """Of call sites in `approximate`: ``"flips"``, ``"terms"``, ``"blend"``, ``"outcomes"``, ``"places"``, ``"again"``,
-    ``"equal"``, ``"views"``, ``"joint"`` or ``"ties"``.
+    ``"equal"``, ``"views"``, ``"wraps"``, ``"joint"`` or ``"ties"``.
     """
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
-from .. import definitions
+from .. import definitions, rows
 from ..composed import COMPOSED
 from ..interface import Engine, Func
 from ..layouts import LAYOUTS
@@ -77,7 +77,7 @@ RULE_OF: dict[str, Rule] = {
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
-    "Tensor.__getitem__": getitem,
+    "Tensor.__getitem__": rows.reading(getitem),
     "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),
     "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
     "torch.embedding": lookup("table", "index"),
@@ -98,8 +98,8 @@ RULE_OF: dict[str, Rule] = {
     "searchsorted": chosen_again(passed),
     "histc": chosen_again(histogram),
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
-    **dict.fromkeys(("writes", "masked_scatter"), flip_by_flip),
-    "Tensor.__setitem__": setitem,
+    **dict.fromkeys(("writes", "masked_scatter", "nonzero", "argwhere"), flip_by_flip),
+    "Tensor.__setitem__": rows.assigning(setitem),
     "Tensor.copy_": WRITES.copy,
     **{op: comparison(op, False, True) for op in ("gt", "ge")},
     **{op: comparison(op, True, False) for op in ("lt", "le")},

@@ -31,10 +31,7 @@ def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return move(region, func, args, kwargs)
     if any(x.dim() or x.dtype == torch.bool for x in leaves(index)):
         return out
-    out = region.call(torch.clone, out)  # (at numbers it is a view, of another place in each flip)
-    if (found := flips_of(out)) is not None:
-        found.of = table, table._version, index
-    return out
+    return region.call(torch.clone, out)  # (at numbers it is a view, of another place in each flip)
 
 
 def lookup(*names: str) -> Any:

@@ -33,11 +33,7 @@ def _hand_over(region: Any, target: Tensor, found: Flips | Ragged | None) -> Non
 
 
 def _carry_same(region: Any, target: Tensor, result: Tensor) -> None:
-    before = (getattr(target, "_sll", None) or (None,))[0]
-    of = before.of if type(before) is Flips else None
     _hand_over(region, target, flips_of(result) or ragged(result))
-    if of is not None and of[0]._version == of[1]:
-        setitem(region, Tensor.__setitem__, (of[0], of[2], target), {})
 
 
 def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | None:

@@ -22,6 +22,7 @@ from ..._ops.env import compiling, readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import NAMED, functions_with, op_name
 from ..interface import Func, Region, tensors
+from ..ties import told_of_wraps
 from .carriers import (
     Blend,
     Carrier,
@@ -245,6 +246,7 @@ def through_expectation(
         return attach(region, hard, bool_outcomes(decided_by(value.clamp(0, 1)), hard))
     if not (hard.is_floating_point() or hard.is_complex()):
         operands = [y for x in (*args, *named.values()) for y in (x if isinstance(x, (tuple, list)) else (x,))]
+        told_of_wraps(region, func, args, kwargs, hard)
         counts = func.__name__ in NAMED["by_ones"] and all(by_ones(x) for x in operands if discrete_carrier(x))
         return attach(region, hard, Expectation(value, counts))
     # Bit for bit the hard value where nothing is in the band: there the same arithmetic on hard operands agrees.

@@ -53,11 +53,10 @@ def _few_summands(
     found = resolved(input)
     if isinstance(found, Expectation) or isinstance(found, Choice) and of_one_order(found) or by_ones(input):
         return None
-    parts = region.call(torch.Tensor.unbind, input, dim)
+    parts = region.call(torch.Tensor.unbind, region.call(torch.Tensor.to, input, torch.int64), dim)
     total: Tensor = parts[0]
     for part in parts[1:]:
         total = region.call(torch.Tensor.add, total, part)
-    total = region.call(torch.Tensor.to, total, torch.int64)
     return region.call(torch.Tensor.unsqueeze, total, dim) if keepdim else total
 
 

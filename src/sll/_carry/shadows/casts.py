@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import FULL
-from ..._ops.env import tracked
+from ..._ops.dtypes import FULL, NARROW
+from ..._ops.env import free_to_read, tracked
 from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp, windowed
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
@@ -72,6 +72,8 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
             found = whole.other(fixed)
             return None if found is None else found.to(n.dtype)
 
+        if out.dtype in NARROW and _at_an_end(out):
+            floats = floats * _around(out, other(out))
         if plainly:
             floats.data = out.type(dtype)
             if whole.line is not None:
@@ -105,12 +107,15 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         watch.measure(from_one(fixed - n, n), half, 0.5)
         x = watch.enters(x)
     inner = fixed - torch.hardshrink(fixed, 0.5)  # what is nearer to 0 than to 1: there is no boundary
-    if isinstance(half, float) and half == 0.5 and eager():  # the whole step
+    ends = numbers.dtype in NARROW and _at_an_end(numbers)
+    if isinstance(half, float) and half == 0.5 and eager() and not ends:  # the whole step
         found = windowed(x, inner, 0.0, 1.0, lambda: numbers.type(x.dtype))
     else:
         n = fixed.round()
         distance = (fixed - n).div_(inner.logical_not_())  # (in a fraction of the time of `where`)
         slope = torch.where(fixed == n, fixed.new_ones(()), 0.5 / half)
+        if ends:
+            slope = slope * _around(numbers, _beyond(fixed, numbers))
         found = ramp(x, distance, half, slope, lambda: numbers.to(x.dtype))
     if watch is not None:
         watch.arrives(found)
@@ -122,3 +127,18 @@ def _beyond(x: Tensor, n: Tensor) -> Tensor:
     nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
     sign = torch.sign(nearest)
     return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)
+
+
+def _at_an_end(n: Tensor) -> bool:
+    """Whether an integer may be the last before they wrap around."""
+    if not free_to_read(n) or not n.numel():
+        return True
+    (low, high), ends = n.aminmax(), torch.iinfo(n.dtype)
+    return bool(low == ends.min) or bool(high == ends.max)
+
+
+def _around(n: Tensor, beyond: Tensor | None) -> Any:
+    """How many steps of the other sign the next step is: 1, or minus as many integers as there are but one."""
+    ends = torch.iinfo(n.dtype)
+    many = ends.max - ends.min
+    return 1 if beyond is None else torch.where((beyond.long() - n).abs() > many / 2, -many, 1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import as_numbers, finite, is_finite
+from ..._ops.dtypes import NARROW
 from ..._ops.env import compiling
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
@@ -122,6 +123,7 @@ def slope_of(func: Func, args: tuple[Any, ...], i: int, own: Shadow, out: Tensor
     assert dtype is not None
 
     def at(y: Tensor) -> Tensor:
+        y = y.to(n.dtype) if n.dtype in NARROW else y
         return func(*args[:i], y, *args[i + 1 :])  # type: ignore[no-any-return]
 
     flag = own.is_flag(n)
@@ -194,6 +196,7 @@ def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tenso
 
     def at(y: Tensor) -> Tensor:
         y = not_zero(func, y, x) if x is args[-1] else y
+        y = y.to(x.dtype) if x.dtype in NARROW else y
         swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
         return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
 

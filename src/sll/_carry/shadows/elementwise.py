@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.dtypes import NARROW
 from ..._ops.env import compiling, tracked
 from ..._ops.surrogates import alias, follow, kept, number
 from ..interface import Func, Region
@@ -173,6 +174,8 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     out = func(*args)
     if not isinstance(out, Tensor):
         return out
+    if out.dtype in NARROW:  # (it may wrap around)
+        return by_difference(region, func, args, {}, out)
     own = [shadow(x) for x in args]
     known = [x for x, found in zip(args, own) if found is not None]
     lazy = all(found is not None or not isinstance(x, Tensor) for x, found in zip(args, own))
@@ -271,11 +274,10 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if not whole:
         return make()
     out, known = func(*args), [x for x, own in zip(args, found) if own is not None]
-    other = None
-    if out.dtype != torch.bool and any(
-        own.knows_other() or x.dtype == torch.bool for x, own in zip(args, found) if own
-    ):
-        other = other_of(func, args, {}, known)
+    if out.dtype in NARROW:
+        return NotImplemented
+    knows = any(own.knows_other() or x.dtype == torch.bool for x, own in zip(args, found) if own)
+    other = other_of(func, args, {}, known) if knows and out.dtype != torch.bool else None
     return mark(region, out, made_of(region, func, args, {}, out, known, numbered(out, make, dtype), other, dtype))
 
 

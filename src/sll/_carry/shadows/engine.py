@@ -16,7 +16,7 @@ from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
-from .. import definitions
+from .. import definitions, rows
 from ..composed import COMPOSED
 from ..interface import Engine, Func, Quick, Region, Rule
 from ..layouts import LAYOUTS
@@ -37,6 +37,7 @@ from . import (
     selections,
     shape,
     sources,
+    transformed,
     where,
     wraps,
     writes,
@@ -96,7 +97,7 @@ RULE_OF: dict[str, Rule] = {
     "all": reductions.every,
     "any": reductions.some,
     "count_nonzero": reductions.count_nonzero,
-    "Tensor.__getitem__": lookups.getitem,
+    "Tensor.__getitem__": rows.reading(lookups.getitem),
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
     **{name: getattr(lookups, name) for name in ("index_select", "gather", "take_along_dim", "take", "one_hot")},
     "unravel_index": lookups.unravel_index,
@@ -105,7 +106,7 @@ RULE_OF: dict[str, Rule] = {
     "index_add": scatters.index_add,
     **dict.fromkeys(("index_fill", "index_copy"), scatters.index_fill),
     "index_put": scatters.index_put,
-    "Tensor.__setitem__": writes.setitem,
+    "Tensor.__setitem__": rows.assigning(writes.setitem),
     "Tensor.copy_": writes.copy_,
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
@@ -222,6 +223,9 @@ class _Shadows(Engine):
         return [own.weights() if isinstance(own, Weights) and own.terms is None else own.value()]
 
     ask = staticmethod(questions.ask)
+    beneath = staticmethod(transformed.beneath)
+    wrapped = staticmethod(transformed.wrapped)
+    viewed = staticmethod(transformed.viewed)
 
 
 ENGINE = _Shadows()

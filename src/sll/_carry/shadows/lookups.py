@@ -21,6 +21,7 @@ from ..._ops.dtypes import FULL
 from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
+from ..rows import note
 from .differences import added, neighbours, total
 from .orders import quick_order
 from .picked import Best, Picked, quick_choice
@@ -167,7 +168,10 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(func, table, index, own)
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
-    return _rows_read(picked, func(table, index), table)
+    out = _rows_read(picked, func(table, index), table)
+    if not index.dim():
+        note(region, out, table, index)
+    return out
 
 
 def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:

@@ -16,6 +16,7 @@ from ..._ops.surrogates import alias, finite_gradient, finite_gradient_at_zero, 
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
 from ..rules import between_bools
+from ..ties import told_of_wraps
 from .either import left, tied
 from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow, tensors
 from .sources import quick_compare
@@ -41,6 +42,7 @@ def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if out.is_floating_point():
         shown = own.shown(x, out.dtype)
         return func(shown, *args[1:], **rest)
+    told_of_wraps(region, func, args, kwargs, out)
     return carry(region, out, reduced(region, func, x, own, args[1:], rest, out, make))
 
 
@@ -109,6 +111,7 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         func(*args, **kwargs)  # (most refuse to mix types: a region must not let pass what torch refuses)
         return func(*(swap(x, lambda x, own: own.shown(x, dtype)) for x in args), **kwargs)
     out = func(*args, **kwargs)
+    told_of_wraps(region, func, args, kwargs, out)
     for x in decided:  # (of one type, as torch wants them)
         dtype = torch.promote_types(dtype, as_value(x).dtype)
     value = func(*(swap(x, lambda _, own: own.value().to(dtype)) for x in args), **kwargs)
