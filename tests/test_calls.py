@@ -29,7 +29,7 @@ CALLS = {
     "masked_fill": (127, 114),
     "and, or, not": (446, 407),
     "count compared": (217, 204),
-    "quantizer with int8": (193, 167),
+    "quantizer with int8": (201, 175),
     "table lookup": (211, 185),
     "remainder": (74, 65),
     "hardshrink": (72, 63),

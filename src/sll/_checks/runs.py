@@ -160,6 +160,7 @@ class Narrowed(linearize):
     def __init__(self, line: tuple[str, int], times: float, **options: Any) -> None:
         super().__init__(**options, on_lost="ignore")
         self._line, self._times = line, times
+        self.fixed = {}  # each call is asked for its line
 
     def eps_for(self, op: str) -> float | Width:
         eps = super().eps_for(op)
