@@ -108,7 +108,7 @@ def main() -> None:
                 try:
                     try:
                         worst[name] = difference(measured([name], compiled(True)), want)
-                    except torch._dynamo.exc.Unsupported:
+                    except (torch._dynamo.exc.Unsupported, RuntimeError):
                         worst[name] = difference(measured([name], compiled(False)), want)
                         broken.append(name)
                 except Exception as error:

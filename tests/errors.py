@@ -1754,32 +1754,6 @@ with sll.linearize(eps=0.1, forward="hard"):
     ),
     Case(
         TORCH,
-        "`see_through` in compiled code with `fullgraph=True`",
-        """
-@torch.compile(backend="aot_eager", fullgraph=True)
-def program(x):
-    with torch.no_grad():
-        return (x > 0).float()
-
-with sll.linearize(eps=0.1, see_through=True):
-    y = program(x)
-""",
-        "Compiled code cannot look through what the program cuts; eager mode does these calls. Leave `fullgraph=True` "
-        "away.",
-        """
-@torch.compile(backend="aot_eager")
-def program(x):
-    with torch.no_grad():
-        return (x > 0).float()
-
-with sll.linearize(eps=0.1, see_through=True):
-    y = program(x)
-y.sum().backward()
-""",
-        compiles=True,
-    ),
-    Case(
-        TORCH,
         "`sll.compile` with an option of eager mode",
         """
 compiled = sll.compile(torch.sign, eps=0.1, trace=True)
@@ -2329,90 +2303,6 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         TORCH,
-        "`fullgraph=True`, and a mask selects elements",
-        """
-@torch.compile(backend="eager", fullgraph=True)
-def program(x):
-    return x[x > 0].sum()
-
-with sll.linearize(eps=0.1):
-    y = program(x)
-""",
-        "What needs data (`x[mask]`, `nonzero`, `.item()`) is done by eager mode, which `fullgraph=True` forbids.",
-        """
-@torch.compile(backend="eager", fullgraph=True)
-def program(x):
-    return (x * (x > 0)).sum()
-
-with sll.linearize(eps=0.1):
-    y = program(x)
-y.backward()
-""",
-        compiles=True,
-    ),
-    Case(
-        TORCH,
-        "`fullgraph=True`, and the positions of a mask",
-        """
-@torch.compile(backend="eager", fullgraph=True)
-def program(x):
-    return (x > 0).nonzero().float().mean()
-
-with sll.linearize(eps=0.1):
-    y = program(x)
-""",
-        "As above. In a graph, `(mask * torch.arange(len(mask))).sum() / mask.sum()` says the same.",
-        compiles=True,
-    ),
-    Case(
-        TORCH,
-        "`fullgraph=True`, and what a mask selected comes from outside",
-        """
-@torch.compile(backend="eager", fullgraph=True)
-def program(chosen):
-    return (chosen * chosen).sum()
-
-with sll.linearize(eps=0.1):
-    y = program(x[x > 0])
-""",
-        "The compiled function gets a tensor that is as long as the selection. Pass the mask, or compile without "
-        "`fullgraph=True`.",
-        compiles=True,
-    ),
-    Case(
-        TORCH,
-        "`fullgraph=True`, and a threshold found by sorting",
-        """
-@torch.compile(backend="eager", fullgraph=True)
-def program(x):
-    return (x >= x.topk(2).values[-1]).float().sum()
-
-with sll.linearize(eps=0.1):
-    y = program(x)
-""",
-        "`x >= x.topk(k).values[-1]` asks which are the first `k`, and eager mode sees that. In a graph say so: "
-        "`sll.topk_mask`.",
-        compiles=True,
-    ),
-    Case(
-        TORCH,
-        "`fullgraph=True`, and `torch.utils.checkpoint` or `torch.cond` in a region",
-        """
-from torch.utils.checkpoint import checkpoint
-
-@torch.compile(backend="eager", fullgraph=True)
-def program(x):
-    return checkpoint(torch.sign, x, use_reentrant=False)
-
-with sll.linearize(eps=0.1):
-    y = program(x)
-""",
-        "Dynamo traces functions that are given to functions without the region. Without `fullgraph=True` the "
-        "graph breaks there.",
-        compiles=True,
-    ),
-    Case(
-        TORCH,
         "`fullgraph=True`, and a compiled function is checkpointed in a region",
         """
 from torch.utils.checkpoint import checkpoint
@@ -2444,7 +2334,8 @@ def program(x):
 with sll.linearize(eps=0.1):
     g = program(x)
 """,
-        "As above. `torch.func.grad(compiled)`, a transform of a compiled function, needs no break.",
+        "Eager mode takes a region into transforms. A transform of a compiled function, `torch.func.grad(compiled)`, "
+        "needs no break.",
         compiles=True,
     ),
     Case(

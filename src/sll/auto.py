@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import functools
-import itertools
 import math
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
-from ._ops.callsite import is_internal, relative
-from ._ops.env import compiling, outside_of_transforms, readable
+from ._ops.env import outside_of_transforms, readable
 from ._ops.measured import Distances, Line, Sides
 from ._ops.options import shown
 from ._ops.samples import numpy_is_there
@@ -63,9 +59,9 @@ class Auto:
     well. With ``forward="straight-through"`` the gradient is that of ``softmax(x / eps)``: all candidates share.
 
     Calls that tell nothing (all ties, all equal) do not count, NaN and inf are left out, and a first step whose scores
-    are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code measures anew when it is
-    compiled again. ``sll.sign(x, eps="auto")``, with the word and without a region, has nothing to remember with: it
-    takes the window ``|d| <= 1`` if that holds from 2 % to 75 % of the inputs.
+    are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code runs its first steps in
+    eager mode, to measure. ``sll.sign(x, eps="auto")``, with the word and without a region, has nothing to remember
+    with: it takes the window ``|d| <= 1`` if that holds from 2 % to 75 % of the inputs.
 
     The memory lives in this object: make the region once, before the loop. ``linearize("auto")`` makes an object of
     its own; pass one to save it, or to share it between regions.
@@ -100,11 +96,13 @@ class Auto:
             raise ValueError(f"steps must be a number of training steps, got {steps}; with 0 nothing is remembered")
         self.steps = steps
         self.kept: dict[Place, float] = {}
+        self.measures = steps > 0
+        """Whether compiled code is to wait for its steps."""
+        self._steps_of: dict[int, int] = {}
         self.meeting: set[tuple[str, int, str]] = set()
         """Lines at which what a comparison decides between meets at the boundary: they need no ramp."""
         self._lines: dict[tuple[str, int, str], Line] = {}
         self._sides: dict[tuple[str, int, str], Sides] = {}
-        self._join()
 
     # --- public ---
 
@@ -121,8 +119,20 @@ class Auto:
     def reset(self) -> None:
         """Forget all: the next steps are measured again (data of another scale, another model)."""
         self.kept = {}
-        for known in (self.meeting, self._lines, self._sides):
+        self.measures = self.steps > 0
+        for known in (self._steps_of, self.meeting, self._lines, self._sides):
             known.clear()
+
+    def look(self) -> bool:
+        """Whether compiled code is to wait for its steps: not if eager mode has measured them."""
+        if self.kept and not self._steps_of:
+            self.measures = False
+        return self.measures
+
+    def measured_by(self, graph: Any) -> None:
+        """One of the graphs that are to be compiled has run in eager mode, to measure."""
+        many = self._steps_of[id(graph)] = self._steps_of.get(id(graph), 0) + 1
+        self.measures = many < self.steps
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here: numbers, strings, tuples and dicts of them."""
@@ -138,6 +148,7 @@ class Auto:
                 f"the entries {list(state)}; is it the state of something else, or of all, such as a checkpoint?"
             )
         self.kept = dict(state["kept"])
+        self.measures = self.steps > 0 and not self.kept
         self._lines = {line: Line.load(known) for line, known in state["measured"].items()}
         self.meeting = set(state.get("meeting", ()))
         self._sides = {line: Sides(*known) for line, known in state.get("sides", {}).items()}
@@ -146,8 +157,6 @@ class Auto:
         known = self._known(call)
         if known is not None:
             return known
-        if self.steps and compiling():
-            return torch.ops.sll.remember(call.make(), self._number, _slot(call.kind))  # type: ignore[no-any-return]
         if call.place is not None:
             d = readable(call.make())
             if d is not None:
@@ -236,63 +245,12 @@ class Auto:
             sides.add(place[3], gradient.detach(), distance, half or line.pools[line.of[place[3]]].half)
         return sides.meet
 
-    # --- compiled code, in which a number stands for an object ---
-
-    def _join(self) -> None:
-        if self.steps:
-            _make_op()
-            number = next(_NUMBERS)
-            self._number = torch.tensor(number, device="cpu")  # whatever the default device is now
-            _OBJECTS[number] = self
-
     def __getstate__(self) -> dict[str, Any]:
         return {"steps": self.steps, **self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["steps"])  # type: ignore[misc]
         self.load_state_dict(state)
-
-
-_NUMBERS, _SLOTS = itertools.count(), itertools.count()
-_OBJECTS: weakref.WeakValueDictionary[int, Auto] = weakref.WeakValueDictionary()
-
-
-_LINES: dict[int, tuple[str, int, str]] = {}
-"""Where the decisions are that were traced, and of what kind."""
-
-
-def _slot(kind: str) -> int:
-    """A new one for each decision that is traced."""
-    slot = next(_SLOTS)
-    _LINES[slot] = (*_traced_line(), kind)
-    return slot
-
-
-def _traced_line() -> tuple[str, int]:
-    """The line of the program that Dynamo has come to."""
-    for at in reversed(torch._guards.TracingContext.extract_stack()):
-        if not is_internal(at.filename):
-            return relative(at.filename), at.lineno or 0
-    return "compiled", 0
-
-
-_slot._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch._dynamo.assume_constant_result
-
-
-@functools.cache
-def _make_op() -> None:
-    """``torch.ops.sll.remember``, which asks a memory from compiled code: made with the first memory, not at import."""
-
-    def remember(distances: Tensor, number: Tensor, slot: int) -> Tensor:
-        auto, place = _OBJECTS.get(int(number)), (*_LINES.get(slot, ("compiled", slot, "")), slot)
-        half = auto.kept.get(place) if auto is not None else Auto.WINDOW
-        if half is None and auto is not None:
-            half = auto._measure(place, _numbers(distances))
-        return torch.full((), half or Auto.WINDOW, dtype=distances.dtype, device=distances.device)
-
-    remember.__annotations__ = {"distances": Tensor, "number": Tensor, "slot": int, "return": Tensor}
-    op = library.custom_op("sll::remember", remember, mutates_args=())
-    op.register_fake(lambda distances, number, slot: distances.new_empty(()))
 
 
 AUTO = Auto(steps=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable
 from types import FunctionType, MethodType
@@ -11,14 +10,9 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import nn
 
-from ._mode.capture import NeedsNumbers, around
 from ._mode.decorating import around_module
-from ._ops.callsite import LostGradientError
-from ._ops.env import compiling
 from ._ops.options import OnLost, RegionForward, SeeThrough, shown
-from .auto import Auto
 from .eps import Eps
-from .policies import Anneal
 from .region import linearize
 
 __all__ = ["compile"]
@@ -110,7 +104,6 @@ def compile(
             'data, which no graph has; take sll.linearize(..., forward="hard"), which runs in eager mode'
         )
     region = linearize(eps, forward=forward, only=only, exclude=exclude, on_lost=on_lost, see_through=see_through)
-    region.captured = True
     decorate = _Decorator(region, compile_options)
     return decorate if fn is None else decorate(fn)
 
@@ -129,69 +122,15 @@ class _Decorator:
             return module
         if not callable(fn) or isinstance(fn, type):
             raise TypeError(f"compile() takes a function, a method or an nn.Module, got {shown(fn)}")
-        run, inside = _Compiled(fn, self.region, self.options), copy.copy(self.region)
-        inside.captured = False
-        traced = inside(fn)
+        compiled: Any = torch.compile(_with_code_of_its_own(fn), **self.options)
 
         @functools.wraps(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if compiling():  # called by a function that is compiled itself
-                return traced(*args, **kwargs)
-            with run.region:
-                return run(*args, **kwargs)
+            with self.region:
+                return compiled(*args, **kwargs)
 
         wrapper.region = self.region  # type: ignore[attr-defined]
         return wrapper
-
-
-class _Compiled:
-    """A function in a region: in eager mode while a memory measures, and then compiled."""
-
-    def __init__(self, fn: Callable[..., Any], region: linearize, options: dict[str, Any]) -> None:
-        self.fn, self.region, self.options = fn, region, dict(options)
-        self._compiled: Callable[..., Any] | None = None
-        self._asked: list[Any] = []
-        """What policies knew when it was compiled."""
-        self._measured: list[Any] = []
-        """What memories keep the steps that were counted for."""
-        self._steps = 0
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        autos = [policy for policy in self.region.policies() if isinstance(policy, Auto)]
-        if torch.is_grad_enabled() and self._measures(autos):
-            return self.fn(*args, **kwargs)
-        others = [policy for policy in self.region.policies() if not isinstance(policy, (Auto, Anneal))]
-        asked = [*(id(auto.kept) for auto in autos), *map(_numbers, others)]
-        if self._compiled is None or asked != self._asked:
-            self._compiled, self._asked = self._compile(), asked
-        try:
-            return self._compiled(*args, **kwargs)
-        except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.Unsupported) as error:
-            ours = getattr(error, "inner_exception", None) or error.__cause__
-            if isinstance(ours, LostGradientError):
-                raise ours from None
-            if isinstance(ours, NeedsNumbers):
-                raise RuntimeError(str(ours)) from None
-            raise
-
-    def _measures(self, autos: list[Auto]) -> bool:
-        """Whether this is one of the steps that a memory is to see. One that was loaded has seen them."""
-        kept = [auto.kept for auto in autos]
-        if len(kept) != len(self._measured) or any(a is not b for a, b in zip(kept, self._measured)):
-            self._measured, self._steps = kept, max((auto.steps for auto in autos if not auto.kept), default=0)
-        self._steps -= 1
-        return self._steps >= 0
-
-    def _compile(self) -> Callable[..., Any]:
-        options = dict(self.options)
-        backend = options.pop("backend", "inductor")
-        if backend == "inductor":
-            backend = torch._TorchCompileInductorWrapper(  # type: ignore[no-untyped-call]
-                options.pop("mode", None), options.pop("options", None), options.get("dynamic")
-            )
-        elif isinstance(backend, str):
-            backend = torch._dynamo.lookup_backend(backend)
-        return torch.compile(_with_code_of_its_own(self.fn), backend=around(self.region, backend), **options)
 
 
 def _with_code_of_its_own(fn: Any) -> Any:
@@ -204,9 +143,3 @@ def _with_code_of_its_own(fn: Any) -> Any:
     own = FunctionType(code, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
     own.__kwdefaults__, own.__dict__ = fn.__kwdefaults__, dict(fn.__dict__)
     return own
-
-
-def _numbers(policy: Any) -> dict[str, Any]:
-    """What a policy of the program's own knows."""
-    known = (bool, int, float, str, tuple, type(None))
-    return {name: x for name, x in getattr(policy, "__dict__", {}).items() if isinstance(x, known)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
-from ._ops.env import compiling
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float
 from .auto import AUTO, Auto
 from .policies import Policy
@@ -45,19 +44,17 @@ def _is_number(text: str) -> bool:
 
 
 def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, float | Policy]]:
-    """The default and the exceptions per op. ``"auto"`` has a memory of its own, for all ops, unless the region is made
-    anew each time that compiled code runs.
-    """
+    """The default and the exceptions per op. ``"auto"`` has a memory of its own, for all ops."""
     if not isinstance(eps, Mapping):
         found = checked(eps)
-        return Auto() if found is AUTO and not compiling() else found, {}
-    auto = None if compiling() else Auto()
+        return Auto() if found is AUTO else found, {}
+    auto = Auto()
     table: dict[str, float | Policy] = {}
     for op, value in eps.items():
         if op != "default":
             op_names([op], "eps", known)
         given = checked(value, f"eps[{op!r}]")
-        table[op] = auto if given is AUTO and auto is not None else given
+        table[op] = auto if given is AUTO else given
     if "default" not in table:
         raise ValueError(
             f"eps must have a 'default' entry beside {sorted(table)}, for the ops that are not named; "

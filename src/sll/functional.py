@@ -18,11 +18,11 @@ from torch import Tensor
 from ._carry.outcomes import sources
 from ._carry.outcomes.boundaries import boundary_at
 from ._carry.outcomes.sources import Step
+from ._mode.dynamo import one_node
 from ._ops.band import hard_forward
 from ._ops.blend import blend
 from ._ops.callsite import line_of
 from ._ops.dtypes import compute_dtype
-from ._ops.env import compiling
 from ._ops.options import Forward, one_of, shown
 from ._ops.order import constant, first_k
 from ._ops.order import rank as ranks
@@ -63,7 +63,7 @@ def _checked(x: Tensor, eps: OneEps, forward: str | None, op: str) -> tuple[floa
     same = '; "hard" is the same here: there is nothing to leave out' if forward == "straight-through" else ""
     linear = one_of(forward, "forward", ("linear", "hard"), same) == "linear"
     if not isinstance(width, float):
-        remembers = getattr(width, "steps", 0) and not compiling()
+        remembers = getattr(width, "steps", 0)
         return Width(width, kind_of(op), place=(*line_of(), kind_of(op), 0) if remembers else None), linear
     limits = torch.finfo(compute_dtype(x.dtype))
     if not limits.tiny <= width <= limits.max:
@@ -105,6 +105,7 @@ def _ramp(step: Step | None, hard: Callable[[], Tensor], linear: bool) -> Tensor
     return hard_forward(value, (offset * (above - below)).expand(value.shape))
 
 
+@one_node
 def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Unit step: 0 below zero, 1 above, ``1/2 + x / (2 eps)`` for ``|x| <= eps``; slope ``1 / (2 eps)``.
 
@@ -131,6 +132,7 @@ def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) 
     return _ramp(step, lambda: torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
 
 
+@one_node
 def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Sign: ``x / eps`` for ``|x| <= eps``, ±1 outside; slope ``1 / eps``. Arguments as for `heaviside`.
 
@@ -143,6 +145,7 @@ def sign(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Te
     return _ramp(sources.sign(width, x), lambda: torch.sign(x.detach()), linear)
 
 
+@one_node
 def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward | None = None) -> Tensor:
     """Round to `decimals` places: a ramp around every ``(n + 1/2) s`` with ``s = 10**-decimals``; slope ``s / (2
     eps)``.
@@ -159,6 +162,7 @@ def round(x: Tensor, eps: OneEps = 1e-3, *, decimals: int = 0, forward: Forward 
     return _ramp(sources.round(width, x, decimals=decimals), lambda: torch.round(x.detach(), decimals=decimals), linear)
 
 
+@one_node
 def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Floor: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
     `heaviside`.
@@ -172,6 +176,7 @@ def floor(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> T
     return _ramp(sources.floor(width, x), lambda: torch.floor(x.detach()), linear)
 
 
+@one_node
 def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Ceiling: a ramp around every integer, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments as for
     `heaviside`.
@@ -185,6 +190,7 @@ def ceil(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Te
     return _ramp(sources.ceil(width, x), lambda: torch.ceil(x.detach()), linear)
 
 
+@one_node
 def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Truncation: a ramp around every integer but 0, half-width ``min(eps, 1/2)``, slope ``1 / (2 eps)``. Arguments
     as for `heaviside`.
@@ -198,6 +204,7 @@ def trunc(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> T
     return _ramp(sources.trunc(width, x), lambda: torch.trunc(x.detach()), linear)
 
 
+@one_node
 def threshold(
     x: Tensor, threshold: float | Tensor = 0.0, eps: OneEps = 1e-3, *, forward: Forward | None = None
 ) -> Tensor:
@@ -234,6 +241,7 @@ def threshold(
     return _ramp(step, hard, linear)
 
 
+@one_node
 def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Soft one-hot of the largest entry: ``sparsemax(x / eps)`` along `dim`.
 
@@ -272,6 +280,7 @@ def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | N
     return _choose(scores, hard, dim, half, linear)
 
 
+@one_node
 def argmin(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Soft one-hot of the smallest entry: ``sparsemax(-x / eps)``. Arguments as for `argmax`.
 
@@ -306,6 +315,7 @@ def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tens
     return value if linear else hard_forward(hard, value)
 
 
+@one_node
 def rank(
     x: Tensor, dim: int = -1, eps: OneEps = 1e-3, descending: bool = False, *, forward: Forward | None = None
 ) -> Tensor:
@@ -354,6 +364,7 @@ def rank(
     return soft.movedim(-1, dim)
 
 
+@one_node
 def topk_mask(x: Tensor, k: int, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | None = None) -> Tensor:
     """Soft k-hot of the `k` largest entries along `dim`: ``argmin ||m - x / eps||^2`` over ``0 <= m <= 1, sum m = k``.
 

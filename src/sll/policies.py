@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from ._ops.env import compiling, dispatched, free_to_read
+from ._ops.env import dispatched, free_to_read
 from ._ops.options import did_you_mean, positive_float, shown
 
 __all__ = ["WIDER", "Anneal", "Call", "Coverage", "Kind", "Policy", "kind_of", "quantile"]
@@ -274,7 +274,7 @@ class Anneal:
     def half_width(self, call: Call, /) -> float | Tensor:
         if self._of_share:
             return quantile(call.distances, self._now)
-        return self._now if compiling() or dispatched() else self.value
+        return self._now if dispatched() else self.value
 
     def __repr__(self) -> str:
         what = "sll.Coverage({:g})" if self._of_share else "{:g}"

@@ -13,7 +13,7 @@ from ._carry import outcomes, shadows
 from ._carry.interface import OUTSIDE, Engine, tensors
 from ._mode import checkpoint, cuts, operators, vmap
 from ._mode.decorating import around_module, decorate
-from ._mode.guards import EAGER, break_the_graph, not_compiled
+from ._mode.guards import not_compiled
 from ._mode.mode import Mode, not_compiled_on_their_own
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
@@ -21,7 +21,7 @@ from ._mode.threads import THREAD
 from ._mode.tracing import traced
 from ._mode.watching import Trace
 from ._ops.callsite import CallSite, call_site, short
-from ._ops.env import compiling, plain
+from ._ops.env import plain
 from ._ops.options import (
     OnLost,
     RegionForward,
@@ -38,7 +38,7 @@ from ._rules.widths import Watched, Width
 from .auto import Auto
 from .eps import Eps, widths
 from .paths import rerunning
-from .policies import Policy, kind_of
+from .policies import Policy
 
 __all__ = ["Report", "hard", "linearize"]
 
@@ -141,13 +141,15 @@ class linearize(Mode):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if self.put_off(eps, forward, only, exclude, on_lost, trace, paths, see_through, generator):
+            return
         self.through = looks_through(see_through)
         eps = (FORMULA if forward in ("linear", "hard") else "auto") if eps is None else eps
         self._eps, self._eps_of = widths(eps, SOURCES)
+        self.memories = tuple(policy for policy in self.policies() if isinstance(policy, Auto))
         if forward is None:
-            auto = any(isinstance(eps, Auto) for eps in self.policies())
-            forward = "straight-through" if auto else "linear"
-        if isinstance(eps, str) and not compiling():
+            forward = "straight-through" if self.memories else "linear"
+        if isinstance(eps, str):
             made_here(cast(Auto, self._eps))
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
@@ -155,18 +157,27 @@ class linearize(Mode):
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         self._ops = chosen_ops(only, exclude)
         self._eps_of = {**{MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in MIRRORED}, **self._eps_of}
-        self._lost, self._widths = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error"))), Widths()
-        self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
-        self._why: dict[CallSite, str] = {}
-        self._places = Places(self._widths)
+        self._lost = Lost(one_of(on_lost, "on_lost", ("ignore", "warn", "error")))
         if not isinstance(trace, bool):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
         self._generator = generator_or_none(generator)
-        self.followed = Paths()
-        found = {} if trace else {op: self._eps_of.get(op, self._eps) for op in self._ops}
+        self._for_compiled_code("" if only is exclude is None else f"{sorted(self._ops)}")
+        self._nothing_noted()
+
+    def _nothing_noted(self) -> None:
+        self._widths, self.followed = Widths(), Paths()
+        self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
+        self._why: dict[CallSite, str] = {}
+        self._places = Places(self._widths)
+        found = {} if self.trace else {op: self._eps_of.get(op, self._eps) for op in self._ops}
         self.fixed = {op: eps for op, eps in found.items() if isinstance(eps, float)}
+
+    def _for_compiled_code(self, ops: str) -> None:
+        self.compiles = self.engine.compiles and self.trace is None
+        alike = [eps if isinstance(eps, float) else type(eps).__name__ for eps in (self._eps, *self._eps_of.values())]
+        self.settings = f"{self.mode} {[*self._eps_of]} {alike} {ops} {self._lost.on_lost} {sorted(self.through)}"
 
     # --- public ---
 
@@ -215,8 +226,6 @@ class linearize(Mode):
         eps = self._eps_of.get(op, self._eps)
         if isinstance(eps, float) and self.trace is None:
             return eps
-        if compiling():
-            return eps if isinstance(eps, float) else Width(eps, kind_of(op))
         if self.trace is not None:
             site = call_site(op)
             watch = self.trace.watch(site)
@@ -261,13 +270,6 @@ class linearize(Mode):
         """
         if THREAD.runs and THREAD.runs[-1].again and not self.linear:
             return  # what is lost in a flip has no gradient
-        if compiling():
-            if self._lost.on_lost != "ignore":  # eager mode knows more, and says what there is to say
-                torch._dynamo.graph_break(
-                    msg=f"sll: the gradient of a decision may end at {op}: {why} {EAGER} "
-                    'With on_lost="ignore" it stays in the graph, without that gradient.'
-                )
-            return
         carried = [(x, self.carrier_of(x)) for x in tensors]
         if self.trace is not None:
             flows = [*origins, *(t for x, engine in carried for t in engine.flows(x))]
@@ -317,9 +319,6 @@ class linearize(Mode):
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = self.engine
-        if compiling():
-            alone = break_the_graph(self, func, args, kwargs) or not engine.compiles
-            return func(*args, **kwargs) if alone else engine.dispatch(self, func, args, kwargs)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             return cuts.unrecorded(self, func, args, kwargs)
         if checkpoint.hooked() and (self.selecting() or func in engine.rules):

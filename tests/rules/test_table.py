@@ -10,7 +10,7 @@ from torch.overrides import get_overridable_functions
 
 import sll
 from sll._carry.outcomes import RULES
-from sll._carry.outcomes.registry import BY_NAME, DECIDES_BY_NAME, DISCRETE
+from sll._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
 from sll._rules import table
 from sll._rules.index import LEFT_ALONE, SOURCES, spellings
 
@@ -37,8 +37,7 @@ def test_known_discrete_functions_have_rules(name):
         assert func in RULES, f"{func} has no rule"
 
 
-def test_compiled_code_finds_every_rule_by_its_name():
-    assert {func.__name__ for func in RULES if func.__name__ != "__get__"} == set(BY_NAME)
+def test_dynamo_is_told_what_decides_by_its_name():
     assert {func.__name__ for func in DISCRETE} == DECIDES_BY_NAME
 
 

@@ -121,6 +121,10 @@ class Carried:
         return OrderedDict, ()
 
 
+Again: TypeAlias = "Callable[[Any, Tensor, Tensor], object]"
+"""``again(region, x, number)``: see `Engine.number`."""
+
+
 class Engine:
     """How the decisions of one forward mode are carried: what a region asks of `outcomes`, `flips` and `shadows`."""
 
@@ -139,13 +143,19 @@ class Engine:
     reads: Any = frozenset()
     """Functions of which `before` need not be told."""
     compiles = True
-    """Whether Dynamo can trace its rules. If not, eager mode does what decides or carries anything."""
+    """Whether its rules can be traced into a graph. If not, eager mode does what decides or carries anything."""
     before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None
     """Told of every call before it runs, where somebody waits for writes."""
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of the program, with gradients on."""
         raise NotImplementedError
+
+    def number(self, x: Tensor) -> tuple[Tensor, Again] | None:
+        """What stands for all that a bool or an integer carries, in one float for each element: so a decision leaves a
+        compiled graph. And what lets it carry that again. None if it takes more.
+        """
+        return None
 
     def twin(self, operator: Any) -> Any:
         """The function with a rule that an operator of ATen is, or the operator."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._ops.band import hard_forward
-from .._ops.env import compiling, tracked
+from .._ops.env import tracked
 from .._rules.index import ASKS, op_name, spellings
 from .interface import Carried, Func, Region, Rule
 
@@ -35,7 +35,7 @@ def _twin(x: Tensor) -> Tensor | None:
 
 
 def _carrying(region: Region, x: Tensor, hard: Tensor, numbers: Tensor) -> Tensor:
-    if region.keep(x):
+    if region.adopt(x):
         x._sll = Twin(_as_shown(region, hard, numbers)), None  # type: ignore[attr-defined]
         region.mark()
     return x
@@ -61,7 +61,7 @@ def quantize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     """`quantize_per_tensor`, `quantize_per_channel`"""
     out = func(*args, **kwargs)
     x = args[0] if args else kwargs["input"]
-    if not isinstance(x, Tensor) or not (tracked(x) or getattr(x, "_sll", None) is not None) or compiling():
+    if not isinstance(x, Tensor) or not (tracked(x) or getattr(x, "_sll", None) is not None):
         return out
     numbers = region.within(_steps, x, *_scale(out), out.dtype)
     return _carrying(region, out, out.int_repr(), numbers)
@@ -99,7 +99,7 @@ def sparse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     named = dict(zip(("indices", "values", "size"), args), **kwargs)
     places, values = (x if isinstance(x, Tensor) else torch.as_tensor(x) for x in (named["indices"], named["values"]))
     out = func(*args, **kwargs)
-    if not any(getattr(x, "_sll", None) is not None for x in (places, values)) or compiling():
+    if not any(getattr(x, "_sll", None) is not None for x in (places, values)):
         return out
     size = list(out.shape[: places.shape[0]])
     if values.dim() != 1 or sum(size) * values.numel() > MAX_ELEMENTS or out.numel() > MAX_ELEMENTS:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._ops.env import compiling
 from .._ops.openness import of_a_region
 from .._ops.surrogates import simple
 from .._rules.index import op_name
@@ -57,7 +56,7 @@ def asked(rule: Rule, cast: bool) -> Rule:
     """`rule`, of a function that asks whether a float is a number. `cast`: it concerns other floats as well."""
 
     def ask(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if any(getattr(x, "_sll", None) is not None for x in tensors(args, kwargs)) or compiling():
+        if any(getattr(x, "_sll", None) is not None for x in tensors(args, kwargs)):
             return rule(region, func, args, kwargs)
         name = op_name(func)
         flat = None if kwargs.get("out") is not None else _flat(region, name, args)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .._ops.env import compiling
 from .interface import Carried, Func, Region, Rule
 
 __all__ = ["assigning", "met", "note", "reading"]
@@ -32,13 +31,13 @@ _ROWS: Any = WeakIdKeyDictionary()
 
 def note(region: Region, found: Tensor, table: Tensor, index: Any) -> None:
     """`found` is ``table[index]``."""
-    if not compiling() and found._base is None and not found.is_inference():
+    if found._base is None and not found.is_inference():
         _remember(region, found, Row(table, index, found), None)
 
 
 def _remember(region: Region, x: Tensor, row: Row, owner: Tensor | None) -> None:
     _ROWS[x] = row, owner
-    if getattr(x, "_sll", None) is None and region.keep(x):
+    if getattr(x, "_sll", None) is None and region.adopt(x):
         x._sll = row, None  # type: ignore[attr-defined]
     region.mark()
 
@@ -61,7 +60,7 @@ def assigning(rule: Rule) -> Rule:
     """That of ``y[i] = value``. What ``y[i] += 1`` assigns has been written already."""
 
     def assign(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not compiling() and isinstance(args[2], Tensor) and (known := _ROWS.get(args[2])) is not None:
+        if isinstance(args[2], Tensor) and (known := _ROWS.get(args[2])) is not None:
             row, table = known[0], args[0]
             if row.table is table and row.index is args[1] and row.version == table._version and row.before is not None:
                 return None

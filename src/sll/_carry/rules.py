@@ -83,10 +83,6 @@ class Rules:
     writes: Writes
     of: dict[Any, Rule] = field(default_factory=dict)
     """Torch function -> its rule."""
-    by_name: dict[str, Rule] = field(default_factory=dict)
-    """The same for compiled code: Dynamo does not recognise Python-level functions (Tensor.pow, Tensor.__rsub__) as
-    keys, but it knows their names.
-    """
     always: set[Any] = field(default_factory=set)
     """Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
 
@@ -95,8 +91,6 @@ class Rules:
     def put(self, func: Any, rule: Rule, always: bool = False) -> None:
         """`rule` as it is, for one function."""
         self.of[func] = rule
-        if func.__name__ != "__get__":  # an attribute: the name is that of all
-            self.by_name[func.__name__] = rule
         if always:
             self.always.add(func)
 

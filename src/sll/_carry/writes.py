@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._ops.env import compiling, dispatched, unwrapped
+from .._ops.env import dispatched, unwrapped
 from .._rules.index import NAMED
 from .interface import Func, Region, Rule
 
-__all__ = ["Writes", "called", "into_base", "same", "told_of_views", "writes_unsaid", "written"]
+__all__ = ["Writes", "called", "into_base", "same", "told_of_views", "writes_unsaid"]
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -40,7 +40,7 @@ def told_of_views(region: Region, x: Tensor) -> None:
     a gradient. (Of a view itself nobody knows whether there are others.)
     """
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    if compiling() or type(x) is not Tensor or x._base is not None or dispatched() or wrapped(x):
+    if type(x) is not Tensor or x._base is not None or dispatched() or wrapped(x):
         return
     users = torch._C._storage_Use_Count(x.untyped_storage()._cdata)
     if users > 2:  # (`x`, and this question)
@@ -58,7 +58,7 @@ def called(
     """The result of a call that may write to what is `decided`, and what each was that it wrote to (else None): that
     carries nothing now.
     """
-    if not decided or compiling() or not writes_unsaid(func):
+    if not decided or not writes_unsaid(func):
         return func(*args, **kwargs), []
     before = [x.detach().clone() for x in decided]
     out = func(*args, **kwargs)
@@ -69,18 +69,11 @@ def called(
     return out, written
 
 
-def written(target: Any, result: Any = None) -> Any:
-    """`result`, after a write into `target`: what that carried counts no longer (in eager mode by its version)."""
-    if compiling() and getattr(target, "_sll", None) is not None:
-        target._sll = None
-    return result
-
-
 def into_base(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Callable[[list[Tensor]], Tensor] | None:
     """``put([base, result])``, a move of elements: `base` after `result` was written into its `view`. None where that
     is not followed, which is said.
     """
-    if not base.is_contiguous() or compiling():
+    if not base.is_contiguous():
         region.lose("write into a view", [base, result], "write through the tensor itself, x[index] = value.")
         return None
     offset = view.storage_offset() - base.storage_offset()
@@ -129,7 +122,7 @@ class Writes:
             return target
         source = self.converted(region, source, target)
         if not self.decided(source):
-            return written(target, func(target, source, *args[2:], **kwargs))
+            return func(target, source, *args[2:], **kwargs)
         return self.overwrite(region, target, region.call(torch.Tensor.expand, source, target.shape))
 
     def in_place(self, twin: Func, source: bool) -> Rule:

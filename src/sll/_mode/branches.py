@@ -10,7 +10,7 @@ from torch._higher_order_ops.cond import cond_op
 from torch._higher_order_ops.while_loop import while_loop_op
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .._carry.interface import OUTSIDE, Func
+from .._carry.interface import Func
 
 __all__ = ["BRANCHES"]
 
@@ -41,6 +41,4 @@ def loop(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
     return values
 
 
-BRANCHES = {cond_op: branch, while_loop_op: loop}
-"""(Compiled code refuses them.)"""
-OUTSIDE.update(BRANCHES)
+BRANCHES: dict[Any, Any] = {cond_op: branch, while_loop_op: loop}

@@ -12,109 +12,238 @@ from __future__ import annotations
 
 import functools
 import operator
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils.checkpoint import CheckpointPolicy
 
-from .._carry.shadows.shadow import Shadow, carry, shadow
-from .._ops.callsite import CallSite, is_internal
+from .._carry import outcomes, shadows
+from .._carry.interface import Again
+from .._carry.outcomes.registry import DECIDES_BY_NAME
+from .._carry.outcomes.writes_seen import waiting_apart
+from .._ops.callsite import CallSite, LostGradientError
+from .._ops.env import tracked
 from ..auto import Auto
+from ..policies import Anneal
 from . import cuts
-from .guards import EAGER
-from .threads import IDLE, THREAD, stack
+from .guards import EAGER, MAY_DECIDE
+from .running import REGIONS, NeedsNumbers, Runs, line_of, regions_of
+from .threads import IDLE, THREAD, leave, stack
 
-__all__ = ["NeedsNumbers", "around", "capturing"]
+__all__ = ["around", "capturing"]
 
 _COMPARES = {"gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__"}
 """Computed again in backward: inductor reads and writes the bools one by one."""
 Backend = Callable[..., Callable[..., Any]]
+Given: TypeAlias = "Sequence[tuple[int, Again]]"
+"""The inputs that carry something, by their number, and what lets them carry it again."""
 
 
-def around(region: Any, backend: Backend) -> Backend:
-    """A backend for Dynamo: `backend`, for graphs in the region."""
+def around(backend: Backend, whole: bool, on: Sequence[Any]) -> Backend:
+    """A backend for Dynamo: `backend`, for graphs in regions. `whole`: what does not fit into a graph is an error.
+    `on`: the modes around what is compiled.
+    """
 
     def compiled(graph: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
-        return _Captured(region, graph, functools.partial(backend, **options) if options else backend, inputs)
+        how = functools.partial(backend, **options) if options else backend
+        return _Captured(graph, how, inputs, whole, on)
 
+    compiled.around = True  # type: ignore[attr-defined]
     return compiled
 
 
 class _Captured:
     """One graph of Dynamo, compiled once for each choice of inputs that carry a decision."""
 
-    def __init__(self, region: Any, graph: fx.GraphModule, backend: Backend, inputs: Sequence[Any]) -> None:
-        self.region, self.graph, self.backend = region, graph, backend
+    def __init__(
+        self, graph: fx.GraphModule, backend: Backend, inputs: Sequence[Any], whole: bool, on: Sequence[Any]
+    ) -> None:
+        self.graph, self.backend, self.whole = graph, backend, whole
         self.results = _results(graph)
         for node in graph.graph.nodes:
             if getattr(node.target, "__name__", node.target) in _COMPARES:
                 node.meta.update(recompute=CheckpointPolicy.PREFER_RECOMPUTE, ac_graph_id=0)
-        self.leave = [i for i, x in enumerate(self.results) if _is_discrete(x)]
+        self.last: tuple[Any, ...] | None = next(iter(reversed(graph.graph.nodes))).meta.get(REGIONS)
+        """What is on at its end; None if that is what is on at its beginning."""
+        self.leave = [i for i, x in enumerate(self.results) if _is_discrete(x) and self.last != ()]
         self.enter = [i for i, x in enumerate(_inputs(graph)) if _is_discrete(x)]
+        self.inside = _entered(graph)
+        """Regions that it enters itself."""
+        self.again: dict[int, Again] = {}
+        """Results that carry something for which a tensor stands, and what lets them carry it again."""
         self.ends: dict[int, CallSite] = {}
         """Results that carry something for which no tensor stands, and where they come from."""
-        self.compiled: dict[Any, Callable[..., Any]] = {(): self._compile((), inputs)}
+        self.compiled: dict[Any, Callable[..., Any] | NeedsNumbers] = {}
+        self.failed: Exception | None = None
+        """To be raised where the program calls this: what a backend raises gets wrapped."""
+        self.alive: list[Any] = []
+        """What is known by its id."""
+        asked, alive, measures = _known(self._all(on))
+        needs = next((region for region in self._all(on) if not region.compiles), None)
+        if needs is not None:
+            self.failed = _not_whole(graph, needs) if whole else None
+        elif not measures:
+            self.alive += alive
+            self._compile(((), asked), (), inputs, on)
 
     def __call__(self, *args: Any) -> Any:
-        given = tuple(i for i in self.enter if shadow(args[i]) is not None) if THREAD.entered else ()
-        for i in self.enter if THREAD.marks else ():
-            cuts.left(self.region, args[i])
-        shadows = [own.value() for i in given if (own := shadow(args[i])) is not None]
-        known = (given, *(x.shape for x in args if isinstance(x, Tensor))) if given else ()
+        if self.failed is not None:
+            raise self.failed.with_traceback(None)
+        on = stack()
+        regions = self._all(on)
+        for i in self.enter if THREAD.marks and regions else ():
+            cuts.left(regions[-1], args[i])
+        asked, alive, measures = _known(regions)
+        if measures and torch.is_grad_enabled():
+            for auto in measures:
+                auto.measured_by(self)
+            return self._in_eager_mode(on, args)
+        found = [(i, _number(args[i])) for i, x in enumerate(args) if on and _carries(x)]
+        if any(number is None for _, number in found) or not self._compiles(on):
+            return self._in_eager_mode(on, args)
+        given = tuple((i, number[1]) for i, number in found if number is not None)
+        numbers = [number[0] for _, number in found if number is not None]
+        known: tuple[Any, ...] = (given, asked)
         with torch._C.DisableTorchFunction():  # (the region has seen to what is in there)
             if known not in self.compiled:
-                self.compiled[known] = self._compile(given, (*args, *shadows))
-            out = self.compiled[known](*args, *shadows)
-        many = len(self.results)
-        for i, value in zip(self.leave, out[many:] if THREAD.entered else ()):
-            if i in self.ends:
-                cuts.leave(self.region, out[i], self.ends[i])
-            elif value.requires_grad:
-                carry(self.region, out[i], Shadow.of(value))
-        return out[:many]
+                known = (*known, *(x.shape if isinstance(x, Tensor) else x for x in args))
+            if known not in self.compiled:
+                self.alive += alive
+                self._compile(known, given, (*args, *numbers), on)
+            compiled = self.compiled[known]
+            out = () if isinstance(compiled, NeedsNumbers) else compiled(*args, *numbers)
+        if isinstance(compiled, NeedsNumbers):
+            return self._in_eager_mode(on, args)
+        self._carry_on(out, on)
+        if len(self._at_end(on)) < len(regions_of(range(len(on)), on)) and not THREAD.entered:
+            leave()
+        return out[: len(self.results)]
 
-    def _compile(self, given: Sequence[int], inputs: Sequence[Any]) -> Callable[..., Any]:
-        """`given`: the inputs that carry something. Their shadows come after the inputs; then what others hold."""
-        held = [*_widths(self.region), *_attributes(self.graph)]
+    def _in_eager_mode(self, on: Sequence[Any], args: Sequence[Any]) -> Any:
+        """Where a memory measures, or rules need numbers. Decisions come and go as in any code of the program."""
+        with Runs(self.graph, on, in_place=True) as run:
+            return run.run(*args, enable_io_processing=False)
+
+    def _all(self, on: Sequence[Any]) -> list[Any]:
+        return [region for _, region in regions_of([*range(len(on)), *self.inside], on)]
+
+    def _at_end(self, on: Sequence[Any]) -> list[tuple[Any, Any]]:
+        return regions_of(range(len(on)) if self.last is None else self.last, on)
+
+    def _compiles(self, on: Sequence[Any]) -> bool:
+        return all(region.compiles for region in self._all(on))
+
+    def _carry_on(self, out: Sequence[Any], on: Sequence[Any]) -> None:
+        """What leaves the graph carries what it carried inside, if a region is on."""
+        if last := self._at_end(on):
+            for i, value in zip(self.leave, out[len(self.results) :]):
+                if i in self.ends:
+                    cuts.leave(last[-1][1], out[i], self.ends[i])
+                elif value.requires_grad:
+                    self.again[i](last[-1][1], out[i], value)
+
+    def _compile(self, known: Any, given: Given, inputs: Sequence[Any], on: Sequence[Any]) -> None:
+        """What stands for what inputs carry comes after these; then what others hold."""
+        held = [*_widths(self._all(on)), *_attributes(self.graph)]
         graph, names = fx.Graph(), [node.name for node in _inputs(self.graph)]
-        placed = [graph.placeholder(name) for name in (*names, *(f"shadow_of_{names[i]}" for i in given))]
+        placed = [graph.placeholder(name) for name in (*names, *(f"carried_by_{names[i]}" for i, _ in given))]
         for node, x in zip(placed, _inputs(self.graph)):
             node.meta = dict(x.meta)
         also = [graph.get_attr(f"held_{i}") for i in range(len(held))]
-        call = graph.call_function(_plain(functools.partial(self._run, given, held)), (*placed, *also))
+        run = functools.partial(self._run, on, given, held)
+        call = graph.call_function(_plain(run), (*placed, *also))
         results = [graph.call_function(operator.getitem, (call, i)) for i in range(len(self.results) + len(self.leave))]
         for node, x in zip(results, self.results):
             node.meta = dict(x.meta) if isinstance(x, fx.Node) else {}
         graph.output(tuple(results))
         module = fx.GraphModule({f"held_{i}": getattr(*where) for i, where in enumerate(held)}, graph)
         module.meta = dict(self.graph.meta)
-        return self.backend(module, list(inputs))
+        try:
+            self.compiled[known] = self.backend(module, list(inputs))
+        except LostGradientError as error:
+            self.failed = error
+        except NeedsNumbers as error:
+            self.compiled[known] = error
+            if self.whole:
+                self.failed = RuntimeError(str(error))
 
-    def _run(self, given: Sequence[int], held: Sequence[tuple[Any, str]], *args: Any) -> tuple[Any, ...]:
+    def _run(self, on: Sequence[Any], given: Given, held: Sequence[tuple[Any, str]], *args: Any) -> Any:
         """What AOTAutograd traces."""
         many = len(_inputs(self.graph))
-        inputs, shadows, also = args[:many], args[many : many + len(given)], args[many + len(given) :]
-        with capturing(self.region), _replaced(held, also):
-            for i, value in zip(given, shadows):
-                carry(self.region, inputs[i], Shadow.of(value))
-            out = _Lines(self.graph).run(*inputs, enable_io_processing=False)
+        inputs, numbers, also = args[:many], args[many : many + len(given)], args[many + len(given) :]
+        with capturing(), _replaced(held, also), Runs(self.graph, on) as run:
+            for (i, again), number in zip(given, numbers):
+                again(run.innermost, inputs[i], number)
+            out = run.run(*inputs, enable_io_processing=False)
             return (*out, *(self._leaves(i, out[i]) for i in self.leave))
 
     def _leaves(self, i: int, x: Tensor) -> Tensor:
         """What stands for a result in what follows; nothing, if it carries nothing, or more than a number."""
-        own = shadow(x) if torch.is_grad_enabled() else None
-        if type(own) is Shadow and own.terms is None:
-            return own.value()
-        if own is not None or (torch.is_grad_enabled() and self.region.carrier_of(x).decided(x)):
-            file, line = _line(self.results[i].meta.get("stack_trace") or "") or ("compiled code", 0)
+        if not torch.is_grad_enabled() or not _carries(x):
+            pass
+        elif (found := _number(x)) is not None:
+            number, self.again[i] = found
+            return number
+        else:
+            file, line = line_of(self.results[i].meta.get("stack_trace") or "") or ("compiled code", 0)
             self.ends[i] = CallSite(file, line, self.results[i].name)
         return x.new_empty(0, dtype=torch.float32)
+
+
+def _not_whole(graph: fx.GraphModule, region: Any) -> RuntimeError | None:
+    """Why a region that needs numbers cannot have the whole graph: the first call that decides."""
+    for node in graph.graph.nodes:
+        if _decides(node):
+            file, line = line_of(node.meta.get("stack_trace") or "") or ("compiled code", 0)
+            what = 'carry the flips of forward="hard"' if region.trace is None else "show trace=True its decisions"
+            return RuntimeError(f"{file}:{line}: compiled code does not {what}. {EAGER}")
+    return None
+
+
+def _decides(node: fx.Node) -> bool:
+    """Whether it is a call that decides, of a float that autograd follows."""
+    name, out = getattr(node.target, "__name__", node.target), node.meta.get("example_value")
+    operands = [x.meta.get("example_value") for x in node.all_input_nodes]
+    if name not in DECIDES_BY_NAME or not any(isinstance(x, Tensor) and tracked(x) for x in operands):
+        return False
+    by_mode = node.kwargs.get("rounding_mode") is not None
+    return by_mode or not (name in MAY_DECIDE and isinstance(out, Tensor) and out.is_floating_point())
+
+
+def _carries(x: Any) -> bool:
+    """Whether it carries something that goes on. (`Cut` tells only that it does not.)"""
+    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
+    if pair is None or isinstance(pair[0], cuts.Cut):
+        return False
+    return (pair[1] is None or pair[1] == x._version) and not pair[0].over()
+
+
+def _number(x: Tensor) -> tuple[Tensor, Again] | None:
+    """What stands for all that a bool or an integer carries."""
+    return next((engine.number(x) for engine in (shadows.ENGINE, outcomes.ENGINE) if engine.decided(x)), None)
+
+
+def _known(regions: Sequence[Any]) -> tuple[Any, list[Any], list[Auto]]:
+    """What policies know, to compare; what has to stay alive for that; and memories that have not measured yet."""
+    policies = [policy for region in regions for policy in region.policies()]
+    alive = [policy.kept if isinstance(policy, Auto) else policy for policy in policies]
+    asked = tuple((id(x), () if x is not policy else _numbers(x)) for x, policy in zip(alive, policies))
+    return asked, alive, [policy for policy in policies if isinstance(policy, Auto) and policy.measures]
+
+
+def _numbers(policy: Any) -> tuple[Any, ...]:
+    """What a policy of the program's own knows. (The width of `Anneal` is a tensor.)"""
+    known = () if isinstance(policy, Anneal) else (bool, int, float, str, type(None))
+    return tuple((name, x) for name, x in vars(policy).items() if isinstance(x, known))
+
+
+def _entered(graph: fx.GraphModule) -> list[Any]:
+    """By the graph itself, in order."""
+    found = [entry for node in graph.graph.nodes for entry in node.meta.get(REGIONS, ()) if not isinstance(entry, int)]
+    return list({id(entry): entry for entry in found}.values())
 
 
 def _plain(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,9 +255,9 @@ def _plain(run: Callable[..., Any]) -> Callable[..., Any]:
     return in_the_region
 
 
-def _widths(region: Any) -> list[tuple[Any, str]]:
+def _widths(regions: Sequence[Any]) -> list[tuple[Any, str]]:
     """Tensors that policies hold, such as the width of `Anneal`: policy and name."""
-    policies = [policy for policy in region.policies() if not isinstance(policy, Auto)]
+    policies = [policy for region in regions for policy in region.policies() if not isinstance(policy, Auto)]
     return [(policy, name) for policy in policies for name, x in vars(policy).items() if isinstance(x, Tensor)]
 
 
@@ -153,15 +282,15 @@ def _is_discrete(node: Any) -> bool:
 
 
 @contextmanager
-def capturing(region: Any) -> Iterator[None]:
-    """In the region, with the rules of eager mode, whatever this thread has entered."""
+def capturing() -> Iterator[None]:
+    """With the rules of eager mode, whatever this thread has entered."""
     state, idle, flag = dict(THREAD.__dict__), IDLE.region, torch.compiler._is_compiling_flag
     modes = [torch._C._pop_torch_function_stack() for _ in stack()]
     THREAD.__dict__.clear()
     THREAD.__init__()  # type: ignore[misc]
     torch.compiler._is_compiling_flag = False
     try:
-        with torch._C._EnableTorchFunction(), region:
+        with torch._C._EnableTorchFunction(), waiting_apart():
             yield
     finally:
         torch.compiler._is_compiling_flag = flag
@@ -189,60 +318,3 @@ def _replaced(held: Sequence[tuple[Any, str]], tensors: Sequence[Tensor]) -> Ite
 def _space(owner: Any, name: str) -> dict[str, Any]:
     spaces = (owner._parameters, owner._buffers) if isinstance(owner, torch.nn.Module) else (vars(owner),)
     return next(space for space in spaces if name in space)
-
-
-class _Lines(fx.Interpreter):
-    """Runs each node as if its line of the program had called it: so widths are kept, and losses reported, by line."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        at = _line(n.meta.get("stack_trace") or "")
-        if "sym_size" in str(n.target) and _only_checked(n):
-            with torch._C.DisableTorchFunction():
-                return super().run_node(n)
-        try:
-            return super().run_node(n) if at is None else _at(*at)(functools.partial(super().run_node, n))
-        except RuntimeError as error:
-            from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # (sympy takes a second)
-
-            if not isinstance(error, GuardOnDataDependentSymNode):
-                raise
-            needs = NeedsNumbers(n.target, at)
-            raise needs from error
-
-
-def _only_checked(n: fx.Node) -> bool:
-    """Whether Dynamo wrote it, for itself."""
-    return all("assert" in str(user.target) or _only_checked(user) for user in n.users)
-
-
-class NeedsNumbers(DataDependentOutputException):
-    """For Dynamo, a reason to break the graph; with ``fullgraph=True`` an error."""
-
-    def __init__(self, func: Any, at: tuple[str, int] | None) -> None:
-        super().__init__(func)
-        self.at = at
-
-    def __str__(self) -> str:
-        where = "" if self.at is None else f"{self.at[0]}:{self.at[1]}: "
-        name = getattr(self.func, "__name__", self.func)
-        return f"{where}what {name} decides depends on numbers that no graph has. {EAGER}"
-
-
-_LINE = re.compile(r'^\s*File "(.+)", line (\d+)', re.MULTILINE)
-
-
-def _line(trace: str) -> tuple[str, int] | None:
-    """The innermost that is neither ours nor torch's."""
-    found = [(file, int(line)) for file, line in _LINE.findall(trace) if not is_internal(file)]
-    return found[-1] if found else None
-
-
-def _call(run: Callable[[], Any]) -> Any:
-    return run()
-
-
-@functools.lru_cache(maxsize=10_000)
-def _at(file: str, line: int) -> Callable[[Callable[[], Any]], Any]:
-    """Calls what it is given, from that line."""
-    code: CodeType = _call.__code__.replace(co_filename=file, co_firstlineno=line - 1)
-    return FunctionType(code, {"__builtins__": __builtins__, "__name__": "compiled"})

@@ -25,7 +25,6 @@ from .._carry import layouts, rows
 from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, is_internal
-from .._ops.env import compiling
 from .._ops.openness import of_a_region
 from .._ops.statements import in_package
 from .._rules.index import ASKS, SOURCES, op_name, op_of, writes_to_first
@@ -108,7 +107,7 @@ def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     """``torch._C._set_grad_enabled``, which is what blocks and decorators call."""
     was = torch.is_grad_enabled()
     out = func(*args, **kwargs)
-    if not compiling() and THREAD.entered and was != torch.is_grad_enabled():
+    if THREAD.entered and was != torch.is_grad_enabled():
         THREAD.cut = Block() if was else None
         THREAD.look()
     return out
@@ -341,7 +340,7 @@ def _linearized(region: Any, func: Func) -> bool:
 
 
 def _carry(region: Any, x: Tensor, cut: Cut) -> None:
-    if not x.requires_grad and not x.is_inference() and region.keep(x):  # (PyTorch lets none of those into a graph)
+    if not x.requires_grad and not x.is_inference() and region.adopt(x):  # (PyTorch lets none of those into a graph)
         x._sll = cut, None  # type: ignore[attr-defined]
         region.mark()
 

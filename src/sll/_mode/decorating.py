@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from .._carry.outcomes.writes_seen import settle_all
 from .._ops.options import shown
-from .mode import Mode, begin_compiled, end_compiled
+from .mode import Mode
 from .threads import THREAD
 
 __all__ = ["around_module", "decorate"]
@@ -107,14 +106,8 @@ def _generator(region: Mode, fn: Any) -> Any:
 def _function(region: Mode, fn: Any) -> Any:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not is_compiling():
-            with region:
-                return fn(*args, **kwargs)
-        begin_compiled()  # Dynamo enters a region that exists already without calling its `__enter__`
         with region:
-            out = fn(*args, **kwargs)
-        end_compiled()
-        return out
+            return fn(*args, **kwargs)
 
     return wrapper
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -12,119 +11,39 @@ import torch
 from torch import Tensor
 
 from .._carry.interface import Func, tensors
-from .._carry.outcomes.registry import DECIDES_BY_NAME, DISCRETE
+from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import call_site
 from .._ops.env import tracked
-from .._rules.index import ASKS, names_of, op_name, op_of
+from .._rules.index import ASKS, op_name, op_of
 from . import checkpoint
 from .threads import THREAD
 
 __all__ = [
     "DETACHES",
     "EAGER",
-    "break_the_graph",
+    "MAY_DECIDE",
+    "NO_CHECKPOINTS",
     "decides",
     "in_a_function",
-    "no_more_modes",
     "not_compiled",
     "refuse_reentrant",
     "skip",
 ]
 
+NO_CHECKPOINTS = "sll: compiled code does not take a region into a checkpoint. Eager mode does this call."
 EAGER = "Without fullgraph=True eager mode does this call."
 DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_}
-_DETACHES = {func.__name__ for func in DETACHES}
-_TAKES_A_FUNCTION = {"register_hook", "register_post_accumulate_grad_hook"}
-"""And calls it later."""
 
-
-_MAY_DECIDE = {"to", "type", "type_as", "max", "min", "median", "nanmedian", "true_divide", "divide", "div"}
+MAY_DECIDE = {"to", "type", "type_as", "max", "min", "median", "nanmedian", "true_divide", "divide", "div"}
 
 
 def decides(func: Callable[..., Any], out: Any) -> bool:
     """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float or a mere maximum (`div` with
     a rounding mode aside).
     """
-    if func.__name__ in _MAY_DECIDE:
+    if func.__name__ in MAY_DECIDE:
         return not isinstance(out, Tensor) or not out.is_floating_point()
     return True
-
-
-def break_the_graph(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """While compiling: leave to eager mode what no rule can do in a graph, whatever the function is. True if no rule is
-    to be asked.
-
-    Written without generators, and what is asked often is asked once: Dynamo takes milliseconds for every frame.
-    """
-    name = func.__name__
-    if name not in _TAKES_A_FUNCTION:
-        for x in args:
-            if callable(x) and not isinstance(x, (Tensor, type)):
-                # torch.utils.checkpoint, torch.cond: Dynamo traces what they call without the mode that is at work.
-                if _torch_compiles():
-                    return True
-                torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into {name}. {EAGER}")
-    carries = _may_carry(args) or bool(kwargs and _may_carry(kwargs.values()))
-    cut = not torch.is_grad_enabled()
-    if region.through and (cut or name in _DETACHES) and (carries or any(map(tracked, tensors(args, kwargs)))):
-        torch._dynamo.graph_break(msg=f"sll: compiled code does not follow what the program itself cuts. {EAGER}")
-    if cut:
-        return False
-    flips = not region.engine.compiles and (carries or _may_decide(func, args, kwargs))
-    if (carries or flips or name in DECIDES_BY_NAME) and checkpoint.around_compilation():
-        torch._dynamo.graph_break(msg=f"sll: compiled code does not take a region into a checkpoint. {EAGER}")
-    if flips:
-        torch._dynamo.graph_break(msg=f'sll: compiled code does not carry the flips of forward="hard". {EAGER}')
-    if carries or name in DECIDES_BY_NAME:
-        if region.trace is not None:
-            torch._dynamo.graph_break(msg=f"sll: trace=True watches decisions in eager mode. {EAGER}")
-        if torch._C._are_functorch_transforms_active():
-            torch._dynamo.graph_break(
-                msg=f"sll: compiled code does not take a region into torch.func transforms. {EAGER}"
-            )
-    if carries and any(map(region.engine.selected, tensors(args, kwargs))):
-        region.lose(op_name(func), (), "what a mask selected is not followed in compiled code.")
-    return False
-
-
-def _torch_compiles() -> bool:
-    """Whether eager code called `torch.cond` or a loop, which torch compiles on its own. When that runs, the region is
-    asked again.
-    """
-    frame = torch._dynamo.symbolic_convert.InstructionTranslator.current_tx().output.root_tx.f_code
-    return frame.co_name.endswith("_op_wrapper") and frame.co_filename.startswith(_HIGHER_ORDER)
-
-
-_torch_compiles._dynamo_marked_constant = True  # type: ignore[attr-defined]
-"""It runs while Dynamo traces. (So torch._dynamo.assume_constant_result says, which takes a second to import.)"""
-
-_HIGHER_ORDER = str(Path(torch.__file__).parent / "_higher_order_ops")
-_REMEMBERED = {"amax", "amin", "__rfloordiv__", "__rmod__", *(name.rpartition(".")[2] for name in names_of("defined"))}
-"""They decide nothing in the graph, but what eager mode makes of them, or of their results, may be a decision."""
-_CASTS = {"to", "type", "type_as"}
-_QUOTIENTS = {"div", "div_", "divide", "divide_"}
-
-
-def _may_decide(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function that decides is called with a float that autograd follows."""
-    name = func.__name__
-    if name not in DECIDES_BY_NAME and name not in _REMEMBERED:
-        return False
-    if not any(map(tracked, tensors(args, kwargs))):
-        return False
-    if name in _QUOTIENTS:
-        return kwargs.get("rounding_mode") is not None
-    return name not in _CASTS or decides(func, func(*args, **kwargs))
-
-
-def no_more_modes() -> None:
-    """Dynamo need not ask: the rest of this graph is captured as it is."""
-    state = torch._dynamo.symbolic_convert.InstructionTranslator.current_tx().symbolic_torch_function_state
-    if all(hasattr(mode.python_type(), "captured") for mode in state.mode_stack):
-        state.torch_function_mode_enabled = False
-
-
-no_more_modes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -> None:
@@ -175,17 +94,6 @@ def _function_at_work() -> str | None:
 
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-
-
-def _may_carry(operands: Iterable[Any]) -> bool:
-    """A quick look, taken at every call of a function that has no rule."""
-    for x in operands:
-        if isinstance(x, (tuple, list)):
-            if any(isinstance(item, Tensor) and getattr(item, "_sll", None) is not None for item in x):
-                return True
-        elif isinstance(x, Tensor) and getattr(x, "_sll", None) is not None:
-            return True
-    return False
 
 
 def not_compiled(fn: Any) -> None:

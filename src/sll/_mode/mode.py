@@ -16,20 +16,20 @@ from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import OUTSIDE, Engine
 from .._carry.outcomes.writes_seen import settle_hooked
-from .._ops.env import compiling as is_compiling
 from .._ops.env import plain, tracked
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, operators
 from .branches import BRANCHES
 from .cuts import switched
-from .guards import no_more_modes, skip
+from .dynamo import meet, met, torch_compiles
+from .guards import skip
 from .journal import QUIET
 from .notes import warn_now
 from .quiet import decides_nothing
-from .threads import IDLE, THREAD, Entered, innermost, release, stack
+from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
 from .vmap import views
 
-__all__ = ["Mode", "begin_compiled", "end_compiled", "not_compiled_on_their_own"]
+__all__ = ["Mode", "not_compiled_on_their_own"]
 
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -63,12 +63,14 @@ OUTSIDE.update(
         torch.autograd.backward: _backward,
         torch.autograd.grad: _backward,
         torch._C._set_grad_enabled: switched,
+        **BRANCHES,
     }
 )
 
 M = TypeVar("M", bound="Mode")
 
 _transformed = torch._C._are_functorch_transforms_active
+_NONE_YET: list[Tensor] | None = None
 _push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
 
 
@@ -90,8 +92,14 @@ class Mode(TorchFunctionMode):
     engine: Engine = _NoEngine()
     through: frozenset[str] = frozenset()
     """What a region looks through of what the program itself cuts: ``see_through=``."""
-    captured = False
-    """Whether Dynamo is to capture the plain program, around which the region is later: see `capture.py`."""
+    arguments: tuple[Any, ...] = ()
+    """What it was made with, by compiled code."""
+    compiles = True
+    """Whether a graph is all that its rules need. If not, what Dynamo captures runs in eager mode."""
+    settings = ""
+    """All that rules depend on, but for what policies know."""
+    memories: tuple[Any, ...] = ()
+    """Those of its policies that measure first."""
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
 
@@ -107,14 +115,15 @@ class Mode(TorchFunctionMode):
         raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # What an ordinary network calls comes no further than this: it is to cost next to nothing.
-        engine, eager = self.engine, not is_dynamo_compiling()
-        known: list[Tensor] | None = None
-        idle = eager and IDLE.region is self and type(func) not in OPERATORS
+        """What an ordinary network calls comes no further than the first lines: it is to cost next to nothing."""
+        if is_dynamo_compiling():
+            return self._while_dynamo_traces(func, args, kwargs or {})
+        engine, known = self.engine, _NONE_YET
+        idle = IDLE.region is self and type(func) not in OPERATORS
         quiet = idle and func not in engine.always and func not in engine.quick or func in ASIDE
         if quiet and (engine.before is None or not kwargs and func in engine.reads):
             return func(*args, **kwargs) if kwargs else func(*args)
-        if eager and THREAD.alone:
+        if THREAD.alone:
             if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer
             quick = engine.quick.get(func)
@@ -146,6 +155,21 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
+
+    def put_off(self, *arguments: Any) -> bool:
+        """Whether compiled code makes it: then it is made with these where its first call is met."""
+        self.arguments = arguments
+        return is_dynamo_compiling()
+
+    def _while_dynamo_traces(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch_compiles():
+            return func(*args, **kwargs)
+        if why := meet():
+            torch._dynamo.graph_break(msg=why)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            met()
 
     def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call in a block without gradients has nothing to do with them."""
@@ -195,26 +219,20 @@ class Mode(TorchFunctionMode):
         """Count a loss, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if is_dynamo_compiling() and self.captured:
-            no_more_modes()
-            return func(*args, **kwargs)
-        if not is_dynamo_compiling() and THREAD.cut is not None and self.passes(func, args, kwargs):
+        if THREAD.cut is not None and self.passes(func, args, kwargs):
             return func(*args, **kwargs)
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
-        if func in OUTSIDE and not (func in BRANCHES and is_compiling()):
+        if func in OUTSIDE:
             for run in THREAD.runs:
                 run.note(func, args, kwargs)
             return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
-            if not is_compiling():
-                for engine in {entered.mode.engine for entered in THREAD.entered}:
-                    if engine.before is not None:  # (a region around this one may wait for writes)
-                        engine.before(func, args, kwargs)
+            for engine in {entered.mode.engine for entered in THREAD.entered}:
+                if engine.before is not None:  # (a region around this one may wait for writes)
+                    engine.before(func, args, kwargs)
             handle = self.dispatch if self.trace is None else self.traced
-            if is_compiling():
-                return handle(func, args, kwargs)
             if (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer
             views(self, func, args, kwargs)
@@ -230,24 +248,24 @@ class Mode(TorchFunctionMode):
             THREAD.at_work = None
 
     def __enter__(self: M) -> M:
+        if is_dynamo_compiling():
+            super().__enter__()  # type: ignore[no-untyped-call]
+            return self
         if self.paths > 1 and THREAD.rerun is not self:
             raise RuntimeError(
                 f"{self!r} runs code again, and a with block cannot be run again; put the code into a function, and "
                 f"decorate it with @sll.enable(..., paths={self.paths})"
             )
-        if is_compiling():
-            begin_compiled()
+        entered, recording, counts = THREAD.entered, torch.is_grad_enabled(), {}
+        if entered:
+            self._enter_inside(entered, recording)
+            counts = self.counted()  # entered again, inside itself: it is the same step
         else:
-            entered, recording, counts = THREAD.entered, torch.is_grad_enabled(), {}
-            if entered:
-                self._enter_inside(entered, recording)
-                counts = self.counted()  # entered again, inside itself: it is the same step
-            else:
-                THREAD.step += 1
-            THREAD.made = None  # (left by an exception)
-            entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
-            THREAD.cut = None
-            THREAD.look()
+            THREAD.step += 1
+            THREAD.adrift.clear()
+        entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
+        THREAD.cut = None
+        THREAD.look()
         _push(self)
         return self
 
@@ -259,18 +277,21 @@ class Mode(TorchFunctionMode):
                 around.mode.trace.has_inner = True
 
     def __exit__(self, *exc: Any) -> None:
+        if is_dynamo_compiling():
+            super().__exit__(*exc)  # type: ignore[no-untyped-call]
+            return
         entered = THREAD.entered
-        if entered and entered[-1].mode is self and not is_compiling() and innermost() is self:
+        if entered and entered[-1].mode is self and innermost() is self:
             self._leave()
         else:
             self._leave_out_of_order(exc)
 
     def _leave_out_of_order(self, exc: tuple[Any, ...]) -> None:
         """Entered by compiled code, or with regions inside that are still on."""
-        known = not is_compiling() and any(entered.mode is self for entered in THREAD.entered)
-        if is_compiling() or (not known and innermost() is self):  # entered by compiled code
+        known = any(entered.mode is self for entered in THREAD.entered)
+        if not known and innermost() is self:  # entered by compiled code
             super().__exit__(*exc)  # type: ignore[no-untyped-call]
-            end_compiled()
+            leave()
             return
         inside = 0
         while isinstance(mode := innermost(), Mode) and mode is not self:
@@ -318,17 +339,9 @@ class Mode(TorchFunctionMode):
 
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
-        if is_compiling():
-            IDLE.region = IDLE.rerun = None  # (Dynamo sees to it when the code runs)
-            if THREAD.made is not None:
-                THREAD.made.append(x)
-            return False
-        return self.keep(x)
-
-    def keep(self, x: Tensor) -> bool:
-        """`adopt`, in eager code."""
         entered = THREAD.entered
         if not entered:  # entered by compiled code, and left there
+            THREAD.adrift.append(ref(x))
             return False
         IDLE.region = IDLE.rerun = None
         top = entered[-1]
@@ -372,7 +385,7 @@ _UNSEEN = "something wrote to it that the region cannot see (TorchScript, anothe
 def _stale(x: Tensor) -> bool:
     """Whether `x` was written to since it carries what it carries."""
     pair = x._sll  # type: ignore[attr-defined]
-    return pair is not None and pair[1] not in (x._version, -1, None)  # (compiled code does not know the version)
+    return pair is not None and pair[1] not in (x._version, None)
 
 
 def _seen(known: list[Tensor]) -> None:
@@ -397,22 +410,9 @@ def _held(x: Any) -> list[Tensor]:
 # --- compiled code -----------------------------------------------------------------------------------------------
 
 
-def begin_compiled() -> None:
-    if not any(isinstance(mode, Mode) for mode in stack()):
-        THREAD.made = []
-
-
-def end_compiled() -> None:
-    """What the region returns is plain, as after an eager one. So the compiler need not write out what it carried."""
-    if THREAD.made is not None and not any(isinstance(mode, Mode) for mode in stack()):
-        for x in THREAD.made:
-            x._sll = None  # type: ignore[attr-defined]
-        THREAD.made = None
-
-
 def not_compiled_on_their_own() -> None:
     """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
-    function of its own, in which `is_compiling` is true. Traced as a part of the user's function they still are.
+    function of its own. As a part of the user's function they still are traced.
     """
     for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
         skip(method)

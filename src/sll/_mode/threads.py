@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["IDLE", "THREAD", "Entered", "innermost", "release", "stack"]
+__all__ = ["IDLE", "THREAD", "Entered", "innermost", "leave", "release", "stack"]
 
 
 class Entered:
@@ -82,8 +82,8 @@ class Thread(threading.local):
         """What was made in blocks that a region sees through, and in which."""
         self.step = 0
         """How often regions were entered, or backward was run in them."""
-        self.made: list[Tensor] | None = None
-        """In a region of compiled code that nothing is around: the tensors that were made to carry something."""
+        self.adrift: list[weakref.ref[Tensor]] = []
+        """What carries something, in a region that compiled code has entered: this thread has not."""
         self.selects = False
         """Whether a mask has selected something in what is entered."""
         self.runs: list[Any] = []
@@ -123,6 +123,12 @@ def release(live: list[weakref.ref[Tensor]]) -> None:
         tensor = ref()
         if tensor is not None:
             tensor.__dict__.pop("_sll", None)
+
+
+def leave() -> None:
+    """Compiled code leaves a region that it has entered."""
+    release(THREAD.adrift)
+    THREAD.adrift = []
 
 
 def innermost() -> Any:

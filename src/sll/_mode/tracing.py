@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DISCRETE
@@ -21,7 +20,7 @@ __all__ = ["traced"]
 def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`dispatch`, noted by the trace."""
     trace, engine = region.trace, region.engine
-    if trace is None or is_compiling() or not torch.is_grad_enabled():
+    if trace is None or not torch.is_grad_enabled():
         return region.dispatch(func, args, kwargs)
     trace.begin()
     operands = tensors(args, kwargs)

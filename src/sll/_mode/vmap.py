@@ -77,7 +77,7 @@ def _hand_down(region: Any, x: Tensor) -> None:
 
 
 def _mark(region: Any, x: Tensor) -> None:
-    if region.keep(x):
+    if region.adopt(x):
         x._sll = Inside(), None  # type: ignore[attr-defined]
         region.mark()
 

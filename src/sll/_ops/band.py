@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .apply import _unpacked, is_number, packed, run
-from .env import compiling
+from .apply import run
 
 __all__ = ["band_offset", "closed", "hard_forward"]
 
@@ -25,8 +24,6 @@ class _BandOffset(torch.autograd.Function):
     @staticmethod
     def forward(distance: Tensor, eps: float, nan: float) -> Tensor:
         offset = (distance * (0.5 / eps)).clamp(-0.5, 0.5)
-        if compiling():
-            return torch.where(is_number(offset), offset, nan)
         return offset.nan_to_num(nan=nan)
 
     @staticmethod
@@ -35,19 +32,22 @@ class _BandOffset(torch.autograd.Function):
         # The mask is taken from the distance, not from the clamped offset: one rounding error outside the band
         # the offset already is exactly 1/2, and a clamp would still let the gradient through.
         inside = distance.detach().abs() <= eps
-        kept = packed(inside)
-        ctx.save_for_backward(kept)
-        ctx.save_for_forward(kept)
+        ctx.save_for_backward(inside)
+        ctx.save_for_forward(inside)
         ctx.slope = 0.5 / eps
 
     @staticmethod
     def _scale(ctx: Any, g: Tensor) -> Tensor:
-        (kept,) = ctx.saved_tensors
-        return torch.where(_unpacked(kept, g), g * ctx.slope, torch.zeros_like(g))
+        (inside,) = ctx.saved_tensors
+        return torch.where(inside, g * ctx.slope, torch.zeros_like(g))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         return _BandOffset._scale(ctx, g), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, *_: Any) -> Tensor:
+        return _BandOffset._scale(ctx, t)
 
 
 class _HardForward(torch.autograd.Function):
@@ -67,18 +67,6 @@ class _HardForward(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         return None, g
 
-
-# Dynamo (up to 2.13 at least) refuses a Function with a `jvp`, so compiled code gets the classes above and eager code
-# these.
-
-
-class _BandOffsetJvp(_BandOffset):
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_: Any) -> Tensor:
-        return _BandOffset._scale(ctx, t)
-
-
-class _HardForwardJvp(_HardForward):
     @staticmethod
     def jvp(ctx: Any, t_hard: Any, t_soft: Any) -> Tensor:
         tangent: Tensor = t_soft.clone()
@@ -99,11 +87,9 @@ def band_offset(distance: Tensor, eps: float | Tensor, nan: float = -0.5) -> Ten
     """
     if isinstance(eps, Tensor):
         distance, eps = distance * (0.5 / eps).to(distance.dtype), 0.5
-    function = _BandOffset if compiling() else _BandOffsetJvp
-    return run(function, distance, eps, nan)
+    return run(_BandOffset, distance, eps, nan)
 
 
 def hard_forward(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of `hard` (bit for bit) with the gradient of `soft`; same shape, floating point."""
-    function = _HardForward if compiling() else _HardForwardJvp
-    return run(function, hard.detach(), soft.to(hard.dtype))
+    return run(_HardForward, hard.detach(), soft.to(hard.dtype))

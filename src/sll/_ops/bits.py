@@ -9,7 +9,6 @@ from torch import Tensor
 
 from . import fused
 from .apply import run
-from .env import compiling
 
 __all__ = ["pick", "suits"]
 
@@ -18,8 +17,6 @@ def suits(x: Tensor, *others: Any) -> bool:
     """Whether `ramp` can take the place of `band_offset` and `blend` for a step of `x` (and, if `others` are tensors,
     with them): plain tensors, and nobody who differentiates forward or transforms the function.
     """
-    if compiling():
-        return x.layout == torch.strided
     if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return False
     for value in (x, *others):
@@ -33,7 +30,7 @@ _BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
 
 def pick(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``torch.where(mask, a, b)``, which on the CPU takes up to ten times as long as the same with bits."""
-    if compiling() or a.dtype != b.dtype or mask.numel() < 4 * fused.LEAST or not _has_bits(mask, a, b):
+    if a.dtype != b.dtype or mask.numel() < 4 * fused.LEAST or not _has_bits(mask, a, b):
         return torch.where(mask, a, b)
     if a.dtype == torch.bool:
         return (a & mask) | (b & mask.logical_not())
@@ -77,7 +74,7 @@ class _Pick(torch.autograd.Function):
 
 def _scaled(g: Tensor, inside: Tensor, slope: float) -> Tensor:
     """``where(inside, g * slope, 0)``: an infinite `g` outside the band is not a NaN."""
-    if not compiling() and not torch.is_grad_enabled() and type(g) is Tensor:
+    if not torch.is_grad_enabled() and type(g) is Tensor:
         if fused.suits(g):
             return fused.scale(g, inside, slope)
         if g.device.type == "cpu" and g.dtype in _BITS and not fused.batched(g) and not g.is_neg():

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from . import fused
-from .apply import _unpacked, finite, is_finite, packed, run
+from .apply import run
 from .bits import pick, suits
 from .dtypes import compute_dtype
-from .env import compiling
 from .surrogates import window
 
-__all__ = ["blend", "blend_by_mask", "choose", "taken"]
+__all__ = ["blend", "blend_by_mask", "taken"]
 
 
 class _Blend(torch.autograd.Function):
@@ -34,7 +33,7 @@ class _Blend(torch.autograd.Function):
         wide = compute_dtype(offset.dtype, hard.dtype)
         difference = above.to(wide) - below.to(wide)
         value = below.to(wide) * 0.5 + above.to(wide) * 0.5 + offset * difference
-        undecided = (offset.abs() < 0.5) & (offset != 0) & is_finite(difference)
+        undecided = (offset.abs() < 0.5) & (offset != 0) & difference.isfinite()
         return pick(undecided, value.to(hard.dtype), hard)
 
     @staticmethod
@@ -45,12 +44,25 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, below, above, hard = ctx.saved_tensors  # (a checkpoint allows to ask once)
-        return *_gradients(g, offset, _shown(g, offset, above, hard), below, above, ctx.needs_input_grad[1:]), None
+        return *_gradients(g, offset, _shown(offset, above, hard), below, above, ctx.needs_input_grad[1:]), None
+
+    @staticmethod
+    def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:
+        offset, below, above, hard = ctx.saved_tensors
+        share, difference = _parts(offset, _shown(offset, above, hard), below, above, hard.dtype)
+        out = torch.zeros_like(hard)
+        if t_offset is not None:
+            out = out + torch.where(difference != 0, t_offset * difference, torch.zeros_like(difference)).to(hard.dtype)
+        if t_below is not None:
+            out = out + torch.where(share < 1, (t_below * (1 - share)).to(hard.dtype), torch.zeros_like(hard))
+        if t_above is not None:
+            out = out + torch.where(share > 0, (t_above * share).to(hard.dtype), torch.zeros_like(hard))
+        return out
 
 
-def _shown(g: Tensor, offset: Tensor, above: Tensor, hard: Tensor) -> Tensor:
+def _shown(offset: Tensor, above: Tensor, hard: Tensor) -> Tensor:
     """Where what is shown is what is above."""
-    return pick(offset == 0, _unpacked(packed(hard == above), g), offset > 0)
+    return pick(offset == 0, hard == above, offset > 0)
 
 
 def _parts(
@@ -62,7 +74,7 @@ def _parts(
     if finite:
         return share, jump
     # No finite difference: the hard outcome alone gets the gradient, the decision gets none.
-    known = is_finite(jump)
+    known = jump.isfinite()
     return pick(known, share, taken.to(share.dtype)), pick(known, jump, torch.zeros_like(jump))
 
 
@@ -70,7 +82,7 @@ def _gradients(
     g: Tensor, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, wanted: Any, finite: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Of the offset, and if they are `wanted` of what is below and of what is above."""
-    eager = not compiling() and not torch.is_grad_enabled() and fused.suits(g)
+    eager = not torch.is_grad_enabled() and fused.suits(g)
     one = offset.dtype == below.dtype == above.dtype == g.dtype
     if eager and one and all(map(fused.dense, (offset, taken, below, above))):
         return fused.blend_by_mask_backward(g, offset, taken, below, above, wanted[:2])
@@ -99,51 +111,26 @@ class _BlendByMask(torch.autograd.Function):
         ctx.finite = finite
         # The gradient of the offset needs no mask, which the program may write to.
         shared = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        ctx.save_for_backward(offset, packed(taken) if shared else None, below, above)
+        ctx.save_for_backward(offset, taken if shared else None, below, above)
         offset = offset if shown is None else shown
-        if not compiling() and fused.suits(offset) and all(map(fused.dense, (taken, below, above))):
+        if fused.suits(offset) and all(map(fused.dense, (taken, below, above))):
             return fused.blend_by_mask(offset, taken, below, above, ties)
         hard = pick(taken, above, below)
         jump = above - below
         undecided = offset.abs() < 0.5
-        undecided = undecided if finite else undecided & is_finite(jump)
+        undecided = undecided if finite else undecided & jump.isfinite()
         undecided = undecided if ties else undecided & (offset != 0)
         return pick(undecided, below * 0.5 + above * 0.5 + offset * jump, hard)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         offset, taken, below, above = ctx.saved_tensors
-        taken = offset > 0 if taken is None else _unpacked(taken, g)
+        taken = offset > 0 if taken is None else taken
         wanted = ctx.needs_input_grad[2:]
         g_offset, g_below, g_above = _gradients(g, offset, taken, below, above, wanted, ctx.finite)
         g_below = None if g_below is None else g_below.sum_to_size(below.shape)
         g_above = None if g_above is None else g_above.sum_to_size(above.shape)
         return g_offset, None, g_below, g_above, None, None, None
-
-
-class _Choose(torch.autograd.Function):
-    """See `choose`."""
-
-    @staticmethod
-    def forward(ctx: Any, mask: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, a, b)
-        return torch.where(mask, a, b)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        weight, a, b = ctx.saved_tensors
-        taken = weight > 0.5 * (g == g)  # (see `_unpacked`)
-        found = g * finite(a - b), torch.where(taken, g, 0), torch.where(taken, 0, g)
-        return None, *(x.sum_to_size(of.shape).to(of.dtype) for x, of in zip(found, (weight, a, b)))
-
-
-def choose(mask: Tensor, weight: Tensor, a: Any, b: Any) -> Tensor:
-    """``torch.where(mask, a, b)`` for a compiler, which keeps no bool of it. `weight`, 0 or 1, is `mask` as a float;
-    the gradient is that of ``weight * a + (1 - weight) * b``.
-    """
-    dtype = torch.where(mask, a, b).dtype
-    sides = (x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype, device=mask.device) for x in (a, b))
-    return run(_Choose, mask, weight, *sides)
 
 
 class _Taken(torch.autograd.Function):
@@ -182,21 +169,6 @@ def taken(take: Callable[[Any, Any], Tensor], numbers: Tensor, weight: Tensor, a
     return super(torch.autograd.Function, _Taken).apply(take, numbers, weight, jump, a, b)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _BlendJvp(_Blend):
-    @staticmethod
-    def jvp(ctx: Any, t_offset: Any, t_below: Any, t_above: Any, *_: Any) -> Tensor:
-        offset, below, above, hard = ctx.saved_tensors
-        share, difference = _parts(offset, _shown(hard, offset, above, hard), below, above, hard.dtype)
-        out = torch.zeros_like(hard)
-        if t_offset is not None:
-            out = out + torch.where(difference != 0, t_offset * difference, torch.zeros_like(difference)).to(hard.dtype)
-        if t_below is not None:
-            out = out + torch.where(share < 1, (t_below * (1 - share)).to(hard.dtype), torch.zeros_like(hard))
-        if t_above is not None:
-            out = out + torch.where(share > 0, (t_above * share).to(hard.dtype), torch.zeros_like(hard))
-        return out
-
-
 def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
     """One value from two outcomes: ``(below + above) / 2 + offset (above - below)`` in the band, `hard` elsewhere.
 
@@ -212,7 +184,7 @@ def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:
     # Expanding here lets autograd sum the gradients of broadcast operands.
     shape = hard.shape
     sides = below.to(hard.dtype).expand(shape), above.to(hard.dtype).expand(shape)
-    return run(_Blend if compiling() else _BlendJvp, offset.expand(shape), *sides, hard.detach())
+    return run(_Blend, offset.expand(shape), *sides, hard.detach())
 
 
 def blend_by_mask(
@@ -233,7 +205,7 @@ def blend_by_mask(
     """
     if offset.shape != taken.shape or not suits(offset, taken):
         return None
-    if not compiling() and not taken.is_contiguous():
+    if not taken.is_contiguous():
         return None
     sides = [_side(side, offset, taken) for side in (below, above)]
     if sides[0] is None or sides[1] is None:
@@ -245,19 +217,18 @@ def blend_by_mask(
 
 def _side(side: Any, offset: Tensor, taken: Tensor) -> Tensor | None:
     """A branch as `_BlendByMask` takes it; None if it takes `blend`."""
-    traced = compiling()
     if not isinstance(side, (int, float, Tensor)):
         return None
     if isinstance(side, Tensor):
         if side.dtype != offset.dtype or side.device != offset.device or not suits(side):
             return None
-        if not traced and fused.batched(side):
+        if fused.batched(side):
             return None
         if side.shape != taken.shape and (side.numel() != 1 or side.dim() > taken.dim()):
             return None
-        if not traced and side.numel() != 1 and not side.is_contiguous():
+        if side.numel() != 1 and not side.is_contiguous():
             return None  # what strides the result has is for torch to say, too
     one = side if isinstance(side, Tensor) else torch.full((), side, dtype=offset.dtype, device=offset.device)
-    if not traced and one.numel() == 1 and not math.isfinite(one.detach()):
+    if one.numel() == 1 and not math.isfinite(one.detach()):
         return None  # a report counts the elements at which the jump is infinite
     return one

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
 
 __all__ = [
     "HOOKS",
     "at_level",
-    "compiling",
     "dispatched",
     "eager",
     "free_to_read",
@@ -26,11 +24,6 @@ __all__ = [
     "tracked",
     "unwrapped",
 ]
-
-
-def compiling() -> bool:
-    """`torch.compiler.is_compiling`, in a third of the time: rules ask it several times in each call."""
-    return is_dynamo_compiling() or torch.compiler._is_compiling_flag
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
@@ -75,7 +68,7 @@ def readable(x: Tensor) -> Tensor | None:
 
 def free_to_read(x: Tensor) -> bool:
     """Whether reading a number costs nothing."""
-    if compiling() or type(x) is not Tensor or x.device.type != "cpu" or dispatched():
+    if type(x) is not Tensor or x.device.type != "cpu" or dispatched():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
@@ -100,8 +93,6 @@ def tracked(x: Any) -> bool:
         return False
     if x.requires_grad:
         return x.layout == torch.strided
-    if compiling():
-        return False
     functorch = torch._C._functorch
     if functorch.is_functorch_wrapped_tensor(x) and tracked(functorch.get_unwrapped(x)):
         return True  # vmap inside grad
@@ -110,21 +101,21 @@ def tracked(x: Any) -> bool:
 
 
 def plain() -> bool:
-    """Whether plain autograd records in eager mode, and nothing else is on: what training loops do. (Not traced.)"""
-    busy = _compiler._is_compiling_flag or _forward._current_level >= 0 or _transforms() or HOOKS is None
+    """Whether plain autograd records, and nothing else is on: what training loops do."""
+    busy = _forward._current_level >= 0 or _transforms() or HOOKS is None
     return _records() and not (busy or _dispatches() or _inference()) and HOOKS(True) is None  # type: ignore[misc]
 
 
 _records, _inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
 _transforms, _dispatches = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
-_forward, _compiler = torch.autograd.forward_ad, torch.compiler
+_forward = torch.autograd.forward_ad
 HOOKS: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 """What has a hand in what autograd saves, a checkpoint for one. (Older torch does not tell.)"""
 
 
 def eager() -> bool:
-    """Whether plain autograd is all there is: nobody compiles, transforms, traces, differentiates forward or forbids
+    """Whether plain autograd is all there is: nobody transforms, traces, differentiates forward or forbids
     gradients.
     """
-    busy = compiling() or _forward._current_level >= 0 or _transforms()
+    busy = _forward._current_level >= 0 or _transforms()
     return not (busy or _dispatches() or _inference())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .blend import TAKEN
-from .env import compiling, dispatched, outside_of_transforms, readable, unwrapped
+from .env import dispatched, outside_of_transforms, readable, unwrapped
 from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
@@ -17,7 +17,7 @@ from .surrogates import kept, window
 __all__ = ["asking", "just_decided", "of_a_region", "open_bands", "open_behind", "open_elements", "open_mask", "scores"]
 
 _MARK = "sll: scores come in here"
-_BANDS = ("_RampBackward", "_BandOffsetBackward", "_BandOffsetJvpBackward", "_ChosenBackward")
+_BANDS = ("_RampBackward", "_BandOffsetBackward", "_ChosenBackward")
 _WINDOW = "HardtanhBackwardBackward0"
 _MOST_NODES = 10_000
 
@@ -29,7 +29,7 @@ def scores(x: Tensor) -> Tensor:
 
 def marked(found: Tensor) -> Tensor:
     """The same scores, once they are known to open_elements."""
-    node: Any = None if compiling() else found.grad_fn  # (a compiler has no graph to mark)
+    node: Any = found.grad_fn
     if node is not None:
         node.metadata[_MARK] = True
     return found

@@ -31,14 +31,14 @@ from torch import Tensor
 from .apply import run
 from .band import hard_forward
 from .dtypes import compute_dtype
-from .env import compiling, dispatched
+from .env import dispatched
 
 __all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "sort", "traced"]
 
 
 def traced(x: Tensor) -> bool:
     """Whether sizes must not depend on the data: while somebody traces, under vmap, or without data."""
-    if compiling() or x.device.type == "meta" or dispatched():
+    if x.device.type == "meta" or dispatched():
         return True
     functorch = torch._C._functorch
     return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
@@ -298,8 +298,12 @@ class _Rank(torch.autograd.Function):
         return _differences(g, *ctx.saved_tensors, ctx.eps), None
 
     @staticmethod
+    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
+        return _differences(t, *ctx.saved_tensors, ctx.eps), None, None, None
+
+    @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, eps: float) -> Any:
-        return _RankJvp.apply(x.movedim(in_dims[0], 0), eps), (0, 0, 0, 0)  # type: ignore[no-untyped-call]
+        return _Rank.apply(x.movedim(in_dims[0], 0), eps), (0, 0, 0, 0)  # type: ignore[no-untyped-call]
 
 
 class _Differences(torch.autograd.Function):
@@ -333,37 +337,24 @@ class _Differences(torch.autograd.Function):
         return _differences(g, *ctx.saved_tensors, ctx.eps), None, None, None, None
 
     @staticmethod
+    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
+        return _differences(t, *ctx.saved_tensors, ctx.eps)
+
+    @staticmethod
     def vmap(info: Any, in_dims: Any, *operands: Any) -> Any:
         *tensors, eps = operands
         size = info.batch_size
         front = [t.expand(size, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims)]
-        return _DifferencesJvp.apply(*front, eps), 0  # type: ignore[no-untyped-call]
-
-
-# As in `band.py`: Dynamo refuses a Function with a `jvp`, so compiled code gets the classes above.
-
-
-class _RankJvp(_Rank):
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
-        return _differences(t, *ctx.saved_tensors, ctx.eps), None, None, None
-
-
-class _DifferencesJvp(_Differences):
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, *_: Any) -> Any:
-        return _differences(t, *ctx.saved_tensors, ctx.eps)
+        return _Differences.apply(*front, eps), 0  # type: ignore[no-untyped-call]
 
 
 def _differences(*operands: Any) -> Tensor:
     if not torch.is_grad_enabled() and not traced(operands[0]) and torch.autograd.forward_ad._current_level < 0:
         return _Differences.forward(*operands)
-    function = _Differences if compiling() else _DifferencesJvp
-    return run(function, *operands)
+    return run(_Differences, *operands)
 
 
 def rank(x: Tensor, eps: float) -> Tensor:
     """Ranks of the rows of `x`, ascending, from 0; see the module's docstring."""
-    function = _Rank if compiling() else _RankJvp
-    ranks: Tensor = run(function, x, eps)[0]
+    ranks: Tensor = run(_Rank, x, eps)[0]
     return ranks

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from .env import dispatched
 from .surrogates import simple
 
 __all__ = ["apart"]
@@ -55,7 +56,7 @@ def _kind(node: Any) -> str:
 
 def _element(x: Tensor, threshold: Tensor) -> Tensor | None:
     """1 at the element of each row that its threshold is, moved by a number or not; None if it is not one of them."""
-    if not simple(x) or not simple(threshold) or threshold.dim() > x.dim() or not x.requires_grad:
+    if not (dispatched() or simple(x) and simple(threshold)) or threshold.dim() > x.dim() or not x.requires_grad:
         return None
     path = _path(threshold, x)
     if path is None:
@@ -71,7 +72,12 @@ def _element(x: Tensor, threshold: Tensor) -> Tensor | None:
         return None
     which = which.detach().reshape(x.shape)
     one = (which == 1).sum(_rows(x, threshold), keepdim=True) == 1
-    return which if one.numel() == threshold.numel() and bool(one.all() & ((which == 0) | (which == 1)).all()) else None
+    if one.numel() != threshold.numel():
+        return None
+    fits = one.all() & ((which == 0) | (which == 1)).all()
+    if dispatched():  # (nobody can look: a threshold that is none of them stays what it is)
+        return torch.where(fits, which, 0)
+    return which if bool(fits) else None
 
 
 def _path(threshold: Tensor, x: Tensor) -> list[tuple[Any, int]] | None:
@@ -124,4 +130,5 @@ def _from_next(x: Tensor, threshold: Tensor, which: Tensor, above: Tensor) -> Te
     beyond = torch.where(high & ~at, x, math.inf).amin(rows, keepdim=True)
     holds = (above & at).sum(rows, keepdim=True) > 0  # (of the element itself)
     there = threshold + (torch.where(holds, below, beyond) - own)
-    return torch.where(torch.where(holds, high, low), there, threshold)
+    moved = torch.where(torch.where(holds, high, low), there, threshold)
+    return torch.where(at.any(), moved, threshold) if dispatched() else moved

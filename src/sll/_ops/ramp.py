@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import fused
-from .apply import _unpacked, packed, run
+from .apply import run
 from .bits import _scaled, pick
-from .env import compiling
 
 __all__ = ["Jump", "ramp"]
 
@@ -75,13 +74,11 @@ def _step(
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
             distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
-    if compiling():  # noqa: SIM108
-        inside = distance.abs() <= eps
-    else:  # `hardshrink` is zero on the closed interval, and the cast is a comparison with zero, faster than others
-        inside = F.hardshrink(distance, eps).to(torch.bool).logical_not_()
+    # `hardshrink` is zero on the closed interval, and the cast is a comparison with zero, faster than others
+    inside = F.hardshrink(distance, eps).to(torch.bool).logical_not_()
     if not linear:
         return hard, inside
-    undecided = (distance != 0 if compiling() else distance.to(torch.bool)).logical_and_(inside)
+    undecided = distance.to(torch.bool).logical_and_(inside)
     offset = distance.mul_(0.5 / eps).clamp_(-0.5, 0.5)
     if jump.kind == "boundary":
         ramp = offset.mul_(jump.height).add_(jump.below * 0.5 + jump.above * 0.5)
@@ -89,43 +86,6 @@ def _step(
         ramp = offset.sub_(n.sign(), alpha=0.5) if jump.kind == "trunc" else offset
         ramp = ramp.add_(-0.5 if jump.kind == "floor" else 0.0 if jump.kind == "trunc" else 0.5).add_(n)
     return pick(undecided, ramp, hard), inside
-
-
-def _traced_step(
-    x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool, hard: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """`_step` for a compiler, which fuses what it is given: few operations, whatever they write.
-
-    Outside the band the clamped ramp is the hard value bit for bit, because the factor is rounded up.
-    """
-    kind, below, above, at_tie, at_nan = jump
-    if kind != "boundary":
-        return _step(x, threshold, jump, eps, linear, hard)
-    inside = (x - threshold).abs() <= eps
-    if at_tie != at_nan and (isinstance(threshold, Tensor) or not math.isfinite(threshold)):
-        # Equal infinities tie, and have no distance: the largest numbers stand for them. (No gradient: not inside.)
-        most = torch.finfo(x.dtype).max
-        x = x.clamp(-most, most)
-        threshold = threshold.clamp(-most, most) if isinstance(threshold, Tensor) else min(max(threshold, -most), most)
-    distance = x - threshold
-    size = distance.abs()
-    if not linear:
-        return _constants(distance, 0.0, distance, jump), inside
-    ramp, middle = _steep(distance, eps), below * 0.5 + above * 0.5
-    if above - below == -1:
-        ramp = middle - ramp
-    else:
-        ramp = ramp if above - below == 1 else ramp * (above - below)
-        ramp = ramp + middle if middle else ramp
-    if at_tie == middle:
-        return torch.where(size >= 0, ramp, at_nan), inside
-    exception = at_tie if at_tie == at_nan else torch.where(size >= 0, at_tie, at_nan).to(x.dtype)
-    return torch.where(size > 0, ramp, exception), inside
-
-
-def _steep(distance: Tensor, eps: float) -> Tensor:
-    """The offset, exactly a half outside the band: the factor is rounded up."""
-    return (distance * (0.5 / eps * (1 + torch.finfo(distance.dtype).eps))).clamp(-0.5, 0.5)
 
 
 def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jump) -> Tensor:
@@ -137,12 +97,7 @@ def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jum
         up = x >= threshold if at_tie == above else x > threshold
     else:
         up = (x < threshold if at_tie == above else x <= threshold).logical_not_()
-    if (below, above) == (0, 1):
-        hard = packed(up).to(x.dtype)
-    elif compiling():
-        hard = packed(up).to(x.dtype) * (above - below) + below
-    else:
-        hard = torch.where(up, above, below).to(x.dtype)
+    hard = up.to(x.dtype) if (below, above) == (0, 1) else torch.where(up, above, below).to(x.dtype)
     if at_tie not in (below, above):
         hard = torch.where(x == threshold, at_tie, hard)
     return hard
@@ -155,21 +110,20 @@ class _Ramp(torch.autograd.Function):
     ) -> Tensor:
         ctx.slope = jump.height * (0.5 / eps)
         ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
-        if not compiling() and fused.suits(x):
+        if fused.suits(x):
             constants: tuple[float, ...] = jump.constants if jump.kind == "quantize" else ()
             if jump.kind == "boundary":
                 constants = (float(threshold), *jump.constants)
             value, inside = fused.step(jump.kind, x, constants, eps, linear)
         else:
-            given = x, threshold, jump, eps, linear
-            value, inside = _traced_step(*given, hard) if compiling() else _step(*given)
-        ctx.save_for_backward(packed(inside))
+            value, inside = _step(x, threshold, jump, eps, linear)
+        ctx.save_for_backward(inside)
         return value
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         (kept,) = ctx.saved_tensors
-        dx = _scaled(g, _unpacked(kept, g), ctx.slope)
+        dx = _scaled(g, kept, ctx.slope)
         dt = -dx.sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
         return dx if ctx.needs_input_grad[0] else None, dt, None, None, None, None
 

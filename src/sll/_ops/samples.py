@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from .env import compiling, dispatched, free_to_read
+from .env import dispatched, free_to_read
 
 SAMPLE = 1024
 """Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
@@ -20,14 +20,14 @@ def _spread(many: int, of: int, device: torch.device) -> Tensor:
     sorted (not in compiled code, which would do so at every call).
     """
     golden = (torch.arange(many, dtype=torch.float64, device=device) * 0.6180339887498949).frac()
-    return ((golden if compiling() else golden.sort().values) * of).long()
+    return ((golden if dispatched() else golden.sort().values) * of).long()
 
 
 _spread_once = functools.lru_cache(maxsize=256)(_spread)
 
 
 def places(many: int, of: int, device: torch.device) -> Tensor:
-    if compiling() or type(of) is not int or dispatched():
+    if type(of) is not int or dispatched():
         return _spread(many, of, device)
     return _spread_once(many, of, device)
 
@@ -74,7 +74,7 @@ def pairs(z: Tensor) -> Tensor:
     n = z.shape[-1]
     if n < 2:
         return z.new_zeros(1)
-    again = not (compiling() or type(n) is not int or dispatched())
+    again = not (type(n) is not int or dispatched())
     two = _two_once if again else _two
     if again and z.dim() == 1 and free_to_read(z) and numpy_is_there():
         row, (first, second) = z.detach().numpy(), two(min(n * (n - 1) // 2, SAMPLE), n, z.device)

@@ -9,7 +9,7 @@ import torch
 from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-from .env import HOOKS, compiling
+from .env import HOOKS
 
 __all__ = ["Saving", "saved_as_then", "saving"]
 
@@ -28,7 +28,7 @@ _autograd = torch._C._autograd
 
 
 def saving() -> Saving:
-    return None if HOOKS is None or compiling() else HOOKS(True)
+    return None if HOOKS is None else HOOKS(True)
 
 
 def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import call_site
-from .._ops.env import compiling, free_to_read
+from .._ops.env import dispatched, free_to_read
 from .._ops.samples import numpy_is_there, sample
 from ..policies import Call, Kind, Policy
 
@@ -90,7 +90,7 @@ class Width:
         """Whether it is that of a comparison whose sides meet: see `Joined`."""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
-        self._with_numpy = hasattr(policy, "at_once") and not compiling() and numpy_is_there()
+        self._with_numpy = hasattr(policy, "at_once") and numpy_is_there()
 
     def subtracted(self, why: str) -> None:
         """It does: look at each call."""
@@ -138,15 +138,13 @@ class Width:
                 found = float(found)
         if isinstance(found, Tensor):
             found = found.clamp(min=TINY, max=limit)
-            if compiling():
+            if dispatched():
                 # A reduction is computed once; the number itself, a dozen operations on a handful of other numbers,
                 # the compiler would compute anew for every vector of elements.
                 found = found.expand(16).amax()
         else:
-            if (
-                not (type(found) is float and 0 < min(found, limit) < math.inf)
-                and not compiling()
-                and (isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf)
+            if not (type(found) is float and 0 < min(found, limit) < math.inf) and (
+                isinstance(found, bool) or not isinstance(found, Real) or not 0 < min(found, limit) < math.inf
             ):
                 raise ValueError(
                     f"{call_site(self.kind)}: {type(self.policy).__name__}.half_width must return a positive "

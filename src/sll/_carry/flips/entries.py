@@ -167,7 +167,7 @@ def _newest(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> tuple[
 def mark(region: Any, x: Tensor, found: Carried) -> Tensor:
     """Let `x` carry something until the region ends."""
     x._sll = found, x._version  # type: ignore[attr-defined]
-    if not region.keep(x):
+    if not region.adopt(x):
         found.within = region.outermost()
     return x
 

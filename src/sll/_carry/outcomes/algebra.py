@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..._ops.band import band_offset, hard_forward
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import compiling, readable, tracked
+from ..._ops.env import readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import NAMED, functions_with, op_name
 from ..interface import Func, Region, tensors
@@ -76,7 +76,7 @@ def _reduced(region: Region, x: Any) -> Any:
     found = decisions(x)
     if len(found) <= 1:
         return x
-    if not compiling() and (many := _open_together(found)):
+    if many := _open_together(found):
         region.approximate("outcomes", many, "outcomes")
     return attach(region, x.view_as(x), marginal(x))
 
@@ -253,7 +253,7 @@ def through_expectation(
     decided = original(run, False)
     out = torch.where(value == decided, hard_forward(hard, value), value.to(hard.dtype))
     of = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
-    return out if compiling() else attach(region, out, Blend(of, [], *whole_of(region, func, args, kwargs)))
+    return attach(region, out, Blend(of, [], *whole_of(region, func, args, kwargs)))
 
 
 _SAME_NUMBER = functions_with("same_number")

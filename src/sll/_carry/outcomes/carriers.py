@@ -20,10 +20,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
 from ..._ops.ramp import Jump
 from ..interface import Carried, Region
-from .decisions import _UNKNOWN, Decision, shows, unchanged, version_of
+from .decisions import Decision, shows, unchanged, version_of
 from .writes_seen import Kept, Later
 
 __all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
@@ -209,7 +208,7 @@ def carrier(x: Any) -> Carrier | None:
     found, version = pair
     if not isinstance(found, _Carrier):
         return None
-    if not compiling() and (version != x._version and version != _UNKNOWN or found.within is not None and found.over()):
+    if version != x._version or found.within is not None and found.over():
         return None
     if type(found) is Chain and not x.is_floating_point():
         return found.resolve()
@@ -305,11 +304,7 @@ def is_constant(outcome: Tensor) -> bool:
 
 def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jump | None = None) -> Outcomes:
     """False below and True above (`polarity` 1), or the other way round (-1)."""
-    if jump is not None and compiling():
-        # Not `hard`, which compares two tensors: compiled code would keep it for backward, and it is slow to.
-        tied = jump.at_tie == jump.above
-        decision.side = lambda decision: decision.offset() >= 0 if tied else decision.offset() > 0
-    elif decision.side is None:
+    if decision.side is None:
         decision.side = shows(hard, polarity > 0)
     return Outcomes(decision, constant(polarity < 0, hard), constant(polarity > 0, hard), polarity, jump)
 

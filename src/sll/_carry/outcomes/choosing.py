@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import compute_dtype
-from ..._ops.env import compiling, tracked
+from ..._ops.env import tracked
 from ..._ops.order import capped_simplex, traced
 from ..._ops.samples import lead, leads
 from ..._rules.index import op_name
@@ -100,12 +100,8 @@ _STALE = (
 
 def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
     """`out`, a ``torch.return_types``, with what its indices carry."""
-    if not compiling():
-        attach(region, out.indices, found)
-        return out
-    # Dynamo does not set attributes on the parts of a result, but on views of them.
-    indices = attach(region, out.indices.view_as(out.indices), found)
-    return getattr(torch.return_types, func.__name__)((out.values.view_as(out.values), indices))
+    attach(region, out.indices, found)
+    return out
 
 
 def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:

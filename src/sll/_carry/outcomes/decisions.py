@@ -16,7 +16,6 @@ from torch import Tensor
 from ..._ops.band import band_offset, closed
 from ..._ops.bits import pick, suits
 from ..._ops.dtypes import wide
-from ..._ops.env import compiling
 from ..._ops.ramp import Jump, ramp
 from ..._ops.samples import sample
 from ..._rules.widths import Watched, Width, half_width, watch_of
@@ -31,7 +30,7 @@ def _own(x: Any) -> Any:
     """
     if not isinstance(x, Tensor):
         return x
-    return x.clone() if compiling() or not x.untyped_storage().resizable() else x
+    return x.clone() if not x.untyped_storage().resizable() else x
 
 
 class Site:
@@ -41,7 +40,7 @@ class Site:
     """
 
     def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
-        soon = not compiling() and over_soon(x, threshold)
+        soon = over_soon(x, threshold)
         self.operands = Kept(x, threshold) if soon else Kept(_own(x), _own(threshold))
         self.eps = eps
         self.shift = shift
@@ -62,7 +61,7 @@ class Site:
         if threshold is not None:
             a, b = wide(x, threshold)
             distance = a - b
-            if isinstance(a, Tensor) and isinstance(b, Tensor) and not compiling():
+            if isinstance(a, Tensor) and isinstance(b, Tensor):
                 # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it is slow.)
                 distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
             return distance, None
@@ -96,7 +95,7 @@ class Site:
 
     def width(self, limit: float = math.inf) -> float | Tensor | Width:
         """The half-width, asked of a policy once. (With a trace it is asked where the distances are known.)"""
-        if not isinstance(self.eps, Width) or self.eps.watch is not None or compiling():
+        if not isinstance(self.eps, Width) or self.eps.watch is not None:
             return self.eps
         if self._half is None:
             self._half = half_width(self.eps, self.distance(), limit)
@@ -117,7 +116,7 @@ class Site:
         if not suits(x, level) or not x.is_floating_point() or isinstance(self.eps, Watched):
             return None
         one = not isinstance(level, Tensor) or level.dim() == 0 and level.device == x.device
-        if not compiling() and not (one and (not isinstance(level, Tensor) or level.is_floating_point())):
+        if not (one and (not isinstance(level, Tensor) or level.is_floating_point())):
             if jump.at_tie != jump.at_nan:
                 return None  # inf - inf is NaN, and a tie
             a, b = self.distance(), 0.0  # of that
@@ -213,7 +212,7 @@ def equal_keys(a: Any, b: Any) -> bool:
         return isinstance(b, Width) and a.same(b)
     if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
         return type(a) is type(b) and bool(a == b)
-    return not compiling() and a is b  # (Dynamo cannot ask)
+    return a is b  # (Dynamo cannot ask)
 
 
 def offset_at(
@@ -268,26 +267,18 @@ def shows(x: Tensor, above: Any, at_ties: bool = False) -> Callable[[Decision], 
         if found is None:
             return decision.offset() > 0
         shown: Tensor = found[0] if known else found[0] == (above() if callable(above) else above)
-        if not known and not compiling():
+        if not known:
             known.append(shown)
         return pick(decision.offset() == 0, shown, decision.offset() > 0) if at_ties else shown
 
     return side
 
 
-_UNKNOWN = -1
-
-
 def version_of(x: Any) -> int:
-    """Counts the writes into a tensor. While compiling there is no counter: there the in-place rules alone keep
-    carriers fresh.
-    """
-    if not isinstance(x, Tensor):
-        return 0
-    return _UNKNOWN if compiling() else x._version
+    """Counts the writes into a tensor."""
+    return x._version if isinstance(x, Tensor) else 0
 
 
 def unchanged(x: Any, version: int) -> bool:
-    """Whether `x` is as it was at `version`, as far as that is known."""
-    now = version_of(x)
-    return now in (version, _UNKNOWN) or version == _UNKNOWN
+    """Whether `x` is as it was at `version`."""
+    return version_of(x) == version

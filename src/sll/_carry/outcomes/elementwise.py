@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.bits import suits
-from ..._ops.env import compiling, tracked
+from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump
 from ..interface import Func, Region
@@ -110,10 +110,8 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return elementwise(region, func, args, kwargs)
     decision, jump = step
     if x.dtype != torch.bool:
-        jump = jump._replace(at_nan=math.nan if compiling() else _of_nan(x.dtype))
-    # Integers in compiled code: NaN is what the compiler makes of it.
-    known = compiling() and jump.kind == "quantize"
-    value = in_one_pass(x, (decision, jump), original(func, *args) if known else None)
+        jump = jump._replace(at_nan=_of_nan(x.dtype))
+    value = in_one_pass(x, (decision, jump))
     if value is None:
         return elementwise(region, func, args, kwargs)
     value = value.to(dtype)
@@ -127,7 +125,7 @@ def to_integers(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     quantized = step_of(x)
     if quantized is not None and region.trace is None and not kwargs and _may_fit(quantized[1], x):
         # In the band the float shows a blend, and the integer the likelier outcome.
-        out = original(func, _rounded(*quantized, x), *args[1:])
+        out = original(func, x.detach().round(), *args[1:])
         if isinstance(out, Tensor) and out.dtype in _INTS and out.device == x.device:
             decision, jump = quantized[0], _within(quantized[1], x, torch.iinfo(out.dtype))
             if jump is not None:
@@ -147,18 +145,11 @@ def to_integers(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     return attach(region, out, Outcomes(decision, below, above))
 
 
-def _rounded(decision: Decision, jump: Jump, x: Tensor) -> Tensor:
-    """The whole numbers that `x`, a step, shows rather. A compiler rounds the operand: it need not work out `x`."""
-    at: Any = decision.site.operands()[0] if compiling() and decision.site is not None else x
-    rounded: Tensor = (at if at.shape == x.shape else x).detach().round()
-    return rounded if at is x else rounded.clamp(jump.below, jump.above)
-
-
 def _may_fit(jump: Jump, x: Tensor) -> bool:
     """Whether it is known between which bounds rounded numbers are, or worth reading them."""
     if jump.kind == "quantize":
         return True
-    return not compiling() and x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
+    return x.device.type == "cpu" and x.numel() >= LEAST and suits(x)
 
 
 def _within(jump: Jump, x: Tensor, limits: torch.iinfo) -> Jump | None:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, dispatched, unwrapped
+from ..._ops.env import dispatched, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
 from .. import definitions, rows
 from ..composed import COMPOSED
-from ..interface import Engine, Func, Region, Rule, tensors
+from ..interface import Again, Engine, Func, Region, Rule, tensors
 from ..layouts import LAYOUTS
 from ..rules import NUMBERS, collected, lost_number
-from ..writes import called, written
+from ..writes import called
 from . import (
     choosing,
     elementwise,
@@ -36,17 +36,20 @@ from .carriers import (
     Blend,
     Choice,
     Expectation,
+    Outcomes,
     Selection,
     attach,
     blend_of,
+    bool_outcomes,
     carrier,
     discrete_carrier,
     outcomes,
     resolved,
     selection,
 )
-from .expectations import undecided
-from .registry import ALWAYS, BY_NAME, DISCRETE, RULES, fill
+from .decisions import decided_by, shows
+from .expectations import by_ones, expect, probability, undecided
+from .registry import ALWAYS, DISCRETE, RULES, fill
 from .trees import decisions
 from .whole import Integers, of_the_count, whole_of
 from .writes_seen import READS, may_write, settle
@@ -54,23 +57,16 @@ from .writes_seen import READS, may_write, settle
 __all__ = ["ENGINE"]
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
-_ASKS_BY_NAME = {func.__name__ for func in ASKS}
 
 
 def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call without a rule: what is decided among its operands ends there, and that is reported."""
-    traced = compiling()
     lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
-    if lost and torch.is_grad_enabled():
-        silent = func.__name__ in _ASKS_BY_NAME if traced else func in ASKS
-        if not silent or not all(x is args[0] for x in lost):
-            region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
-    if not traced and func in NUMBERS and args[0].is_floating_point() and (tree := outcomes(args[0])) is not None:
+    if lost and torch.is_grad_enabled() and not (func in ASKS and all(x is args[0] for x in lost)):
+        region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
+    if func in NUMBERS and args[0].is_floating_point() and (tree := outcomes(args[0])) is not None:
         lost_number(region, func, (tree.below, tree.above), lambda: ENGINE.undecided(args[0]) > 0)
-    out, _ = called(func, args, kwargs, lost)
-    if traced and args and func.__name__[-1:] == "_" and func.__name__[-2:] != "__":
-        written(args[0])
-    return out
+    return called(func, args, kwargs, lost)[0]
 
 
 RULE_OF: dict[str, Rule] = {
@@ -137,7 +133,7 @@ class _Outcomes(Engine):
             settle((*args, *kwargs.values()) if kwargs else args)
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if compiling() or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
             return self._dispatched(region, func, args, kwargs)
         met = [x for x in tensors(args, kwargs) if x.is_floating_point() and _known(x)]
         if met and (out := of_the_count(region, func, args, kwargs)) is not NotImplemented:
@@ -172,12 +168,11 @@ class _Outcomes(Engine):
             region.approximate(op_name(func), many, "blend")
 
     def _dispatched(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        traced = compiling()
-        if not traced and region.selecting() and any(map(self.selected, tensors(args, kwargs))):
+        if region.selecting() and any(map(self.selected, tensors(args, kwargs))):
             found: Any = selections.rule_for(func)
             if found is not None:
                 return found(region, func, args, kwargs)
-        rule = BY_NAME.get(func.__name__) if traced else RULES.get(func)
+        rule = RULES.get(func)
         if rule is not None:
             return rule(region, func, args, kwargs) if torch.is_grad_enabled() else func(*args, **kwargs)
         return others(region, func, args, kwargs)
@@ -209,8 +204,37 @@ class _Outcomes(Engine):
             return [found.weights]
         return [d.offset() for d in decisions(x)]
 
+    def number(self, x: Tensor) -> tuple[Tensor, Again] | None:
+        found = resolved(x)
+        if x.dtype == torch.bool:
+            return probability(x), _a_bool
+        if isinstance(found, Expectation) and found.by_ones:
+            return expect(x), _a_count
+        return (
+            (expect(x, ties=True), _next_to)
+            if isinstance(found, Outcomes) and len(decisions(x)) == 1 and by_ones(x)
+            else None
+        )
+
     ask = staticmethod(questions.ask)
     given = staticmethod(questions.given)
+
+
+def _a_bool(region: Region, x: Tensor, number: Tensor) -> None:
+    attach(region, x, bool_outcomes(decided_by(number), x))
+
+
+def _a_count(region: Region, x: Tensor, number: Tensor) -> None:
+    attach(region, x, Expectation(number))
+
+
+def _next_to(region: Region, x: Tensor, number: Tensor) -> None:
+    """One of two integers next to each other."""
+    below = number.detach().floor()
+    sides = below.to(x.dtype), (below + 1).to(x.dtype)
+    decision = decided_by(number - below)
+    decision.side = shows(x, sides[1])
+    attach(region, x, Outcomes(decision, *sides))
 
 
 ENGINE = _Outcomes()

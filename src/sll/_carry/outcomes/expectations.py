@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import packed
 from ..._ops.band import hard_forward
 from ..._ops.bits import pick
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import compute_dtype, exact_dtype
-from ..._ops.env import compiling, readable
+from ..._ops.env import readable
 from .carriers import (
     Choice,
     Expectation,
@@ -54,7 +53,7 @@ def expect(x: Tensor, ties: bool = False) -> Tensor:
     if ties:
         return below * (0.5 - offset) + above * (0.5 + offset)
     dtypes = (offset.dtype, below.dtype, above.dtype)
-    hard = packed(x).to(compute_dtype(*dtypes)) if boolean else x.to(exact_dtype(x))
+    hard = x.to(compute_dtype(*dtypes)) if boolean else x.to(exact_dtype(x))
     return blend(offset, below, above, selected_side(found, below, above, hard))
 
 
@@ -140,7 +139,7 @@ def shown_weights(found: Choice, x: Tensor) -> Tensor:
 
 def by_ones(x: Any) -> bool:
     """Whether the integers `x` change by one at most when one decision falls on its other side."""
-    if not isinstance(x, Tensor) or x.dtype == torch.bool or compiling():
+    if not isinstance(x, Tensor) or x.dtype == torch.bool:
         return True
     found = resolved(x)
     if isinstance(found, Expectation):
@@ -160,8 +159,6 @@ def one_apart(values: Tensor) -> bool:
 
 def _at_most_one(x: Tensor) -> bool:
     """True where there is no number to read."""
-    if compiling():
-        return True
     known = readable(x)
     return known is None or bool((known.abs() <= 1).all())
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, tracked
+from ..._ops.env import tracked
 from ..._ops.order import traced
 from ..._rules.index import op_name
 from ..interface import Carried, Func, Region
@@ -61,8 +61,6 @@ class Sorted(Carried):
 def _same_numbers(a: Tensor, b: Tensor, in_any_shape: bool) -> bool:
     if a is b:
         return True
-    if compiling():  # Dynamo does not tell
-        return False
     if torch._C._functorch.is_functorch_wrapped_tensor(a) or a.layout != torch.strided or a.device.type == "meta":
         return False
     related = a._base is b or b._base is a or a._base is not None and a._base is b._base
@@ -79,7 +77,7 @@ def sorted_places(x: Any) -> Sorted | None:
     pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
     if pair is None or not isinstance(pair[0], Sorted) or not unchanged(x, pair[1]):
         return None
-    return None if not compiling() and pair[0].over() else pair[0]
+    return None if pair[0].over() else pair[0]
 
 
 def mark(

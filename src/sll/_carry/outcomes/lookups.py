@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
 from ..interface import Func, Region
 from .carriers import Choice, Outcomes, attach, choice, constant, discrete_carrier, outcomes
 from .decisions import decided_by, placed, shows
@@ -106,12 +105,9 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 def _masked(region: Region, func: Func, table: Tensor, index: Any, items: tuple[Any, ...]) -> Any:
     mask = items[0]
-    traced = compiling()
-    if len(items) == 1 and mask.dtype == torch.bool and not traced:
+    if len(items) == 1 and mask.dtype == torch.bool:
         return selected(region, table, mask, func(table, index))
     why = "which elements a mask selects beside other indices has no derivative; use where(), or (x * mask).sum()."
-    if traced:
-        why = "what a mask selects is not followed in compiled code."
     region.lose("getitem", [i for i in items if discrete_carrier(i)], why)
     return move(region, func, (table, index), {})
 

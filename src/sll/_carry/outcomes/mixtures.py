@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
-from ..._ops.env import compiling
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .carriers import (
@@ -63,7 +62,7 @@ def per_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
 
 def _of_one_order(a: Choice, b: Choice) -> bool:
     """Whether both are places of one order, which do not change one by one, and neither is certain."""
-    if compiling() or not equal_keys(_order_in(a.key), _order_in(b.key)):
+    if not equal_keys(_order_in(a.key), _order_in(b.key)):
         return False
     return _order_in(a.key) is not None and not any(bool(choice.decided().all()) for choice in (a, b))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
+from ..._ops.env import dispatched
 from ..._ops.order import Order, close, first_k, traced
 from ..._ops.order import constant as every
 from ..._ops.samples import around, beside, from_last, neighbours, pairs, sample
@@ -184,8 +184,7 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     place = middle(func.__name__, x, dim)
     if dim is not None:  # (of all, the value alone is continuous)
         out = _row_of(region, func, "median", x, out, int(dim), place)
-    # While compiling the mark only says that eager mode has to compare.
-    return mark(region, out, x, dim, False, place) if compiling() or not traced(x) else out
+    return mark(region, out, x, dim, False, place) if dispatched() or not traced(x) else out
 
 
 @chooses("unique")
@@ -231,10 +230,6 @@ def compared_with_sorted(region: Region, op: str, func: Callable[..., Any], args
     if len(args) != 2:
         return None
     a, b = (sorted_places(x) for x in args)
-    if compiling():
-        if a is not None or b is not None:
-            region.lose(op, (), "a comparison with what was found by sorting is not followed in compiled code.")
-        return None
     if a is not None and b is not None:
         if a.source is not b.source or a.version != b.version or a.dim != b.dim:
             return None

@@ -25,7 +25,7 @@ from ..._ops.env import tracked
 from ..._rules.index import op_name, spellings
 from ..interface import Func, Region, Rule
 from ..rules import Rules
-from ..writes import Writes, into_base, written
+from ..writes import Writes, into_base
 from .carriers import attach, carrier, discrete_carrier
 from .mixtures import regroup
 
@@ -51,17 +51,16 @@ def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None]
 
 
 def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
-    written(target)
     attach(region, target, carrier(result))
 
 
 WRITES = Writes(lambda x: carrier(x) is not None, tracked, _kept, _carry_same, _through)
 _ALL = Rules(WRITES)
-RULES, BY_NAME, ALWAYS = _ALL.of, _ALL.by_name, _ALL.always
+RULES, ALWAYS = _ALL.of, _ALL.always
 DISCRETE: set[Any] = set()
 """The functions that make decisions, in all their spellings."""
 DECIDES_BY_NAME: set[str] = set()
-"""Their names, for compiled code."""
+"""Their names, as graphs have them."""
 
 
 def fill(rule_of: Mapping[str, Rule]) -> None:

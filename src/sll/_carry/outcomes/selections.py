@@ -23,7 +23,6 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.callsite import LostGradientError
 from ..._ops.dtypes import compute_dtype, exact_dtype
-from ..._ops.env import compiling
 from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from ..interface import Func, Region, tensors
@@ -356,9 +355,6 @@ def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """Positions of the True elements: a selection among all positions."""
     x = args[0] if args else kwargs["input"]
     if not discrete_carrier(x) or x.dim() == 0:
-        return func(*args, **kwargs)
-    if compiling():
-        region.lose(op_name(func), (), "where a mask is True is not followed in compiled code.")
         return func(*args, **kwargs)
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())

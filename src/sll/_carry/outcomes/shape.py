@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
 from ..._rules.index import functions_with, names_of, op_name, spellings
 from ..interface import Func, Region
 from .algebra import as_they_are
@@ -54,8 +53,6 @@ def move(
     if found is None:
         return out
     several = isinstance(out, (tuple, list))
-    if several and compiling():  # Dynamo cannot set attributes on the parts themselves
-        out = tuple(part.view_as(part) for part in out)
     if not several and out.shape == x.shape and (func in _IN_ORDER or _takes_all(func, args)):
         return attach(region, out, found)  # the same elements in the same places: the same decisions
     for i, part in enumerate(out if several else (out,)):

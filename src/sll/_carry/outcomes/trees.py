@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._ops.bits import pick
 from ..._ops.blend import blend
-from ..._ops.env import compiling, infinite, readable
+from ..._ops.env import infinite, readable
 from ..._rules.index import NAMED, op_name
 from ..interface import Func, Region
 from .carriers import Outcomes, attach, carrier, constant, is_constant, known_constant, outcomes
@@ -21,7 +21,7 @@ from .expectations import _any_of, _has_expectation, _likelier, selected_side, u
 
 def original(func: Func, *args: Any, **kwargs: Any) -> Any:
     """The hard result. Its gradient comes from the outcomes, so autograd need not record it."""
-    if not compiling() and torch.autograd.forward_ad._current_level >= 0:
+    if torch.autograd.forward_ad._current_level >= 0:
         args = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)
     with torch.no_grad():
         return func(*args, **kwargs)
@@ -33,7 +33,7 @@ def decisions(x: Any, found: list[Decision] | None = None) -> list[Decision]:
     tree = outcomes(x)
     if tree is None:
         return found
-    if tree.depends is None or compiling():
+    if tree.depends is None:
         tree.depends = [tree.decision]
         decisions(tree.below, tree.depends)
         decisions(tree.above, tree.depends)
@@ -151,8 +151,6 @@ def both_constants(low: Tensor, high: Tensor) -> tuple[Any, Any] | None:
     below, above = known_constant(low), known_constant(high)
     if below is not None and above is not None:
         return below, above
-    if compiling():
-        return None
     if low.device.type != "cpu" or not is_constant(low) or not is_constant(high):
         return None
     known = [x for x in (readable(low), readable(high)) if x is not None and x.numel() == 1]  # (vmap: one for each)
@@ -190,7 +188,7 @@ def join(region: Region, func: Any, operands: Sequence[Any], hard: Tensor, tree:
 
 def count_infinite_jumps(region: Region, func: Func, operands: Iterable[Any], tree: Outcomes) -> None:
     """Count the elements in the band whose outcomes do not differ by a finite amount."""
-    if compiling() or not any(infinite(x) for x in operands):
+    if not any(infinite(x) for x in operands):
         return
     jump = tree.above.detach() - tree.below.detach()
     undecided = tree.decision.undecided() & ~jump.isfinite()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
-from ..._ops.env import compiling, readable
+from ..._ops.env import readable
 from ..interface import Func, Region
 from .algebra import chain, marginal
 from .carriers import Choice, Outcomes, attach, carrier, known_constant, stands_for
@@ -74,7 +74,7 @@ def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
 def _but_zero(region: Region, found: Any, above: Any, below: Any) -> tuple[Any, Any]:
     """The branches. A count that is taken where it is not 0 is 1 at least, ``where(n == 0, 1, n)``, or -1 at most."""
     zero = found.decision.zero if isinstance(found, Outcomes) else None
-    if zero is None or not found.polarity or compiling():
+    if zero is None or not found.polarity:
         return above, below
     taken = below if found.polarity > 0 else above
     if taken is not zero[0] or not unchanged(*zero) or (known := readable(expect(taken))) is None:
@@ -126,11 +126,10 @@ def _where_ties_are_hard(mask: Tensor) -> Tensor | None:
 
     That is what is shown. The gradient is the ramp's all the same.
     """
-    if not compiling():
-        tied = functools.reduce(torch.logical_or, [decision.offset() == 0 for decision in decisions(mask)])
-        known = readable(tied) if tied.device.type == "cpu" else None
-        if known is not None and not bool(known.any()):
-            return None
+    tied = functools.reduce(torch.logical_or, [decision.offset() == 0 for decision in decisions(mask)])
+    known = readable(tied) if tied.device.type == "cpu" else None
+    if known is not None and not bool(known.any()):
+        return None
     return expect(mask).detach() - 0.5
 
 
@@ -149,7 +148,7 @@ def _as_outcome(x: Any, like: Tensor) -> Tensor:
     more = like.dim() - outcome.dim()
     if more or outcome is not x:
         return outcome.reshape((1,) * more + tuple(outcome.shape))
-    apart = not compiling() and torch._C._are_functorch_transforms_active()  # which sees no writes
+    apart = torch._C._are_functorch_transforms_active()  # which sees no writes
     return stands_for(outcome.clone() if apart else outcome.view_as(outcome), outcome)
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, readable
+from ..._ops.env import readable
 from ..._rules.index import names_of, row_of, spellings
 from ..interface import Func, Region
 from .carriers import attach, blend_of
@@ -36,7 +36,7 @@ _ASKED = {*COMPARES, *_ROUNDS, *_TO_INTEGERS, *_REMAINDERS}
 
 def of_the_count(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What is asked of the count. NotImplemented if it is something else."""
-    if func not in _ASKED or kwargs or compiling():
+    if func not in _ASKED or kwargs:
         return NotImplemented
     zero = func in COMPARES and COMPARES[func] in ("eq", "ne") and any(type(x) in (int, float) and x == 0 for x in args)
     whole = [_whole(x, zero) for x in args]

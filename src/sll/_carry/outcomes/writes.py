@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
-from ..._ops.env import compiling, readable
+from ..._ops.env import readable
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .algebra import through_expectation
@@ -153,7 +153,7 @@ def _one_value(source: Any) -> Any:
         return None
     if source.dim() == 0:
         return source
-    known = readable(source) if not compiling() and not source.requires_grad else None
+    known = readable(source) if not source.requires_grad else None
     return known.reshape(-1)[0] if known is not None and bool((known == known.reshape(-1)[0]).all()) else None
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
 from typing import Any, TypeAlias
 
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ..._ops.callsite import call_site
-from ..._ops.env import compiling, dispatched
+from ..._ops.env import dispatched
 from ..._ops.saving import saved_as_then, saving
 from ..._rules.index import NAMED
 
-__all__ = ["READS", "Kept", "Later", "may_write", "settle", "settle_all", "settle_hooked"]
+__all__ = ["READS", "Kept", "Later", "may_write", "settle", "settle_all", "settle_hooked", "waiting_apart"]
 
 
 class Later:
@@ -34,17 +35,24 @@ class Later:
         self._found: Any = None
         self.known = False
         self._saving = saving()
-        self._traced = compiling()
-        """Then a frame that goes on after a graph break takes its operands out of `make`, known or not."""
 
     def __call__(self) -> Any:
         if not self.known:
             assert self._make is not None
             self._found = saved_as_then(self._saving, self._make)
             self.known = True
-            if not self._traced:
-                self._make = None  # frees what it holds on to
+            self._make = None  # frees what it holds on to
         return self._found
+
+
+@contextmanager
+def waiting_apart() -> Iterator[None]:
+    """What is traced meanwhile waits for no write after it."""
+    by_storage, _WAITING.by_storage = _WAITING.by_storage, {}
+    try:
+        yield
+    finally:
+        _WAITING.by_storage = by_storage
 
 
 class _Waiting(threading.local):
@@ -63,13 +71,11 @@ _GONE = -1
 
 
 class Kept:
-    """Operands of a call as they are now. Compiled code sees no writes."""
+    """Operands of a call as they are now."""
 
     def __init__(self, *operands: Any) -> None:
-        self._operands = operands if compiling() else list(operands)
-        self._seen = [] if compiling() else [_seen(x) for x in operands]
-        if compiling():
-            return
+        self._operands = list(operands)
+        self._seen = [_seen(x) for x in operands]
         if torch._C._are_functorch_transforms_active():
             return  # inside of a transform nothing waits
         waiting, ref = _WAITING.by_storage, weakref.ref(self)
@@ -122,8 +128,6 @@ _WRITTEN = (
 
 def recorded(compute: Callable[..., Any], *args: Any) -> Any:
     """``compute(*args)`` as it would have been when rules were asked, whoever asks now."""
-    if compiling():
-        return compute(*args)
     with torch.inference_mode(False), torch.enable_grad():
         return compute(*args)
 

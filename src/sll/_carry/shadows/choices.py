@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
 from ..._ops.surrogates import alias
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
@@ -59,7 +58,7 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         best = torch.amax if op == "argmax" else torch.amin
         return best_value(region, best, (x,), {}) if shadow(x) is not None else func(*args, **kwargs)
     out, x, own = func(*args, **kwargs), args[0] if args else x, shadow(x)
-    if own is not None and not compiling():
+    if own is not None:
         shape, index = out.values.shape, alias(out.indices)
         index = index if index.dim() == x.dim() else index.unsqueeze(dim)
         carry(region, out.values, Shadow(lambda: torch.take_along_dim(own.value(), index, dim).reshape(shape)))

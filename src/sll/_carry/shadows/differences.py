@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import as_numbers, finite, is_finite
+from ..._ops.apply import finite
 from ..._ops.dtypes import NARROW
-from ..._ops.env import compiling
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero, not_zero
@@ -36,7 +35,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         if isinstance(own, Weights):
             labels = relabelled(func, args, kwargs, x, own)
             return carry(region, out, own.of_labels(labels, spread(out.dim())))
-    root = root_of(list(operands.values()), out.shape) if len(operands) > 1 and not compiling() else None
+    root = root_of(list(operands.values()), out.shape) if len(operands) > 1 else None
     if root is None:
         parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
     else:
@@ -65,7 +64,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
 def of_one(args: tuple[Any, ...]) -> bool:
     """Whether both operands are made of one decision, and not masks. (Then they change together.)"""
     known = [x for x in args if shadow(x) is not None]
-    if len(known) < 2 or compiling() or all(x.dtype == torch.bool for x in known):
+    if len(known) < 2 or all(x.dtype == torch.bool for x in known):
         return False
     return root_of(known, known[0].shape) is not None
 
@@ -233,10 +232,8 @@ def neighbours(n: Tensor, zero: Any = 0, one: Any = 1) -> tuple[Tensor, Tensor]:
 
 def quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
     """``(high - low) / (to - at)``, 0 where nothing lies between."""
-    high, low, to, at = (as_numbers(x.detach(), dtype) for x in (high, low, to, at))
+    high, low, to, at = (x.detach().to(dtype) for x in (high, low, to, at))
     step, change = to - at, high - low
-    if compiling():
-        return torch.where((step != 0) & is_finite(change), change / step, 0)
     return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)
 
 
@@ -263,7 +260,7 @@ def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool =
 def other_of(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
     """The function of one operand that is on its other side; None for several, if they are not made of one decision."""
     of = {id(x): (shadow(x), x.detach().clone()) for x in known}
-    if len(of) != 1 and (compiling() or root_of(known, known[0].shape) is None):
+    if len(of) != 1 and (root_of(known, known[0].shape) is None):
         return None
     rest = [y.clone() if isinstance(y, Tensor) and id(y) not in of and not y.requires_grad else y for y in args]
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import as_numbers, finite
+from ..._ops.apply import finite
 from ..._ops.blend import TAKEN
-from ..._ops.env import compiling, tracked
+from ..._ops.env import tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
 from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
@@ -54,7 +54,7 @@ def left(region: Region, op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if op and open_elements(own.share.value()):
             region.approximate(op, own.plain.numel(), "again")
         return (own.plain, *args[1:])
-    node: Any = None if compiling() else getattr(x, "grad_fn", None)  # (Dynamo has none to show)
+    node: Any = getattr(x, "grad_fn", None)
     if type(node) is TAKEN and open_behind(node.next_functions[1][0]):
         region.approximate(op or "where", x.numel(), "again")
     return args
@@ -88,7 +88,7 @@ def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
             return at(x)
         there, share = at(beyond), own.share
         dtype = torch.promote_types(share.value().dtype, out.dtype) if out.is_floating_point() else share.value().dtype
-        change = finite(as_numbers(there, dtype) - as_numbers(out, dtype))
+        change = finite(there.to(dtype) - out.to(dtype))
         numbers = alias(out)
     soft = (share.value() * change).expand(out.shape)
     if own.plain is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import NARROW
-from ..._ops.env import compiling, tracked
+from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow, kept, number
 from ..interface import Func, Region
 from .differences import (
@@ -188,7 +188,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return carry(region, out, chosen.of_labels(labels, spread(out.dim()), value))
     if out.dtype == torch.bool and func.__name__ in ADDS:  # True + True is True
         return _logic(region, "logical_or", args, out)
-    number = make if lazy and not compiling() else make()
+    number = make if lazy else make()
     return carry(region, out, made_of(region, func, args, {}, out, known, number, other_of(func, args, {}, known)))
 
 
@@ -198,7 +198,7 @@ def _writable(x: Any) -> bool:
 
 def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype | None = None) -> Shadow:
     """At once where it depends on tensors that the program may write to."""
-    if lazy and not compiling():
+    if lazy:
         return Shadow(make, other, exact)
     return Shadow.of(make(), other)
 

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from .. import definitions, rows
 from ..composed import COMPOSED
-from ..interface import Engine, Func, Quick, Region, Rule
+from ..interface import Again, Engine, Func, Quick, Region, Rule
 from ..layouts import LAYOUTS
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
@@ -44,7 +43,7 @@ from . import (
 )
 from .either import tied
 from .quotients import QUOTIENTS
-from .shadow import Selected, Shadow, Weights, Whole, carried, shadow, tensors
+from .shadow import Selected, Shadow, Weights, Whole, carried, carry, shadow, tensors
 
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 
@@ -52,7 +51,7 @@ _NO_RULE = "no rule carries a decision through it. Write it with float functions
 def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call without a rule: what is decided among its operands ends there, and that is reported."""
     decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
-    if func in NUMBERS and isinstance(carried(args[0]), Whole) and not compiling():
+    if func in NUMBERS and isinstance(carried(args[0]), Whole):
         lost_number(region, func, args[:1], lambda: open_elements(args[0]) > 0)
     if decided and not (func in ASKS and all(x is args[0] for x in decided)):
         region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
@@ -184,7 +183,7 @@ class _Shadows(Engine):
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selecting() and (chosen := _selection_rule(func, args, kwargs)) is not None:
             return chosen(region, func, args, kwargs)
-        rule = _ALL.by_name.get(func.__name__) if compiling() else _ALL.of.get(func)
+        rule = _ALL.of.get(func)
         return (rule or others)(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
@@ -222,6 +221,10 @@ class _Shadows(Engine):
             return []
         return [own.weights() if isinstance(own, Weights) and own.terms is None else own.value()]
 
+    def number(self, x: Tensor) -> tuple[Tensor, Again] | None:
+        own = shadow(x)
+        return (own.value(), _again) if type(own) is Shadow and own.terms is None else None
+
     ask = staticmethod(questions.ask)
     beneath = staticmethod(transformed.beneath)
     wrapped = staticmethod(transformed.wrapped)
@@ -229,6 +232,10 @@ class _Shadows(Engine):
 
 
 ENGINE = _Shadows()
+
+
+def _again(region: Region, x: Tensor, number: Tensor) -> None:
+    carry(region, x, Shadow.of(number))
 
 
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..._ops.blend import TAKEN
 from ..._ops.dtypes import FULL
-from ..._ops.env import compiling, dispatched, tracked
+from ..._ops.env import dispatched, tracked
 from ..._ops.openness import marked
 from ..._ops.order import Order as Places
 from ..._ops.order import close
@@ -38,12 +38,8 @@ def with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
     """`out`, an index or a ``torch.return_types``, with what its indices carry."""
     if isinstance(out, Tensor):
         return carry(region, out, found)
-    if not compiling():
-        carry(region, out.indices, found)
-        return out
-    # Dynamo does not set attributes on the parts of a result, but on views of them.
-    indices = carry(region, out.indices.view_as(out.indices), found)
-    return getattr(torch.return_types, func.__name__)((out.values.view_as(out.values), indices))
+    carry(region, out.indices, found)
+    return out
 
 
 def decides(region: Region, func: Func, op: str, x: Tensor, dim: int | None) -> bool:
@@ -87,7 +83,7 @@ def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
 
 
 def positions(n: int, device: torch.device) -> Tensor:
-    return torch.arange(n, device=device) if compiling() or dispatched() else _positions_once(n, device)
+    return torch.arange(n, device=device) if dispatched() else _positions_once(n, device)
 
 
 @functools.lru_cache(maxsize=128)

@@ -20,8 +20,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..._ops.apply import as_numbers
-from ..._ops.env import compiling
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import follow, fresh, number
 from ..interface import Carried, Region
@@ -139,7 +137,7 @@ class Shadow(Carried):
             if self.exact is dtype:
                 return self.new()
             soft = self.value()
-            return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: as_numbers(x, dtype))
+            return follow(soft if soft.dtype == dtype else soft.to(dtype), lambda: x.to(dtype))
 
 
 def opposite(n: Tensor) -> Tensor:
@@ -316,7 +314,7 @@ def carried(x: Any) -> Carrier | None:
         return None
     if not isinstance(found, (Shadow, Whole, Selected, Scaled)):
         return None
-    return None if found.within is not None and not compiling() and found.over() else found
+    return None if found.within is not None and found.over() else found
 
 
 def shadow(x: Any) -> Shadow | None:
@@ -364,9 +362,8 @@ def root_of(operands: list[Tensor], shape: torch.Size) -> tuple[Shadow, Tensor, 
 
 def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """Let `x` carry something until the region ends."""
-    in_eager = not compiling()
-    x._sll = (found, x._version if in_eager and not x.is_inference() else None)  # type: ignore[attr-defined]
-    if not (region.keep if in_eager else region.adopt)(x):
+    x._sll = (found, None if x.is_inference() else x._version)  # type: ignore[attr-defined]
+    if not region.adopt(x):
         found.within = region.outermost()
     if type(found) is Selected:
         region.select()
@@ -376,7 +373,7 @@ def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
 def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
     """`carry`, where plain autograd is all there is."""
     x._sll = (found, x._version)  # type: ignore[attr-defined]
-    if not region.keep(x):
+    if not region.adopt(x):
         found.within = region.outermost()
     return x
 

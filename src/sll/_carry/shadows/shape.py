@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling
 from ..._ops.surrogates import simple
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
@@ -59,8 +58,6 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return found if alone else found[i]  # type: ignore[no-any-return]
 
     alone = isinstance(out, Tensor)
-    if compiling() and not alone:  # Dynamo cannot set attributes on the parts themselves
-        out = tuple(part.view_as(part) for part in out)
     for i, part in enumerate([out] if alone else out):
         one = functools.partial(moved, i)
         found = Scaled(None) if isinstance(own, Scaled) else _moved(own, x, one, lazy)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import as_numbers, is_finite
 from ..._ops.band import closed, hard_forward
 from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import tracked
@@ -369,11 +368,11 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
         flags = alias(hard)
-        value = hard_forward(as_numbers(flags, offset.dtype), soft.expand(hard.shape))
+        value = hard_forward(flags.to(offset.dtype), soft.expand(hard.shape))
         return carry(region, hard, Shadow.of(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump: Any = above - below
-    jump = torch.where(is_finite(jump), jump, 0)
+    jump = torch.where(jump.isfinite(), jump, 0)
     if op in HEIGHTS and not kwargs and len(args) < 3 and below.is_floating_point():
         # (7e7 - 1 is 7e7, so the difference of the sides is 0: the step is not.)
         jump = torch.where(wide(args[0].detach()).abs() < 1 / torch.finfo(below.dtype).eps, jump, HEIGHTS[op](*args))

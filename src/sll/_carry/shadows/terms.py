@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._ops.env import compiling, free_to_read
+from ..._ops.env import free_to_read
 from ..._ops.surrogates import alias, number
 from ..._rules.index import NAMED
 from ..interface import Func, Region
@@ -71,8 +71,6 @@ def by_ones(x: Tensor) -> bool:
 
 def unchanged(*seen: Any) -> Callable[[], bool]:
     """Asked later: whether nobody has written to these tensors since."""
-    if compiling():
-        return lambda: True
     versions = [(x, x._version) for x in seen if isinstance(x, Tensor) and not x.is_inference()]
     return lambda: all(x._version == version for x, version in versions)
 
@@ -306,7 +304,7 @@ def made_of(
     if out.dtype is flags:
         return Shadow.of(value, other, exact)
     alone, ones = all(x is operands[0] for x in operands), _keeps_ones(func, operands, found)
-    if not compiling() and (root := root_of(operands, out.shape)) is not None:
+    if (root := root_of(operands, out.shape)) is not None:
         made = Shadow.of(value, other, exact, ones)
         made.root = root
         return made
@@ -365,8 +363,6 @@ def _exchanged(own: Weights) -> bool:
     """Whether several elements are places of one choice: these do not change one by one."""
     if own.owner is None:
         return False
-    if compiling():
-        return True
     owner = own.owner()
     return len(set(owner.flatten().tolist())) < owner.numel()
 

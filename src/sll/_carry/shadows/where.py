@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.apply import as_numbers, finite
-from ..._ops.blend import choose as choose_compiled
+from ..._ops.apply import finite
 from ..._ops.blend import taken
-from ..._ops.env import compiling, infinite
+from ..._ops.env import infinite
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, eager, follow, number, ordinary
 from ..interface import Func, Region
@@ -140,13 +139,11 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
         a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
     if own is None:
         return take(a, b)
-    if compiling() and (fill is None or b.is_contiguous()):
-        return choose_compiled(mask, own.value(), a, b)
     value = own.value()
     if eager():
         if infinite(a) or infinite(b):
             region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(mask.shape)))
-        out = taken(take, value.detach() if own.exact else as_numbers(mask, value.dtype), value, a, b)
+        out = taken(take, value.detach() if own.exact else mask.to(value.dtype), value, a, b)
         return carry(region, out, masked(out, mask, own, a, b, take(a, b))) if isinstance(own, Weights) else out
     out, jump = take(a, b), finite(torch.as_tensor(a - b, device=mask.device))
     return added(out, (value - value.detach()) * jump)  # (of the branches the program has the gradient already)

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from ..._ops.env import compiling
 from ..._ops.surrogates import eager
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
@@ -198,8 +197,6 @@ def as_line(region: Region, x: Tensor, out: Tensor) -> Tensor:
 
 def on_line(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Line | None]:
     """The operands to call `func` with, and the line of its result."""
-    if compiling():
-        return args, None
     name = func.__name__
     if name in _ADDS and len(args) == 2 and not kwargs:
         return _added(func, args)
@@ -241,7 +238,7 @@ def in_place(rule: Rule) -> Rule:
     """``d -= L * torch.round(d / L)``; anything else is left to the `rule`."""
 
     def taken(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operands = _added(func, args)[0] if len(args) == 2 and not kwargs and not compiling() else args
+        operands = _added(func, args)[0] if len(args) == 2 and not kwargs else args
         return rule(region, func, args, kwargs) if operands is args else func(*operands)
 
     return taken

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import compiling, tracked
+from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from ..writes import Writes, into_base, told_of_views
@@ -30,8 +30,6 @@ def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
     found = carried(result)
     if found is not None:
         carry(region, target, found)
-    elif compiling():
-        target._sll = None  # type: ignore[attr-defined]
 
 
 def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:
@@ -134,10 +132,7 @@ def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     converted = _converted(region, source, target)
     if source is not target and carried(converted) is not None:
         return overwrite(region, target, converted)
-    out = func(target, converted, *args[2:], **kwargs)
-    if compiling() and source is not target:
-        target._sll = None
-    return out
+    return func(target, converted, *args[2:], **kwargs)
 
 
 _NOTHING = "the source has no element for it. Use torch.where(mask, a, b)."
