@@ -73,6 +73,21 @@ def test_region_outside(name):
             equal(gradients(compiled, line()), gradients(f, line()))
 
 
+def test_another_version_of_dynamo_leaves_it_to_eager_mode(monkeypatch):
+    """What is private to Dynamo may be gone: then the graph breaks where a region is on, and values are right."""
+    from sll._mode import dynamo
+
+    def gone():
+        raise AttributeError("no current_tx")
+
+    monkeypatch.setattr(dynamo, "_translator", gone)
+    f = PROGRAMS["headline"]
+    with sll.linearize(0.1):
+        equal(gradients(torch.compile(lambda x: f(x), backend=BACKEND), line()), gradients(f, line()))
+    with sll.linearize(0.1), pytest.raises(Exception, match="do not know how this version"):
+        torch.compile(lambda x: f(x), backend=BACKEND, fullgraph=True)(line().requires_grad_())
+
+
 @row(
     AREA,
     '`forward="hard"`: its flips are not compiled',

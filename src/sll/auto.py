@@ -134,6 +134,10 @@ class Auto:
         many = self._steps_of[id(graph)] = self._steps_of.get(id(graph), 0) + 1
         self.measures = many < self.steps
 
+    def settle(self) -> None:
+        """What the steps so far tell of sides that meet is kept, for a graph that is compiled now."""
+        self.meeting |= {line for line, sides in self._sides.items() if sides.meet}
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here: numbers, strings, tuples and dicts of them."""
         measured = {line: known.state() for line, known in self._lines.items()}

@@ -147,6 +147,9 @@ class _Captured:
 
     def _compile(self, known: Any, given: Given, inputs: Sequence[Any], on: Sequence[Any]) -> None:
         """What stands for what inputs carry comes after these; then what others hold."""
+        for policy in (policy for region in self._all(on) for policy in region.policies()):
+            if isinstance(policy, Auto):
+                policy.settle()
         held = [*_widths(self._all(on)), *_attributes(self.graph)]
         graph, names = fx.Graph(), [node.name for node in _inputs(self.graph)]
         placed = [graph.placeholder(name) for name in (*names, *(f"carried_by_{names[i]}" for i, _ in given))]

@@ -95,7 +95,10 @@ def torch_compiles() -> bool:
     """Whether eager code called `torch.cond` or a loop, which torch compiles on its own. When that runs, the region is
     asked again.
     """
-    code = _translator().output.root_tx.f_code
+    try:
+        code = _translator().output.root_tx.f_code
+    except AttributeError:  # `meet` says what is missing
+        return False
     return bool(code.co_name.endswith("_op_wrapper") and code.co_filename.startswith(_HIGHER_ORDER))
 
 
@@ -104,6 +107,13 @@ _HIGHER_ORDER = str(Path(torch.__file__).parent / "_higher_order_ops")
 
 def meet() -> str:
     """A region is shown its first call. Returns why the graph has to break there, if it has to."""
+    try:
+        return _meet()
+    except (AttributeError, ImportError) as missing:  # what is private may be gone
+        return f"sll: regions do not know how this version of PyTorch compiles ({missing}). Eager mode does this call."
+
+
+def _meet() -> str:
     tx = _translator()
     state = tx.symbolic_torch_function_state
     if torch._C._are_functorch_transforms_active():

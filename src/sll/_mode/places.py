@@ -54,7 +54,7 @@ class Place:
         counts[line] = nth + 1
         place = (*line, nth if nth < _OCCURRENCES else _OCCURRENCES)
         half = self.policy.kept.get(place)
-        joined = half is not None and bool(meeting := self.policy.meeting) and line in meeting
+        joined = bool(meeting := self.policy.meeting) and line in meeting
         if half is None or watch is not None:
             width = Width(self.policy, self.kind, self.note, watch, place)
             width.joined = joined

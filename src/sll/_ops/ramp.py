@@ -56,9 +56,7 @@ class Jump(NamedTuple):
         return Jump(self.kind, below, above, at_tie, at_nan)
 
 
-def _step(
-    x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool, known: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _step(x: Tensor, threshold: float | Tensor, jump: Jump, eps: float, linear: bool) -> tuple[Tensor, Tensor]:
     """The value of a step and the mask of the elements in its band, with stock ops: the reference of `fused`."""
     if jump.kind == "boundary":
         distance = x - threshold
@@ -70,7 +68,7 @@ def _step(
         distance = (x - n) - 0.5 if rounds else x - n
         if jump.kind == "quantize":
             hard = hard.clamp_(jump.below, jump.above).add_(0.0)
-            hard = torch.where(x == x, hard, jump.at_nan) if known is None else known.to(x.dtype, copy=True)
+            hard = torch.where(x == x, hard, jump.at_nan)
             distance = torch.where((n >= jump.below) & (n < jump.above), distance, math.nan)
         if jump.kind == "trunc":
             distance = torch.where(n == 0, math.nan, distance)  # no jump at 0
@@ -105,9 +103,7 @@ def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jum
 
 class _Ramp(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, threshold: Any, jump: Jump, eps: float, linear: bool, hard: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, threshold: Any, jump: Jump, eps: float, linear: bool) -> Tensor:
         ctx.slope = jump.height * (0.5 / eps)
         ctx.shape = threshold.shape if isinstance(threshold, Tensor) else None
         if fused.suits(x):
@@ -125,21 +121,14 @@ class _Ramp(torch.autograd.Function):
         (kept,) = ctx.saved_tensors
         dx = _scaled(g, kept, ctx.slope)
         dt = -dx.sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
-        return dx if ctx.needs_input_grad[0] else None, dt, None, None, None, None
+        return dx if ctx.needs_input_grad[0] else None, dt, None, None, None
 
 
-def ramp(
-    x: Tensor,
-    jump: Jump,
-    eps: float,
-    forward: str,
-    threshold: float | Tensor = 0.0,
-    hard: Tensor | None = None,
-) -> Tensor:
+def ramp(x: Tensor, jump: Jump, eps: float, forward: str, threshold: float | Tensor = 0.0) -> Tensor:
     """The step that `jump` describes, of `x`; the same as `blend` with the offset ``band_offset(x - threshold)``.
 
     `x` is in the dtype of distances (`compute_dtype`). `eps` is the half-width of the band, a float, at most
     ``jump.limit``; `forward` is as in `blend`. `threshold` is a number, or a tensor with one element, which may require
-    grad. `hard`: the value outside the band, for a compiler, where it is known anyway (integers).
+    grad.
     """
-    return run(_Ramp, x, threshold, jump, eps, forward == "linear", hard)
+    return run(_Ramp, x, threshold, jump, eps, forward == "linear")

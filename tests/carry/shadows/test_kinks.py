@@ -190,6 +190,17 @@ def test_a_memory_that_was_saved_knows(tmp_path):
     assert not first.meeting and not first._sides
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["leaky", "mask times", "filled", "absolute by sign", "huber"])
+def test_compiled_code_knows_what_was_measured(name):
+    f = sll.compile(KINKS[name], "auto", backend="aot_eager")
+    for seed in range(13):
+        x = numbers(seed).detach()
+        inside, plain = gradient(f, x, seed), gradient(KINKS[name], x, seed)
+    assert torch.equal(inside[0], plain[0])
+    torch.testing.assert_close(inside[1], plain[1], rtol=1e-12, atol=1e-12)
+
+
 def test_a_trace_says_so():
     auto = sll.Auto()
     trained(KINKS["leaky"], region=sll.linearize(auto))

@@ -320,11 +320,9 @@ def step_of(x: Any) -> tuple[Decision, Jump] | None:
     return found.step if isinstance(found, Chain) else None
 
 
-def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None, hard: Tensor | None = None) -> Tensor | None:
-    """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass.
-    (`hard`: see `ramp`.)
-    """
+def in_one_pass(x: Tensor, step: tuple[Decision, Jump] | None) -> Tensor | None:
+    """The float that `x`, a mask or integers known to be this step, becomes; None where it takes more than one pass."""
     if step is None or step[0].site is None:
         return None
-    value = step[0].site.ramp(step[1], hard=hard)
+    value = step[0].site.ramp(step[1])
     return value if value is not None and value.shape == x.shape else None

@@ -101,10 +101,8 @@ class Site:
             self._half = half_width(self.eps, self.distance(), limit)
         return self._half
 
-    def ramp(self, jump: Jump, forward: str = "linear", hard: Tensor | None = None) -> Tensor | None:
-        """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more.
-        (`hard`: see `ramp`.)
-        """
+    def ramp(self, jump: Jump, forward: str = "linear") -> Tensor | None:
+        """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more."""
         found = self.operands.found()
         if found is None:
             return None
@@ -126,7 +124,7 @@ class Site:
             if isinstance(b, Tensor) and b.dim():
                 a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         half = self._number(a, b, jump.limit)
-        return None if half is None else ramp(a, jump, half, forward, b, hard)
+        return None if half is None else ramp(a, jump, half, forward, b)
 
     def _number(self, a: Tensor, b: Any, limit: float) -> float | None:
         """The half-width, if it is a number."""

@@ -355,9 +355,9 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, args[0], func(*args, **kwargs))
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
-    compares = op in RISING and eager()
-    if compares and joined(eps, flags := func(*args, **kwargs)):
-        return flags
+    compares = op in RISING or op == "sign"
+    if compares and joined(eps, shown := _detached(func, args, kwargs)):
+        return shown
     step = STEPS[op](eps, *operands, **kwargs)
     if step is None:
         return func(*args, **kwargs)
