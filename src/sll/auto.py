@@ -246,7 +246,7 @@ class Auto:
         """In backward of a comparison that is measured: whether the sides that it decides between meet."""
         line, sides = self._lines.get(place[:3]), self._sides.setdefault(place[:3], Sides())
         if line is not None and place[3] in line.of:
-            sides.add(place[3], gradient.detach(), distance, half or line.pools[line.of[place[3]]].half)
+            sides.add(place[3], gradient, distance, half or line.pools[line.of[place[3]]].half)
         return sides.meet
 
     def __getstate__(self) -> dict[str, Any]:

@@ -135,7 +135,12 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
     below, above = (outcome(value, hard) for value in (jump.below, jump.above))
     if not hard.is_floating_point():
         return attach(region, hard, Outcomes(jump.decision, below, above))
-    out = blend(jump.decision.offset(), below, above, hard)
+    offset = jump.decision.offset()
+    out = blend(offset, below, above, hard)
+    if jump.jump is not None and jump.jump.kind != "boundary":
+        # (7e7 + 1 is 7e7 in float32, so the difference of the sides is 0: the step is not.)
+        alike = (above == below).logical_and(hard.detach().isfinite())
+        out = out + torch.where(alike, offset - offset.detach(), 0).to(out.dtype)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.samples import sample
 from ..._ops.surrogates import eager
 from ..._rules.widths import Joined, Width
 
@@ -38,10 +39,10 @@ def looked_at(eps: Any, soft: Tensor, distance: Tensor, half: float | None = Non
     arrived, place = getattr(eps.policy, "arrived", None), eps.place
     if arrived is None or not soft.requires_grad:
         return
-    distance = distance.clone()  # (the program may write to it)
+    some = sample(distance).clone()  # (the program may write to it)
 
     def arrives(gradient: Tensor) -> Tensor | None:
-        return torch.zeros_like(gradient) if arrived(place, gradient, distance, half) else None
+        return torch.zeros_like(gradient) if arrived(place, sample(gradient), some, half) else None
 
     soft.register_hook(arrives)  # type: ignore[no-untyped-call]
 

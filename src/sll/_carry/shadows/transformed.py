@@ -80,7 +80,7 @@ def _mapped(own: Shadow | None, x: Tensor, fit: _Fit) -> Shadow:
     with at_level(level_of(x)), torch.enable_grad():
         if isinstance(own, Weights):
             weights = own.weights()
-            labels, weights = fit(own.labels.expand(weights.shape)), fit(weights)
+            labels, weights = map(fit, torch.broadcast_tensors(own.labels, weights))  # type: ignore[no-untyped-call]
             number = None if own.number is None else fit(own.value())
             found = Weights(lambda: (weights, labels), labels, value=None if number is None else lambda: number)
         else:
