@@ -150,8 +150,8 @@ class Line:
 
 
 ENOUGH = 12
-"""Gradients near the boundary that tell something, in a step: data that stay are no more data."""
-VANISHES = 0.13
+"""Gradients near the boundary that tell something: of a line in a step, for data that stay are no more data."""
+VANISHES, STAYS = 0.13, 0.4
 """Near the boundary a jump has the gradients that it has elsewhere in the band; a kink has a twentieth of those."""
 
 
@@ -163,26 +163,30 @@ class Sides:
     what arrives in backward: the mean logarithm of its size over ``|d| < h / 8``, and over ``h / 2 <= |d| <= h``.
     """
 
-    near: float = 0.0
-    many_near: int = 0
-    far: float = 0.0
-    many_far: int = 0
-    calls: dict[int, int] = field(default_factory=dict)
-    """Of each decision of the line."""
+    of: dict[int, tuple[float, int, float, int, int]] = field(default_factory=dict)
+    """By decision of the line: both sums, each with how many there are, and calls."""
 
     def add(self, nth: int, gradient: Any, distance: Any, half: float) -> None:
         """Of one call: tensors. Where nothing arrives nothing is known."""
         size, d = gradient.abs(), distance.abs()
         arrives = (size > 0) & (size < math.inf) & (d > 0)
         near, far = size[arrives & (d < half / 8)], size[arrives & (d >= half / 2) & (d <= half)]
-        self.near += float(near.log().sum())
-        self.far += float(far.log().sum())
-        self.many_near += len(near)
-        self.many_far += len(far)
-        self.calls[nth] = self.calls.get(nth, 0) + 1
+        found = float(near.log().sum()), len(near), float(far.log().sum()), len(far), 1
+        known = self.of.get(nth, (0.0, 0, 0.0, 0, 0))
+        self.of[nth] = known[0] + found[0], known[1] + found[1], known[2] + found[2], known[3] + found[3], known[4] + 1
 
     @property
     def meet(self) -> bool:
-        if min(self.many_near, self.many_far) < ENOUGH * max(self.calls.values(), default=1):
+        """Of the line; and no decision of it, a function that several call, says that it jumps."""
+        if not self.of:
             return False
-        return self.near / self.many_near < math.log(VANISHES) + self.far / self.many_far
+        near, many_near, far, many_far, _ = map(sum, zip(*self.of.values()))
+        enough = ENOUGH * max(known[4] for known in self.of.values())
+        if min(many_near, many_far) < enough or not _below(VANISHES, near, many_near, far, many_far):
+            return False
+        told = [known for known in self.of.values() if min(known[1], known[3]) >= ENOUGH]
+        return all(_below(STAYS, near, many_near, far, many_far) for near, many_near, far, many_far, _ in told)
+
+
+def _below(share: float, near: float, many_near: float, far: float, many_far: float) -> bool:
+    return near / many_near < math.log(share) + far / many_far

@@ -134,6 +134,22 @@ def test_units_do_not_matter(power, kink, jump):
         assert bool(region.policies()[0].meeting) is smooth
 
 
+def step(x):
+    return (x > 0).to(x.dtype)
+
+
+def test_a_function_that_several_call_keeps_its_ramp_if_one_of_them_needs_it():
+    """Nine of ten are kinks: by the mean of the line alone the tenth would lose its gradient."""
+    region = sll.linearize("auto")
+    for seed in range(12):
+        xs = [numbers(100 * seed + i).detach().requires_grad_() for i in range(10)]
+        with region:
+            kinks = sum(weighted(x * step(x), seed) for x in xs[1:])
+            total = weighted(step(xs[0]), seed) + kinks
+        found, *_ = torch.autograd.grad(total, xs)
+    assert found.count_nonzero() > MANY / 2 and not region.policies()[0].meeting
+
+
 def test_few_numbers_tell_nothing():
     region = sll.linearize("auto")
     for seed in range(12):
@@ -217,7 +233,7 @@ def test_the_same_data_again_are_no_more_data():
     d = torch.linspace(0.01, 1.0, 40, dtype=torch.float64)
     for _ in range(50):
         sides.add(0, d.clone(), d, 1.0)
-    assert sides.many_near > 100 and not sides.meet
+    assert sides.of[0][1] > 100 and not sides.meet
     many = Sides()
     d = torch.linspace(0.001, 1.0, 400, dtype=torch.float64)
     many.add(0, d.clone(), d, 1.0)
