@@ -138,8 +138,8 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
     offset = jump.decision.offset()
     out = blend(offset, below, above, hard)
     if jump.jump is not None and jump.jump.kind != "boundary":
-        # (7e7 + 1 is 7e7 in float32, so the difference of the sides is 0: the step is not.)
-        alike = (above == below).logical_and(hard.detach().isfinite())
+        # (7e7 + 1 is 7e7 in float32, so the difference of the sides is 0: the step is not. `trunc` has none at 0.)
+        alike = (above == below).logical_and(hard.detach().isfinite()).logical_and(hard.detach() != 0)
         out = out + torch.where(alike, offset - offset.detach(), 0).to(out.dtype)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
