@@ -72,8 +72,10 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
             found = whole.other(fixed)
             return None if found is None else found.to(n.dtype)
 
-        if out.dtype in NARROW and _at_an_end(out):
-            floats = floats * _around(out, other(out))
+        if out.dtype in NARROW and _may_wrap(fixed, out.dtype, 0.5):
+            there = whole.other(fixed)
+            if there is not None and (_may_wrap(there, out.dtype) or _may_wrap(fixed, out.dtype)):  # (not if clamped)
+                floats = floats * _around(out, there.to(out.dtype))
         if plainly:
             floats.data = out.type(dtype)
             if whole.line is not None:
@@ -107,7 +109,7 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         watch.measure(from_one(fixed - n, n), half, 0.5)
         x = watch.enters(x)
     inner = fixed - torch.hardshrink(fixed, 0.5)  # what is nearer to 0 than to 1: there is no boundary
-    ends = numbers.dtype in NARROW and _at_an_end(numbers)
+    ends = numbers.dtype in NARROW and _may_wrap(fixed, numbers.dtype)
     if isinstance(half, float) and half == 0.5 and eager() and not ends:  # the whole step
         found = windowed(x, inner, 0.0, 1.0, lambda: numbers.type(x.dtype))
     else:
@@ -129,12 +131,12 @@ def _beyond(x: Tensor, n: Tensor) -> Tensor:
     return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)
 
 
-def _at_an_end(n: Tensor) -> bool:
-    """Whether an integer may be the last before they wrap around."""
-    if not free_to_read(n) or not n.numel():
+def _may_wrap(x: Tensor, dtype: torch.dtype, before: float = -0.5) -> bool:
+    """Whether the nearest step of a number may be the one at which integers wrap around: so far `before` their end."""
+    if not free_to_read(x) or not x.numel():
         return True
-    (low, high), ends = n.aminmax(), torch.iinfo(n.dtype)
-    return bool(low == ends.min) or bool(high == ends.max)
+    (low, high), ends = x.aminmax(), torch.iinfo(dtype)
+    return not (low.item() > ends.min + before and high.item() < ends.max - before)  # (or it is NaN)
 
 
 def _around(n: Tensor, beyond: Tensor | None) -> Any:
