@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import FULL, NARROW
-from ..._ops.env import free_to_read, tracked
+from ..._ops.env import dispatched, free_to_read, tracked
 from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp, windowed
 from ..._rules.widths import Width, watch_of
 from ..interface import Func, Region
@@ -134,7 +134,7 @@ def _beyond(x: Tensor, n: Tensor) -> Tensor:
 def _may_wrap(x: Tensor, dtype: torch.dtype, before: float = -0.5) -> bool:
     """Whether the nearest step of a number may be the one at which integers wrap around: so far `before` their end."""
     if not free_to_read(x) or not x.numel():
-        return True
+        return not dispatched()  # (compiled code reads nothing, and pays for each integer that it looks at)
     (low, high), ends = x.aminmax(), torch.iinfo(dtype)
     return not (low.item() > ends.min + before and high.item() < ends.max - before)  # (or it is NaN)
 
