@@ -982,9 +982,11 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         LOST,
-        "An operator of `torch.library` makes integers",
+        "A custom operator makes integers",
         """
-@torch.library.custom_op("your_library::steps", mutates_args=())
+from torch import library
+
+@library.custom_op("your_library::steps", mutates_args=())
 def steps(x: torch.Tensor) -> torch.Tensor:
     return torch.round(x * 10).long()
 
@@ -1394,7 +1396,10 @@ with sll.linearize(eps=0.1):
         LOST,
         "An operator of another library",
         """
-@torch.library.custom_op("demo::positive", mutates_args=())
+from torch import library
+
+
+@library.custom_op("demo::positive", mutates_args=())
 def positive(x: torch.Tensor) -> torch.Tensor:
     return x > 0
 

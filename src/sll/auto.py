@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -141,7 +140,7 @@ class Auto:
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here: numbers, strings, tuples and dicts of them."""
         measured = {line: known.state() for line, known in self._lines.items()}
-        sides = {line: dataclasses.astuple(known) for line, known in self._sides.items()}
+        sides = {line: dict(known.of) for line, known in self._sides.items()}
         return {"kept": dict(self.kept), "measured": measured, "meeting": list(self.meeting), "sides": sides}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -155,7 +154,7 @@ class Auto:
         self.measures = self.steps > 0 and not self.kept
         self._lines = {line: Line.load(known) for line, known in state["measured"].items()}
         self.meeting = set(state.get("meeting", ()))
-        self._sides = {line: Sides(*known) for line, known in state.get("sides", {}).items()}
+        self._sides = {line: Sides.load(of) for line, of in state.get("sides", {}).items()}
 
     def half_width(self, call: Call, /) -> float | Tensor:
         known = self._known(call)

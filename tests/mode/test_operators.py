@@ -1,4 +1,4 @@
-"""Operators of `torch.library` in a region: seen into where they are made of others, and reported where not."""
+"""Custom operators in a region: seen into where they are made of others, and reported where not."""
 
 from __future__ import annotations
 

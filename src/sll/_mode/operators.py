@@ -1,4 +1,4 @@
-"""Operators of others, which `torch.library` registers: ``torch.ops.torchao.quantize_affine``.
+"""Custom operators, which packages register: ``torch.ops.torchao.quantize_affine``.
 
 To a region such a call is one call. Where the operator is made of others (`CompositeImplicitAutograd`), its kernel
 runs in the region. Where it is not, and makes integers of floats that autograd follows, their gradient ends there.
@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from .._carry.interface import Func, tensors
 from .._ops.env import tracked
@@ -72,6 +72,6 @@ def _kernel(packet: Any, overload: str, backend: str) -> Any:
     name = getattr(packet, overload).name()
     has = functools.partial(torch._C._dispatch_has_kernel_for_dispatch_key, name)
     own = any(map(has, (backend, f"Autograd{backend}", "Autograd")))
-    if own or not has("CompositeImplicitAutograd") or not hasattr(torch.library, "get_kernel"):  # (torch before 2.9)
+    if own or not has("CompositeImplicitAutograd") or not hasattr(library, "get_kernel"):  # (torch before 2.9)
         return None
-    return torch.library.get_kernel(name, f"Autograd{backend}")
+    return library.get_kernel(name, f"Autograd{backend}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import astuple, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 __all__ = ["Distances", "Line", "Pool", "Sides"]
 
@@ -155,6 +155,10 @@ VANISHES, STAYS = 0.13, 0.4
 """Near the boundary a jump has the gradients that it has elsewhere in the band; a kink has a twentieth of those."""
 
 
+Tally: TypeAlias = "tuple[float, int, float, int, int]"
+"""The sums near the boundary and far from it, each with how many there are; and calls."""
+
+
 @dataclass
 class Sides:
     """Whether what a comparison decides between meets at its boundary: ``where(x > 0, x, 0.1 * x)``, ``x * (x > 0)``.
@@ -163,30 +167,45 @@ class Sides:
     what arrives in backward: the mean logarithm of its size over ``|d| < h / 8``, and over ``h / 2 <= |d| <= h``.
     """
 
-    of: dict[int, tuple[float, int, float, int, int]] = field(default_factory=dict)
-    """By decision of the line: both sums, each with how many there are, and calls."""
+    of: dict[int, Tally] = field(default_factory=dict)
+    """By decision of the line; what is below follows from it, and is asked at each gradient."""
+    line: Tally = (0.0, 0, 0.0, 0, 0)
+    steps: int = 0
+    jumping: set[int] = field(default_factory=set)
+    """The decisions that say that they jump: one suffices, where several call a function."""
 
     def add(self, nth: int, gradient: Any, distance: Any, half: float) -> None:
         """Of one call: tensors. Where nothing arrives nothing is known."""
         size, d = gradient.abs(), distance.abs()
         arrives = (size > 0) & (size < math.inf) & (d > 0)
         near, far = size[arrives & (d < half / 8)], size[arrives & (d >= half / 2) & (d <= half)]
-        found = float(near.log().sum()), len(near), float(far.log().sum()), len(far), 1
-        known = self.of.get(nth, (0.0, 0, 0.0, 0, 0))
-        self.of[nth] = known[0] + found[0], known[1] + found[1], known[2] + found[2], known[3] + found[3], known[4] + 1
+        self._note(nth, (float(near.log().sum()), len(near), float(far.log().sum()), len(far), 1))
+
+    def _note(self, nth: int, found: Tally) -> None:
+        known = self.of[nth] = _both(self.of.get(nth, (0.0, 0, 0.0, 0, 0)), found)
+        self.line, self.steps = _both(self.line, found), max(self.steps, known[4])
+        if min(known[1], known[3]) >= ENOUGH and not _below(STAYS, known):
+            self.jumping.add(nth)
+        else:
+            self.jumping.discard(nth)
 
     @property
     def meet(self) -> bool:
-        """Of the line; and no decision of it, a function that several call, says that it jumps."""
-        if not self.of:
-            return False
-        near, many_near, far, many_far, _ = map(sum, zip(*self.of.values()))
-        enough = ENOUGH * max(known[4] for known in self.of.values())
-        if min(many_near, many_far) < enough or not _below(VANISHES, near, many_near, far, many_far):
-            return False
-        told = [known for known in self.of.values() if min(known[1], known[3]) >= ENOUGH]
-        return all(_below(STAYS, near, many_near, far, many_far) for near, many_near, far, many_far, _ in told)
+        enough = min(self.line[1], self.line[3]) >= ENOUGH * max(self.steps, 1)
+        return enough and not self.jumping and _below(VANISHES, self.line)
+
+    @classmethod
+    def load(cls, of: dict[int, Tally]) -> Sides:
+        found = cls()
+        for nth, known in of.items():
+            found._note(nth, known)
+        return found
 
 
-def _below(share: float, near: float, many_near: float, far: float, many_far: float) -> bool:
+def _both(a: Tally, b: Tally) -> Tally:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4]
+
+
+def _below(share: float, known: Tally) -> bool:
+    near, many_near, far, many_far, _ = known
     return near / many_near < math.log(share) + far / many_far

@@ -1,7 +1,7 @@
 """What can be asked of the table: the functions behind a name, the names with a fact, the row of a name.
 
-Sets are by name where compiled code asks: Dynamo does not recognise Python-level functions (`Tensor.pow`,
-`Tensor.__rsub__`) as keys, but it knows their names.
+Sets are by name where a graph asks: it has other functions for these (`Tensor.pow`, `Tensor.__rsub__`), of the same
+names.
 """
 
 from __future__ import annotations

@@ -166,6 +166,8 @@ class Scale(float):
 class Joined(float):
     """The width of a comparison whose sides meet at the boundary: it needs no ramp."""
 
+    joined = True
+
 
 class Watched(float):
     """A fixed half-width, and who is told what is done with it."""

@@ -121,7 +121,7 @@ def on_outcomes(
         return None
     hard = original(func, *args, **kwargs)
     for x in operands:
-        if hard is x:  # x.to(x.dtype), x.contiguous() … (x itself: Dynamo's `hard` has lost what x carries)
+        if hard is x:  # x.to(x.dtype), x.contiguous() …
             return x
     if not isinstance(hard, Tensor):  # x.type()
         return hard

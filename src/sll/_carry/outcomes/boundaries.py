@@ -42,7 +42,7 @@ def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False)
 
 
 def beside(site: Site, by: int = 0) -> Callable[[], Tensor]:
-    """The integer that the site is next to, or one before or after. (No bound method: Dynamo cannot hand one over.)"""
+    """The integer that the site is next to, or one before or after."""
     return lambda: site.nearest() + by if by else site.nearest()
 
 

@@ -230,7 +230,7 @@ def selection(x: Any) -> Selection | None:
 def resolved(x: Any) -> Outcomes | Choice | Expectation | Selection | None:
     """What `x` carries, promises kept."""
     if getattr(x, "_sll", None) is None:
-        return None  # most do not, and Dynamo takes a millisecond for each call
+        return None
     found = carrier(x)
     return found.resolve() if isinstance(found, Chain) else found
 

@@ -25,12 +25,10 @@ __all__ = ["Decision", "Site"]
 
 
 def _own(x: Any) -> Any:
-    """A copy where writes are not seen: in compiled code, which drops it if there is none, and in memory that NumPy or
-    somebody else has, too.
-    """
+    """A copy where writes are not seen: in memory that NumPy or somebody else has, too."""
     if not isinstance(x, Tensor):
         return x
-    return x.clone() if not x.untyped_storage().resizable() else x
+    return x if x.untyped_storage().resizable() else x.clone()
 
 
 class Site:
@@ -62,7 +60,7 @@ class Site:
             a, b = wide(x, threshold)
             distance = a - b
             if isinstance(a, Tensor) and isinstance(b, Tensor):
-                # Equal infinities tie. (Compiled, `ramp` sees to it, and a policy's width does without: it is slow.)
+                # Equal infinities tie.
                 distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
             return distance, None
         (x,) = wide(x)
@@ -210,7 +208,7 @@ def equal_keys(a: Any, b: Any) -> bool:
         return isinstance(b, Width) and a.same(b)
     if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
         return type(a) is type(b) and bool(a == b)
-    return a is b  # (Dynamo cannot ask)
+    return a is b
 
 
 def offset_at(

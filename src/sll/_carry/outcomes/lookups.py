@@ -170,7 +170,7 @@ def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``F.embedding(input, weight, …)``, and ``torch.embedding(weight, indices, …)``: Dynamo knows both by one name."""
+    """``F.embedding(input, weight, …)``, and ``torch.embedding(weight, indices, …)``."""
     named = dict(zip(("input", "weight"), args[:2]), **kwargs)
     rest = args[2:]
     swapped = "indices" in named or named["input"].is_floating_point()

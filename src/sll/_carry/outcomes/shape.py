@@ -49,7 +49,7 @@ def move(
         found = None
     out = func(*args, **kwargs)
     if out is x:
-        return x  # (Dynamo's `out` has lost what it carries)
+        return x
     if found is None:
         return out
     several = isinstance(out, (tuple, list))
@@ -95,8 +95,7 @@ class _Move(NamedTuple):
             return old if self.stays else self.of_choice(old)
         decision, how = old.decision, self.how()
         if not self.stays:
-            # (No method: Dynamo writes it out.)
-            decision = placed(decision, self.shape, how, lambda t: self.of_offset(t))
+            decision = placed(decision, self.shape, how, self.of_offset)
             if not all(_immutable(p) for p in self.parameters()):
                 decision.offset()  # now: the program may change the index later
         sides = self.of_outcome(old.below), self.of_outcome(old.above)

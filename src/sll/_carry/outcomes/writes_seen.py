@@ -90,7 +90,7 @@ class Kept:
 
     def found(self) -> Any:
         """The operands, a sequence; None if somebody wrote to one unseen."""
-        for x, seen in zip(self._operands, self._seen):  # (none is known of what compiled code made)
+        for x, seen in zip(self._operands, self._seen):
             if seen is not None and (x._version != seen[0] or seen[1] and x.untyped_storage().nbytes() < seen[1]):
                 return None
         return self._operands

@@ -139,8 +139,8 @@ def _may_wrap(x: Tensor, dtype: torch.dtype, before: float = -0.5) -> bool:
     return not (low.item() > ends.min + before and high.item() < ends.max - before)  # (or it is NaN)
 
 
-def _around(n: Tensor, beyond: Tensor | None) -> Any:
+def _around(n: Tensor, beyond: Tensor) -> Tensor:
     """How many steps of the other sign the next step is: 1, or minus as many integers as there are but one."""
     ends = torch.iinfo(n.dtype)
     many = ends.max - ends.min
-    return 1 if beyond is None else torch.where((beyond.long() - n).abs() > many / 2, -many, 1)
+    return torch.where((beyond.long() - n).abs() > many / 2, -many, 1)

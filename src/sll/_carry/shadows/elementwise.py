@@ -68,7 +68,7 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     if not isinstance(out, Tensor):
         return out
     for x in found:
-        if out is x:  # x.to(x.dtype), contiguous (what `x` carries Dynamo does not find on `out`)
+        if out is x:  # x.to(x.dtype), contiguous
             return x
     if out.dtype == torch.bool and all(x.dtype == torch.bool for x in args if isinstance(x, Tensor)):
         flags = _logic(region, name, args, out)

@@ -103,7 +103,6 @@ class Order(Weights):
             half = half_in_backward(eps, lambda: pairs(rows_of(scores.detach(), dim, largest, True)))
             return Sorting(dim, largest, half)
 
-        # (Dynamo cannot make a cache, and there nothing is plain.)
         self.order = Linear(scores, index, dim, functools.cache(sorting), False, False) if plain else None
         self.places = places
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps

@@ -43,7 +43,7 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     if bounds:
         region.lose(op_name(func), bounds, BOUNDS)
     if out is x:
-        return x  # (what `x` carries Dynamo does not find on `out`)
+        return x
     if own is None or isinstance(own, Selected):
         return out
     if isinstance(out, Tensor) and out.dtype != x.dtype:

@@ -336,7 +336,7 @@ class Compared(Shadow):
             self.half = half = half_at(self.eps, x, at)
         if self.looks:
             self.looks = False
-            looked_at(self.eps, x, x.detach() - at if at else x.detach())
+            looked_at(self.eps, x, sample(x) - at)
         if x.numel() >= LARGE and self.one_pass and isinstance(half, float):
             jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
