@@ -117,11 +117,8 @@ def passes(region: Any, func: Func, args: tuple[Any, ...], kwargs: Any) -> bool:
     """A quick look at a call in a block: whether it has nothing to do with gradients. Optimizers call little else."""
     if len(THREAD.entered) != 1 or region.trace is not None or THREAD.runs or "no_grad" in region.through:
         return False
-    if func is torch._C._set_grad_enabled or _makes(func) or _flows(args) or (kwargs and _flows(kwargs.values())):
-        return False
-    if region.engine.before is not None:
-        region.engine.before(func, args, kwargs)
-    return True
+    flows = _makes(func) or _flows(args) or (kwargs and _flows(kwargs.values()))
+    return func is not torch._C._set_grad_enabled and not flows
 
 
 def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -15,7 +15,6 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import OUTSIDE, Engine
-from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import plain, tracked
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, operators
@@ -47,7 +46,6 @@ def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
-    settle_hooked()
     warn_now()
     THREAD.step += 1
     for entered in THREAD.entered:  # the next step begins
@@ -120,8 +118,7 @@ class Mode(TorchFunctionMode):
             return self._while_dynamo_traces(func, args, kwargs or {})
         engine, known = self.engine, _NONE_YET
         idle = IDLE.region is self and type(func) not in OPERATORS
-        quiet = idle and func not in engine.always and func not in engine.quick or func in ASIDE
-        if quiet and (engine.before is None or not kwargs and func in engine.reads):
+        if idle and func not in engine.always and func not in engine.quick or func in ASIDE:
             return func(*args, **kwargs) if kwargs else func(*args)
         if THREAD.alone:
             if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
@@ -141,8 +138,6 @@ class Mode(TorchFunctionMode):
                 return self._handled(func, args, kwargs or {}, known)
             of_data = known is None and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
             if known is None and (of_data or func not in engine.always) and not _transformed():
-                if engine.before is not None and (kwargs or func not in engine.reads):
-                    engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
             if known and quick is not None and plain():
@@ -180,8 +175,6 @@ class Mode(TorchFunctionMode):
 
     def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor] | None) -> Any:
         """By a rule. `known`: the operands that carry something."""
-        if self.engine.before is not None:
-            self.engine.before(func, args, kwargs)
         if known is None:
             return self.eager(func, args, kwargs)
         fresh, links = self._not_written(func, known), self.engine.links(known)
@@ -229,9 +222,6 @@ class Mode(TorchFunctionMode):
             return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
-            for engine in {entered.mode.engine for entered in THREAD.entered}:
-                if engine.before is not None:  # (a region around this one may wait for writes)
-                    engine.before(func, args, kwargs)
             handle = self.dispatch if self.trace is None else self.traced
             if (answer := self._answered(func, args, kwargs)) is not NotImplemented:
                 return answer

@@ -15,15 +15,15 @@ from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
 from ..._ops.order import capped_simplex, traced
 from ..._ops.samples import lead, leads
+from ..._ops.surrogates import alias
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region, Rule
-from .carriers import Choice, attach, discrete_carrier
-from .decisions import unchanged, version_of
+from .carriers import Chain, Choice, attach, discrete_carrier
 from .elementwise import elementwise
 from .found import best_value, mark
+from .later import as_now, version_of
 from .trees import original
-from .writes_seen import Later
 
 
 def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]], Rule]:
@@ -55,50 +55,22 @@ def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
 
-class _LaterChoice(Choice):
-    """A choice that is worked out when somebody asks: most indices are never asked for."""
-
-    def __init__(self, key: tuple[Any, ...], make: Callable[[], Choice]) -> None:
-        self.key = key
-        self._later = Later(make)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("values", "weights", "ties"):
-            raise AttributeError(name)
-        return getattr(self._later(), name)
-
-    @property
-    def order(self) -> Any:
-        return self._later().order
-
-
-def chosen(
-    region: Region, op: str, key: tuple[Any, ...], x: Tensor, hard: Tensor, weigh: Callable[[], Choice], dim: int = 0
-) -> Choice:
-    """What the positions `hard`, chosen in `x`, carry: what `weigh` works out."""
+def chosen(x: Tensor, hard: Tensor, weigh: Callable[[Tensor, Tensor], Choice]) -> Choice | Chain:
+    """What the positions `hard`, chosen in `x`, carry: what ``weigh(x, hard)`` works out when somebody asks. (Most
+    indices are never asked for.)
+    """
     if traced(x):
-        return weigh()
-    version = version_of(x)
+        return weigh(x, hard)
+    now = as_now(x), alias(hard)
 
     def make() -> Choice:
-        if unchanged(x, version):
-            with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
-                return weigh()
-        region.lose(op, [], _STALE, undecided=lambda: True)
-        ones = torch.ones((*hard.shape, 1), device=hard.device)
-        return Choice(key, hard.unsqueeze(-1), ones, ones < 1)
+        with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
+            return weigh(*now)
 
-    found = _LaterChoice(key, make)
-    found.dim = dim
-    return found
+    return Chain(make)
 
 
-_STALE = (
-    "its input was modified in place before the index was used. Use the index first, or write y = y + 1, not y += 1."
-)
-
-
-def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
+def _with_indices(region: Region, func: Func, out: Any, found: Choice | Chain) -> Any:
     """`out`, a ``torch.return_types``, with what its indices carry."""
     attach(region, out.indices, found)
     return out
@@ -127,7 +99,7 @@ def _limit(z: Tensor) -> int:
 # --- one position ------------------------------------------------------------------------------------------------
 
 
-def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: bool, op: str) -> Choice | None:
+def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: bool, op: str) -> Choice | Chain | None:
     """`hard` is the position of the largest (op "argmax") or smallest entry: sparsemax weights."""
     n = x.numel() if dim is None or x.dim() == 0 else x.shape[dim]
     if n < 2:
@@ -135,7 +107,7 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     eps = region.eps_for(op)
     key = ("choice", op, x, version_of(x), None if dim is None else dim % x.dim(), eps, keepdim)
     largest = op == "argmax"
-    return chosen(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps))
+    return chosen(x, hard, lambda x, hard: _weigh_best(key, x, hard, dim, largest, eps))
 
 
 CONTENDERS = 32

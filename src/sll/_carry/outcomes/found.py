@@ -17,8 +17,8 @@ from ..._ops.env import tracked
 from ..._ops.order import traced
 from ..._rules.index import op_name
 from ..interface import Carried, Func, Region
-from .carriers import attach, carrier
-from .decisions import unchanged, version_of
+from .carriers import attach, carrier, held
+from .later import unchanged, version_of
 
 __all__ = ["Sorted", "best_value", "mark", "middle", "place_in_rows", "sorted_places"]
 
@@ -74,10 +74,7 @@ def _same_numbers(a: Tensor, b: Tensor, in_any_shape: bool) -> bool:
 
 
 def sorted_places(x: Any) -> Sorted | None:
-    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    if pair is None or not isinstance(pair[0], Sorted) or not unchanged(x, pair[1]):
-        return None
-    return None if pair[0].over() else pair[0]
+    return held(x, Sorted)
 
 
 def mark(

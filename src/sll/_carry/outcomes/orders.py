@@ -16,8 +16,9 @@ from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region
 from .carriers import Choice, attach, bool_outcomes, resolved
 from .choosing import _limit, _scores, _watched, _with_indices, chooses, chosen
-from .decisions import decided_at, version_of
+from .decisions import decided_at
 from .found import Sorted, mark, middle, place_in_rows, sorted_places
+from .later import version_of
 from .trees import original
 
 
@@ -78,10 +79,9 @@ def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     dim, largest = int(named.get("dim", -1)), bool(named.get("descending", False))
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    last = indices.movedim(dim, -1)
     width = region.eps_for("sort")
     key = _key(width, x, dim, largest)
-    found = chosen(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last), dim)
+    found = chosen(x, indices, lambda x, hard: _weigh_order(width, key, x, dim, largest, hard.movedim(dim, -1)))
     if not both:
         return attach(region, indices, found)
     out = _with_indices(region, func, out, found)
@@ -119,8 +119,7 @@ def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     in_order = bool(named.get("sorted", True))
     width = region.eps_for("topk")
     key = (*_key(width, x, dim, largest), k, in_order)
-    hard = out.indices
-    found = chosen(region, "topk", key, x, hard, lambda: _weigh_first(width, key, x, k, dim, largest, hard, in_order))
+    found = chosen(x, out.indices, lambda x, hard: _weigh_first(width, key, x, k, dim, largest, hard, in_order))
     out = _with_indices(region, func, out, found)
     return mark(region, out, x, dim, largest, in_order=in_order)
 

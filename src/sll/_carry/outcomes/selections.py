@@ -27,8 +27,8 @@ from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_n
 from ..._rules.table import ROWS
 from ..interface import Func, Region, tensors
 from .carriers import Choice, Expectation, Selection, attach, carrier, discrete_carrier, outcomes, selection
-from .decisions import version_of
 from .expectations import expect, probability
+from .later import version_of
 from .mixtures import join_values
 from .registry import RULES
 from .trees import original

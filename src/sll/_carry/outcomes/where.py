@@ -14,10 +14,11 @@ from ..._ops.dtypes import exact_dtype
 from ..._ops.env import readable
 from ..interface import Func, Region
 from .algebra import chain, marginal
-from .carriers import Choice, Outcomes, attach, carrier, known_constant, stands_for
-from .decisions import decided_at, unchanged
+from .carriers import Choice, Outcomes, attach, carrier, known_constant
+from .decisions import decided_at
 from .elementwise import elementwise
 from .expectations import expect, probability
+from .later import kept, unchanged
 from .trees import count_infinite_jumps, decisions, join, original
 
 
@@ -60,7 +61,7 @@ def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
         return elementwise(region, torch.where, operands, {})
     if found.polarity:
         taken = mask if found.polarity > 0 else mask.logical_not()  # (which alone knows, at a tie of three values)
-        low, high = (below, above)[:: found.polarity]
+        low, high = (kept(below), kept(above))[:: found.polarity]
         out = blend_by_mask(found.decision.offset(), taken, low, high)
         hard = original(torch.where, *operands) if out is None else out
         tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
@@ -118,7 +119,7 @@ def _left_alone(region: Region, condition: Any, above: Any, below: Any) -> Tenso
         same = taken.is_floating_point() or isinstance(other, int) and taken.dtype != torch.bool
     if not same or isinstance(other, complex):
         return None
-    return attach(region, stands_for(taken.clone(), taken), carrier(taken))
+    return kept(taken)  # type: ignore[no-any-return]
 
 
 def _where_ties_are_hard(mask: Tensor) -> Tensor | None:
@@ -143,13 +144,10 @@ def _of_outcomes(tree: Outcomes) -> bool:
 
 
 def _as_outcome(x: Any, like: Tensor) -> Tensor:
-    """In as many dimensions as the result has. (An alias, which `set_` leaves alone.)"""
+    """In as many dimensions as the result has."""
     outcome = torch.as_tensor(x, dtype=like.dtype, device=like.device)
     more = like.dim() - outcome.dim()
-    if more or outcome is not x:
-        return outcome.reshape((1,) * more + tuple(outcome.shape))
-    apart = torch._C._are_functorch_transforms_active()  # which sees no writes
-    return stands_for(outcome.clone() if apart else outcome.view_as(outcome), outcome)
+    return outcome.reshape((1,) * more + tuple(outcome.shape)) if more else outcome
 
 
 def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
