@@ -19,6 +19,7 @@ from ..._ops.surrogates import alias
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
 from ..interface import Func, Region, Rule
+from ..rules import Call, spelled
 from .carriers import Chain, Choice, attach, discrete_carrier
 from .elementwise import elementwise
 from .found import best_value, mark
@@ -29,23 +30,23 @@ from .trees import original
 def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]], Rule]:
     """The rule of the functions with this op, which choose positions along one dimension of their first operand.
 
-    The decorated function is called as ``rule(region, func, args, kwargs, x)`` when `x` is a float that autograd
-    follows; otherwise the original runs. A discrete operand that carries something is lost, unless `of_integers` knows
-    what becomes of it.
+    The decorated function is called as ``rule(region, call, …)``, see `spelled`, when its first operand is a float that
+    autograd follows; otherwise the original runs. A discrete operand that carries something is lost, unless
+    `of_integers` knows what becomes of it.
     """
 
     def decorate(rule: Callable[..., Any]) -> Rule:
+        @spelled
         @functools.wraps(rule)
-        def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            x: Any = args[0] if args else kwargs.get("input")
-            if discrete_carrier(x):
-                found = None if of_integers is None else of_integers(region, func, args, kwargs, x)
+        def handler(region: Region, call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if discrete_carrier(input):
+                found = None if of_integers is None else of_integers(region, call, input, *args, **kwargs)
                 if found is not None:
                     return found
-                region.lose(op_name(func), [x], _DISCRETE)
-            if not tracked(x) or not region.linearizes(op):
-                return func(*args, **kwargs)
-            return rule(region, func, args, kwargs, x)
+                region.lose(op_name(call.func), [input], _DISCRETE)
+            if not tracked(input) or not region.linearizes(op):
+                return call()
+            return rule(region, call, input, *args, **kwargs)
 
         return handler
 
@@ -70,7 +71,7 @@ def chosen(x: Tensor, hard: Tensor, weigh: Callable[[Tensor, Tensor], Choice]) -
     return Chain(make)
 
 
-def _with_indices(region: Region, func: Func, out: Any, found: Choice | Chain) -> Any:
+def _with_indices(region: Region, out: Any, found: Choice | Chain) -> Any:
     """`out`, a ``torch.return_types``, with what its indices carry."""
     attach(region, out.indices, found)
     return out
@@ -151,10 +152,9 @@ def _weigh_best(
 
 def _position(op: str) -> Rule:
     @chooses(op)
-    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-        named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-        hard = original(func, *args, **kwargs)
-        return attach(region, hard, _best(region, x, hard, named.get("dim"), bool(named.get("keepdim")), op))
+    def rule(region: Region, call: Call, input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+        hard = original(call)
+        return attach(region, hard, _best(region, input, hard, dim, keepdim, op))
 
     return rule
 
@@ -179,5 +179,5 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
         return best_value(region, func, args, kwargs)
     out = func(*args, **kwargs)
     found = _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
-    out = out if found is None else _with_indices(region, func, out, found)
+    out = out if found is None else _with_indices(region, out, found)
     return mark(region, out, x, dim, op == "argmax", 0)

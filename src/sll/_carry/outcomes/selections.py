@@ -26,6 +26,7 @@ from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from ..interface import Func, Region, tensors
+from ..rules import Call, spelled
 from .carriers import Choice, Expectation, Selection, attach, carrier, discrete_carrier, outcomes, selection
 from .expectations import expect, probability
 from .later import version_of
@@ -50,14 +51,12 @@ def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``masked_select(x, mask)``: both broadcast."""
-    named = dict(zip(("input", "mask"), args), **kwargs)
-    x, mask = named["input"], named["mask"]
-    if not discrete_carrier(x) and not discrete_carrier(mask):
-        return func(*args, **kwargs)
-    shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
-    return region.call(torch.Tensor.__getitem__, *(region.call(torch.Tensor.expand, t, shape) for t in (x, mask)))
+@spelled
+def masked(region: Region, call: Call, input: Tensor, mask: Tensor) -> Any:
+    """`masked_select`: both broadcast."""
+    if not discrete_carrier(input) and not discrete_carrier(mask):
+        return call()
+    return region.call(torch.Tensor.__getitem__, *region.call(torch.broadcast_tensors, input, mask))
 
 
 def _candidates(
@@ -351,17 +350,18 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return one_by_one(region, func, args, kwargs)
 
 
-def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def nonzero(region: Region, call: Call, input: Tensor, *, as_tuple: bool = False) -> Any:
     """Positions of the True elements: a selection among all positions."""
-    x = args[0] if args else kwargs["input"]
+    x = input
     if not discrete_carrier(x) or x.dim() == 0:
-        return func(*args, **kwargs)
+        return call()
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())
     hard = original(torch.nonzero, x)
     out = selected(region, every, flags, hard)
     picked = selection(out)
-    if not kwargs.get("as_tuple") or picked is None:
+    if not as_tuple or picked is None:
         return out
     columns = enumerate(picked.candidates.unbind(1))
     return tuple(attach(region, hard[:, d].clone(), picked.of(column)) for d, column in columns)

@@ -13,6 +13,7 @@ from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import readable
 from ..interface import Func, Region
+from ..rules import Call, spelled
 from .algebra import chain, marginal
 from .carriers import Choice, Outcomes, attach, carrier, known_constant
 from .decisions import decided_at
@@ -33,15 +34,14 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     return _choose(region, named["condition"], named["self"], named["other"])
 
 
-def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "mask", "value"), args), **kwargs)
-    x, mask, value = named["input"], named["mask"], named["value"]
-    original(func, x.new_empty(()), mask.new_empty(()), value)  # raises if it must
-    if isinstance(value, Tensor):
-        value = value if value.dtype == x.dtype else region.call(torch.Tensor.to, value, x.dtype)
-    else:
-        value = torch.full((), value, dtype=x.dtype, device=x.device)
-    return _choose(region, mask, value, x)
+@spelled
+def masked_fill(region: Region, call: Call, input: Tensor, mask: Tensor, value: Any) -> Any:
+    original(call.func, input.new_empty(()), mask.new_empty(()), value)  # raises if it must
+    if not isinstance(value, Tensor):
+        value = torch.full((), value, dtype=input.dtype, device=input.device)
+    elif value.dtype != input.dtype:
+        value = region.call(torch.Tensor.to, value, input.dtype)
+    return _choose(region, mask, value, input)
 
 
 def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
@@ -150,20 +150,19 @@ def _as_outcome(x: Any, like: Tensor) -> Tensor:
     return outcome.reshape((1,) * more + tuple(outcome.shape)) if more else outcome
 
 
-def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def masked_scatter(region: Region, call: Call, input: Tensor, mask: Tensor, source: Tensor) -> Any:
     """Element ``i`` of the source goes to the ``i``-th True element of the mask.
 
     The position is a count of decisions, so it is a lookup in the source at the expected position, interpolated between
     neighbours: a mask element that flips shifts everything behind it.
     """
-    named = dict(zip(("input", "mask", "source"), args), **kwargs)
-    x, mask, source = named["input"], named["mask"], named["source"]
     if carrier(mask) is None:
-        return func(*args, **kwargs)
+        return call()
     if source.numel() == 0:
         region.lose("masked_scatter", [mask], "the source has no element for it. Use torch.where(mask, a, b).")
-        return func(*args, **kwargs)
-    hard = original(func, x, mask, source)
+        return call()
+    hard = original(call)
     if not hard.is_floating_point():
         region.lose(
             "masked_scatter",
@@ -180,4 +179,4 @@ def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
     near, far = flat[first.long()], flat[(first + 1).clamp(max=last).long()]
     shown = flat[(flags.cumsum(0) - flags.long()).clamp(0, last)]
     taken = blend((position - first - 0.5).to(share.dtype), near, far, shown)
-    return region.call(torch.where, mask, taken.reshape(hard.shape), x)
+    return region.call(torch.where, mask, taken.reshape(hard.shape), input)
