@@ -18,7 +18,7 @@ from ..._ops.samples import lead, leads
 from ..._ops.surrogates import alias
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Func, Region, Rule
+from ..interface import Region, Rule
 from ..rules import Call, spelled
 from .carriers import Chain, Choice, attach, discrete_carrier
 from .elementwise import elementwise
@@ -162,11 +162,11 @@ def _position(op: str) -> Rule:
 argmax, argmin = _position("argmax"), _position("argmin")
 
 
-def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def extremum(region: Region, call: Call, x: Tensor, dim: Any = None, keepdim: bool = False, **other: Any) -> Any:
     """``torch.max(a, b)`` is `maximum`; ``max(a, dim)`` has values and indices; ``max(a)`` is continuous."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, dim = named["input"], named.get("dim")
-    if isinstance(dim, Tensor) or "other" in named:
+    func, args, kwargs = call.func, call.args, call.keywords
+    if isinstance(dim, Tensor) or other:
         return elementwise(region, func, args, kwargs)
     if discrete_carrier(x) and dim is None:
         return region.call(torch.amax if op_name(func) == "max" else torch.amin, x)
@@ -178,6 +178,6 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if dim is None:
         return best_value(region, func, args, kwargs)
     out = func(*args, **kwargs)
-    found = _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
+    found = _best(region, x, out.indices, dim, keepdim, op)
     out = out if found is None else _with_indices(region, out, found)
     return mark(region, out, x, dim, op == "argmax", 0)

@@ -49,7 +49,7 @@ from .carriers import (
 )
 from .decisions import decided_by, shows
 from .expectations import by_ones, expect, probability, undecided
-from .registry import ALWAYS, DISCRETE, RULES, fill
+from .registry import ALWAYS, DISCRETE, RULES, WRITES, fill
 from .trees import decisions
 from .whole import Integers, of_the_count, whole_of
 
@@ -104,7 +104,7 @@ RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("scatter", "scatter_add", "index_add", "index_fill", "index_copy"), writes.along),
     "index_put": writes.index_put,
     "Tensor.__setitem__": rows.assigning(writes.setitem),
-    "Tensor.copy_": writes.copy_,  # floats written to integers are casts
+    "Tensor.copy_": WRITES.copy,  # floats written to integers are casts
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
 }

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..._ops.env import tracked
 from ..._ops.order import traced
 from ..._rules.index import op_name
-from ..interface import Carried, Func, Region
+from ..interface import Carried, Region
+from ..rules import Call, spelled
 from .carriers import attach, carrier, held
 from .later import unchanged, version_of
 
@@ -114,11 +115,10 @@ def middle(name: str, x: Tensor, dim: int | None) -> Any:
     return torch.where(valid < many, many - 1, place) if name == "median" else place
 
 
-def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def best_value(region: Region, call: Call, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """``amax``, ``amin``, and `max` and `min` of all: continuous. The value is remembered as the first in order."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, dim = named["input"], named.get("dim")
-    out, largest = func(*args, **kwargs), op_name(func)[-3:] == "max"
+    out, largest = call(), op_name(call.func)[-3:] == "max"
     if isinstance(dim, (tuple, list)):
         if 1 < len(dim) < x.dim():
             return out

@@ -138,15 +138,15 @@ def geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, in
     return table.shape[sum(map(dims, expanded[:at]))], sum(1 for i in behind if not isinstance(i, int))
 
 
-_ALONG: dict[str, tuple[str, ...]] = {"index_select": ("input", "dim", "index"), "gather": ("input", "dim", "index")}
-_ALONG |= {"take_along_dim": ("input", "indices", "dim"), "take": ("input", "index")}
+_ALONG = "input", "dim", "index"
 
 
 def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """At positions along one dimension, or of all elements."""
     name = func.__name__
-    named = dict(zip(_ALONG[name], args), **kwargs)
-    table, key = named.pop("input", named.pop("self", None)), "indices" if "indices" in named else "index"
+    names = {"take_along_dim": ("input", "indices", "dim"), "take": ("input", "index")}.get(name, _ALONG)
+    named = dict(zip(names, args), **kwargs)
+    table, key = named.pop("input"), "indices" if "indices" in named else "index"
     index, dim = named[key], named.get("dim")
     if not discrete_carrier(index):
         return move(region, func, (table,), named)

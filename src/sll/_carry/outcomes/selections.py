@@ -31,7 +31,7 @@ from .carriers import Choice, Expectation, Selection, attach, carrier, discrete_
 from .expectations import expect, probability
 from .later import version_of
 from .mixtures import join_values
-from .registry import RULES
+from .registry import RULES, WRITES
 from .trees import original
 
 
@@ -260,11 +260,12 @@ def total(
     return torch.where(decided, hard_forward(hard, soft), soft.to(hard.dtype))
 
 
-def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def reduce(
+    region: Region, call: Call, x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
     """``sum`` and ``mean``."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    named = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in named.items()}
-    x, dim, keepdim = named["input"], named.get("dim"), bool(named.get("keepdim", False))
+    func, args, kwargs = call.func, call.args, call.keywords
     found = selection(x)
     assert found is not None
     rank = x.dim()
@@ -273,9 +274,8 @@ def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     mean = op_name(func) == "mean"
     if 0 not in dims:
         out = func(bare(x), *args[1:], **kwargs)
-        inner = region.call(func, found.candidates, *args[1:], **{n: v for n, v in kwargs.items() if n != "input"})
-        return attach(region, out, found.of(inner))
-    hard = original(func, *args, **kwargs)
+        return attach(region, out, found.of(region.call(func, found.candidates, *args[1:], **kwargs)))
+    hard = original(call)
     return total(region, hard, found, found.candidates, dims, keepdim, mean)
 
 
@@ -374,7 +374,7 @@ def in_place(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 
 SELECTIONS: dict[Any, Any] = {
     **dict.fromkeys(functions_with("each"), on_elements),
-    **dict.fromkeys(functions_with("weighted"), reduce),
+    **dict.fromkeys(functions_with("weighted"), WRITES.spelled_out(reduce, False)),
     **dict.fromkeys((func for name in names_of("losses") for func in spellings(name)), loss),
     **dict.fromkeys(functions_with("keeps_rows"), moved),
     torch.Tensor.__getitem__: indexed,
