@@ -112,10 +112,10 @@ class Auto:
     def remembered(self) -> dict[Place, float]:
         """The half-widths that are kept, by file, line, kind of decision and occurrence in a step."""
         return {
-            (*line, nth): self.kept.get((*line, nth), known.pools[at].half)
+            place: self.kept.get(place, pool.half)
             for line, known in self._lines.items()
-            for nth, at in known.of.items()
-            if known.pools[at].told(self.steps)
+            for place, pool in (((*line, nth), known.pools[at]) for nth, at in known.of.items())
+            if place in self.kept or pool.told(self.steps)
         }
 
     def reset(self) -> None:
