@@ -30,6 +30,7 @@ from .shadow import Shadow, Weights, as_float, carry, mark, opposite, quick_shad
 from .shape import move
 from .terms import Terms
 from .terms import looked_up as terms_read
+from .wraps import read_at
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
 
@@ -165,7 +166,7 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             out = func(table, index)
             return order.soft(finite(out.detach()), True, out)
         own = quick_shadow(index)
-        return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(func, table, index, own)
+        return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(region, table, index, own)
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
     out = _rows_read(picked, func(table, index), table)
@@ -174,11 +175,11 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return out
 
 
-def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
+def _quick_rows(region: Region, table: Any, index: Tensor, own: Shadow) -> Any:
     """Rows of a table at an integer: what they would be on the other side."""
     if not ordinary(table) or table.dtype is not own.exact or not index.dim():
         return NotImplemented
-    out, rows, size, rest = func(table, index), table.detach(), table.shape[0], (1,) * (table.dim() - 1)
+    out, rows, size, rest = table[index], table.detach(), table.shape[0], (1,) * (table.dim() - 1)
     zero = number(0, torch.int64, index.device)
 
     def read(i: Tensor) -> Tensor:
@@ -195,7 +196,7 @@ def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
     step, value = step.type(own.exact), own.quick_value()
     if rest:
         step, value = step.reshape(*step.shape, *rest), value.reshape(*value.shape, *rest)
-    return added(out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
+    return read_at(region, own, table, out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
 
 
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
@@ -208,7 +209,8 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
             return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
         soft = total([spot.soft(table) for spot in spots])
-        return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
+        soft = soft.reshape(out.shape) if soft.dim() > out.dim() else soft
+        return read_at(region, spots[0].own, table, out, soft) if len(spots) == 1 else added(out, soft)
     if out.is_complex():
         return out
     if len(spots) == 1 and held is None:
