@@ -165,8 +165,6 @@ class Index(Shadow):
             value.register_hook(hook)  # type: ignore[no-untyped-call]
         return value
 
-    quick_value = value
-
 
 def line_for(eps: Any, source: Any, out: Tensor | None = None, saw: bool = False) -> Line | None:
     """Of what `source` was rounded to, as long as it is looked at whether the program takes the jump back."""
