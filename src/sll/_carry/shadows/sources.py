@@ -87,19 +87,7 @@ def half_at(
         return limit
     if not x.numel():
         return min(1.0, limit)
-    if eps.at_once is not None and x.is_cpu and eager():
-        half = eps.at_once(lambda: _numbers(x, at), limit)
-        if half is not None:
-            return half
     return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at, limit)
-
-
-def _numbers(x: Tensor, at: float | Callable[[Tensor], Tensor]) -> Any:
-    """A sample of distances in NumPy's hands, where small arrays take a fraction of the time."""
-    some = sample(x)
-    if callable(at):
-        return at(some).numpy()
-    return some.numpy() - at if at else some.numpy()
 
 
 # --- floats ------------------------------------------------------------------------------------------------------
