@@ -12,9 +12,7 @@ from torch import Tensor
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
 from .. import definitions, rows
-from ..composed import COMPOSED
 from ..interface import Engine, Func
-from ..layouts import LAYOUTS
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
@@ -65,15 +63,11 @@ extreme = either(
 )
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of what was decided."""
 
-_DEFINED = definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, passing=False)
-
 RULE_OF: dict[str, Rule] = {
-    **{name: chosen_again(rule) for name, rule in _DEFINED.items()},
+    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, again=chosen_again),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "collections": collected,
-    **COMPOSED,
-    **LAYOUTS,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
