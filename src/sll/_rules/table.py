@@ -342,7 +342,14 @@ ROWS: list[Row] = [
     Row("meshgrid cartesian_prod combinations block_diag fill_diagonal_", "defined", in_place=False),
     Row("put", "defined"),
     Row("quantize_per_tensor quantize_per_channel", "defined", in_place=False, facts="marks"),
-    Row("dequantize int_repr sparse_coo_tensor to_dense", "defined", in_place=False),
+    Row("dequantize int_repr to_dense", "defined", in_place=False),
+    Row(
+        "sparse_coo_tensor",
+        "defined",
+        in_place=False,
+        remedy="its places are followed one by one, and these are too many. Take a smaller tensor, or sums of "
+        "one-hots.",
+    ),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
     Row("msort aminmax quantile nanquantile", "left_alone", in_place=False, left_alone=_CONTINUOUS),

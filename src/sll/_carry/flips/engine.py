@@ -26,7 +26,7 @@ from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, move_one, reduce_sum
 from .orders import asks, best, chosen_again, compared, kth, order, unique
-from .passing import bincount, histogram, passed
+from .passing import histogram, passed
 from .writing import WRITES, setitem
 
 __all__ = ["ENGINE"]
@@ -63,8 +63,18 @@ extreme = either(
 )
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of what was decided."""
 
+
+def _alone(*args: Any, **kwargs: Any) -> bool:
+    return len(args) == 1 and not kwargs
+
+
+def _two(input: Tensor, dim: Any = None, *args: Any, other: Any = None, **kwargs: Any) -> bool:
+    """``max(a, b)``"""
+    return other is not None or isinstance(dim, Tensor)
+
+
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, again=chosen_again),
+    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one}, again=chosen_again),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "collections": collected,
@@ -79,10 +89,7 @@ RULE_OF: dict[str, Rule] = {
     "take": lookup("table", "index"),
     "one_hot": one_hot,
     **{op: asks(best, op) for op in ("argmax", "argmin")},
-    **{
-        op: either(lambda *args, **kwargs: len(args) == 1 and not kwargs, extreme, asks(best, "arg" + op))
-        for op in ("max", "min")
-    },
+    **{op: either(_alone, extreme, either(_two, elementwise, asks(best, "arg" + op))) for op in ("max", "min")},
     "sort": asks(order, "sort", ("dim", "descending")),
     "topk": asks(order, "topk", ("k", "dim", "largest", "sorted")),
     "kthvalue": asks(kth, "kthvalue", ("k", "dim")),

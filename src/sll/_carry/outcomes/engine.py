@@ -68,9 +68,7 @@ def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(
-        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
-    ),
+    **definitions.rules(others, {"unique": orders.unique, "repeat_interleave": shape.move}),
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,

@@ -65,9 +65,7 @@ def pooled(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(
-        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
-    ),
+    **definitions.rules(others, {"unique": orders.unique, "repeat_interleave": shape.move}),
     **{op: sources.decide(op) for op in STEPS},
     "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
