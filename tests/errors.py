@@ -35,8 +35,8 @@ from sll._mode.threads import THREAD
 
 SOURCE = Path(sll.__file__).parent
 COMMANDS = {"__main__.py", "cli.py", "console.py", "demo.py", "doctor.py", "explaining.py", "inputs.py", "ops.py"}
-ELSEWHERE = COMMANDS | {"picture.py", "plot.py"}
-"""What they say is tested with them."""
+ELSEWHERE = COMMANDS | {"picture.py", "plot.py", "ranks.py"}
+"""What they say is tested with them. (`ranks.py` takes two processes, see `test_distributed.py`.)"""
 
 ARGUMENTS = "Arguments of a region"
 LOST = "Lost gradients: masks and counts"
