@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._carry import layouts, rows
+from .._carry import rows
+from .._carry.definitions import layouts
 from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, is_internal

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, finite_gradient, finite_gradient_at_zero, follow, lazy_clone, number
+from ..._ops.surrogates import alias, finite_gradient_at_zero, follow, lazy_clone, number
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
 from ..rules import between_bools
@@ -183,18 +183,3 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     rest = {name: y for name, y in kwargs.items() if name != "input"}
     make = lambda: func(own.value(), *args[1:], **rest)
     return carry(region, out, reduced(region, func, x, own, args[1:], rest, out, make))
-
-
-def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from .lookups import one_hot_of
-
-    named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
-    x, weights = named["input"], named.get("weights")
-    out, own = func(*args, **kwargs), shadow(x)
-    if own is None or not out.numel():
-        return out
-    hot = one_hot_of(x, own, out.numel())
-    if weights is not None:
-        total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
-        return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
-    return carry(region, out, Shadow.of(finite_gradient(hot.sum(0)), by_ones=True))
