@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region, tensors
 from ..rules import Call, between_bools, spelled
 from .algebra import MAX_DECISIONS, through_expectation
@@ -132,23 +131,6 @@ def count_nonzero(region: Region, call: Call, input: Tensor, dim: Any = None) ->
     if carrier(input) is None:
         return call()
     return region.call(torch.sum, _nonzero(region, input), *(() if dim is None else (dim,)))
-
-
-@spelled
-def bincount(region: Region, call: Call, input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
-    if not discrete_carrier(input):
-        return call()
-    out, dtype = original(call), exact_dtype(input)
-    total = bins_of(input, out.numel(), dtype if weights is None else weights.to(dtype))
-    if total is None:
-        region.lose("bincount", [input], _BINS)
-        return out
-    if out.is_floating_point():
-        return total.to(out.dtype)
-    return attach(region, out, Expectation(total))
-
-
-_BINS = "the bins of a count are not known. Use (x.unsqueeze(-1) == torch.arange(bins)).sum(0)."
 
 
 def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
