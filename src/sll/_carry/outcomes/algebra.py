@@ -21,7 +21,8 @@ from ..._ops.dtypes import exact_dtype
 from ..._ops.env import readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import NAMED, functions_with, op_name
-from ..interface import Func, Region, tensors
+from ..boundaries import offset_at
+from ..interface import Func, Region, attach, tensors, version_of
 from ..ties import told_of_wraps
 from .carriers import (
     Blend,
@@ -30,16 +31,15 @@ from .carriers import (
     Choice,
     Expectation,
     Outcomes,
-    attach,
     bool_outcomes,
     carrier,
     choice,
     discrete_carrier,
     outcomes,
 )
-from .decisions import Decision, decided_at, decided_by, offset_at
+from .decisions import Decision, decided_at, decided_by
 from .expectations import OF_WEIGHTED, by_ones, expect
-from .later import kept, version_of
+from .later import kept
 from .mixtures import join_values, per_value
 from .trees import both_constants, both_sides, cofactor, decisions, join, original
 from .whole import COMPARES, SIGNS, whole_of

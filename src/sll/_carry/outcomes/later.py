@@ -11,8 +11,9 @@ from torch import Tensor
 from ..._ops.env import eager
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import lazy_clone, ordinary
+from ..interface import unchanged, version_of
 
-__all__ = ["Later", "as_now", "asked", "kept", "over_soon", "recorded", "stands_for", "unchanged", "version_of"]
+__all__ = ["Later", "as_now", "asked", "kept", "over_soon", "recorded", "stands_for"]
 
 
 class Later:
@@ -96,13 +97,3 @@ def asked(x: Any) -> tuple[Any, int]:
     """Of whom a question about `x` is asked, and what it had seen of writes."""
     origin: tuple[Any, int] | None = getattr(x, "_sll_origin", None)
     return (x, version_of(x)) if origin is None else origin
-
-
-def version_of(x: Any) -> int:
-    """Counts the writes into a tensor."""
-    return x._version if isinstance(x, Tensor) else 0
-
-
-def unchanged(x: Any, version: int) -> bool:
-    """Whether `x` is as it was at `version`."""
-    return version_of(x) == version

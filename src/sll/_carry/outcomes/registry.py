@@ -23,10 +23,10 @@ from torch import Tensor
 
 from ..._ops.env import tracked
 from ..._rules.index import op_name, spellings
-from ..interface import Func, Region, Rule
+from ..interface import Func, Region, Rule, attach
 from ..rules import Rules
 from ..writes import Writes, into_base
-from .carriers import attach, carrier, discrete_carrier
+from .carriers import carrier, discrete_carrier
 from .mixtures import regroup
 
 

@@ -13,8 +13,8 @@ from ..._ops.blend import blend
 from ..._ops.env import infinite, readable
 from ..._ops.fused import pick
 from ..._rules.index import NAMED, op_name
-from ..interface import Func, Region
-from .carriers import Outcomes, attach, carrier, constant, is_constant, known_constant, outcomes
+from ..interface import Func, Region, attach
+from .carriers import Outcomes, carrier, constant, is_constant, known_constant, outcomes
 from .decisions import Decision
 from .expectations import _any_of, _has_expectation, _likelier, selected_side, undecided
 

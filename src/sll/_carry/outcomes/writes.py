@@ -23,20 +23,10 @@ from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import readable
 from ..._rules.index import op_name
-from ..interface import Func, Region
+from ..interface import Func, Region, attach
 from ..rules import Call, spelled
 from .algebra import through_expectation
-from .carriers import (
-    Choice,
-    Expectation,
-    Outcomes,
-    attach,
-    bool_outcomes,
-    carrier,
-    choice,
-    discrete_carrier,
-    selection,
-)
+from .carriers import Choice, Expectation, Outcomes, bool_outcomes, carrier, choice, discrete_carrier, selection
 from .decisions import decided_by, equal_keys, shows
 from .expectations import expect
 from .lookups import as_indices, geometry
