@@ -15,12 +15,19 @@ from torch import Tensor
 
 from .._rules.index import REMEDIES, in_place_forms, names_of, op_name, spellings
 from .._rules.table import ROWS, Row
+from . import rows
 from .interface import Func, Region, Rule
 from .plateaus import ASKED, asked
 from .writes import Writes
 
 __all__ = ["NUMBERS", "Rules", "between_bools", "collected", "decides", "lost_number"]
 
+_AROUND: dict[str, Callable[[Rule], Rule]] = {
+    **dict.fromkeys(ASKED, asked),
+    "Tensor.__getitem__": rows.reading,
+    "Tensor.__setitem__": rows.assigning,
+}
+"""What sees a call before and after the rule of a function, by its name."""
 _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 
 
@@ -88,7 +95,6 @@ class Rules:
 
     plain: dict[Any, Rule] = field(default_factory=dict)
     """Rules of what is not in place."""
-    _handlers: dict[tuple[Rule, bool], Rule] = field(default_factory=dict)
 
     def put(self, func: Any, rule: Rule, always: bool = False) -> None:
         """`rule` as it is, for one function."""
@@ -101,11 +107,9 @@ class Rules:
     ) -> list[Any]:
         """`rule` for the functions called `name`, and what follows from it for the in-place forms. Returns them all."""
         forms = in_place_forms(name) if in_place and functions and name else []
-        key = rule, source
-        if key not in self._handlers:
-            self._handlers[key] = self.writes.spelled_out(rule, source)
+        handler = self.writes.spelled_out(rule, source)
         for func in functions:
-            self.put(func, self._handlers[key], source or marks)
+            self.put(func, handler, source or marks)
             self.plain[func] = rule
         twin = getattr(Tensor, name, functions[0]) if forms else None
         for func in forms:
@@ -132,8 +136,7 @@ class Rules:
                 rule = rule_of.get(name) or rule_of.get(row.family) or rule_of.get(row.op)
                 if rule is None:
                     continue
-                if name in ASKED:
-                    rule = asked(rule, decides(row))
+                rule = _AROUND[name](rule) if name in _AROUND else rule
                 if row.family == "reflected":
                     for func in functions:
                         self.put(func, self._reflected(rule, getattr(torch, row.op)), True)

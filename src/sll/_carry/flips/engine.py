@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
-from .. import definitions, rows
+from .. import definitions
 from ..interface import Engine, Func
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
@@ -81,7 +81,7 @@ RULE_OF: dict[str, Rule] = {
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
-    "Tensor.__getitem__": rows.reading(getitem),
+    "Tensor.__getitem__": getitem,
     "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),
     "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
     "torch.embedding": lookup("table", "index"),
@@ -100,7 +100,7 @@ RULE_OF: dict[str, Rule] = {
     "histc": chosen_again(histogram),
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
     **dict.fromkeys(("writes", "masked_scatter", "nonzero", "argwhere"), flip_by_flip),
-    "Tensor.__setitem__": rows.assigning(setitem),
+    "Tensor.__setitem__": setitem,
     "Tensor.copy_": WRITES.copy,
     **{op: comparison(op, False, True) for op in ("gt", "ge")},
     **{op: comparison(op, True, False) for op in ("lt", "le")},

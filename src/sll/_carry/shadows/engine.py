@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
-from .. import definitions, rows
+from .. import definitions
 from ..interface import Again, Engine, Func, Quick, Region, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
@@ -90,7 +90,7 @@ RULE_OF: dict[str, Rule] = {
     "all": reductions.every,
     "any": reductions.some,
     "count_nonzero": reductions.count_nonzero,
-    "Tensor.__getitem__": rows.reading(lookups.getitem),
+    "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
     **{name: getattr(lookups, name) for name in ("index_select", "gather", "take_along_dim", "take", "one_hot")},
     "unravel_index": lookups.unravel_index,
@@ -99,7 +99,7 @@ RULE_OF: dict[str, Rule] = {
     "index_add": scatters.index_add,
     **dict.fromkeys(("index_fill", "index_copy"), scatters.index_fill),
     "index_put": scatters.index_put,
-    "Tensor.__setitem__": rows.assigning(writes.setitem),
+    "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": writes.copy_,
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
