@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import tracked
 from ..interface import Func
 from ..writes import Writes, into_base
 from .calls import carriers, plain_of
@@ -45,7 +44,7 @@ def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | 
     return lambda: _carry_same(region, base, whole)
 
 
-WRITES = Writes(lambda x: getattr(x, "_sll", None) is not None, tracked, kept, _carry_same, _through)
+WRITES = Writes(lambda x: getattr(x, "_sll", None) is not None, kept, _carry_same, _through)
 
 
 def _assigned(parts: list[Tensor], index: Any) -> Tensor:

@@ -61,7 +61,7 @@ def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor
     return Shadow.of(value, lambda _: beyond, None, all(by_ones(x) for x in (old, new) if shadow(x) is not None))
 
 
-WRITES = Writes(lambda x: shadow(x) is not None, tracked, _before, _carry_same, _through)
+WRITES = Writes(lambda x: shadow(x) is not None, _before, _carry_same, _through)
 in_place, spelled_out, overwrite = WRITES.in_place, WRITES.spelled_out, WRITES.overwrite
 
 
