@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._ops.env import dispatched, tracked, unwrapped
 from .._rules.index import NAMED
-from .interface import Func, Region, Rule
+from .interface import Func, Region, Rule, tensors
 
 __all__ = ["Writes", "called", "into_base", "same", "told_of_views", "writes_unsaid"]
 
@@ -99,11 +99,7 @@ class Writes:
 
     def concerns(self, args: tuple[Any, ...], kwargs: dict[str, Any], source: bool) -> bool:
         """Whether an operand carries something, or (of a source) is followed by autograd."""
-        for x in (*args, *kwargs.values()):
-            for item in x if isinstance(x, (tuple, list)) else (x,):
-                if isinstance(item, Tensor) and (self.decided(item) or source and tracked(item)):
-                    return True
-        return False
+        return any(self.decided(x) or source and tracked(x) for x in tensors(args, kwargs))
 
     def converted(self, region: Region, value: Any, target: Tensor) -> Any:
         """A write converts to the target's dtype; what carries something, or a float autograd follows, through the

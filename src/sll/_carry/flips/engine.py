@@ -12,13 +12,12 @@ from torch import Tensor
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
 from .. import definitions
-from ..interface import Engine, Func
+from ..interface import Engine, Func, tensors
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import NUMBERS, Rules, collected, lost_number
 from . import questions
-from .calls import leaves
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
 from .every import differing, flip_by_flip, ragged
@@ -160,7 +159,7 @@ class _Flips(Engine):
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule, loose = RULES.of.get(func), []
         if region.selecting() and func not in _IN_PLACE:
-            loose = [x for x in leaves(args, kwargs) if self.selected(x)]
+            loose = [x for x in tensors(args, kwargs) if self.selected(x)]
         if rule is None and func in ASKS:
             if func in COUNTS and loose:
                 why = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
