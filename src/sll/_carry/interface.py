@@ -217,12 +217,14 @@ class Engine:
         return x
 
 
-def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments of a call, in lists and tuples as well."""
-    found = []
-    for x in (*args, *kwargs.values()) if kwargs else args:
+def tensors(*args: Any) -> list[Tensor]:
+    """The tensors in nested arguments."""
+    found: list[Tensor] = []
+    for x in args:
         if isinstance(x, Tensor):
             found.append(x)
         elif isinstance(x, (tuple, list)):
-            found.extend(item for item in x if isinstance(item, Tensor))
+            found += tensors(*x)
+        elif isinstance(x, (dict, slice)) and x:
+            found += tensors(*(x.values() if isinstance(x, dict) else (x.start, x.stop, x.step)))
     return found

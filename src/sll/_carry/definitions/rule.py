@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ..interface import Carried, Func, Region, Rule, tensors
 
 __all__ = ["Original", "Shaped", "Stored", "carries", "defined", "rules", "stored", "written_down"]
 
+D = TypeVar("D", bound=Callable[..., Any])
 Original = Callable[[], Any]
 """Calls the function itself."""
 
@@ -47,10 +48,10 @@ _DEFINITIONS: dict[str, Definition] = {}
 """By name in the table."""
 
 
-def defined(*names: str, passes: bool = False, whole: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def defined(*names: str, passes: bool = False, whole: bool = False) -> Callable[[D], D]:
     """What these functions are: see `Definition`."""
 
-    def put(run: Callable[..., Any]) -> Callable[..., Any]:
+    def put(run: D) -> D:
         _DEFINITIONS.update(dict.fromkeys(names, Definition(run, passes, whole)))
         return run
 
