@@ -134,7 +134,10 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     for y in args[1:]:
         if type(y) is not int and not (type(y) is float and y.is_integer()):
             return NotImplemented
-    return mark(region, func(*args), Mapped(whole, x, lambda beyond: func(beyond, *args[1:]), func.__name__ in BY_ONES))
+    found = Mapped(whole, x, lambda beyond: func(beyond, *args[1:]), func.__name__ in BY_ONES)
+    if len(args) == 3 and func.__name__ == "clamp":
+        found.ends = args[1:]
+    return mark(region, func(*args), found)
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
