@@ -169,7 +169,6 @@ ELSEWHERE = {
     "_carry/outcomes/questions.py": "test_paths.py",
     "_carry/shadows/questions.py": "test_paths.py",
     "_mode/journal.py": "test_paths.py",
-    "_mode/quiet.py": "test_paths.py",
     "_mode/results.py": "test_paths.py",
     "_mode/runs.py": "test_paths.py",
     "_mode/surroundings.py": "test_paths.py",
@@ -197,6 +196,7 @@ ELSEWHERE = {
     "_ops/saving.py": "mode/test_checkpoint.py",
     "_ops/surrogates.py": "carry/shadows/test_explicit.py",
     "_rules/widths.py": "test_policy.py",
+    "_ops/ranks.py": "test_distributed.py",
 }
 """Files without a test file of their own name, and what tests them instead."""
 ORACLES = {f"carry/shadows/test_{name}.py" for name in ("contexts", "explicit", "limits", "local")}
