@@ -14,19 +14,25 @@ from torch.nn import functional as F
 from .._ops.band import hard_forward
 from .._ops.env import tracked
 from .._rules.index import ASKS, op_name, spellings
-from .interface import Carried, Func, Region, Rule
+from .interface import Func, Mark, Region, Rule
 
-__all__ = ["LAYOUTS", "met"]
+__all__ = ["LAYOUTS"]
 
 MAX_ELEMENTS = 2**22
 """Of the one-hots of the places of a sparse tensor."""
 
 
-class Twin(Carried):
+class Twin(Mark):
     """Of a quantized tensor: the integers, as floats. Of a sparse one: all numbers."""
 
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
+
+    def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
+        """In another function what it carries ends."""
+        if func not in _FOLLOWED and func not in ASKS:
+            way = "to_dense()" if x.layout != torch.strided else "dequantize() or int_repr()"
+            region.lose(op_name(func), [], _OTHER.format(way), undecided=lambda: True)
 
 
 def _twin(x: Tensor) -> Tensor | None:
@@ -35,9 +41,7 @@ def _twin(x: Tensor) -> Tensor | None:
 
 
 def _carrying(region: Region, x: Tensor, hard: Tensor, numbers: Tensor) -> Tensor:
-    if region.adopt(x):
-        x._sll = Twin(_as_shown(region, hard, numbers)), None  # type: ignore[attr-defined]
-        region.mark()
+    region.mark(x, Twin(_as_shown(region, hard, numbers)))
     return x
 
 
@@ -134,11 +138,3 @@ LAYOUTS: dict[str, Rule] = {
 }
 _FOLLOWED = {func for name in LAYOUTS for func in spellings(name)}
 _OTHER = "of tensors that are stored in another way, only {} is followed. Make an ordinary tensor first."
-
-
-def met(region: Region, func: Func, known: list[Tensor]) -> None:
-    """Another function has such a tensor among its operands: what it carries ends there."""
-    lost = [x for x in known if _twin(x) is not None]
-    if lost and func not in _FOLLOWED and func not in ASKS:
-        way = "to_dense()" if lost[0].layout != torch.strided else "dequantize() or int_repr()"
-        region.lose(op_name(func), [], _OTHER.format(way), undecided=lambda: True)
