@@ -35,8 +35,8 @@ from sll._mode.threads import THREAD
 
 SOURCE = Path(sll.__file__).parent
 COMMANDS = {"__main__.py", "cli.py", "console.py", "demo.py", "doctor.py", "explaining.py", "inputs.py", "ops.py"}
-ELSEWHERE = COMMANDS | {"picture.py", "plot.py"}
-"""What they say is tested with them."""
+ELSEWHERE = COMMANDS | {"picture.py", "plot.py", "ranks.py"}
+"""What they say is tested with them. (`ranks.py` takes two processes, see `test_distributed.py`.)"""
 
 ARGUMENTS = "Arguments of a region"
 LOST = "Lost gradients: masks and counts"
@@ -846,21 +846,6 @@ with sll.linearize(eps=0.1):
 with sll.linearize(eps=0.1):
     grade = ((x > 0).sum().unsqueeze(-1) > torch.tensor([1, 2, 3])).sum(-1)
     grade.float().backward()
-""",
-    ),
-    Case(
-        LOST,
-        "`bincount` of counts",
-        """
-with sll.linearize(eps=0.1):
-    histogram = torch.bincount((x > 0).cumsum(0))
-""",
-        "`bincount` follows integers that are decided (casts, `argmax`), not counts, of which only the "
-        "expectation is known.",
-        """
-with sll.linearize(eps=0.1):
-    histogram = ((x > 0).cumsum(0).unsqueeze(-1) == torch.arange(4)).sum(0)
-    histogram[1].float().backward()
 """,
     ),
     Case(
@@ -1801,17 +1786,17 @@ def program(x):
         """
 @sll.compile(eps=0.1, forward="straight-through", backend="aot_eager", fullgraph=True)
 def program(x):
-    return torch.histc(x, 4, -1.0, 1.0)
+    return torch.mode(x).indices
 
 y = program(x)
 """,
-        "How many fall into the bins is data. Leave `fullgraph=True` away.",
+        "Whether two numbers are equal is data. Leave `fullgraph=True` away.",
         """
 @sll.compile(eps=0.1, forward="straight-through", backend="aot_eager")
 def program(x):
-    return torch.histc(x, 4, -1.0, 1.0)
+    return torch.mode(x).indices
 
-program(x).sum()
+program(x)
 """,
         compiles=True,
     ),

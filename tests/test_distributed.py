@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import time
+import warnings
+from datetime import timedelta
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sll
 from compatibility import row
+from sll._ops import ranks
 
 AREA = "distributed"
 STEPS = 8
@@ -62,17 +67,57 @@ def train(model, parameters, rows, region):
     return torch.stack(losses)
 
 
-KINDS = ["ddp", "ddp, region inside forward", "ddp, find_unused_parameters", "ddp, checkpointed", "fsdp2"]
+KINDS = [
+    "ddp",
+    "ddp, region inside forward",
+    "ddp, find_unused_parameters",
+    "ddp, checkpointed",
+    "ddp, compiled",
+    "ddp, compiled, checkpointed",
+    "fsdp2",
+]
 
 
 def prepared(kind):
     torch.manual_seed(0)
     net = Net(checkpointed="checkpointed" in kind)
-    region = sll.linearize(0.3)
+    region = sll.linearize(0.3, forward="straight-through") if "compiled" in kind else sll.linearize(0.3)
     if "inside" in kind:
         net.forward = region(net.forward)
         region = sll.hard()
     return net, region
+
+
+WAYS = ["eager", "compiled"]
+
+
+def widths(rank, way):
+    """What "auto" remembers after some steps in which nothing is learned: twice a median of each rank's own rows."""
+    torch.manual_seed(0)
+    net, auto = Net(), sll.Auto(steps=3)
+    model = torch.compile(DistributedDataParallel(net), backend="aot_eager", disable=way == "eager")
+    region, x = sll.linearize(auto), data()[0][16 * rank : 16 * rank + 16]
+    for _ in range(5):
+        with region:
+            model(x).sum().backward()
+    with torch.no_grad():
+        own = 2 * net.first(x).abs().flatten().median().item()
+    return dict(auto.remembered), set(auto.kept.values()), own
+
+
+def decides_alone(rank):
+    """Only rank 1 comes by these lines. How long it takes there, what it keeps and what it says."""
+    auto, x = sll.Auto(steps=1), torch.tensor([-3.0, -1.0, 1.0, 2.0], requires_grad=True)
+    region, start = sll.linearize(auto), time.monotonic()
+    with mock.patch.object(ranks, "WAIT", timedelta(seconds=1)), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(3 if rank else 0):
+            with region:
+                (torch.sign(x) + torch.sign(2 * x)).sum().backward()
+            with region:
+                torch.sign(x - 4).sum().backward()
+    dist.barrier()
+    return time.monotonic() - start, sorted(auto.remembered.values()), [str(warning.message) for warning in said]
 
 
 def worker(rank, path, results):
@@ -91,6 +136,8 @@ def worker(rank, path, results):
                 model = net
             else:
                 model = DistributedDataParallel(net, find_unused_parameters="find" in kind)
+            if "compiled" in kind:
+                model = torch.compile(model, backend="aot_eager")
             losses = train(model, model.parameters(), slice(16 * rank, 16 * rank + 16), region)
             dist.all_reduce(losses)
             trained = {
@@ -99,6 +146,9 @@ def worker(rank, path, results):
             }
             if rank == 0:
                 results[kind] = (losses / 2, trained)
+        for way in WAYS:
+            results[way, rank] = widths(rank, way)
+        results["alone", rank] = decides_alone(rank)
     finally:
         dist.destroy_process_group()
     # The threads of gloo may still hold tensors that Python knows; letting go of them while the interpreter shuts down
@@ -115,7 +165,11 @@ def of_two_processes(tmp_path_factory):
         return dict(results)
 
 
-@row(AREA, "`DistributedDataParallel`, FSDP2 (`fully_shard`), two gloo processes, uneven band coverage", "works")
+@row(
+    AREA,
+    "`DistributedDataParallel` (also compiled), FSDP2 (`fully_shard`), two gloo processes, uneven band coverage",
+    "works",
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_one_process_with_the_joined_batch(kind, of_two_processes):
     losses, trained = of_two_processes[kind]
@@ -126,6 +180,24 @@ def test_as_one_process_with_the_joined_batch(kind, of_two_processes):
     for name, p in net.named_parameters():
         torch.testing.assert_close(trained[name], p.detach(), rtol=1e-5, atol=1e-6)
         assert not torch.equal(untrained[name], p), name
+
+
+@row(AREA, '`"auto"` on two ranks, eager and compiled: all keep the widths that rank 0 has measured', "works")
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ranks_keep_the_widths_of_rank_zero(way, of_two_processes):
+    (first, kept, own), (second, kept_there, other) = (of_two_processes[way, rank] for rank in (0, 1))
+    assert first == second and len(first) == 2
+    assert kept == kept_there == set(first.values())  # what is shown is what is used
+    assert min(abs(half / own - 1) for half in kept) < 1e-6  # the sign's
+    assert abs(own / other - 1) > 0.1, "both ranks would measure the same: this test shows nothing"
+
+
+def test_a_rank_that_decides_alone_waits_once_and_says_so(of_two_processes):
+    seconds, kept, said = of_two_processes["alone", 1]
+    assert kept == pytest.approx([2.0, 2.0, 6.0])
+    assert len(said) == 1 and "rank 1 has waited 1 s for the width of rank 0 at" in said[0]
+    assert seconds < 8
+    assert of_two_processes["alone", 0][1:] == ([], [])
 
 
 def test_the_ranks_are_uneven():

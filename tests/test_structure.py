@@ -196,6 +196,7 @@ ELSEWHERE = {
     "_ops/saving.py": "mode/test_checkpoint.py",
     "_ops/surrogates.py": "carry/shadows/test_explicit.py",
     "_rules/widths.py": "test_policy.py",
+    "_ops/ranks.py": "test_distributed.py",
 }
 """Files without a test file of their own name, and what tests them instead."""
 ORACLES = {f"carry/shadows/test_{name}.py" for name in ("contexts", "explicit", "limits", "local")}

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ._ops.env import outside_of_transforms, readable
-from ._ops.measured import Distances, Line, Sides
+from ._ops.measured import Distances, Line, Pool, Sides
 from ._ops.options import shown
+from ._ops.ranks import agreed
 from ._ops.samples import numpy_is_there
-from .policies import WIDER, Call, quantile
+from .policies import Call, quantile
 
 __all__ = ["AUTO", "Auto"]
 
 Place: TypeAlias = "tuple[str, int, str, int]"
 """File, line, kind of decision, and how many of this line came before in the step."""
-
-_LARGEST = {
-    size: torch.finfo(dtype).max for size, dtype in ((2, torch.float16), (4, torch.float32), (8, torch.float64))
-}
-"""By the size of a number."""
 
 
 def _numbers(d: Tensor) -> Any:
@@ -61,6 +56,8 @@ class Auto:
     are far smaller than later ones (a head that starts at zero) is forgotten. Compiled code runs its first steps in
     eager mode, to measure. ``sll.sign(x, eps="auto")``, with the word and without a region, has nothing to remember
     with: it takes the window ``|d| <= 1`` if that holds from 2 % to 75 % of the inputs.
+
+    In a distributed program all ranks keep the widths that rank 0 has measured.
 
     The memory lives in this object: make the region once, before the loop. ``linearize("auto")`` makes an object of
     its own; pass one to save it, or to share it between regions.
@@ -109,10 +106,10 @@ class Auto:
     def remembered(self) -> dict[Place, float]:
         """The half-widths that are kept, by file, line, kind of decision and occurrence in a step."""
         return {
-            (*line, nth): known.pools[at].half
+            place: self.kept.get(place, pool.half)
             for line, known in self._lines.items()
-            for nth, at in known.of.items()
-            if known.pools[at].told(self.steps)
+            for place, pool in (((*line, nth), known.pools[at]) for nth, at in known.of.items())
+            if place in self.kept or pool.told(self.steps)
         }
 
     def reset(self) -> None:
@@ -134,8 +131,11 @@ class Auto:
         self.measures = many < self.steps
 
     def settle(self) -> None:
-        """What the steps so far tell of sides that meet is kept, for a graph that is compiled now."""
-        self.meeting |= {line for line, sides in self._sides.items() if sides.meet}
+        """What the steps so far have told is kept, for a graph that is compiled now."""
+        for line, known in self._lines.items():
+            for nth, at in known.of.items():
+                if (*line, nth) not in self.kept and known.pools[at].told(self.steps - 1):  # (the last is not over)
+                    self._keep((*line, nth), known.pools[at])
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here: numbers, strings, tuples and dicts of them."""
@@ -176,32 +176,6 @@ class Auto:
             return torch.full_like(least, self.WINDOW).clamp(least, most)
         return min(max(self.WINDOW, float(least)), float(most))
 
-    def at_once(self, call: Call, sample: Callable[[], Any]) -> float | None:
-        """`half_width`, where NumPy, or a list, has the sample of distances: in a fraction of the time."""
-        known = self._known(call)
-        if known is not None or (call.kind == "choice" and call.place is None):
-            return known
-        d = sample()
-        if call.place is not None:
-            return self._measure(call.place, _numbers(torch.as_tensor(d, dtype=torch.float64)))
-        if type(d) is list:
-            d = sorted(map(abs, d))
-            ties, end, item = bisect.bisect_right(d, 0.0), bisect.bisect_left(d, math.inf), d.__getitem__
-        else:
-            d = abs(d)
-            d.sort()
-            ties, end, item = 0, d.size, d.item
-            if end and not (d[0] > 0 and d[-1] < math.inf):
-                ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
-        many = end - ties
-        if not many:
-            return self.WINDOW
-
-        def holds(share: float) -> float:  # (as `quantile`)
-            return item(ties + max(math.ceil(many * share - 1e-6) - 1, 0)) * WIDER  # type: ignore[no-any-return]
-
-        return min(max(self.WINDOW, holds(self.LEAST)), holds(self.MOST))
-
     def __repr__(self) -> str:
         return '"auto"' if self.steps == 10 else f"sll.Auto(steps={self.steps})"
 
@@ -236,10 +210,15 @@ class Auto:
         if pool is None:
             return self.WINDOW
         if pool.kept is not None:
-            self.kept[place] = pool.kept
-            if (sides := self._sides.get(place[:3])) is not None and sides.meet:
-                self.meeting.add(place[:3])
-        return pool.half
+            self._keep(place, pool)
+        return self.kept.get(place, pool.half)
+
+    def _keep(self, place: Place, pool: Pool) -> None:
+        """The width at this place from now on, and whether a comparison there needs a ramp."""
+        sides = self._sides.get(place[:3])
+        self.kept[place], meet = agreed(place, (pool.half, sides is not None and sides.meet))
+        if meet:
+            self.meeting.add(place[:3])
 
     def arrived(self, place: Place, gradient: Tensor, distance: Tensor, half: float | None = None) -> bool:
         """In backward of a comparison that is measured: whether the sides that it decides between meet."""

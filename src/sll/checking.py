@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +17,8 @@ from ._checks.verdicts import Compared, compared
 from ._ops.callsite import CallSite, short
 from ._ops.options import RegionForward, shown
 from ._reports.report import Report
-from ._reports.rows import _finite
+from ._reports.rows import _ended, _finite
+from ._reports.tables import as_html, as_text
 from .auto import Auto
 from .eps import Eps
 from .programs import Found, Program
@@ -58,10 +58,11 @@ class Check:
 
     def table(self) -> list[str]:
         """The verdict, the reasons, and a line of figures for each argument."""
-        cells = [_COLUMNS, *map(_cells, self.arguments)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
-        return [self._headline(), *(f"{x.name}: {x.why}." for x in self.arguments if x.why), "", *lines]
+        lines = as_text(_COLUMNS, map(_cells, self.arguments), _COLUMNS[1:-1])
+        return [self._headline(), *self._reasons(), "", *lines]
+
+    def _reasons(self) -> list[str]:
+        return [f"{x.name}: {x.why}." for x in self.arguments if x.why]
 
     def _headline(self) -> str:
         at = f", because of {' and '.join(map(short, self.lines))}" if self.lines else ""
@@ -70,19 +71,11 @@ class Check:
     def notes(self) -> list[str]:
         """What becomes of the decisions of each line, in sentences."""
         many = f"The program ran {self.runs:,} times. Lower directions=, points= or runs= for fewer."
-        return [*(f"{short(row.site)}: {row.verdict}." for row in self.report.rows), many]
+        return [*(_ended(f"{short(row.site)}: {row.verdict}") for row in self.report.rows), many]
 
     def _repr_html_(self) -> str:
-        def row(cells: Iterable[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        body = "".join(row(_cells(x), "td") for x in self.arguments)
-        reasons = [f"{x.name}: {x.why}." for x in self.arguments if x.why]
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in [*reasons, *self.notes()])
-        return (
-            f"<div><b>{html.escape(self._headline())}</b><table><thead>{row(_COLUMNS, 'th')}</thead>"
-            f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
-        )
+        notes = [*self._reasons(), *self.notes()]
+        return as_html(self._headline(), _COLUMNS, map(_cells, self.arguments), notes)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""

@@ -86,6 +86,8 @@ class Rules:
     always: set[Any] = field(default_factory=set)
     """Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
 
+    plain: dict[Any, Rule] = field(default_factory=dict)
+    """Rules of what is not in place."""
     _handlers: dict[tuple[Rule, bool], Rule] = field(default_factory=dict)
 
     def put(self, func: Any, rule: Rule, always: bool = False) -> None:
@@ -104,6 +106,7 @@ class Rules:
             self._handlers[key] = self.writes.spelled_out(rule, source)
         for func in functions:
             self.put(func, self._handlers[key], source or marks)
+            self.plain[func] = rule
         twin = getattr(Tensor, name, functions[0]) if forms else None
         for func in forms:
             self.put(func, self.writes.in_place(twin, source), source)  # type: ignore[arg-type]

@@ -224,3 +224,7 @@ def _up(x: float) -> str:
 
 def _sentence(x: str) -> str:
     return x[:1].upper() + x[1:]
+
+
+def _ended(x: str) -> str:
+    return x if x[-1] in ".)" else f"{x}."

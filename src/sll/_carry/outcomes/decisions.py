@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import band_offset, closed
-from ..._ops.bits import pick, suits
 from ..._ops.dtypes import wide
-from ..._ops.ramp import Jump, ramp
+from ..._ops.fused import pick
+from ..._ops.ramp import Jump, ramp, suits
 from ..._ops.samples import sample
 from ..._rules.widths import Watched, Width, half_width, watch_of
 from .writes_seen import Kept, Later, over_soon, recorded
@@ -61,7 +61,7 @@ class Site:
             distance = a - b
             if isinstance(a, Tensor) and isinstance(b, Tensor):
                 # Equal infinities tie.
-                distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
+                distance = torch.where((a == b) & (distance != distance), 0.0, distance)
             return distance, None
         (x,) = wide(x)
         n = x.detach().round() if self.shift == 0.0 else x.detach().floor()

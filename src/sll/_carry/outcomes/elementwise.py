@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.bits import suits
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
-from ..._ops.ramp import Jump
+from ..._ops.ramp import Jump, suits
 from ..interface import Func, Region
 from .algebra import chain, on_outcomes
 from .boundaries import at_integers, toward_zero

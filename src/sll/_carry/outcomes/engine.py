@@ -13,9 +13,7 @@ from torch import Tensor
 from ..._ops.env import dispatched, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
 from .. import definitions, rows
-from ..composed import COMPOSED
 from ..interface import Again, Engine, Func, Region, Rule, tensors
-from ..layouts import LAYOUTS
 from ..rules import NUMBERS, collected, lost_number
 from ..writes import called
 from . import (
@@ -70,15 +68,11 @@ def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(
-        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
-    ),
+    **definitions.rules(others, {"unique": orders.unique, "repeat_interleave": shape.move}),
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
     "collections": collected,
-    **COMPOSED,
-    **LAYOUTS,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": reductions.extremes,

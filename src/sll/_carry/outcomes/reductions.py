@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region, tensors
 from ..rules import between_bools
 from .algebra import MAX_DECISIONS, through_expectation
@@ -131,23 +130,6 @@ def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     return region.call(torch.sum, flags) if dim is None else region.call(torch.sum, flags, dim)
-
-
-def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
-    x, weights = named["input"], named.get("weights")
-    if not discrete_carrier(x):
-        return func(*args, **kwargs)
-    out = original(func, *args, **kwargs)
-    total = bins_of(x, out.numel(), exact_dtype(x) if weights is None else weights.to(exact_dtype(x)))
-    if total is None:
-        region.lose(
-            "bincount", [x], "the bins of a count are not known. Use (x.unsqueeze(-1) == torch.arange(bins)).sum(0)."
-        )
-        return out
-    if out.is_floating_point():
-        return total.to(out.dtype)
-    return attach(region, out, Expectation(total))
 
 
 def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:

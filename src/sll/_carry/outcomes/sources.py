@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._ops.blend import blend
+from ..._ops.blend import blend, missing
 from ..._ops.dtypes import wide
 from ..._ops.env import readable, tracked
 from ..._ops.own_thresholds import apart
@@ -138,9 +138,8 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
     offset = jump.decision.offset()
     out = blend(offset, below, above, hard)
     if jump.jump is not None and jump.jump.kind != "boundary":
-        # (7e7 + 1 is 7e7 in float32, so the difference of the sides is 0: the step is not. `trunc` has none at 0.)
-        alike = (above == below).logical_and(hard.detach().isfinite()).logical_and(hard.detach() != 0)
-        out = out + torch.where(alike, offset - offset.detach(), 0).to(out.dtype)
+        lacks = missing(hard.detach(), below, above, 1.0)
+        out = out + torch.where(lacks != 0, (offset - offset.detach()) * lacks, 0).to(out.dtype)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
 

@@ -60,20 +60,19 @@ def quickly_decides(region: Region, op: str, x: Any) -> bool:
 
 
 def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
-    """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
+    """The half-width; of ``"auto"``, what finds it when it is needed."""
     if not isinstance(eps, Width):
         return eps
-    width, at_once = eps, eps.at_once
-    if at_once is None:
-        return eps.at(sample)
+    width = eps
+    if not width.late:
+        return width.at(sample)
     found: list[float | Tensor] = []
 
     def half(sample: Callable[[], Any]) -> float | Tensor:
         if not found:
             d = sample()
-            on_cpu = not isinstance(d, Tensor) or d.device.type == "cpu"
-            known = at_once(lambda: d.numpy() if isinstance(d, Tensor) else d, math.inf) if on_cpu else None
-            found.append(width.at(lambda: torch.as_tensor(d)) if known is None else known)
+            d = d if isinstance(d, Tensor) else torch.as_tensor(d, dtype=torch.float64, device="cpu")
+            found.append(width.at(lambda: d))
         return found[0]
 
     return half
