@@ -6,9 +6,10 @@ spellings, with ``out=``, and with its in-place forms.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from .interface import Func, Region, Rule
 from .plateaus import ASKED, asked
 from .writes import Writes
 
-__all__ = ["NUMBERS", "Rules", "between_bools", "collected", "decides", "lost_number"]
+__all__ = ["Call", "NUMBERS", "Rules", "between_bools", "collected", "decides", "lost_number", "spelled"]
 
 _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 
@@ -31,6 +32,21 @@ def decides(row: Row) -> bool:
 
 NUMBERS = {f for name in names_of("numbers") if name not in ("numpy", "__array__") for f in spellings(name)}
 """What makes numbers of Python. (NumPy refuses what autograd follows.)"""
+
+
+Call: TypeAlias = "functools.partial[Any]"
+
+
+def spelled(rule: Callable[..., Any]) -> Rule:
+    """The rule that is written ``rule(region, call, …)`` with the parameters of the function: ``call()`` calls it as it
+    is, and ``call.func`` is it.
+    """
+
+    @functools.wraps(rule)
+    def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return rule(region, functools.partial(func, *args, **kwargs), *args, **kwargs)
+
+    return handler
 
 
 def lost_number(region: Region, func: Func, values: Iterable[Tensor], undecided: Callable[[], bool]) -> None:
@@ -86,6 +102,8 @@ class Rules:
     always: set[Any] = field(default_factory=set)
     """Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
 
+    plain: dict[Any, Rule] = field(default_factory=dict)
+    """Rules of what is not in place."""
     _handlers: dict[tuple[Rule, bool], Rule] = field(default_factory=dict)
 
     def put(self, func: Any, rule: Rule, always: bool = False) -> None:
@@ -104,6 +122,7 @@ class Rules:
             self._handlers[key] = self.writes.spelled_out(rule, source)
         for func in functions:
             self.put(func, self._handlers[key], source or marks)
+            self.plain[func] = rule
         twin = getattr(Tensor, name, functions[0]) if forms else None
         for func in forms:
             self.put(func, self.writes.in_place(twin, source), source)  # type: ignore[arg-type]

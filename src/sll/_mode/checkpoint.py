@@ -48,6 +48,9 @@ def hooked() -> bool:
 class Region(AbstractContextManager[Any], Protocol):
     """What is entered again."""
 
+    def enter(self) -> Any:
+        """As a ``with`` block does, also where it may run again."""
+
     def policies(self) -> list[Any]:
         """What chooses its widths."""
 
@@ -86,12 +89,10 @@ class Again:
             for policy, then in self.states:
                 stack.callback(policy.load_state_dict, policy.state_dict())
                 policy.load_state_dict(then)
-            stack.callback(setattr, THREAD, "rerun", THREAD.rerun)
             stack.callback(setattr, THREAD, "runs", THREAD.runs)
             THREAD.runs = [replay() for replay in self.replays]
             for region, counts in zip(self.regions, self.counts):
-                THREAD.rerun = region
-                entered = stack.enter_context(region)
+                entered = stack.push(region.enter())
                 entered.count_from(dict(counts))
             own = zip(args[len(args) - len(self.of_args) :], self.of_args)  # (torch 2.6 has one argument more)
             for x, found in (*own, *self.carried.items()):

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._carry import layouts, rows
+from .._carry import rows
+from .._carry.definitions import layouts
 from .._carry.interface import Carried, Engine, Func
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, is_internal
@@ -32,6 +33,7 @@ from . import operators
 from .guards import DETACHES, decides, in_a_function, refuse_reentrant
 from .notes import passed
 from .threads import THREAD
+from .tracing import traced
 from .vmap import came_out
 
 __all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
@@ -115,7 +117,7 @@ def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 def passes(region: Any, func: Func, args: tuple[Any, ...], kwargs: Any) -> bool:
     """A quick look at a call in a block: whether it has nothing to do with gradients. Optimizers call little else."""
-    if len(THREAD.entered) != 1 or region.trace is not None or THREAD.runs or "no_grad" in region.through:
+    if len(THREAD.entered) != 1 or region.trace is not None or "no_grad" in region.through:
         return False
     if func is torch._C._set_grad_enabled or _makes(func) or _flows(args) or (kwargs and _flows(kwargs.values())):
         return False
@@ -166,7 +168,7 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     else:
         args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values())))
         with torch.enable_grad():
-            out = (region.dispatch if region.trace is None else region.traced)(func, args, kwargs)
+            out = traced(region, func, args, kwargs)
         fed(region, operands, out)
     for x in _tensors((out,)):
         if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():

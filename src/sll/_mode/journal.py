@@ -18,10 +18,7 @@ from .._ops.env import eager, unwrapped
 from .._ops.surrogates import ordinary
 from .._rules.index import NAMED, op_name, writes_to_first
 
-__all__ = ["QUIET", "Journal"]
-
-QUIET: set[Any] = set()
-"""Functions that were called and that write to nothing, if not asked to by name."""
+__all__ = ["Journal", "writes"]
 
 _REFUSED = {"resize_", "resize_as_", "set_", "backward"}
 """What cannot be undone: memory that moves, gradients that have been passed on."""
@@ -46,11 +43,9 @@ class Journal:
 
     def note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         """A call is about to be made."""
-        how = _how(func)
+        how = writes(func)
         if how is not None:
             how(self, func, args, kwargs or {})
-        elif len(QUIET) < _MOST:
-            QUIET.add(func)
         if kwargs:
             self._by_name(args, kwargs)
 
@@ -66,7 +61,7 @@ class Journal:
     def _keep(self, of: Any) -> None:
         for x in _tensors(of):
             x = unwrapped(x)
-            if x.layout != torch.strided or x.device.type == "meta":
+            if x.layout != torch.strided or x.is_meta:
                 self._refuse("a write to a tensor that is not dense")
                 continue
             base = x._base if x._is_view() and x._base is not None else x
@@ -165,7 +160,7 @@ _LEAF = 2**63
 def _copy(x: Tensor, memory: Any) -> Any:
     """Of the memory that `x` is in."""
     if ordinary(x) and x.nbytes == memory.nbytes() and x.is_contiguous() and eager():
-        return x.detach().clone().untyped_storage()  # (takes a quarter of the time)
+        return (x.detach() if x.requires_grad else x).clone().untyped_storage()  # (takes a quarter of the time)
     return memory.clone()
 
 
@@ -182,8 +177,8 @@ def _tensors(x: Any) -> Iterable[Tensor]:
 
 
 @functools.lru_cache(_MOST)
-def _how(func: Any) -> Any:
-    """In which of its ways a function writes; None if it does not."""
+def writes(func: Any) -> Any:
+    """In which of its ways a function writes; None if it does not, unless it is asked to by name."""
     if isinstance(func, torch._ops.OpOverload):
         return Journal.each if func._schema.is_mutable else None
     name = getattr(func, "__name__", "")

@@ -15,18 +15,16 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import OUTSIDE, Engine
-from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import plain, tracked
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
-from . import checkpoint, operators
+from . import checkpoint, cuts, operators
 from .branches import BRANCHES
-from .cuts import switched
 from .dynamo import meet, met, torch_compiles
 from .guards import skip
-from .journal import QUIET
 from .notes import warn_now
-from .quiet import decides_nothing
+from .runs import QUESTIONS
 from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
+from .tracing import traced
 from .vmap import views
 
 __all__ = ["Mode", "not_compiled_on_their_own"]
@@ -47,7 +45,6 @@ def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
-    settle_hooked()
     warn_now()
     THREAD.step += 1
     for entered in THREAD.entered:  # the next step begins
@@ -62,7 +59,7 @@ OUTSIDE.update(
         Tensor.backward: _backward,
         torch.autograd.backward: _backward,
         torch.autograd.grad: _backward,
-        torch._C._set_grad_enabled: switched,
+        torch._C._set_grad_enabled: cuts.switched,
         **BRANCHES,
     }
 )
@@ -106,14 +103,6 @@ class Mode(TorchFunctionMode):
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
 
-    def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`dispatch`, where one region is on and nothing is compiled: what training loops do."""
-        return self.dispatch(func, args, kwargs)
-
-    def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`dispatch`, noted by the trace."""
-        raise NotImplementedError
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What an ordinary network calls comes no further than the first lines: it is to cost next to nothing."""
         if is_dynamo_compiling():
@@ -124,7 +113,8 @@ class Mode(TorchFunctionMode):
         if quiet and (engine.before is None or not kwargs and func in engine.reads):
             return func(*args, **kwargs) if kwargs else func(*args)
         if THREAD.alone:
-            if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+            told = engine.before is not None and (kwargs or func not in engine.reads)
+            if told and (answer := self._told(func, args, kwargs)) is not NotImplemented:
                 return answer
             quick = engine.quick.get(func)
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
@@ -138,11 +128,9 @@ class Mode(TorchFunctionMode):
                 elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
                     known = [*(known or ()), *held]
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
-                return self._handled(func, args, kwargs or {}, known)
+                return self._handled(func, args, kwargs or {}, known or [])
             of_data = known is None and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
             if known is None and (of_data or func not in engine.always) and not _transformed():
-                if engine.before is not None and (kwargs or func not in engine.reads):
-                    engine.before(func, args, kwargs)
                 return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
             if known and quick is not None and plain():
@@ -153,7 +141,7 @@ class Mode(TorchFunctionMode):
                         engine.link(out, links)
                     return out
             if func not in OUTSIDE:
-                return self._handled(func, args, kwargs or {}, known)
+                return self._handled(func, args, kwargs or {}, known or [])
         return self._among_others(func, args, kwargs or {})
 
     def put_off(self, *arguments: Any) -> bool:
@@ -171,36 +159,27 @@ class Mode(TorchFunctionMode):
         finally:
             met()
 
-    def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call in a block without gradients has nothing to do with them."""
-        return False
+    def _told(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A run is told of a call. Returns what Python is told in a function that may run again, where
+        it asks for what is open; else NotImplemented.
+        """
+        for entered in THREAD.entered:
+            if entered.mode.engine.before is not None:
+                entered.mode.engine.before(func, args, kwargs)
+        if not THREAD.runs or func not in QUESTIONS or kwargs:
+            return NotImplemented
+        return THREAD.runs[-1].ask(self, func, args[0])
 
-    def met(self, func: Any, known: list[Tensor], out: Any) -> None:
-        """What was cut in such a block may be among the operands of a call."""
-
-    def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor] | None) -> Any:
+    def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
         """By a rule. `known`: the operands that carry something."""
-        if self.engine.before is not None:
-            self.engine.before(func, args, kwargs)
-        if known is None:
-            return self.eager(func, args, kwargs)
-        fresh, links = self._not_written(func, known), self.engine.links(known)
-        out = self.eager(func, args, kwargs)
-        _seen(fresh)
-        if THREAD.marks:
-            self.met(func, known, out)
+        known = self._not_written(func, known) if known else known
+        links = self.engine.links(known)
+        out = self.dispatch(func, args, kwargs) if self.trace is None else traced(self, func, args, kwargs)
+        _seen(known)
+        if THREAD.marks and self.linear is not None:
+            cuts.met(self, func, known, out)
         self.engine.link(out, links)
         return out
-
-    def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """What Python is told where it asks for what is open, in a function that may run again; or what is not open."""
-        if not THREAD.runs:
-            return NotImplemented
-        if not kwargs and func in QUIET:
-            return func(*args) if decides_nothing(self, func, args) else NotImplemented
-        for run in THREAD.runs[:-1]:
-            run.note(func, args, kwargs)
-        return THREAD.runs[-1].saw(self, func, args, kwargs)
 
     def _not_written(self, func: Any, known: list[Tensor]) -> list[Tensor]:
         """What is as it was. Of the others, if they are discrete, is told, and what they carried is forgotten:
@@ -219,43 +198,35 @@ class Mode(TorchFunctionMode):
         """Count a loss, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if THREAD.cut is not None and self.passes(func, args, kwargs):
+        """Where regions are nested, one is traced, or gradients are off."""
+        if THREAD.cut is not None and cuts.passes(self, func, args, kwargs):
             return func(*args, **kwargs)
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
-        if func in OUTSIDE:
-            for run in THREAD.runs:
-                run.note(func, args, kwargs)
-            return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
-            for engine in {entered.mode.engine for entered in THREAD.entered}:
-                if engine.before is not None:  # (a region around this one may wait for writes)
-                    engine.before(func, args, kwargs)
-            handle = self.dispatch if self.trace is None else self.traced
-            if (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+            if (answer := self._told(func, args, kwargs)) is not NotImplemented:
                 return answer
-            views(self, func, args, kwargs)
-            known = _held((*args, *kwargs.values()))
-            fresh, links = self._not_written(func, known), self.engine.links(known)
-            out = handle(func, args, kwargs)
-            _seen(fresh)
-            if THREAD.marks:
-                self.met(func, known, out)
-            self.engine.link(out, links)
-            return out
+            if func not in OUTSIDE:
+                views(self, func, args, kwargs)
+                return self._handled(func, args, kwargs, _held((*args, *kwargs.values())))
         finally:
             THREAD.at_work = None
+        return OUTSIDE[func](self, func, args, kwargs)
 
     def __enter__(self: M) -> M:
         if is_dynamo_compiling():
             super().__enter__()  # type: ignore[no-untyped-call]
             return self
-        if self.paths > 1 and THREAD.rerun is not self:
+        if self.paths > 1:
             raise RuntimeError(
                 f"{self!r} runs code again, and a with block cannot be run again; put the code into a function, and "
                 f"decorate it with @sll.enable(..., paths={self.paths})"
             )
+        return self.enter()
+
+    def enter(self: M) -> M:
+        """In eager code, where what is in it may run again."""
         entered, recording, counts = THREAD.entered, torch.is_grad_enabled(), {}
         if entered:
             self._enter_inside(entered, recording)
@@ -343,7 +314,7 @@ class Mode(TorchFunctionMode):
         if not entered:  # entered by compiled code, and left there
             THREAD.adrift.append(ref(x))
             return False
-        IDLE.region = IDLE.rerun = None
+        IDLE.region = None
         top = entered[-1]
         top.live.append(ref(x))
         if len(top.live) >= top.sweep_at:
@@ -414,5 +385,5 @@ def not_compiled_on_their_own() -> None:
     """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
     function of its own. As a part of the user's function they still are traced.
     """
-    for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
+    for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.enter, Mode.__exit__):
         skip(method)

@@ -55,7 +55,7 @@ class Place:
         place = (*line, nth if nth < _OCCURRENCES else _OCCURRENCES)
         half = self.policy.kept.get(place)
         joined = bool(meeting := self.policy.meeting) and line in meeting
-        if half is None or watch is not None:
+        if half is None or watch is not None or self.kind == "step":  # (it is looked at what becomes of it)
             width = Width(self.policy, self.kind, self.note, watch, place)
             width.joined = joined
             return width

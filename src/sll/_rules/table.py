@@ -54,7 +54,6 @@ FAMILIES = {
     "broadcasts": "elements repeat",
     "fills": "elements move, and constants are put beside them",
     "joins": "several tensors become one",
-    "composed": "others in a row",
     "sums": "linear in one tensor, or products along a dimension",
     "products": "linear in each of several tensors",
     "truths": "all, any",
@@ -64,7 +63,6 @@ FAMILIES = {
     "selections": "what a mask selects, with as many elements as it does",
     "losses": "one number for two tensors",
     "defined": "functions of others: `_carry/definitions` says of which",
-    "layouts": "to quantized or sparse tensors, and back",
     "numbers": "Python and NumPy numbers: gradients end",
     "asks": "asks about a tensor, cuts the graph on purpose or overwrites it: nothing is lost there",
     "left_alone": "discrete, and run as it is",
@@ -285,9 +283,6 @@ ROWS: list[Row] = [
     Row("F.unfold", "fills", in_place=False),
     # joins
     Row("cat concat concatenate stack hstack vstack dstack column_stack row_stack", "joins", in_place=False),
-    # composed
-    Row("meshgrid cartesian_prod combinations block_diag fill_diagonal_", "composed", in_place=False),
-    Row("put", "composed"),
     # sums
     Row("sum", "sums", facts="by_ones weighted"),
     Row("mean", "sums", facts="weighted"),
@@ -344,9 +339,17 @@ ROWS: list[Row] = [
     Row("embedding_bag", "defined", in_place=False, facts="writes"),
     Row("max_unpool1d max_unpool2d max_unpool3d", "defined", in_place=False),
     Row("fused_moving_avg_obs_fake_quant", "defined", in_place=False, facts="marks writes"),
-    # layouts
-    Row("quantize_per_tensor quantize_per_channel", "layouts", in_place=False, facts="marks"),
-    Row("dequantize int_repr sparse_coo_tensor to_dense", "layouts", in_place=False),
+    Row("meshgrid cartesian_prod combinations block_diag fill_diagonal_", "defined", in_place=False),
+    Row("put", "defined"),
+    Row("quantize_per_tensor quantize_per_channel", "defined", in_place=False, facts="marks"),
+    Row("dequantize int_repr to_dense", "defined", in_place=False),
+    Row(
+        "sparse_coo_tensor",
+        "defined",
+        in_place=False,
+        remedy="its places are followed one by one, and these are too many. Take a smaller tensor, or sums of "
+        "one-hots.",
+    ),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
     Row("msort aminmax quantile nanquantile", "left_alone", in_place=False, left_alone=_CONTINUOUS),
@@ -376,7 +379,8 @@ ROWS: list[Row] = [
         "ones_like full_like empty_like result_type can_cast is_tensor is_nonzero_ resize_ set_ pin_memory "
         "is_pinned record_stream __setstate__ __class__ is_conj is_neg is_coalesced names has_names random_ "
         "bernoulli_ uniform_ normal_ exponential_ dim_order backward share_memory_ is_distributed manual_seed "
-        "broadcast_shapes",
+        "broadcast_shapes qscheme q_scale q_zero_point q_per_channel_scales q_per_channel_zero_points "
+        "q_per_channel_axis",
         "asks",
         in_place=False,
     ),

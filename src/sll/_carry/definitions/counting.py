@@ -67,12 +67,15 @@ def exponent(original: Original, input: Tensor) -> Any:
 
 @defined("bincount")
 def bincount(original: Original, input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
-    """Of fixed positions with weights that are decided: a sum for each."""
-    if weights is None or weights.is_floating_point() or not carries(weights) or carries(input):
-        return NotImplemented
+    """A sum for each position, or of who is there."""
     with torch.no_grad():
-        zeros = torch.zeros_like(original())
-    return zeros.scatter_add(0, input.long(), weights.to(zeros.dtype))
+        counts = original()
+    if not carries(input):
+        if weights is None or weights.is_floating_point() or not carries(weights):
+            return NotImplemented
+        return torch.zeros_like(counts).scatter_add(0, input.long(), weights.to(counts.dtype))
+    here = input.unsqueeze(-1) == torch.arange(counts.numel(), device=input.device)
+    return here.sum(0) if weights is None else (here * weights.unsqueeze(-1)).sum(0).to(counts.dtype)
 
 
 @defined("unique", passes=True)

@@ -16,7 +16,7 @@ from typing import cast as cast_to
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import wide
+from ..._ops.dtypes import FULL, wide
 from ..._ops.env import free_to_read, tracked
 from ..._ops.own_thresholds import apart
 from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
@@ -69,10 +69,12 @@ def _sides(distance: Tensor, half: Any, taken: Tensor | None) -> tuple[Tensor, T
         open_ = (flat.abs() <= limit) & torch.where(above, flat <= 0, flat >= 0)
         by = torch.where(open_, torch.where(above, up, down), 0)
     else:
-        at = (flat.abs() <= limit).nonzero().squeeze(1)
+        at = (flat.abs() <= limit).nonzero().view(-1)
+        if not at.shape[0]:
+            return at, at.bool(), at.to(flat.dtype)
         here = flat.index_select(0, at)
         above = here <= zero if taken is None else ~take(taken, at) | (here == 0)
-        if at.shape[0] and not bool(here.all()):
+        if not bool(here.all()):
             ties = (here == 0).nonzero().squeeze(1)
             at, above = torch.cat([at, at[ties]]), torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
         by = torch.where(above, up, down)
@@ -83,8 +85,8 @@ def at_boundary(
     a: Tensor, b: Any, eps: Any, limit: Any = math.inf, taken: Tensor | None = None
 ) -> tuple[Block, Tensor]:
     """Where ``a > b`` is open, and which flips go above. The half-width is at most `limit`."""
-    fits = type(b) is float or isinstance(b, Tensor) and b.dtype is a.dtype
-    x, y = (a, b) if fits and a.dtype in (torch.float32, torch.float64) else wide(a, b)
+    fits = isinstance(a, Tensor) and a.dtype in FULL and (not isinstance(b, Tensor) or b.dtype is a.dtype)
+    x, y = (a, b) if fits else wide(a, b)
     distance = x - y
     half = eps if type(eps) is float else half_width(eps, distance.detach())
     half = limit.clamp(max=half) if isinstance(limit, Tensor) else half
@@ -206,8 +208,8 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
 def _count_equal(region: Any, op: str, x: Tensor, at: Tensor, shape: torch.Size) -> None:
     """Decisions about equal numbers go together, as those of an image of which the channels are one."""
     if at.shape[0] > 1 and x.numel() > 1 and free_to_read(x):
-        numbers = take(x.expand(shape), at).unique()  # type: ignore[no-untyped-call]
-        many = at.shape[0] - numbers.shape[0] and at.unique().shape[0] - numbers.shape[0]  # type: ignore[no-untyped-call]
+        numbers, places = len(set(take(x.expand(shape), at).tolist())), at.shape[0]
+        many = places - numbers and len(set(at.tolist())) - numbers
         if many:
             region.approximate(op, many, "joint")
 

@@ -12,9 +12,7 @@ from torch import Tensor
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
 from .. import definitions, rows
-from ..composed import COMPOSED
 from ..interface import Engine, Func
-from ..layouts import LAYOUTS
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
@@ -28,7 +26,7 @@ from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, move_one, reduce_sum
 from .orders import asks, best, chosen_again, compared, kth, order, unique
-from .passing import bincount, histogram, passed
+from .passing import histogram, passed
 from .writing import WRITES, setitem
 
 __all__ = ["ENGINE"]
@@ -65,15 +63,21 @@ extreme = either(
 )
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of what was decided."""
 
-_DEFINED = definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, passing=False)
+
+def _alone(*args: Any, **kwargs: Any) -> bool:
+    return len(args) == 1 and not kwargs
+
+
+def _two(input: Tensor, dim: Any = None, *args: Any, other: Any = None, **kwargs: Any) -> bool:
+    """``max(a, b)``"""
+    return other is not None or isinstance(dim, Tensor)
+
 
 RULE_OF: dict[str, Rule] = {
-    **{name: chosen_again(rule) for name, rule in _DEFINED.items()},
+    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one}, again=chosen_again),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "collections": collected,
-    **COMPOSED,
-    **LAYOUTS,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
@@ -85,10 +89,7 @@ RULE_OF: dict[str, Rule] = {
     "take": lookup("table", "index"),
     "one_hot": one_hot,
     **{op: asks(best, op) for op in ("argmax", "argmin")},
-    **{
-        op: either(lambda *args, **kwargs: len(args) == 1 and not kwargs, extreme, asks(best, "arg" + op))
-        for op in ("max", "min")
-    },
+    **{op: either(_alone, extreme, either(_two, elementwise, asks(best, "arg" + op))) for op in ("max", "min")},
     "sort": asks(order, "sort", ("dim", "descending")),
     "topk": asks(order, "topk", ("k", "dim", "largest", "sorted")),
     "kthvalue": asks(kth, "kthvalue", ("k", "dim")),
@@ -136,8 +137,22 @@ _IN_PLACE = {torch.Tensor.__setitem__}
 _IN_PLACE.update(func for row in ROWS if row.in_place for name in row.names.split() for func in in_place_forms(name))
 
 
+def _in_fewer_steps(rule: Rule) -> Any:
+    """`rule`, for plain operands: nobody has written to them."""
+
+    def quick(region: Any, func: Func, args: tuple[Any, ...]) -> Any:
+        for x in args:
+            pair = getattr(x, "_sll", None)
+            if pair is not None and pair[1] != x._version:
+                return NotImplemented
+        return rule(region, func, args, {})
+
+    return quick
+
+
 class _Flips(Engine):
     again = True
+    quick_on = {func: _in_fewer_steps(rule) for func, rule in RULES.plain.items()}
     always = RULES.always
     rules: dict[Any, Any] = RULES.of
     compiles = False

@@ -25,7 +25,6 @@ from .calls import leaves, plain_of, replaced
 from .deciding import again, decision, held
 from .entries import Block, Layout, batched, carry, flips_of, opened
 from .every import flip_by_flip
-from .mapped import elementwise
 from .moving import beside
 
 __all__ = ["Order", "asks", "best", "chosen_again", "compared", "kth", "order", "unique"]
@@ -209,18 +208,15 @@ def asks(answer: Answer, op: str, names: tuple[str, ...] = ("dim",)) -> Any:
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x, named = args[0], dict(zip(names, args[1:]), **kwargs)
-        if isinstance(named.get("dim"), Tensor) or "other" in named:  # ``max(a, b)``
-            return elementwise(region, func, args, kwargs)
         if not tracked(x) or x.numel() < 2:
             return flip_by_flip(region, func, args, kwargs)
-        out, flips = func(*args, **kwargs), flips_of(x)
+        out = func(*args, **kwargs)
         _remember(region, func, op, x, out, named)
-        own = x if flips is None or flips.plain is None else flips.plain
-        if region.linearizes(op) and x.dim() and tracked(own):
-            answer(region, op, own, out, named)
-        return out if flips is None else _merged(region, out, flip_by_flip(region, func, args, kwargs))
+        if region.linearizes(op) and x.dim():
+            answer(region, op, x, out, named)
+        return out
 
-    return rule
+    return chosen_again(rule)
 
 
 def chosen_again(rule: Any) -> Any:

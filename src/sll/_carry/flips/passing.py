@@ -80,13 +80,3 @@ def count_each(region: Any, index: Tensor, bins: Tensor, weights: Tensor | None 
     here = region.call(torch.eq, region.call(torch.unsqueeze, index, -1), bins)
     here = here if weights is None else region.call(torch.mul, here, weights.unsqueeze(-1))
     return region.call(torch.sum, here, 0)  # type: ignore[no-any-return]
-
-
-def bincount(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("weights", "minlength"), args[1:]), **kwargs)
-    x, out = args[0], func(*args, **kwargs)
-    found = flips_of(x)
-    if found is None or found.layout.size * out.numel() > 2**22:
-        return out if found is None else flip_by_flip(region, func, args, kwargs)
-    total = flips_of(count_each(region, x, torch.arange(out.numel(), device=x.device), named.get("weights")))
-    return out if total is None else carry(region, out, total.layout, total.values.to(out.dtype))

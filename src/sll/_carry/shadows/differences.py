@@ -19,46 +19,66 @@ from ..._ops.apply import finite
 from ..._ops.dtypes import NARROW
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
-from .quotients import QUOTIENTS, but_by_zero, not_zero
-from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, root_of, shadow
-from .terms import made_of
+from .quotients import QUOTIENTS, but_by_zero
+from .shadow import Other, Shadow, carry, mark, quick_shadow, root_of, shadow, tensors
+from .terms import as_count, made_of, one_choice, relabelled, there, together
 
 
 def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
     """`out` is the result; each decided operand gets the difference that it makes."""
     if not isinstance(out, Tensor):
         return out
-    operands = {id(x): x for x in (*args, *kwargs.values()) if shadow(x) is not None}
-    if len(operands) == 1 and not out.is_floating_point():
-        (x,) = operands.values()
-        own = shadow(x)
-        if isinstance(own, Weights):
-            labels = relabelled(func, args, kwargs, x, own)
-            return carry(region, out, own.of_labels(labels, spread(out.dim())))
-    root = root_of(list(operands.values()), out.shape) if len(operands) > 1 else None
-    if root is None:
-        parts = {key: _share(func, args, kwargs, out, x) for key, x in operands.items()}
-    else:
-        parts = {0: _together(func, args, kwargs, out, root, operands)}
-    known = [part for part in parts.values() if part is not None]
-    soft = total(known) if known else None
-    if out.is_floating_point():
-        unknown = {key for key, part in parts.items() if part is None}
-        if unknown:  # the derivative of the function of floats
-            floats = as_floats(args, unknown)
-            if func.__name__ in QUOTIENTS and id(args[1]) in unknown:
-                floats[1] = but_by_zero(floats[1], args[1])
-            out = func(*floats, **kwargs)
-        return out if soft is None else added(out, soft)
-    assert soft is not None
+    operands = [x for x in tensors(args, kwargs) if shadow(x) is not None]
+    floats = out.is_floating_point() or out.is_complex()
+    if not floats and one_choice(operands) is not None:
+        return carry(region, out, relabelled(func, args, kwargs, operands, out.dim()))
+    known, unknown = decisions(operands, out)
+    if floats and unknown:  # the derivative of the function of floats
+        shown = as_floats(args, {id(x) for x in unknown})
+        if func.__name__ in QUOTIENTS and any(x is args[1] for x in unknown):
+            shown[1] = but_by_zero(shown[1], args[1])
+        out = func(*shown, **kwargs)
+    elif unknown:
+        counts = [as_count(shadow(x), x, out.dtype == torch.bool) for x in unknown]  # type: ignore[arg-type]
+        known += [(share, {id(x): change}) for x, (share, change) in zip(unknown, counts)]
+    if not known:
+        return out
+    parts = [(share, _change(there(func, args, kwargs, changes), out, share.dtype)) for share, changes in known]
+    soft = total([(share * change).sum(-1) for share, change in parts])
+    if floats:
+        return added(out, soft)
     if eager() and soft.shape == out.shape:
         value, soft.data = soft, out.to(soft.dtype)
     else:
         numbers, dtype = alias(out), soft.dtype
         value = follow(soft.expand(out.shape), lambda: numbers.to(dtype))
-    decided, exact = list(operands.values()), value.dtype if eager() else None
-    other = None if out.dtype == torch.bool else other_of(func, args, kwargs, decided)
-    return carry(region, out, made_of(region, func, args, kwargs, out, decided, value, other, exact))
+    beyond = (out + parts[0][1].squeeze(-1)).to(out.dtype) if len(parts) == 1 and parts[0][1].shape[-1] == 1 else None
+    other = None if beyond is None else lambda _: beyond
+    made = None if unknown else lambda: together(parts, out.shape)
+    exact = value.dtype if eager() else None
+    return carry(region, out, made_of(region, func, args, kwargs, out, operands, value, other, exact, made))
+
+
+def decisions(operands: list[Tensor], out: Tensor) -> tuple[list[tuple[Tensor, dict[int, Tensor]]], list[Tensor]]:
+    """Those that operands of a function of single elements are made of: the shares, and what they change of each
+    operand. And the operands of which none are known.
+    """
+    root = root_of(operands, out.shape) if len(operands) > 1 else None
+    parts = {id(x): shadow(x).parts(x.detach()) for x in operands}  # type: ignore[union-attr]
+    found = None if root is None or root[1]._version != root[2] else root[0].parts(root[1].detach())
+    if found is not None and all(part is not None for part in parts.values()):  # they change together
+        return [(found[0], {key: part[1] for key, part in parts.items()})], []  # type: ignore[index]
+    known = [(part[0], {key: part[1]}) for key, part in parts.items() if part is not None]
+    return known, [x for x in operands if parts[id(x)] is None]
+
+
+def _change(moved: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
+    now = out.detach().unsqueeze(-1)
+    return (
+        finite(moved.to(dtype) - now.to(dtype))
+        if now.is_floating_point() or now.is_complex()
+        else moved.long() - now.long()
+    )
 
 
 def of_one(args: tuple[Any, ...]) -> bool:
@@ -153,11 +173,6 @@ def total(parts: list[Tensor]) -> Tensor:
     return found
 
 
-def spread(dims: int) -> Callable[[Tensor], Tensor]:
-    """Weights in as many dimensions as the result, and one more."""
-    return lambda weights: weights.reshape(*(1,) * (dims + 1 - weights.dim()), *weights.shape)
-
-
 def added(out: Tensor, soft: Tensor) -> Tensor:
     """`out`, which nobody else has, with its own gradient and that of `soft`."""
     soft = soft if soft.shape == out.shape else soft.expand(out.shape)
@@ -167,61 +182,6 @@ def added(out: Tensor, soft: Tensor) -> Tensor:
     shown = soft + out
     shown.data = out.detach()
     return shown
-
-
-def relabelled(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, own: Weights) -> Tensor:
-    """The function of every candidate, in a last dimension of its own."""
-
-    def widened(y: Any) -> Any:
-        if y is x:
-            labels = own.labels.to(x.dtype)
-            return not_zero(func, labels, x.unsqueeze(-1)) if x is args[-1] else labels
-        return y.detach().unsqueeze(-1) if isinstance(y, Tensor) and y.dim() else y
-
-    with torch.no_grad():
-        return func(*map(widened, args), **{name: widened(y) for name, y in kwargs.items()})  # type: ignore[no-any-return]
-
-
-def _share(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, x: Tensor) -> Tensor | None:
-    """What the shadow of `x` adds: a tensor that has the right gradient, whatever its value. None: not known, and `out`
-    is a float, which has a derivative of its own.
-    """
-    own = shadow(x)
-    assert own is not None
-    if isinstance(own, Weights):
-        labels = relabelled(func, args, kwargs, x, own)
-        weights = own.weights()
-        return (weights * finite(labels.to(weights.dtype))).sum(-1)
-
-    def at(y: Tensor) -> Tensor:
-        y = not_zero(func, y, x) if x is args[-1] else y
-        y = y.to(x.dtype) if x.dtype in NARROW else y
-        swap: Callable[[Any], Any] = lambda z: y if z is x else z.detach() if isinstance(z, Tensor) else z
-        return func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})  # type: ignore[no-any-return]
-
-    beyond = own.other(x)
-    if beyond is not None:
-        return own.value() * quotient(at(beyond), out, beyond, x, own.value().dtype)
-    if out.is_floating_point():
-        return None
-    low, high = neighbours(x)
-    if out.dtype == torch.bool:
-        return own.value() * (at(high).to(torch.int8) - at(low).to(torch.int8))
-    return own.value() * quotient(at(high), at(low), high, low, own.value().dtype)
-
-
-def _together(
-    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, root: Any, operands: dict[int, Tensor]
-) -> Tensor | None:
-    """What all operands add that are made of one decision: they change together."""
-    own, x, version = root
-    beyond = own.other(x) if x._version == version else None
-    there = {key: shadow(y).other(y) for key, y in operands.items()}  # type: ignore[union-attr]
-    if beyond is None or any(y is None for y in there.values()):
-        return None
-    swap: Callable[[Any], Any] = lambda z: there.get(id(z), z.detach() if isinstance(z, Tensor) else z)
-    moved = func(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
-    return own.value() * quotient(moved, out, beyond, x, own.value().dtype)  # type: ignore[no-any-return]
 
 
 def neighbours(n: Tensor, zero: Any = 0, one: Any = 1) -> tuple[Tensor, Tensor]:

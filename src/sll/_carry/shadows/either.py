@@ -20,7 +20,7 @@ from ..._ops.env import tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
 from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
-from .shadow import Either, Shadow, carried, carry, shadow
+from .shadow import Either, Shadow, call_with, carried, carry, shadow
 
 
 def is_either(x: Tensor) -> bool:
@@ -117,10 +117,9 @@ def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     return carry(region, out, Either(_spread(own.share, out.shape), other, plain))
 
 
-def _with(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, y: Tensor) -> Any:
+def _with(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, y: Tensor) -> Any:
     """The call, with `y` for `x`."""
-    swap: Callable[[Any], Any] = lambda z: y if z is x else z
-    return call(*map(swap, args), **{name: swap(z) for name, z in kwargs.items()})
+    return call_with(func, args, kwargs, lambda z: y if z is x else z)
 
 
 def _spread(share: Shadow, shape: torch.Size) -> Shadow:

@@ -26,13 +26,11 @@ from .differences import (
     other_of,
     quick_difference,
     quotient,
-    relabelled,
-    spread,
 )
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
-from .shadow import Either, Mapped, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
-from .terms import BY_ONES, made_of
+from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
+from .terms import BY_ONES, made_of, one_choice, relabelled
 from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
 LINEAR = set(
@@ -70,10 +68,9 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     for x in found:
         if out is x:  # x.to(x.dtype), contiguous
             return x
-    if out.dtype == torch.bool and all(x.dtype == torch.bool for x in args if isinstance(x, Tensor)):
-        flags = _logic(region, name, args, out)
-        if flags is not None:
-            return flags
+    masks = not kwargs and all((x.dtype if isinstance(x, Tensor) else type(x)) in (torch.bool, bool) for x in args)
+    if masks and name in POLYNOMIALS and one_choice(found) is None and len({id(x) for x in args}) == len(args):
+        return _logic(region, name, args, out)
     if len(found) == 1 and (out.is_floating_point() or out.dtype == found[0].dtype) and name in CASTS:
         own = shadow(found[0])
         assert own is not None
@@ -96,11 +93,19 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
         return _asked(region, func, args, kwargs, out, whole)
     if out is x:
         return out
-    if not isinstance(whole, Whole) or not _keeps_whole(name, out, (*args[1:], *kwargs.values())):
+    if x is None or not isinstance(whole, Whole) or not _keeps_whole(name, out, (*args[1:], *kwargs.values())):
         return out if line is None else put_on(region, out, line)
-    found = Mapped(whole, x, lambda beyond: func(beyond, *args[1:], **kwargs), name in BY_ONES)
-    found.line = line
-    return carry(region, out, found)
+    return carry(region, out, _mapped(whole, x, functools.partial(func, **kwargs), args[1:], name, line))
+
+
+def _mapped(whole: Whole, x: Tensor, func: Func, rest: tuple[Any, ...], name: str, line: Any = None) -> Whole:
+    """Of a function of whole numbers `x`."""
+
+    def other(_: Tensor) -> Tensor | None:
+        beyond = whole.other(x.detach())
+        return None if beyond is None else func(beyond, *rest)
+
+    return Whole(other, whole.by_ones and name in BY_ONES, line, x)
 
 
 def _is_bool(name: str, out: Tensor) -> bool:
@@ -134,13 +139,13 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     for y in args[1:]:
         if type(y) is not int and not (type(y) is float and y.is_integer()):
             return NotImplemented
-    return mark(region, func(*args), Mapped(whole, x, lambda beyond: func(beyond, *args[1:]), func.__name__ in BY_ONES))
+    return mark(region, func(*args), _mapped(whole, x, func, args[1:], func.__name__))
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
     """A question about whole numbers: does the answer change on the other side?"""
     x = args[0]
-    beyond = whole.other(x)
+    beyond = whole.other(x.detach())
     if beyond is None or not tracked(x) or any(tracked(y) for y in args[1:]):
         return out
     with torch.no_grad():
@@ -184,8 +189,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     make: Callable[[], Tensor] = lambda: func(*(x if found is None else found.value() for x, found in zip(fixed, own)))
     if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights) and chosen.terms is None:
         value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
-        labels = relabelled(func, args, {}, known[0], chosen)
-        return carry(region, out, chosen.of_labels(labels, spread(out.dim()), value))
+        return carry(region, out, relabelled(func, args, {}, known, out.dim(), value))
     if out.dtype == torch.bool and func.__name__ in ADDS:  # True + True is True
         return _logic(region, "logical_or", args, out)
     number = make if lazy else make()
@@ -194,13 +198,6 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
 
 def _writable(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point() and not (x.is_leaf and x.requires_grad)
-
-
-def _made(make: Callable[[], Tensor], lazy: bool, other: Any, exact: torch.dtype | None = None) -> Shadow:
-    """At once where it depends on tensors that the program may write to."""
-    if lazy:
-        return Shadow(make, other, exact)
-    return Shadow.of(make(), other)
 
 
 # --- logic -------------------------------------------------------------------------------------------------------
@@ -289,34 +286,16 @@ def quick_quotient(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return func(*args)
 
 
-def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
-    own = shadow(args[0])
-    if name in NOT and own is not None:
-        if isinstance(own, Weights):
-            return carry(region, out, own.of_labels(own.labels.logical_not()))
-        opposite = own
-        return carry(region, out, _made(lambda: 1 - opposite.value(), True, None, own.exact))
-    if name not in AND | OR | XOR or len(args) != 2:
-        return None
-    a, b = args
-    if a is b:
-        return out if name in XOR or own is None else carry(region, out, own)
-    make = _pair(name, a, b)
-    p, q = shadow(a), shadow(b)
-    exact = p.exact if p is not None and q is not None and p.exact is q.exact else None
-    return carry(region, out, _made(make, p is not None and q is not None, None, exact))
-
-
-def _pair(name: str, a: Any, b: Any) -> Callable[[], Tensor]:
-    own = [shadow(x) for x in (a, b)]
-    like = next(x for x in (a, b) if shadow(x) is not None)
+def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    """`out` are the masks that the polynomial called `name` makes of masks."""
+    found = [shadow(x) for x in args]
+    known = [own for own in found if own is not None]
     # A mask that is fixed is kept as it is now: the program may write to it.
-    fixed = [torch.as_tensor(x, device=like.device).clone() if found is None else None for x, found in zip((a, b), own)]
+    fixed = [torch.as_tensor(x, device=out.device).clone() if own is None else None for x, own in zip(args, found)]
 
     def make() -> Tensor:
-        known = [found.value() for found in own if found is not None]
-        dtype = torch.promote_types(known[0].dtype, known[-1].dtype)
-        p, q = ((x if found is None else found.value()).to(dtype) for x, found in zip(fixed, own))  # type: ignore[union-attr]
-        return POLYNOMIALS[name](known[0].new_ones((), dtype=dtype), p, q)
+        dtype = torch.promote_types(known[0].value().dtype, known[-1].value().dtype)
+        each = [(x if own is None else own.value()).to(dtype) for x, own in zip(fixed, found)]  # type: ignore[union-attr]
+        return POLYNOMIALS[name](known[0].value().new_ones((), dtype=dtype), *each)
 
-    return make
+    return carry(region, out, Shadow(make, None, known[0].exact if known[0].exact is known[-1].exact else None))

@@ -16,9 +16,7 @@ from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from .. import definitions, rows
-from ..composed import COMPOSED
 from ..interface import Again, Engine, Func, Quick, Region, Rule
-from ..layouts import LAYOUTS
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import NUMBERS, Rules, collected, lost_number
@@ -67,9 +65,7 @@ def pooled(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(
-        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
-    ),
+    **definitions.rules(others, {"unique": orders.unique, "repeat_interleave": shape.move}),
     **{op: sources.decide(op) for op in STEPS},
     "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
@@ -82,8 +78,6 @@ RULE_OF: dict[str, Rule] = {
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
     "collections": collected,
-    **COMPOSED,
-    **LAYOUTS,
     "floats": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,

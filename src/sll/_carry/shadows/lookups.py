@@ -28,8 +28,8 @@ from .picked import Best, Picked, quick_choice
 from .selections import quick_select, select
 from .shadow import Shadow, Weights, as_float, carry, mark, opposite, quick_shadow, shadow
 from .shape import move
-from .terms import Terms
-from .terms import looked_up as terms_read
+from .terms import DEEPEST, Found, all_of, as_count, depth_of, parts_of, together, with_parts
+from .wraps import read_at
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
 
@@ -54,40 +54,28 @@ class Spot:
     def __post_init__(self) -> None:
         self.own = self.own or shadow(self.index)  # type: ignore[assignment]
 
-    def weights(self) -> Tensor:
-        assert isinstance(self.own, Weights)
-        return self.own.weights()
-
-    def labels(self) -> Tensor:
-        assert isinstance(self.own, Weights)
-        return self.own.labels
-
     def align(self, t: Tensor) -> Tensor:
-        """From the shape of the index to one that broadcasts with the result."""
-        return t.reshape(*t.shape, *(1,) * self.behind) if self.behind else t
+        """From the shape of the index, and one dimension more, to one that broadcasts with the result and that."""
+        return t.reshape(*t.shape[:-1], *(1,) * self.behind, t.shape[-1]) if self.behind else t
 
-    def inside(self, i: Tensor) -> Tensor:
-        """What lies beyond the end of the table is its end."""
-        return _inside(i, self.index, self.size)
+    def parts(self, ramp: bool = False) -> tuple[Tensor, Tensor]:
+        """The decisions that the index is made of, and what they change of it (see `as_count`)."""
+        return self.own.parts(self.index) or as_count(self.own, self.index, ramp)
 
-    def candidates(self) -> list[tuple[Tensor, Tensor]]:
-        """Every index that may have been chosen, and its weight."""
-        labels, weights = self.labels().long(), self.weights()
-        labels = torch.where(labels < 0, labels + self.size, labels).clamp(0, self.size - 1)
-        each = zip(labels.unbind(-1), weights.expand(*self.index.shape, -1).unbind(-1))
-        return [(label.expand(self.index.shape), self.align(weight)) for label, weight in each]
+    def entry(self, table: Any) -> Tensor:
+        """What is read."""
+        return self.read(table, _inside(self.index, self.index, self.size))
 
-    def sides(self, flag: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Below and above the boundary, and what the shadow is worth: its value by how far they are apart.
-
-        Where the other side is not known these are both neighbours, and a `flag` has a ramp between integers.
+    def entries(self, table: Any, change: Tensor) -> Tensor:
+        """What is read where the index is changed so, in one dimension more. What lies beyond the end of the table is
+        its end.
         """
-        low, beyond = self.index.long(), self.own.other(self.index)
-        low, high = neighbours(low) if beyond is None else (low, beyond.long())
-        value = self.own.value()
-        step = (high - low).to(value.dtype)
-        share = torch.where(step == 0, 0.0, 1.0 if flag and beyond is None else 1.0 / step)
-        return self.inside(low), self.inside(high), self.align(value * share)
+        index = self.index.long().unsqueeze(-1)
+        at = _inside(index + change, index, self.size)
+        if not self.rows:
+            return torch.stack([self.read(table, i) for i in at.unbind(-1)], -1)
+        found = self.read(table, at.reshape(-1))
+        return found.reshape(*at.shape, *found.shape[1:]).movedim(at.dim() - 1, -1)
 
     def all_rows(self) -> bool:
         """Whether the weights are those of all rows of the table, in order."""
@@ -115,28 +103,17 @@ class Spot:
     def soft(self, table: Any, flag: bool = False) -> Tensor:
         """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
         fixed = as_float(table.detach()) if isinstance(table, Tensor) else None
-
-        def read(i: Tensor) -> Tensor:
-            return as_float(self.read(fixed, i))
-
-        if not isinstance(self.own, Weights):
-            low, high, share = self.sides(flag)
-            return share * finite(read(high) - read(low))
         if fixed is not None and (order := self.order()) is not None:
-            found = finite(read(self.index))
+            found = finite(self.read(fixed, self.index))
             return order.soft(found, True, None, lambda: torch.zeros_like(found))  # type: ignore[no-any-return]
         if fixed is not None and self.all_rows():
-            return torch.tensordot(self.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[no-any-return]
+            return torch.tensordot(self.own.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[attr-defined, no-any-return]
         hot = self.hot()
         if fixed is not None and hot is not None and hot.shape == fixed.shape:
             return (hot * finite(fixed)).sum(self.along, keepdim=True)
-        if self.rows and isinstance(self.own, Terms):  # (they may be many)
-            labels, weights = _inside(self.labels(), self.index.unsqueeze(-1), self.size), self.weights()
-            entries = finite(read(labels.reshape(-1)))
-            weights = weights.reshape(-1, *(1,) * (entries.dim() - 1)) * entries
-            return weights.reshape(*labels.shape, *entries.shape[1:]).sum(self.index.dim())
-        parts = [weight * finite(read(i)) for i, weight in self.candidates()]
-        return total(parts)
+        share, change = self.parts(flag)
+        there, now = (t.to(share.dtype) for t in (self.entries(fixed, change), self.entry(fixed)))
+        return (self.align(share) * finite(there - now.unsqueeze(-1))).sum(-1)
 
 
 def _inside(i: Tensor, index: Tensor, size: int, zero: Any = 0) -> Tensor:
@@ -165,7 +142,7 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             out = func(table, index)
             return order.soft(finite(out.detach()), True, out)
         own = quick_shadow(index)
-        return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(func, table, index, own)
+        return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(region, table, index, own)
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
     out = _rows_read(picked, func(table, index), table)
@@ -174,11 +151,11 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return out
 
 
-def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
+def _quick_rows(region: Region, table: Any, index: Tensor, own: Shadow) -> Any:
     """Rows of a table at an integer: what they would be on the other side."""
     if not ordinary(table) or table.dtype is not own.exact or not index.dim():
         return NotImplemented
-    out, rows, size, rest = func(table, index), table.detach(), table.shape[0], (1,) * (table.dim() - 1)
+    out, rows, size, rest = table[index], table.detach(), table.shape[0], (1,) * (table.dim() - 1)
     zero = number(0, torch.int64, index.device)
 
     def read(i: Tensor) -> Tensor:
@@ -192,10 +169,10 @@ def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
         change, step = read(high) - read(low), high - low
     else:
         change, step = read(high) - out.detach(), high - index
-    step, value = step.type(own.exact), own.quick_value()
+    step, value = step.type(own.exact), own.value()
     if rest:
         step, value = step.reshape(*step.shape, *rest), value.reshape(*value.shape, *rest)
-    return added(out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
+    return read_at(region, own, table, out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
 
 
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
@@ -208,7 +185,8 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
             return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
         soft = total([spot.soft(table) for spot in spots])
-        return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
+        soft = soft.reshape(out.shape) if soft.dim() > out.dim() else soft
+        return read_at(region, spots[0].own, table, out, soft) if len(spots) == 1 else added(out, soft)
     if out.is_complex():
         return out
     if len(spots) == 1 and held is None:
@@ -221,10 +199,27 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
 def _of_several(
     region: Region, spots: list[Spot], table: Any, read: Callable[[Any], Tensor], soft: Tensor, out: Tensor
 ) -> Shadow:
+    """What `out` carries, an entry at several decided indices or among decided entries."""
     found = _with_value(soft, out)
     if out.dtype == torch.bool:
         return found
-    return terms_read(region, spots, table, read, out, found.value())
+    operands = [own for own in (*(spot.own for spot in spots), shadow(table)) if own is not None]
+    parts = _changed(spots, table, read, out) if depth_of(operands) <= DEEPEST else None
+    return with_parts(region, out, lambda: parts, found.value(), operands)
+
+
+def _changed(spots: list[Spot], table: Any, read: Callable[[Any], Tensor], out: Tensor) -> Found:
+    """What each decision changes of it. (At once: somebody may write to the table.)"""
+    made = all_of([parts_of(spot.index, spot.own) for spot in spots], out.numel())
+    held = parts_of(table)() if shadow(table) is not None else ()
+    if made is None or held is None:
+        return None
+    now = out.long().unsqueeze(-1)
+    found = [(spot.align(share), spot.entries(table, by).long() - now) for spot, (share, by) in zip(spots, made)]
+    if held:
+        wide = (t.expand(*table.shape, t.shape[-1]).unbind(-1) for t in held)
+        found.append(tuple(torch.stack([read(t) for t in each], -1) for each in wide))  # type: ignore[arg-type]
+    return together(found, out.shape)
 
 
 def _with_value(soft: Any, out: Tensor, other: Any = None) -> Shadow:
@@ -238,14 +233,12 @@ def _among_entries(region: Region, spot: Spot, table: Any, out: Tensor) -> Shado
     if isinstance(own, Weights):
         if spot.all_rows() and table.dim() == 1:
             return own.of_labels(table.clone())
-        labels = torch.stack([spot.read(table, i) for i, _ in spot.candidates()], -1)
-        spread = lambda w: w.reshape(*w.shape[:-1], *(1,) * spot.behind, w.shape[-1])
-        return own.of_labels(labels, spread)
+        return own.of_labels(spot.entries(table, own.changes(spot.index)), spot.align)
     soft = spot.soft(table, out.dtype == torch.bool)
-    beyond = own.other(spot.index)
-    if beyond is None:
+    found = own.parts(spot.index)
+    if found is None:
         return _of_several(region, [spot], table, lambda t: spot.read(t, spot.index), soft, out)
-    entry = spot.read(table, spot.inside(beyond.long()))
+    entry = spot.entries(table, found[1]).squeeze(-1)
     return _with_value(soft, out, None if out.dtype == torch.bool else lambda _: entry)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..._ops.openness import open_bands, open_mask
 from ..interface import Question, Way
 from .shadow import Scaled, Selected, Shadow, Whole, carried
-from .terms import parts_of
+from .terms import as_count, parts_of
 
 __all__ = ["ask"]
 
@@ -55,10 +55,5 @@ def _parts(x: Tensor, own: Shadow | Whole) -> tuple[Tensor, Tensor]:
         beyond = own.other(now)
         change = torch.zeros_like(now) if beyond is None else beyond - now
         return (x - now) / torch.where(change == 0, 1, change), change
-    found = parts_of(x, own)()
-    if found is not None:
-        return found
-    change = torch.stack([torch.where(now == 0, 0, -1), torch.ones_like(now)], -1)  # a count: both neighbours
-    value = own.value()
-    share = (value - value.detach()).unsqueeze(-1) * change / change.abs().sum(-1, keepdim=True)
-    return share, change
+    share, change = parts_of(x, own)() or as_count(own, now)
+    return share - share.detach(), change

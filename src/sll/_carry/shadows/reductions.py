@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, finite_gradient, finite_gradient_at_zero, follow, lazy_clone, number
+from ..._ops.surrogates import alias, finite_gradient_at_zero, follow, lazy_clone, number
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
 from ..rules import between_bools
 from ..ties import told_of_wraps
 from .either import left, tied
-from .shadow import Shadow, Weights, as_value, carry, mark, quick_shadow, shadow, tensors
+from .shadow import Shadow, Weights, as_value, call_with, carry, mark, quick_shadow, shadow, tensors
 from .sources import quick_compare
-from .terms import added, reduced, single
+from .terms import added, reduced
 from .terms import product as product_of
 from .wraps import on_line, put_on
 
@@ -56,7 +56,7 @@ def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return mark(region, out, reduced(region, func, x, own, args[1:], {}, out, make))
     shape = x.shape  # (Floats count without an error up to 2 ** 24.)
     found = Shadow(make, None, own.exact if x.numel() < 1 << 24 else None, by_ones=True)
-    found.terms, found.depth = lambda: added(lambda: single(own, own.value().bool()), shape, *args[1:]), 1
+    found.terms, found.depth = lambda: added(lambda: own.parts(own.value().bool()), shape, *args[1:]), 1
     return mark(region, out, found)
 
 
@@ -99,22 +99,18 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     floats = [x for x in operands if x.is_floating_point()]
     dtype = floats[0].dtype if floats else torch.get_default_dtype()
 
-    def swap(x: Any, make: Callable[[Tensor, Shadow], Tensor]) -> Any:
-        if isinstance(x, (tuple, list)):
-            return type(x)(swap(item, make) for item in x)
+    def as_they_are(x: Tensor) -> Tensor:
         own = shadow(x)
-        if own is not None:
-            return make(x, own)
-        return x.to(dtype) if isinstance(x, Tensor) and not x.is_floating_point() else x
+        return own.shown(x, dtype) if own is not None else x if x.is_floating_point() else x.to(dtype)
 
     if floats:
         func(*args, **kwargs)  # (most refuse to mix types: a region must not let pass what torch refuses)
-        return func(*(swap(x, lambda x, own: own.shown(x, dtype)) for x in args), **kwargs)
+        return call_with(func, args, kwargs, as_they_are)
     out = func(*args, **kwargs)
     told_of_wraps(region, func, args, kwargs, out)
     for x in decided:  # (of one type, as torch wants them)
         dtype = torch.promote_types(dtype, as_value(x).dtype)
-    value = func(*(swap(x, lambda _, own: own.value().to(dtype)) for x in args), **kwargs)
+    value = call_with(func, args, kwargs, lambda x: as_value(x).to(dtype))
     return carry(region, out, product_of(region, func, args, kwargs, out, decided, value))
 
 
@@ -187,18 +183,3 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     rest = {name: y for name, y in kwargs.items() if name != "input"}
     make = lambda: func(own.value(), *args[1:], **rest)
     return carry(region, out, reduced(region, func, x, own, args[1:], rest, out, make))
-
-
-def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from .lookups import one_hot_of
-
-    named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
-    x, weights = named["input"], named.get("weights")
-    out, own = func(*args, **kwargs), shadow(x)
-    if own is None or not out.numel():
-        return out
-    hot = one_hot_of(x, own, out.numel())
-    if weights is not None:
-        total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
-        return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
-    return carry(region, out, Shadow.of(finite_gradient(hot.sum(0)), by_ones=True))

@@ -26,7 +26,7 @@ from .either import written as written_in
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .orders import Order, inverse, quick_order
 from .picked import Picked, quick_choice
-from .shadow import Shadow, Weights, as_value, carried, carry, mark, opposite, shadow, tensors
+from .shadow import Shadow, as_value, carried, carry, mark, opposite, shadow, tensors
 
 
 def written(
@@ -177,15 +177,12 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     there, old = read(places), old.reshape(-1)
     if add or _is_full(there, x):
         old = torch.zeros_like(old)
-    parts = []
-    if isinstance(spot.own, Weights):
-        parts = [(spot.read(places, i), weight) for i, weight in spot.candidates()]
-    else:
-        low, high, share = spot.sides()
-        parts = [(spot.read(places, high), share), (spot.read(places, low), -share)]
-    changes = [(weight * finite(new - old[at])).expand(there.shape).reshape(-1) for at, weight in parts]
-    at, change = (torch.cat(each) for each in ([at.reshape(-1) for at, _ in parts], changes))
-    return change.new_zeros(x.numel()).index_add(0, at, change).reshape(x.shape)
+    share, change = spot.parts()
+    share = spot.align(share)
+    share = torch.cat([share, -share.sum(-1, keepdim=True)], -1)
+    at = torch.cat([spot.entries(places, change), there.unsqueeze(-1)], -1)
+    moved = share * finite((new.unsqueeze(-1) if new.dim() else new) - old[at])
+    return moved.new_zeros(x.numel()).index_add(0, at.reshape(-1), moved.expand(at.shape).reshape(-1)).reshape(x.shape)
 
 
 def _hot(spot: Spot, x: Tensor, new: Tensor, add: bool) -> Tensor | None:
@@ -246,8 +243,7 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
             source = region.call(torch.mul, source, named["alpha"])
         found = spot(x, dim, index)
         spots = [found] if shadow(index) is not None else []
-        at = index if spot is spot_along else found.inside(index)
-        return written(region, hard, x, source, add, spots, lambda t: found.read(t, at))
+        return written(region, hard, x, source, add, spots, found.entry)
 
     return rule
 

@@ -21,19 +21,14 @@ import torch
 from torch import Tensor
 
 from ..._ops.saving import saved_as_then, saving
-from ..._ops.surrogates import follow, fresh, number
-from ..interface import Carried, Region
-
-__all__ = [
-    "Beside", "Carrier", "Either", "Mapped", "Other", "Parts", "Scaled", "Selected", "Shadow", "Weights", "Whole",
-    "as_float", "as_value", "carried", "carry", "mark", "opposite", "quick_shadow", "root_of", "shadow", "tensors",
-]  # fmt: skip
+from ..._ops.surrogates import follow, fresh
+from ..interface import Carried, Func, Region
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 """From a tensor to what it would be on the other side."""
 Parts: TypeAlias = "Callable[[], tuple[Tensor, Tensor] | None]"
-"""What each decision changes of a number, see `terms.py`: the shares of the decisions, which have a gradient and the
-value 0, and the changes, in one dimension more. None if it is not known.
+"""What each decision changes of a number, see `terms.py`: the shares of the decisions, which have a gradient (and any
+value), and the changes, in one dimension more. None if it is not known.
 """
 
 
@@ -89,12 +84,6 @@ class Shadow(Carried):
                     self._value = saved_as_then(self._saving, self.make)
         return self._value
 
-    def quick_value(self) -> Tensor:
-        """`value`, where plain autograd is all there is."""
-        if self._value is None:
-            self._value = self.make()
-        return self._value
-
     def new(self) -> Tensor:
         """The value, as a tensor that nobody else has."""
         if not self.shared:
@@ -130,6 +119,15 @@ class Shadow(Carried):
         if self._other is not None and x.dtype != torch.bool:
             return self._other(x)
         return x.logical_not() if x.dtype == torch.bool else None
+
+    def parts(self, now: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Of `now`, which carries it: see `Parts`."""
+        beyond = self.other(now)
+        if beyond is None:
+            return None
+        change, value = beyond.long() - now.long(), self.value()
+        share = value * torch.where(change == 0, 0, 1 / change.to(value.dtype))
+        return share.unsqueeze(-1), change.unsqueeze(-1)
 
     def shown(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """``x.to(dtype)``, a float of its own, with the gradient of the shadow of `x`."""
@@ -199,6 +197,13 @@ class Weights(Shadow):
                 self._value = (weights * self.labels.to(weights.dtype)).sum(-1)
         return super().value()
 
+    def changes(self, now: Tensor) -> Tensor:
+        """To each candidate from `now`, which carries it."""
+        return self.labels.long() - now.detach().long().unsqueeze(-1)
+
+    def parts(self, now: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weights(), self.changes(now)
+
     def of_labels(
         self,
         labels: Tensor,
@@ -217,34 +222,20 @@ class Weights(Shadow):
 class Whole(Carried):
     """A float tensor made of whole numbers, and what it would be on the other side of the nearest boundary.
 
-    `by_ones`: no further than one.
+    `by_ones`: no further than one. `line`: see `wraps.py`. `of`: it is known from that, as long as nobody writes there.
     """
 
-    by_ones = True
-    line: Any = None
-    """See `wraps.py`."""
-
-    def __init__(self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True, line: Any = None) -> None:
+    def __init__(
+        self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True, line: Any = None, of: Tensor | None = None
+    ) -> None:
         self._other, self.by_ones, self.line = other, by_ones, line
+        self.of, self.version = of, None if of is None else of._version
 
     def other(self, x: Tensor) -> Tensor | None:
         """None if it is not known."""
-        with torch.no_grad():
-            return self._other(x)
-
-
-class Mapped(Whole):
-    """A function of whole numbers `x`."""
-
-    def __init__(self, whole: Whole, x: Any, func: Callable[[Tensor], Tensor], by_ones: bool) -> None:
-        self.whole, self.x, self.version, self.func = whole, x, x._version, func
-        self.by_ones = whole.by_ones and by_ones
-
-    def other(self, q: Tensor) -> Tensor | None:
-        if self.x._version != self.version:
+        if self.of is not None and self.of._version != self.version:
             return None
-        beyond = self.whole.other(self.x.detach())
-        return None if beyond is None else self.func(beyond)
+        return self._other(x)
 
 
 class Either(Whole):
@@ -256,29 +247,6 @@ class Either(Whole):
     def __init__(self, share: Shadow, other: Callable[[Tensor], Tensor | None], plain: Tensor | None = None) -> None:
         super().__init__(other, False)
         self.share, self.plain = share, plain
-
-
-class Beside(Whole):
-    """What `op` makes of `x`, and the whole number on the other side of the nearest boundary."""
-
-    __slots__ = ("op", "version", "x")
-
-    def __init__(self, op: str, x: Tensor, line: Any) -> None:
-        self.op, self.x, self.version, self.line = op, x, x._version, line
-        self.by_ones = op != "sign"
-
-    def other(self, q: Tensor) -> Tensor | None:
-        x = self.x.detach()
-        if x._version != self.version:
-            return None
-        if self.op == "sign":
-            return q.neg()
-        if self.op == "round":  # (0 counts as above)
-            return q + torch.copysign(number(1.0, q.dtype, q.device), x - q)
-        n = x.round()
-        if self.op == "trunc":
-            return 2 * n - torch.sign(n) - q
-        return 2 * n - q + (1 if self.op == "ceil" else -1)
 
 
 class Selected(Carried):
@@ -376,6 +344,17 @@ def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
     if not region.adopt(x):
         found.within = region.outermost()
     return x
+
+
+def call_with(func: Func, args: Sequence[Any], kwargs: dict[str, Any], of: Callable[[Tensor], Any]) -> Any:
+    """The call with ``of(x)`` for each tensor `x` among the arguments, those in lists and tuples as well."""
+
+    def put(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return of(x)
+        return type(x)(map(put, x)) if type(x) in (tuple, list) else x
+
+    return func(*map(put, args), **{name: put(x) for name, x in kwargs.items()})
 
 
 def tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:

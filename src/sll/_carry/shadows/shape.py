@@ -17,7 +17,6 @@ from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
 from .shadow import (
     Either,
-    Parts,
     Scaled,
     Selected,
     Shadow,
@@ -30,7 +29,7 @@ from .shadow import (
     quick_shadow,
     shadow,
 )
-from .terms import beside, by_ones
+from .terms import beside
 from .wraps import line_of
 
 
@@ -130,44 +129,38 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool, exa
         return Whole(other, own.by_ones)
     make: Callable[[], Tensor] = lambda: one(own.value())
     found = Shadow(make, other, exact, True, own.by_ones) if lazy else Shadow.of(make(), other, None, own.by_ones)
-    if own.terms is not None:
-        found.terms, found.depth = _moved_terms(own.terms, x, one, lazy), own.depth + 1
+    if (terms := own.terms) is not None:
+        gathered, found.depth = _gather(x, one, lazy), own.depth + 1
+        found.terms = lambda: None if (parts := terms()) is None else (gathered(parts[0]), gathered(parts[1]))
     return found
 
 
-def _moved_terms(terms: Parts, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Parts:
-    known, shape = None if lazy else _places(x, one), x.shape
+def _gather(x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool) -> Callable[[Tensor], Tensor]:
+    """Moves rows in a last dimension where their elements of `x` go. What is filled in has zeros."""
+    shape = x.shape
 
-    def make() -> tuple[Tensor, Tensor] | None:
-        found = terms()
-        if found is None:
-            return None
-        at = _places(x, one) if known is None else known
-        return _gathered(found[0], shape, at), _gathered(found[1], shape, at)
+    @functools.cache
+    def places() -> Tensor:
+        """Which element goes to each place, from 1 on; 0 for what is filled in."""
+        with torch.no_grad():
+            numbers = torch.arange(1, x.numel() + 1, device=x.device).reshape(shape)
+            at = one(numbers)
+            return at if at.numel() == numbers.numel() else at - one(torch.zeros_like(numbers))
 
-    return make
+    def gathered(t: Tensor) -> Tensor:
+        n = t.shape[-1]
+        rows = t.expand(*shape, n).reshape(-1, n)
+        rows = torch.cat([rows.new_zeros(1, n), rows])
+        return rows[places().reshape(-1)].reshape(*places().shape, n)
 
-
-def _places(x: Tensor, one: Callable[[Tensor], Tensor]) -> Tensor:
-    """Which element goes to each place, from 1 on; 0 for what is filled in."""
-    with torch.no_grad():
-        numbers = torch.arange(1, x.numel() + 1, device=x.device).reshape(x.shape)
-        at = one(numbers)
-        return at if at.numel() == numbers.numel() else at - one(torch.zeros_like(numbers))
-
-
-def _gathered(t: Tensor, shape: torch.Size, at: Tensor) -> Tensor:
-    """Rows in a last dimension, where their element has gone."""
-    n = t.shape[-1]
-    rows = t.expand(*shape, n).reshape(-1, n)
-    rows = torch.cat([rows.new_zeros(1, n), rows])
-    return rows[at.reshape(-1)].reshape(*at.shape, n)
+    if not lazy:
+        places()
+    return gathered
 
 
 def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> Weights:
     """Rows of weights and labels go where their element goes; what is filled in is no choice, and has weight 0."""
-    at = _places(x, one)
-    gathered: Callable[[Tensor], Tensor] = lambda t: _gathered(t, x.shape, at)
+    gathered = _gather(x, one, False)
 
     def weigh() -> tuple[Tensor, Tensor]:
         return gathered(own.weights()), own.labels if own.labels.dim() == 1 else gathered(own.labels)
@@ -204,14 +197,8 @@ def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         values = [v if own is None else own.value() for own, v in zip(found, fixed)]
         return func(values, *args[1:], **rest)  # type: ignore[no-any-return]
 
-    if out.dtype != torch.bool and any(own is not None and _in_parts(own) for own in found):
-        put = lambda *each: func(each, *args[1:], **rest)
-        return carry(region, out, beside(region, put, [*parts], out, make if lazy else make()))
-    other = None
-    if out.dtype != torch.bool and any(own is not None and own._other is not None for own in found):
-        other = _joined(func, parts, found, args[1:], rest)
-    ones = all(by_ones(x) for x, own in zip(parts, found) if own is not None)
-    return carry(region, out, Shadow(make, other, by_ones=ones) if lazy else Shadow.of(make(), other, None, ones))
+    put = lambda *each: func(each, *args[1:], **rest)
+    return carry(region, out, beside(region, put, [*parts], out, make if lazy else make()))
 
 
 def _joined_line(region: Region, func: Func, out: Any, parts: Sequence[Any], args: Any, kwargs: Any) -> Any:
@@ -225,26 +212,9 @@ def _joined_line(region: Region, func: Func, out: Any, parts: Sequence[Any], arg
     return carry(region, out, Scaled(line.meets(put)))
 
 
-def _in_parts(own: Shadow) -> bool:
-    """Whether it has candidates or terms, and no one other side."""
-    return own.terms is not None or isinstance(own, Weights)
-
-
 def _joined_weights(same: list[Weights], func: Func, dim: int) -> Weights:
     labels = same[0].labels
     return Weights(lambda: (func([own.weights() for own in same], dim), labels), labels, positions=True)
-
-
-def _joined(func: Func, parts: Sequence[Tensor], found: Any, args: Any, kwargs: Any) -> Any:
-    then = [x.detach().clone() for x in parts]
-
-    def other(_: Tensor) -> Tensor | None:
-        sides = [None if own is None else own.other(x) for own, x in zip(found, then)]
-        if any(own is not None and side is None for own, side in zip(found, sides)):
-            return None
-        return func([x if side is None else side for x, side in zip(then, sides)], *args, **kwargs)  # type: ignore[no-any-return]
-
-    return other
 
 
 def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ distance and the values on both sides.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import closed, hard_forward
+from ..._ops.blend import missing
 from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
@@ -32,7 +34,7 @@ from .differences import added, by_difference, numbered, quick_difference, slope
 from .either import decided, either, is_either
 from .elementwise import elementwise
 from .kinks import joined, learned, looked_at
-from .shadow import Beside, Shadow, Whole, carry, mark, quick_shadow, shadow
+from .shadow import Shadow, Whole, call_with, carry, mark, quick_shadow, shadow
 from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
@@ -206,8 +208,9 @@ def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) ->
 def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) -> Tensor:
     at, limit, jump = STEPPING[op]
     fixed = x.detach()
+    other, by_ones = functools.partial(_across, op, fixed), op != "sign"
     if type(eps) is not float and joined(eps, fixed):
-        return mark(region, func(fixed), Beside(op, x, None))
+        return mark(region, func(fixed), Whole(other, by_ones, None, fixed))
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
     if x.numel() >= LARGE and isinstance(half, float):
         out = in_one_pass(x, jump, half, "hard")
@@ -216,11 +219,21 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
     else:
         distance = at(fixed) if callable(at) else fixed
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
-    if type(eps) is float:
-        return mark(region, out, Beside(op, x, None))
-    if op == "sign":
+    if type(eps) is not float and op == "sign":
         looked_at(eps, out, fixed)
-    return mark(region, out, Beside(op, x, line_for(eps, x, out)))
+    return mark(region, out, Whole(other, by_ones, None if type(eps) is float else line_for(eps, x, out), fixed))
+
+
+def _across(op: str, x: Tensor, q: Tensor) -> Tensor:
+    """The whole number on the other side of the nearest boundary of ``q = op(x)``."""
+    if op == "sign":
+        return q.neg()
+    if op == "round":  # (0 counts as above)
+        return q + torch.copysign(number(1.0, q.dtype, q.device), x - q)
+    n = x.round()
+    if op == "trunc":
+        return 2 * n - torch.sign(n) - q
+    return 2 * n - q + (1 if op == "ceil" else -1)
 
 
 def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
@@ -344,7 +357,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         return sawtooth(region, eps, args[0], func(*args, **kwargs))
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
     compares = op in RISING or op == "sign"
-    if compares and joined(eps, shown := _detached(func, args, kwargs)):
+    if compares and joined(eps, shown := call_with(func, args, kwargs, Tensor.detach)):
         return shown
     step = STEPS[op](eps, *operands, **kwargs)
     if step is None:
@@ -352,7 +365,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     offset = step.decision.offset()
     if compares and step.decision.site is not None and not learned(*operands):
         looked_at(eps, offset, step.decision.site.distance().detach())
-    hard = func(*args, **kwargs) if op in SLOPED else _detached(func, args, kwargs)
+    hard = func(*args, **kwargs) if op in SLOPED else call_with(func, args, kwargs, Tensor.detach)
     if hard.dtype == torch.bool:
         soft = offset if step.above else -offset
         flags = alias(hard)
@@ -362,8 +375,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     jump: Any = above - below
     jump = torch.where(jump.isfinite(), jump, 0)
     if op in HEIGHTS and not kwargs and len(args) < 3 and below.is_floating_point():
-        # (7e7 - 1 is 7e7, so the difference of the sides is 0: the step is not.)
-        jump = torch.where(wide(args[0].detach()).abs() < 1 / torch.finfo(below.dtype).eps, jump, HEIGHTS[op](*args))
+        jump = jump + missing(wide(args[0].detach()), below, above, HEIGHTS[op](*args))
     soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
@@ -382,11 +394,6 @@ SLOPED = {"frac", "remainder", "fmod", "hardshrink", "threshold", "copysign"}
 """They have a slope between their boundaries, which torch knows."""
 WHOLE = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide", "div"}
 """They make whole numbers."""
-
-
-def _detached(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    fixed: Callable[[Any], Any] = lambda x: x.detach() if isinstance(x, Tensor) else x
-    return func(*map(fixed, args), **{name: fixed(x) for name, x in kwargs.items()})
 
 
 def _side(value: Any, like: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, number
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import not_zero
-from .shadow import Other, Parts, Shadow, Weights, root_of, shadow, tensors
+from .shadow import Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors
 
 MAX_ELEMENTS = 2**22
 """So many terms of a tensor are told apart, in all."""
@@ -43,24 +43,22 @@ Value: TypeAlias = "Tensor | Callable[[], Tensor]"
 class Terms(Weights):
     """An integer that decisions of different weight make."""
 
+    chosen = False
+    """Whether it is what a decided mask takes."""
+
     def __init__(self, region: Region, out: Tensor, terms: Parts, value: Value) -> None:
         hard, known = alias(out), functools.cache(terms)
 
         def weigh() -> tuple[Tensor, Tensor]:
-            now, found = hard.long().unsqueeze(-1), known()
-            share, change = found or self._guessed(region, now)
-            rest = 1 - share.sum(-1, keepdim=True)
-            return torch.cat([share, rest], -1), torch.cat([now + change, now], -1)
+            found = known()
+            if found is None:
+                region.approximate("terms", hard.numel(), "terms")
+            share, change = found or as_count(self, hard.long())
+            share, now = share - share.detach(), hard.long().unsqueeze(-1)
+            return torch.cat([share, 1 - share.sum(-1, keepdim=True)], -1), torch.cat([now + change, now], -1)
 
         super().__init__(weigh, value=(lambda: value) if isinstance(value, Tensor) else value)
         self.terms = known
-
-    def _guessed(self, region: Region, now: Tensor) -> tuple[Tensor, Tensor]:
-        """The integers next to it, as if it were a count."""
-        region.approximate("terms", now.numel(), "terms")
-        change = torch.cat([torch.where(now == 0, 0, -1), torch.ones_like(now)], -1)
-        share = self.value().unsqueeze(-1) * torch.where(change == 0, 0, change / change.abs().sum(-1, keepdim=True))
-        return share - share.detach(), change
 
 
 def by_ones(x: Tensor) -> bool:
@@ -87,9 +85,9 @@ def parts_of(x: Tensor, own: Shadow | None = None) -> Parts:
 
     def make() -> Found:
         if same():
-            return single(own, x.detach())
+            return own.parts(x.detach())
         told = x.dtype == torch.bool or own.exact is not None
-        return single(own, own.value().detach().to(x.dtype)) if told else None
+        return own.parts(own.value().detach().to(x.dtype)) if told else None
 
     return make
 
@@ -98,20 +96,17 @@ def _unknown(x: Tensor, own: Shadow) -> bool:
     return own.terms is None and own._other is None and x.dtype != torch.bool and not isinstance(own, Weights)
 
 
-def single(own: Shadow, now: Tensor) -> Found:
-    """Of one decision, or of a choice."""
-    if isinstance(own, Weights):
-        weights = own.weights()
-        return weights - weights.detach(), own.labels.long() - now.long().unsqueeze(-1)
-    beyond, value = own.other(now), own.value()
-    if beyond is None:
-        return None
-    change = beyond.long() - now.long()
-    share = value * torch.where(change == 0, 0, 1 / change.to(value.dtype))
-    return (share - share.detach()).unsqueeze(-1), change.unsqueeze(-1)
+def as_count(own: Shadow, now: Tensor, ramp: bool = False) -> tuple[Tensor, Tensor]:
+    """Of a number of which no decisions are known, a count: the integers next to it. (0 has none below.)
+
+    `ramp`: what is asked of it is another decision, so between two integers the answer changes by all of it.
+    """
+    change = torch.stack([torch.where(now == 0, 0, -1), torch.ones_like(now, dtype=torch.int64)], -1)
+    share = own.value().unsqueeze(-1) * change
+    return share if ramp else share / change.abs().sum(-1, keepdim=True), change
 
 
-def _all(parts: Iterable[Parts], elements: int) -> list[tuple[Tensor, Tensor]] | None:
+def all_of(parts: Iterable[Parts], elements: int) -> list[tuple[Tensor, Tensor]] | None:
     """What is known of several operands of a result of so many elements; None if it is not, or too much."""
     made = [part() for part in parts]
     found = [each for each in made if each is not None]
@@ -119,7 +114,7 @@ def _all(parts: Iterable[Parts], elements: int) -> list[tuple[Tensor, Tensor]] |
     return None if len(found) < len(made) or elements * many > MAX_ELEMENTS else found
 
 
-def _together(found: list[tuple[Tensor, Tensor]], shape: torch.Size) -> tuple[Tensor, Tensor]:
+def together(found: list[tuple[Tensor, Tensor]], shape: torch.Size) -> tuple[Tensor, Tensor]:
     """The terms of several operands, of a result of this shape."""
     wide = [[t.reshape(*(1,) * (len(shape) + 1 - t.dim()), *t.shape) for t in each] for each in found]
     many = [change.shape[-1] for _, change in wide]
@@ -134,6 +129,28 @@ def _together(found: list[tuple[Tensor, Tensor]], shape: torch.Size) -> tuple[Te
 SUMS = set("add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__".split())
 
 
+def there(
+    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], changes: dict[int, Tensor], then: Any = None
+) -> Tensor:
+    """What a function of single elements makes of operands (as they were `then`) with these changes, in one dimension
+    more.
+    """
+    alone = all(change.shape[-1] == 1 for change in changes.values())  # (in one dimension it is the call itself)
+
+    def of(y: Tensor) -> Tensor:
+        now = y.detach() if then is None else then[id(y)]
+        now = now.unsqueeze(-1) if now.dim() and not alone else now
+        change = changes.get(id(y))
+        if change is None:
+            return now
+        moved = (now.long() + (change.squeeze(-1) if alone else change)).to(now.dtype)
+        return not_zero(func, moved, now) if y is args[-1] else moved
+
+    with torch.no_grad():
+        found: Tensor = call_with(func, args, kwargs, of)
+    return found.unsqueeze(-1) if alone else found
+
+
 def of_each(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], shape: torch.Size) -> Parts:
     """The function with one decision of one operand the other way."""
     given = {id(x): x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)}
@@ -142,29 +159,14 @@ def of_each(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], shape: to
         then = {key: number(0, torch.int64, x.device) for key, x in given.items()}
     else:
         then = {key: x.detach().clone() for key, x in given.items()}
-    last = id(args[-1])
-
-    def call(key: int, moved: Tensor) -> Tensor:
-        def wide(y: Any) -> Any:
-            if not isinstance(y, Tensor):
-                return y
-            now = then[id(y)]
-            return moved if id(y) == key else now.unsqueeze(-1) if now.dim() else now
-
-        return func(*map(wide, args), **{name: wide(y) for name, y in kwargs.items()}).long()  # type: ignore[no-any-return]
-
-    def change(key: int, by: Tensor) -> Tensor:
-        now = then[key].unsqueeze(-1)
-        there = (now.long() + by).to(now.dtype)
-        return call(key, not_zero(func, there, now) if key == last else there) - call(key, now)
 
     def make() -> Found:
-        found = _all(parts.values(), math.prod(shape))
+        found = all_of(parts.values(), math.prod(shape))
         if found is None:
             return None
-        with torch.no_grad():
-            changes = [change(key, by) for key, (_, by) in zip(parts, found)]
-        return _together([(share, by) for (share, _), by in zip(found, changes)], shape)
+        now = there(func, args, kwargs, {}, then).long()
+        changes = [there(func, args, kwargs, {key: by}, then).long() - now for key, (_, by) in zip(parts, found)]
+        return together([(share, by) for (share, _), by in zip(found, changes)], shape)
 
     return make
 
@@ -175,7 +177,7 @@ def added(parts: Parts, whole: torch.Size, dim: Any = None, keepdim: bool = Fals
     gone = {d % max(dims, 1) for d in (range(dims) if dim is None or dim == () else [dim] if type(dim) is int else dim)}
     left = [d for d in range(dims) if d not in gone]
     shape = [1 if d in gone else n for d, n in enumerate(whole)] if keepdim else [whole[d] for d in left]
-    found = _all([parts], math.prod(whole))
+    found = all_of([parts], math.prod(whole))
     if found is None:
         return None
     n = found[0][1].shape[-1]
@@ -233,7 +235,7 @@ def joined(func: Callable[..., Tensor], operands: list[Tensor]) -> Parts:
     shapes = [x.shape for x in operands]
 
     def make() -> Found:
-        found = _all(parts, 0)
+        found = all_of(parts, 0)
         many = max(change.shape[-1] for _, change in found) if found else 0
         if found is None or many * sum(map(math.prod, shapes)) > MAX_ELEMENTS:
             return None
@@ -256,37 +258,12 @@ def _nothing(x: Tensor) -> Parts:
     return lambda: (torch.zeros(*shape, 1, device=device), torch.zeros(*shape, 1, dtype=torch.int64, device=device))
 
 
-def looked_up(
-    region: Region, spots: list[Any], table: Any, read: Callable[[Tensor], Tensor], out: Tensor, value: Value
-) -> Shadow:
-    """Of an entry of a table of integers, at several decided indices or among decided entries: at once."""
-    operands = [own for own in (*(spot.own for spot in spots), shadow(table)) if own is not None]
-    found = _looked_up(spots, table, read, out) if _depth(operands) <= DEEPEST else None
-    return _made(region, out, lambda: found, value, operands)
-
-
-def _looked_up(spots: list[Any], table: Any, read: Callable[[Tensor], Tensor], out: Tensor) -> Found:
-    made = _all([parts_of(spot.index, spot.own) for spot in spots], out.numel())
-    held = parts_of(table)() if shadow(table) is not None else ()
-    if made is None or held is None:
-        return None
-    found, now = [], out.long()
-    for spot, (share, change) in zip(spots, made):
-        with torch.no_grad():
-            there = [spot.read(table, spot.inside(spot.index + step)).long() - now for step in change.unbind(-1)]
-        found.append((torch.stack([spot.align(t) for t in share.unbind(-1)], -1), torch.stack(there, -1)))
-    if held:
-        wide = (t.expand(*table.shape, t.shape[-1]).unbind(-1) for t in held)
-        found.append(tuple(torch.stack([read(t) for t in each], -1) for each in wide))  # type: ignore[arg-type]
-    return _together(found, out.shape)
-
-
 # --- what a result carries ---------------------------------------------------------------------------------------
 
 
 def made_of(
     region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, operands: list[Tensor],
-    value: Value, other: Other = None, exact: torch.dtype | None = None,
+    value: Value, other: Other = None, exact: torch.dtype | None = None, parts: Parts | None = None,
 ) -> Shadow:  # fmt: skip
     """What `out` carries that a function of single elements makes of decided `operands`; as a float it is `value`.
 
@@ -310,11 +287,11 @@ def made_of(
         return made
     if alone and found[0].terms is None or any(map(_unknown, operands, found)):
         return Shadow.of(value, other, exact, ones)
-    bases = [getattr(own, "base", own) for own in found]
-    if not alone and all(base is bases[0] for base in bases):
-        same = isinstance(bases[0], Terms)
-        return _of_same(func, args, kwargs, out.dim(), found[0]) if same else Shadow.of(value, other, exact, ones)
-    return _made(region, out, of_each(func, args, kwargs, out.shape), value, found, ones, exact)
+    if not alone and (base := one_choice(operands)) is not None:
+        if type(base) is not Terms or base.chosen:
+            return Shadow.of(value, other, exact, ones)
+        return relabelled(func, args, kwargs, operands, out.dim())
+    return with_parts(region, out, parts or of_each(func, args, kwargs, out.shape), value, found, ones, exact)
 
 
 def _keeps_ones(func: Func, operands: list[Tensor], found: list[Shadow]) -> bool:
@@ -329,34 +306,40 @@ DEEPEST = 64
 """So many functions are followed: a loop would gather ever more terms."""
 
 
-def _depth(operands: list[Shadow]) -> int:
+def depth_of(operands: list[Shadow]) -> int:
     return 1 + max(own.depth for own in operands)
 
 
-def _made(
+def with_parts(
     region: Region, out: Tensor, parts: Parts, value: Value, operands: list[Shadow], ones: bool = False,
     exact: torch.dtype | None = None,
 ) -> Shadow:  # fmt: skip
-    """`ones`: each decision changes `out` by one at most."""
-    depth = _depth(operands)
+    """What `out` carries that is made of these decisions. `ones`: each changes it by one at most."""
+    depth = depth_of(operands)
     parts = parts if depth <= DEEPEST else lambda: None
     made = Shadow.of(value, None, exact, True) if ones else Terms(region, out, parts, value)
     made.terms, made.depth = parts if ones else made.terms, depth
     return made
 
 
-def _of_same(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], dims: int, first: Any) -> Shadow:
-    """Of numbers that are made of the same decisions: ``code - code % 4``."""
+def one_choice(operands: list[Tensor]) -> Weights | None:
+    """The choice, or the decisions, of which all operands are made."""
+    found = [shadow(x) for x in operands]
+    base = getattr(found[0], "base", None)
+    return base if base is not None and all(getattr(own, "base", None) is base for own in found) else None
 
-    def wide(y: Any) -> Any:
-        own = shadow(y)
-        if isinstance(own, Weights):
-            return own.labels.to(y.dtype)
-        return y.detach().unsqueeze(-1) if isinstance(y, Tensor) and y.dim() else y
 
-    with torch.no_grad():
-        labels = func(*map(wide, args), **{name: wide(y) for name, y in kwargs.items()})
-    return first.of_labels(labels, lambda w: w.reshape(*(1,) * (dims + 1 - w.dim()), *w.shape))  # type: ignore[no-any-return]
+def relabelled(
+    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor], dims: int,
+    value: Callable[[], Tensor] | None = None,
+) -> Weights:  # fmt: skip
+    """What a result of so many dimensions carries, of operands that are made of one choice: its candidates are the
+    function of theirs, ``code - code % 4``.
+    """
+    found: list[Any] = [shadow(x) for x in operands]
+    changes = {id(x): own.changes(x) for x, own in zip(operands, found)}
+    labels = there(func, args, kwargs, changes)
+    return found[0].of_labels(labels, lambda w: w.reshape(*(1,) * (dims + 1 - w.dim()), *w.shape), value)  # type: ignore[no-any-return]
 
 
 def _exchanged(own: Weights) -> bool:
@@ -380,7 +363,7 @@ def reduced(
         parts: Parts = lambda: added(each, whole, *args, **kwargs)
     else:
         parts = again(lambda y: func(y, *args, **kwargs), x, out.shape, [x])
-    return _made(region, out, parts, value, [own], ones)
+    return with_parts(region, out, parts, value, [own], ones)
 
 
 MATRICES = {"matmul", "__matmul__", "mm", "mv", "dot", "bmm"}
@@ -395,19 +378,33 @@ def product(
     if func.__name__ in MATRICES and len(args) == 2 and not kwargs:
         parts = multiplied(region, *args, out.shape)
     elif len(operands) == 1:
-        (x,) = operands
-
-        def put(there: Tensor, at: Any) -> Any:
-            return there if at is x else [put(there, y) for y in at] if isinstance(at, (tuple, list)) else at
-
-        parts = again(lambda there: func(*put(there, args), **kwargs), x, out.shape, tensors(args, kwargs))
-    return _made(region, out, parts, value, _shadows(operands))
+        at = lambda y: call_with(func, args, kwargs, lambda z: y if z is operands[0] else z)
+        parts = again(at, operands[0], out.shape, tensors(args, kwargs))
+    return with_parts(region, out, parts, value, _shadows(operands))
 
 
 def beside(region: Region, func: Callable[..., Tensor], operands: list[Tensor], out: Tensor, value: Value) -> Shadow:
-    """`out` is ``func(*operands)``, which puts integers beside each other."""
-    ones = all(by_ones(x) for x in operands if shadow(x) is not None)
-    return _made(region, out, joined(func, operands), value, _shadows(operands), ones)
+    """`out` is ``func(*operands)``, which puts bools or integers beside each other."""
+    if out.dtype == torch.bool:
+        return Shadow.of(value)
+    decided = [x for x in operands if shadow(x) is not None]
+    known, ones = _shadows(decided), all(map(by_ones, decided))
+    several = any(own.terms is not None or isinstance(own, Weights) for own in known)
+    knows = {own.knows_other() or x.dtype == torch.bool for x, own in zip(decided, known)}
+    if several or len(knows) > 1:
+        return with_parts(region, out, joined(func, operands), value, known, ones)
+    return Shadow.of(value, _each_other(func, operands) if True in knows else None, None, ones)
+
+
+def _each_other(func: Callable[..., Tensor], operands: list[Tensor]) -> Other:
+    """All of them on their other sides."""
+    then = [(x.detach().clone(), shadow(x)) for x in operands]
+
+    def other(_: Tensor) -> Tensor | None:
+        sides = [x if own is None else own.other(x) for x, own in then]
+        return None if any(side is None for side in sides) else func(*sides)
+
+    return other
 
 
 def _shadows(operands: list[Tensor]) -> list[Shadow]:

@@ -19,7 +19,7 @@ from ..interface import Func, Region
 from .differences import added, by_difference, common, numbered, other_of
 from .either import masked
 from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, shadow
-from .terms import made_of
+from .terms import Terms, made_of, one_choice
 
 
 def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -39,7 +39,7 @@ def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     if (own := quick_shadow(args[0])) is None or not _ordinary(args[1:], own.exact):
         return _quick_integers(region, func, args)
-    mask, value = args[0], own.quick_value()
+    mask, value = args[0], own.value()
     return taken(lambda a, b: func(mask, a, b), value.detach(), value, *args[1:])
 
 
@@ -90,7 +90,8 @@ def _wrapped(x: Any, out: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` as it is in the type of `out`, as a float."""
     if isinstance(x, Tensor):
         return (x.type(out.dtype) if _wraps(x, out) else x).type(dtype)
-    return number(float(x % 256 if out.dtype == torch.uint8 else x), dtype, out.device)
+    value = float(x % 256 if out.dtype == torch.uint8 else x)
+    return number(value, dtype, out.device) if eager() else torch.full((), value, dtype=dtype, device=out.device)
 
 
 def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
@@ -106,37 +107,23 @@ def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
 def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "mask", "value"), args), **kwargs)
     x, mask, value = named["input"], named["mask"], named["value"]
-    numbers = x.is_floating_point() or not isinstance(value, float) and x.dtype != torch.bool
-    if numbers and not x.is_complex() and shadow(mask) is not None:
-        value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
-        return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
-    if not _decided(x, mask, value):
-        return func(*args, **kwargs)
-    return by_difference(region, func, (x, mask, value), {}, func(x, mask, value))
-
-
-def _decided(*operands: Any) -> bool:
-    return any(shadow(x) is not None for x in operands)
+    value = value.to(x.dtype) if isinstance(value, Tensor) and shadow(value) is None else value
+    return choose(region, mask, value, x, lambda a, b: func(b, mask, a))
 
 
 def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, Any], Tensor] | None = None) -> Any:
-    """``torch.where(mask, a, b)``, which may be a `fill` with strides of its own."""
+    """``torch.where(mask, a, b)``, or the `fill` of `b` with `a`, which has the strides and the type of `b`."""
     take: Callable[[Any, Any], Tensor] = fill or (lambda a, b: torch.where(mask, a, b))
-    own = shadow(mask)
-    if own is None and not _decided(a, b):
-        return torch.where(mask, a, b)
-    tensors = [x for x in (a, b) if isinstance(x, Tensor)]
-    floats = any(isinstance(x, float) for x in (a, b)) or any(x.is_floating_point() for x in tensors)
-    if not floats and own is not None and _decided(a, b):
-        return _choose_integers(region, mask, own, a, b, take(a, b))
-    if not floats or any(x.is_complex() for x in tensors):
-        out = take(a, b)
-        if own is None and out.dtype != torch.bool and not any(isinstance(shadow(x), Weights) for x in (a, b)):
-            return _of_integers(region, mask, a, b, out)
-        return by_difference(region, torch.where, (mask, a, b), {}, out)
-    if _decided(a, b):
-        dtype = torch.result_type(a, b)
-        a, b = ((y.shown(x, dtype) if (y := shadow(x)) is not None else x) for x in (a, b))
+    known = [x for x in (mask, a, b) if shadow(x) is not None]
+    if not known:
+        return take(a, b)
+    sides = (b,) if fill else (a, b)
+    if any(isinstance(x, complex) or isinstance(x, Tensor) and x.is_complex() for x in sides):
+        return by_difference(region, torch.where, (mask, a, b), {}, take(a, b))
+    if not any(isinstance(x, float) or isinstance(x, Tensor) and x.is_floating_point() for x in sides):
+        return _integers(region, mask, a, b, take(a, b), known)
+    own, dtype = shadow(mask), b.dtype if fill else torch.result_type(a, b)
+    a, b = (y.shown(x, dtype) if (y := shadow(x)) is not None else x for x in (a, b))
     if own is None:
         return take(a, b)
     value = own.value()
@@ -149,32 +136,12 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     return added(out, (value - value.detach()) * jump)  # (of the branches the program has the gradient already)
 
 
-CANDIDATES = 64
-"""So many numbers are told apart of which one is chosen."""
-
-
-def _choose_integers(region: Region, mask: Tensor, own: Shadow, a: Any, b: Any, out: Tensor) -> Tensor:
-    """Of integers that may be others themselves: the candidates of what is taken, and what the mask leaves."""
-    if out.dtype == torch.bool:
-        return by_difference(region, torch.where, (mask, a, b), {}, out)  # type: ignore[no-any-return]
-    found = [candidates(x, out) for x in (a, b)]
-    if sum(CANDIDATES if side is None else side[0].shape[-1] for side in found) >= CANDIDATES:
-        return _of_integers(region, mask, a, b, out)  # (in a loop they would double at each step)
-    (labels, weights), (more, others) = (side for side in found if side is not None)
-    with torch.no_grad():
-        taken = mask.clone().unsqueeze(-1)  # (the program may write to the mask)
-        left = torch.where(mask, b, a).unsqueeze(-1)
-        everything = torch.cat([x.expand(*out.shape, -1) for x in (labels, more, left, out.unsqueeze(-1))], -1)
-    rises = (own.value() * torch.where(mask, -1.0, 1.0)).expand(out.shape).unsqueeze(-1)
-    rises = rises - rises.detach()
-    chosen = torch.where(taken, weights, 0), torch.where(taken, 0, others)
-    full = torch.cat([*(w.expand(*out.shape, -1).to(rises.dtype) for w in chosen), rises, -rises], -1)
-    return carry(region, out, Weights(lambda: (full, everything)))
-
-
-def _of_integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor) -> Tensor:
-    """`_quick_integers`, whatever they carry."""
-    found = [shadow(x) for x in (mask, a, b)]
+def _integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor, known: list[Tensor]) -> Tensor:
+    """Of bools or integers: what is taken keeps its gradient, and the mask gets what it makes to be another."""
+    args = mask, a, b
+    if one_choice(known) is not None:
+        return by_difference(region, torch.where, args, {}, out)  # type: ignore[no-any-return]
+    found = [shadow(x) for x in args]
     dtype = functools.reduce(torch.promote_types, (own.value().dtype for own in found if own is not None))
 
     def value_of(x: Any, own: Shadow | None) -> Tensor:
@@ -184,30 +151,11 @@ def _of_integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor) -> T
         exact = own.exact is not None and not _wraps(x, out)
         return soft if exact else follow(soft, lambda: _wrapped(x, out, dtype))
 
-    m, p, q = map(value_of, (mask, a, b), found)
+    m, p, q = map(value_of, args, found)
     numbers = alias(out)
     value = follow(torch.lerp(q, p, m).expand(out.shape), lambda: numbers.to(dtype))
-    known = [x for x, own in zip((mask, a, b), found) if own is not None]
-    other = None if found[0] is not None else other_of(torch.where, (mask, a, b), {}, known)
-    exact = dtype if eager() else None
-    return carry(region, out, made_of(region, torch.where, (mask, a, b), {}, out, known, value, other, exact))
-
-
-def candidates(x: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What an integer may be, and the weight of each, in a last dimension; None if that is not known."""
-    own = shadow(x)
-    if own is None:
-        known = torch.as_tensor(x, dtype=like.dtype, device=like.device).unsqueeze(-1)
-        return known, torch.ones((1,), device=like.device)
-    if isinstance(own, Weights):
-        return own.labels, own.weights()
-    beyond = own.other(x)
-    if beyond is None:
-        return None
-    x, beyond, value = x.to(like.dtype), beyond.to(like.dtype), own.value()
-    with torch.no_grad():
-        step = beyond.to(value.dtype) - x.to(value.dtype)  # (small integers wrap around)
-        slope = torch.where(step == 0, 0, 1 / step)
-    moved = value * slope
-    moved = moved - moved.detach()
-    return torch.stack([x, beyond], -1), torch.stack([1 - moved, moved], -1)
+    other, exact = other_of(torch.where, args, {}, known), dtype if eager() else None
+    made = made_of(region, torch.where, args, {}, out, known, value, other, exact)
+    if isinstance(made, Terms):
+        made.chosen = found[0] is not None
+    return carry(region, out, made)

@@ -18,7 +18,7 @@ from ..interface import Func, Region
 from ..writes import Writes, into_base, told_of_views
 from .scatters import put_at
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
-from .terms import beside, by_ones
+from .terms import beside
 
 
 def _before(region: Region, x: Tensor) -> Tensor:
@@ -48,17 +48,10 @@ def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None]
 
 
 def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor, new: Tensor) -> Shadow:
-    """The shadow of ``put(old, new)``; the other side where those of both are known."""
-    own, brought = shadow(old), shadow(new)
+    """The shadow of ``put(old, new)``."""
     a, b = as_value(old), as_value(new)
-    value = put(a.to(b.dtype), b)
-    sides = [x if o is None else o.other(x) for x, o in ((old, own), (new, brought))]
-    if old.dtype == torch.bool:
-        return Shadow.of(value)
-    if sides[0] is None or sides[1] is None:
-        return beside(region, put, [_before(region, old), new], put(old, new.to(old.dtype)), value)
-    beyond = put(sides[0], sides[1].to(sides[0].dtype))
-    return Shadow.of(value, lambda _: beyond, None, all(by_ones(x) for x in (old, new) if shadow(x) is not None))
+    same: Callable[[Tensor, Tensor], Tensor] = lambda old, new: put(old, new.to(old.dtype))
+    return beside(region, same, [_before(region, old), new], same(old, new), put(a.to(b.dtype), b))
 
 
 WRITES = Writes(lambda x: shadow(x) is not None, tracked, _before, _carry_same, _through)
