@@ -29,6 +29,7 @@ from .algebra import through_expectation
 from .carriers import Choice, Expectation, Outcomes, bool_outcomes, carrier, choice, discrete_carrier, selection
 from .decisions import decided_by, equal_keys, shows
 from .expectations import expect
+from .later import kept
 from .lookups import as_indices, geometry
 from .mixtures import distribution, join_values, regroup
 from .orders import positions
@@ -300,7 +301,7 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     floats = target.is_floating_point() or not (discrete_carrier(value) or discrete_carrier(target))
     if not decided and not chosen and floats:
         return func(target, index, value)  # autograd follows the write, and a promise of outcomes goes stale
-    before = WRITES.before(region, target)  # (the value may be a view of it)
+    before = kept(target)  # (the value may be a view of it)
 
     def assigned(old: Tensor, at: Any, new: Any) -> Tensor:
         copy = old.clone()
