@@ -56,12 +56,13 @@ def as_now(x: Any) -> Any:
     """`x` as it is now, whatever is written to it later; autograd follows it to `x`.
 
     A lazy clone, if possible: it shares memory until somebody writes. Who has the memory of `x` in another way (NumPy,
-    DLPack) is cut off by that write, so what others may have is copied; and ``out=`` cannot make what is shared so
-    longer, so what is small is.
+    DLPack, a CUDA graph) is cut off by that write, so what others may have is copied; and ``out=`` cannot make what is
+    shared so longer, so what is small is.
     """
     if not isinstance(x, Tensor):
         return x
-    if ordinary(x) and eager() and (x.grad_fn is not None or _ours(x)):
+    captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    if ordinary(x) and eager() and not captured and (x.grad_fn is not None or _ours(x)):
         memory = x.untyped_storage()
         if memory.resizable() and memory.nbytes() < 4 * x.nbytes + 64:
             try:
