@@ -20,7 +20,7 @@ from .interface import Func, Region, Rule
 from .plateaus import ASKED, asked
 from .writes import Writes
 
-__all__ = ["NUMBERS", "Rules", "between_bools", "collected", "decides", "lost_number"]
+__all__ = ["NUMBERS", "Rules", "between_bools", "decides", "lost_number"]
 
 _AROUND: dict[str, Callable[[Rule], Rule]] = {
     **dict.fromkeys(ASKED, asked),
@@ -56,33 +56,6 @@ def between_bools(region: Region, x: Tensor, n: int = 1, dim: int = -1, **ends: 
         last, first = (region.call(torch.narrow, x, dim, start, x.shape[dim] - 1) for start in (1, 0))
         x = region.call(torch.logical_xor, last, first)
     return x
-
-
-def _carry(data: Any) -> bool:
-    """Whether something in nested lists carries a decision."""
-    return any(map(_carry, data)) if isinstance(data, (list, tuple)) else getattr(data, "_sll", None) is not None
-
-
-def collected(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.tensor``, `as_tensor`, `new_tensor`: of decisions, and of lists of them. Floats are cut, as by torch."""
-    out = func(*args, **kwargs)
-    data = next(iter((*args[func.__name__ == "new_tensor" :], *(x for n, x in kwargs.items() if n in ("data", "obj")))))
-    if kwargs.get("requires_grad") or not isinstance(out, Tensor) or not _carry(data):
-        return out
-    if isinstance(data, Tensor):
-        if data.is_floating_point():
-            return out
-        found = data if func.__name__[:2] == "as" else region.call(torch.clone, data)
-        return region.call(torch.Tensor.to, found, device=out.device, dtype=out.dtype)
-
-    def built(x: Any) -> Tensor:
-        if isinstance(x, (list, tuple)):
-            return region.call(torch.stack, [built(y) for y in x])  # type: ignore[no-any-return]
-        x = x if isinstance(x, Tensor) else torch.tensor(x, dtype=out.dtype)
-        x = x.detach() if x.is_floating_point() else x
-        return region.call(torch.Tensor.to, x, device=out.device, dtype=out.dtype)  # type: ignore[no-any-return]
-
-    return built(data)
 
 
 @dataclass

@@ -44,7 +44,6 @@ FAMILIES = {
     "best_values": "a value that a choice takes",
     "pooled": "the largest of each window",
     "elementwise": "element by element",
-    "collections": "a tensor of what is given",
     "floats": "to a float dtype",
     "masks": "a mask chooses element by element",
     "moves": "elements move, none is made",
@@ -243,9 +242,6 @@ ROWS: list[Row] = [
     Row("ne not_equal __ne__", "elementwise", facts="ne each", left_alone=_EQUAL),
     Row("isnan isinf isfinite isposinf isneginf isreal", "elementwise", facts="guards each", left_alone=_SPECIAL),
     Row("bool", "elementwise", facts="truth each"),
-    # collections
-    Row("as_tensor asarray", "collections", in_place=False, facts="each"),
-    Row("tensor new_tensor", "collections", in_place=False),
     # floats
     Row("float double half bfloat16", "floats", in_place=False, facts="smooth"),
     # masks
@@ -327,10 +323,11 @@ ROWS: list[Row] = [
     ),
     Row(
         "isin scaled_dot_product_attention bincount repeat_interleave max_unpool1d max_unpool2d max_unpool3d meshgrid "
-        "cartesian_prod combinations block_diag fill_diagonal_ dequantize int_repr to_dense",
+        "cartesian_prod combinations block_diag fill_diagonal_ dequantize int_repr to_dense tensor new_tensor",
         "defined",
         in_place=False,
     ),
+    Row("as_tensor asarray", "defined", in_place=False, facts="each"),
     Row("put", "defined"),
     Row(
         "sparse_coo_tensor",

@@ -16,7 +16,7 @@ from ..interface import Engine, Func, tensors
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
-from ..rules import NUMBERS, Rules, collected, lost_number
+from ..rules import NUMBERS, Rules, lost_number
 from . import questions
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
@@ -76,7 +76,6 @@ RULE_OF: dict[str, Rule] = {
     **definitions.rules(flip_by_flip, {"repeat_interleave": move_one}, again=chosen_again),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
-    "collections": collected,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),

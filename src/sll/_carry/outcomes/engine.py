@@ -14,7 +14,7 @@ from ..._ops.env import dispatched, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
 from .. import definitions
 from ..interface import Again, Engine, Func, Region, Rule, tensors
-from ..rules import NUMBERS, collected, lost_number
+from ..rules import NUMBERS, lost_number
 from ..writes import called
 from . import (
     choosing,
@@ -72,7 +72,6 @@ RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
-    "collections": collected,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": reductions.extremes,

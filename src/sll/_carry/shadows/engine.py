@@ -19,7 +19,7 @@ from .. import definitions
 from ..interface import Again, Engine, Func, Quick, Region, Rule
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
-from ..rules import NUMBERS, Rules, collected, lost_number
+from ..rules import NUMBERS, Rules, lost_number
 from ..writes import called
 from . import (
     boundaries,
@@ -77,7 +77,6 @@ RULE_OF: dict[str, Rule] = {
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
-    "collections": collected,
     "floats": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
