@@ -6,9 +6,10 @@ spellings, with ``out=``, and with its in-place forms.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from .interface import Func, Region, Rule
 from .plateaus import ASKED, asked
 from .writes import Writes
 
-__all__ = ["NUMBERS", "Rules", "between_bools", "decides", "lost_number"]
+__all__ = ["Call", "NUMBERS", "Rules", "between_bools", "decides", "lost_number", "spelled"]
 
 _AROUND: dict[str, Callable[[Rule], Rule]] = {
     **dict.fromkeys(ASKED, asked),
@@ -38,6 +39,21 @@ def decides(row: Row) -> bool:
 
 NUMBERS = {f for name in names_of("numbers") if name not in ("numpy", "__array__") for f in spellings(name)}
 """What makes numbers of Python. (NumPy refuses what autograd follows.)"""
+
+
+Call: TypeAlias = "functools.partial[Any]"
+
+
+def spelled(rule: Callable[..., Any]) -> Rule:
+    """The rule that is written ``rule(region, call, …)`` with the parameters of the function: ``call()`` calls it as it
+    is, and ``call.func`` is it.
+    """
+
+    @functools.wraps(rule)
+    def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return rule(region, functools.partial(func, *args, **kwargs), *args, **kwargs)
+
+    return handler
 
 
 def lost_number(region: Region, func: Func, values: Iterable[Tensor], undecided: Callable[[], bool]) -> None:

@@ -23,7 +23,6 @@ from torch.utils.checkpoint import CheckpointPolicy
 from .._carry import outcomes, shadows
 from .._carry.interface import Again
 from .._carry.outcomes.registry import DECIDES_BY_NAME
-from .._carry.outcomes.writes_seen import waiting_apart
 from .._ops.callsite import CallSite, LostGradientError
 from .._ops.env import tracked
 from ..auto import Auto
@@ -293,7 +292,7 @@ def capturing() -> Iterator[None]:
     THREAD.__init__()  # type: ignore[misc]
     torch.compiler._is_compiling_flag = False
     try:
-        with torch._C._EnableTorchFunction(), waiting_apart():
+        with torch._C._EnableTorchFunction():
             yield
     finally:
         torch.compiler._is_compiling_flag = flag

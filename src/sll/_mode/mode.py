@@ -15,7 +15,6 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import OUTSIDE, Engine
-from .._carry.outcomes.writes_seen import settle_hooked
 from .._ops.env import plain, tracked
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, cuts, operators
@@ -46,7 +45,6 @@ def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
-    settle_hooked()
     warn_now()
     THREAD.step += 1
     for entered in THREAD.entered:  # the next step begins
@@ -162,7 +160,7 @@ class Mode(TorchFunctionMode):
             met()
 
     def _told(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Who waits for writes is told of a call. Returns what Python is told in a function that may run again, where
+        """A run is told of a call. Returns what Python is told in a function that may run again, where
         it asks for what is open; else NotImplemented.
         """
         for entered in THREAD.entered:

@@ -37,20 +37,19 @@ from .carriers import (
     Outcomes,
     Selection,
     attach,
-    blend_of,
     bool_outcomes,
     carrier,
     discrete_carrier,
+    held,
     outcomes,
     resolved,
     selection,
 )
 from .decisions import decided_by, shows
 from .expectations import by_ones, expect, probability, undecided
-from .registry import ALWAYS, DISCRETE, RULES, fill
+from .registry import ALWAYS, DISCRETE, RULES, WRITES, fill
 from .trees import decisions
 from .whole import Integers, of_the_count, whole_of
-from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
 
@@ -98,7 +97,7 @@ RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("scatter", "scatter_add", "index_add", "index_fill", "index_copy"), writes.along),
     "index_put": writes.index_put,
     "Tensor.__setitem__": writes.setitem,
-    "Tensor.copy_": writes.copy_,  # floats written to integers are casts
+    "Tensor.copy_": WRITES.copy,  # floats written to integers are casts
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
 }
@@ -111,19 +110,12 @@ _BLENDED = "of a float in which decisions have met only the blend is known. Coun
 
 
 def _known(x: Tensor) -> bool:
-    return getattr(x, "_sll", None) is not None and (blend_of(x) is not None or carrier(x) is not None)
+    return getattr(x, "_sll", None) is not None and (held(x, Blend) is not None or carrier(x) is not None)
 
 
 class _Outcomes(Engine):
     always = ALWAYS
     rules = RULES
-
-    reads = READS
-
-    @staticmethod
-    def before(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
-        if (kwargs or func not in READS) and may_write(func, kwargs):
-            settle((*args, *kwargs.values()) if kwargs else args)
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled():
@@ -142,7 +134,7 @@ class _Outcomes(Engine):
         """Floats that carry something came together in `out`; or `out` says what is decided about such a float.
         `smooth`: the call decides nothing, though others of its function do.
         """
-        blends = [blend for x in operands if (blend := blend_of(x)) is not None]
+        blends = [blend for x in operands if (blend := held(x, Blend)) is not None]
         if not blends and func in PLACES:
             return self._approximate(region, func, sum(map(self.undecided, operands)))
         parts = [x for x in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(x, Tensor)]

@@ -156,10 +156,10 @@ def _quick_rows(region: Region, table: Any, index: Tensor, own: Shadow) -> Any:
     if not ordinary(table) or table.dtype is not own.exact or not index.dim():
         return NotImplemented
     out, rows, size, rest = table[index], table.detach(), table.shape[0], (1,) * (table.dim() - 1)
-    zero = number(0, torch.int64, index.device)
+    zero, known = number(0, torch.int64, index.device), own.ends is not None and 0 <= own.ends[0] and own.ends[1] < size
 
     def read(i: Tensor) -> Tensor:
-        i = _inside(i, index, size, zero)
+        i = i if known else _inside(i, index, size, zero)
         found: Tensor = rows.index_select(0, i) if i.dim() == 1 else rows[i]  # (in a third of the time)
         return found
 

@@ -18,7 +18,7 @@ from ..._ops.apply import finite
 from ..._ops.dtypes import FULL
 from ..._ops.env import free_to_read
 from ..._ops.projections import decided
-from ..._ops.surrogates import alias, finite_gradient, follow, simple
+from ..._ops.surrogates import alias, finite_gradient, follow, number, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added
@@ -113,7 +113,7 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     hard = func(*args)
     plain = hard if hard.requires_grad else None
-    out = _set(picked, hard, dim, value - x.detach())
+    out = _set(picked, hard, dim, number(value, x.dtype) - x.detach())
     if getattr(x, "_sll", None) is not None:
         return out
     one = torch.ones_like
