@@ -23,7 +23,7 @@ from torch.nn import Parameter
 
 from .._carry import rows
 from .._carry.definitions import layouts
-from .._carry.interface import Carried, Engine, Func
+from .._carry.interface import Carried, Engine, Func, tensors
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, is_internal
 from .._ops.openness import of_a_region
@@ -158,7 +158,7 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         return func(args[0].detach(), *args[1:], **kwargs)
     if func in ASKS and func not in DETACHES:
         return func(*args, **kwargs)
-    operands = _tensors((*args, *kwargs.values()))
+    operands = tensors((*args, *kwargs.values()))
     if any(x.is_floating_point() and not _own(x) for x in _written(func, args, kwargs)):
         out = func(*args, **kwargs)
         _mark(region, func, args, kwargs, out)
@@ -170,7 +170,7 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         with torch.enable_grad():
             out = traced(region, func, args, kwargs)
         fed(region, operands, out)
-    for x in _tensors((out,)):
+    for x in tensors((out,)):
         if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():
             THREAD.seen[x] = THREAD.cut
     return out
@@ -187,21 +187,10 @@ def _flows(operands: Iterable[Any]) -> bool:
     return False
 
 
-def _tensors(operands: Iterable[Any]) -> list[Tensor]:
-    """However deep in tuples and lists."""
-    found: list[Tensor] = []
-    for x in operands:
-        if isinstance(x, Tensor):
-            found.append(x)
-        elif isinstance(x, (tuple, list)):
-            found += _tensors(x)
-    return found
-
-
 def _written(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """What the function says that it writes to."""
     writes = writes_to_first(func.__name__) or kwargs.get("inplace")
-    return _tensors((args[:1] if writes else (), kwargs.get("out")))
+    return tensors((args[:1] if writes else (), kwargs.get("out")))
 
 
 def _own(x: Tensor) -> bool:
@@ -275,7 +264,7 @@ def _cut_in_a_package(x: Tensor) -> bool:
 def fed(region: Any, operands: list[Tensor], out: Any) -> None:
     """A call of which the result may have the gradient of a decision, which a line of the program gets then."""
     if THREAD.waiting:
-        passed(any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in _tensors((out,))), out)
+        passed(any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in tensors((out,))), out)
 
 
 def _from_decision(x: Tensor, most: int = 10_000) -> bool:
@@ -301,7 +290,7 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
     if func in ASKS and func not in DETACHES:
         return
     found = None
-    for x in _tensors((*args, *kwargs.values())):
+    for x in tensors((*args, *kwargs.values())):
         cut = _cut_of(region, func, x)
         if cut is not None and (found is None or found.decision is None):
             found = cut
@@ -312,7 +301,7 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
         found = Cut(found.site, call_site(op_name(func)))
         region.count_cut(found.decision)
     written = _written(func, args, kwargs)
-    for x in (*_tensors((out,)), *written):  # (what was there before and is written to keeps statistics)
+    for x in (*tensors((out,)), *written):  # (what was there before and is written to keeps statistics)
         if _own(x) or _is_cut(x) or not any(x is y for y in written):
             _carry(region, x, found)
 
@@ -360,7 +349,7 @@ def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
 def _missed(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
     """If the result has a graph, that is where what was cut is missed."""
     marked: list[Any] = [x for x in known if _is_cut(x)]
-    results = _tensors((out,))
+    results = tensors((out,))
     if not marked or func in ASKS or func.__name__.endswith("_as"):
         return
     used = any(x.requires_grad or region.engine.carried(x) for x in results)

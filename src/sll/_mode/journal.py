@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._carry.interface import tensors
 from .._ops.callsite import call_site, short
 from .._ops.env import eager, unwrapped
 from .._ops.surrogates import ordinary
@@ -59,7 +60,7 @@ class Journal:
             self._generators[id(generator)] = generator, generator.get_state()
 
     def _keep(self, of: Any) -> None:
-        for x in _tensors(of):
+        for x in tensors(of):
             x = unwrapped(x)
             if x.layout != torch.strided or x.is_meta:
                 self._refuse("a write to a tensor that is not dense")
@@ -166,14 +167,6 @@ def _copy(x: Tensor, memory: Any) -> Any:
 
 def _put_back(kept: Iterable[Any], now: bool) -> list[Callable[[], Any]]:
     return [functools.partial(memory.copy_, memory.clone() if now else copy) for _, memory, copy, _ in kept]
-
-
-def _tensors(x: Any) -> Iterable[Tensor]:
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, (tuple, list)):
-        for item in x:
-            yield from _tensors(item)
 
 
 @functools.lru_cache(_MOST)
