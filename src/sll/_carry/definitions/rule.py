@@ -24,8 +24,8 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.env import tracked
 from ..._ops.surrogates import eager
-from ..._rules.index import op_name
-from ..interface import Carried, Func, Region, Rule, tensors
+from ..._rules.index import ASKS, op_name, spellings
+from ..interface import Func, Mark, Region, Rule, tensors
 
 __all__ = ["Original", "Shaped", "Stored", "carries", "defined", "rules", "stored", "written_down"]
 
@@ -89,9 +89,19 @@ class Stored(NamedTuple):
     numbers: Tensor
 
 
-class _Twin(Carried):
+class _Twin(Mark):
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
+
+    def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
+        """In another function what it carries ends."""
+        if func not in _FOLLOWED and func not in ASKS:
+            way = "to_dense()" if x.layout != torch.strided else "dequantize() or int_repr()"
+            region.lose(op_name(func), [], _OTHER.format(way), undecided=lambda: True)
+
+
+_FOLLOWED = {func for name in ("int_repr", "dequantize", "to_dense") for func in spellings(name)}
+_OTHER = "of tensors that are stored in another way, only {} is followed. Make an ordinary tensor first."
 
 
 def stored(x: Any) -> Tensor | None:
@@ -143,9 +153,7 @@ def _rule(definition: Definition, others: Rule) -> Rule:
 
 
 def _carrying(region: Region, out: Tensor, hard: Tensor, numbers: Tensor) -> Tensor:
-    if region.adopt(out):
-        out._sll = _Twin(_shown(region, hard.to(numbers.dtype), numbers)), None  # type: ignore[attr-defined]
-        region.mark()
+    region.mark(out, _Twin(_shown(region, hard.to(numbers.dtype), numbers)))
     return out
 
 
