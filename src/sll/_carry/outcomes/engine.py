@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..._ops.env import dispatched, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
-from .. import definitions, rows
+from .. import definitions
 from ..interface import Again, Engine, Func, Region, Rule, tensors
-from ..rules import NUMBERS, collected, lost_number
+from ..rules import NUMBERS, lost_number
 from ..writes import called
 from . import (
     choosing,
@@ -71,7 +71,6 @@ RULE_OF: dict[str, Rule] = {
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
-    "collections": collected,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": reductions.extremes,
@@ -91,13 +90,13 @@ RULE_OF: dict[str, Rule] = {
     "products": reductions.product,
     "truths": reductions.truth,
     "count_nonzero": reductions.count_nonzero,
-    "Tensor.__getitem__": rows.reading(lookups.getitem),
+    "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("index_select", "gather", "take_along_dim", "take"), lookups.along),
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
     **{name: getattr(lookups, name) for name in ("one_hot", "unravel_index")},
     **dict.fromkeys(("scatter", "scatter_add", "index_add", "index_fill", "index_copy"), writes.along),
     "index_put": writes.index_put,
-    "Tensor.__setitem__": rows.assigning(writes.setitem),
+    "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": WRITES.copy,  # floats written to integers are casts
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import tracked
 from ..._rules.index import op_name, spellings
 from ..interface import Func, Region, Rule
 from ..rules import Rules
@@ -54,7 +53,7 @@ def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
     attach(region, target, carrier(result))
 
 
-WRITES = Writes(lambda x: carrier(x) is not None, tracked, _kept, _carry_same, _through)
+WRITES = Writes(lambda x: carrier(x) is not None, _kept, _carry_same, _through)
 _ALL = Rules(WRITES)
 RULES, ALWAYS = _ALL.of, _ALL.always
 DISCRETE: set[Any] = set()

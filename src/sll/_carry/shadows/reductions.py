@@ -51,12 +51,14 @@ def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, own = args[0], quick_shadow(args[0])
     if own is None or not (own.by_ones or x.dtype == torch.bool):
         return NotImplemented
-    out, make = func(*args), lambda: finite_gradient_at_zero(func(own.value(), *args[1:]))
+    raw: Callable[[], Tensor] = lambda: func(own.value(), *args[1:])
+    out, make = func(*args), lambda: finite_gradient_at_zero(raw())
     if x.dtype != torch.bool:
         return mark(region, out, reduced(region, func, x, own, args[1:], {}, out, make))
     shape = x.shape  # (Floats count without an error up to 2 ** 24.)
     found = Shadow(make, None, own.exact if x.numel() < 1 << 24 else None, by_ones=True)
     found.terms, found.depth = lambda: added(lambda: own.parts(own.value().bool()), shape, *args[1:]), 1
+    found.raw = raw
     return mark(region, out, found)
 
 
@@ -75,12 +77,13 @@ def quick_count(op: str) -> Quick:
             return quick_compare(region, op, func, args)
         if type(k) is not int or k + offset < 0 or n.dtype != torch.int64:  # (below 0 there is no count)
             return quick_compare(region, op, func, args)
-        out, value = func(n, k), own.value()
-        flags, dtype = lazy_clone(out), value.dtype
-        distance = value.detach() - number(k + offset, dtype)
-        near = distance.abs_().le_(number(0.5, dtype))  # (0 or 1; it is not the band of a decision)
+        out, count, dtype = func(n, k), own.raw or own.value, own.exact or own.value().dtype
+        flags = lazy_clone(out)
 
         def make() -> Tensor:
+            value = count()
+            distance = value.detach() - number(k + offset, dtype)
+            near = distance.abs_().le_(number(0.5, dtype))  # (0 or 1; it is not the band of a decision)
             found: Tensor = value * near if rising > 0 else value * near.neg()
             found.data = flags.type(dtype)  # (in half the time of `to`)
             return found
