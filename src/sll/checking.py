@@ -79,8 +79,8 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
-        arguments = [{key: _plain(value) for key, value in asdict(x).items()} for x in self.arguments]
-        lines = [{"file": site.file, "line": site.line, "op": site.op} for site in self.lines]
+        arguments = [{key: _finite(value) for key, value in asdict(x).items()} for x in self.arguments]
+        lines = [site._asdict() for site in self.lines]
         found = {"region": self.region, "verdict": self.verdict, "arguments": arguments, "lines": lines}
         return {**found, "runs": self.runs, "notes": self.notes(), "report": self.report.to_dict()}
 
@@ -101,10 +101,6 @@ def _cells(x: Compared) -> tuple[str, ...]:
         f"{x.region:.3g}",
         x.verdict,
     )
-
-
-def _plain(x: Any) -> Any:
-    return list(x) if isinstance(x, tuple) else _finite(x) if isinstance(x, float) else x
 
 
 T = TypeVar("T")
@@ -198,42 +194,32 @@ def check(
     for name, value, least in given:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise TypeError(f"{name} must be an integer, at least {least}, got {shown(value)}")
-    return check_program(
-        fn, args, kwargs, _scalar, eps, forward, params, path_to, directions, points, runs, seed, paths
-    )
+    region = linearize(eps, forward=forward, paths=paths)
+    return check_program(Program(fn, args, kwargs), region, _scalar, params, path_to, directions, points, runs, seed)
 
 
 def check_program(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    program: Program,
+    region: linearize,
     loss: Callable[[Any], Tensor],
-    eps: Eps | None,
-    forward: RegionForward | None,
     params: Any = None,
     path_to: Any = None,
     directions: int = 8,
     points: int = 12,
     most: int = 10_000,
     seed: int = 0,
-    paths: int = 1,
 ) -> Check:
     """`check`, of what `loss` makes of the program's result."""
-    program = Program(fn, args, kwargs)
-    region = linearize(eps, forward=forward, paths=paths)
-    options = {"eps": _with_memory(region.eps), "forward": region.forward, "paths": paths}
+    options = {"eps": _with_memory(region.eps), "forward": region.forward, "paths": region.paths}
     policies: list[Any] = [policy for policy in region.policies() if hasattr(policy, "state_dict")]
     states = [(policy, policy.state_dict()) for policy in policies]
-    with torch.inference_mode(False), program.as_it_was():
-        runs = Runs(program, _moved(program, params), loss, most)
-        around = Around(runs, options, points, seed)
+    with torch.inference_mode(False), program.as_it_was() as put:
+        runs = Runs(program, put, _moved(program, params), loss, most)
         try:
-            found = _measured(around, region, path_to, directions)
+            return _measured(Around(runs, options, points, seed), region, path_to, directions)
         finally:
-            runs.put()
             for policy, state in states:
                 policy.load_state_dict(state)
-    return found
 
 
 def _measured(around: Around, region: linearize, path_to: Any, directions: int) -> Check:

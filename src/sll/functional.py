@@ -127,9 +127,7 @@ def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) 
         >>> sll.heaviside(torch.tensor([-1.0, 0.0, 0.05, 1.0]), eps=0.1)
         tensor([0.0000, 0.5000, 0.7500, 1.0000])
     """
-    width, linear = _checked(x, eps, forward, "heaviside")
-    step = Step(boundary_at(x, 0.0, width), 0.0, 1.0, Jump("boundary", 0.0, 1.0, 0.5, 0.0))
-    return _ramp(step, lambda: torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
+    return threshold(x, 0.0, eps, forward=forward)
 
 
 @one_node

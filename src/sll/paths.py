@@ -77,7 +77,7 @@ class _Call:
             self._others(first)
             if not self.region.linear:
                 with torch._C.DisableTorchFunction():
-                    return self.found.with_flips(_meet())
+                    return self.found.with_flips()
         return self.found.by_weight()
 
     def _run(self, run: Run) -> Any:
@@ -201,9 +201,3 @@ def _branches(run: Run, start: int) -> list[tuple[list[int], list[Asked]]]:
 
 
 _FLOAT = "it is a Python float, and another path returns another one. Return a tensor."
-
-
-def _meet() -> Callable[..., Any]:
-    from ._carry.flips.primitives import meet  # flips are imported when somebody wants them
-
-    return meet

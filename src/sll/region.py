@@ -13,15 +13,13 @@ from ._carry import outcomes, shadows
 from ._carry.interface import OUTSIDE, Engine, tensors
 from ._mode import checkpoint, cuts, operators, vmap
 from ._mode.decorating import around_module, decorate
-from ._mode.guards import not_compiled
-from ._mode.mode import Mode, not_compiled_on_their_own
+from ._mode.mode import Mode
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
 from ._mode.runs import asking
 from ._mode.threads import THREAD
 from ._mode.watching import Trace
-from ._ops.callsite import CallSite, call_site, short
-from ._ops.env import plain
+from ._ops.callsite import CallSite, call_site
 from ._ops.options import (
     OnLost,
     RegionForward,
@@ -176,7 +174,6 @@ class linearize(Mode):
         self.fixed = {op: eps for op, eps in found.items() if isinstance(eps, float)}
 
     def _for_compiled_code(self, ops: str) -> None:
-        self.compiles = self.engine.compiles and self.trace is None
         alike = [eps if isinstance(eps, float) else type(eps).__name__ for eps in (self._eps, *self._eps_of.values())]
         self.settings = f"{self.mode} {[*self._eps_of]} {alike} {ops} {self._lost.on_lost} {sorted(self.through)}"
 
@@ -283,14 +280,8 @@ class linearize(Mode):
         """Something is decided there where the program itself leaves autograd, or detached."""
         self._cut[site] += 1
 
-    def miss(self, cut: cuts.Cut, op: str) -> None:
-        """What was cut is used at a call of `op`, where gradients are recorded."""
-        here = short(call_site(op))
-        why = f"{short(cut.decision or cut.site)} {cut.says}, and {here} uses it. {cut.remedy}"
-        self._lost.add(cut.site.op, lambda: True, why, cut.site)
-
     def drop(self, site: CallSite, why: str) -> None:
-        """An answer that was asked for there gets no gradient."""
+        """What was decided or asked for there gets no gradient."""
         self._lost.add(site.op, lambda: True, why, site)
 
     def draw(self, many: int) -> list[int]:
@@ -319,13 +310,9 @@ class linearize(Mode):
     # --- the mode ---
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        engine = self.engine
-        rule = engine.rules.get(func)
-        if rule is not None and THREAD.alone and not (self.linear or self.selecting()) and plain():
-            return rule(self, func, args, kwargs)  # what training loops do
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             return cuts.unrecorded(self, func, args, kwargs)
-        if checkpoint.hooked() and (self.selecting() or rule is not None):
+        if checkpoint.hooked() and (self.selecting() or func in self.engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
             return vmap.handled(self, func, args, kwargs, self._ruled)
@@ -379,5 +366,3 @@ class hard(Mode):
 
 for _engine in ENGINES.values():
     _engine.always.update(OUTSIDE)
-not_compiled_on_their_own()
-not_compiled(cuts.unrecorded)

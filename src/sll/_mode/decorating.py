@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._carry.outcomes.writes_seen import settle_all
 from .._ops.options import shown
 from .mode import Mode
 from .threads import THREAD
@@ -144,7 +143,6 @@ class _Suspended:
                 self.region.adopt(tensor)
 
     def __exit__(self, *exc: Any) -> None:
-        settle_all()  # nobody sees writes while it is suspended
         self._carried = []
         self._counts = THREAD.entered[-1].counts
         for ref in THREAD.entered[-1].live:

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
-from .._carry.interface import OUTSIDE, Engine
-from .._carry.outcomes.writes_seen import settle_hooked
+from .._carry.interface import OUTSIDE, Engine, Mark
 from .._ops.env import plain, tracked
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, cuts, operators
@@ -28,7 +27,7 @@ from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
 from .tracing import traced
 from .vmap import views
 
-__all__ = ["Mode", "not_compiled_on_their_own"]
+__all__ = ["Mode"]
 
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -46,7 +45,6 @@ def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
-    settle_hooked()
     warn_now()
     THREAD.step += 1
     for entered in THREAD.entered:  # the next step begins
@@ -69,17 +67,7 @@ OUTSIDE.update(
 M = TypeVar("M", bound="Mode")
 
 _transformed = torch._C._are_functorch_transforms_active
-_NONE_YET: list[Tensor] | None = None
 _push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
-
-
-class _NoEngine(Engine):
-    """Runs everything as it is."""
-
-    always = frozenset()
-
-    def dispatch(self, region: Any, func: Any, args: Any, kwargs: Any) -> Any:
-        return func(*args, **kwargs)
 
 
 class Mode(TorchFunctionMode):
@@ -88,19 +76,22 @@ class Mode(TorchFunctionMode):
     trace: Any = None
     linear: bool | None = None
     """Whether values follow the ramp. None: nothing is linearized."""
-    engine: Engine = _NoEngine()
+    engine = Engine()
     through: frozenset[str] = frozenset()
     """What a region looks through of what the program itself cuts: ``see_through=``."""
     arguments: tuple[Any, ...] = ()
     """What it was made with, by compiled code."""
-    compiles = True
-    """Whether a graph is all that its rules need. If not, what Dynamo captures runs in eager mode."""
     settings = ""
     """All that rules depend on, but for what policies know."""
     memories: tuple[Any, ...] = ()
     """Those of its policies that measure first."""
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passing: set[Any] = set()
+        """Functions that pass, where nothing carries anything yet: they decide nothing."""
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -109,30 +100,27 @@ class Mode(TorchFunctionMode):
         """What an ordinary network calls comes no further than the first lines: it is to cost next to nothing."""
         if is_dynamo_compiling():
             return self._while_dynamo_traces(func, args, kwargs or {})
-        engine, known = self.engine, _NONE_YET
-        idle = IDLE.region is self and type(func) not in OPERATORS
-        quiet = idle and func not in engine.always and func not in engine.quick or func in ASIDE
-        if quiet and (engine.before is None or not kwargs and func in engine.reads):
+        if func in self.passing and IDLE.region is self and (not kwargs or self.engine.before is None):
             return func(*args, **kwargs) if kwargs else func(*args)
+        if func in ASIDE:
+            return func(*args)
         if THREAD.alone:
+            engine = self.engine
             told = engine.before is not None and (kwargs or func not in engine.reads)
             if told and (answer := self._told(func, args, kwargs)) is not NotImplemented:
                 return answer
-            quick = engine.quick.get(func)
+            quick = engine.quick[func] if func in engine.quick else None
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
                 if out is not NotImplemented:
                     return out
-            for x in (*args, *kwargs.values()) if kwargs else args:
-                if isinstance(x, Tensor):
-                    if getattr(x, "_sll", None) is not None:
-                        known = [x] if known is None else [*known, x]
-                elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
-                    known = [*(known or ()), *held]
+            known = _held((*args, *kwargs.values()) if kwargs else args)
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
-                return self._handled(func, args, kwargs or {}, known or [])
-            of_data = known is None and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
-            if known is None and (of_data or func not in engine.always) and not _transformed():
+                return self._handled(func, args, kwargs or {}, known)
+            of_data = not known and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
+            if not known and (of_data or func not in engine.always) and not _transformed():
+                if quick is None and func not in self.passing:
+                    self._learn(func)
                 return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
             if known and quick is not None and plain():
@@ -143,8 +131,13 @@ class Mode(TorchFunctionMode):
                         engine.link(out, links)
                     return out
             if func not in OUTSIDE:
-                return self._handled(func, args, kwargs or {}, known or [])
+                return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
+
+    def _learn(self, func: Any) -> None:
+        """It decides nothing, and nobody waits for what it writes."""
+        if type(func) not in OPERATORS and (self.engine.before is None or func in self.engine.reads):
+            self.passing.add(func)
 
     def put_off(self, *arguments: Any) -> bool:
         """Whether compiled code makes it: then it is made with these where its first call is met."""
@@ -162,7 +155,7 @@ class Mode(TorchFunctionMode):
             met()
 
     def _told(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Who waits for writes is told of a call. Returns what Python is told in a function that may run again, where
+        """A run is told of a call. Returns what Python is told in a function that may run again, where
         it asks for what is open; else NotImplemented.
         """
         for entered in THREAD.entered:
@@ -282,10 +275,6 @@ class Mode(TorchFunctionMode):
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
 
-    def carrier_of(self, x: Tensor) -> Engine:
-        """What knows what `x` carries."""
-        return self.engine
-
     def selecting(self) -> bool:
         """Whether a mask has selected something, in this thread: a region may be on in several."""
         return THREAD.selects
@@ -294,8 +283,10 @@ class Mode(TorchFunctionMode):
         """A mask has selected something."""
         THREAD.selects = True
 
-    def mark(self) -> None:
-        """Something was made that calls are to be asked about."""
+    def mark(self, x: Tensor, mark: Mark | None) -> None:
+        """Calls are to be asked about `x`, which says `mark` from now on, if there is one."""
+        if mark is not None and self.adopt(x):
+            x._sll = mark, None  # type: ignore[attr-defined]
         THREAD.marks = True
 
     def policies(self) -> list[Any]:
@@ -323,13 +314,10 @@ class Mode(TorchFunctionMode):
             top.sweep()
         return True
 
-    def on(self) -> bool:
-        """Entered, in this thread."""
-        return any(mode is self for mode in stack())
-
     def entered(self) -> bool:
         """On, or handling a call just now: then torch hides it."""
-        return self is THREAD.at_work or self.on() or any(entered.mode is self for entered in THREAD.entered)
+        on = (THREAD.at_work, *stack(), *(entered.mode for entered in THREAD.entered))
+        return any(mode is self for mode in on)
 
     def outermost(self) -> Mode:
         """The region or block at whose end decisions end. (torch hides a mode while it handles a call.)"""
@@ -349,7 +337,7 @@ class Mode(TorchFunctionMode):
                 warn_now()
         THREAD.look()
         if THREAD.patched:
-            THREAD.patched = [region for region in THREAD.patched if region.on()]
+            THREAD.patched = [region for region in THREAD.patched if region.entered()]
 
 
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."
@@ -368,24 +356,20 @@ def _seen(known: list[Tensor]) -> None:
             x._sll = None  # type: ignore[attr-defined]
 
 
-def _held(x: Any) -> list[Tensor]:
+def _held(items: Any) -> list[Tensor]:
     """What may carry something in a tuple, a list or a slice, however deep."""
     found: list[Tensor] = []
-    for item in (x.start, x.stop, x.step) if isinstance(x, slice) else x:
-        if isinstance(item, Tensor):
-            if getattr(item, "_sll", None) is not None:
-                found.append(item)
-        elif isinstance(item, (tuple, list, slice)):
-            found += _held(item)
+    for x in items:
+        if getattr(x, "_sll", None) is not None:
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            found += _held(x)
+        elif type(x) is slice:
+            found += _held((x.start, x.stop, x.step))
     return found
 
 
-# --- compiled code -----------------------------------------------------------------------------------------------
-
-
-def not_compiled_on_their_own() -> None:
-    """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
-    function of its own. As a part of the user's function they still are traced.
-    """
-    for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.enter, Mode.__exit__):
-        skip(method)
+# After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these as a function
+# of its own. As a part of the user's function they still are traced.
+for _method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.enter, Mode.__exit__):
+    skip(_method)

@@ -36,7 +36,7 @@ def asking(engine: Engine) -> Engine:
     """`engine`, for a function that may run again: its runs are told of what may write."""
     found = copy(engine)
     found.reads = set()
-    found.before = functools.partial(_before, engine, found.reads)
+    found.before = functools.partial(_before, found.reads)
     found.quick = dict(engine.quick)
     for op in _BOUNDARY:
         for func in spellings(op):
@@ -44,11 +44,9 @@ def asking(engine: Engine) -> Engine:
     return found
 
 
-def _before(engine: Engine, reads: set[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+def _before(reads: set[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
     """`Engine.before`. `reads`: the functions that need not come again."""
-    if engine.before is not None:
-        engine.before(func, args, kwargs)
-    if func not in QUESTIONS and writes(func) is None and (engine.before is None or func in engine.reads):
+    if func not in QUESTIONS and writes(func) is None:
         reads.add(func)
     if THREAD.runs:
         THREAD.runs[-1].count()

@@ -182,8 +182,11 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def _flat(x: Tensor) -> Any:
-    """The elements of a dense tensor in the order in which they lie in memory."""
-    return _loops().flat(x.data_ptr(), x.numel(), _TYPES[x.dtype])
+    """The elements of a dense tensor in the order in which they lie in memory. (Asked for `data_ptr`, a tensor that
+    shares memory with a lazy clone is copied.)
+    """
+    offset = x.storage_offset() * x.element_size()
+    return _loops().flat(torch._C._data_address(x) + offset, x.numel(), _TYPES[x.dtype])  # type: ignore[attr-defined]
 
 
 _TYPES = {torch.float32: "=f4", torch.float64: "=f8", torch.bool: "|b1"}

@@ -79,8 +79,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
 
-        def listed(counts: dict[CallSite, Any], name: str) -> list[dict[str, Any]]:
-            return [{"file": s.file, "line": s.line, "op": s.op, name: n} for s, n in counts.items()]
+        def listed(of: dict[CallSite, Any], name: str = "") -> list[dict[str, Any]]:
+            return [{**site._asdict(), **({name: x} if name else x._asdict())} for site, x in of.items()]
 
         return {
             "traced": self.traced,
@@ -89,8 +89,8 @@ class Report:
             "infinite_jumps": listed(self.infinite_jumps, "elements"),
             "approximate": listed(self.approximate, "flips"),
             "cut": listed(self.cut, "calls"),
-            "eps": [{"file": s.file, "line": s.line, "op": s.op, **used._asdict()} for s, used in self.eps.items()],
-            "flips": [{"file": s.file, "line": s.line, "op": s.op, **of._asdict()} for s, of in self.flips.items()],
+            "eps": listed(self.eps),
+            "flips": listed(self.flips),
         }
 
     def to_pandas(self) -> Any:

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -145,15 +145,7 @@ class Explanation:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
         return {
             "region": self.region,
-            "inputs": [
-                {
-                    "name": x.name,
-                    "shape": list(x.shape),
-                    "hard": _finite(x.hard),
-                    "linearized": _finite(x.linearized),
-                }
-                for x in self.inputs
-            ],
+            "inputs": [{name: _finite(value) for name, value in asdict(x).items()} for x in self.inputs],
             "refused": self.refused,
             "inner": self.inner,
             "sections": dict(self.sections()),
@@ -264,7 +256,7 @@ def explain(
     inside = _norms(program, region)
     inputs = tuple(InputGradient(name, program.shapes[name], without.get(name), norm) for name, norm in inside.items())
     inner = region.trace is not None and region.trace.has_inner
-    checked = check_program(fn, args, kwargs, whole, eps, forward, paths=paths) if check else None
+    checked = check_program(program, linearize(eps, forward=forward, paths=paths), whole) if check else None
     return Explanation(repr(region), inputs, region.report(), refused, inner, checked)
 
 

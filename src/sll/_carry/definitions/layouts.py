@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._rules.index import ASKS, op_name, spellings
-from ..interface import Func, Region
 from .rule import Original, Stored, defined, stored
 
-__all__ = ["met"]
+__all__: list[str] = []
 
 MAX_ELEMENTS = 2**22
 """Of the one-hots of the places of a sparse tensor."""
@@ -81,15 +79,3 @@ def sparse(original: Original, indices: Any, values: Any, *args: Any, **kwargs: 
 def dense(original: Original, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     out, numbers = original(), stored(input)
     return out if numbers is None else numbers.clone().to(out.dtype)
-
-
-_FOLLOWED = {func for name in ("int_repr", "dequantize", "to_dense") for func in spellings(name)}
-_OTHER = "of tensors that are stored in another way, only {} is followed. Make an ordinary tensor first."
-
-
-def met(region: Region, func: Func, known: list[Tensor]) -> None:
-    """Another function has such a tensor among its operands: what it carries ends there."""
-    lost = [x for x in known if stored(x) is not None]
-    if lost and func not in _FOLLOWED and func not in ASKS:
-        way = "to_dense()" if lost[0].layout != torch.strided else "dequantize() or int_repr()"
-        region.lose(op_name(func), [], _OTHER.format(way), undecided=lambda: True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,11 +24,12 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.env import tracked
 from ..._ops.surrogates import eager
-from ..._rules.index import op_name
-from ..interface import Carried, Func, Region, Rule, tensors
+from ..._rules.index import ASKS, op_name, spellings
+from ..interface import Func, Mark, Region, Rule, tensors
 
 __all__ = ["Original", "Shaped", "Stored", "carries", "defined", "rules", "stored", "written_down"]
 
+D = TypeVar("D", bound=Callable[..., Any])
 Original = Callable[[], Any]
 """Calls the function itself."""
 
@@ -47,10 +48,10 @@ _DEFINITIONS: dict[str, Definition] = {}
 """By name in the table."""
 
 
-def defined(*names: str, passes: bool = False, whole: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def defined(*names: str, passes: bool = False, whole: bool = False) -> Callable[[D], D]:
     """What these functions are: see `Definition`."""
 
-    def put(run: Callable[..., Any]) -> Callable[..., Any]:
+    def put(run: D) -> D:
         _DEFINITIONS.update(dict.fromkeys(names, Definition(run, passes, whole)))
         return run
 
@@ -88,9 +89,19 @@ class Stored(NamedTuple):
     numbers: Tensor
 
 
-class _Twin(Carried):
+class _Twin(Mark):
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
+
+    def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
+        """In another function what it carries ends."""
+        if func not in _FOLLOWED and func not in ASKS:
+            way = "to_dense()" if x.layout != torch.strided else "dequantize() or int_repr()"
+            region.lose(op_name(func), [], _OTHER.format(way), undecided=lambda: True)
+
+
+_FOLLOWED = {func for name in ("int_repr", "dequantize", "to_dense") for func in spellings(name)}
+_OTHER = "of tensors that are stored in another way, only {} is followed. Make an ordinary tensor first."
 
 
 def stored(x: Any) -> Tensor | None:
@@ -142,9 +153,7 @@ def _rule(definition: Definition, others: Rule) -> Rule:
 
 
 def _carrying(region: Region, out: Tensor, hard: Tensor, numbers: Tensor) -> Tensor:
-    if region.adopt(out):
-        out._sll = _Twin(_shown(region, hard.to(numbers.dtype), numbers)), None  # type: ignore[attr-defined]
-        region.mark()
+    region.mark(out, _Twin(_shown(region, hard.to(numbers.dtype), numbers)))
     return out
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -133,16 +132,8 @@ def _at_integers(
 # --- the same question has the same flips ---
 
 
-class _Asked(threading.local):
-    """By the id of the operand: what was asked, and what was decided, as long as somebody carries it."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, weakref.ref[Decision]]]]] = {}
-
-
-_ASKED = _Asked()
-_KEPT = 8
-"""So many questions about one tensor are remembered."""
+_ASKED: weakref.WeakValueDictionary[Any, Decision] = weakref.WeakValueDictionary()
+"""By the id and the version of the operand, and what was asked: what was decided, as long as somebody carries it."""
 
 
 def held(x: Any) -> Any:
@@ -154,22 +145,15 @@ def held(x: Any) -> Any:
 
 def again(x: Tensor, key: Any, found: Decision, what: tuple[Tensor, ...], other: Any = None) -> Decision:
     """`found`, or the decision of before, if the same was asked and `what` has not changed (a write may go unseen).
-    (`other`, whose id is in the key, may be another tensor by now.)
+    (Those whose ids are in the key, `x` and `other`, may be other tensors by now.)
     """
-    known = _ASKED.of.get(id(x))
-    if known is None or known[0]() is not x:
-        place, of = id(x), _ASKED.of
-        known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
-    key = (x._version, key)
-    for asked, ref in known[1]:
-        before = ref() if asked == key else None
-        if before is None or not (before.other is None or before.other() is other):
-            continue
-        if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
-            return before
-    found.what, found.other = what, weakref.ref(other) if isinstance(other, Tensor) else None
-    known[1].append((key, weakref.ref(found)))
-    del known[1][:-_KEPT]
+    key = id(x), x._version, key
+    before = _ASKED.get(key)
+    alive = before is not None and all(ref() is of for ref, of in zip(before.of, (x, other)))
+    if before and alive and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
+        return before
+    found.what, found.of = what, [weakref.ref(of) for of in (x, other) if isinstance(of, Tensor)]
+    _ASKED[key] = found
     return found
 
 

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
-from .. import definitions, rows
-from ..interface import Engine, Func
+from .. import definitions
+from ..interface import Engine, Func, tensors
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
-from ..rules import NUMBERS, Rules, collected, lost_number
+from ..rules import NUMBERS, Rules, lost_number
 from . import questions
-from .calls import leaves
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
 from .every import differing, flip_by_flip, ragged
@@ -77,11 +76,10 @@ RULE_OF: dict[str, Rule] = {
     **definitions.rules(flip_by_flip, {"repeat_interleave": move_one}, again=chosen_again),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
-    "collections": collected,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
-    "Tensor.__getitem__": rows.reading(getitem),
+    "Tensor.__getitem__": getitem,
     "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),
     "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
     "torch.embedding": lookup("table", "index"),
@@ -100,7 +98,7 @@ RULE_OF: dict[str, Rule] = {
     "histc": chosen_again(histogram),
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
     **dict.fromkeys(("writes", "masked_scatter", "nonzero", "argwhere"), flip_by_flip),
-    "Tensor.__setitem__": rows.assigning(setitem),
+    "Tensor.__setitem__": setitem,
     "Tensor.copy_": WRITES.copy,
     **{op: comparison(op, False, True) for op in ("gt", "ge")},
     **{op: comparison(op, True, False) for op in ("lt", "le")},
@@ -160,7 +158,7 @@ class _Flips(Engine):
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule, loose = RULES.of.get(func), []
         if region.selecting() and func not in _IN_PLACE:
-            loose = [x for x in leaves(args, kwargs) if self.selected(x)]
+            loose = [x for x in tensors(args, kwargs) if self.selected(x)]
         if rule is None and func in ASKS:
             if func in COUNTS and loose:
                 why = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..._ops.env import unwrapped
 from ..._rules.index import REMEDIES, op_name
-from ..interface import Carried, Func
+from ..interface import Carried, Func, tensors
 from ..writes import called, same, writes_unsaid
-from .calls import carriers, leaves, once_more, replaced
+from .calls import carriers, once_more, replaced
 from .entries import Decision, Flips, Numbers, carry, flips_of, held_by, mark, opened
 from .primitives import take
 
@@ -43,7 +43,7 @@ def flip_by_flip(
     """Any function: it runs again in each flip. `writes`: whether it may write to its operands without saying so. Flips
     of floats alone go on if they are few and `torch.vmap` can run it, or else they meet in it.
     """
-    if all(getattr(x, "_sll", None) is None for x in leaves(args, kwargs)):
+    if all(getattr(x, "_sll", None) is None for x in tensors(args, kwargs)):
         return func(*args, **kwargs)
     name, writes = op_name(func), writes_unsaid(func) if writes is None else writes
     rows = _Rows(func, args, kwargs, writes)
@@ -66,7 +66,7 @@ def flip_by_flip(
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")
     out = _watched(region, func, args, kwargs, floats) if writes else once_more(func, args, kwargs)
-    parts = leaves(out)
+    parts = tensors(out)
     carried: dict[int, Tensor] = {}
     for x, values in zip((*parts, *rows.operands), results):  # (operands may have been written to)
         if isinstance(values, list):
@@ -109,7 +109,7 @@ class _Rows:
         self.func, self.args, self.kwargs, self.writes = func, args, kwargs, writes
         self.found = carriers(args, kwargs)
         self.operands = [x for x, _ in self.found]
-        self.selected = [x for x in leaves(args, kwargs) if ragged(x) is not None]
+        self.selected = [x for x in tensors(args, kwargs) if ragged(x) is not None]
         self.loose = {id(x): r for x in self.selected if (r := ragged(x)) is not None}
         known = [key for r in self.loose.values() for key in r.of]
         layouts = [flips.layout for _, flips in self.found]
@@ -131,7 +131,7 @@ class _Rows:
         or of sparse results. If the function writes, then the operands that carry flips after it, too. `of_floats`:
         only if that is quick.
         """
-        largest = max(x.numel() for x in leaves(self.args, self.kwargs))
+        largest = max(x.numel() for x in tensors(self.args, self.kwargs))
         if self.size * largest > (MAX_OF_FLOATS if of_floats else MAX_ELEMENTS):
             return None
         if of_floats and torch._C._are_functorch_transforms_active():
@@ -159,12 +159,12 @@ class _Rows:
         by = {id(x): row for x, row in zip(self.operands, given)} | also
         as_it_is: Callable[[Tensor], Tensor] = lambda x: x.detach().clone() if self.writes else x.detach()
         put: Callable[[Tensor], Tensor] = lambda x: by[id(x)] if id(x) in by else as_it_is(x)
-        parts = tuple(leaves(once_more(self.func, self.args, self.kwargs, put)))
+        parts = tuple(tensors(once_more(self.func, self.args, self.kwargs, put)))
         return (*parts, *given) if self.writes else parts
 
     def all_at_once(self, changed: list[Tensor]) -> tuple[Tensor, ...] | None:
         """By `torch.vmap`, if it can, and nothing was written to."""
-        others = leaves(self.args, self.kwargs) if self.writes else []
+        others = tensors(self.args, self.kwargs) if self.writes else []
         others = [x for x in others if all(x is not y for y in self.operands)]
         copies = {id(x): x.detach().clone() for x in others}
         given = [x.clone() for x in changed] if self.writes else changed

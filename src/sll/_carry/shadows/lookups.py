@@ -91,14 +91,14 @@ class Spot:
         found = getattr(self.own, "order", None)
         return found if found is not None and (self.rows or self.along == found.along()) else None
 
-    def hot(self) -> Tensor | None:
-        """Weights with a dimension for all entries of the table, in the place of that of the index."""
-        own = self.own
-        if self.along is None or not isinstance(own, Weights) or self.index.dim() == 0:
+    def beside(self, table: Tensor) -> Tensor | None:
+        """All entries that each place may read, in a last dimension, if its weights are of all of them, in order."""
+        own, along = self.own, self.along
+        if along is None or not isinstance(own, Weights) or not own.positions or own.labels.shape[-1] != self.size:
             return None
-        if not own.positions or own.labels.shape[-1] != self.size or self.index.shape[self.along] != 1:
-            return None
-        return own.weights().squeeze(self.along).movedim(-1, self.along)
+        others = [t.shape[:along] + t.shape[along + 1 :] for t in (self.index, table)]
+        fits = self.index.dim() == table.dim() and others[0] == others[1]
+        return table.movedim(along, -1).unsqueeze(along) if fits else None
 
     def soft(self, table: Any, flag: bool = False) -> Tensor:
         """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
@@ -108,9 +108,8 @@ class Spot:
             return order.soft(found, True, None, lambda: torch.zeros_like(found))  # type: ignore[no-any-return]
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.own.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[attr-defined, no-any-return]
-        hot = self.hot()
-        if fixed is not None and hot is not None and hot.shape == fixed.shape:
-            return (hot * finite(fixed)).sum(self.along, keepdim=True)
+        if fixed is not None and (entries := self.beside(fixed)) is not None:
+            return (self.own.weights() * finite(entries)).sum(-1)  # type: ignore[attr-defined, no-any-return]
         share, change = self.parts(flag)
         there, now = (t.to(share.dtype) for t in (self.entries(fixed, change), self.entry(fixed)))
         return (self.align(share) * finite(there - now.unsqueeze(-1))).sum(-1)
@@ -180,7 +179,7 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
     held = shadow(table)
     if out.is_floating_point():
         picked = spots[0].picked() if len(spots) == 1 and spots[0].all_rows() else None
-        if picked is not None:
+        if isinstance(picked, Best):
             return _rows_read(picked, out, table)
         if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
             return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
