@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.env import free_to_read
-from ..._ops.surrogates import alias
+from ..._ops.surrogates import alias, number
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import not_zero
@@ -156,7 +156,7 @@ def of_each(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], shape: to
     given = {id(x): x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)}
     parts = {key: parts_of(x) for key, x in given.items() if shadow(x) is not None}
     if func.__name__ in SUMS and not kwargs:  # (linear: the numbers do not matter)
-        then = {key: x.new_zeros((), dtype=torch.int64) for key, x in given.items()}
+        then = {key: number(0, torch.int64, x.device) for key, x in given.items()}
     else:
         then = {key: x.detach().clone() for key, x in given.items()}
 
