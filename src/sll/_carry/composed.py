@@ -66,6 +66,25 @@ def put(region: Region, input: Tensor, index: Tensor, source: Tensor, accumulate
     return region.call(torch.Tensor.reshape, found, input.shape)
 
 
+def broadcast_tensors(region: Region, *tensors: Any) -> Any:
+    parts = _given(tensors)
+    shape = torch.broadcast_shapes(*(x.shape for x in parts))  # type: ignore[no-untyped-call]
+    return tuple(region.call(torch.Tensor.expand, x, shape) for x in parts)
+
+
+def count_nonzero(region: Region, input: Tensor, dim: Any = None) -> Any:
+    flags = input if input.dtype == torch.bool else region.call(torch.ne, input, 0)
+    return region.call(torch.sum, flags) if dim is None else region.call(torch.sum, flags, dim)
+
+
+def unravel_index(region: Region, indices: Tensor, shape: Any) -> Any:
+    found, rest = [], indices
+    for size in reversed([shape] if isinstance(shape, int) else list(shape)):
+        found.append(region.call(torch.remainder, rest, size))
+        rest = region.call(torch.div, rest, size, rounding_mode="floor")
+    return tuple(reversed(found))
+
+
 def _rule(composed: Any) -> Rule:
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return composed(region, *args, **kwargs)
@@ -74,5 +93,16 @@ def _rule(composed: Any) -> Rule:
 
 
 COMPOSED: dict[str, Rule] = {
-    each.__name__: _rule(each) for each in (meshgrid, cartesian_prod, combinations, block_diag, fill_diagonal_, put)
+    each.__name__: _rule(each)
+    for each in (
+        meshgrid,
+        cartesian_prod,
+        combinations,
+        block_diag,
+        fill_diagonal_,
+        put,
+        broadcast_tensors,
+        count_nonzero,
+        unravel_index,
+    )
 }

@@ -207,16 +207,3 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     decision = decided_by(share)
     decision.side = shows(hard, 1)
     return attach(region, hard, Outcomes(decision, constant(0, hard), constant(1, hard)))
-
-
-def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``unravel_index(index, shape)``: quotients and remainders."""
-    named = dict(zip(("indices", "shape"), args), **kwargs)
-    index, shape = named["indices"], named["shape"]
-    if not discrete_carrier(index) or isinstance(shape, Tensor):
-        return func(*args, **kwargs)
-    found = []
-    for size in reversed((shape,) if isinstance(shape, int) else tuple(shape)):
-        found.append(region.call(torch.remainder, index, size))
-        index = region.call(torch.floor_divide, index, size)
-    return tuple(reversed(found))

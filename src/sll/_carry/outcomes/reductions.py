@@ -124,15 +124,6 @@ def extremes(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 _LARGEST = "of many integers the largest is not known. Take it of floats, or of masks: (x >= k).any()."
 
 
-def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x = args[0] if args else kwargs["input"]
-    if carrier(x) is None:
-        return func(*args, **kwargs)
-    flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
-    dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    return region.call(torch.sum, flags) if dim is None else region.call(torch.sum, flags, dim)
-
-
 def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
     x, weights = named["input"], named.get("weights")

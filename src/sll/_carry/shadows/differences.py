@@ -21,7 +21,7 @@ from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinar
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Other, Shadow, carry, mark, quick_shadow, root_of, shadow, tensors
-from .terms import as_count, made_of, one_choice, relabelled, there, together
+from .terms import all_beyond, as_count, made_of, one_choice, relabelled, there, together
 
 
 def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
@@ -217,18 +217,7 @@ def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool =
     return out
 
 
-def other_of(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
+def other_of(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Other:
     """The function of one operand that is on its other side; None for several, if they are not made of one decision."""
-    of = {id(x): (shadow(x), x.detach().clone()) for x in known}
-    if len(of) != 1 and (root_of(known, known[0].shape) is None):
-        return None
-    rest = [y.clone() if isinstance(y, Tensor) and id(y) not in of and not y.requires_grad else y for y in args]
-
-    def other(_: Tensor) -> Tensor | None:
-        there = {key: own.other(then) for key, (own, then) in of.items() if own is not None}
-        if any(beyond is None for beyond in there.values()):
-            return None
-        made: Tensor = func(*(there.get(id(old), y) for y, old in zip(rest, args)), **kwargs)
-        return made
-
-    return other
+    one = all(x is known[0] for x in known) or root_of(known, known[0].shape) is not None
+    return all_beyond(func, args, kwargs) if one else None

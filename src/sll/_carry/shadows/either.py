@@ -20,7 +20,7 @@ from ..._ops.env import tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
 from ..._ops.surrogates import alias, eager, follow
 from ..interface import Func, Region
-from .shadow import Either, Shadow, call_with, carried, carry, shadow
+from .shadow import Either, Shadow, call_with, carried, carry, shadow, unchanged
 
 
 def is_either(x: Tensor) -> bool:
@@ -107,10 +107,10 @@ def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     """The float `out` that `func` makes of such numbers: it is one of two, too."""
     own = carried(x)
     assert isinstance(own, Either)
-    operands = [(y, y._version) for y in (*args, *kwargs.values()) if isinstance(y, Tensor)]
+    same = unchanged(*args, *kwargs.values())
 
     def other(_: Tensor) -> Tensor | None:
-        beyond = own.other(x.detach()) if all(y._version == version for y, version in operands) else None
+        beyond = own.other(x.detach()) if same() else None
         return None if beyond is None else _with(func, args, kwargs, x, beyond)
 
     plain = None if own.plain is None else _with(func, args, kwargs, x, own.plain)
@@ -128,22 +128,21 @@ def _spread(share: Shadow, shape: torch.Size) -> Shadow:
 
 def written(out: Tensor, old: Tensor, new: Any, weight: Any, plain: Tensor | None) -> Either:
     """`out` is `new` where something was written with the weight ``weight()``, and `old` elsewhere."""
-    old, version, numbers = old.detach(), old._version, alias(out)
+    old, same, numbers = old.detach(), unchanged(old), alias(out)
     new = torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
 
     def other(q: Tensor) -> Tensor | None:
-        return torch.where(q == new, old, new) if old._version == version else None
+        return torch.where(q == new, old, new) if same() else None
 
     return Either(Shadow(lambda: _left(numbers == new, weight())), other, plain)
 
 
 def masked(out: Tensor, mask: Tensor, own: Shadow, a: Any, b: Any, plain: Tensor) -> Either:
     """`out` is ``where(mask, a, b)`` of a mask that is a choice."""
-    seen = [(x, x._version) for x in (mask, a, b) if isinstance(x, Tensor)]
+    same = unchanged(mask, a, b)
 
     def other(_: Tensor) -> Tensor | None:
-        same = all(x._version == version for x, version in seen)
-        return torch.where(mask, b, a).detach() if same else None
+        return torch.where(mask, b, a).detach() if same() else None
 
     share = Shadow(lambda: _left(own.value().detach() > 0.5, own.value()))
     return Either(_spread(share, out.shape), other, plain if plain.requires_grad else None)

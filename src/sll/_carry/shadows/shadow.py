@@ -346,6 +346,12 @@ def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
     return x
 
 
+def unchanged(*seen: Any) -> Callable[[], bool]:
+    """Asked later: whether nobody has written to these tensors since."""
+    versions = [(x, x._version) for x in seen if isinstance(x, Tensor) and not x.is_inference()]
+    return lambda: all(x._version == version for x, version in versions)
+
+
 def call_with(func: Func, args: Sequence[Any], kwargs: dict[str, Any], of: Callable[[Tensor], Any]) -> Any:
     """The call with ``of(x)`` for each tensor `x` among the arguments, those in lists and tuples as well."""
 
