@@ -35,7 +35,7 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     looked_at(eps, offset, 2 * offset.detach(), 1.0)
     jump = (above - below).to(offset.dtype)
     value = hard_forward(hard.to(offset.dtype), offset * jump)
-    return carry(region, hard, Shadow.of(value, lambda n: (below + above).to(n.dtype) - n))
+    return carry(region, hard, Shadow(value, lambda n: (below + above).to(n.dtype) - n))
 
 
 def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:

@@ -9,6 +9,7 @@ makes of both neighbours.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -167,10 +168,7 @@ def _apart(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def total(parts: list[Tensor]) -> Tensor:
-    found, *rest = parts
-    for part in rest:
-        found = found + part
-    return found
+    return functools.reduce(operator.add, parts)
 
 
 def added(out: Tensor, soft: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if out.is_floating_point():
         shown = soft if dtype == out.dtype else soft.to(out.dtype)
         return carry(region, shown, Either(_spread(share, out.shape), lambda _: there))
-    return carry(region, out, Shadow.of(soft, None if out.dtype == torch.bool else lambda _: there))
+    return carry(region, out, Shadow(soft, None if out.dtype == torch.bool else lambda _: there))
 
 
 def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, out: Tensor) -> Tensor:

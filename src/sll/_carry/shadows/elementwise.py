@@ -151,7 +151,7 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
     with torch.no_grad():
         change = quotient(func(beyond, *args[1:], **kwargs), out, beyond, x, x.dtype)
         flags = alias(out)
-    return carry(region, out, Shadow.of(follow(x * change, lambda: flags.to(x.dtype))))
+    return carry(region, out, Shadow(follow(x * change, lambda: flags.to(x.dtype))))
 
 
 # --- linear functions --------------------------------------------------------------------------------------------

@@ -188,4 +188,4 @@ def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if weights is not None:
         total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
         return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
-    return carry(region, out, Shadow.of(finite_gradient(hot.sum(0)), by_ones=True))
+    return carry(region, out, Shadow(finite_gradient(hot.sum(0)), by_ones=True))

@@ -35,10 +35,10 @@ value), and the changes, in one dimension more. None if it is not known.
 class Shadow(Carried):
     """The shadow of a bool or integer tensor.
 
-    `make` computes the value, anew at each call (`shared`: or others have it, too); it must depend on nothing that the
-    program can write to. `exact`: it is bit for bit the tensor's, as a float of this type. `other` is given the tensor
-    that carries the shadow. A bool is its opposite there, if nothing else is said. `by_ones`: each decision changes the
-    number by one at most (a bool is not asked).
+    `make` is the value, or computes it, anew at each call (`shared`: or others have it, too); it must depend on nothing
+    that the program can write to. `exact`: it is bit for bit the tensor's, as a float of this type. `other` is given
+    the tensor that carries the shadow. A bool is its opposite there, if nothing else is said. `by_ones`: each decision
+    changes the number by one at most (a bool is not asked).
     """
 
     make: Callable[[], Tensor]
@@ -52,28 +52,17 @@ class Shadow(Carried):
     """Of what is made of one decision, element by element: the shadow of that, its tensor, and the version of it."""
 
     def __init__(
-        self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None, shared: bool = False,
-        by_ones: bool = False,
+        self, make: Tensor | Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None,
+        by_ones: bool = False, shared: bool = False,
     ) -> None:  # fmt: skip
-        self.make = make
+        known = not callable(make)
+        self.make = (lambda: make) if known else make  # type: ignore[assignment, return-value]
         self.exact = exact
-        self.shared = shared
+        self.shared = shared or known
         self.by_ones = by_ones or other is opposite
-        self._value: Tensor | None = None
+        self._value: Tensor | None = make if known else None  # type: ignore[assignment]
         self._other = other
         self._saving = saving()
-
-    @classmethod
-    def of(
-        cls, value: Tensor | Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None,
-        by_ones: bool = False,
-    ) -> Shadow:  # fmt: skip
-        """With a value that is known, or else a function that makes one."""
-        if callable(value):
-            return cls(value, other, exact, False, by_ones)
-        found = cls(lambda: value, other, exact, True, by_ones)
-        found._value = value
-        return found
 
     def value(self) -> Tensor:
         if self._value is None:

@@ -225,7 +225,8 @@ def again(func: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Size, seen: 
 
 def joined(func: Callable[..., Tensor], operands: list[Tensor]) -> Parts:
     """``func(*operands)`` puts elements beside each other."""
-    parts = [_nothing(x) if shadow(x) is None else parts_of(x) for x in operands]
+    nothing = torch.zeros(0, device=operands[0].device), torch.zeros(0, dtype=torch.int64, device=operands[0].device)
+    parts = [parts_of(x) if shadow(x) is not None else lambda: nothing for x in operands]
     shapes = [x.shape for x in operands]
 
     def make() -> Found:
@@ -247,11 +248,6 @@ def _columns(t: Tensor, shape: torch.Size, many: int) -> tuple[Tensor, ...]:
     return F.pad(t.expand(*shape, t.shape[-1]), (0, many - t.shape[-1])).unbind(-1)
 
 
-def _nothing(x: Tensor) -> Parts:
-    shape, device = x.shape, x.device
-    return lambda: (torch.zeros(*shape, 1, device=device), torch.zeros(*shape, 1, dtype=torch.int64, device=device))
-
-
 # --- what a result carries ---------------------------------------------------------------------------------------
 
 
@@ -270,22 +266,22 @@ def made_of(
         own: Shadow = x._sll[0]  # type: ignore[attr-defined]
         nothing = own._other is None and own.terms is None and not own.by_ones and type(own) is Shadow
         if nothing and x.dtype is not flags:
-            return Shadow.of(value, other, exact)  # (in a loop that is most frequent)
+            return Shadow(value, other, exact)  # (in a loop that is most frequent)
         found.append(own)
     alone, choice = all(x is operands[0] for x in operands), one_choice(operands)
     if choice is not None and not (alone and own.terms is not None):
-        number = None if not alone or choice.number is None else Shadow.of(value).value
+        number = None if not alone or choice.number is None else Shadow(value).value
         return relabelled(func, args, kwargs, operands, out.dim(), number)
     if out.dtype is flags:
-        return Shadow.of(value, other, exact)
+        return Shadow(value, other, exact)
     ones = _keeps_ones(func, operands, found)
     if (root := root_of(operands, out.shape)) is not None:
-        made = Shadow.of(value, other, exact, ones)
+        made = Shadow(value, other, exact, ones)
         made.root = root
         return made
     one = own.terms is None if alone else len({getattr(own, "base", own) for own in found}) == 1
     if one or any(map(_unknown, operands, found)):
-        return Shadow.of(value, other, exact, ones)
+        return Shadow(value, other, exact, ones)
     return with_parts(region, out, parts or of_each(func, args, kwargs, out.shape), value, found, ones, exact)
 
 
@@ -312,7 +308,7 @@ def with_parts(
     """What `out` carries that is made of these decisions. `ones`: each changes it by one at most."""
     depth = depth_of(operands)
     parts = parts if depth <= DEEPEST else lambda: None
-    made = Shadow.of(value, None, exact, True) if ones else Terms(region, out, parts, value)
+    made = Shadow(value, None, exact, True) if ones else Terms(region, out, parts, value)
     made.terms, made.depth = parts if ones else made.terms, depth
     return made
 
@@ -355,7 +351,7 @@ def reduced(
 ) -> Shadow:  # fmt: skip
     """`out` is ``func(x, *args, **kwargs)``, a sum or the like."""
     if isinstance(own, Weights) and _exchanged(own):
-        return Shadow.of(value) if isinstance(value, Tensor) else Shadow(value)
+        return Shadow(value)
     ones = func.__name__ in BY_ONES and (own.by_ones or x.dtype == torch.bool)
     if func.__name__ in ("sum", "nansum") and kwargs.keys() <= {"dim", "keepdim"}:
         each, whole = parts_of(x, own), x.shape
@@ -385,14 +381,14 @@ def product(
 def beside(region: Region, func: Callable[..., Tensor], operands: list[Tensor], out: Tensor, value: Value) -> Shadow:
     """`out` is ``func(*operands)``, which puts bools or integers beside each other."""
     if out.dtype == torch.bool:
-        return Shadow.of(value)
+        return Shadow(value)
     decided = [x for x in operands if shadow(x) is not None]
     known, ones = _shadows(decided), all(map(by_ones, decided))
     several = any(own.terms is not None or isinstance(own, Weights) for own in known)
     knows = {own.knows_other() or x.dtype == torch.bool for x, own in zip(decided, known)}
     if several or len(knows) > 1:
         return with_parts(region, out, joined(func, operands), value, known, ones)
-    return Shadow.of(value, all_beyond(func, operands, {}) if True in knows else None, None, ones)
+    return Shadow(value, all_beyond(func, operands, {}) if True in knows else None, None, ones)
 
 
 def all_beyond(func: Func, args: Sequence[Any], kwargs: dict[str, Any]) -> Other:
