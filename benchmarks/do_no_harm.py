@@ -118,6 +118,23 @@ def _registration(whole: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Task:
     return make
 
 
+@task
+def time_warp_by_searchsorted(seed: torch.Generator) -> tuple[Tensor, Loss]:
+    """Delay and pace of a signal that was sampled at uneven times, interpolated as `numpy.interp` does."""
+    times = torch.rand(64, generator=seed).sort().values * 10
+    signal = torch.sin(times) + 0.5 * torch.cos(2.3 * times)
+    at = torch.linspace(2, 8, 50)
+
+    def sampled(t: Tensor) -> Tensor:
+        i = torch.searchsorted(times, t).clamp(1, len(times) - 1)
+        share = (t - times[i - 1]) / (times[i] - times[i - 1])
+        return signal[i - 1] + share * (signal[i] - signal[i - 1])
+
+    start = torch.stack((torch.randn(STARTS, generator=seed) * 0.4, 1 + 0.05 * torch.randn(STARTS, generator=seed)), 1)
+    wanted = sampled(at)
+    return start, lambda p: 100 * (sampled((p[:, :1] + p[:, 1:] * at).contiguous()) - wanted).square().mean(1)
+
+
 def _floor(x: Tensor) -> tuple[Tensor, Tensor]:
     low = torch.floor(x)
     return low.long(), x - low

@@ -850,21 +850,6 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         LOST,
-        "`bincount` of counts",
-        """
-with sll.linearize(eps=0.1):
-    histogram = torch.bincount((x > 0).cumsum(0))
-""",
-        "`bincount` follows integers that are decided (casts, `argmax`), not counts, of which only the "
-        "expectation is known.",
-        """
-with sll.linearize(eps=0.1):
-    histogram = ((x > 0).cumsum(0).unsqueeze(-1) == torch.arange(4)).sum(0)
-    histogram[1].float().backward()
-""",
-    ),
-    Case(
-        LOST,
         "A whole number that Python takes from a float",
         """
 with sll.linearize(eps=0.1):
@@ -1801,17 +1786,17 @@ def program(x):
         """
 @sll.compile(eps=0.1, forward="straight-through", backend="aot_eager", fullgraph=True)
 def program(x):
-    return torch.histc(x, 4, -1.0, 1.0)
+    return torch.mode(x).indices
 
 y = program(x)
 """,
-        "How many fall into the bins is data. Leave `fullgraph=True` away.",
+        "Whether two numbers are equal is data. Leave `fullgraph=True` away.",
         """
 @sll.compile(eps=0.1, forward="straight-through", backend="aot_eager")
 def program(x):
-    return torch.histc(x, 4, -1.0, 1.0)
+    return torch.mode(x).indices
 
-program(x).sum()
+program(x)
 """,
         compiles=True,
     ),

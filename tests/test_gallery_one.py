@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from statistics import mean
-from types import ModuleType
 
 import pytest
+
+from gallery import quick
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
 
 ROOT = Path(__file__).parent.parent
-COMPARED = ROOT / "benchmarks" / "gallery"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"gallery_{name}", COMPARED / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    sys.path.insert(0, str(COMPARED))  # as for a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(COMPARED))
-    return module
-
-
-def quick(name: str, tmp_path: Path) -> tuple[ModuleType, dict[str, float]]:
-    """The script, and its mean scores."""
-    module, figure = script(name), tmp_path / "new" / f"{name}.png"
-    scores = module.main(quick=True, figure=figure)
-    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 10_000
-    assert all(len(found) == 2 for found in scores.values())
-    return module, {name: mean(found) for name, found in scores.items()}
 
 
 def test_quantization(tmp_path):

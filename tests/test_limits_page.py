@@ -359,49 +359,6 @@ def test_places_of_a_ranking_that_are_taken_apart():
     assert any(found) and why == ["places"]
 
 
-@shows("Autograd refuses", "The gradient of an index is lost")
-def test_writes_after_a_choice():
-    def program(x):
-        v = x * 1
-        u = torch.where(v > 0, 2 * v, v)
-        v += 1
-        return u
-
-    for forward in ("hard", "straight-through"):
-        assert any(gradient(program, [0.02], forward)[0])
-    with pytest.raises(RuntimeError, match="inplace operation"):
-        gradient(program, [0.02], "linear")
-
-    def scores(x):
-        s = x * 1
-        i = s.argmax()
-        s.mul_(-1)
-        return torch.tensor([1.0, 5.0])[i]
-
-    assert gradient(scores, [0.47, 0.5], "linear")[1] == ["argmax"]
-    for forward in ("hard", "straight-through"):
-        assert gradient(scores, [0.47, 0.5], forward) == ([pytest.approx(-20), pytest.approx(20)], [])
-
-
-@torch.jit.script
-def _tripled(x: torch.Tensor) -> torch.Tensor:
-    return x.mul_(3.0)
-
-
-@shows("`RuntimeError: … modified since`")
-def test_writes_that_no_mode_sees():
-    def program(x):
-        s = x * 1
-        mask = s > 0
-        _tripled(s.detach())
-        return mask.double()
-
-    for forward in ("hard", "straight-through"):
-        assert gradient(program, [-0.02], forward)[0] == [5]
-    with pytest.raises(RuntimeError, match="modified since"):
-        gradient(program, [-0.02], "linear")
-
-
 # --- compiled code ---
 
 compiled = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")

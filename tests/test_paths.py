@@ -6,6 +6,7 @@ import copy
 import functools
 import heapq
 import random
+import sys
 import threading
 import warnings
 
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sll
 from path_programs import PROGRAMS, integral
-from sll._mode.quiet import decides_nothing
+from sll._mode import runs, surroundings
 
 MODES = ("linear", "hard", "straight-through")
 EXACT = ("hard", "straight-through")
@@ -229,22 +230,20 @@ def test_what_is_far_from_its_boundary_is_decided_at_once(forward, seed, monkeyp
 
     places = [place + d for place, *_ in list(jumps(program, 200))[:2] for d in (-0.3, -0.125, -0.12, 0, 0.125, 0.13)]
     quick = [found(x) for x in places]
-    monkeypatch.setattr("sll._mode.quiet._shut", lambda *_: False)
+    monkeypatch.setattr("sll._mode.runs._shut", lambda *_: False)
     assert quick == [found(x) for x in places]
 
 
-@each_mode
 @pytest.mark.parametrize("name", ["gt", "le", "frac", "remainder"])
-def test_numbers_near_a_boundary_are_left_to_the_rules(forward, name):
-    region, by = sll.linearize(0.1, forward=forward, paths=4), (0.75,) if name != "frac" else ()
-    function = getattr(torch, name)
+def test_numbers_near_a_boundary_are_left_to_the_rules(name):
+    by = (0.75,) if name != "frac" else ()
+    shut = lambda x: runs._shut(name, 0.1, (x.requires_grad_(), *by))
     boundary = {"frac": 1.0, "remainder": 1.5}.get(name, 0.75)
     for d, inside in ((-0.12, False), (-0.1, True), (-0.05, True), (0.0, True), (0.0999, True), (0.101, False)):
-        args = (torch.tensor(boundary + d, dtype=torch.float64, requires_grad=True), *by)
-        assert decides_nothing(region, function, args) == (not inside)
+        assert shut(torch.tensor(boundary + d, dtype=torch.float64)) == (not inside)
     for odd in (float("nan"), float("inf")):
-        assert not decides_nothing(region, function, (torch.tensor(odd, requires_grad=True), *by))
-    assert not decides_nothing(region, function, (torch.ones(2, requires_grad=True) * 9.3, *by))
+        assert not shut(torch.tensor(odd))
+    assert not shut(torch.ones(2) * 9.3)
 
 
 @each_mode
@@ -1085,3 +1084,26 @@ def test_widths_that_are_measured_are_the_same_in_every_run(forward):
     for k in range(40):
         x, d = torch.tensor(0.5, requires_grad=True), torch.rand(6, generator=luck) * (1 + k % 3)
         assert program(x, d) == (d > 0.5).sum() + (d > 1.0).sum()
+
+
+def test_the_state_of_random_numbers_is_read_anew_when_it_has_changed():
+    """What is read quickly is what the generators tell."""
+    assert surroundings._CAN_BE_SEEN or sys.implementation.name != "cpython"
+    change = {
+        "one": lambda: (random.random(), np.random.rand(3)),
+        "half a pair": lambda: (random.gauss(0, 1), np.random.randn()),
+        "as many as there are": lambda: (random.getrandbits(32 * 624), np.random.bytes(4 * 624)),
+        "seed": lambda: (random.seed(len(found)), np.random.seed(len(found))),
+        "nothing": lambda: None,
+    }
+    before, found = (random.getstate(), np.random.get_state()), []
+    try:
+        for i in range(60):
+            found.append([*change][i * i % 7 % 5])
+            change[found[-1]]()
+            told, numpys = np.random.get_state(legacy=False), surroundings._numpy()
+            assert surroundings._python() == random.getstate(), found
+            assert repr(numpys) == repr(told) and (numpys["state"]["key"] == told["state"]["key"]).all(), found
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

@@ -169,7 +169,6 @@ ELSEWHERE = {
     "_carry/outcomes/questions.py": "test_paths.py",
     "_carry/shadows/questions.py": "test_paths.py",
     "_mode/journal.py": "test_paths.py",
-    "_mode/quiet.py": "test_paths.py",
     "_mode/results.py": "test_paths.py",
     "_mode/runs.py": "test_paths.py",
     "_mode/surroundings.py": "test_paths.py",

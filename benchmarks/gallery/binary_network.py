@@ -13,19 +13,15 @@ Here `BinaryNetwork` is trained as it is: two calls of torch.sign, and nothing i
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from statistics import mean, stdev
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _data import digits
+from _common import digits, draw_curves, run, save, show, spread, tune_rates
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import sll
@@ -125,10 +121,7 @@ def draw(curves: dict[str, Tensor], before: Tensor, after: Tensor, path: Path) -
     with sll.plot.style():
         figure = Figure(figsize=(9, 3.6), dpi=110)
         left, *right = figure.subplots(1, 3, width_ratios=(2, 1, 1))
-        for name, curve in curves.items():
-            color, line = sll.plot.COLORS[METHODS[name].look], sll.plot.LINES[METHODS[name].look]
-            left.plot(curve.mean(0), color=color, linestyle=line, label=name)
-            left.fill_between(range(curve.shape[1]), curve.amin(0), curve.amax(0), color=color, alpha=0.15, linewidth=0)
+        draw_curves(left, curves, {name: method.look for name, method in METHODS.items()})
         left.set(xlabel="epoch", ylabel="accuracy, %", title="The binary network, validation split", ylim=(0, 100))
         left.legend(loc="center right")
         for axes, weights, title in zip(right, (before, after), ("Weights of 16 units", "… after training (sll)")):
@@ -136,8 +129,7 @@ def draw(curves: dict[str, Tensor], before: Tensor, after: Tensor, path: Path) -
             axes.imshow(tiles.permute(0, 2, 1, 3).reshape(40, 40), cmap="PuOr", vmin=-1.5, vmax=1.5)
             axes.set(title=title, xticks=[], yticks=[], xlabel="purple +1, orange −1")
             axes.grid(False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/binary_network.png")) -> dict[str, list[float]]:
@@ -145,13 +137,8 @@ def main(quick: bool = False, figure: Path = Path("out/binary_network.png")) -> 
     seeds, epochs = ((0, 1), 4) if quick else ((0, 1, 2), 20)
     runs = {name: [train(m, m.rate, seed, epochs) for seed in seeds] for name, m in METHODS.items()}
     scores = {name: [test for _, test, _ in found] for name, found in runs.items()}
-    table = Table(
-        "method", "accuracy", "rewritten", title=f"Binary network, digits: test accuracy, %, {len(seeds)} seeds"
-    )
-    for name, found in scores.items():
-        table.add_row(name, f"{mean(found):.1f} ± {stdev(found):.1f}", METHODS[name].rewritten)
-    console = Console()
-    console.print(table)
+    rows = {name: (spread(found), METHODS[name].rewritten) for name, found in scores.items()}
+    console = show(f"Binary network, digits: test accuracy, %, {len(seeds)} seeds", ("accuracy", "rewritten"), rows)
     torch.manual_seed(seeds[0])
     before, after = BinaryNetwork(), runs[SLL][0][2]
     draw(
@@ -164,16 +151,8 @@ def main(quick: bool = False, figure: Path = Path("out/binary_network.png")) -> 
 
 
 def tune() -> None:
-    for name, method in METHODS.items():
-        for rate in RATES:
-            found = [train(method, rate, seed)[0][-1] for seed in (10, 11, 12)]
-            print(f"{name}, rate {rate}: {mean(found):.2f} ± {stdev(found):.2f}")
+    tune_rates(METHODS, RATES, lambda method, rate, seed: train(method, rate, seed)[0][-1], (10, 11, 12))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, four epochs")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores that chose the learning rates")
-    parser.add_argument("--figure", type=Path, default=Path("out/binary_network.png"), help="where to save the figure")
-    options = parser.parse_args()
-    tune() if options.tune else main(options.quick, options.figure)
+    run(__file__, __doc__, main, "two seeds, four epochs", tune)

@@ -14,7 +14,6 @@ the simulator has been rewritten.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
@@ -24,9 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from _common import draw_curves, run, save, show, spread
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import sll
@@ -224,13 +222,8 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
     with sll.plot.style():
         figure = Figure(figsize=(9, 3.6), dpi=110)
         left, right = figure.subplots(1, 2)
-        for name, method in METHODS.items():
-            if method.times == 1:
-                curves = torch.tensor([run.curve for run in runs[name]])
-                count = torch.arange(curves.shape[1])
-                look = {"color": sll.plot.COLORS[method.color], "linestyle": sll.plot.LINES[method.color]}
-                left.plot(count, curves.mean(0), label=name, **look)
-                left.fill_between(count, curves.amin(0), curves.amax(0), color=look["color"], alpha=0.08, linewidth=0)
+        shown = {name: method.color for name, method in METHODS.items() if method.times == 1}
+        draw_curves(left, {name: torch.tensor([of.curve for of in runs[name]]) for name in shown}, shown)
         left.set(xlabel="simulations", ylabel="deployed validation cost of a day")
         left.set_ylim(bottom=11)
         left.legend(loc="lower left", ncols=2)
@@ -254,28 +247,20 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
         prices.grid(False)
         right.legend(loc="upper left")
         right.set_ylim(12, 26)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/controller.png")) -> dict[str, list[float]]:
     """Mean cost of a test day under the plain simulator, lower is better: one per seed, for each method."""
     seeds, simulations = (range(2), 8) if quick else (range(3), SIMULATIONS)
     runs = {name: [train(method, method.step, seed, simulations) for seed in seeds] for name, method in METHODS.items()}
-    table = Table(
-        "method",
-        "cost of a day",
-        "simulations",
-        "seconds",
-        "rewritten",
-        title=f"Test, mean ± std of {len(seeds)} seeds",
-    )
+    rows = {}
     for name, method in METHODS.items():
-        tests, seconds = [run.test for run in runs[name]], statistics.mean(run.seconds for run in runs[name])
-        cost = f"{statistics.mean(tests):.2f} ± {statistics.stdev(tests):.2f}"
-        table.add_row(name, cost, str(method.times * simulations), f"{seconds:.2f}", method.rewritten)
-    console = Console(highlight=False)
-    console.print(table)
+        seconds = statistics.mean(of.seconds for of in runs[name])
+        cost = spread([of.test for of in runs[name]], 2)
+        rows[name] = cost, str(method.times * simulations), f"{seconds:.2f}", method.rewritten
+    columns = "cost of a day", "simulations", "seconds", "rewritten"
+    console = show(f"Test, mean ± std of {len(seeds)} seeds", columns, rows)
     draw(runs, figure)
     found = sll.explain(lambda rules: simulate(rules, winter(0)[0])[0].mean(), START, eps="auto")
     console.print("Where the gradients come from, at the first guess:", found, sep="\n")
@@ -283,13 +268,4 @@ def main(quick: bool = False, figure: Path = Path("out/controller.png")) -> dict
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, 8 simulations")
-    parser.add_argument("--tune", action="store_true", help="print the validation costs the step sizes come from")
-    parser.add_argument("--figure", type=Path, default=Path("out/controller.png"))
-    arguments = parser.parse_args()
-    if arguments.tune:
-        tune()
-    else:
-        main(arguments.quick, arguments.figure)
+    run(__file__, __doc__, main, "two seeds, 8 simulations", tune)

@@ -16,18 +16,16 @@ real data set, 178 wines, the differences are within the noise.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _common import run, save, show, spread
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier
@@ -190,8 +188,7 @@ def draw(scores: dict[str, dict[str, list[float]]], greedy: Run, ours: Run, path
             yticks=range(len(scores)), yticklabels=[name.replace(" (", "\n(") for name in scores], ylim=(3.5, -0.5)
         )
         dots.set(xlabel="accuracy, %", title="Test splits, a dot per seed", xlim=(40, 102))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/decision_tree.png")) -> dict[str, list[float]]:
@@ -204,12 +201,9 @@ def main(quick: bool = False, figure: Path = Path("out/decision_tree.png")) -> d
             for name, method in METHODS.items():
                 runs[name][data].append(train(method, method.rate, make(seed), seed, steps))
     scores = {name: {data: [run.test for run in found] for data, found in of.items()} for name, of in runs.items()}
-    table = Table("method", *DATA, "rewritten", title=f"Trees of depth 2: test accuracy, %, {len(seeds)} seeds")
-    for name, of in scores.items():
-        rewritten = METHODS[name].rewritten if name in METHODS else "–"
-        table.add_row(name, *(f"{mean(found):.1f} ± {stdev(found):.1f}" for found in of.values()), rewritten)
-    console = Console()
-    console.print(table)
+    rewritten = {name: METHODS[name].rewritten if name in METHODS else "–" for name in scores}
+    rows = {name: (*map(spread, of.values()), rewritten[name]) for name, of in scores.items()}
+    console = show(f"Trees of depth 2: test accuracy, %, {len(seeds)} seeds", (*DATA, "rewritten"), rows)
     draw(scores, runs[GREEDY]["checkerboard"][0], runs[SLL]["checkerboard"][0], figure)
     x, _ = checkerboard(0)[0]
     gradients = sll.explain(Trees(x.shape[1], 2), x, eps="auto")
@@ -231,9 +225,4 @@ def tune() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, fifty steps")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores that chose the learning rates")
-    parser.add_argument("--figure", type=Path, default=Path("out/decision_tree.png"), help="where to save the figure")
-    options = parser.parse_args()
-    tune() if options.tune else main(options.quick, options.figure)
+    run(__file__, __doc__, main, "two seeds, fifty steps", tune)

@@ -17,7 +17,6 @@ band is safer.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 from contextlib import AbstractContextManager, nullcontext
@@ -26,9 +25,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _common import draw_curves, run, save, show, spread
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_breast_cancer
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.model_selection import train_test_split
@@ -194,10 +192,8 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
     with sll.plot.style():
         figure = Figure(figsize=(9, 3.6), dpi=110)
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
-        for name, method in METHODS.items():
-            curves, done = torch.tensor([run.curve for run in runs[name]]), torch.arange(0, 101, 10)
-            look = {"color": sll.plot.COLORS[method.color], "linestyle": sll.plot.LINES[method.color]}
-            left.plot(done, curves.mean(0), label=name, **look)
+        curves = {name: torch.tensor([of.curve for of in found]) for name, found in runs.items()}
+        draw_curves(left, curves, {name: method.color for name, method in METHODS.items()}, range(0, 101, 10))
         left.set(xlabel="training done (%)", ylabel="deployed validation accuracy (%)")
         left.legend(loc="lower right")
         often = torch.stack([torch.stack([run.mask for run in runs[name]]).mean(0) for name in METHODS])
@@ -207,20 +203,16 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
         right.vlines([9.5, 19.5], -0.5, len(METHODS) - 0.5, color="#666666", linewidth=0.8)
         right.grid(False)
         figure.colorbar(image, ax=right, label="chosen in % of the seeds")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/feature_selection.png")) -> dict[str, list[float]]:
     """Test accuracy of the deployed programs in percent, one per seed, for each method."""
     seeds, steps = (range(3), 40) if quick else (range(6), 150)
     runs = {name: [train(m, m.rate, m.width, seed, steps) for seed in seeds] for name, m in METHODS.items()}
-    table = Table("method", "accuracy, %", "rewritten", title=f"Test scores, mean ± std of {len(seeds)} seeds")
-    for name, method in METHODS.items():
-        tests = [run.test for run in runs[name]]
-        table.add_row(name, f"{statistics.mean(tests):.1f} ± {statistics.stdev(tests):.1f}", method.rewritten)
-    console = Console()
-    console.print(table)
+    scores = {name: [of.test for of in found] for name, found in runs.items()}
+    rows = {name: (spread(of), METHODS[name].rewritten) for name, of in scores.items()}
+    console = show(f"Test scores, mean ± std of {len(seeds)} seeds", ("accuracy, %", "rewritten"), rows)
     draw(runs, figure)
 
     data = tumours(0)[0]
@@ -233,17 +225,8 @@ def main(quick: bool = False, figure: Path = Path("out/feature_selection.png")) 
     console.print(
         f'"auto" at the start: a half-width of {half_width:.2f}, {reached} of {FEATURES} scores get a gradient'
     )
-    return {name: [run.test for run in runs[name]] for name in METHODS}
+    return scores
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three seeds, 40 steps")
-    parser.add_argument("--tune", action="store_true", help="print the scores that rates and widths come from")
-    parser.add_argument("--figure", type=Path, default=Path("out/feature_selection.png"))
-    arguments = parser.parse_args()
-    if arguments.tune:
-        tune()
-    else:
-        main(arguments.quick, arguments.figure)
+    run(__file__, __doc__, main, "three seeds, 40 steps", tune)

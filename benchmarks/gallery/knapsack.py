@@ -17,7 +17,6 @@ decisions move together, and hard values hide that.)
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 from collections.abc import Callable
@@ -27,9 +26,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _common import draw_curves, look, run, save, show, spread
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import sll
@@ -203,11 +201,8 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
     with sll.plot.style():
         figure = Figure(figsize=(9, 3.6), dpi=110)
         panels = figure.subplots(1, 2)
-        for name, method in METHODS.items():
-            curves, done = torch.tensor([run.curve for run in runs[name]]), torch.arange(0, 101, 10)
-            look = {"color": sll.plot.COLORS[method.color], "linestyle": sll.plot.LINES[method.color]}
-            panels[0].plot(done, curves.mean(0), label=name, **look)
-            panels[0].fill_between(done, curves.amin(0), curves.amax(0), color=look["color"], alpha=0.08, linewidth=0)
+        curves = {name: torch.tensor([of.curve for of in found]) for name, found in runs.items()}
+        draw_curves(panels[0], curves, {name: method.color for name, method in METHODS.items()}, range(0, 101, 10))
         panels[0].set(xlabel="training done (%)", ylabel="deployed value, % of the optimum", ylim=(None, 101))
         panels[0].legend(loc="center right")
         test = parcels(0)[2]
@@ -215,28 +210,23 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
             with torch.no_grad():
                 taken = taken_mask(runs[name][0].model(test.x), test)
             share = (100 * (taken * test.value).sum(1) / test.best).sort().values
-            color = METHODS[name].color
-            look = {"color": sll.plot.COLORS[color], "linestyle": sll.plot.LINES[color]}
-            panels[1].plot(torch.arange(len(share)) / len(share) * 100, share, label=name, **look)
+            days = torch.arange(len(share)) / len(share) * 100
+            panels[1].plot(days, share, label=name, **look(METHODS[name].color))
         panels[1].set(xlabel="test days, worst first (%)", ylabel="value, % of the optimum", xlim=(0, 50))
         panels[1].legend()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/knapsack.png")) -> dict[str, list[float]]:
     """What the deployed programs pack on the test days, in percent of the optimum: one per seed, for each method."""
     seeds, share = (range(2), 0.4) if quick else (range(4), 1)
     runs = {name: [train(m, m.rate, m.width, seed, share) for seed in seeds] for name, m in METHODS.items()}
-    scores = {name: [run.test for run in runs[name]] for name in METHODS}
+    scores = {name: [of.test for of in found] for name, found in runs.items()}
     tests = [parcels(seed)[2] for seed in seeds]
     scores["greedy, true values"] = [100 * worth(test.value, test).item() for test in tests]
-    table = Table("method", "% of the optimum", "rewritten", title=f"Test scores, mean ± std of {len(seeds)} seeds")
-    for name, of in scores.items():
-        rewritten = METHODS[name].rewritten if name in METHODS else "(knows the future)"
-        table.add_row(name, f"{statistics.mean(of):.1f} ± {statistics.stdev(of):.1f}", rewritten)
-    console = Console(highlight=False)
-    console.print(table)
+    rewritten = {name: METHODS[name].rewritten if name in METHODS else "(knows the future)" for name in scores}
+    rows = {name: (spread(of), rewritten[name]) for name, of in scores.items()}
+    console = show(f"Test scores, mean ± std of {len(seeds)} seeds", ("% of the optimum", "rewritten"), rows)
     draw(runs, figure)
 
     data = parcels(0)[0]
@@ -251,13 +241,4 @@ def main(quick: bool = False, figure: Path = Path("out/knapsack.png")) -> dict[s
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, fewer steps")
-    parser.add_argument("--tune", action="store_true", help="print the scores that rates and widths come from")
-    parser.add_argument("--figure", type=Path, default=Path("out/knapsack.png"))
-    arguments = parser.parse_args()
-    if arguments.tune:
-        tune()
-    else:
-        main(arguments.quick, arguments.figure)
+    run(__file__, __doc__, main, "two seeds, fewer steps", tune)

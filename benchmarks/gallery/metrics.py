@@ -15,7 +15,6 @@ both are ties: those work as well, but each score has to be written again by han
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,9 +23,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _common import draw_curves, run, save, show, spread
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -211,12 +209,8 @@ def draw(runs: dict[str, dict[str, list[Run]]], path: Path) -> None:
         figure = Figure(figsize=(9, 3.6), dpi=110)
         panels = figure.subplots(1, 4, width_ratios=(3, 3, 2, 2))
         for panel, task in zip(panels, TASKS):
-            for name, method in METHODS.items():
-                curves = torch.tensor([run.curve for run in runs[task][name]])
-                done = torch.arange(0, 101, 10)
-                look = {"color": sll.plot.COLORS[method.color], "linestyle": sll.plot.LINES[method.color]}
-                panel.plot(done, curves.mean(0), label=name, **look)
-                panel.fill_between(done, curves.amin(0), curves.amax(0), color=look["color"], alpha=0.08, linewidth=0)
+            curves = {name: torch.tensor([of.curve for of in found]) for name, found in runs[task].items()}
+            draw_curves(panel, curves, {name: method.color for name, method in METHODS.items()}, range(0, 101, 10))
             panel.set(
                 title=f"deployed {task}", xlabel="training done (%)", ylabel=f"validation {task} (%)", ylim=(0, None)
             )
@@ -235,8 +229,7 @@ def draw(runs: dict[str, dict[str, list[Run]]], path: Path) -> None:
             panel.grid(False)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/metrics.png")) -> dict[str, list[float]]:
@@ -246,23 +239,15 @@ def main(quick: bool = False, figure: Path = Path("out/metrics.png")) -> dict[st
         task: {name: [train(task, m, m.rate[task], seed, steps) for seed in seeds] for name, m in METHODS.items()}
         for task in TASKS
     }
-    table = Table("method", "F1, %", "IoU, %", "rewritten", title=f"Test scores, mean ± std of {len(seeds)} seeds")
-    for name, method in METHODS.items():
-        tests = [[run.test for run in runs[task][name]] for task in TASKS]
-        table.add_row(name, *(f"{statistics.mean(t):.1f} ± {statistics.stdev(t):.1f}" for t in tests), method.rewritten)
-    Console().print(table)
+    scores = {f"{task}: {name}": [of.test for of in runs[task][name]] for task in TASKS for name in METHODS}
+    rows = {
+        name: (*(spread(scores[f"{task}: {name}"]) for task in TASKS), method.rewritten)
+        for name, method in METHODS.items()
+    }
+    show(f"Test scores, mean ± std of {len(seeds)} seeds", ("F1, %", "IoU, %", "rewritten"), rows)
     draw(runs, figure)
-    return {f"{task}: {name}": [run.test for run in runs[task][name]] for task in TASKS for name in METHODS}
+    return scores
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, 50 steps")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores the learning rates come from")
-    parser.add_argument("--figure", type=Path, default=Path("out/metrics.png"))
-    arguments = parser.parse_args()
-    if arguments.tune:
-        tune()
-    else:
-        main(arguments.quick, arguments.figure)
+    run(__file__, __doc__, main, "two seeds, 50 steps", tune)

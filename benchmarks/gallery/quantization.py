@@ -17,19 +17,15 @@ and in a region with `"auto"` the same gradients.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from statistics import mean, stdev
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _data import digits
+from _common import digits, draw_curves, run, save, show, spread, tune_rates
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import sll
@@ -141,10 +137,7 @@ def draw(curves: dict[str, Tensor], layer: IntegerLinear, path: Path) -> None:
     with sll.plot.style():
         figure = Figure(figsize=(9, 3.6), dpi=110)
         left, right = figure.subplots(1, 2)
-        for name, curve in curves.items():
-            color, line = sll.plot.COLORS[METHODS[name].look], sll.plot.LINES[METHODS[name].look]
-            left.plot(curve.mean(0), color=color, linestyle=line, label=name)
-            left.fill_between(range(curve.shape[1]), curve.amin(0), curve.amax(0), color=color, alpha=0.15, linewidth=0)
+        draw_curves(left, curves, {name: method.look for name, method in METHODS.items()})
         left.set(xlabel="epoch", ylabel="accuracy, %", title="The integer network, validation split", ylim=(0, 100))
         left.legend(loc="center right")
         weights = (layer.weight / layer.weight_step).detach()
@@ -158,8 +151,7 @@ def draw(curves: dict[str, Tensor], layer: IntegerLinear, path: Path) -> None:
             )
         right.set(xlabel="weight, in learned steps", ylabel="count", title="Second layer after training (sll)")
         right.legend()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/quantization.png")) -> dict[str, list[float]]:
@@ -167,13 +159,8 @@ def main(quick: bool = False, figure: Path = Path("out/quantization.png")) -> di
     seeds, epochs = ((0, 1), 2) if quick else ((0, 1, 2), 15)
     runs = {name: [train(m, m.rate, seed, epochs) for seed in seeds] for name, m in METHODS.items()}
     scores = {name: [test for _, test, _ in found] for name, found in runs.items()}
-    table = Table(
-        "method", "accuracy", "rewritten", title=f"2-bit network, digits: test accuracy, %, {len(seeds)} seeds"
-    )
-    for name, found in scores.items():
-        table.add_row(name, f"{mean(found):.1f} ± {stdev(found):.1f}", METHODS[name].rewritten)
-    console = Console()
-    console.print(table)
+    rows = {name: (spread(found), METHODS[name].rewritten) for name, found in scores.items()}
+    console = show(f"2-bit network, digits: test accuracy, %, {len(seeds)} seeds", ("accuracy", "rewritten"), rows)
     theirs, ours = gradient(METHODS[LSQ]), gradient(METHODS[SLL])
     apart = ((theirs - ours).abs().max() / theirs.abs().max()).item()
     console.print(f"The gradients of sll and LSQ differ by {apart:.0e} of the largest: rounding errors.")
@@ -183,16 +170,8 @@ def main(quick: bool = False, figure: Path = Path("out/quantization.png")) -> di
 
 
 def tune() -> None:
-    for name, method in METHODS.items():
-        for rate in RATES:
-            found = [train(method, rate, seed)[0][-1] for seed in (10, 11, 12)]
-            print(f"{name}, rate {rate}: {mean(found):.2f} ± {stdev(found):.2f}")
+    tune_rates(METHODS, RATES, lambda method, rate, seed: train(method, rate, seed)[0][-1], (10, 11, 12))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, two epochs")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores that chose the learning rates")
-    parser.add_argument("--figure", type=Path, default=Path("out/quantization.png"), help="where to save the figure")
-    options = parser.parse_args()
-    tune() if options.tune else main(options.quick, options.figure)
+    run(__file__, __doc__, main, "two seeds, two epochs", tune)

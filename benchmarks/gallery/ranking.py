@@ -15,7 +15,6 @@ the best stand-ins, within the noise of the seeds, without writing a loss.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,9 +23,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _common import draw_curves, run, save, show, spread
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 
@@ -182,11 +180,8 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
     with sll.plot.style():
         figure = Figure(figsize=(9, 3.6), dpi=110)
         panels = figure.subplots(1, 3, width_ratios=(2, 1.2, 1.2))
-        for name, method in METHODS.items():
-            curves, done = torch.tensor([run.curve for run in runs[name]]), torch.arange(0, 101, 10)
-            look = {"color": sll.plot.COLORS[method.color], "linestyle": sll.plot.LINES[method.color]}
-            panels[0].plot(done, curves.mean(0), label=name, **look)
-            panels[0].fill_between(done, curves.amin(0), curves.amax(0), color=look["color"], alpha=0.08, linewidth=0)
+        curves = {name: torch.tensor([of.curve for of in found]) for name, found in runs.items()}
+        draw_curves(panels[0], curves, {name: method.color for name, method in METHODS.items()}, range(0, 101, 10))
         panels[0].set(xlabel="training done (%)", ylabel=f"deployed validation NDCG@{TOP} (%)", ylim=(None, 100))
         panels[0].legend()
         test = search(0)[2]
@@ -199,20 +194,16 @@ def draw(runs: dict[str, list[Run]], path: Path) -> None:
             panel.set(ylabel="query" if name == "plain" else None, yticks=[])
             panel.grid(False)
         figure.colorbar(image, ax=panels[1:], label="grade", ticks=range(5))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/ranking.png")) -> dict[str, list[float]]:
     """Test NDCG of the deployed programs in percent, one per seed, for each method."""
     seeds, steps = (range(2), 40) if quick else (range(5), 100)
     runs = {name: [train(method, method.rate, seed, steps) for seed in seeds] for name, method in METHODS.items()}
-    table = Table("method", f"NDCG@{TOP}, %", "rewritten", title=f"Test scores, mean ± std of {len(seeds)} seeds")
-    for name, method in METHODS.items():
-        tests = [run.test for run in runs[name]]
-        table.add_row(name, f"{statistics.mean(tests):.1f} ± {statistics.stdev(tests):.1f}", method.rewritten)
-    console = Console()
-    console.print(table)
+    scores = {name: [of.test for of in found] for name, found in runs.items()}
+    rows = {name: (spread(of), METHODS[name].rewritten) for name, of in scores.items()}
+    console = show(f"Test scores, mean ± std of {len(seeds)} seeds", (f"NDCG@{TOP}, %", "rewritten"), rows)
     draw(runs, figure)
 
     torch.manual_seed(0)
@@ -224,17 +215,8 @@ def main(quick: bool = False, figure: Path = Path("out/ranking.png")) -> dict[st
     console.print(
         f"Cosine of the program's gradient and that of torchmetrics' NDCG: {F.cosine_similarity(*gradients).item():.4f}"
     )
-    return {name: [run.test for run in runs[name]] for name in METHODS}
+    return scores
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, 40 steps")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores the learning rates come from")
-    parser.add_argument("--figure", type=Path, default=Path("out/ranking.png"))
-    arguments = parser.parse_args()
-    if arguments.tune:
-        tune()
-    else:
-        main(arguments.quick, arguments.figure)
+    run(__file__, __doc__, main, "two seeds, 40 steps", tune)

@@ -17,20 +17,16 @@ and a fixed width of 2 does, too (`--tune --counts` prints these).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import snntorch
 import torch
 import torch.nn.functional as F
-from _data import digits
+from _common import digits, draw_curves, run, save, show, spread, tune_rates
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from snntorch import spikegen, surrogate
 from torch import Tensor, nn
 
@@ -128,10 +124,7 @@ def draw(curves: dict[str, Tensor], network: SpikingNetwork, path: Path) -> None
     with sll.plot.style():
         figure = Figure(figsize=(9, 3.6), dpi=110)
         left, right = figure.subplots(1, 2)
-        for name, curve in curves.items():
-            color, line = sll.plot.COLORS[METHODS[name].look], sll.plot.LINES[METHODS[name].look]
-            left.plot(curve.mean(0), color=color, linestyle=line, label=name)
-            left.fill_between(range(curve.shape[1]), curve.amin(0), curve.amax(0), color=color, alpha=0.15, linewidth=0)
+        draw_curves(left, curves, {name: method.look for name, method in METHODS.items()})
         left.set(xlabel="epoch", ylabel="accuracy, %", title="The spiking network, validation split", ylim=(0, 100))
         left.legend(loc="lower right")
         torch.manual_seed(0)
@@ -145,8 +138,7 @@ def draw(curves: dict[str, Tensor], network: SpikingNetwork, path: Path) -> None
             xticks=range(10), yticks=range(10), xlabel="digit in the image (ten steps each)", ylabel="output neuron"
         )
         right.set_title("Spikes for ten test images (sll)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/spiking_network.png")) -> dict[str, list[float]]:
@@ -154,13 +146,8 @@ def main(quick: bool = False, figure: Path = Path("out/spiking_network.png")) ->
     seeds, epochs = ((0, 1), 2) if quick else ((0, 1, 2), 8)
     runs = {name: [train(m, m.rate, seed, epochs) for seed in seeds] for name, m in METHODS.items()}
     scores = {name: [test for _, test, _ in found] for name, found in runs.items()}
-    table = Table(
-        "method", "accuracy", "changed", title=f"Spiking network, digits: test accuracy, %, {len(seeds)} seeds"
-    )
-    for name, found in scores.items():
-        table.add_row(name, f"{mean(found):.1f} ± {stdev(found):.1f}", METHODS[name].rewritten)
-    console = Console()
-    console.print(table)
+    rows = {name: (spread(found), METHODS[name].rewritten) for name, found in scores.items()}
+    console = show(f"Spiking network, digits: test accuracy, %, {len(seeds)} seeds", ("accuracy", "changed"), rows)
     draw({name: torch.tensor([c for c, *_ in found]) for name, found in runs.items()}, runs[SLL][0][2], figure)
     x, _ = digits()[0]
     gradients = sll.explain(SpikingNetwork(), spikegen.rate(x[:100], STEPS), eps="auto")
@@ -178,17 +165,11 @@ def main(quick: bool = False, figure: Path = Path("out/spiking_network.png")) ->
 
 
 def tune(counts: bool) -> None:
-    for name, method in METHODS.items():
-        for rate in RATES:
-            found = [train(method, rate, seed, counts=counts)[0][-1] for seed in (10, 11, 12)]
-            print(f"{name}, rate {rate}: {mean(found):.2f} ± {stdev(found):.2f}", flush=True)
+    def score(method: Method, rate: float, seed: int) -> float:
+        return train(method, rate, seed, counts=counts)[0][-1]
+
+    tune_rates(METHODS, RATES, score, (10, 11, 12))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, two epochs")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores that chose the learning rates")
-    parser.add_argument("--counts", action="store_true", help="with --tune: train on the counts of output spikes")
-    parser.add_argument("--figure", type=Path, default=Path("out/spiking_network.png"), help="where to save the figure")
-    options = parser.parse_args()
-    tune(options.counts) if options.tune else main(options.quick, options.figure)
+    run(__file__, __doc__, main, "two seeds, two epochs", tune, counts="train on the counts of output spikes")

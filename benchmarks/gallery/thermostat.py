@@ -13,7 +13,6 @@ time to see anything. A simulator that works on tensors needs no second run: see
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Callable
@@ -22,9 +21,8 @@ from random import Random
 
 import cma
 import torch
+from _common import look, run, save, show, spread
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -138,33 +136,28 @@ def main(quick: bool = False, figure: Path = Path("out/thermostat.png")) -> dict
             steps[name] = [(0, START)]
             method(runs, seed, lambda used, rules, of=steps[name]: of.append((used, rules)))  # type: ignore[misc]
             scores[name].append(cost_of(steps[name][-1][1], range(10**6, 10**6 + days)))
-    table = Table("method", "cost of a day", title=f"{runs} runs, mean ± std of {seeds} seeds")
-    for name, of in scores.items():
-        table.add_row(name, f"{statistics.mean(of):.2f} ± {statistics.stdev(of):.2f}")
-    console = Console(highlight=False)
-    console.print(table)
+    rows = {name: (spread(of, 2),) for name, of in scores.items()}
+    console = show(f"{runs} runs, mean ± std of {seeds} seeds", ("cost of a day",), rows)
     found = sll.explain(house, START, Random(0), eps=WIDTH, forward="hard", paths=8)
     console.print("What Python asked in the first day:", found, sep="\n")
     with sll.plot.style():
         drawn = Figure(figsize=(9, 3.6), dpi=110)
         left, right = drawn.subplots(1, 2)
         for name, (_, color) in METHODS.items():
-            look = {"label": name, "color": sll.plot.COLORS[color], "linestyle": sll.plot.LINES[color]}
             at = [steps[name][0], *steps[name][1 :: max(1, len(steps[name]) // 12)], steps[name][-1]]
-            left.plot([used for used, _ in at], [cost_of(rules, range(10**6, 10**6 + 50)) for _, rules in at], **look)
-            right.plot(range(24), at[-1][1][:24], **look)
+            left.plot(
+                [used for used, _ in at],
+                [cost_of(rules, range(10**6, 10**6 + 50)) for _, rules in at],
+                label=name,
+                **look(color),
+            )
+            right.plot(range(24), at[-1][1][:24], label=name, **look(color))
         left.set(xlabel="runs of the simulator (last seed)", ylabel="cost of a day")
         right.set(xlabel="hour", ylabel="target in degrees")
         right.legend()
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(figure)
+        save(drawn, figure)
     return scores
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, half of the runs")
-    parser.add_argument("--figure", type=Path, default=Path("out/thermostat.png"))
-    arguments = parser.parse_args()
-    main(arguments.quick, arguments.figure)
+    run(__file__, __doc__, main, "two seeds, half of the runs")

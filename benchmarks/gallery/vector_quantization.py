@@ -14,20 +14,18 @@ the words, and is as good as the remedy: a few tenths of a decibel better, which
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from _common import run, save, show, spread, tune_rates
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
@@ -151,8 +149,7 @@ def draw(models: dict[str, Autoencoder], path: Path) -> None:
             axes.imshow(pixels_of(patches)[:, 54:266], interpolation="nearest")
             axes.set_title(title)
             axes.set_axis_off()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save(figure, path)
 
 
 def main(quick: bool = False, figure: Path = Path("out/vector_quantization.png")) -> dict[str, list[float]]:
@@ -161,14 +158,11 @@ def main(quick: bool = False, figure: Path = Path("out/vector_quantization.png")
     runs = {name: [train(m, m.rate, seed, steps) for seed in seeds] for name, m in METHODS.items()}
     scores = {name: [test for _, test, _ in found] for name, found in runs.items()}
     words = {name: mean(words_in_use(model) for *_, model in found) for name, found in runs.items()}
-    table = Table(
-        "method", "PSNR, dB", "words in use", "rewritten", title=f"Test patches of a photograph, {len(seeds)} seeds"
-    )
-    for name, found in scores.items():
-        row = f"{mean(found):.1f} ± {stdev(found):.1f}", f"{words[name]:.1f} of 16"
-        table.add_row(name, *row, METHODS[name].rewritten)
-    console = Console()
-    console.print(table)
+    rows = {
+        name: (spread(found), f"{words[name]:.1f} of 16", METHODS[name].rewritten) for name, found in scores.items()
+    }
+    title = f"Test patches of a photograph, {len(seeds)} seeds"
+    console = show(title, ("PSNR, dB", "words in use", "rewritten"), rows)
     draw({name: found[0][2] for name, found in runs.items()}, figure)
     gradients = sll.explain(Autoencoder().loss, photograph(), eps="auto")
     console.print("No gradient without a region:", ", ".join(of.name for of in gradients.inputs if not of.hard))
@@ -182,18 +176,8 @@ def main(quick: bool = False, figure: Path = Path("out/vector_quantization.png")
 
 
 def tune() -> None:
-    for name, method in METHODS.items():
-        for rate in RATES:
-            found = [train(method, rate, seed)[0][-1] for seed in (10, 11, 12)]
-            print(f"{name}, rate {rate}: {mean(found):.2f} ± {stdev(found):.2f}", flush=True)
+    tune_rates(METHODS, RATES, lambda method, rate, seed: train(method, rate, seed)[0][-1], (10, 11, 12))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two seeds, eighty steps")
-    parser.add_argument("--tune", action="store_true", help="print the validation scores that chose the learning rates")
-    parser.add_argument(
-        "--figure", type=Path, default=Path("out/vector_quantization.png"), help="where to save the figure"
-    )
-    options = parser.parse_args()
-    tune() if options.tune else main(options.quick, options.figure)
+    run(__file__, __doc__, main, "two seeds, eighty steps", tune)

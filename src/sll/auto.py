@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -15,17 +14,12 @@ from ._ops.measured import Distances, Line, Pool, Sides
 from ._ops.options import shown
 from ._ops.ranks import agreed
 from ._ops.samples import numpy_is_there
-from .policies import WIDER, Call, quantile
+from .policies import Call, quantile
 
 __all__ = ["AUTO", "Auto"]
 
 Place: TypeAlias = "tuple[str, int, str, int]"
 """File, line, kind of decision, and how many of this line came before in the step."""
-
-_LARGEST = {
-    size: torch.finfo(dtype).max for size, dtype in ((2, torch.float16), (4, torch.float32), (8, torch.float64))
-}
-"""By the size of a number."""
 
 
 def _numbers(d: Tensor) -> Any:
@@ -181,32 +175,6 @@ class Auto:
         if isinstance(least, Tensor) and isinstance(most, Tensor):
             return torch.full_like(least, self.WINDOW).clamp(least, most)
         return min(max(self.WINDOW, float(least)), float(most))
-
-    def at_once(self, call: Call, sample: Callable[[], Any]) -> float | None:
-        """`half_width`, where NumPy, or a list, has the sample of distances: in a fraction of the time."""
-        known = self._known(call)
-        if known is not None or (call.kind == "choice" and call.place is None):
-            return known
-        d = sample()
-        if call.place is not None:
-            return self._measure(call.place, _numbers(torch.as_tensor(d, dtype=torch.float64)))
-        if type(d) is list:
-            d = sorted(map(abs, d))
-            ties, end, item = bisect.bisect_right(d, 0.0), bisect.bisect_left(d, math.inf), d.__getitem__
-        else:
-            d = abs(d)
-            d.sort()
-            ties, end, item = 0, d.size, d.item
-            if end and not (d[0] > 0 and d[-1] < math.inf):
-                ties, end = d.searchsorted((0.0, _LARGEST[d.itemsize]), "right").tolist()
-        many = end - ties
-        if not many:
-            return self.WINDOW
-
-        def holds(share: float) -> float:  # (as `quantile`)
-            return item(ties + max(math.ceil(many * share - 1e-6) - 1, 0)) * WIDER  # type: ignore[no-any-return]
-
-        return min(max(self.WINDOW, holds(self.LEAST)), holds(self.MOST))
 
     def __repr__(self) -> str:
         return '"auto"' if self.steps == 10 else f"sll.Auto(steps={self.steps})"

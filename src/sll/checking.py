@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +17,8 @@ from ._checks.verdicts import Compared, compared
 from ._ops.callsite import CallSite, short
 from ._ops.options import RegionForward, shown
 from ._reports.report import Report
-from ._reports.rows import _finite
+from ._reports.rows import _ended, _finite
+from ._reports.tables import as_html, as_text
 from .auto import Auto
 from .eps import Eps
 from .programs import Found, Program
@@ -58,10 +58,11 @@ class Check:
 
     def table(self) -> list[str]:
         """The verdict, the reasons, and a line of figures for each argument."""
-        cells = [_COLUMNS, *map(_cells, self.arguments)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
-        return [self._headline(), *(f"{x.name}: {x.why}." for x in self.arguments if x.why), "", *lines]
+        lines = as_text(_COLUMNS, map(_cells, self.arguments), _COLUMNS[1:-1])
+        return [self._headline(), *self._reasons(), "", *lines]
+
+    def _reasons(self) -> list[str]:
+        return [f"{x.name}: {x.why}." for x in self.arguments if x.why]
 
     def _headline(self) -> str:
         at = f", because of {' and '.join(map(short, self.lines))}" if self.lines else ""
@@ -70,24 +71,16 @@ class Check:
     def notes(self) -> list[str]:
         """What becomes of the decisions of each line, in sentences."""
         many = f"The program ran {self.runs:,} times. Lower directions=, points= or runs= for fewer."
-        return [*(f"{short(row.site)}: {row.verdict}." for row in self.report.rows), many]
+        return [*(_ended(f"{short(row.site)}: {row.verdict}") for row in self.report.rows), many]
 
     def _repr_html_(self) -> str:
-        def row(cells: Iterable[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        body = "".join(row(_cells(x), "td") for x in self.arguments)
-        reasons = [f"{x.name}: {x.why}." for x in self.arguments if x.why]
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in [*reasons, *self.notes()])
-        return (
-            f"<div><b>{html.escape(self._headline())}</b><table><thead>{row(_COLUMNS, 'th')}</thead>"
-            f"<tbody>{body}</tbody></table><ul>{notes}</ul></div>"
-        )
+        notes = [*self._reasons(), *self.notes()]
+        return as_html(self._headline(), _COLUMNS, map(_cells, self.arguments), notes)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
-        arguments = [{key: _plain(value) for key, value in asdict(x).items()} for x in self.arguments]
-        lines = [{"file": site.file, "line": site.line, "op": site.op} for site in self.lines]
+        arguments = [{key: _finite(value) for key, value in asdict(x).items()} for x in self.arguments]
+        lines = [site._asdict() for site in self.lines]
         found = {"region": self.region, "verdict": self.verdict, "arguments": arguments, "lines": lines}
         return {**found, "runs": self.runs, "notes": self.notes(), "report": self.report.to_dict()}
 
@@ -108,10 +101,6 @@ def _cells(x: Compared) -> tuple[str, ...]:
         f"{x.region:.3g}",
         x.verdict,
     )
-
-
-def _plain(x: Any) -> Any:
-    return list(x) if isinstance(x, tuple) else _finite(x) if isinstance(x, float) else x
 
 
 T = TypeVar("T")
@@ -205,42 +194,32 @@ def check(
     for name, value, least in given:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise TypeError(f"{name} must be an integer, at least {least}, got {shown(value)}")
-    return check_program(
-        fn, args, kwargs, _scalar, eps, forward, params, path_to, directions, points, runs, seed, paths
-    )
+    region = linearize(eps, forward=forward, paths=paths)
+    return check_program(Program(fn, args, kwargs), region, _scalar, params, path_to, directions, points, runs, seed)
 
 
 def check_program(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    program: Program,
+    region: linearize,
     loss: Callable[[Any], Tensor],
-    eps: Eps | None,
-    forward: RegionForward | None,
     params: Any = None,
     path_to: Any = None,
     directions: int = 8,
     points: int = 12,
     most: int = 10_000,
     seed: int = 0,
-    paths: int = 1,
 ) -> Check:
     """`check`, of what `loss` makes of the program's result."""
-    program = Program(fn, args, kwargs)
-    region = linearize(eps, forward=forward, paths=paths)
-    options = {"eps": _with_memory(region.eps), "forward": region.forward, "paths": paths}
+    options = {"eps": _with_memory(region.eps), "forward": region.forward, "paths": region.paths}
     policies: list[Any] = [policy for policy in region.policies() if hasattr(policy, "state_dict")]
     states = [(policy, policy.state_dict()) for policy in policies]
-    with torch.inference_mode(False), program.as_it_was():
-        runs = Runs(program, _moved(program, params), loss, most)
-        around = Around(runs, options, points, seed)
+    with torch.inference_mode(False), program.as_it_was() as put:
+        runs = Runs(program, put, _moved(program, params), loss, most)
         try:
-            found = _measured(around, region, path_to, directions)
+            return _measured(Around(runs, options, points, seed), region, path_to, directions)
         finally:
-            runs.put()
             for policy, state in states:
                 policy.load_state_dict(state)
-    return found
 
 
 def _measured(around: Around, region: linearize, path_to: Any, directions: int) -> Check:

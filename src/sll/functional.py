@@ -127,9 +127,7 @@ def heaviside(x: Tensor, eps: OneEps = 1e-3, *, forward: Forward | None = None) 
         >>> sll.heaviside(torch.tensor([-1.0, 0.0, 0.05, 1.0]), eps=0.1)
         tensor([0.0000, 0.5000, 0.7500, 1.0000])
     """
-    width, linear = _checked(x, eps, forward, "heaviside")
-    step = Step(boundary_at(x, 0.0, width), 0.0, 1.0, Jump("boundary", 0.0, 1.0, 0.5, 0.0))
-    return _ramp(step, lambda: torch.heaviside(x.detach(), x.new_tensor(0.5)), linear)
+    return threshold(x, 0.0, eps, forward=forward)
 
 
 @one_node
@@ -274,10 +272,7 @@ def argmax(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | N
             f"x must have entries to choose from along dim {dim}, got shape {tuple(x.shape)}, which has no entries "
             "there; choose along another dim, or skip what is empty (if x.shape[dim]: ...)"
         )
-    choice = x.detach().argmax(dim, keepdim=True)
-    hard = torch.zeros_like(x, requires_grad=False).scatter(dim, choice, 1.0)
-    scores, half = in_units(x.to(compute_dtype(x.dtype)), width, lambda z: leads(z.movedim(dim, -1)))
-    return _choose(scores, hard, dim, half, linear)
+    return _largest(x, 1, dim, width, linear, leads, x.detach().movedim(dim, -1).argmax(-1, keepdim=True))
 
 
 @one_node
@@ -293,26 +288,27 @@ def argmin(x: Tensor, dim: int = -1, eps: OneEps = 1e-3, *, forward: Forward | N
     return argmax(-x, dim, eps, forward=forward)
 
 
-def _choose(x: Tensor, hard: Tensor, dim: int, eps: float, linear: bool) -> Tensor:
-    best = x.detach().amax(dim, keepdim=True)
-    scores = (x - best) / eps
-    # A row whose best entry is infinite or NaN has no distances: the hard choice, no gradient.
-    finite = best.isfinite()
-    scores = torch.where(finite, scores, torch.zeros_like(scores))
-    ordered = scores.detach().sort(dim, descending=True).values
-    shape = [1] * x.dim()
-    shape[dim] = -1
-    count = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device).reshape(shape)
-    support = (ordered > (ordered.cumsum(dim) - 1) / count).sum(dim, keepdim=True)
-    # The threshold is piecewise linear in the scores of the support; written over the support it has the right
-    # gradient.
-    chosen = scores.detach() >= ordered.gather(dim, support - 1)
-    tau = (torch.where(chosen, scores, torch.zeros_like(scores)).sum(dim, keepdim=True) - 1) / chosen.sum(
-        dim, keepdim=True
-    )
-    soft = torch.where(chosen & finite, (scores - tau).clamp(min=0), torch.zeros_like(scores)).to(hard.dtype)
-    value = torch.where(finite, soft, hard)
-    return value if linear else hard_forward(hard, value)
+def _largest(
+    x: Tensor,
+    k: int,
+    dim: int,
+    width: float | Width,
+    linear: bool,
+    distances: Callable[[Tensor], Tensor],
+    chosen: Tensor | None = None,
+) -> Tensor:
+    """The mask of the `k` largest entries; a policy is shown these `distances`."""
+    if k in (0, x.shape[dim]):
+        return constant(float(k > 0), x)
+    rows = x.movedim(dim, -1)
+    if isinstance(width, Width):
+        rows = rows.to(compute_dtype(x.dtype))
+    rows, half = in_units(rows, width, distances)
+    mask, chosen = first_k(rows, k, half, chosen)
+    mask = mask.to(x.dtype)
+    if not linear:
+        mask = hard_forward(torch.zeros_like(mask).scatter(-1, chosen, 1.0), mask)
+    return mask.movedim(-1, dim)
 
 
 @one_node
@@ -403,14 +399,4 @@ def topk_mask(x: Tensor, k: int, dim: int = -1, eps: OneEps = 1e-3, *, forward: 
     if not 0 <= k <= n:
         remedy = f"k=min(k, {n}) takes all there are" if k > n else "k counts the entries to choose"
         raise ValueError(f"k must be between 0 and the {n} entries along dim {dim}, got {k}; {remedy}")
-    if k in (0, n):
-        return constant(float(k > 0), x)
-    rows = x.movedim(dim, -1)
-    if isinstance(width, Width):
-        rows = rows.to(compute_dtype(x.dtype))
-    rows, half = in_units(rows, width, lambda z: from_last(z, k))
-    mask, chosen = first_k(rows, k, half)
-    mask = mask.to(x.dtype)
-    if not linear:
-        mask = hard_forward(torch.zeros_like(mask).scatter(-1, chosen, 1.0), mask)
-    return mask.movedim(-1, dim)
+    return _largest(x, k, dim, width, linear, lambda z: from_last(z, k))

@@ -11,14 +11,13 @@ and another one there; after that it goes its own way.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
-from ._mode.decorating import decorate
 from ._mode.guards import not_compiled
 from ._mode.journal import Journal
 from ._mode.results import Result, Unlike
@@ -35,23 +34,14 @@ MOST_CALLS = 10_000
 
 def rerunning(region: Any, fn: Any) -> Any:
     """`fn` in `region`, which runs it again where Python asks for what is open."""
-    if isinstance(fn, (classmethod, staticmethod)):
-        return type(fn)(rerunning(region, fn.__func__))
-    if inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
-        raise TypeError(
-            f"paths={region.paths} runs a function again from its start, and {fn.__qualname__} is a generator or "
-            "coroutine, which stops in between; decorate a function that it calls"
-        )
-    inner = decorate(region, fn)  # (a class is refused there)
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        plainly = not torch.is_grad_enabled() or any(run.region is region for run in THREAD.runs)
-        before, THREAD.rerun = THREAD.rerun, region  # it may be entered
-        try:
-            return inner(*args, **kwargs) if plainly else _Call(region, fn, args, kwargs).result()
-        finally:
-            THREAD.rerun = before
+        if torch.is_grad_enabled() and not any(run.region is region for run in THREAD.runs):
+            return _Call(region, fn, args, kwargs).result()
+        with ExitStack() as on:
+            on.push(region.enter())
+            return fn(*args, **kwargs)
 
     not_compiled(wrapper)
     return wrapper
@@ -72,7 +62,8 @@ class _Call:
         self.most = 0
 
     def result(self) -> Any:
-        with self.region:
+        with ExitStack() as on:
+            on.push(self.region.enter())
             counts = dict(THREAD.entered[-1].counts)
             first = Run(self.region, self.journal)
             out = self._run(first)
@@ -86,7 +77,7 @@ class _Call:
             self._others(first)
             if not self.region.linear:
                 with torch._C.DisableTorchFunction():
-                    return self.found.with_flips(_meet())
+                    return self.found.with_flips()
         return self.found.by_weight()
 
     def _run(self, run: Run) -> Any:
@@ -210,9 +201,3 @@ def _branches(run: Run, start: int) -> list[tuple[list[int], list[Asked]]]:
 
 
 _FLOAT = "it is a Python float, and another path returns another one. Return a tensor."
-
-
-def _meet() -> Callable[..., Any]:
-    from ._carry.flips.primitives import meet  # flips are imported when somebody wants them
-
-    return meet

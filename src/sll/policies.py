@@ -25,29 +25,19 @@ __all__ = ["WIDER", "Anneal", "Call", "Coverage", "Kind", "Policy", "kind_of", "
 Kind: TypeAlias = Literal["comparison", "step", "remainder", "choice", "subset", "order"]
 
 
-_CHOICES = frozenset(("argmax", "argmin"))
-
-
-_ORDERS = frozenset(("sort", "kthvalue", "median", "unique"))
-
-
-_REMAINDERS = frozenset(("frac", "remainder", "fmod"))
-
-
-_STEPS = frozenset(("round", "floor", "ceil", "trunc", "cast", "floor_divide", "div", "searchsorted", "histc"))
+_KINDS: tuple[tuple[Kind, str], ...] = (
+    ("choice", "argmax argmin"),
+    ("subset", "topk"),
+    ("order", "sort kthvalue median unique"),
+    ("remainder", "frac remainder fmod"),
+    ("step", "round floor ceil trunc cast floor_divide div searchsorted histc"),
+)
+_KIND_OF: dict[str, Kind] = {op: kind for kind, ops in _KINDS for op in ops.split()}
 
 
 def kind_of(op: str) -> Kind:
     """The kind of decision that the op makes, by its name in `sll.OPS`."""
-    if op in _CHOICES:
-        return "choice"
-    if op == "topk":
-        return "subset"
-    if op in _ORDERS:
-        return "order"
-    if op in _REMAINDERS:
-        return "remainder"
-    return "step" if op in _STEPS else "comparison"
+    return _KIND_OF.get(op, "comparison")
 
 
 # --- the protocol ------------------------------------------------------------------------------------------------

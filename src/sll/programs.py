@@ -86,27 +86,34 @@ class Program:
         return args, {name: copied(x) for name, x in self.kwargs.items()}, leaves
 
     @contextmanager
-    def as_it_was(self) -> Iterator[None]:
-        """Random numbers, parameters, buffers, gradients and objects of Python are the same afterwards as before."""
+    def as_it_was(self) -> Iterator[Callable[[], None]]:
+        """Random numbers, parameters, buffers, gradients and objects of Python are the same afterwards as before, and
+        whenever what this gives is called.
+        """
         around = Surroundings(self.fn, tuple(self.args.values()), self.kwargs, [])
         tensors = {id(x): x for x in (*around.tensors, *self.kept.values(), *self.leaves.values())}
         plain = [x for x in tensors.values() if not x.is_inference()]
         values = [(x, x.detach().clone(), x._version, x.grad if x.is_leaf else None) for x in plain]
-        for x, _, _, _ in values:
-            if x.is_leaf:
-                x.grad = None
-        put = around.read()
-        try:
-            yield
-        finally:
-            put()
+        objects = around.read()
+
+        def put() -> None:
+            objects()
             with torch.no_grad():
-                for x, value, version, grad in values:
+                for x, value, version, _ in values:
                     # (Batch norm writes into its buffers without counting.)
                     if x._version != version or not torch.equal(x, value):
                         x.detach().copy_(value)
-                    if x.is_leaf:
-                        x.grad = grad
+
+        for x, *_ in values:
+            if x.is_leaf:
+                x.grad = None
+        try:
+            yield put
+        finally:
+            put()
+            for x, _, _, grad in values:
+                if x.is_leaf:
+                    x.grad = grad
 
 
 def total(out: Any) -> Tensor | None:

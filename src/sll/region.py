@@ -13,15 +13,13 @@ from ._carry import outcomes, shadows
 from ._carry.interface import OUTSIDE, Engine, tensors
 from ._mode import checkpoint, cuts, operators, vmap
 from ._mode.decorating import around_module, decorate
-from ._mode.guards import not_compiled
-from ._mode.mode import Mode, not_compiled_on_their_own
+from ._mode.mode import Mode
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
+from ._mode.runs import asking
 from ._mode.threads import THREAD
-from ._mode.tracing import traced
 from ._mode.watching import Trace
-from ._ops.callsite import CallSite, call_site, short
-from ._ops.env import plain
+from ._ops.callsite import CallSite, call_site
 from ._ops.options import (
     OnLost,
     RegionForward,
@@ -153,7 +151,6 @@ class linearize(Mode):
             made_here(cast(Auto, self._eps))
         self.mode = one_of(forward, "forward", ("linear", "hard", "straight-through"))
         self.linear = forward == "linear"
-        self.engine = cuts.engine_for(self.through, engine_of(self.mode))
         self._given = dict(eps) if isinstance(eps, Mapping) else eps
         self._ops = chosen_ops(only, exclude)
         self._eps_of = {**{MIRRORED[op]: eps for op, eps in self._eps_of.items() if op in MIRRORED}, **self._eps_of}
@@ -162,6 +159,8 @@ class linearize(Mode):
             raise TypeError(f"trace must be True or False, got {shown(trace)}; region.report() has what was traced")
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
+        engine = cuts.engine_for(self.through, engine_of(self.mode))
+        self.engine = asking(engine) if self.paths > 1 else engine
         self._generator = generator_or_none(generator)
         self._for_compiled_code("" if only is exclude is None else f"{sorted(self._ops)}")
         self._nothing_noted()
@@ -175,7 +174,6 @@ class linearize(Mode):
         self.fixed = {op: eps for op, eps in found.items() if isinstance(eps, float)}
 
     def _for_compiled_code(self, ops: str) -> None:
-        self.compiles = self.engine.compiles and self.trace is None
         alike = [eps if isinstance(eps, float) else type(eps).__name__ for eps in (self._eps, *self._eps_of.values())]
         self.settings = f"{self.mode} {[*self._eps_of]} {alike} {ops} {self._lost.on_lost} {sorted(self.through)}"
 
@@ -194,7 +192,7 @@ class linearize(Mode):
     def __call__(self, fn: Fn) -> Fn:
         if isinstance(fn, torch.nn.Module):
             return cast(Fn, around_module(fn, self))
-        return cast(Fn, decorate(self, fn) if self.paths == 1 else rerunning(self, fn))
+        return cast(Fn, decorate(self, fn, None if self.paths == 1 else rerunning))
 
     def __repr__(self) -> str:
         paths = f", paths={self.paths}" if self.paths > 1 else ""
@@ -282,14 +280,8 @@ class linearize(Mode):
         """Something is decided there where the program itself leaves autograd, or detached."""
         self._cut[site] += 1
 
-    def miss(self, cut: cuts.Cut, op: str) -> None:
-        """What was cut is used at a call of `op`, where gradients are recorded."""
-        here = short(call_site(op))
-        why = f"{short(cut.decision or cut.site)} {cut.says}, and {here} uses it. {cut.remedy}"
-        self._lost.add(cut.site.op, lambda: True, why, cut.site)
-
     def drop(self, site: CallSite, why: str) -> None:
-        """An answer that was asked for there gets no gradient."""
+        """What was decided or asked for there gets no gradient."""
         self._lost.add(site.op, lambda: True, why, site)
 
     def draw(self, many: int) -> list[int]:
@@ -318,10 +310,9 @@ class linearize(Mode):
     # --- the mode ---
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        engine = self.engine
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             return cuts.unrecorded(self, func, args, kwargs)
-        if checkpoint.hooked() and (self.selecting() or func in engine.rules):
+        if checkpoint.hooked() and (self.selecting() or func in self.engine.rules):
             checkpoint.note(THREAD.regions, (*args, *kwargs.values()))
         if torch._C._are_functorch_transforms_active():
             return vmap.handled(self, func, args, kwargs, self._ruled)
@@ -341,12 +332,6 @@ class linearize(Mode):
             return engine.dispatch(self, func, args, kwargs)
         return rule(self, func, args, kwargs)
 
-    def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rule = self.engine.rules.get(func)
-        if rule is None or self.linear or self.selecting() or not plain():
-            return self.dispatch(func, args, kwargs)
-        return rule(self, func, args, kwargs)
-
     def _engine_of(self, func: Callable[..., Any], operands: list[Tensor]) -> Engine:
         """What was decided in a region around this one, with another forward mode, is carried on as it was there."""
         carried = [x for x in operands if getattr(x, "_sll", None) is not None]
@@ -360,15 +345,6 @@ class linearize(Mode):
             why = "it was decided in a region with another forward=; take one in both."
             self.lose(func.__name__, foreign, why)
         return self.engine
-
-    def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        return cuts.passes(self, func, args, kwargs)
-
-    def met(self, func: Any, known: list[Tensor], out: Any) -> None:
-        cuts.met(self, func, known, out)
-
-    def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return traced(self, func, args, kwargs)
 
 
 class hard(Mode):
@@ -390,5 +366,3 @@ class hard(Mode):
 
 for _engine in ENGINES.values():
     _engine.always.update(OUTSIDE)
-not_compiled_on_their_own()
-not_compiled(cuts.unrecorded)

@@ -252,30 +252,35 @@ def test_one_copy_for_all_who_wait():
     assert x.grad.any()
 
 
-def test_memory_that_was_freed_is_not_copied():
+def test_memory_that_was_freed():
     """Sharded training frees the memory of parameters, and fills it again."""
-    x, w = torch.linspace(-0.3, 0.4, 7, requires_grad=True), torch.zeros(7)
-    storage = w.untyped_storage()
-    with sll.linearize(0.3, on_lost="error"):
+    x, w = torch.linspace(-0.3, 0.4, 7, requires_grad=True), torch.full((7,), 0.5)
+
+    def program(write):
         u = (x > 0).float() + w
-        storage.resize_(0)
-        w.untyped_storage().resize_(28)  # hands memory out: what waits is copied, if it is there
-        with pytest.raises(sll.LostGradientError, match="an operand was modified"):
-            (u > 0.3).float()
+        if write:
+            w.untyped_storage().resize_(0)
+            w.untyped_storage().resize_(28)
+            w.fill_(7.0)
+        return (u > 1).float().sum()
+
+    with sll.linearize(0.3, on_lost="error"):
+        want, got = (torch.autograd.grad(program(write), x)[0] for write in (False, True))
+    assert want.any() and torch.equal(got, want)
 
 
-def test_in_a_transform_only_what_is_in_its_band_is_lost():
-    def program(x, threshold):
-        spike = (x > threshold).float()
+def test_a_write_in_a_transform():
+    def program(x, write):
+        spike = (x > 0.4).float()
         potential = spike + x * 0.5
-        spike.mul_(2)
+        if write:
+            spike.mul_(2)
         return ((potential > 0.3).float() * x).sum()
 
     x = torch.linspace(-0.3, 0.4, 7)
     with sll.linearize(1e-3, on_lost="error"):
-        torch.func.grad(program)(x, 5.0)
-        with pytest.raises(sll.LostGradientError, match="an operand was modified"):
-            torch.func.grad(program)(x, 0.4)
+        want, got = (torch.func.grad(program)(x, write) for write in (False, True))
+    assert want.abs().max() > 10 and torch.equal(got, want)
 
 
 GIVEN = {  # what becomes outcomes, and how it is written to
@@ -336,7 +341,6 @@ def test_what_was_chosen_may_be_written_to(forward):
 @pytest.mark.parametrize("forward", MODES)
 @pytest.mark.parametrize("carries", [False, True])
 def test_outcomes_that_were_written_to_unseen(carries, forward):
-    """They are copies, or the write is an error."""
     x = torch.linspace(-0.4, 0.4, 9, dtype=torch.float64, requires_grad=True)
     with sll.linearize(0.2, forward=forward, on_lost="error"):
         i = (x > 10).long() if carries else torch.zeros(9, dtype=torch.long)
@@ -345,10 +349,6 @@ def test_outcomes_that_were_written_to_unseen(carries, forward):
         with torch._C.DisableTorchFunction():
             i.add_(5)
             j.add_(5)
-        if not carries and forward == "linear":  # (the others have looked already)
-            with pytest.raises(RuntimeError, match="a tensor on which a decision was made has been modified"):
-                k * k
-            return
         (g,) = torch.autograd.grad((k * k).to(x.dtype).sum(), x)
     assert g.count_nonzero() >= 3
     torch.testing.assert_close(g[g != 0], torch.full_like(g[g != 0], 10.0))
@@ -442,10 +442,6 @@ def test_torchscript_that_writes_to_what_was_compared(forward):
 
     with sll.linearize(0.1, forward=forward):
         want = results(lambda x: f(x, False), AROUND)
-        if forward == "linear":
-            with pytest.raises(RuntimeError, match="a tensor on which a decision was made has been modified"):
-                results(lambda x: f(x, True), AROUND)
-            return
         got = results(lambda x: f(x, True), AROUND)
     torch.testing.assert_close(got, want)
     assert want[1][1] > 100

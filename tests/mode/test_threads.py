@@ -205,19 +205,6 @@ def test_what_decides_nothing_is_passed_on_while_nothing_is_carried(forward):
         assert IDLE.region is None
 
 
-def test_an_idle_region_is_told_of_what_may_write(monkeypatch):
-    """A decision of before may wait for writes."""
-    region, told = sll.linearize(0.5, forward="linear"), []
-    monkeypatch.setattr(type(region.engine), "before", staticmethod(lambda func, args, kwargs: told.append(func)))
-    x = torch.zeros(3)
-    with region:
-        assert IDLE.region is region
-        x.add_(1)
-        torch.add(x, 1, out=x)
-        assert IDLE.region is region
-    assert told == [torch.Tensor.add_, torch.add]
-
-
 def test_a_decision_of_an_inner_region_is_carried_by_the_idle_one_around_it():
     x = leaf(0.1)
     with sll.linearize(0.5, forward="straight-through"):

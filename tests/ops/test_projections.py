@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from sll._ops import projections
 from sll._ops.projections import Projection
-from sll.auto import AUTO
-from sll.policies import Call
 
 SPECIAL = [math.nan, math.inf, -math.inf, -1e30, 1e30]
 
@@ -80,14 +78,6 @@ def test_the_width(choice, subset):
     each_way(lambda: Projection(k if subset else 1, -1, largest, half, subset).gradient(x, g))
     for other in seen[1:]:
         torch.testing.assert_close(seen[0], other, rtol=1e-5, atol=1e-5, equal_nan=True)
-
-
-@given(st.lists(st.sampled_from([0.0, 1e-40, 0.5, 1.0, 2.5, -3.0, 70.0, math.inf, -math.inf]), max_size=20))
-def test_a_list_of_distances_is_an_array_of_them(distances):
-    for kind in ("choice", "subset"):
-        call = Call(kind, math.inf, lambda: torch.empty(0))
-        array = AUTO.at_once(call, lambda: torch.tensor(distances, dtype=torch.float64).numpy())
-        assert AUTO.at_once(call, lambda: list(distances)) == array
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._rules.index import function_of
 from .._rules.widths import Width
 
-__all__ = ["OUTSIDE", "Carried", "Engine", "Func", "Question", "Quick", "Region", "Rule", "Way", "tensors"]
+__all__ = ["OUTSIDE", "Carried", "Engine", "Func", "Mark", "Question", "Quick", "Region", "Rule", "Way", "tensors"]
 
 Func: TypeAlias = Callable[..., Any]
 
@@ -44,17 +44,14 @@ class Region(Protocol):
     def adopt(self, x: Tensor) -> bool:
         """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
 
-    def keep(self, x: Tensor) -> bool:
-        """`adopt`, in eager code."""
-
     def selecting(self) -> bool:
         """Whether a mask has selected something in this thread."""
 
     def select(self) -> None:
         """A mask has selected something."""
 
-    def mark(self) -> None:
-        """Something was made that calls are to be asked about: `met`."""
+    def mark(self, x: Tensor, mark: Mark | None) -> None:
+        """Calls are to be asked about `x`, which says `mark` from now on, if there is one."""
 
     def outermost(self) -> Any:
         """The region at whose end decisions end."""
@@ -121,6 +118,15 @@ class Carried:
         return OrderedDict, ()
 
 
+class Mark(Carried):
+    """Of a tensor that carries no decision: what is to be done where it is used."""
+
+    __slots__ = ()
+
+    def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
+        """A call that autograd records has `x` among its operands, and has returned `out`."""
+
+
 Again: TypeAlias = "Callable[[Any, Tensor, Tensor], object]"
 """``again(region, x, number)``: see `Engine.number`."""
 
@@ -128,7 +134,7 @@ Again: TypeAlias = "Callable[[Any, Tensor, Tensor], object]"
 class Engine:
     """How the decisions of one forward mode are carried: what a region asks of `outcomes`, `flips` and `shadows`."""
 
-    always: Any
+    always: Any = frozenset()
     """Functions that are handled whatever their operands are; others only if an operand carries something."""
     rules: dict[Any, Any] = {}
     """Torch function -> `Rule`."""
@@ -145,7 +151,7 @@ class Engine:
     compiles = True
     """Whether its rules can be traced into a graph. If not, eager mode does what decides or carries anything."""
     before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None
-    """Told of every call before it runs, where somebody waits for writes."""
+    """Told of every call before it runs, where a function may run again."""
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of the program, with gradients on."""
@@ -217,12 +223,14 @@ class Engine:
         return x
 
 
-def tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments of a call, in lists and tuples as well."""
-    found = []
-    for x in (*args, *kwargs.values()) if kwargs else args:
+def tensors(*args: Any) -> list[Tensor]:
+    """The tensors in nested arguments."""
+    found: list[Tensor] = []
+    for x in args:
         if isinstance(x, Tensor):
             found.append(x)
         elif isinstance(x, (tuple, list)):
-            found.extend(item for item in x if isinstance(item, Tensor))
+            found += tensors(*x)
+        elif isinstance(x, (dict, slice)) and x:
+            found += tensors(*(x.values() if isinstance(x, dict) else (x.start, x.stop, x.step)))
     return found

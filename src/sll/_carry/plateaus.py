@@ -52,8 +52,8 @@ _FLAT: dict[str, _Flat] = {
 }
 
 
-def asked(rule: Rule, cast: bool) -> Rule:
-    """`rule`, of a function that asks whether a float is a number. `cast`: it concerns other floats as well."""
+def asked(rule: Rule) -> Rule:
+    """`rule`, of a function that asks whether a float is a number."""
 
     def ask(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if any(getattr(x, "_sll", None) is not None for x in tensors(args, kwargs)):
@@ -61,7 +61,9 @@ def asked(rule: Rule, cast: bool) -> Rule:
         name = op_name(func)
         flat = None if kwargs.get("out") is not None else _flat(region, name, args)
         if flat is None:
-            return rule(region, func, args, kwargs) if cast else func(*args, **kwargs)
+            return (
+                rule(region, func, args, kwargs) if name in _CASTS else func(*args, **kwargs)
+            )  # (other floats as well)
         if name in _EQUAL or name == "logical_not":
             return flat
         other = region.call(torch.logical_not, flat)

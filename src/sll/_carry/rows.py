@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .interface import Carried, Func, Region, Rule
+from .interface import Func, Mark, Region, Rule
 
 __all__ = ["assigning", "met", "note", "reading"]
 
 
-class Row(Carried):
+class Row(Mark):
     """Of a float that carries nothing else: calls are to be asked about it."""
 
     __slots__ = ("before", "index", "seen", "table", "version")
@@ -37,9 +37,7 @@ def note(region: Region, found: Tensor, table: Tensor, index: Any) -> None:
 
 def _remember(region: Region, x: Tensor, row: Row, owner: Tensor | None) -> None:
     _ROWS[x] = row, owner
-    if getattr(x, "_sll", None) is None and region.adopt(x):
-        x._sll = row, None  # type: ignore[attr-defined]
-    region.mark()
+    region.mark(x, row if getattr(x, "_sll", None) is None else None)
 
 
 def reading(rule: Rule) -> Rule:

@@ -6,21 +6,29 @@ spellings, with ``out=``, and with its in-place forms.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .._rules.index import REMEDIES, in_place_forms, names_of, op_name, spellings
 from .._rules.table import ROWS, Row
+from . import rows
 from .interface import Func, Region, Rule
 from .plateaus import ASKED, asked
 from .writes import Writes
 
-__all__ = ["NUMBERS", "Rules", "between_bools", "collected", "decides", "lost_number"]
+__all__ = ["Call", "NUMBERS", "Rules", "between_bools", "decides", "lost_number", "spelled"]
 
+_AROUND: dict[str, Callable[[Rule], Rule]] = {
+    **dict.fromkeys(ASKED, asked),
+    "Tensor.__getitem__": rows.reading,
+    "Tensor.__setitem__": rows.assigning,
+}
+"""What sees a call before and after the rule of a function, by its name."""
 _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 
 
@@ -31,6 +39,21 @@ def decides(row: Row) -> bool:
 
 NUMBERS = {f for name in names_of("numbers") if name not in ("numpy", "__array__") for f in spellings(name)}
 """What makes numbers of Python. (NumPy refuses what autograd follows.)"""
+
+
+Call: TypeAlias = "functools.partial[Any]"
+
+
+def spelled(rule: Callable[..., Any]) -> Rule:
+    """The rule that is written ``rule(region, call, …)`` with the parameters of the function: ``call()`` calls it as it
+    is, and ``call.func`` is it.
+    """
+
+    @functools.wraps(rule)
+    def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return rule(region, functools.partial(func, *args, **kwargs), *args, **kwargs)
+
+    return handler
 
 
 def lost_number(region: Region, func: Func, values: Iterable[Tensor], undecided: Callable[[], bool]) -> None:
@@ -51,33 +74,6 @@ def between_bools(region: Region, x: Tensor, n: int = 1, dim: int = -1, **ends: 
     return x
 
 
-def _carry(data: Any) -> bool:
-    """Whether something in nested lists carries a decision."""
-    return any(map(_carry, data)) if isinstance(data, (list, tuple)) else getattr(data, "_sll", None) is not None
-
-
-def collected(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.tensor``, `as_tensor`, `new_tensor`: of decisions, and of lists of them. Floats are cut, as by torch."""
-    out = func(*args, **kwargs)
-    data = next(iter((*args[func.__name__ == "new_tensor" :], *(x for n, x in kwargs.items() if n in ("data", "obj")))))
-    if kwargs.get("requires_grad") or not isinstance(out, Tensor) or not _carry(data):
-        return out
-    if isinstance(data, Tensor):
-        if data.is_floating_point():
-            return out
-        found = data if func.__name__[:2] == "as" else region.call(torch.clone, data)
-        return region.call(torch.Tensor.to, found, device=out.device, dtype=out.dtype)
-
-    def built(x: Any) -> Tensor:
-        if isinstance(x, (list, tuple)):
-            return region.call(torch.stack, [built(y) for y in x])  # type: ignore[no-any-return]
-        x = x if isinstance(x, Tensor) else torch.tensor(x, dtype=out.dtype)
-        x = x.detach() if x.is_floating_point() else x
-        return region.call(torch.Tensor.to, x, device=out.device, dtype=out.dtype)  # type: ignore[no-any-return]
-
-    return built(data)
-
-
 @dataclass
 class Rules:
     writes: Writes
@@ -86,7 +82,8 @@ class Rules:
     always: set[Any] = field(default_factory=set)
     """Functions whose rule is asked whatever their operands are; others only if an operand carries something."""
 
-    _handlers: dict[tuple[Rule, bool], Rule] = field(default_factory=dict)
+    plain: dict[Any, Rule] = field(default_factory=dict)
+    """Rules of what is not in place."""
 
     def put(self, func: Any, rule: Rule, always: bool = False) -> None:
         """`rule` as it is, for one function."""
@@ -99,11 +96,10 @@ class Rules:
     ) -> list[Any]:
         """`rule` for the functions called `name`, and what follows from it for the in-place forms. Returns them all."""
         forms = in_place_forms(name) if in_place and functions and name else []
-        key = rule, source
-        if key not in self._handlers:
-            self._handlers[key] = self.writes.spelled_out(rule, source)
+        handler = self.writes.spelled_out(rule, source)
         for func in functions:
-            self.put(func, self._handlers[key], source or marks)
+            self.put(func, handler, source or marks)
+            self.plain[func] = rule
         twin = getattr(Tensor, name, functions[0]) if forms else None
         for func in forms:
             self.put(func, self.writes.in_place(twin, source), source)  # type: ignore[arg-type]
@@ -129,8 +125,7 @@ class Rules:
                 rule = rule_of.get(name) or rule_of.get(row.family) or rule_of.get(row.op)
                 if rule is None:
                     continue
-                if name in ASKED:
-                    rule = asked(rule, decides(row))
+                rule = _AROUND[name](rule) if name in _AROUND else rule
                 if row.family == "reflected":
                     for func in functions:
                         self.put(func, self._reflected(rule, getattr(torch, row.op)), True)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._ops.env import dispatched, unwrapped
+from .._ops.env import dispatched, tracked, unwrapped
 from .._rules.index import NAMED
-from .interface import Func, Region, Rule
+from .interface import Func, Region, Rule, tensors
 
 __all__ = ["Writes", "called", "into_base", "same", "told_of_views", "writes_unsaid"]
 
@@ -90,8 +90,6 @@ def into_base(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Cal
 class Writes:
     decided: Callable[[Tensor], bool]
     """Whether a tensor carries a decision."""
-    tracked: Callable[[Any], bool]
-    """Whether a source would decide on it."""
     before: Callable[[Region, Tensor], Tensor]
     """The tensor as it is now, with what it carries."""
     carry: Callable[[Region, Tensor, Tensor], None]
@@ -101,17 +99,13 @@ class Writes:
 
     def concerns(self, args: tuple[Any, ...], kwargs: dict[str, Any], source: bool) -> bool:
         """Whether an operand carries something, or (of a source) is followed by autograd."""
-        for x in (*args, *kwargs.values()):
-            for item in x if isinstance(x, (tuple, list)) else (x,):
-                if isinstance(item, Tensor) and (self.decided(item) or source and self.tracked(item)):
-                    return True
-        return False
+        return any(self.decided(x) or source and tracked(x) for x in tensors(args, kwargs))
 
     def converted(self, region: Region, value: Any, target: Tensor) -> Any:
         """A write converts to the target's dtype; what carries something, or a float autograd follows, through the
         region.
         """
-        if isinstance(value, Tensor) and value.dtype != target.dtype and (self.decided(value) or self.tracked(value)):
+        if isinstance(value, Tensor) and value.dtype != target.dtype and (self.decided(value) or tracked(value)):
             return region.call(torch.Tensor.to, value, target.dtype)
         return value
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._mode.surroundings import Surroundings
 from .._mode.watching import Trace, Watch
 from .._ops.callsite import CallSite, frame
 from .._rules.widths import Width
@@ -38,18 +37,13 @@ class Runs:
     many = 0
     """So many there were."""
 
-    def __init__(self, program: Program, moved: Values, loss: Callable[[Any], Any], most: int) -> None:
-        self.program, self.loss, self.most = program, loss, most
+    def __init__(
+        self, program: Program, put: Callable[[], None], moved: Values, loss: Callable[[Any], Any], most: int
+    ) -> None:
+        self.program, self.put, self.loss, self.most = program, put, loss, most
         self.base = {name: x.detach().clone() for name, x in moved.items()}
         self.leaves = {name: x for name, x in moved.items() if name not in program.given}
         """What is moved, and is no argument: it is written to."""
-        around = Surroundings(program.fn, tuple(program.args.values()), program.kwargs, [])
-        self.put = around.read()
-        """Brings what Python holds back."""
-        own = {id(x) for x in (*program.given.values(), *moved.values())}
-        held = {id(x): x for x in (*around.tensors, *program.kept.values()) if id(x) not in own}
-        self._held = [(x, x.detach().clone(), x._version) for x in held.values() if not x.is_inference()]
-        self._buffers = {id(x) for module in program.modules.values() for x in module.buffers()}
 
     def hard(self, values: Values, seed: int) -> float:
         """The value of the program itself."""
@@ -80,9 +74,6 @@ class Runs:
         self.many += 1
         self.put()
         with torch.no_grad():
-            for x, value, version in self._held:
-                if x._version != version or id(x) in self._buffers:  # (batch norm writes without counting)
-                    x.detach().copy_(value)
             for name, x in self.leaves.items():
                 x.copy_(values.get(name, self.base[name]))
         _seed(seed)

@@ -23,13 +23,13 @@ from torch.utils.checkpoint import CheckpointPolicy
 from .._carry import outcomes, shadows
 from .._carry.interface import Again
 from .._carry.outcomes.registry import DECIDES_BY_NAME
-from .._carry.outcomes.writes_seen import waiting_apart
 from .._ops.callsite import CallSite, LostGradientError
 from .._ops.env import tracked
 from ..auto import Auto
 from ..policies import Anneal
 from . import cuts
-from .guards import EAGER, MAY_DECIDE
+from .guards import EAGER, decides
+from .operators import discrete
 from .running import REGIONS, NeedsNumbers, Runs, line_of, regions_of
 from .threads import IDLE, THREAD, leave, stack
 
@@ -37,6 +37,7 @@ __all__ = ["around", "capturing"]
 
 _COMPARES = {"gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__"}
 """Computed again in backward: inductor reads and writes the bools one by one."""
+_NO_LINE = "compiled code", 0
 Backend = Callable[..., Callable[..., Any]]
 Given: TypeAlias = "Sequence[tuple[int, Again]]"
 """The inputs that carry something, by their number, and what lets them carry it again."""
@@ -82,7 +83,7 @@ class _Captured:
         self.alive: list[Any] = []
         """What is known by its id."""
         asked, alive, measures = _known(self._all(on))
-        needs = next((region for region in self._all(on) if not region.compiles), None)
+        needs = next((region for region in self._all(on) if not _compiles(region)), None)
         if needs is not None:
             self.failed = _not_whole(graph, needs) if whole else None
         elif not measures:
@@ -102,7 +103,7 @@ class _Captured:
                 auto.measured_by(self)
             return self._in_eager_mode(on, args)
         found = [(i, _number(args[i])) for i, x in enumerate(args) if on and _carries(x)]
-        if any(number is None for _, number in found) or not self._compiles(on):
+        if any(number is None for _, number in found) or not all(map(_compiles, regions)):
             return self._in_eager_mode(on, args)
         given = tuple((i, number[1]) for i, number in found if number is not None)
         numbers = [number[0] for _, number in found if number is not None]
@@ -132,9 +133,6 @@ class _Captured:
 
     def _at_end(self, on: Sequence[Any]) -> list[tuple[Any, Any]]:
         return regions_of(range(len(on)) if self.last is None else self.last, on)
-
-    def _compiles(self, on: Sequence[Any]) -> bool:
-        return all(region.compiles for region in self._all(on))
 
     def _carry_on(self, out: Sequence[Any], on: Sequence[Any]) -> None:
         """What leaves the graph carries what it carried inside, if a region is on."""
@@ -191,16 +189,21 @@ class _Captured:
             number, self.again[i] = found
             return number
         else:
-            file, line = line_of(self.results[i].meta.get("stack_trace") or "") or ("compiled code", 0)
+            file, line = line_of(self.results[i]) or _NO_LINE
             self.ends[i] = CallSite(file, line, self.results[i].name)
         return x.new_empty(0, dtype=torch.float32)
+
+
+def _compiles(region: Any) -> bool:
+    """Whether a graph is all that its rules need. If not, what Dynamo captures runs in eager mode."""
+    return region.trace is None and region.engine.compiles
 
 
 def _not_whole(graph: fx.GraphModule, region: Any) -> RuntimeError | None:
     """Why a region that needs numbers cannot have the whole graph: the first call that decides."""
     for node in graph.graph.nodes:
         if _decides(node):
-            file, line = line_of(node.meta.get("stack_trace") or "") or ("compiled code", 0)
+            file, line = line_of(node) or _NO_LINE
             what = 'carry the flips of forward="hard"' if region.trace is None else "show trace=True its decisions"
             return RuntimeError(f"{file}:{line}: compiled code does not {what}. {EAGER}")
     return None
@@ -212,8 +215,7 @@ def _decides(node: fx.Node) -> bool:
     operands = [x.meta.get("example_value") for x in node.all_input_nodes]
     if name not in DECIDES_BY_NAME or not any(isinstance(x, Tensor) and tracked(x) for x in operands):
         return False
-    by_mode = node.kwargs.get("rounding_mode") is not None
-    return by_mode or not (name in MAY_DECIDE and isinstance(out, Tensor) and out.is_floating_point())
+    return decides(str(name), node.kwargs, out)
 
 
 def _carries(x: Any) -> bool:
@@ -281,7 +283,7 @@ def _inputs(graph: fx.GraphModule) -> list[fx.Node]:
 
 def _is_discrete(node: Any) -> bool:
     x = node.meta.get("example_value") if isinstance(node, fx.Node) else None
-    return isinstance(x, Tensor) and not x.is_floating_point() and not x.is_complex()
+    return isinstance(x, Tensor) and discrete(x)
 
 
 @contextmanager
@@ -293,7 +295,7 @@ def capturing() -> Iterator[None]:
     THREAD.__init__()  # type: ignore[misc]
     torch.compiler._is_compiling_flag = False
     try:
-        with torch._C._EnableTorchFunction(), waiting_apart():
+        with torch._C._EnableTorchFunction():
             yield
     finally:
         torch.compiler._is_compiling_flag = flag

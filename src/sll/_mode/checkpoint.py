@@ -19,9 +19,9 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.utils import checkpoint as torch_checkpoint
@@ -45,29 +45,10 @@ def hooked() -> bool:
     return HOOKS is None or HOOKS(True) is not None
 
 
-class Region(AbstractContextManager[Any], Protocol):
-    """What is entered again."""
-
-    def policies(self) -> list[Any]:
-        """What chooses its widths."""
-
-    def counted(self) -> dict[Any, int]:
-        """How often each line of the program has decided in this step."""
-
-    def count_from(self, counts: dict[Any, int]) -> None:
-        """Go on from there."""
-
-    def adopt(self, x: Tensor) -> bool:
-        """`x` carries something: the region takes it back at its end."""
-
-    def select(self) -> None:
-        """A mask has selected something."""
-
-
 class Again:
     """A checkpointed function, which enters `regions` whenever it is run again."""
 
-    def __init__(self, function: Callable[..., Any], regions: Sequence[Region], args: Sequence[Any]) -> None:
+    def __init__(self, function: Callable[..., Any], regions: Sequence[Any], args: Sequence[Any]) -> None:
         self.function = function
         self.regions = tuple(regions)
         self.of_args = [_carried(x) for x in args]
@@ -86,12 +67,10 @@ class Again:
             for policy, then in self.states:
                 stack.callback(policy.load_state_dict, policy.state_dict())
                 policy.load_state_dict(then)
-            stack.callback(setattr, THREAD, "rerun", THREAD.rerun)
             stack.callback(setattr, THREAD, "runs", THREAD.runs)
             THREAD.runs = [replay() for replay in self.replays]
             for region, counts in zip(self.regions, self.counts):
-                THREAD.rerun = region
-                entered = stack.enter_context(region)
+                entered = stack.push(region.enter())
                 entered.count_from(dict(counts))
             own = zip(args[len(args) - len(self.of_args) :], self.of_args)  # (torch 2.6 has one argument more)
             for x, found in (*own, *self.carried.items()):
@@ -112,7 +91,7 @@ _AROUND: weakref.WeakKeyDictionary[Callable[[Any], Any], list[Again]] = weakref.
 """The checkpoints that were found around what a hook saves."""
 
 
-def note(regions: Callable[[], Sequence[Region]], operands: Iterable[Any]) -> None:
+def note(regions: Callable[[], Sequence[Any]], operands: Iterable[Any]) -> None:
     """Let every checkpoint around this call enter ``regions()`` when it is run again (unless it was told before), with
     `operands` carrying what they carry now.
     """

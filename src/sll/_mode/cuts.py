@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._carry import layouts, rows
-from .._carry.interface import Carried, Engine, Func
+from .._carry import rows
+from .._carry.interface import Engine, Func, Mark, tensors
 from .._carry.outcomes.registry import DISCRETE
-from .._ops.callsite import CallSite, call_site, frame, is_internal
+from .._ops.callsite import CallSite, call_site, frame, is_internal, short
 from .._ops.openness import of_a_region
 from .._ops.statements import in_package
 from .._rules.index import ASKS, SOURCES, op_name, op_of, writes_to_first
 from . import operators
-from .guards import DETACHES, decides, in_a_function, refuse_reentrant
+from .guards import DETACHES, decides, in_a_function, not_compiled, refuse_reentrant
 from .notes import passed
 from .threads import THREAD
-from .vmap import came_out
+from .tracing import traced
 
 __all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
 
@@ -43,22 +43,12 @@ SEEN = DETACHES | EXPORTS
 """What a region that sees through is asked about, whatever the operand is."""
 
 
-class _Always:
-    """What a region that sees through handles always."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __contains__(self, func: Any) -> bool:
-        return func in SEEN or func in self._engine.always
-
-
 def engine_for(through: frozenset[str], engine: Engine) -> Engine:
     """`engine`, for a region that looks through these."""
     if not through:
         return engine
     found = copy(engine)
-    found.always = _Always(engine)
+    found.always = engine.always | SEEN
     return found
 
 
@@ -70,7 +60,7 @@ class Block:
         self.step = THREAD.step
 
 
-class Cut(Carried):
+class Cut(Mark):
     """Says of a tensor that it was computed from something that has a graph, and has none."""
 
     says = "decides there without gradients"
@@ -81,6 +71,25 @@ class Cut(Carried):
         """Where it was cut."""
         self.decision = decision
         """Where something was decided on the way. None if nothing was."""
+
+    def miss(self, region: Any, op: str) -> None:
+        """It is used at a call of `op`, where gradients are recorded."""
+        why = f"{short(self.decision or self.site)} {self.says}, and {short(call_site(op))} uses it. {self.remedy}"
+        region.drop(self.site, why)
+
+    def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
+        """If the result has a graph, that is where what was cut is missed."""
+        if func in ASKS or func.__name__.endswith("_as"):
+            return
+        results = tensors((out,), {})
+        used = any(y.requires_grad or region.engine.carried(y) for y in results)
+        if self.decision is None or used:
+            x._sll = None  # type: ignore[attr-defined]
+        if self.decision is not None and used:
+            self.miss(region, op_name(func))
+        elif self.decision is not None:
+            for y in results:
+                _carry(region, y, self)
 
 
 class Left(Cut):
@@ -100,7 +109,7 @@ def leave(region: Any, x: Tensor, site: CallSite) -> None:
 def left(region: Any, x: Tensor) -> None:
     """`x` gets into compiled code."""
     if _is_cut(x) and x._sll[0].decision is not None:  # type: ignore[attr-defined]
-        region.miss(x._sll[0], "compiled code")  # type: ignore[attr-defined]
+        x._sll[0].miss(region, "compiled code")  # type: ignore[attr-defined]
 
 
 def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -115,7 +124,7 @@ def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 def passes(region: Any, func: Func, args: tuple[Any, ...], kwargs: Any) -> bool:
     """A quick look at a call in a block: whether it has nothing to do with gradients. Optimizers call little else."""
-    if len(THREAD.entered) != 1 or region.trace is not None or THREAD.runs or "no_grad" in region.through:
+    if len(THREAD.entered) != 1 or region.trace is not None or "no_grad" in region.through:
         return False
     if func is torch._C._set_grad_enabled or _makes(func) or _flows(args) or (kwargs and _flows(kwargs.values())):
         return False
@@ -131,7 +140,7 @@ def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if THREAD.cut is None:
         in_a_function(region, func, args, kwargs)
     out = func(*args, **kwargs)
-    refuse_reentrant(region, func, args, out)
+    refuse_reentrant(region, func, args, kwargs, out)
     if THREAD.cut is not None or torch.is_inference_mode_enabled():
         if THREAD.cut is not None and _makes(func):
             THREAD.seen[out] = THREAD.cut
@@ -139,6 +148,7 @@ def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return out
 
 
+not_compiled(unrecorded)
 _FACTORIES = ("zeros", "ones", "full", "empty", "new_")
 
 
@@ -156,7 +166,7 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         return func(args[0].detach(), *args[1:], **kwargs)
     if func in ASKS and func not in DETACHES:
         return func(*args, **kwargs)
-    operands = _tensors((*args, *kwargs.values()))
+    operands = tensors(args, kwargs)
     if any(x.is_floating_point() and not _own(x) for x in _written(func, args, kwargs)):
         out = func(*args, **kwargs)
         _mark(region, func, args, kwargs, out)
@@ -166,9 +176,9 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     else:
         args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values())))
         with torch.enable_grad():
-            out = (region.dispatch if region.trace is None else region.traced)(func, args, kwargs)
+            out = traced(region, func, args, kwargs)
         fed(region, operands, out)
-    for x in _tensors((out,)):
+    for x in tensors((out,), {}):
         if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():
             THREAD.seen[x] = THREAD.cut
     return out
@@ -185,21 +195,10 @@ def _flows(operands: Iterable[Any]) -> bool:
     return False
 
 
-def _tensors(operands: Iterable[Any]) -> list[Tensor]:
-    """However deep in tuples and lists."""
-    found: list[Tensor] = []
-    for x in operands:
-        if isinstance(x, Tensor):
-            found.append(x)
-        elif isinstance(x, (tuple, list)):
-            found += _tensors(x)
-    return found
-
-
 def _written(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """What the function says that it writes to."""
     writes = writes_to_first(func.__name__) or kwargs.get("inplace")
-    return _tensors((args[:1] if writes else (), kwargs.get("out")))
+    return tensors((args[:1] if writes else (), kwargs.get("out")), {})
 
 
 def _own(x: Tensor) -> bool:
@@ -273,7 +272,9 @@ def _cut_in_a_package(x: Tensor) -> bool:
 def fed(region: Any, operands: list[Tensor], out: Any) -> None:
     """A call of which the result may have the gradient of a decision, which a line of the program gets then."""
     if THREAD.waiting:
-        passed(any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in _tensors((out,))), out)
+        passed(
+            any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in tensors((out,), {})), out
+        )
 
 
 def _from_decision(x: Tensor, most: int = 10_000) -> bool:
@@ -299,18 +300,18 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
     if func in ASKS and func not in DETACHES:
         return
     found = None
-    for x in _tensors((*args, *kwargs.values())):
+    for x in tensors(args, kwargs):
         cut = _cut_of(region, func, x)
         if cut is not None and (found is None or found.decision is None):
             found = cut
     if found is None or (found.decision is None and func in DETACHES):  # (on purpose: nothing was decided yet)
         return
-    deciding = func in DISCRETE and decides(func, out) and _linearized(region, func)
+    deciding = func in DISCRETE and decides(func.__name__, kwargs, out) and _linearized(region, func)
     if found.decision is None and (deciding or operators.decides(func, out)):
         found = Cut(found.site, call_site(op_name(func)))
         region.count_cut(found.decision)
     written = _written(func, args, kwargs)
-    for x in (*_tensors((out,)), *written):  # (what was there before and is written to keeps statistics)
+    for x in (*tensors((out,), {}), *written):  # (what was there before and is written to keeps statistics)
         if _own(x) or _is_cut(x) or not any(x is y for y in written):
             _carry(region, x, found)
 
@@ -340,35 +341,16 @@ def _linearized(region: Any, func: Func) -> bool:
 
 
 def _carry(region: Any, x: Tensor, cut: Cut) -> None:
-    if not x.requires_grad and not x.is_inference() and region.adopt(x):  # (PyTorch lets none of those into a graph)
-        x._sll = cut, None  # type: ignore[attr-defined]
-        region.mark()
+    if not x.requires_grad and not x.is_inference():  # (PyTorch lets none of those into a graph)
+        region.mark(x, cut)
 
 
 def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
-    """What was cut, or came out of `vmap`, is an operand of a call."""
+    """A call has operands that are marked, or floats come out of it while warnings wait."""
     if torch.is_grad_enabled():
-        came_out(region, func, known)
-        layouts.met(region, func, known)
+        for x in known:
+            pair = x._sll  # type: ignore[attr-defined]
+            if pair is not None and isinstance(pair[0], Mark):
+                pair[0].met(region, func, x, out)
         rows.met(region, known, out)
-        _missed(region, func, known, out)
         fed(region, known, out)
-
-
-def _missed(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
-    """If the result has a graph, that is where what was cut is missed."""
-    marked: list[Any] = [x for x in known if _is_cut(x)]
-    results = _tensors((out,))
-    if not marked or func in ASKS or func.__name__.endswith("_as"):
-        return
-    used = any(x.requires_grad or region.engine.carried(x) for x in results)
-    for x in marked:
-        cut = x._sll[0]
-        if cut.decision is None:
-            x._sll = None
-        elif used:
-            x._sll = None
-            region.miss(cut, op_name(func))
-        else:
-            for y in results:
-                _carry(region, y, cut)

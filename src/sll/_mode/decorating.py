@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._carry.outcomes.writes_seen import settle_all
 from .._ops.options import shown
 from .mode import Mode
 from .threads import THREAD
@@ -19,9 +18,10 @@ from .threads import THREAD
 __all__ = ["around_module", "decorate"]
 
 
-def decorate(region: Mode, fn: Any) -> Any:
+def decorate(region: Mode, fn: Any, function: Callable[[Any, Any], Any] | None = None) -> Any:
+    """`function` is what is made of one that runs from its start to its end."""
     if isinstance(fn, (classmethod, staticmethod)):
-        return type(fn)(decorate(region, fn.__func__))
+        return type(fn)(decorate(region, fn.__func__, function))
     if inspect.isclass(fn) or not callable(fn):
         raise TypeError(
             f"linearize() decorates functions and methods, got {shown(fn)}; "
@@ -31,11 +31,15 @@ def decorate(region: Mode, fn: Any) -> Any:
                 else "to run code in a region write `with sll.linearize(...):`"
             )
         )
-    if inspect.isasyncgenfunction(fn):
-        return _asynchronous_generator(region, fn)
-    if inspect.iscoroutinefunction(fn):
-        return _coroutine(region, fn)
-    return _generator(region, fn) if inspect.isgeneratorfunction(fn) else _function(region, fn)
+    stops = next((decorated for kind, decorated in _STOP_IN_BETWEEN.items() if kind(fn)), None)
+    if stops is None:
+        return (function or _function)(region, fn)
+    if region.paths > 1:
+        raise TypeError(
+            f"paths={region.paths} runs a function again from its start, and {fn.__qualname__} is a generator or "
+            "coroutine, which stops in between; decorate a function that it calls"
+        )
+    return stops(region, fn)
 
 
 def around_module(module: nn.Module, decorated: Callable[[Any], Any]) -> nn.Module:
@@ -103,6 +107,13 @@ def _generator(region: Mode, fn: Any) -> Any:
     return wrapper
 
 
+_STOP_IN_BETWEEN: dict[Callable[[Any], bool], Callable[[Mode, Any], Any]] = {
+    inspect.isasyncgenfunction: _asynchronous_generator,
+    inspect.iscoroutinefunction: _coroutine,
+    inspect.isgeneratorfunction: _generator,
+}
+
+
 def _function(region: Mode, fn: Any) -> Any:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -132,7 +143,6 @@ class _Suspended:
                 self.region.adopt(tensor)
 
     def __exit__(self, *exc: Any) -> None:
-        settle_all()  # nobody sees writes while it is suspended
         self._carried = []
         self._counts = THREAD.entered[-1].counts
         for ref in THREAD.entered[-1].live:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -21,7 +21,6 @@ from .threads import THREAD
 __all__ = [
     "DETACHES",
     "EAGER",
-    "MAY_DECIDE",
     "NO_CHECKPOINTS",
     "decides",
     "in_a_function",
@@ -37,21 +36,19 @@ DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_
 MAY_DECIDE = {"to", "type", "type_as", "max", "min", "median", "nanmedian", "true_divide", "divide", "div"}
 
 
-def decides(func: Callable[..., Any], out: Any) -> bool:
-    """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float or a mere maximum (`div` with
-    a rounding mode aside).
-    """
-    if func.__name__ in MAY_DECIDE:
-        return not isinstance(out, Tensor) or not out.is_floating_point()
-    return True
+def decides(name: str, kwargs: Mapping[str, Any], out: Any) -> bool:
+    """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float, a division or a maximum."""
+    if name not in MAY_DECIDE or kwargs.get("rounding_mode") is not None:
+        return True
+    return not isinstance(out, Tensor) or not out.is_floating_point()
 
 
-def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], out: Any) -> None:
+def refuse_reentrant(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """A decision under `torch.no_grad` is the plain one. Not so in the first run of a reentrant checkpoint: there
     the region has no gradients, and the second run has no region.
     """
-    operands, engine = tensors(args, {}), region.engine
-    deciding = func in DISCRETE and any(x.is_floating_point() for x in operands) and decides(func, out)
+    operands, engine = tensors(args, kwargs), region.engine
+    deciding = func in DISCRETE and any(x.is_floating_point() for x in operands) and decides(func.__name__, kwargs, out)
     if not deciding and not any(engine.decided(x) or engine.selected(x) for x in operands):
         return
     own = bool(THREAD.entered) and THREAD.entered[-1].in_reentrant

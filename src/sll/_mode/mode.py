@@ -14,22 +14,20 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
-from .._carry.interface import OUTSIDE, Engine
-from .._carry.outcomes.writes_seen import settle_hooked
+from .._carry.interface import OUTSIDE, Engine, Mark
 from .._ops.env import plain, tracked
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
-from . import checkpoint, operators
+from . import checkpoint, cuts, operators
 from .branches import BRANCHES
-from .cuts import switched
 from .dynamo import meet, met, torch_compiles
 from .guards import skip
-from .journal import QUIET
 from .notes import warn_now
-from .quiet import decides_nothing
+from .runs import QUESTIONS
 from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
+from .tracing import traced
 from .vmap import views
 
-__all__ = ["Mode", "not_compiled_on_their_own"]
+__all__ = ["Mode"]
 
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -47,7 +45,6 @@ def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Backward may run the user's code again (hooks, activation checkpointing), which may enter regions of its own."""
-    settle_hooked()
     warn_now()
     THREAD.step += 1
     for entered in THREAD.entered:  # the next step begins
@@ -62,7 +59,7 @@ OUTSIDE.update(
         Tensor.backward: _backward,
         torch.autograd.backward: _backward,
         torch.autograd.grad: _backward,
-        torch._C._set_grad_enabled: switched,
+        torch._C._set_grad_enabled: cuts.switched,
         **BRANCHES,
     }
 )
@@ -70,17 +67,7 @@ OUTSIDE.update(
 M = TypeVar("M", bound="Mode")
 
 _transformed = torch._C._are_functorch_transforms_active
-_NONE_YET: list[Tensor] | None = None
 _push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
-
-
-class _NoEngine(Engine):
-    """Runs everything as it is."""
-
-    always = frozenset()
-
-    def dispatch(self, region: Any, func: Any, args: Any, kwargs: Any) -> Any:
-        return func(*args, **kwargs)
 
 
 class Mode(TorchFunctionMode):
@@ -89,13 +76,11 @@ class Mode(TorchFunctionMode):
     trace: Any = None
     linear: bool | None = None
     """Whether values follow the ramp. None: nothing is linearized."""
-    engine: Engine = _NoEngine()
+    engine = Engine()
     through: frozenset[str] = frozenset()
     """What a region looks through of what the program itself cuts: ``see_through=``."""
     arguments: tuple[Any, ...] = ()
     """What it was made with, by compiled code."""
-    compiles = True
-    """Whether a graph is all that its rules need. If not, what Dynamo captures runs in eager mode."""
     settings = ""
     """All that rules depend on, but for what policies know."""
     memories: tuple[Any, ...] = ()
@@ -103,46 +88,39 @@ class Mode(TorchFunctionMode):
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.passing: set[Any] = set()
+        """Functions that pass, where nothing carries anything yet: they decide nothing."""
+
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError
-
-    def eager(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`dispatch`, where one region is on and nothing is compiled: what training loops do."""
-        return self.dispatch(func, args, kwargs)
-
-    def traced(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`dispatch`, noted by the trace."""
         raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What an ordinary network calls comes no further than the first lines: it is to cost next to nothing."""
         if is_dynamo_compiling():
             return self._while_dynamo_traces(func, args, kwargs or {})
-        engine, known = self.engine, _NONE_YET
-        idle = IDLE.region is self and type(func) not in OPERATORS
-        quiet = idle and func not in engine.always and func not in engine.quick or func in ASIDE
-        if quiet and (engine.before is None or not kwargs and func in engine.reads):
+        if func in self.passing and IDLE.region is self and (not kwargs or self.engine.before is None):
             return func(*args, **kwargs) if kwargs else func(*args)
+        if func in ASIDE:
+            return func(*args)
         if THREAD.alone:
-            if self.paths > 1 and (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+            engine = self.engine
+            told = engine.before is not None and (kwargs or func not in engine.reads)
+            if told and (answer := self._told(func, args, kwargs)) is not NotImplemented:
                 return answer
-            quick = engine.quick.get(func)
+            quick = engine.quick[func] if func in engine.quick else None
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
                 out = quick(self, func, args)  # type: ignore[arg-type]
                 if out is not NotImplemented:
                     return out
-            for x in (*args, *kwargs.values()) if kwargs else args:
-                if isinstance(x, Tensor):
-                    if getattr(x, "_sll", None) is not None:
-                        known = [x] if known is None else [*known, x]
-                elif isinstance(x, (tuple, list, slice)) and (held := _held(x)):
-                    known = [*(known or ()), *held]
+            known = _held((*args, *kwargs.values()) if kwargs else args)
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
-            of_data = known is None and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
-            if known is None and (of_data or func not in engine.always) and not _transformed():
-                if engine.before is not None and (kwargs or func not in engine.reads):
-                    engine.before(func, args, kwargs)
+            of_data = not known and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
+            if not known and (of_data or func not in engine.always) and not _transformed():
+                if quick is None and func not in self.passing:
+                    self._learn(func)
                 return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
             if known and quick is not None and plain():
@@ -155,6 +133,11 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
+
+    def _learn(self, func: Any) -> None:
+        """It decides nothing, and nobody waits for what it writes."""
+        if type(func) not in OPERATORS and (self.engine.before is None or func in self.engine.reads):
+            self.passing.add(func)
 
     def put_off(self, *arguments: Any) -> bool:
         """Whether compiled code makes it: then it is made with these where its first call is met."""
@@ -171,36 +154,27 @@ class Mode(TorchFunctionMode):
         finally:
             met()
 
-    def passes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call in a block without gradients has nothing to do with them."""
-        return False
+    def _told(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A run is told of a call. Returns what Python is told in a function that may run again, where
+        it asks for what is open; else NotImplemented.
+        """
+        for entered in THREAD.entered:
+            if entered.mode.engine.before is not None:
+                entered.mode.engine.before(func, args, kwargs)
+        if not THREAD.runs or func not in QUESTIONS or kwargs:
+            return NotImplemented
+        return THREAD.runs[-1].ask(self, func, args[0])
 
-    def met(self, func: Any, known: list[Tensor], out: Any) -> None:
-        """What was cut in such a block may be among the operands of a call."""
-
-    def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor] | None) -> Any:
+    def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
         """By a rule. `known`: the operands that carry something."""
-        if self.engine.before is not None:
-            self.engine.before(func, args, kwargs)
-        if known is None:
-            return self.eager(func, args, kwargs)
-        fresh, links = self._not_written(func, known), self.engine.links(known)
-        out = self.eager(func, args, kwargs)
-        _seen(fresh)
-        if THREAD.marks:
-            self.met(func, known, out)
+        known = self._not_written(func, known) if known else known
+        links = self.engine.links(known)
+        out = self.dispatch(func, args, kwargs) if self.trace is None else traced(self, func, args, kwargs)
+        _seen(known)
+        if THREAD.marks and self.linear is not None:
+            cuts.met(self, func, known, out)
         self.engine.link(out, links)
         return out
-
-    def _answered(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """What Python is told where it asks for what is open, in a function that may run again; or what is not open."""
-        if not THREAD.runs:
-            return NotImplemented
-        if not kwargs and func in QUIET:
-            return func(*args) if decides_nothing(self, func, args) else NotImplemented
-        for run in THREAD.runs[:-1]:
-            run.note(func, args, kwargs)
-        return THREAD.runs[-1].saw(self, func, args, kwargs)
 
     def _not_written(self, func: Any, known: list[Tensor]) -> list[Tensor]:
         """What is as it was. Of the others, if they are discrete, is told, and what they carried is forgotten:
@@ -219,43 +193,35 @@ class Mode(TorchFunctionMode):
         """Count a loss, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if THREAD.cut is not None and self.passes(func, args, kwargs):
+        """Where regions are nested, one is traced, or gradients are off."""
+        if THREAD.cut is not None and cuts.passes(self, func, args, kwargs):
             return func(*args, **kwargs)
         if THREAD.at_work is not None:
             return func(*args, **kwargs)
-        if func in OUTSIDE:
-            for run in THREAD.runs:
-                run.note(func, args, kwargs)
-            return OUTSIDE[func](self, func, args, kwargs)
         THREAD.at_work = self
         try:
-            for engine in {entered.mode.engine for entered in THREAD.entered}:
-                if engine.before is not None:  # (a region around this one may wait for writes)
-                    engine.before(func, args, kwargs)
-            handle = self.dispatch if self.trace is None else self.traced
-            if (answer := self._answered(func, args, kwargs)) is not NotImplemented:
+            if (answer := self._told(func, args, kwargs)) is not NotImplemented:
                 return answer
-            views(self, func, args, kwargs)
-            known = _held((*args, *kwargs.values()))
-            fresh, links = self._not_written(func, known), self.engine.links(known)
-            out = handle(func, args, kwargs)
-            _seen(fresh)
-            if THREAD.marks:
-                self.met(func, known, out)
-            self.engine.link(out, links)
-            return out
+            if func not in OUTSIDE:
+                views(self, func, args, kwargs)
+                return self._handled(func, args, kwargs, _held((*args, *kwargs.values())))
         finally:
             THREAD.at_work = None
+        return OUTSIDE[func](self, func, args, kwargs)
 
     def __enter__(self: M) -> M:
         if is_dynamo_compiling():
             super().__enter__()  # type: ignore[no-untyped-call]
             return self
-        if self.paths > 1 and THREAD.rerun is not self:
+        if self.paths > 1:
             raise RuntimeError(
                 f"{self!r} runs code again, and a with block cannot be run again; put the code into a function, and "
                 f"decorate it with @sll.enable(..., paths={self.paths})"
             )
+        return self.enter()
+
+    def enter(self: M) -> M:
+        """In eager code, where what is in it may run again."""
         entered, recording, counts = THREAD.entered, torch.is_grad_enabled(), {}
         if entered:
             self._enter_inside(entered, recording)
@@ -309,10 +275,6 @@ class Mode(TorchFunctionMode):
                 "end; if two tasks or generators took turns, decorate them with @sll.enable(...) instead of with"
             )
 
-    def carrier_of(self, x: Tensor) -> Engine:
-        """What knows what `x` carries."""
-        return self.engine
-
     def selecting(self) -> bool:
         """Whether a mask has selected something, in this thread: a region may be on in several."""
         return THREAD.selects
@@ -321,8 +283,10 @@ class Mode(TorchFunctionMode):
         """A mask has selected something."""
         THREAD.selects = True
 
-    def mark(self) -> None:
-        """Something was made that calls are to be asked about."""
+    def mark(self, x: Tensor, mark: Mark | None) -> None:
+        """Calls are to be asked about `x`, which says `mark` from now on, if there is one."""
+        if mark is not None and self.adopt(x):
+            x._sll = mark, None  # type: ignore[attr-defined]
         THREAD.marks = True
 
     def policies(self) -> list[Any]:
@@ -343,20 +307,17 @@ class Mode(TorchFunctionMode):
         if not entered:  # entered by compiled code, and left there
             THREAD.adrift.append(ref(x))
             return False
-        IDLE.region = IDLE.rerun = None
+        IDLE.region = None
         top = entered[-1]
         top.live.append(ref(x))
         if len(top.live) >= top.sweep_at:
             top.sweep()
         return True
 
-    def on(self) -> bool:
-        """Entered, in this thread."""
-        return any(mode is self for mode in stack())
-
     def entered(self) -> bool:
         """On, or handling a call just now: then torch hides it."""
-        return self is THREAD.at_work or self.on() or any(entered.mode is self for entered in THREAD.entered)
+        on = (THREAD.at_work, *stack(), *(entered.mode for entered in THREAD.entered))
+        return any(mode is self for mode in on)
 
     def outermost(self) -> Mode:
         """The region or block at whose end decisions end. (torch hides a mode while it handles a call.)"""
@@ -376,7 +337,7 @@ class Mode(TorchFunctionMode):
                 warn_now()
         THREAD.look()
         if THREAD.patched:
-            THREAD.patched = [region for region in THREAD.patched if region.on()]
+            THREAD.patched = [region for region in THREAD.patched if region.entered()]
 
 
 _UNSEEN = "something wrote to it that the region cannot see (TorchScript, another thread). Clone it before that."
@@ -395,24 +356,20 @@ def _seen(known: list[Tensor]) -> None:
             x._sll = None  # type: ignore[attr-defined]
 
 
-def _held(x: Any) -> list[Tensor]:
+def _held(items: Any) -> list[Tensor]:
     """What may carry something in a tuple, a list or a slice, however deep."""
     found: list[Tensor] = []
-    for item in (x.start, x.stop, x.step) if isinstance(x, slice) else x:
-        if isinstance(item, Tensor):
-            if getattr(item, "_sll", None) is not None:
-                found.append(item)
-        elif isinstance(item, (tuple, list, slice)):
-            found += _held(item)
+    for x in items:
+        if getattr(x, "_sll", None) is not None:
+            found.append(x)
+        elif isinstance(x, (tuple, list)):
+            found += _held(x)
+        elif type(x) is slice:
+            found += _held((x.start, x.stop, x.step))
     return found
 
 
-# --- compiled code -----------------------------------------------------------------------------------------------
-
-
-def not_compiled_on_their_own() -> None:
-    """After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these calls as a
-    function of its own. As a part of the user's function they still are traced.
-    """
-    for method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.__exit__):
-        skip(method)
+# After a graph break the rest of a region runs in eager mode, and Dynamo would compile each of these as a function
+# of its own. As a part of the user's function they still are traced.
+for _method in (Mode.__torch_function__, Mode._among_others, Mode.__enter__, Mode.enter, Mode.__exit__):
+    skip(_method)

@@ -16,7 +16,7 @@ from .._carry.interface import Func, tensors
 from .._ops.env import tracked
 from .._rules.index import OPERATORS, op_name
 
-__all__ = ["decides", "foreign", "run"]
+__all__ = ["decides", "discrete", "foreign", "run"]
 
 _WHY = "a region does not see into this operator. Register its rule, or write it with functions of torch."
 
@@ -33,10 +33,10 @@ def _name(operator: Any) -> str:
 
 def decides(func: Func, out: Any) -> bool:
     """Whether it is one, and made something discrete. (What it is given has a graph.)"""
-    return foreign(func) and any(_discrete(x) for x in tensors((out,), {}))
+    return foreign(func) and any(map(discrete, tensors((out,), {})))
 
 
-def _discrete(x: Tensor) -> bool:
+def discrete(x: Tensor) -> bool:
     return not x.is_floating_point() and not x.is_complex()
 
 

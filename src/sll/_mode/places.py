@@ -28,7 +28,9 @@ _OCCURRENCES = 1000
 """Of a line in a step that have widths of their own: without backward a step has no end."""
 
 
-_WHOLE_STEPS = frozenset("round floor ceil trunc cast floor_divide div frac remainder fmod".split())
+_ONES = frozenset("round floor ceil trunc cast".split())
+"""Their steps are 1."""
+_WHOLE_STEPS = _ONES | frozenset("floor_divide div frac remainder fmod".split())
 """Their width is never measured."""
 
 
@@ -43,19 +45,25 @@ class Place:
         self._again, self._noted = notes.again(site), 0.0
         self.remembers = getattr(policy, "steps", 0) > 0 and hasattr(policy, "meeting") and op not in _WHOLE_STEPS
         self._width = Width(policy, self.kind, self.note)
+        self._whole = self._width.whole and op in _ONES
 
     def width(self, watch: Watch | None = None) -> float | Width:
         """Of the decision that is made now. A number if nobody watches and the width is kept."""
         entered = THREAD.entered
         if not self.remembers or not entered:
-            return self._width if watch is None else Width(self.policy, self.kind, self.note, watch)
+            if watch is not None:
+                return Width(self.policy, self.kind, self.note, watch)
+            if not self._whole or self._width.looks:
+                return self._width
+            self._again[0] += 1
+            return 0.5  # nothing is looked at any more
         counts, line = entered[-1].counts, self.line
         nth = counts.get(line, 0)
         counts[line] = nth + 1
         place = (*line, nth if nth < _OCCURRENCES else _OCCURRENCES)
         half = self.policy.kept.get(place)
         joined = bool(meeting := self.policy.meeting) and line in meeting
-        if half is None or watch is not None:
+        if half is None or watch is not None or self.kind == "step":  # (it is looked at what becomes of it)
             width = Width(self.policy, self.kind, self.note, watch, place)
             width.joined = joined
             return width

@@ -77,11 +77,13 @@ class Result:
         self.weights.append(weight)
         return self._norm([a - b for a, b in filter(None, pairs)])
 
-    def with_flips(self, meet: Callable[..., Tensor]) -> Any:
+    def with_flips(self) -> Any:
         """The result of the program, bit for bit, with the gradient of the flips."""
-        return tree_unflatten([self._met(i, meet) for i in range(len(self.leaves))], self.spec)
+        return tree_unflatten([self._met(i) for i in range(len(self.leaves))], self.spec)
 
-    def _met(self, i: int, meet: Callable[..., Tensor]) -> Any:
+    def _met(self, i: int) -> Any:
+        from .._carry.flips.primitives import meet  # flips are imported when somebody wants them
+
         x = self.leaves[i]
         if not self.others or not _follows(x):
             return x

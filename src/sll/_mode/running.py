@@ -69,7 +69,7 @@ class Runs(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "placeholder" and n.op != "get_attr" and (regions := n.meta.get(REGIONS)) is not None:
             self._be_in(regions)
-        at = line_of(n.meta.get("stack_trace") or "")
+        at = line_of(n)
         if "sym_size" in str(n.target) and _only_checked(n):
             with torch._C.DisableTorchFunction():
                 return super().run_node(n)
@@ -110,9 +110,10 @@ class NeedsNumbers(DataDependentOutputException):
 _LINE = re.compile(r'^\s*File "(.+)", line (\d+)', re.MULTILINE)
 
 
-def line_of(trace: str) -> tuple[str, int] | None:
+def line_of(node: fx.Node) -> tuple[str, int] | None:
     """The innermost that is neither ours nor torch's."""
-    found = [(file, int(line)) for file, line in _LINE.findall(trace) if not is_internal(file)]
+    lines = _LINE.findall(node.meta.get("stack_trace") or "")
+    found = [(file, int(line)) for file, line in lines if not is_internal(file)]
     return found[-1] if found else None
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._carry.interface import Question, Way
+from .._carry.interface import Engine, Question, Quick, Way
 from .._ops.band import closed
 from .._ops.callsite import CallSite, call_site, short
 from .._ops.env import tracked
+from .._ops.surrogates import ordinary
 from .._rules.index import op_name, spellings
 from . import checkpoint
-from .journal import Journal
+from .journal import Journal, writes
 from .threads import THREAD
 
-__all__ = ["Asked", "Endless", "Run", "Strayed"]
+__all__ = ["QUESTIONS", "Asked", "Endless", "Run", "Strayed", "asking"]
 
 QUESTIONS = {
     func for name in ("__bool__", "item", "tolist", "__int__", "__float__", "__index__") for func in spellings(name)
@@ -27,6 +30,66 @@ QUESTIONS |= set(spellings("is_nonzero"))
 _TRUTH = {Tensor.__bool__, *spellings("is_nonzero")}
 _EXACT = 2.0**53
 """Up to here ``int(x)`` is what ``x.long()`` is."""
+
+
+def asking(engine: Engine) -> Engine:
+    """`engine`, for a function that may run again: its runs are told of what may write."""
+    found = copy(engine)
+    found.reads = set()
+    found.before = functools.partial(_before, found.reads)
+    found.quick = dict(engine.quick)
+    for op in _BOUNDARY:
+        for func in spellings(op):
+            found.quick[func] = functools.partial(_numbers, op, engine.quick.get(func))
+    return found
+
+
+def _before(reads: set[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+    """`Engine.before`. `reads`: the functions that need not come again."""
+    if func not in QUESTIONS and writes(func) is None:
+        reads.add(func)
+    if THREAD.runs:
+        THREAD.runs[-1].count()
+        for run in THREAD.runs if func not in QUESTIONS else ():
+            run.journal.note(func, args, kwargs or {})
+
+
+_BOUNDARY: dict[str, Callable[..., float]] = {
+    **dict.fromkeys(("gt", "ge", "lt", "le"), lambda x, at: at),
+    "frac": round,
+    "remainder": lambda x, by: by * round(x / by),
+}
+"""Of the operands of an op, the boundary that is nearest to the first one. (What is rounded lies on boundaries of what
+follows, ``int()`` for one. So that it was rounded has to be known.)
+"""
+
+
+def _numbers(op: str, quick: Quick | None, region: Any, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`Engine.quick`, where single numbers are compared: most are far from each other, in most programs."""
+    if _shut(op, region.fixed.get(op), args):
+        return func(*args)
+    return NotImplemented if quick is None else quick(region, func, args)
+
+
+def _shut(op: str, eps: float | None, args: tuple[Any, ...]) -> bool:
+    """Whether a number is certainly further than `eps` from where it is decided. (A policy that is asked here would
+    count a decision that the rule counts again.)
+    """
+    if eps is None:
+        return False
+    numbers = []
+    for x in args:
+        if isinstance(x, Tensor):
+            if x.numel() != 1 or not x.is_cpu or not ordinary(x) or getattr(x, "_sll", None) is not None:
+                return False
+            x = x.item()
+        if type(x) is not float and type(x) is not int:
+            return False
+        numbers.append(x)
+    try:
+        return closed(numbers[0], _BOUNDARY[op](*numbers), eps)
+    except (ArithmeticError, TypeError, ValueError):  # no number, infinite, divided by 0, other arguments
+        return False
 
 
 class Endless(BaseException):
@@ -71,20 +134,11 @@ class Run:
         """Whether it is not the run of the program itself."""
         return bool(self._script)
 
-    def saw(self, region: Any, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        """The region is about to handle a call that may ask or write. NotImplemented if nothing is open about it."""
+    def count(self) -> None:
+        """A call that may ask or write."""
         self.calls += 1
         if self.calls > self._most:
             raise Endless
-        if func in QUESTIONS:
-            return NotImplemented if kwargs else self._ask(region, func, args[0])
-        self.journal.note(func, args, kwargs)
-        return NotImplemented
-
-    def note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
-        """The same, of a function around the one that runs: it is not asked."""
-        if func not in QUESTIONS:
-            self.journal.note(func, args, kwargs)
 
     def replay(self) -> Callable[[], Run]:
         """A checkpoint begins: what makes the run in which it is worked out again."""
@@ -98,11 +152,12 @@ class Run:
 
         return again
 
-    def _ask(self, region: Any, func: Callable[..., Any], x: Any) -> Any:
+    def ask(self, region: Any, func: Callable[..., Any], x: Any) -> Any:
+        """What Python is told of `x`. NotImplemented if nothing is open about it."""
         if region.linear is None or not torch.is_grad_enabled() or not _whole(x):
             return NotImplemented
         if x.dim() and func is Tensor.tolist and getattr(x, "_sll", None) is not None:
-            found = [self._ask(region, func, row) for row in region.call(Tensor.unbind, x)]
+            found = [self.ask(region, func, row) for row in region.call(Tensor.unbind, x)]
             return [row.tolist() if value is NotImplemented else value for value, row in zip(found, x)]
         if x.numel() != 1:
             return NotImplemented

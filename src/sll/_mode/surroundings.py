@@ -7,8 +7,10 @@ sets, modules and other objects with attributes. Everything is put back in place
 from __future__ import annotations
 
 import collections
+import ctypes
 import functools
 import random
+import struct
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,7 +34,6 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_s
 _OF_MODULES = frozenset(nn.Module().__dict__)
 """What every module has: these, hooks, and how it is set."""
 NOT_OURS = ("torch", "sll", "numpy", "builtins")
-Put = Callable[[], Any]
 
 
 class Surroundings:
@@ -45,27 +46,28 @@ class Surroundings:
         self._containers: list[Any] = []
         self._names: list[tuple[dict[str, Any], str]] = []
         self._cells: list[Any] = []
-        self._states: list[Callable[[], Put]] = [_random, _numpy]
-        """Each reads something, and returns what puts it back."""
+        self._states: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+            (torch.get_rng_state, torch.set_rng_state),
+            (_python, random.setstate),
+            (_numpy, _set_numpy),
+        ]
+        """What reads something, and what puts it back."""
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            self._states.append(lambda: functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-        for policy in policies:
-            if hasattr(policy, "state_dict"):
-                self._states.append(functools.partial(_policy, policy))
-        self._seen: set[int] = set()
-        self._alive: list[Any] = []  # (or an id might be that of another)
+            self._states.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
+        self._states += [(x.state_dict, x.load_state_dict) for x in policies if hasattr(x, "state_dict")]
+        self._seen: dict[int, Any] = {}  # (alive, or an id might be that of another)
         for x in (*args, *kwargs.values()):
             if hasattr(x, "__next__"):
                 self.once = self.once or type(x).__name__
             self._look(x)
         self._look(fn)
 
-    def read(self) -> Put:
+    def read(self) -> Callable[[], None]:
         """What brings all this back to what it is now."""
         items = [(x, x.copy()) for x in self._containers]
         names = [(names, name, names[name]) for names, name in self._names if name in names]
         cells = [(cell, cell.cell_contents) for cell in self._cells]
-        puts = [read() for read in self._states]
+        states = [(put, get()) for get, put in self._states]
 
         def put() -> None:
             for x, copy in items:
@@ -74,18 +76,17 @@ class Surroundings:
                 of[name] = value
             for cell, value in cells:
                 cell.cell_contents = value
-            for each in puts:
-                each()
+            for each, state in states:
+                each(state)
 
         return put
 
     def _look(self, x: Any) -> None:
         kind = type(x)
-        how = _HOW.get(kind) or _how(kind)
+        how = _HOW[kind] if kind in _HOW else _how(kind)
         if how is None or id(x) in self._seen or len(self._seen) > _MOST:
             return
-        self._seen.add(id(x))
-        self._alive.append(x)
+        self._seen[id(x)] = x
         how(self, x)
 
     def method(self, x: MethodType) -> None:
@@ -98,7 +99,7 @@ class Surroundings:
     def each(self, items: Any) -> None:
         if len(items) <= _LONG:
             for item in items:
-                if type(item) not in _NOTHING:
+                if _HOW.get(type(item), True) is not None:
                     self._look(item)
 
     def container(self, x: Any) -> None:
@@ -112,13 +113,14 @@ class Surroundings:
 
     def state(self, x: Any) -> None:
         """A source of random numbers."""
-        self._states.append(lambda: functools.partial(x.set_state, x.get_state()))
+        self._states.append((x.get_state, x.set_state))
 
     def python_state(self, x: random.Random) -> None:
-        self._states.append(lambda: functools.partial(x.setstate, x.getstate()))
+        self._states.append((x.getstate, x.setstate))
 
     def bit_state(self, x: Any) -> None:
-        self._states.append(lambda: functools.partial(setattr, x.bit_generator, "state", x.bit_generator.state))
+        bits = x.bit_generator
+        self._states.append((lambda: bits.state, functools.partial(setattr, bits, "state")))
 
     def object(self, x: Any) -> None:
         own = x.__dict__
@@ -153,10 +155,8 @@ class Surroundings:
         self.each([*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()])
 
 
-_HOW: dict[type, Callable[[Surroundings, Any], None]] = {}
-"""How objects of a type are looked at."""
-_NOTHING: set[type] = set()
-"""Types of which there is nothing to see."""
+_HOW: dict[type, Callable[[Surroundings, Any], None] | None] = {}
+"""How objects of a type are looked at; None if there is nothing to see."""
 
 
 def _how(kind: type) -> Callable[[Surroundings, Any], None] | None:
@@ -165,11 +165,8 @@ def _how(kind: type) -> Callable[[Surroundings, Any], None] | None:
         found = lambda around, x: around.tensors.append(x)
     elif not issubclass(kind, _ATOMS) and not hasattr(kind, "__next__"):
         found = next((how for base, how in _KINDS if issubclass(kind, base)), None) or _by_what_it_has(kind)
-    if len(_HOW) + len(_NOTHING) < _MOST:
-        if found is None:
-            _NOTHING.add(kind)
-        else:
-            _HOW[kind] = found
+    if len(_HOW) < _MOST:
+        _HOW[kind] = found
     return found
 
 
@@ -193,10 +190,6 @@ def _by_what_it_has(kind: type) -> Callable[[Surroundings, Any], None] | None:
         return Surroundings.array if kind.__name__ == "ndarray" else None
     ours = kind.__module__.split(".")[0] == "sll"
     return Surroundings.object if kind.__dictoffset__ and not ours else None
-
-
-def _policy(policy: Any) -> Put:
-    return functools.partial(policy.load_state_dict, policy.state_dict())
 
 
 def _put_items(x: Any, items: Any) -> None:
@@ -240,39 +233,59 @@ def _names_of(code: CodeType) -> Iterator[str]:
 # --- random numbers ----------------------------------------------------------------------------------------------
 
 
-def _random() -> Put:
-    ours, python = torch.get_rng_state(), random.getstate()
-
-    def put() -> None:
-        torch.set_rng_state(ours)
-        random.setstate(python)
-
-    return put
+_LAST: dict[str, tuple[Any, Any]] = {}
+"""Generators take longer to tell their state than small programs run. A Mersenne twister is as it was as long as its
+place in the numbers and the first of them are: these, and the state.
+"""
 
 
-class _Last:
-    """NumPy takes longer to tell its state than small programs run. It is the same as long as its place in the numbers
-    and the first of them are, if no second number of a pair is left over.
-    """
+def _state(of: str, seen: Any, read: Callable[[], Any]) -> Any:
+    if seen is None:
+        return read()
+    if of not in _LAST or _LAST[of][0] != seen:
+        _LAST[of] = seen, read()
+    return _LAST[of][1]
 
-    seen: Any = None
-    state: Any = None
+
+_PYTHONS: Any = random._inst
 
 
-def _numpy() -> Put:
+def _first_numbers() -> bytes:
+    """Of Python: they follow the head of the object, after the place."""
+    return ctypes.string_at(id(_PYTHONS) + object.__basicsize__, 68)
+
+
+def _as_told() -> bytes:
+    _, (*numbers, place), _ = random.getstate()
+    return struct.pack("17I", place, *numbers[:16])
+
+
+_CAN_BE_SEEN = sys.implementation.name == "cpython" and _first_numbers() == _as_told()
+
+
+def _python() -> Any:
+    seen = (_first_numbers(), _PYTHONS.gauss_next) if _CAN_BE_SEEN else None
+    return _state("random", seen, random.getstate)
+
+
+def _numpy() -> Any:
     numpy: Any = sys.modules.get("numpy")
     if numpy is None:
-        return lambda: None
-    seen = _seen(numpy.random.mtrand._rand)
-    if seen is None or seen != _Last.seen or _Last.state["has_gauss"]:
-        _Last.seen, _Last.state = seen, numpy.random.get_state(legacy=False)
-    return functools.partial(numpy.random.set_state, _Last.state)
+        return None
+    state = _state("numpy", _seen(numpy.random.mtrand._rand), lambda: numpy.random.get_state(legacy=False))
+    if state["has_gauss"]:  # a second number of a pair is left over, or was: that is not seen
+        _LAST.pop("numpy", None)
+        state = numpy.random.get_state(legacy=False)
+    return state
+
+
+def _set_numpy(state: Any) -> None:
+    if state is not None:
+        sys.modules["numpy"].random.set_state(state)
 
 
 def _seen(of: Any) -> Any:
-    """Where a Mersenne twister is, and the first of its numbers; None of another generator."""
-    import ctypes
-
+    """Where a Mersenne twister of NumPy is, and the first of its numbers; None of another generator."""
     try:
         bits = of._bit_generator
         if type(bits).__name__ != "MT19937":

@@ -50,8 +50,6 @@ class Idle:
     """
 
     region: Any = None
-    rerun: Any = None
-    """The same, if the region runs a function again: then what may write has to be looked at."""
 
 
 IDLE = Idle()
@@ -88,15 +86,13 @@ class Thread(threading.local):
         """Whether a mask has selected something in what is entered."""
         self.runs: list[Any] = []
         """Runs of functions that may run again, innermost last."""
-        self.rerun: Any = None
-        """The region of such a function, while it may be entered."""
         self.patched: list[Any] = []
         """Regions that `sll.patch` has switched on."""
 
     def look(self) -> None:
         """Find out whether one region is `alone`, and `IDLE`."""
         own = vars(self)  # (in fewer steps than attributes of a thread)
-        entered, IDLE.region, IDLE.rerun = own["entered"], None, None
+        entered, IDLE.region = own["entered"], None
         if len(entered) != 1:
             own["alone"] = False
             if not entered:
@@ -106,7 +102,7 @@ class Thread(threading.local):
         mode = entered[0].mode
         own["alone"] = alone = mode.trace is None and own["cut"] is None and not own["beneath"]
         if alone and not entered[0].live and len(_INSIDE) == 1:
-            IDLE.region, IDLE.rerun = (mode, None) if mode.paths == 1 else (None, mode)
+            IDLE.region = mode
 
     def regions(self) -> list[Any]:
         """All that are on; at least the one that is handling a call, which compiled code may have entered."""

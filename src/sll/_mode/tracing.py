@@ -13,6 +13,7 @@ from .._ops.callsite import call_site
 from .._ops.env import tracked
 from .._rules.index import LEFT_ALONE, REMEDIES, op_name
 from .guards import decides
+from .operators import discrete
 
 __all__ = ["traced"]
 
@@ -35,8 +36,7 @@ def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
             row = trace.note(call_site(name), "cut", size, _CUTS[func])
             trace.ends(row, flows)
     elif func in DISCRETE or name == "bool" and isinstance(out, Tensor):
-        by_mode = name in ("div", "divide") and kwargs.get("rounding_mode") is not None
-        if not (by_mode or decides(func, out)):
+        if not decides(func.__name__, kwargs, out):
             return out
         if trace.decided():
             again = engine.undecided(out) if followed and engine.again else 0
@@ -54,18 +54,13 @@ def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
             trace.note(call_site(name), "hard", size, "x != 0 has no boundary that a window average sees")
         else:
             trace.note(call_site(name), "hard", size, "left out by only= or exclude=, or nothing to decide")
-    elif recorded and not followed and name in LEFT_ALONE and name not in _GUARDS and not _has_float(out):
+    elif recorded and not followed and name in _HARD and all(map(discrete, tensors((out,), {}))):
         trace.note(call_site(name), "hard", size, LEFT_ALONE[name])
     return out
 
 
-def _has_float(out: Any) -> bool:
-    parts = out if isinstance(out, (tuple, list)) else (out,)
-    return any(isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in parts)
-
-
-_GUARDS = {"isnan", "isinf", "isfinite", "isposinf", "isneginf", "isreal", "equal", "allclose"}
-"""These ask whether all is well, and decide nothing."""
+_HARD = LEFT_ALONE.keys() - {"isnan", "isinf", "isfinite", "isposinf", "isneginf", "isreal", "equal", "allclose"}
+"""(These ask whether all is well, and decide nothing.)"""
 
 _CUTS: dict[Any, str] = {
     **dict.fromkeys((torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__), "detached"),  # type: ignore[attr-defined]

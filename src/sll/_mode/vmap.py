@@ -13,19 +13,25 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from .._carry.interface import Carried, Func, tensors
+from .._carry.interface import Func, Mark, tensors
 from .._rules.index import ASKS, op_name
 from .threads import THREAD
 
-__all__ = ["came_out", "handled", "views"]
+__all__ = ["handled", "views"]
 
 _INTO = "it was made outside of vmap; make it inside, or pass a float."
 _OUT = "it was made in a function that vmap called, and came out as a plain tensor. Return a float."
 _is_wrapped, _beneath = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.get_unwrapped
 
 
-class Inside(Carried):
+class Inside(Mark):
     """Of what is beneath a wrapper: that carries something, which ends with the transform."""
+
+    def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
+        """Used outside."""
+        if func not in ASKS and not torch._C._are_functorch_transforms_active():
+            x._sll = None  # type: ignore[attr-defined]
+            region.lose(op_name(func), [], _OUT, undecided=lambda: True)
 
 
 def handled(region: Any, func: Func, args: Any, kwargs: Any, ruled: Callable[..., Any]) -> Any:
@@ -48,14 +54,14 @@ def _find(region: Any, func: Func, x: Tensor) -> None:
     if engine.carried(x) or _is_marked(x):
         return
     if base is not None and _is_marked(base):
-        _mark(region, x)
+        region.mark(x, Inside())
     elif base is not None and engine.decided(base):
         engine.viewed(region, x, base)
     elif _is_wrapped(x):
         below = _beneath(x)
         _find(region, func, below)
         if _is_marked(below):
-            _mark(region, x)
+            region.mark(x, Inside())
         elif engine.decided(below) and not engine.wrapped(region, x, below):
             region.lose(func.__name__, [below], _INTO)
 
@@ -70,16 +76,10 @@ def _hand_down(region: Any, x: Tensor) -> None:
             return
         known = known and region.engine.beneath(region, x, below)
         if not known:
-            _mark(region, below)
+            region.mark(below, Inside())
         THREAD.beneath.append(ref(below))
         THREAD.alone = False
         x = below
-
-
-def _mark(region: Any, x: Tensor) -> None:
-    if region.adopt(x):
-        x._sll = Inside(), None  # type: ignore[attr-defined]
-        region.mark()
 
 
 def _is_marked(x: Tensor) -> bool:
@@ -98,13 +98,3 @@ def views(region: Any, func: Func, args: Any, kwargs: Any) -> None:
         for x in tensors(args, kwargs):
             if not x.is_floating_point():
                 _find(region, func, x)
-
-
-def came_out(region: Any, func: Func, known: list[Tensor]) -> None:
-    """Something that was marked is used."""
-    marked = [x for x in known if _is_marked(x)]
-    if not marked or func in ASKS or torch._C._are_functorch_transforms_active():
-        return
-    for x in marked:
-        x._sll = None  # type: ignore[attr-defined]
-    region.lose(op_name(func), [], _OUT, undecided=lambda: True)

@@ -33,52 +33,35 @@ KEPT = 4096
 
 
 class _Site:
-    """What is known of one call site."""
+    """What is known of one call site: a `Row` in the making."""
 
     def __init__(self, site: CallSite, kind: str) -> None:
         self.site = site
         self.kind = kind
-        self.calls = 0
-        self.first_call = -1
-        self.last_call: dict[int, int] = {}  # by thread
-        self.elements = 0
-        self.in_band = 0
+        self.calls = self.elements = self.in_band = 0
         self.eps: tuple[float, float] | None = None
         self.distance: tuple[float, float] | None = None
+        self.limit = 0.0
+        self.grad_out: float | None = None
+        self.grad_in: float | None = None
+        self.lost: dict[CallSite, None] = {}
+        self.why = self.keeps_slope = ""
+        self.grows = 1.0
+        self.measured = True
+        self.first_call = -1
+        self.last_call: dict[int, int] = {}  # by thread
         self.nearest = math.inf
         self.sample = torch.empty(0, dtype=torch.float64)
         self.sampled = 0
-        self.limit = 0.0
-        self.arrived: float | None = None
-        self.passed: float | None = None
-        self.grows = 1.0
         self.latest: tuple[int, float] = (-1, 0.0)
-        self.lost: dict[CallSite, None] = {}
-        self.why = self.keeps_slope = ""
-        self.hidden = False
 
     def row(self) -> Row:
-        reach = None
+        known = {name: x for name, x in vars(self).items() if name in Row.__dataclass_fields__}
+        known.update(limit=self.limit or math.inf, lost=tuple(self.lost))
         if self.sampled and math.isfinite(self.nearest):
             tenth, half = (float(self.sample.quantile(share)) for share in (0.1, 0.5))
-            reach = (self.nearest, max(tenth, self.nearest), max(half, self.nearest))
-        return Row(
-            site=self.site,
-            kind=self.kind,
-            calls=self.calls,
-            elements=self.elements,
-            in_band=self.in_band,
-            eps=self.eps,
-            distance=self.distance,
-            reach=reach,
-            limit=self.limit or math.inf,
-            grad_out=self.arrived,
-            grad_in=self.passed,
-            lost=tuple(self.lost),
-            why=self.why,
-            grows=self.grows,
-            measured=not self.hidden,
-        )
+            known["reach"] = (self.nearest, max(tenth, self.nearest), max(half, self.nearest))
+        return Row(**known)
 
     def arrives(self, call: int, norm: float) -> None:
         """Backward comes by with so much: at the last call of a step first."""
@@ -158,7 +141,7 @@ class Trace:
         """
         with self.lock:
             sites = sorted(self._sites.values(), key=lambda found: found.first_call)  # choices are worked out late
-        ran = any(found.arrived is not None for found in sites)
+        ran = any(found.grad_out is not None for found in sites)
         for found in sites:
             if found.kind == "decides":
                 ends = [other.site for other in sites if found.site in other.lost]
@@ -203,7 +186,7 @@ class Watch:
         `true_distance`: where the boundary from which `distance` is measured is none (``trunc`` does not jump at 0).
         """
         self.measure(distance if true_distance is None else true_distance, half, limit)
-        self._hook(distance, "passed")
+        self._hook(distance, "grad_in")
         self.arrives(offset)
 
     def measure(self, distance: Tensor, half: float | Tensor, limit: float | Tensor) -> None:
@@ -235,7 +218,7 @@ class Watch:
         """An input of the decision. Returns the input to go on with."""
         if x.requires_grad:
             x = x.view_as(x)  # or the hook would see what else the program does with its tensor
-        self._hook(x, "passed")
+        self._hook(x, "grad_in")
         return x
 
     def weights(self, weights: Tensor, each: bool = False) -> Tensor:
@@ -266,7 +249,7 @@ class Watch:
 
     def arrives(self, x: Tensor) -> None:
         """`x` is what the decision passes gradients on from."""
-        self._hook(x, "arrived")
+        self._hook(x, "grad_out")
         if x.grad_fn is not None:
             cast(Any, x.grad_fn).metadata[_MADE_AT] = self._site
 
@@ -274,7 +257,7 @@ class Watch:
         """Notes the norm of the gradients of `x`, all together."""
         row = self._row()
         if torch._C._functorch.is_functorch_wrapped_tensor(x):
-            row.hidden = True
+            row.measured = False
         if not x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
             return
         lock = self._trace.lock
@@ -286,7 +269,7 @@ class Watch:
             norm = float(torch.linalg.vector_norm(g.detach().to(exact), dtype=exact))
             with lock:
                 setattr(row, what, math.hypot(getattr(row, what) or 0.0, norm))
-                if what == "arrived":
+                if what == "grad_out":
                     row.arrives(self._call, norm)
 
         x.register_hook(hook)  # type: ignore[no-untyped-call]

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from . import fused
 from .apply import run
-from .bits import pick, suits
 from .dtypes import compute_dtype
+from .fused import pick
+from .ramp import suits
 from .surrogates import window
 
 __all__ = ["blend", "blend_by_mask", "missing", "taken"]

@@ -130,6 +130,19 @@ class Ladder:
         """
         return self._along(_of_places, self.steps, a, b)
 
+    def share(self, g: Tensor, place: Tensor, boundary: Tensor) -> Tensor:
+        """What `g`, (…, k, n), of the shares of the first so many `boundary`, (…, k), passes to elements that stand at
+        a `place`: without the mean over those whose share is open.
+        """
+        first, last = (torch.as_tensor(t, device=g.device) for t in self.steps[:2])
+        inner = (boundary > 0) & (boundary <= first.shape[-1])
+        at = (boundary - 1).clamp(0, first.shape[-1] - 1).expand(*first.shape[:-1], boundary.shape[-1])
+        low, high = first.gather(-1, at), last.gather(-1, at)
+        low, many = low.unsqueeze(-1), torch.where(inner, high - low, 0).unsqueeze(-1)
+        open_ = (place >= low) & (place < low + many)
+        g = torch.where(open_, g, 0)
+        return torch.where(open_, g - g.sum(-1, keepdim=True) / many, 0)
+
     def _along(self, compute: Any, known: tuple[Any, ...], *given: Tensor) -> Tensor:
         if type(known[0]) is not Tensor:
             try:
@@ -229,6 +242,15 @@ class Sorting:
         else:
             a, b = (g[..., :n], to_place(values)) if inverse else (values, to_place(g))
         return self._back(self._of(scores, index).mixed(a, b), scores)
+
+    def shares(self, scores: Tensor, g: Tensor, places: Tensor) -> Tensor:
+        """For `g` of the shares, (…, k, n), that all elements have of some `places`, which broadcast to (…, k)."""
+        rows = rows_of(scores, self.dim, not self.largest, True)
+        index = rows.argsort(-1)
+        ladder = self._of(scores, _last(index, self.dim, back=True))
+        place = torch.zeros_like(index).scatter_(-1, index, _Tensors.places(rows.shape[-1], rows).expand(index.shape))
+        found = ladder.share(g, place.unsqueeze(-2), places) - ladder.share(g, place.unsqueeze(-2), places + 1)
+        return self._back(found.sum(-2) / ladder.half, scores)
 
 
 def _last(t: Tensor, dim: int, back: bool = False) -> Tensor:

@@ -158,7 +158,7 @@ def _project(z: Any, g: Any, out: Any, n: int, k: int, half: float, scale: float
             low, high = min(low, z[i] if finite else low), max(high, z[i] if finite else high)
         open_ = sure < k < n - out_for_sure
         low -= half
-        tau, inside, mean = 0.5 * low + 0.5 * high, 0, 0.0
+        tau, inside, mean = high - half if k == 1 else 0.5 * low + 0.5 * high, 0, 0.0
         for _ in range(200 if open_ else 0):
             total, moving = 0.0, 0
             for i in range(begin, end):
@@ -200,6 +200,8 @@ def compiled(kind: str, parallel: bool) -> Callable[..., None]:
         kernel = types.FunctionType(kernel.__code__, kernel.__globals__, name, None, kernel.__closure__)
         kernel.__qualname__ = name
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "parallel": parallel}
+    if kind == "project":  # (sums in any order: in half the time)
+        options["fastmath"] = {"reassoc"}
     try:
         found: Any = numba.njit(cache=True, **options)(kernel)
     except RuntimeError:  # no folder to write to

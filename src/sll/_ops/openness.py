@@ -19,6 +19,7 @@ __all__ = ["asking", "just_decided", "of_a_region", "open_bands", "open_behind",
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_ChosenBackward")
 _WINDOW = "HardtanhBackwardBackward0"
+_WHOLE = "AliasBackward0_copy"
 _MOST_NODES = 10_000
 
 
@@ -191,8 +192,8 @@ def of_a_region(node: Any) -> bool:
 
 
 def _comes_in(node: Any) -> bool:
-    """Whether scores come in there, or what a window lets pass."""
-    return _MARK in node.metadata or type(node).__name__ == _WINDOW
+    """Whether scores come in there, or what a window lets pass, or whole steps."""
+    return _MARK in node.metadata or type(node).__name__ in (_WINDOW, _WHOLE)
 
 
 def _is_band(node: Any) -> bool:

@@ -141,9 +141,12 @@ def close(x: Tensor, eps: float, limit: int, places: int | None = None) -> int:
     return limit
 
 
-def first_k(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Projection of unsorted rows, ``0 < k < n``, and the places of the hard choice, (..., k); see `sll.topk_mask`."""
-    best, chosen = _contenders(rows.detach(), k, eps)
+def first_k(rows: Tensor, k: int, eps: float, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Projection of unsorted rows, ``0 < k < n``, and the places of the hard choice, (..., k); see `sll.topk_mask`.
+    `chosen` are these, where they are not those of `torch.topk`.
+    """
+    best, top = _contenders(rows.detach(), k, eps)
+    chosen = top if chosen is None else chosen
     near = rows.gather(-1, best).to(compute_dtype(rows.dtype))
     soft = capped_simplex(torch.where(near.isnan(), float("inf"), near), k, eps).to(rows.dtype)
     zeros = torch.zeros_like(rows, requires_grad=False, memory_format=torch.contiguous_format)

@@ -89,9 +89,14 @@ class Projection:
         rows = rows_of(scores, self.dim, self.largest, self.ordered)
         g = g if g.shape == rows.shape else g.reshape(rows.shape)
         g = g if g.dtype is rows.dtype else g.to(rows.dtype)
-        many, few = rows.numel(), FEW + (self.k == 1)
         found = None
-        if many < few and self.k < rows.shape[-1] and not self.soft and np is not None and rows.device.type == "cpu":
+        if (
+            rows.numel() < FEW
+            and self.k < rows.shape[-1]
+            and not self.soft
+            and np is not None
+            and rows.device.type == "cpu"
+        ):
             found = self._of_few(rows, g)
         if found is None:
             half = self.width(lambda: distances_of(rows, self.k, self.ordered))
@@ -106,7 +111,7 @@ class Projection:
         if self.soft:
             shares = (rows / half).softmax(-1).nan_to_num_(0.0)  # (NaN where a row has nothing finite to compare)
             return torch._softmax_backward_data(g, shares, -1, rows.dtype) / scale
-        found = project(rows, g, self.k, half, scale) if 1 < self.k < rows.shape[-1] else None
+        found = project(rows, g, self.k, half, scale) if self.k < rows.shape[-1] else None
         return _centred(g, _contenders(rows, self.k, half), scale) if found is None else found
 
     def _short(self, scores: Tensor, g: Tensor) -> bool:

@@ -15,9 +15,21 @@ from torch import Tensor
 
 from . import fused
 from .apply import run
-from .bits import _scaled, pick
+from .fused import pick
 
-__all__ = ["Jump", "ramp"]
+__all__ = ["Jump", "ramp", "suits"]
+
+
+def suits(x: Tensor, *others: Any) -> bool:
+    """Whether `ramp` can take the place of `band_offset` and `blend` for a step of `x` (and, if `others` are tensors,
+    with them): plain tensors, and nobody who differentiates forward or transforms the function.
+    """
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    for value in (x, *others):
+        if isinstance(value, Tensor) and type(value) is not Tensor and type(value) is not torch.nn.Parameter:
+            return False
+    return x.layout == torch.strided
 
 
 class Jump(NamedTuple):
@@ -99,6 +111,13 @@ def _constants(x: Tensor, threshold: float | Tensor, distance: Tensor, jump: Jum
     if at_tie not in (below, above):
         hard = torch.where(x == threshold, at_tie, hard)
     return hard
+
+
+def _scaled(g: Tensor, inside: Tensor, slope: float) -> Tensor:
+    """``g * slope`` in the band: an infinite `g` outside of it is not a NaN."""
+    if not torch.is_grad_enabled() and fused.suits(g):
+        return fused.scale(g, inside, slope)
+    return torch.where(inside, g * slope, 0)
 
 
 class _Ramp(torch.autograd.Function):

@@ -61,12 +61,8 @@ def from_last(z: Tensor, k: int) -> Tensor:
 
 
 def leads(z: Tensor) -> Tensor:
-    """How far the largest entry of each row leads the next: the distances of a choice."""
-    rows = sample_rows(z)
-    if rows.shape[-1] < 2:
-        return rows.new_zeros(1)
-    best, at = rows.max(-1, keepdim=True)  # twice the largest: several times as fast as `topk`
-    return (best - rows.scatter(-1, at, -math.inf).amax(-1, keepdim=True)).squeeze(-1)
+    """`lead`, of some rows: the distances of a choice."""
+    return lead(sample_rows(z))
 
 
 def pairs(z: Tensor) -> Tensor:
@@ -96,9 +92,11 @@ _two_once = functools.lru_cache(maxsize=64)(_two)
 
 
 def lead(z: Tensor) -> Tensor:
-    """By how much the best entry of each row leads the next."""
-    best = z.topk(min(2, z.shape[-1]), -1).values
-    return best[..., 0] - best[..., -1]
+    """How far the largest entry of each row leads the next."""
+    if z.shape[-1] < 2:
+        return z.new_zeros(z.shape[:-1])
+    best, at = z.max(-1, keepdim=True)  # twice the largest: several times as fast as `topk`
+    return (best - z.scatter(-1, at, -math.inf).amax(-1, keepdim=True)).squeeze(-1)
 
 
 def neighbours(z: Tensor, places: int | None = None) -> Tensor:

@@ -136,7 +136,12 @@ def whole(x: Tensor, fixed: Tensor, value: Tensor, but_zero: bool = False) -> Te
     """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps.
     `but_zero`: what is nearer to 0 than to another integer has none.
     """
-    shown = _outside(x, finite(fixed), 0.5) if but_zero else window(x, _no_nan(fixed), -_INF, _INF)
+    if but_zero:
+        shown = _outside(x, finite(fixed), 0.5)
+    elif fixed.is_cpu and fixed.numel() > 1 and math.isfinite(fixed.sum().item()):
+        shown = torch.alias_copy(x)  # (no program makes such a node: it tells `openness` that something is decided)
+    else:
+        shown = window(x, _no_nan(fixed), -_INF, _INF)
     shown.data = value
     return shown
 
@@ -176,7 +181,7 @@ def number(value: float, dtype: torch.dtype, device: torch.device | str = "cpu")
     """A number as a tensor. With that, small tensors are multiplied in half the time, forward and backward. One on the
     CPU goes with those of any device, where a function has two operands.
     """
-    return torch.scalar_tensor(value, dtype=dtype, device=device)
+    return torch.scalar_tensor(value, dtype=torch.float64).to(device, dtype)  # (inf beyond its range)
 
 
 def constant(value: float, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._ops.callsite import CallSite, relative, short
 from .rows import EpsUsed, Followed, Row
+from .tables import as_html, as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ _APPROXIMATE = {
 class Report:
     """What happened in a region, all that was run in it so far: calls per call site.
 
-    ``print(report)`` and ``rich.print(report)`` show it as a table (as plain text without rich), notebooks as HTML.
+    ``print(report)`` and ``rich.print(report)`` show it as a table, notebooks as HTML.
     """
 
     lost: dict[CallSite, int]
@@ -79,8 +79,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
 
-        def listed(counts: dict[CallSite, Any], name: str) -> list[dict[str, Any]]:
-            return [{"file": s.file, "line": s.line, "op": s.op, name: n} for s, n in counts.items()]
+        def listed(of: dict[CallSite, Any], name: str = "") -> list[dict[str, Any]]:
+            return [{**site._asdict(), **({name: x} if name else x._asdict())} for site, x in of.items()]
 
         return {
             "traced": self.traced,
@@ -89,8 +89,8 @@ class Report:
             "infinite_jumps": listed(self.infinite_jumps, "elements"),
             "approximate": listed(self.approximate, "flips"),
             "cut": listed(self.cut, "calls"),
-            "eps": [{"file": s.file, "line": s.line, "op": s.op, **used._asdict()} for s, used in self.eps.items()],
-            "flips": [{"file": s.file, "line": s.line, "op": s.op, **of._asdict()} for s, of in self.flips.items()],
+            "eps": listed(self.eps),
+            "flips": listed(self.flips),
         }
 
     def to_pandas(self) -> Any:
@@ -119,13 +119,9 @@ class Report:
             raise ValueError(f"{what} needs a traced region: sll.linearize(..., trace=True)")
 
     def __str__(self) -> str:
-        try:
-            from rich.console import Console
-        except ImportError:
-            return self._text()
-        console = Console(file=_Nowhere(), width=200, record=True, force_jupyter=False, color_system=None)  # type: ignore[arg-type]
-        console.print(self, soft_wrap=True)
-        return "\n".join(line.rstrip() for line in console.export_text().splitlines()).strip("\n")
+        rows = self._lines()
+        table = ["", *as_text(_COLUMNS, rows, _NUMBERS), ""] if self.traced or rows else []
+        return "\n".join([self._title(), *table, *self._notes()])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
@@ -163,21 +159,7 @@ class Report:
         return table
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._lines()
-        )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._notes())
-        return (
-            f"<div><b>{html.escape(self._title())}</b>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{notes}</ul></div>"
-        )
-
-    def _text(self) -> str:
-        lines = [_COLUMNS, *self._lines()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-        return "\n".join([self._title(), "", *table, "", *self._notes()])
+        return as_html(self._title(), _COLUMNS, self._lines(), self._notes())
 
     def _title(self) -> str:
         if not self.traced:
@@ -285,13 +267,3 @@ def _between(ends: tuple[float, float] | None) -> str:
         return ""
     low, high = (f"{x:.3g}" for x in ends)
     return low if low == high else f"{low} … {high}"
-
-
-class _Nowhere:
-    """A file that keeps nothing: rich records what it prints."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass

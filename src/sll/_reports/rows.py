@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from .._ops.callsite import CallSite, short
@@ -181,37 +181,16 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers; None instead of `inf` and NaN."""
-        return {
-            "file": self.site.file,
-            "line": self.site.line,
-            "op": self.site.op,
-            "kind": self.kind,
-            "calls": self.calls,
-            "elements": self.elements,
-            "in_band": self.in_band,
-            "share": self.share,
-            "eps": _finite(self.eps),
-            "distance": _finite(self.distance),
-            "reach": _finite(self.reach),
-            "limit": _finite(self.limit),
-            "grad_out": _finite(self.grad_out),
-            "grad_in": _finite(self.grad_in),
-            "grows": self.grows,
-            "covered": self.covered,
-            "measured": self.measured,
-            "weight": _finite(self.weight),
-            "difference": _finite(self.difference),
-            "lost": [{"file": site.file, "line": site.line, "op": site.op} for site in self.lost],
-            "why": self.why,
-            "status": self.status,
-            "verdict": self.verdict,
-        }
+        own = {x.name: _finite(getattr(self, x.name)) for x in fields(self) if x.name not in ("site", "lost")}
+        told = {"share": self.share, "covered": self.covered, "status": self.status, "verdict": self.verdict}
+        return {**self.site._asdict(), **own, **told, "lost": [site._asdict() for site in self.lost]}
 
 
 def _finite(x: Any) -> Any:
+    """For JSON, which has neither tuples, nor infinite numbers."""
     if isinstance(x, tuple):
         return [_finite(item) for item in x]
-    return x if x is None or math.isfinite(x) else None
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _up(x: float) -> str:
@@ -224,3 +203,7 @@ def _up(x: float) -> str:
 
 def _sentence(x: str) -> str:
     return x[:1].upper() + x[1:]
+
+
+def _ended(x: str) -> str:
+    return x if x[-1] in ".)" else f"{x}."

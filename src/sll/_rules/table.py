@@ -44,7 +44,6 @@ FAMILIES = {
     "best_values": "a value that a choice takes",
     "pooled": "the largest of each window",
     "elementwise": "element by element",
-    "collections": "a tensor of what is given",
     "floats": "to a float dtype",
     "masks": "a mask chooses element by element",
     "moves": "elements move, none is made",
@@ -54,7 +53,6 @@ FAMILIES = {
     "broadcasts": "elements repeat",
     "fills": "elements move, and constants are put beside them",
     "joins": "several tensors become one",
-    "composed": "others in a row",
     "sums": "linear in one tensor, or products along a dimension",
     "products": "linear in each of several tensors",
     "truths": "all, any",
@@ -64,7 +62,6 @@ FAMILIES = {
     "selections": "what a mask selects, with as many elements as it does",
     "losses": "one number for two tensors",
     "defined": "functions of others: `_carry/definitions` says of which",
-    "layouts": "to quantized or sparse tensors, and back",
     "numbers": "Python and NumPy numbers: gradients end",
     "asks": "asks about a tensor, cuts the graph on purpose or overwrites it: nothing is lost there",
     "left_alone": "discrete, and run as it is",
@@ -245,9 +242,6 @@ ROWS: list[Row] = [
     Row("ne not_equal __ne__", "elementwise", facts="ne each", left_alone=_EQUAL),
     Row("isnan isinf isfinite isposinf isneginf isreal", "elementwise", facts="guards each", left_alone=_SPECIAL),
     Row("bool", "elementwise", facts="truth each"),
-    # collections
-    Row("as_tensor asarray", "collections", in_place=False, facts="each"),
-    Row("tensor new_tensor", "collections", in_place=False),
     # floats
     Row("float double half bfloat16", "floats", in_place=False, facts="smooth"),
     # masks
@@ -285,9 +279,6 @@ ROWS: list[Row] = [
     Row("F.unfold", "fills", in_place=False),
     # joins
     Row("cat concat concatenate stack hstack vstack dstack column_stack row_stack", "joins", in_place=False),
-    # composed
-    Row("meshgrid cartesian_prod combinations block_diag fill_diagonal_", "composed", in_place=False),
-    Row("put", "composed"),
     # sums
     Row("sum", "sums", facts="by_ones weighted"),
     Row("mean", "sums", facts="weighted"),
@@ -307,8 +298,7 @@ ROWS: list[Row] = [
     Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot unravel_index", "lookups", in_place=False),
     Row("F.embedding torch.embedding", "lookups", in_place=False, facts="writes"),
     # writes
-    Row("scatter_reduce", "writes"),
-    Row("scatter scatter_add index_add index_fill index_copy index_put", "writes"),
+    Row("scatter scatter_add scatter_reduce index_add index_fill index_copy index_put", "writes"),
     Row("Tensor.__setitem__ Tensor.copy_", "writes", in_place=False, facts="marks writes"),
     # selections
     Row("masked_select", "selections", in_place=False),
@@ -323,30 +313,32 @@ ROWS: list[Row] = [
     # defined
     Row(
         "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine _fake_quantize_learnable_per_tensor_affine "
-        "_fake_quantize_learnable_per_channel_affine",
+        "_fake_quantize_learnable_per_channel_affine quantize_per_tensor quantize_per_channel cummax cummin "
+        "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices "
+        "adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices torch.adaptive_max_pool1d mode histogram "
+        "histogramdd frexp grid_sample",
         "defined",
         in_place=False,
         facts="marks",
     ),
     Row(
-        "cummax cummin max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-        "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices "
-        "torch.adaptive_max_pool1d mode",
+        "isin scaled_dot_product_attention bincount repeat_interleave max_unpool1d max_unpool2d max_unpool3d meshgrid "
+        "cartesian_prod combinations block_diag fill_diagonal_ dequantize int_repr to_dense tensor new_tensor",
         "defined",
         in_place=False,
-        facts="marks",
     ),
-    Row("histogram histogramdd frexp grid_sample", "defined", in_place=False, facts="marks"),
-    Row("isin scaled_dot_product_attention", "defined", in_place=False),
-    Row("bincount", "defined", in_place=False),
-    Row("repeat_interleave", "defined", in_place=False),
+    Row("as_tensor asarray", "defined", in_place=False, facts="each"),
+    Row("put", "defined"),
+    Row(
+        "sparse_coo_tensor",
+        "defined",
+        in_place=False,
+        remedy="its places are followed one by one, and these are too many. Take a smaller tensor, or sums of "
+        "one-hots.",
+    ),
     Row("unique_consecutive", "defined", in_place=False, left_alone=_POSITIONS),
     Row("embedding_bag", "defined", in_place=False, facts="writes"),
-    Row("max_unpool1d max_unpool2d max_unpool3d", "defined", in_place=False),
     Row("fused_moving_avg_obs_fake_quant", "defined", in_place=False, facts="marks writes"),
-    # layouts
-    Row("quantize_per_tensor quantize_per_channel", "layouts", in_place=False, facts="marks"),
-    Row("dequantize int_repr sparse_coo_tensor to_dense", "layouts", in_place=False),
     # left alone
     Row("equal allclose", "left_alone", in_place=False, facts="guards", left_alone=_EQUAL),
     Row("msort aminmax quantile nanquantile", "left_alone", in_place=False, left_alone=_CONTINUOUS),
@@ -376,7 +368,8 @@ ROWS: list[Row] = [
         "ones_like full_like empty_like result_type can_cast is_tensor is_nonzero_ resize_ set_ pin_memory "
         "is_pinned record_stream __setstate__ __class__ is_conj is_neg is_coalesced names has_names random_ "
         "bernoulli_ uniform_ normal_ exponential_ dim_order backward share_memory_ is_distributed manual_seed "
-        "broadcast_shapes",
+        "broadcast_shapes qscheme q_scale q_zero_point q_per_channel_scales q_per_channel_zero_points "
+        "q_per_channel_axis",
         "asks",
         in_place=False,
     ),
@@ -401,17 +394,11 @@ ROWS: list[Row] = [
     Row("numpy __array__", "numbers", in_place=False, facts="writes", remedy=_NUMBER),
     # others
     Row(
-        "batch_norm instance_norm native_batch_norm batch_norm_update_stats cudnn_batch_norm miopen_batch_norm",
-        "others",
-        in_place=False,
-        facts="writes",
-    ),
-    Row(
+        "batch_norm instance_norm native_batch_norm batch_norm_update_stats cudnn_batch_norm miopen_batch_norm "
         "__iadd__ __isub__ __imul__ __idiv__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__ "
-        "__ixor__ __ilshift__ __irshift__ __imatmul__",
+        "__ixor__ __ilshift__ __irshift__ __imatmul__ __set__ __delitem__ __dlpack__",
         "others",
         in_place=False,
         facts="writes",
     ),
-    Row("__set__ __delitem__ __dlpack__", "others", in_place=False, facts="writes"),
 ]

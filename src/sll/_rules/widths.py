@@ -8,12 +8,11 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from .._ops.callsite import call_site
 from .._ops.env import dispatched, free_to_read
-from .._ops.samples import numpy_is_there, sample
+from .._ops.samples import sample
 from ..policies import Call, Kind, Policy
 
 __all__ = ["TINY", "Joined", "Scale", "Width", "half_width", "in_units", "is_soft"]
@@ -62,7 +61,7 @@ class Width:
     """A policy at work at one call of an op. Part of the identity of decisions, in the place of a float.
 
     `record` is told the half-width once it is known; `watch` is the trace's, see `trace`; `place` is where the program
-    decides, as `Call` has it. `at_once` is `at` for a sample that NumPy has, if the policy can be asked so.
+    decides, as `Call` has it.
     """
 
     def __init__(
@@ -90,31 +89,14 @@ class Width:
         """Whether it is that of a comparison whose sides meet: see `Joined`."""
         self._found: float | Tensor | None = None
         """Of a place: asked again, it is the same decision."""
-        self._with_numpy = hasattr(policy, "at_once") and numpy_is_there()
+        self.late: bool = getattr(policy, "WHOLE", False)
+        """Whether it may be asked in backward: its answers do not change with time."""
 
     def subtracted(self, why: str) -> None:
         """It does: look at each call."""
         self.looks = sys.maxsize
         if self.watch is not None:
             self.watch.keeps_slope(0, why)
-
-    @property
-    def at_once(self) -> Callable[[Callable[[], Any], float], float | None] | None:
-        return self._at_once if self._with_numpy else None
-
-    def _at_once(self, sample: Callable[[], Any], limit: float = math.inf) -> float | None:
-        found = self._found
-        if found is None:
-            policy: Any = self.policy
-            found = policy.at_once(Call(self.kind, limit, lambda: torch.as_tensor(sample()), self.place), sample)
-            if self.place is not None:
-                self._found = found
-        if not isinstance(found, float):
-            return None
-        found = max(TINY, min(found, limit))
-        if self.record is not None:
-            self.record(found)
-        return found
 
     def same(self, other: Width) -> bool:
         """Whether both give the same answer to the same distances."""

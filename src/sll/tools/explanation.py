@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 from .._ops.callsite import short
 from .._ops.options import RegionForward, SeeThrough, shown
 from .._reports.report import Report, _norm
-from .._reports.rows import Row, _finite, _up
+from .._reports.rows import Row, _ended, _finite, _up
+from .._reports.tables import as_text
 from ..checking import Check, check_program
 from ..eps import Eps
 from ..programs import Program, total, whole
 from ..region import hard, linearize
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.text import Text
 
 __all__ = ["Explanation", "InputGradient", "explain"]
 
@@ -62,7 +63,7 @@ class Explanation:
         for row in self.report.rows:
             if row.status in _HEADINGS:
                 said = row.verdict.removeprefix("gets gradients: ") if row.kind not in ("hard", "cut") else row.why
-                of[_HEADINGS[row.status]].append(f"{short(row.site)}: {said}{'' if said[-1] in '.)' else '.'}")
+                of[_HEADINGS[row.status]].append(_ended(f"{short(row.site)}: {said}"))
         return [(heading, sentences) for heading, sentences in of.items() if sentences]
 
     def advice(self) -> list[str]:
@@ -117,12 +118,8 @@ class Explanation:
         )
 
     def _gradients(self) -> list[str]:
-        names = [f"{x.name} {list(x.shape)}" for x in self.inputs]
-        width = max([len("norm of the gradient"), *map(len, names)])
-        lines = [f"{'norm of the gradient':<{width}}  {'no region':>10}  {'region':>10}"]
-        return lines + [
-            f"{name:<{width}}  {_norm(x.hard):>10}  {_norm(x.linearized):>10}" for name, x in zip(names, self.inputs)
-        ]
+        rows = [(f"{x.name} {list(x.shape)}", _norm(x.hard), _norm(x.linearized)) for x in self.inputs]
+        return as_text(("norm of the gradient", "no region", "region"), rows, ("no region", "region"))
 
     def _refusal(self) -> list[str]:
         return [f"(without a region PyTorch raises: {self.refused})"] if self.refused else []
@@ -132,21 +129,14 @@ class Explanation:
             return []
         return ["", "Against the hard program", *(f"  {line}" for line in self.checked.table())]
 
-    def __rich__(self) -> Group:
-        from rich.console import Group
-        from rich.table import Table
+    def __rich__(self) -> Text:
         from rich.text import Text
 
-        table = Table("norm of the gradient", "no region", "region", box=None)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for x in self.inputs:
-            table.add_row(f"{x.name} {list(x.shape)}", _norm(x.hard), _norm(x.linearized))
-        parts: list[Any] = [Text(self._summary(), style="bold"), Text(), table, *map(Text, self._refusal())]
-        advice = [("Next", self.advice())] if self.advice() else []
-        for heading, sentences in [*self.sections(), *advice]:
-            parts += [Text(), Text(heading, style="bold"), *(Text(f"  {sentence}") for sentence in sentences)]
-        return Group(*parts, *map(Text, self._checked()))
+        text = Text(str(self))
+        text.highlight_words(
+            [self._summary(), *(f"\n{heading}\n" for heading in (*_HEADINGS.values(), "Next"))], "bold"
+        )
+        return text
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>{self.report._repr_html_()}"
@@ -155,15 +145,7 @@ class Explanation:
         """All of it as plain dicts, lists, strings and numbers, for JSON."""
         return {
             "region": self.region,
-            "inputs": [
-                {
-                    "name": x.name,
-                    "shape": list(x.shape),
-                    "hard": _finite(x.hard),
-                    "linearized": _finite(x.linearized),
-                }
-                for x in self.inputs
-            ],
+            "inputs": [{name: _finite(value) for name, value in asdict(x).items()} for x in self.inputs],
             "refused": self.refused,
             "inner": self.inner,
             "sections": dict(self.sections()),
@@ -274,7 +256,7 @@ def explain(
     inside = _norms(program, region)
     inputs = tuple(InputGradient(name, program.shapes[name], without.get(name), norm) for name, norm in inside.items())
     inner = region.trace is not None and region.trace.has_inner
-    checked = check_program(fn, args, kwargs, whole, eps, forward, paths=paths) if check else None
+    checked = check_program(program, linearize(eps, forward=forward, paths=paths), whole) if check else None
     return Explanation(repr(region), inputs, region.report(), refused, inner, checked)
 
 

@@ -53,12 +53,8 @@ def _in_region(fn: Function, x: Tensor, eps: float, forward: RegionForward = "li
     return _derived(fn, x, region.linearize(eps, forward=forward))
 
 
-def _as_it_is(fn: Function, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative without one."""
-    return _derived(fn, x, region.hard())
-
-
 def _derived(fn: Function, x: Tensor, within: AbstractContextManager[Any]) -> tuple[Tensor, Tensor]:
+    """Value and derivative."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         with within:
@@ -123,8 +119,8 @@ def compare(path: str | os.PathLike[str] | None = None, *, quick: bool = False) 
 def _draw_sign(values: Axes, slopes: Axes, eps: float = 0.25) -> None:
     x = _between(-1, 1, 800)
     curves = [
-        ("hard sign", "plain", *_as_it_is(torch.sign, x)),
-        ("tanh(x / eps)", "sigmoid", *_as_it_is(lambda x: torch.tanh(x / eps), x)),
+        ("hard sign", "plain", *_derived(torch.sign, x, region.hard())),
+        ("tanh(x / eps)", "sigmoid", *_derived(lambda x: torch.tanh(x / eps), x, region.hard())),
         (f"sll, eps = {eps}", "linear", *_in_region(torch.sign, x, eps)),
     ]
     for axes, which in ((values, 2), (slopes, 3)):

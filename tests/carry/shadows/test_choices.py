@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 import sll
 from local_slopes import T, scores, worked_out
+from sll._carry.shadows import orders, picked
 
 HOSTS = {
     "argmax": (lambda x: F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype), lambda x, h: sll.argmax(x, -1, eps=h)),
@@ -85,7 +87,7 @@ def test_nothing_to_choose(shape):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_all_flags_of_one_choice_are_exclusive(k):
     """`any` over places is the sum: what moves from one place to another stays in."""
-    x = torch.tensor([0.5, 0.3, 0.45, 0.4], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([0.5, 0.3, 0.44, 0.4], dtype=torch.float64, requires_grad=True)  # (no share is just 1)
     (want,) = torch.autograd.grad(sll.topk_mask(x, k, eps=0.2)[2], x)
     for flag in (lambda i: (i == 2).any(), lambda i: ~(i != 2).all(), lambda i: (i == 2).sum() > 0):
         with sll.linearize(0.2, forward="straight-through"):
@@ -323,3 +325,59 @@ def test_what_was_there_before_a_write_still_decides():
         with sll.linearize(0.1, forward="straight-through"):
             y = program(x).double().sum()
         assert torch.autograd.grad(y, x)[0].tolist() == [5, 5, 0]
+
+
+# --- shares of all elements, and in windows --------------------------------------------------------------------------
+
+TABLE = torch.linspace(-1, 2, 21, dtype=torch.float64).reshape(7, 3).sin()
+OTHER = torch.linspace(-3, 3, 35, dtype=torch.float64).reshape(5, 7).cos()
+READ = {
+    "gather, topk": lambda x: OTHER.gather(-1, x.topk(3).indices),
+    "gather, topk, smallest": lambda x: OTHER.gather(-1, x.topk(2, largest=False).indices),
+    "gather, topk, unsorted": lambda x: OTHER.gather(-1, x.topk(4, sorted=False).indices),
+    "gather, another dimension": lambda x: OTHER.gather(0, x.topk(2, 0).indices),
+    "gather, fewer rows": lambda x: OTHER.gather(-1, x[:2].topk(2).indices),
+    "rows": lambda x: TABLE[x.topk(2).indices],
+    "one_hot": lambda x: F.one_hot(x.topk(3).indices, 7) * OTHER.unsqueeze(1),
+    "labels": lambda x: (x.topk(3).indices.unsqueeze(-1) == torch.arange(7)).any(1).double(),
+    "numbers": lambda x: x.topk(3).indices.double(),
+    "scatter": lambda x: OTHER.scatter(-1, x.topk(2).indices, OTHER[:, :2] * 2),
+    "scatter_add": lambda x: OTHER.scatter_add(-1, x.topk(2).indices, OTHER[:, 3:5]),
+    "part of an order": lambda x: OTHER.gather(-1, x.argsort(-1)[:, 1:3]),
+    "one place of an order": lambda x: OTHER.gather(-1, x.argsort(-1, descending=True)[:, :1]),
+    "order as numbers": lambda x: x.argsort(0).double() ** 2,
+    "ranks": lambda x: (x.argsort(-1).argsort(-1) > 3).double(),
+    "ranks, descending": lambda x: OTHER.gather(-1, x.argsort(-1).argsort(-1, descending=True)[:, :2]),
+    "kthvalue": lambda x: OTHER.gather(-1, x.kthvalue(3, -1, True).indices),
+    "kthvalue of columns": lambda x: TABLE[x.kthvalue(2, 0).indices],
+    "median": lambda x: OTHER.gather(-1, x.median(-1, True).indices),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("eps", [0.05, 0.4, 2.0, "auto"])
+def test_shares_of_all_elements_are_those_in_windows(name, eps):
+    """What an index passes back is worked out for all elements where they are few. Independent: by windows."""
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def gradient(most):
+        leaf = x.clone().requires_grad_()
+        with mock.patch.object(picked, "MAX_SHARES", most), mock.patch.object(orders, "MAX_SHARES", most):
+            with sll.linearize(eps, forward="straight-through"):
+                y = READ[name](leaf)
+            weights = torch.linspace(0.5, 2, y.numel(), dtype=y.dtype).reshape(y.shape).cos()
+            return y.detach(), torch.autograd.grad(y, leaf, weights)[0]
+
+    (value, found), (again, wanted) = gradient(2**22), gradient(0)
+    assert torch.equal(value, again) and torch.equal(value, READ[name](x))
+    torch.testing.assert_close(found, wanted)
+    assert found.any() or eps == 0.05
+
+
+def test_shares_of_rows_that_are_not_finite():
+    x = torch.tensor([[1.0, 1.1, float("-inf"), 1.2], [float("inf"), 0.0, 0.1, float("nan")]], requires_grad=True)
+    v = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, float("inf")]])
+    with sll.linearize(0.5, forward="straight-through"):
+        y = v.gather(-1, x.topk(2).indices)
+    found = torch.autograd.grad(y[:, 0].sum() + y[0, 1], x)[0]
+    assert found.isfinite().all() and found[0, [0, 1, 3]].all() and not found[0, 2] and not found[1].any()

@@ -87,6 +87,23 @@ def parts(d):
     return d[0] - n[0] + (d[1] - n[1]) * d[0]
 
 
+KNOTS = torch.tensor([-9.0, -4.0, -1.5, -1.0, 0.2, 0.9, 3.0, 4.5, 9.0], dtype=torch.float64)
+HEIGHTS = KNOTS.sin() * 3
+
+
+def interpolated(d, knots=KNOTS, heights=HEIGHTS):
+    """As `numpy.interp`."""
+    i = torch.searchsorted(knots, d).clamp(1, len(knots) - 1)
+    t = (d - knots[i - 1]) / (knots[i] - knots[i - 1])
+    return heights[i - 1] + t * (heights[i] - heights[i - 1])
+
+
+def interpolated_from_below(d):
+    i = torch.bucketize(d, KNOTS, right=True).sub(1).clamp(0, len(KNOTS) - 2)
+    slope = HEIGHTS.diff() / KNOTS.diff()
+    return HEIGHTS.take(i) + slope.index_select(0, i) * -(KNOTS.gather(0, i) - d)
+
+
 WRAPS = {
     "round": lambda d: d - 3.0 * torch.round(d / 3.0),
     "round, the other way": lambda d: 3.0 * torch.round(d / 3.0) - d,
@@ -118,6 +135,8 @@ WRAPS = {
     "frac": lambda d: torch.frac(d) * 3,
     "triangle": lambda d: (d % 2 - 1).abs(),
     "interpolation": lambda d: (lambda n: torch.lerp(TABLE[n.long() + 20], TABLE[n.long() + 21], d - n))(d.floor()),
+    "interpolation, between knots": interpolated,
+    "interpolation, from below": interpolated_from_below,
     "interpolation, integers": lambda d: (lambda i: TABLE[i + 20] * (i + 1 - d) + TABLE[i + 21] * (d - i))(d.long()),
 }
 
@@ -144,6 +163,41 @@ def test_floor_division():
     """Without a region torch has no derivative of it."""
     value, (found,) = gradients(lambda d: d - d // 0.7 * 0.7, numbers(12), region=auto())
     assert torch.equal(found, weights(value))
+
+
+def test_learned_knots_and_heights():
+    found = same(interpolated, numbers(12), KNOTS, HEIGHTS)
+    assert all(x.any() for x in found)
+
+
+def test_interpolation_goes_on_when_its_width_is_kept():
+    region = auto()
+    for seed in range(15):
+        same(interpolated, numbers(12, seed=seed), region=region)
+
+
+def floor_of_knots(d):
+    """A quantizer, and how far it is from what it quantized."""
+    q = KNOTS[torch.searchsorted(KNOTS, d) - 1]
+    return q * q.detach() + (d - q) ** 2 / 4
+
+
+def bins(d):
+    i = torch.searchsorted(KNOTS, d)
+    return HEIGHTS[i] * HEIGHTS[i - 1]
+
+
+@pytest.mark.parametrize("f", [floor_of_knots, bins], ids=lambda f: f.__name__)
+def test_what_is_no_interpolation_keeps_its_ramp(f):
+    x, memory = numbers(12), sll.Auto(steps=1)
+    region = sll.linearize(memory, on_lost="ignore")
+    (_, (first,)), (_, (found,)) = gradients(f, x, region=region), gradients(f, x, region=region)
+    fixed = sll.linearize(*memory.remembered.values(), forward="straight-through", on_lost="ignore")
+    _, (wanted,) = gradients(f, x, region=fixed)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(first, wanted)
+    plain = gradients(f, x)[1][0] if f is floor_of_knots else torch.zeros_like(x)
+    assert (found - plain).abs().max() > 0.1
 
 
 def test_a_learned_box():

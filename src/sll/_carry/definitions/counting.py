@@ -19,6 +19,20 @@ def _in_bins(x: Tensor, edges: Tensor) -> Tensor:
     return bins * ((x >= edges[0]) & (x <= edges[-1])).unsqueeze(-1)
 
 
+def _counted(points: Tensor, edges: Any, weight: Tensor | None, density: bool) -> Tensor:
+    """How many points, or how much of their weight, are in each bin."""
+    found = torch.ones(points.shape[0], 1, dtype=points.dtype, device=points.device)
+    for x, along in zip(points.unbind(-1), edges):
+        found = (found.unsqueeze(-1) * _in_bins(x, along).unsqueeze(1)).flatten(1)
+    count = found.sum(0) if weight is None else weight.reshape(-1) @ found
+    count = count.reshape([along.numel() - 1 for along in edges])
+    if density:
+        count = count / count.sum()
+        for dim, along in enumerate(edges):
+            count = count / torch.diff(along).reshape(-1, *[1] * (len(edges) - 1 - dim))
+    return count
+
+
 @defined("histogram")
 def histogram(
     original: Original, input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None,
@@ -26,9 +40,7 @@ def histogram(
 ) -> Any:  # fmt: skip
     with torch.no_grad():
         _, edges = original()
-    found = _in_bins(input.reshape(-1), edges)
-    count = found.sum(0) if weight is None else weight.reshape(-1) @ found
-    return (count / count.sum() / torch.diff(edges) if density else count), None
+    return _counted(input.reshape(-1, 1), [edges], weight, density), None
 
 
 @defined("histogramdd")
@@ -38,17 +50,7 @@ def histogram_of_several(
 ) -> Any:  # fmt: skip
     with torch.no_grad():
         _, edges = original()
-    points = input.reshape(-1, input.shape[-1])
-    found = torch.ones(points.shape[0], 1, dtype=input.dtype, device=input.device)
-    for x, along in zip(points.unbind(-1), edges):
-        found = (found.unsqueeze(-1) * _in_bins(x, along).unsqueeze(1)).flatten(1)
-    count = found.sum(0) if weight is None else weight.reshape(-1) @ found
-    count = count.reshape([along.numel() - 1 for along in edges])
-    if density:
-        count = count / count.sum()
-        for dim, along in enumerate(edges):
-            count = count / torch.diff(along).reshape(-1, *[1] * (len(edges) - 1 - dim))
-    return count, None
+    return _counted(input.reshape(-1, input.shape[-1]), edges, weight, density), None
 
 
 @defined("frexp")
@@ -67,12 +69,15 @@ def exponent(original: Original, input: Tensor) -> Any:
 
 @defined("bincount")
 def bincount(original: Original, input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
-    """Of fixed positions with weights that are decided: a sum for each."""
-    if weights is None or weights.is_floating_point() or not carries(weights) or carries(input):
-        return NotImplemented
+    """A sum for each position, or of who is there."""
     with torch.no_grad():
-        zeros = torch.zeros_like(original())
-    return zeros.scatter_add(0, input.long(), weights.to(zeros.dtype))
+        counts = original()
+    if not carries(input):
+        if weights is None or weights.is_floating_point() or not carries(weights):
+            return NotImplemented
+        return torch.zeros_like(counts).scatter_add(0, input.long(), weights.to(counts.dtype))
+    here = input.unsqueeze(-1) == torch.arange(counts.numel(), device=input.device)
+    return here.sum(0) if weights is None else (here * weights.unsqueeze(-1)).sum(0).to(counts.dtype)
 
 
 @defined("unique", passes=True)

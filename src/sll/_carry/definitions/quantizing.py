@@ -9,21 +9,17 @@ from torch import Tensor
 
 from .rule import Original, defined
 
-__all__ = ["affine"]
-
-
-def affine(x: Tensor, scale: Any, zero_point: Any, low: int, high: int) -> Tensor:
-    """As torch computes it: with the inverse of the scale."""
-    steps = torch.round(x * (1 / scale)) + zero_point
-    shown: Tensor = (steps.clamp(low, high) - zero_point) * scale
-    return shown
+__all__: list[str] = []
 
 
 @defined("fake_quantize_per_tensor_affine")
-def per_tensor(
+def affine(
     original: Original, input: Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int
-) -> Tensor:
-    return affine(input, scale, zero_point, quant_min, quant_max)
+) -> Tensor:  # fmt: skip
+    """As torch computes it: with the inverse of the scale."""
+    steps = torch.round(input * (1 / scale)) + zero_point
+    shown: Tensor = (steps.clamp(quant_min, quant_max) - zero_point) * scale
+    return shown
 
 
 @defined("fake_quantize_per_channel_affine")
@@ -31,8 +27,7 @@ def per_channel(
     original: Original, input: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int,
     quant_max: int,
 ) -> Tensor:  # fmt: skip
-    scale, zero_point = _along(input, axis, scale, zero_point)
-    return affine(input, scale, zero_point, quant_min, quant_max)
+    return affine(original, input, *_along(input, axis, scale, zero_point), quant_min, quant_max)
 
 
 def _along(x: Tensor, axis: int, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +42,8 @@ def learned_per_tensor(
     original: Original, input: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int,
     grad_factor: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    scale, zero_point = _learned(scale, zero_point, quant_min, quant_max, grad_factor)
-    return affine(input, scale, zero_point, quant_min, quant_max)
+    learned = _learned(scale, zero_point, quant_min, quant_max, grad_factor)
+    return affine(original, input, *learned, quant_min, quant_max)
 
 
 @defined("_fake_quantize_learnable_per_channel_affine")
@@ -56,9 +51,8 @@ def learned_per_channel(
     original: Original, input: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int,
     quant_max: int, grad_factor: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    scale, zero_point = _learned(scale, zero_point, quant_min, quant_max, grad_factor)
-    scale, zero_point = _along(input, axis, scale, zero_point)
-    return affine(input, scale, zero_point, quant_min, quant_max)
+    learned = _learned(scale, zero_point, quant_min, quant_max, grad_factor)
+    return affine(original, input, *_along(input, axis, *learned), quant_min, quant_max)
 
 
 def _learned(scale: Tensor, zero_point: Tensor, low: int, high: int, factor: float) -> tuple[Tensor, Tensor]:
@@ -80,4 +74,4 @@ def observed(
     scale, zero_point = scale.detach().clone(), zero_point.detach().clone()
     if per_row_fake_quant:
         scale, zero_point = _along(input, ch_axis, scale, zero_point)
-    return affine(input, scale, zero_point, quant_min, quant_max)
+    return affine(original, input, scale, zero_point, quant_min, quant_max)

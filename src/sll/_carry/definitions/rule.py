@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,38 +24,54 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.env import tracked
 from ..._ops.surrogates import eager
-from ..._rules.index import op_name
-from ..interface import Func, Region, Rule, tensors
+from ..._rules.index import ASKS, op_name, spellings
+from ..interface import Func, Mark, Region, Rule, tensors
 
-__all__ = ["Original", "Shaped", "carries", "defined", "rules", "written_down"]
+__all__ = ["Original", "Shaped", "Stored", "carries", "defined", "rules", "stored", "written_down"]
 
-Definition = Callable[..., Any]
+D = TypeVar("D", bound=Callable[..., Any])
 Original = Callable[[], Any]
 """Calls the function itself."""
 
+
+class Definition(NamedTuple):
+    """What a function is."""
+
+    run: Callable[..., Any]
+    passes: bool
+    """It decides nothing, and passes on what a mask or an index decided."""
+    whole: bool
+    """It has the values of the function itself, which is not asked for them."""
+
+
 _DEFINITIONS: dict[str, Definition] = {}
 """By name in the table."""
-_PASSES: set[str] = set()
-"""Those that decide nothing themselves."""
 
 
-def defined(*names: str, passes: bool = False) -> Callable[[Definition], Definition]:
-    """What these functions are. `passes`: they decide nothing, and pass on what a mask or an index decided."""
+def defined(*names: str, passes: bool = False, whole: bool = False) -> Callable[[D], D]:
+    """What these functions are: see `Definition`."""
 
-    def put(definition: Definition) -> Definition:
-        _DEFINITIONS.update(dict.fromkeys(names, definition))
-        _PASSES.update(names if passes else ())
-        return definition
+    def put(run: D) -> D:
+        _DEFINITIONS.update(dict.fromkeys(names, Definition(run, passes, whole)))
+        return run
 
     return put
 
 
-def rules(others: Rule, known: Mapping[str, Rule] = MappingProxyType({}), *, passing: bool = True) -> dict[str, Rule]:
+def rules(
+    others: Rule, known: Mapping[str, Rule] = MappingProxyType({}), *, again: Callable[[Rule], Rule] | None = None
+) -> dict[str, Rule]:
     """The rules of an engine, which calls `others`, or a rule that is `known`, where a definition is not for the
-    arguments. Without `passing` it needs only those of functions that decide.
+    arguments. `again`: of an engine in which any function can run once more, what becomes of those that decide.
     """
-    names = [name for name in _DEFINITIONS if passing or name not in _PASSES]
-    return {name: _rule(_DEFINITIONS[name], known.get(name, others)) for name in names}
+    found = {}
+    for name, definition in _DEFINITIONS.items():
+        rule = _rule(definition, known.get(name, others))
+        if again is None or definition.whole:
+            found[name] = rule
+        elif not definition.passes:
+            found[name] = again(rule)
+    return found
 
 
 class Shaped(NamedTuple):
@@ -65,12 +81,41 @@ class Shaped(NamedTuple):
     of: Tensor
 
 
+class Stored(NamedTuple):
+    """A result that is stored in another way: it carries an ordinary tensor, which shows `hard`."""
+
+    out: Tensor
+    hard: Tensor
+    numbers: Tensor
+
+
+class _Twin(Mark):
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
+        """In another function what it carries ends."""
+        if func not in _FOLLOWED and func not in ASKS:
+            way = "to_dense()" if x.layout != torch.strided else "dequantize() or int_repr()"
+            region.lose(op_name(func), [], _OTHER.format(way), undecided=lambda: True)
+
+
+_FOLLOWED = {func for name in ("int_repr", "dequantize", "to_dense") for func in spellings(name)}
+_OTHER = "of tensors that are stored in another way, only {} is followed. Make an ordinary tensor first."
+
+
+def stored(x: Any) -> Tensor | None:
+    """The numbers in such a tensor, if it carries them."""
+    pair = getattr(x, "_sll", None)
+    return pair[0].numbers if pair is not None and isinstance(pair[0], _Twin) else None
+
+
 _SHAPE = "how many numbers it returns depends on the decision. Count with one_hot(x, n).sum(0), which has all of them."
 
 
-def written_down() -> dict[str, Definition]:
+def written_down() -> dict[str, Callable[..., Any]]:
     """All definitions, by name in the table."""
-    return dict(_DEFINITIONS)
+    return {name: definition.run for name, definition in _DEFINITIONS.items()}
 
 
 def carries(x: Any) -> bool:
@@ -88,9 +133,13 @@ def _rule(definition: Definition, others: Rule) -> Rule:
             with torch._C.DisableTorchFunction():
                 return func(*args, **kwargs)
 
-        found = region.within(definition, original, *args, **kwargs)
+        found = region.within(definition.run, original, *args, **kwargs)
         if found is NotImplemented:
             return others(region, func, args, kwargs)
+        if isinstance(found, Stored):
+            return _carrying(region, *found)
+        if definition.whole:
+            return found
         if isinstance(found, Shaped):
             region.lose(op_name(func), [found.of], _SHAPE)
             found = found.parts
@@ -103,6 +152,11 @@ def _rule(definition: Definition, others: Rule) -> Rule:
     return rule
 
 
+def _carrying(region: Region, out: Tensor, hard: Tensor, numbers: Tensor) -> Tensor:
+    region.mark(out, _Twin(_shown(region, hard.to(numbers.dtype), numbers)))
+    return out
+
+
 def _shown(region: Region, out: Any, found: Any) -> Any:
     """`found`, with the values of `out` unless the region shows those of the ramp."""
     if found is None or not isinstance(out, Tensor):
@@ -112,4 +166,7 @@ def _shown(region: Region, out: Any, found: Any) -> Any:
     if not eager():
         return hard_forward(out, found)
     found.data = out.detach()
+    pair = getattr(found, "_sll", None)
+    if pair is not None and getattr(pair[0], "plain", None) is not None:  # (functions of it see that)
+        pair[0].plain.data = out.detach()
     return found

@@ -7,28 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ..interface import Func
+from ..interface import Func, tensors
 from .entries import Flips, flips_of
 
-__all__ = ["carriers", "leaves", "once_more", "plain_of", "replaced"]
-
-
-def leaves(*args: Any) -> list[Tensor]:
-    """The tensors in nested arguments."""
-    found: list[Tensor] = []
-    for x in args:
-        if isinstance(x, Tensor):
-            found.append(x)
-        elif isinstance(x, (tuple, list)):
-            found += leaves(*x)
-        elif isinstance(x, (dict, slice)) and x:
-            found += leaves(*(x.values() if isinstance(x, dict) else (x.start, x.stop, x.step)))
-    return found
+__all__ = ["carriers", "once_more", "plain_of", "replaced"]
 
 
 def carriers(*args: Any) -> list[tuple[Tensor, Flips]]:
     """The tensors that carry flips, each once."""
-    return list({id(x): (x, flips) for x in leaves(*args) if (flips := flips_of(x)) is not None}.values())
+    return list({id(x): (x, flips) for x in tensors(*args) if (flips := flips_of(x)) is not None}.values())
 
 
 def plain_of(x: Any) -> Any:

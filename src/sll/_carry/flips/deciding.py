@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -16,7 +15,7 @@ from typing import cast as cast_to
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import wide
+from ..._ops.dtypes import FULL, wide
 from ..._ops.env import free_to_read, tracked
 from ..._ops.own_thresholds import apart
 from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
@@ -69,10 +68,12 @@ def _sides(distance: Tensor, half: Any, taken: Tensor | None) -> tuple[Tensor, T
         open_ = (flat.abs() <= limit) & torch.where(above, flat <= 0, flat >= 0)
         by = torch.where(open_, torch.where(above, up, down), 0)
     else:
-        at = (flat.abs() <= limit).nonzero().squeeze(1)
+        at = (flat.abs() <= limit).nonzero().view(-1)
+        if not at.shape[0]:
+            return at, at.bool(), at.to(flat.dtype)
         here = flat.index_select(0, at)
         above = here <= zero if taken is None else ~take(taken, at) | (here == 0)
-        if at.shape[0] and not bool(here.all()):
+        if not bool(here.all()):
             ties = (here == 0).nonzero().squeeze(1)
             at, above = torch.cat([at, at[ties]]), torch.cat([above, torch.zeros_like(ties, dtype=torch.bool)])
         by = torch.where(above, up, down)
@@ -83,8 +84,8 @@ def at_boundary(
     a: Tensor, b: Any, eps: Any, limit: Any = math.inf, taken: Tensor | None = None
 ) -> tuple[Block, Tensor]:
     """Where ``a > b`` is open, and which flips go above. The half-width is at most `limit`."""
-    fits = type(b) is float or isinstance(b, Tensor) and b.dtype is a.dtype
-    x, y = (a, b) if fits and a.dtype in (torch.float32, torch.float64) else wide(a, b)
+    fits = isinstance(a, Tensor) and a.dtype in FULL and (not isinstance(b, Tensor) or b.dtype is a.dtype)
+    x, y = (a, b) if fits else wide(a, b)
     distance = x - y
     half = eps if type(eps) is float else half_width(eps, distance.detach())
     half = limit.clamp(max=half) if isinstance(limit, Tensor) else half
@@ -131,16 +132,8 @@ def _at_integers(
 # --- the same question has the same flips ---
 
 
-class _Asked(threading.local):
-    """By the id of the operand: what was asked, and what was decided, as long as somebody carries it."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, tuple[weakref.ref[Tensor], list[tuple[Any, weakref.ref[Decision]]]]] = {}
-
-
-_ASKED = _Asked()
-_KEPT = 8
-"""So many questions about one tensor are remembered."""
+_ASKED: weakref.WeakValueDictionary[Any, Decision] = weakref.WeakValueDictionary()
+"""By the id and the version of the operand, and what was asked: what was decided, as long as somebody carries it."""
 
 
 def held(x: Any) -> Any:
@@ -152,22 +145,15 @@ def held(x: Any) -> Any:
 
 def again(x: Tensor, key: Any, found: Decision, what: tuple[Tensor, ...], other: Any = None) -> Decision:
     """`found`, or the decision of before, if the same was asked and `what` has not changed (a write may go unseen).
-    (`other`, whose id is in the key, may be another tensor by now.)
+    (Those whose ids are in the key, `x` and `other`, may be other tensors by now.)
     """
-    known = _ASKED.of.get(id(x))
-    if known is None or known[0]() is not x:
-        place, of = id(x), _ASKED.of
-        known = of[place] = weakref.ref(x, lambda _: of.pop(place, None)), []
-    key = (x._version, key)
-    for asked, ref in known[1]:
-        before = ref() if asked == key else None
-        if before is None or not (before.other is None or before.other() is other):
-            continue
-        if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
-            return before
-    found.what, found.other = what, weakref.ref(other) if isinstance(other, Tensor) else None
-    known[1].append((key, weakref.ref(found)))
-    del known[1][:-_KEPT]
+    key = id(x), x._version, key
+    before = _ASKED.get(key)
+    alive = before is not None and all(ref() is of for ref, of in zip(before.of, (x, other)))
+    if before and alive and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):
+        return before
+    found.what, found.of = what, [weakref.ref(of) for of in (x, other) if isinstance(of, Tensor)]
+    _ASKED[key] = found
     return found
 
 
@@ -206,8 +192,8 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
 def _count_equal(region: Any, op: str, x: Tensor, at: Tensor, shape: torch.Size) -> None:
     """Decisions about equal numbers go together, as those of an image of which the channels are one."""
     if at.shape[0] > 1 and x.numel() > 1 and free_to_read(x):
-        numbers = take(x.expand(shape), at).unique()  # type: ignore[no-untyped-call]
-        many = at.shape[0] - numbers.shape[0] and at.unique().shape[0] - numbers.shape[0]  # type: ignore[no-untyped-call]
+        numbers, places = len(set(take(x.expand(shape), at).tolist())), at.shape[0]
+        many = places - numbers and len(set(at.tolist())) - numbers
         if many:
             region.approximate(op, many, "joint")
 

@@ -11,16 +11,13 @@ from torch import Tensor
 
 from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
 from ..._rules.table import ROWS
-from .. import definitions, rows
-from ..composed import COMPOSED
-from ..interface import Engine, Func
-from ..layouts import LAYOUTS
+from .. import definitions
+from ..interface import Engine, Func, tensors
 from ..outcomes.found import best_value, sorted_places
 from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
-from ..rules import NUMBERS, Rules, collected, lost_number
+from ..rules import NUMBERS, Rules, lost_number
 from . import questions
-from .calls import leaves
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
 from .every import differing, flip_by_flip, ragged
@@ -28,7 +25,7 @@ from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, move_one, reduce_sum
 from .orders import asks, best, chosen_again, compared, kth, order, unique
-from .passing import bincount, histogram, passed
+from .passing import histogram, passed
 from .writing import WRITES, setitem
 
 __all__ = ["ENGINE"]
@@ -65,19 +62,24 @@ extreme = either(
 )
 """`amax`, `amin`, `max()` and `min()`: continuous, but not of what was decided."""
 
-_DEFINED = definitions.rules(flip_by_flip, {"repeat_interleave": move_one, "bincount": bincount}, passing=False)
+
+def _alone(*args: Any, **kwargs: Any) -> bool:
+    return len(args) == 1 and not kwargs
+
+
+def _two(input: Tensor, dim: Any = None, *args: Any, other: Any = None, **kwargs: Any) -> bool:
+    """``max(a, b)``"""
+    return other is not None or isinstance(dim, Tensor)
+
 
 RULE_OF: dict[str, Rule] = {
-    **{name: chosen_again(rule) for name, rule in _DEFINED.items()},
+    **definitions.rules(flip_by_flip, {"repeat_interleave": move_one}, again=chosen_again),
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
-    "collections": collected,
-    **COMPOSED,
-    **LAYOUTS,
     "moves": move_one,
     **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
-    "Tensor.__getitem__": rows.reading(getitem),
+    "Tensor.__getitem__": getitem,
     "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),
     "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
     "torch.embedding": lookup("table", "index"),
@@ -85,10 +87,7 @@ RULE_OF: dict[str, Rule] = {
     "take": lookup("table", "index"),
     "one_hot": one_hot,
     **{op: asks(best, op) for op in ("argmax", "argmin")},
-    **{
-        op: either(lambda *args, **kwargs: len(args) == 1 and not kwargs, extreme, asks(best, "arg" + op))
-        for op in ("max", "min")
-    },
+    **{op: either(_alone, extreme, either(_two, elementwise, asks(best, "arg" + op))) for op in ("max", "min")},
     "sort": asks(order, "sort", ("dim", "descending")),
     "topk": asks(order, "topk", ("k", "dim", "largest", "sorted")),
     "kthvalue": asks(kth, "kthvalue", ("k", "dim")),
@@ -99,7 +98,7 @@ RULE_OF: dict[str, Rule] = {
     "histc": chosen_again(histogram),
     **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
     **dict.fromkeys(("writes", "masked_scatter", "nonzero", "argwhere"), flip_by_flip),
-    "Tensor.__setitem__": rows.assigning(setitem),
+    "Tensor.__setitem__": setitem,
     "Tensor.copy_": WRITES.copy,
     **{op: comparison(op, False, True) for op in ("gt", "ge")},
     **{op: comparison(op, True, False) for op in ("lt", "le")},
@@ -136,8 +135,22 @@ _IN_PLACE = {torch.Tensor.__setitem__}
 _IN_PLACE.update(func for row in ROWS if row.in_place for name in row.names.split() for func in in_place_forms(name))
 
 
+def _in_fewer_steps(rule: Rule) -> Any:
+    """`rule`, for plain operands: nobody has written to them."""
+
+    def quick(region: Any, func: Func, args: tuple[Any, ...]) -> Any:
+        for x in args:
+            pair = getattr(x, "_sll", None)
+            if pair is not None and pair[1] != x._version:
+                return NotImplemented
+        return rule(region, func, args, {})
+
+    return quick
+
+
 class _Flips(Engine):
     again = True
+    quick_on = {func: _in_fewer_steps(rule) for func, rule in RULES.plain.items()}
     always = RULES.always
     rules: dict[Any, Any] = RULES.of
     compiles = False
@@ -145,7 +158,7 @@ class _Flips(Engine):
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule, loose = RULES.of.get(func), []
         if region.selecting() and func not in _IN_PLACE:
-            loose = [x for x in leaves(args, kwargs) if self.selected(x)]
+            loose = [x for x in tensors(args, kwargs) if self.selected(x)]
         if rule is None and func in ASKS:
             if func in COUNTS and loose:
                 why = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."

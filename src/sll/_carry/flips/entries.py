@@ -35,12 +35,12 @@ K = TypeVar("K", bound=Carried)
 class Decision:
     """The flips of one call: a weight for each, whose gradient is the slope. The rest is for `again`."""
 
-    __slots__ = ("__weakref__", "distance", "other", "weight", "what")
+    __slots__ = ("__weakref__", "distance", "of", "weight", "what")
 
     def __init__(self, weight: Tensor, distance: Tensor | None = None) -> None:
         self.weight = weight
         self.distance = distance if distance is not None and distance.numel() == 1 else None
-        self.other: weakref.ref[Tensor] | None = None
+        self.of: list[weakref.ref[Tensor]] = []
         self.what: tuple[Tensor, ...] = ()
 
 

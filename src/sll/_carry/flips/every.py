@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..._ops.env import unwrapped
 from ..._rules.index import REMEDIES, op_name
-from ..interface import Carried, Func
+from ..interface import Carried, Func, tensors
 from ..writes import called, same, writes_unsaid
-from .calls import carriers, leaves, once_more, replaced
+from .calls import carriers, once_more, replaced
 from .entries import Decision, Flips, Numbers, carry, flips_of, held_by, mark, opened
 from .primitives import take
 
@@ -40,63 +40,50 @@ def ragged(x: Any) -> Ragged | None:
 def flip_by_flip(
     region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool | None = None
 ) -> Any:
-    """Any function: it runs again in each flip. `writes`: whether it may write to its operands without saying so."""
+    """Any function: it runs again in each flip. `writes`: whether it may write to its operands without saying so. Flips
+    of floats alone go on if they are few and `torch.vmap` can run it, or else they meet in it.
+    """
+    if all(getattr(x, "_sll", None) is None for x in tensors(args, kwargs)):
+        return func(*args, **kwargs)
     name, writes = op_name(func), writes_unsaid(func) if writes is None else writes
-    operands = [x for x, _ in carriers(args, kwargs)]
-    loose = [x for x in leaves(args, kwargs) if ragged(x) is not None]
-    floats = [x for x in operands if x.is_floating_point()]
-    if not loose and len(floats) == len(operands):
-        if writes or not operands:
-            return _watched(region, func, args, kwargs, floats)
-        return _of_floats(region, func, args, kwargs)
+    rows = _Rows(func, args, kwargs, writes)
+    floats = [x for x in rows.operands if x.is_floating_point()]
+    of_floats = not rows.loose and len(floats) == len(rows.operands)
+    if of_floats and (writes or not rows.size):
+        return _watched(region, func, args, kwargs, floats)
 
     def lost(why: str) -> None:
-        region.lose(name, [*operands, *loose], REMEDIES.get(name, why))
+        region.lose(name, [*rows.operands, *rows.selected], REMEDIES.get(name, why))
 
-    declared = name[-1:] == "_" and name[-2:] != "__"
-    rows = _Rows(func, args, kwargs, writes)
-    results = None if declared else rows.results()
-    if results is None:
+    in_place = name[-1:] == "_" and name[-2:] != "__" or kwargs.get("inplace") or kwargs.get("out") is not None
+    results = None if in_place else rows.results(of_floats)
+    if results is None and of_floats:
+        region.approximate(name, rows.size, "flips")
+    elif results is None:
         lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
+    if results is None:
         return func(*args, **kwargs)
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")
     out = _watched(region, func, args, kwargs, floats) if writes else once_more(func, args, kwargs)
-    parts = leaves(out)
+    parts = tensors(out)
     carried: dict[int, Tensor] = {}
-    for x, values in zip((*parts, *operands), results):  # (operands may have been written to)
+    for x, values in zip((*parts, *rows.operands), results):  # (operands may have been written to)
         if isinstance(values, list):
             region.select()
             mark(region, x, Ragged(dict(zip(rows.flips(), values))))
         elif id(x) not in carried and all(x is not y for y in floats):
-            carried[id(x)] = carry(region, x, *_entries(region, name, x, values, rows, bool(loose)))
-    if not parts:
+            carried[id(x)] = carry(region, x, *_entries(region, name, x, values, rows))
+    if not parts and not of_floats:
         lost("its result is no tensor.")
     return replaced(out, lambda x: carried.get(id(x), x))
 
 
-def _of_floats(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A function of floats: their flips go on if they are few and `torch.vmap` can run it, or else they meet in it."""
-    name, rows = op_name(func), _Rows(func, args, kwargs, False)
-    if not rows.size:
-        return func(*args, **kwargs)
-    fixed = kwargs.get("inplace") or kwargs.get("out") is not None or name[-1:] == "_"
-    many = rows.size * rows.largest() > MAX_OF_FLOATS or torch._C._are_functorch_transforms_active()
-    found = None if fixed or many else rows.together()
-    if found is None:
-        region.approximate(name, rows.size, "flips")
-        return func(*args, **kwargs)
-    out = once_more(func, args, kwargs)
-    parts = leaves(out)
-    carried = {id(x): carry(region, x, *_entries(region, name, x, v, rows, False)) for x, v in zip(parts, found)}
-    return replaced(out, lambda x: carried.get(id(x), x))
-
-
-def _entries(region: Any, name: str, part: Tensor, values: Tensor, rows: _Rows, reduced: bool) -> Any:
+def _entries(region: Any, name: str, part: Tensor, values: Tensor, rows: _Rows) -> Any:
     """The entries of a result, of which all flips are known. What a selection is reduced to has no infinite ones."""
     hard = part.detach().reshape(1, -1)
     other = (values != hard) & ~((values != values) & (hard != hard))
-    if reduced and part.is_floating_point():
+    if rows.loose and part.is_floating_point():
         infinite = other & ~values.isfinite() & hard.isfinite()
         region.count_infinite(name, int(infinite.sum()))
         other = other & ~infinite
@@ -122,7 +109,8 @@ class _Rows:
         self.func, self.args, self.kwargs, self.writes = func, args, kwargs, writes
         self.found = carriers(args, kwargs)
         self.operands = [x for x, _ in self.found]
-        self.loose = {id(x): r for x in leaves(args, kwargs) if (r := ragged(x)) is not None}
+        self.selected = [x for x in tensors(args, kwargs) if ragged(x) is not None]
+        self.loose = {id(x): r for x in self.selected if (r := ragged(x)) is not None}
         known = [key for r in self.loose.values() for key in r.of]
         layouts = [flips.layout for _, flips in self.found]
         self.all = Numbers([*(b.decision for of in layouts for b in of.blocks), *(decision for decision, _ in known)])
@@ -138,25 +126,24 @@ class _Rows:
         flips = self.all.layout(self.number, self.number)
         return [(block.decision, flip) for block in flips.blocks for flip in block.flips().tolist()]
 
-    def results(self) -> list[Any] | None:
+    def results(self, of_floats: bool) -> list[Any] | None:
         """Each result in all flips, (flips, elements), or a list where the shapes differ; None if there are too many,
-        or of sparse results.
-        If the function writes, then the operands that carry flips after it, too.
+        or of sparse results. If the function writes, then the operands that carry flips after it, too. `of_floats`:
+        only if that is quick.
         """
-        if self.size * self.largest() > MAX_ELEMENTS:
+        largest = max(x.numel() for x in tensors(self.args, self.kwargs))
+        if self.size * largest > (MAX_OF_FLOATS if of_floats else MAX_ELEMENTS):
             return None
-        changed = self.changed()
+        if of_floats and torch._C._are_functorch_transforms_active():
+            return None
         with torch.no_grad():
             if not self.size:
                 return [part.reshape(1, -1)[:0] for part in self.call([x.detach().clone() for x in self.operands], {})]
+            changed = self.changed()
             together = None if self.loose else self.all_at_once(changed)
             if together is not None:
                 return [x.reshape(self.size, -1) for x in together]
-            return None if self.size > MAX_CALLS else self.one_by_one(changed)
-
-    def largest(self) -> int:
-        """Elements of the largest operand."""
-        return max(x.numel() for x in leaves(self.args, self.kwargs))
+            return None if of_floats or self.size > MAX_CALLS else self.one_by_one(changed)
 
     def changed(self) -> list[Tensor]:
         """The operands in all flips, one after the other."""
@@ -167,23 +154,17 @@ class _Rows:
             found.append(rows.index_put(at, flips.values.to(x.dtype)).reshape(self.size, *x.shape))
         return found
 
-    def together(self) -> list[Tensor] | None:
-        """Each result in all flips, (flips, elements), if it can be computed for all at once."""
-        with torch.no_grad():
-            found = self.all_at_once(self.changed())
-        return None if found is None else [x.reshape(self.size, -1) for x in found]
-
     def call(self, given: Any, also: dict[int, Tensor]) -> tuple[Tensor, ...]:
         """With these in the place of the operands that carry flips, and others."""
         by = {id(x): row for x, row in zip(self.operands, given)} | also
         as_it_is: Callable[[Tensor], Tensor] = lambda x: x.detach().clone() if self.writes else x.detach()
         put: Callable[[Tensor], Tensor] = lambda x: by[id(x)] if id(x) in by else as_it_is(x)
-        parts = tuple(leaves(once_more(self.func, self.args, self.kwargs, put)))
+        parts = tuple(tensors(once_more(self.func, self.args, self.kwargs, put)))
         return (*parts, *given) if self.writes else parts
 
     def all_at_once(self, changed: list[Tensor]) -> tuple[Tensor, ...] | None:
         """By `torch.vmap`, if it can, and nothing was written to."""
-        others = leaves(self.args, self.kwargs) if self.writes else []
+        others = tensors(self.args, self.kwargs) if self.writes else []
         others = [x for x in others if all(x is not y for y in self.operands)]
         copies = {id(x): x.detach().clone() for x in others}
         given = [x.clone() for x in changed] if self.writes else changed

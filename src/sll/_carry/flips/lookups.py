@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..._rules.index import op_name
-from ..interface import Func
-from .calls import carriers, leaves
+from ..interface import Func, tensors
+from .calls import carriers
 from .entries import batched, carry, flips_of
 from .every import MAX_ELEMENTS, flip_by_flip
 from .mapped import mapped
@@ -29,7 +29,7 @@ def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         out = flip_by_flip(region, func, args, kwargs)
     else:
         return move(region, func, args, kwargs)
-    if any(x.dim() or x.dtype == torch.bool for x in leaves(index)):
+    if any(x.dim() or x.dtype == torch.bool for x in tensors(index)):
         return out
     return region.call(torch.clone, out)  # (at numbers it is a view, of another place in each flip)
 

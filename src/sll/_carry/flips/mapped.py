@@ -130,8 +130,8 @@ def with_block(region: Any, op: str, hard: Tensor, before: Entries, block: Block
     if block is None:
         return carry(region, hard, *before)
     if before[0].size and block.at.shape[0] and not batched(block.at):
-        there = torch.zeros(hard.numel(), device=hard.device).index_fill(0, before[0].at, 1.0)  # (`isin` would sort)
-        both = int(there.take(block.at).count_nonzero())
+        there = torch.zeros(hard.numel(), dtype=torch.bool, device=hard.device)  # (`isin` would sort)
+        both = int(there.index_fill_(0, before[0].at, True).index_select(0, block.at).count_nonzero())
         if both:  # (what they do together is not known)
             region.approximate(op, both, "joint")
     return carry(region, hard, before[0].plus(block), torch.cat([before[1], values]))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..._rules.index import BOUNDS, names_of, op_name, spellings
-from ..interface import Func
+from ..interface import Func, tensors
 from ..outcomes.found import sorted_places
-from .calls import carriers, leaves, once_more, plain_of, replaced
+from .calls import carriers, once_more, plain_of, replaced
 from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
 from .every import flip_by_flip
 from .primitives import take
@@ -25,7 +25,7 @@ _FIRST = 2**40
 
 def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function whose result has elements of its operands (and constants) only: where numbers go, entries go."""
-    alone = len(args) > 0 and isinstance(args[0], Tensor) and not leaves(args[1:], kwargs)
+    alone = len(args) > 0 and isinstance(args[0], Tensor) and not tensors(args[1:], kwargs)
     found = carriers(args[0] if alone else (args, kwargs))
     out = func(*args, **kwargs)
     if not found:
@@ -37,7 +37,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
         return once_more(region.call, (func, *args), kwargs, as_float)
 
     def once(by: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        return leaves(func(by(args[0]), *args[1:], **kwargs) if alone else once_more(func, args, kwargs, by))
+        return tensors(func(by(args[0]), *args[1:], **kwargs) if alone else once_more(func, args, kwargs, by))
 
     starts = _starts(args[:1], kwargs.get("tensors"), [x for x, _ in found])
     numbers: list[Tensor] = []
@@ -51,7 +51,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
                 numbers[:] = [t.long() for t in once(lambda x: x if id(x) not in starts else exact(x))]
         return numbers[i].long() - start
 
-    parts = leaves(out)
+    parts = tensors(out)
     floats = any(part.is_floating_point() for part in parts)
     for i, (part, plain) in enumerate(zip(parts, once(plain_of) if floats else parts)):
         entries, key = [], (func, i, args[0].shape, repr((args[1:], kwargs))) if alone else None
@@ -68,7 +68,7 @@ def _of_sorted(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     """Moved values of a sort are values of a sort. (What is filled in has no place.)"""
     known = sorted_places(args[0]) if args and func not in _FILLS else None
     if known is not None and out is not args[0]:
-        for part, places in zip(leaves(out), leaves(func(known.places(), *args[1:], **kwargs))):
+        for part, places in zip(tensors(out), tensors(func(known.places(), *args[1:], **kwargs))):
             mark(region, part, known.moved(functools.partial(torch.Tensor.view_as, places, places)))
     return out
 
@@ -89,7 +89,7 @@ def move_one(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 def _starts(*args: Any) -> dict[int, int]:
     """The number of the first element of each tensor."""
     starts, end = {}, _FIRST
-    for x in leaves(*args):
+    for x in tensors(*args):
         if id(x) not in starts:
             starts[id(x)] = end
             end += x.numel()

@@ -19,13 +19,12 @@ from ..._ops.order import capped_simplex
 from ..._ops.samples import around, at_each, lead, leads, pairs
 from ..._rules.index import op_name
 from ..._rules.widths import in_units, watch_of
-from ..interface import Func
+from ..interface import Func, tensors
 from ..outcomes.found import mark, middle, place_in_rows, sorted_places
-from .calls import leaves, plain_of, replaced
+from .calls import plain_of, replaced
 from .deciding import again, decision, held
 from .entries import Block, Layout, batched, carry, flips_of, opened
 from .every import flip_by_flip
-from .mapped import elementwise
 from .moving import beside
 
 __all__ = ["Order", "asks", "best", "chosen_again", "compared", "kth", "order", "unique"]
@@ -209,25 +208,22 @@ def asks(answer: Answer, op: str, names: tuple[str, ...] = ("dim",)) -> Any:
 
     def rule(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x, named = args[0], dict(zip(names, args[1:]), **kwargs)
-        if isinstance(named.get("dim"), Tensor) or "other" in named:  # ``max(a, b)``
-            return elementwise(region, func, args, kwargs)
         if not tracked(x) or x.numel() < 2:
             return flip_by_flip(region, func, args, kwargs)
-        out, flips = func(*args, **kwargs), flips_of(x)
+        out = func(*args, **kwargs)
         _remember(region, func, op, x, out, named)
-        own = x if flips is None or flips.plain is None else flips.plain
-        if region.linearizes(op) and x.dim() and tracked(own):
-            answer(region, op, own, out, named)
-        return out if flips is None else _merged(region, out, flip_by_flip(region, func, args, kwargs))
+        if region.linearizes(op) and x.dim():
+            answer(region, op, x, out, named)
+        return out
 
-    return rule
+    return chosen_again(rule)
 
 
 def chosen_again(rule: Any) -> Any:
     """Of floats that were decided: `rule` sees them as they are, and the function runs again in each of their flips."""
 
     def again(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if all(plain_of(x) is x for x in leaves(args, kwargs)):
+        if all(plain_of(x) is x for x in tensors(args, kwargs)):
             return rule(region, func, args, kwargs)
         decided = flip_by_flip(region, func, args, kwargs)
         return _merged(region, rule(region, func, replaced(args, plain_of), replaced(kwargs, plain_of)), decided)
@@ -237,7 +233,7 @@ def chosen_again(rule: Any) -> Any:
 
 def _merged(region: Any, out: Any, decided: Any) -> Any:
     """`out` has the flips of a choice, and `decided` those of what it chose from, in which it chose again."""
-    for part, other in zip(leaves(out), leaves(decided)):
+    for part, other in zip(tensors(out), tensors(decided)):
         given = [(flips.layout, flips.values) for flips in (flips_of(part), flips_of(other)) if flips is not None]
         if len(given) == 2:
             carry(region, other, *beside(other, *given))

@@ -67,26 +67,10 @@ def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     flat, bins = x.reshape(-1).to(edges.dtype), edges.numel() - 1
     index = passed(region, torch.bucketize, (flat, edges), {"right": True}, "histc")
     index = region.call(torch.where, flat.detach() == edges[-1], bins, index)
-    own = count_each(region, index, torch.arange(1, bins + 1, device=x.device))
+    here = region.call(torch.eq, region.call(torch.unsqueeze, index, -1), torch.arange(1, bins + 1, device=x.device))
+    own = region.call(torch.sum, here, 0)
     counts = flips_of(own)
     if counts is None:
         return hard
     change = counts.values - take(own, counts.layout.at)  # (`histc` may round an element into another bin)
     return carry(region, hard.detach(), counts.layout, take(hard, counts.layout.at) + change.to(hard.dtype))
-
-
-def count_each(region: Any, index: Tensor, bins: Tensor, weights: Tensor | None = None) -> Tensor:
-    """How many (or how much of the `weights`) each of the bins has."""
-    here = region.call(torch.eq, region.call(torch.unsqueeze, index, -1), bins)
-    here = here if weights is None else region.call(torch.mul, here, weights.unsqueeze(-1))
-    return region.call(torch.sum, here, 0)  # type: ignore[no-any-return]
-
-
-def bincount(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("weights", "minlength"), args[1:]), **kwargs)
-    x, out = args[0], func(*args, **kwargs)
-    found = flips_of(x)
-    if found is None or found.layout.size * out.numel() > 2**22:
-        return out if found is None else flip_by_flip(region, func, args, kwargs)
-    total = flips_of(count_each(region, x, torch.arange(out.numel(), device=x.device), named.get("weights")))
-    return out if total is None else carry(region, out, total.layout, total.values.to(out.dtype))

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import tracked
 from ..interface import Func
 from ..writes import Writes, into_base
 from .calls import carriers, plain_of
-from .entries import Flips, carry, flips_of, mark
-from .every import Ragged, flip_by_flip, ragged
+from .entries import carry, flips_of, mark
+from .every import flip_by_flip, ragged
 from .moving import move
 
 __all__ = ["WRITES", "setitem"]
@@ -27,32 +26,25 @@ def kept(region: Any, target: Tensor) -> Tensor:
     return copied if loose is None else mark(region, copied, loose)
 
 
-def _hand_over(region: Any, target: Tensor, found: Flips | Ragged | None) -> None:
+def _carry_same(region: Any, target: Tensor, result: Tensor) -> None:
+    found = flips_of(result) or ragged(result)
     if found is not None:
         mark(region, target, found)
-
-
-def _carry_same(region: Any, target: Tensor, result: Tensor) -> None:
-    _hand_over(region, target, flips_of(result) or ragged(result))
 
 
 def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | None:
     base = view._base
     if base is None or not (flips_of(base) or flips_of(result)):
         return None
-    whole = _written_through(region, base, view, result)
-    return lambda: _hand_over(region, base, None if whole is None else flips_of(whole))
-
-
-def _written_through(region: Any, base: Tensor, view: Tensor, result: Tensor) -> Tensor | None:
     put = into_base(region, base, view, result)
     if put is None:
         return None
     new = region.call(torch.Tensor.expand, result, view.shape)
-    return move(region, put, ([kept(region, base), new],), {})  # type: ignore[no-any-return]
+    whole = move(region, put, ([kept(region, base), new],), {})
+    return lambda: _carry_same(region, base, whole)
 
 
-WRITES = Writes(lambda x: getattr(x, "_sll", None) is not None, tracked, kept, _carry_same, _through)
+WRITES = Writes(lambda x: getattr(x, "_sll", None) is not None, kept, _carry_same, _through)
 
 
 def _assigned(parts: list[Tensor], index: Any) -> Tensor:

@@ -2,6 +2,5 @@
 
 from .engine import ENGINE
 from .registry import RULES
-from .writes_seen import settle_hooked
 
-__all__ = ["ENGINE", "RULES", "settle_hooked"]
+__all__ = ["ENGINE", "RULES"]

@@ -10,7 +10,7 @@ counted is in its band, and it keeps the hard value when none is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,12 +37,12 @@ from .carriers import (
     discrete_carrier,
     outcomes,
 )
-from .decisions import Decision, decided_at, decided_by, offset_at, version_of
+from .decisions import Decision, decided_at, decided_by, offset_at
 from .expectations import OF_WEIGHTED, by_ones, expect
+from .later import kept, version_of
 from .mixtures import join_values, per_value
 from .trees import both_constants, both_sides, cofactor, decisions, join, original
 from .whole import COMPARES, SIGNS, whole_of
-from .writes_seen import Kept
 
 # --- fewer decisions ---------------------------------------------------------------------------------------------
 
@@ -169,10 +169,7 @@ def chain(
     """Let the result `out` of an ordinary elementwise op promise its outcomes."""
 
     def compute() -> Outcomes | Choice | None:
-        operands = kept()
-        if operands is None:
-            return None
-        args, kwargs = tuple(operands[:n]), dict(zip(names, operands[n:]))
+        operands = (*args, *kwargs.values())
         if any(choice(x) is not None for x in operands):
             main, values = per_value(region, func, args, kwargs)
             return None if carrier(values) is not None else main.of(values)
@@ -180,11 +177,9 @@ def chain(
             return None
         return both_sides(region, func, args, kwargs)
 
-    operands = (*args, *kwargs.values())
-    n, names = len(args), tuple(kwargs)
-    kept = as_they_are(region, func.__name__, operands)
+    args, kwargs = tuple(map(kept, args)), {name: kept(x) for name, x in kwargs.items()}
     length = 1
-    for x in operands:
+    for x in (*args, *kwargs.values()):
         pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
         if pair is not None and isinstance(pair[0], Chain):
             length = max(length, pair[0].length + 1)
@@ -192,27 +187,6 @@ def chain(
     if length >= 32:  # bounds recursion, and the memory held by operands
         promise.resolve()
     return attach(region, out, promise)
-
-
-def as_they_are(region: Region, name: str, operands: tuple[Any, ...]) -> Callable[[], Any]:
-    """The operands of the function `name` for a promise, whatever is written to them meanwhile; None if nobody saw the
-    write.
-    """
-    kept, carried = Kept(*operands), [(x, carrier(x)) for x in operands]
-
-    def asked() -> Any:
-        found = kept.found()
-        if found is None:
-            region.lose(name, [attach(region, x.detach(), of) for x, of in carried if of is not None], _STALE)
-        return found
-
-    return asked
-
-
-_STALE = (
-    "an operand was modified in place before a decision on the result, where the region could not see it (a transform "
-    "of torch.func, set_, a custom op, another thread). Write y = y + 1, not y += 1."
-)
 
 
 # --- expectations ------------------------------------------------------------------------------------------------

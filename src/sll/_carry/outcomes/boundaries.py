@@ -12,8 +12,8 @@ from torch import Tensor
 from ..._ops.dtypes import wide
 from ..._ops.ramp import Jump
 from ..._rules.widths import Width, half_width
-from .carriers import asked
-from .decisions import Decision, Site, offset_at, version_of
+from .decisions import Decision, Site, offset_at
+from .later import asked, version_of
 
 Eps: TypeAlias = float | Width
 

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..._ops.ramp import Jump
 from ..interface import Carried, Region
-from .decisions import Decision, shows, unchanged, version_of
-from .writes_seen import Kept, Later
+from .decisions import Decision, shows
+from .later import Later, kept, unchanged, version_of
 
 __all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
 
@@ -46,20 +46,10 @@ class Outcomes(_Carrier):
         self.decision = decision
         self.polarity = polarity
         self.jump = jump
-        known = known_constant(below) is not None and known_constant(above) is not None
-        self._sides: Any = (lambda: (below, above)) if known else Kept(below, above)
+        self.below: Tensor = kept(below)
+        self.above: Tensor = kept(above)
         self.depends: list[Decision] | None = None
         """The different decisions of the tree, once asked for."""
-
-    @property
-    def below(self) -> Tensor:
-        side: Tensor = self._sides()[0]
-        return side
-
-    @property
-    def above(self) -> Tensor:
-        side: Tensor = self._sides()[1]
-        return side
 
 
 class Expectation(_Carrier):
@@ -156,7 +146,7 @@ class Chain(_Carrier):
     def __init__(
         self,
         compute: Callable[[], Outcomes | Choice | None],
-        length: int,
+        length: int = 0,
         step: tuple[Decision, Jump] | None = None,
     ) -> None:
         self.step = step
@@ -187,7 +177,7 @@ class Blend(Carried):
         self.support = support
         """Counts that are 0 where it is 0, and nowhere else: of ``2 * n`` it is `n`, which changes by ones."""
         known = {id(x): x for blend in blends for x in blend.of}
-        known |= {id(x): x for x in operands if blend_of(x) is None}
+        known |= {id(x): x for x in operands if held(x, Blend) is None}
         self.of = list(known.values())[-64:]  # (a loop is not to keep all its steps)
 
     def open(self, undecided: Callable[[Tensor], int]) -> int:
@@ -195,44 +185,41 @@ class Blend(Carried):
         return sum(map(undecided, self.of))
 
 
-def blend_of(x: Any) -> Blend | None:
-    pair = getattr(x, "_sll", None)
-    return pair[0] if pair is not None and type(pair[0]) is Blend and unchanged(x, pair[1]) else None
+K = TypeVar("K", bound=Carried)
 
 
-def carrier(x: Any) -> Carrier | None:
-    """What `x` carries, or None. A write that the region did not see makes a carrier stale, and it is ignored."""
+def held(x: Any, kind: type[K]) -> K | None:
+    """What `x` carries, if it is of this kind; promises are not kept. A write that the region did not see makes it
+    stale, and it is ignored.
+    """
     pair = getattr(x, "_sll", None)
     if pair is None or not isinstance(x, Tensor):
         return None
     found, version = pair
-    if not isinstance(found, _Carrier):
+    if not isinstance(found, kind) or version != x._version or found.within is not None and found.over():
         return None
-    if version != x._version or found.within is not None and found.over():
-        return None
-    if type(found) is Chain and not x.is_floating_point():
-        return found.resolve()
-    return found  # type: ignore[return-value]
+    return found
+
+
+def carrier(x: Any) -> Carrier | None:
+    """What `x` carries, or None. (Of a float, it may be a promise.)"""
+    found: Any = held(x, _Carrier)
+    return found.resolve() if type(found) is Chain and not x.is_floating_point() else found
 
 
 def discrete_carrier(x: Any) -> bool:
     """Whether `x` is a bool or integer tensor that carries a linearization."""
-    return isinstance(x, Tensor) and carrier(x) is not None and not x.is_floating_point()
+    return held(x, _Carrier) is not None and not x.is_floating_point()
 
 
 def selection(x: Any) -> Selection | None:
-    """(Without keeping promises.)"""
-    pair = getattr(x, "_sll", None)
-    found = carrier(x) if pair is not None and isinstance(pair[0], Selection) else None
-    return found if isinstance(found, Selection) else None
+    return held(x, Selection)
 
 
 def resolved(x: Any) -> Outcomes | Choice | Expectation | Selection | None:
     """What `x` carries, promises kept."""
-    if getattr(x, "_sll", None) is None:
-        return None
-    found = carrier(x)
-    return found.resolve() if isinstance(found, Chain) else found
+    found: Any = held(x, _Carrier)
+    return found.resolve() if type(found) is Chain else found
 
 
 def outcomes(x: Any) -> Outcomes | None:
@@ -261,7 +248,7 @@ def attach(region: Region, x: Tensor, found: Carried | None) -> Tensor:
     return x
 
 
-# --- outcomes that are the same everywhere, tensors that stand for others, steps --------------------------------
+# --- outcomes that are the same everywhere, steps ------------------------------------------------------------------
 
 
 def constant(value: Any, like: Tensor) -> Tensor:
@@ -279,23 +266,11 @@ def outcome(value: Any, like: Tensor) -> Tensor:
 
 
 def promise(
-    decision: Decision, below: Any, above: Any, value: Tensor, length: int, step: tuple[Decision, Jump] | None = None
+    decision: Decision, below: Any, above: Any, value: Tensor, step: tuple[Decision, Jump] | None = None
 ) -> Chain:
     """The outcomes of a step whose `value` is known, for whoever asks."""
     like = value.new_empty((0,) * value.dim())  # does not hold on to it
-    return Chain(lambda: Outcomes(decision, outcome(below, like), outcome(above, like)), length, step)
-
-
-def stands_for(x: Tensor, origin: Tensor) -> Tensor:
-    """`x`, which has the numbers of `origin`: the same question about either is the same decision."""
-    x._sll_origin = asked(origin)  # type: ignore[attr-defined]
-    return x
-
-
-def asked(x: Any) -> tuple[Any, int]:
-    """Of whom a question about `x` is asked, and what it had seen of writes."""
-    origin: tuple[Any, int] | None = getattr(x, "_sll_origin", None)
-    return (x, version_of(x)) if origin is None else origin
+    return Chain(lambda: Outcomes(decision, outcome(below, like), outcome(above, like)), step=step)
 
 
 def is_constant(outcome: Tensor) -> bool:
@@ -311,10 +286,7 @@ def bool_outcomes(decision: Decision, hard: Tensor, polarity: int = 1, jump: Jum
 
 def step_of(x: Any) -> tuple[Decision, Jump] | None:
     """Which step at the site of which decision `x` is known to be."""
-    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    if pair is None or not unchanged(x, pair[1]):
-        return None
-    found = pair[0]
+    found = held(x, _Carrier)
     if isinstance(found, Outcomes) and found.jump is not None and found.decision.site is not None:
         return found.decision, found.jump
     return found.step if isinstance(found, Chain) else None

@@ -15,37 +15,38 @@ from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
 from ..._ops.order import capped_simplex, traced
 from ..._ops.samples import lead, leads
+from ..._ops.surrogates import alias
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Func, Region, Rule
-from .carriers import Choice, attach, discrete_carrier
-from .decisions import unchanged, version_of
+from ..interface import Region, Rule
+from ..rules import Call, spelled
+from .carriers import Chain, Choice, attach, discrete_carrier
 from .elementwise import elementwise
 from .found import best_value, mark
+from .later import as_now, version_of
 from .trees import original
-from .writes_seen import Later
 
 
 def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]], Rule]:
     """The rule of the functions with this op, which choose positions along one dimension of their first operand.
 
-    The decorated function is called as ``rule(region, func, args, kwargs, x)`` when `x` is a float that autograd
-    follows; otherwise the original runs. A discrete operand that carries something is lost, unless `of_integers` knows
-    what becomes of it.
+    The decorated function is called as ``rule(region, call, …)``, see `spelled`, when its first operand is a float that
+    autograd follows; otherwise the original runs. A discrete operand that carries something is lost, unless
+    `of_integers` knows what becomes of it.
     """
 
     def decorate(rule: Callable[..., Any]) -> Rule:
+        @spelled
         @functools.wraps(rule)
-        def handler(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            x: Any = args[0] if args else kwargs.get("input")
-            if discrete_carrier(x):
-                found = None if of_integers is None else of_integers(region, func, args, kwargs, x)
+        def handler(region: Region, call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if discrete_carrier(input):
+                found = None if of_integers is None else of_integers(region, call, input, *args, **kwargs)
                 if found is not None:
                     return found
-                region.lose(op_name(func), [x], _DISCRETE)
-            if not tracked(x) or not region.linearizes(op):
-                return func(*args, **kwargs)
-            return rule(region, func, args, kwargs, x)
+                region.lose(op_name(call.func), [input], _DISCRETE)
+            if not tracked(input) or not region.linearizes(op):
+                return call()
+            return rule(region, call, input, *args, **kwargs)
 
         return handler
 
@@ -55,50 +56,22 @@ def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]
 _DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
 
 
-class _LaterChoice(Choice):
-    """A choice that is worked out when somebody asks: most indices are never asked for."""
-
-    def __init__(self, key: tuple[Any, ...], make: Callable[[], Choice]) -> None:
-        self.key = key
-        self._later = Later(make)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("values", "weights", "ties"):
-            raise AttributeError(name)
-        return getattr(self._later(), name)
-
-    @property
-    def order(self) -> Any:
-        return self._later().order
-
-
-def chosen(
-    region: Region, op: str, key: tuple[Any, ...], x: Tensor, hard: Tensor, weigh: Callable[[], Choice], dim: int = 0
-) -> Choice:
-    """What the positions `hard`, chosen in `x`, carry: what `weigh` works out."""
+def chosen(x: Tensor, hard: Tensor, weigh: Callable[[Tensor, Tensor], Choice]) -> Choice | Chain:
+    """What the positions `hard`, chosen in `x`, carry: what ``weigh(x, hard)`` works out when somebody asks. (Most
+    indices are never asked for.)
+    """
     if traced(x):
-        return weigh()
-    version = version_of(x)
+        return weigh(x, hard)
+    now = as_now(x), alias(hard)
 
     def make() -> Choice:
-        if unchanged(x, version):
-            with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
-                return weigh()
-        region.lose(op, [], _STALE, undecided=lambda: True)
-        ones = torch.ones((*hard.shape, 1), device=hard.device)
-        return Choice(key, hard.unsqueeze(-1), ones, ones < 1)
+        with torch.enable_grad(), torch._C.DisableTorchFunction():  # outside the rules, whoever asks
+            return weigh(*now)
 
-    found = _LaterChoice(key, make)
-    found.dim = dim
-    return found
+    return Chain(make)
 
 
-_STALE = (
-    "its input was modified in place before the index was used. Use the index first, or write y = y + 1, not y += 1."
-)
-
-
-def _with_indices(region: Region, func: Func, out: Any, found: Choice) -> Any:
+def _with_indices(region: Region, out: Any, found: Choice | Chain) -> Any:
     """`out`, a ``torch.return_types``, with what its indices carry."""
     attach(region, out.indices, found)
     return out
@@ -127,7 +100,7 @@ def _limit(z: Tensor) -> int:
 # --- one position ------------------------------------------------------------------------------------------------
 
 
-def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: bool, op: str) -> Choice | None:
+def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: bool, op: str) -> Choice | Chain | None:
     """`hard` is the position of the largest (op "argmax") or smallest entry: sparsemax weights."""
     n = x.numel() if dim is None or x.dim() == 0 else x.shape[dim]
     if n < 2:
@@ -135,7 +108,7 @@ def _best(region: Region, x: Tensor, hard: Tensor, dim: int | None, keepdim: boo
     eps = region.eps_for(op)
     key = ("choice", op, x, version_of(x), None if dim is None else dim % x.dim(), eps, keepdim)
     largest = op == "argmax"
-    return chosen(region, op, key, x, hard, lambda: _weigh_best(key, x, hard, dim, largest, eps))
+    return chosen(x, hard, lambda x, hard: _weigh_best(key, x, hard, dim, largest, eps))
 
 
 CONTENDERS = 32
@@ -179,10 +152,9 @@ def _weigh_best(
 
 def _position(op: str) -> Rule:
     @chooses(op)
-    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-        named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-        hard = original(func, *args, **kwargs)
-        return attach(region, hard, _best(region, x, hard, named.get("dim"), bool(named.get("keepdim")), op))
+    def rule(region: Region, call: Call, input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+        hard = original(call)
+        return attach(region, hard, _best(region, input, hard, dim, keepdim, op))
 
     return rule
 
@@ -190,11 +162,11 @@ def _position(op: str) -> Rule:
 argmax, argmin = _position("argmax"), _position("argmin")
 
 
-def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def extremum(region: Region, call: Call, x: Tensor, dim: Any = None, keepdim: bool = False, **other: Any) -> Any:
     """``torch.max(a, b)`` is `maximum`; ``max(a, dim)`` has values and indices; ``max(a)`` is continuous."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, dim = named["input"], named.get("dim")
-    if isinstance(dim, Tensor) or "other" in named:
+    func, args, kwargs = call.func, call.args, call.keywords
+    if isinstance(dim, Tensor) or other:
         return elementwise(region, func, args, kwargs)
     if discrete_carrier(x) and dim is None:
         return region.call(torch.amax if op_name(func) == "max" else torch.amin, x)
@@ -206,6 +178,6 @@ def extremum(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     if dim is None:
         return best_value(region, func, args, kwargs)
     out = func(*args, **kwargs)
-    found = _best(region, x, out.indices, dim, bool(named.get("keepdim")), op)
-    out = out if found is None else _with_indices(region, func, out, found)
+    found = _best(region, x, out.indices, dim, keepdim, op)
+    out = out if found is None else _with_indices(region, out, found)
     return mark(region, out, x, dim, op == "argmax", 0)

@@ -14,21 +14,15 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import band_offset, closed
-from ..._ops.bits import pick, suits
 from ..._ops.dtypes import wide
-from ..._ops.ramp import Jump, ramp
+from ..._ops.fused import pick
+from ..._ops.ramp import Jump, ramp, suits
 from ..._ops.samples import sample
+from ..._ops.surrogates import alias
 from ..._rules.widths import Watched, Width, half_width, watch_of
-from .writes_seen import Kept, Later, over_soon, recorded
+from .later import Later, as_now, over_soon, recorded
 
 __all__ = ["Decision", "Site"]
-
-
-def _own(x: Any) -> Any:
-    """A copy where writes are not seen: in memory that NumPy or somebody else has, too."""
-    if not isinstance(x, Tensor):
-        return x
-    return x if x.untyped_storage().resizable() else x.clone()
 
 
 class Site:
@@ -38,20 +32,19 @@ class Site:
     """
 
     def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
-        soon = over_soon(x, threshold)
-        self.operands = Kept(x, threshold) if soon else Kept(_own(x), _own(threshold))
+        self.operands = as_now(x), as_now(threshold)
         self.eps = eps
         self.shift = shift
         self._at_integers = threshold is None
         self._dtype: torch.dtype = x.dtype if isinstance(x, Tensor) else threshold.dtype
         self._half: float | Tensor | None = None
         self._known: tuple[Tensor, Tensor | None] | None = None
-        if soon:
+        if over_soon(x, threshold):
             self.distance()
 
     def _found(self) -> tuple[Tensor, Tensor | None]:
         if self._known is None:
-            self._known = recorded(self._distance, *self.operands())
+            self._known = recorded(self._distance, *self.operands)
         return self._known
 
     def _distance(self, x: Any, threshold: Any) -> tuple[Tensor, Tensor | None]:
@@ -61,7 +54,7 @@ class Site:
             distance = a - b
             if isinstance(a, Tensor) and isinstance(b, Tensor):
                 # Equal infinities tie.
-                distance = pick((a == b) & (distance != distance), distance.new_zeros(()), distance)
+                distance = torch.where((a == b) & (distance != distance), 0.0, distance)
             return distance, None
         (x,) = wide(x)
         n = x.detach().round() if self.shift == 0.0 else x.detach().floor()
@@ -83,12 +76,11 @@ class Site:
 
     def outside(self) -> float | None:
         """How far one number is from its boundary, if that is certainly out of the band. (Quicker than `distance`.)"""
-        found = self.operands.found()
-        if found is None or self._at_integers or type(self.eps) is not float:
+        if self._at_integers or type(self.eps) is not float:
             return None
-        if any(isinstance(x, Tensor) and x.numel() != 1 for x in found):
+        if any(isinstance(x, Tensor) and x.numel() != 1 for x in self.operands):
             return None
-        a, b = (x.item() if isinstance(x, Tensor) else x for x in found)
+        a, b = (x.item() if isinstance(x, Tensor) else x for x in self.operands)
         return a - b if closed(a, b, self.eps) else None
 
     def width(self, limit: float = math.inf) -> float | Tensor | Width:
@@ -101,10 +93,7 @@ class Site:
 
     def ramp(self, jump: Jump, forward: str = "linear") -> Tensor | None:
         """The step that jumps so at this site, in the dtype of its distances, in one pass; None if it takes more."""
-        found = self.operands.found()
-        if found is None:
-            return None
-        x, level = found
+        x, level = self.operands
         swapped = not isinstance(x, Tensor) or isinstance(level, Tensor) and x.dim() < level.dim()
         if swapped:
             x, level = level, x
@@ -255,26 +244,11 @@ def placed(
 
 def shows(x: Tensor, above: Any, at_ties: bool = False) -> Callable[[Decision], Tensor]:
     """Where `x`, as it is now, is `above` (or what that returns). `at_ties`: asked there only, for the offset tells."""
-    kept = Kept(x.detach())  # an alias, because `x` will hold on to the decision
-    known: list[Tensor] = []
+    now = alias(x)  # because `x` will hold on to the decision
+    shown = Later(lambda: now == (above() if callable(above) else above))
 
     def side(decision: Decision) -> Tensor:
-        found = kept.found() if not known else known
-        if found is None:
-            return decision.offset() > 0
-        shown: Tensor = found[0] if known else found[0] == (above() if callable(above) else above)
-        if not known:
-            known.append(shown)
-        return pick(decision.offset() == 0, shown, decision.offset() > 0) if at_ties else shown
+        found: Tensor = shown()
+        return pick(decision.offset() == 0, found, decision.offset() > 0) if at_ties else found
 
     return side
-
-
-def version_of(x: Any) -> int:
-    """Counts the writes into a tensor."""
-    return x._version if isinstance(x, Tensor) else 0
-
-
-def unchanged(x: Any, version: int) -> bool:
-    """Whether `x` is as it was at `version`."""
-    return version_of(x) == version

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.bits import suits
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
-from ..._ops.ramp import Jump
+from ..._ops.ramp import Jump, suits
 from ..interface import Func, Region
 from .algebra import chain, on_outcomes
 from .boundaries import at_integers, toward_zero
@@ -71,13 +70,13 @@ _BOUNDS |= {"clamp_min": ("input", "min"), "clamp_max": ("input", "max")}
 def _promised(decision: Decision, jump: Jump, value: Tensor, step: tuple[Decision, Jump] | None = None) -> Chain:
     """What a mask made a float, or a quantizer makes of integers, promises."""
     if jump.kind == "boundary":
-        return promise(decision, jump.below, jump.above, value, 1)
+        return promise(decision, jump.below, jump.above, value)
 
     def beside(by: int) -> Tensor:
         assert decision.site is not None
         return (decision.site.nearest() + by).clamp(jump.below, jump.above)
 
-    return promise(decision, lambda: beside(0), lambda: beside(1), value, 1, step)
+    return promise(decision, lambda: beside(0), lambda: beside(1), value, step)
 
 
 @functools.cache

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from ..._ops.env import dispatched, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
-from .. import definitions, rows
-from ..composed import COMPOSED
+from .. import definitions
 from ..interface import Again, Engine, Func, Region, Rule, tensors
-from ..layouts import LAYOUTS
-from ..rules import NUMBERS, collected, lost_number
+from ..rules import NUMBERS, lost_number
 from ..writes import called
 from . import (
     choosing,
@@ -39,20 +37,19 @@ from .carriers import (
     Outcomes,
     Selection,
     attach,
-    blend_of,
     bool_outcomes,
     carrier,
     discrete_carrier,
+    held,
     outcomes,
     resolved,
     selection,
 )
 from .decisions import decided_by, shows
 from .expectations import by_ones, expect, probability, undecided
-from .registry import ALWAYS, DISCRETE, RULES, fill
+from .registry import ALWAYS, DISCRETE, RULES, WRITES, fill
 from .trees import decisions
 from .whole import Integers, of_the_count, whole_of
-from .writes_seen import READS, may_write, settle
 
 __all__ = ["ENGINE"]
 
@@ -70,15 +67,10 @@ def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(
-        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
-    ),
+    **definitions.rules(others, {"unique": orders.unique, "repeat_interleave": shape.move}),
     **{op: sources.decide(op, step) for op, step in sources.STEPS.items()},
     "casts": elementwise.to_integers,
     "floats": elementwise.cast,
-    "collections": collected,
-    **COMPOSED,
-    **LAYOUTS,
     **{op: getattr(choosing, op) for op in ("argmax", "argmin")},
     "extremes": choosing.extremum,
     "best_values": reductions.extremes,
@@ -91,19 +83,21 @@ RULE_OF: dict[str, Rule] = {
     "stacked_moves": shape.atleast,
     "in_place_moves": shape.in_place_move,
     "broadcasts": shape.broadcast,
+    "broadcast_tensors": shape.broadcast_tensors,
     "fills": shape.fill,
     "joins": shape.join_tensors,
     "sums": reductions.linear,
     "products": reductions.product,
     "truths": reductions.truth,
-    "Tensor.__getitem__": rows.reading(lookups.getitem),
+    "count_nonzero": reductions.count_nonzero,
+    "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("index_select", "gather", "take_along_dim", "take"), lookups.along),
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
-    "one_hot": lookups.one_hot,
+    **{name: getattr(lookups, name) for name in ("one_hot", "unravel_index")},
     **dict.fromkeys(("scatter", "scatter_add", "index_add", "index_fill", "index_copy"), writes.along),
     "index_put": writes.index_put,
-    "Tensor.__setitem__": rows.assigning(writes.setitem),
-    "Tensor.copy_": writes.copy_,  # floats written to integers are casts
+    "Tensor.__setitem__": writes.setitem,
+    "Tensor.copy_": WRITES.copy,  # floats written to integers are casts
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
 }
@@ -116,19 +110,12 @@ _BLENDED = "of a float in which decisions have met only the blend is known. Coun
 
 
 def _known(x: Tensor) -> bool:
-    return getattr(x, "_sll", None) is not None and (blend_of(x) is not None or carrier(x) is not None)
+    return getattr(x, "_sll", None) is not None and (held(x, Blend) is not None or carrier(x) is not None)
 
 
 class _Outcomes(Engine):
     always = ALWAYS
     rules = RULES
-
-    reads = READS
-
-    @staticmethod
-    def before(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
-        if (kwargs or func not in READS) and may_write(func, kwargs):
-            settle((*args, *kwargs.values()) if kwargs else args)
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled():
@@ -147,7 +134,7 @@ class _Outcomes(Engine):
         """Floats that carry something came together in `out`; or `out` says what is decided about such a float.
         `smooth`: the call decides nothing, though others of its function do.
         """
-        blends = [blend for x in operands if (blend := blend_of(x)) is not None]
+        blends = [blend for x in operands if (blend := held(x, Blend)) is not None]
         if not blends and func in PLACES:
             return self._approximate(region, func, sum(map(self.undecided, operands)))
         parts = [x for x in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(x, Tensor)]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import hard_forward
-from ..._ops.bits import pick
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import readable
+from ..._ops.fused import pick
 from .carriers import (
     Choice,
     Expectation,
@@ -93,7 +93,8 @@ def selected_side(
     depends = pick(side, high, low)
     if tree.decision.side is None:  # three values at a boundary, perhaps: only `hard` knows what is at a tie
         depends = (tree.decision.offset() != 0) & depends
-    return pick(depends, pick(side, above.to(hard.dtype), below.to(hard.dtype)), hard)
+    other = pick(side, above.detach().to(hard.dtype), below.detach().to(hard.dtype))
+    return pick(depends, other, hard.detach())
 
 
 def _likelier(decision: Decision) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor
 from ..._ops.env import tracked
 from ..._ops.order import traced
 from ..._rules.index import op_name
-from ..interface import Carried, Func, Region
-from .carriers import attach, carrier
-from .decisions import unchanged, version_of
+from ..interface import Carried, Region
+from ..rules import Call, spelled
+from .carriers import attach, carrier, held
+from .later import unchanged, version_of
 
 __all__ = ["Sorted", "best_value", "mark", "middle", "place_in_rows", "sorted_places"]
 
@@ -74,10 +75,7 @@ def _same_numbers(a: Tensor, b: Tensor, in_any_shape: bool) -> bool:
 
 
 def sorted_places(x: Any) -> Sorted | None:
-    pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    if pair is None or not isinstance(pair[0], Sorted) or not unchanged(x, pair[1]):
-        return None
-    return None if pair[0].over() else pair[0]
+    return held(x, Sorted)
 
 
 def mark(
@@ -117,11 +115,10 @@ def middle(name: str, x: Tensor, dim: int | None) -> Any:
     return torch.where(valid < many, many - 1, place) if name == "median" else place
 
 
-def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def best_value(region: Region, call: Call, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """``amax``, ``amin``, and `max` and `min` of all: continuous. The value is remembered as the first in order."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, dim = named["input"], named.get("dim")
-    out, largest = func(*args, **kwargs), op_name(func)[-3:] == "max"
+    out, largest = call(), op_name(call.func)[-3:] == "max"
     if isinstance(dim, (tuple, list)):
         if 1 < len(dim) < x.dim():
             return out

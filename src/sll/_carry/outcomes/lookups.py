@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..interface import Func, Region
+from ..rules import Call, spelled
 from .carriers import Choice, Outcomes, attach, choice, constant, discrete_carrier, outcomes
 from .decisions import decided_by, placed, shows
 from .expectations import OF_WEIGHTED, by_ones
@@ -137,15 +138,15 @@ def geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, in
     return table.shape[sum(map(dims, expanded[:at]))], sum(1 for i in behind if not isinstance(i, int))
 
 
-_ALONG: dict[str, tuple[str, ...]] = {"index_select": ("input", "dim", "index"), "gather": ("input", "dim", "index")}
-_ALONG |= {"take_along_dim": ("input", "indices", "dim"), "take": ("input", "index")}
+_ALONG = "input", "dim", "index"
 
 
 def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """At positions along one dimension, or of all elements."""
     name = func.__name__
-    named = dict(zip(_ALONG[name], args), **kwargs)
-    table, key = named.pop("input", named.pop("self", None)), "indices" if "indices" in named else "index"
+    names = {"take_along_dim": ("input", "indices", "dim"), "take": ("input", "index")}.get(name, _ALONG)
+    named = dict(zip(names, args), **kwargs)
+    table, key = named.pop("input"), "indices" if "indices" in named else "index"
     index, dim = named[key], named.get("dim")
     if not discrete_carrier(index):
         return move(region, func, (table,), named)
@@ -190,16 +191,16 @@ def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     return lookup(region, "embedding", look, index, weight.shape[0], 1, wrap=False, whole=True)
 
 
-def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("tensor", "num_classes"), args), **kwargs)
-    index: Any = named.get("tensor", named.get("input"))
+@spelled
+def one_hot(region: Region, call: Call, tensor: Tensor, num_classes: int = -1) -> Any:
+    index = tensor
     if not discrete_carrier(index):
-        return func(*args, **kwargs)
-    hard = original(func, *args, **kwargs)
+        return call()
+    hard = original(call)
     classes = hard.shape[-1]
     chosen = choice(index)
     if chosen is None:
-        return lookup(region, "one_hot", lambda i: region.call(func, i, classes), index, classes, 1, wrap=False)
+        return lookup(region, "one_hot", lambda i: region.call(call.func, i, classes), index, classes, 1, wrap=False)
     # Each class is in or out: one decision per class.
     values = chosen.values.expand(*index.shape, chosen.values.shape[-1])
     share = torch.zeros(hard.shape, dtype=chosen.weights.dtype, device=hard.device)
@@ -207,3 +208,15 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     decision = decided_by(share)
     decision.side = shows(hard, 1)
     return attach(region, hard, Outcomes(decision, constant(0, hard), constant(1, hard)))
+
+
+@spelled
+def unravel_index(region: Region, call: Call, indices: Tensor, shape: Any) -> Any:
+    """Quotients and remainders."""
+    if not discrete_carrier(indices) or isinstance(shape, Tensor):
+        return call()
+    found = []
+    for size in reversed((shape,) if isinstance(shape, int) else tuple(shape)):
+        found.append(region.call(torch.remainder, indices, size))
+        indices = region.call(torch.floor_divide, indices, size)
+    return tuple(reversed(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,13 @@ from ..._ops.order import Order, close, first_k, traced
 from ..._ops.order import constant as every
 from ..._ops.samples import around, beside, from_last, neighbours, pairs, sample
 from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Func, Region
+from ..interface import Region
+from ..rules import Call
 from .carriers import Choice, attach, bool_outcomes, resolved
 from .choosing import _limit, _scores, _watched, _with_indices, chooses, chosen
-from .decisions import decided_at, version_of
+from .decisions import decided_at
 from .found import Sorted, mark, middle, place_in_rows, sorted_places
+from .later import version_of
 from .trees import original
 
 
@@ -53,38 +56,35 @@ def _back(dim: int) -> Callable[[Tensor], Tensor]:
     return lambda t: t.movedim(-2, dim if dim >= 0 else dim - 1)
 
 
-def inverse(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+def inverse(
+    region: Region, call: Call, x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False
+) -> Any:
     """``argsort(argsort(x))``: the place of each element. None if `x` is not a permutation that a sort made."""
     found = resolved(x)
-    named = dict(zip(("input", "dim", "descending"), args), **kwargs)
-    if not isinstance(found, Choice) or found.order is None:
-        return None
-    if int(named.get("dim", -1)) % x.dim() != found.dim % x.dim():
+    if not isinstance(found, Choice) or found.order is None or dim % x.dim() != found.dim % x.dim():
         return None
     at = positions(found.order, found.dim, found.key[1:], x)
-    if named.get("descending"):  # the same, last element first
+    if descending:  # the same, last element first
         at = at.map(("flipped", at.key), lambda t: t.flip(found.dim % x.dim()))
-    if func.__name__ == "argsort":
-        return attach(region, original(func, *args, **kwargs), at)
-    return _with_indices(region, func, original(func, *args, **kwargs), at)
+    out = original(call)
+    return attach(region, out, at) if isinstance(out, Tensor) else _with_indices(region, out, at)
 
 
 @chooses("sort", of_integers=inverse)
-def sort(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-    named = dict(zip(("input", "dim", "descending"), args), **kwargs)
-    both = func.__name__ == "sort"
-    out = func(*args, **kwargs) if both else original(func, *args, **kwargs)
-    indices = out.indices if both else out
-    dim, largest = int(named.get("dim", -1)), bool(named.get("descending", False))
+def sort(
+    region: Region, call: Call, x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False
+) -> Any:
+    both = call.func.__name__ == "sort"
+    out = call() if both else original(call)
+    indices, largest = out.indices if both else out, descending
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    last = indices.movedim(dim, -1)
     width = region.eps_for("sort")
     key = _key(width, x, dim, largest)
-    found = chosen(region, "sort", key, x, indices, lambda: _weigh_order(width, key, x, dim, largest, last), dim)
+    found = chosen(x, indices, lambda x, hard: _weigh_order(width, key, x, dim, largest, hard.movedim(dim, -1)))
     if not both:
         return attach(region, indices, found)
-    out = _with_indices(region, func, out, found)
+    out = _with_indices(region, out, found)
     return mark(region, out, x, dim, largest)
 
 
@@ -110,19 +110,17 @@ def positions(order: Order, dim: int, key: tuple[Any, ...], index: Tensor) -> Ch
 
 
 @chooses("topk")
-def topk(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-    named = dict(zip(("input", "k", "dim", "largest", "sorted"), args), **kwargs)
-    k, dim, largest = int(named["k"]), int(named.get("dim", -1)), bool(named.get("largest", True))
-    out = func(*args, **kwargs)
+def topk(
+    region: Region, call: Call, x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> Any:
+    k, out = int(k), call()
     if x.dim() == 0 or k == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
-    in_order = bool(named.get("sorted", True))
     width = region.eps_for("topk")
-    key = (*_key(width, x, dim, largest), k, in_order)
-    hard = out.indices
-    found = chosen(region, "topk", key, x, hard, lambda: _weigh_first(width, key, x, k, dim, largest, hard, in_order))
-    out = _with_indices(region, func, out, found)
-    return mark(region, out, x, dim, largest, in_order=in_order)
+    key = (*_key(width, x, dim, largest), k, sorted)
+    found = chosen(x, out.indices, lambda x, hard: _weigh_first(width, key, x, k, dim, largest, hard, sorted))
+    out = _with_indices(region, out, found)
+    return mark(region, out, x, dim, largest, in_order=sorted)
 
 
 def _weigh_first(
@@ -149,7 +147,7 @@ def _weigh_first(
     return rows.map(key, _back(dim))
 
 
-def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Any) -> Any:
+def _row_of(region: Region, name: str, op: str, x: Tensor, out: Any, dim: int, place: Any) -> Any:
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if x.dim() == 0 or x.numel() == 0 or x.shape[dim] < 2:
         return out
@@ -161,49 +159,44 @@ def _row_of(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     top = z.gather(-1, indices)
     order = Order(top, indices, eps, close(top, eps, _limit(top)))
     hard = out.indices.reshape(*z.shape[:-1], 1)
-    key = (*_key(width, x, dim, False), func.__name__, out.indices.dim(), places)
+    key = (*_key(width, x, dim, False), name, out.indices.dim(), places)
     rows = _rows(order, key, hard, places)
     _watched(width, rows.weights)
     found = rows.map(rows.key, lambda t: t.reshape(*out.indices.shape, t.shape[-1]))
-    return _with_indices(region, func, out, found)
+    return _with_indices(region, out, found)
 
 
 @chooses("kthvalue")
-def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-    named = dict(zip(("input", "k", "dim", "keepdim"), args), **kwargs)
-    dim, place = int(named.get("dim", -1)), int(named["k"]) - 1
-    out = _row_of(region, func, "kthvalue", x, func(*args, **kwargs), dim, place)
-    return mark(region, out, x, dim, False, place)
+def kthvalue(region: Region, call: Call, x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    out = _row_of(region, "kthvalue", "kthvalue", x, call(), dim, int(k) - 1)
+    return mark(region, out, x, dim, False, int(k) - 1)
 
 
 @chooses("median")
-def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    out = func(*args, **kwargs)
-    dim = named.get("dim")
-    place = middle(func.__name__, x, dim)
+def median(region: Region, call: Call, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    out, name = call(), call.func.__name__
+    place = middle(name, x, dim)
     if dim is not None:  # (of all, the value alone is continuous)
-        out = _row_of(region, func, "median", x, out, int(dim), place)
+        out = _row_of(region, name, "median", x, out, dim, place)
     return mark(region, out, x, dim, False, place) if dispatched() or not traced(x) else out
 
 
 @chooses("unique")
-def unique(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+def unique(
+    region: Region, call: Call, x: Tensor, sorted: bool = True, return_inverse: bool = False,
+    return_counts: bool = False, dim: int | None = None,
+) -> Any:  # fmt: skip
     """The inverse of distinct numbers is their rank. Equal numbers have no rank of their own, and whether numbers are
     equal has no derivative.
     """
-    out = func(*args, **kwargs)
-    named = dict(zip(("input", "sorted", "return_inverse", "return_counts", "dim"), args), **kwargs)
-    if not named.get("return_inverse") or named.get("dim") is not None or traced(x) or x.numel() < 2:
+    out = call()
+    if not return_inverse or dim is not None or traced(x) or x.numel() < 2:
         return out
     flat = x.reshape(-1)
     index = flat.detach().argsort()
 
     width = region.eps_for("unique")
-
-    def work_out() -> Order:
-        return _ordered(width, flat, -1, False, index)
-
+    work_out = functools.partial(_ordered, width, flat, -1, False, index)
     if out[0].numel() < x.numel() or bool(flat.detach().isnan().any()):
         region.lose(
             "unique",

@@ -14,6 +14,7 @@ from ..._ops.env import tracked
 from ..._rules.index import op_name
 from ..._rules.widths import Width, half_width
 from ..interface import Func, Region
+from ..rules import Call
 from .algebra import on_outcomes
 from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved
 from .choosing import chooses
@@ -144,9 +145,9 @@ def _ranks(region: Region, hard: Tensor, x: Tensor, right: bool) -> Tensor:
 
 
 @chooses("histc")
-def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
-    hard = original(func, *args, **kwargs)
-    edges, whole = edges_of(*args, **kwargs)
+def histc(region: Region, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    hard = original(call)
+    edges, whole = edges_of(x, *args, **kwargs)
     bins = edges.numel() - 1
     place = _passed(region, lambda v: torch.searchsorted(edges, v.to(edges.dtype), right=True), edges, x.reshape(-1))
     if whole:  # the outermost edges move with the data, and nothing crosses them

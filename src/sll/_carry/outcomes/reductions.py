@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import exact_dtype
 from ..interface import Func, Region, tensors
-from ..rules import between_bools
+from ..rules import Call, between_bools, spelled
 from .algebra import MAX_DECISIONS, through_expectation
 from .carriers import Choice, Expectation, attach, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import decided_by
@@ -66,17 +65,16 @@ def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return through_expectation(region, func, args, kwargs, widen=True)
 
 
-def truth(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def truth(region: Region, call: Call, input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """`all` is the product of the weights, `any` not all not."""
-    x = args[0] if args else kwargs["input"]
-    if carrier(x) is None:
-        return func(*args, **kwargs)
-    out = original(func, *args, **kwargs)
-    flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
+    if carrier(input) is None:
+        return call()
+    out = original(call)
+    flags = _nonzero(region, input)
     if carrier(flags) is None:
         return out
-    dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    negated = func.__name__ == "any"
+    negated = call.func.__name__ == "any"
     weights = 1 - expect(flags) if negated else expect(flags)
     rank = weights.dim()
     dims = range(rank) if dim is None else [d % max(rank, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
@@ -100,45 +98,39 @@ def _all_chosen(weights: Tensor, dims: tuple[int, ...]) -> Tensor:
     return (1 - torch.where(near, false + (whole - false.detach()), false)).clamp(0, 1)
 
 
-def extremes(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def extremes(region: Region, call: Call, input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """`amax`, `amin`, and `max` and `min` of all: of bools `any` and `all`, of few integers one after the other."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, dim = named["input"], named.get("dim")
+    x, name = input, call.func.__name__
     if not discrete_carrier(x):
-        return best_value(region, func, args, kwargs)
-    largest = func.__name__[-3:] == "max"
+        return best_value(region, call.func, call.args, call.keywords)
+    largest = name[-3:] == "max"
     if x.dtype == torch.bool:
-        rest = {name: value for name, value in named.items() if name in ("dim", "keepdim") and value not in (None, ())}
-        return region.call(torch.any if largest else torch.all, x, **rest)
+        rest = () if dim is None or dim == () else (dim, keepdim)
+        return region.call(torch.any if largest else torch.all, x, *rest)
     if isinstance(dim, (tuple, list)) and len(dim) == 1:
         dim = dim[0]
     parts = region.call(torch.Tensor.reshape, x, (-1,)) if dim is None or dim == () else x
     if isinstance(dim, (tuple, list)) and dim or not 0 < parts.shape[dim or 0] <= MAX_DECISIONS:
-        region.lose(func.__name__, [x], _LARGEST)
-        return func(*args, **kwargs)
+        region.lose(name, [x], _LARGEST)
+        return call()
     pick = torch.maximum if largest else torch.minimum
     found = functools.reduce(lambda a, b: region.call(pick, a, b), region.call(torch.Tensor.unbind, parts, dim or 0))
-    return region.call(torch.Tensor.reshape, found, func(*args, **kwargs).shape)
+    return region.call(torch.Tensor.reshape, found, call().shape)
 
 
 _LARGEST = "of many integers the largest is not known. Take it of floats, or of masks: (x >= k).any()."
 
 
-def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
-    x, weights = named["input"], named.get("weights")
-    if not discrete_carrier(x):
-        return func(*args, **kwargs)
-    out = original(func, *args, **kwargs)
-    total = bins_of(x, out.numel(), exact_dtype(x) if weights is None else weights.to(exact_dtype(x)))
-    if total is None:
-        region.lose(
-            "bincount", [x], "the bins of a count are not known. Use (x.unsqueeze(-1) == torch.arange(bins)).sum(0)."
-        )
-        return out
-    if out.is_floating_point():
-        return total.to(out.dtype)
-    return attach(region, out, Expectation(total))
+def _nonzero(region: Region, x: Tensor) -> Tensor:
+    return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
+
+
+@spelled
+def count_nonzero(region: Region, call: Call, input: Tensor, dim: Any = None) -> Any:
+    if carrier(input) is None:
+        return call()
+    return region.call(torch.sum, _nonzero(region, input), *(() if dim is None else (dim,)))
 
 
 def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:

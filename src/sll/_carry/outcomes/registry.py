@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import tracked
 from ..._rules.index import op_name, spellings
 from ..interface import Func, Region, Rule
 from ..rules import Rules
@@ -54,7 +53,7 @@ def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
     attach(region, target, carrier(result))
 
 
-WRITES = Writes(lambda x: carrier(x) is not None, tracked, _kept, _carry_same, _through)
+WRITES = Writes(lambda x: carrier(x) is not None, _kept, _carry_same, _through)
 _ALL = Rules(WRITES)
 RULES, ALWAYS = _ALL.of, _ALL.always
 DISCRETE: set[Any] = set()
@@ -85,15 +84,15 @@ def unruled(*names: str | Func) -> list[tuple[str | Func, list[Any]]]:
     return found
 
 
-def register(rule: Rule, *names: str | Func, in_place: bool = True, source: bool = False, marks: bool = False) -> None:
+def register(rule: Rule, *names: str | Func, source: bool = False) -> None:
     """Register `rule` for all spellings of `names`, and its in-place form for ``name_`` and ``__iname__``; a function
     in the place of a name, such as ``torch.ops.mine.kernel.default``, stands for itself.
 
-    `source`: it makes decisions; `marks`: it lets its result carry something. Any other rule is asked only if an
-    operand carries something. Raises ValueError for what has a rule already.
+    `source`: it makes decisions. Any other rule is asked only if an operand carries something. Raises ValueError for
+    what has a rule already.
     """
     for name, functions in unruled(*names):  # (all of them, before the first one is registered)
         known_as = name if isinstance(name, str) else ""
-        found = _ALL.register(rule, functions, known_as, in_place=in_place, source=source, marks=marks)
+        found = _ALL.register(rule, functions, known_as, in_place=True, source=source, marks=False)
         if source:
             _decide(found)

@@ -26,11 +26,12 @@ from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from ..interface import Func, Region, tensors
+from ..rules import Call, spelled
 from .carriers import Choice, Expectation, Selection, attach, carrier, discrete_carrier, outcomes, selection
-from .decisions import version_of
 from .expectations import expect, probability
+from .later import version_of
 from .mixtures import join_values
-from .registry import RULES
+from .registry import RULES, WRITES
 from .trees import original
 
 
@@ -50,14 +51,12 @@ def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``masked_select(x, mask)``: both broadcast."""
-    named = dict(zip(("input", "mask"), args), **kwargs)
-    x, mask = named["input"], named["mask"]
-    if not discrete_carrier(x) and not discrete_carrier(mask):
-        return func(*args, **kwargs)
-    shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
-    return region.call(torch.Tensor.__getitem__, *(region.call(torch.Tensor.expand, t, shape) for t in (x, mask)))
+@spelled
+def masked(region: Region, call: Call, input: Tensor, mask: Tensor) -> Any:
+    """`masked_select`: both broadcast."""
+    if not discrete_carrier(input) and not discrete_carrier(mask):
+        return call()
+    return region.call(torch.Tensor.__getitem__, *region.call(torch.broadcast_tensors, input, mask))
 
 
 def _candidates(
@@ -261,11 +260,12 @@ def total(
     return torch.where(decided, hard_forward(hard, soft), soft.to(hard.dtype))
 
 
-def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def reduce(
+    region: Region, call: Call, x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
     """``sum`` and ``mean``."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    named = {{"axis": "dim", "keepdims": "keepdim"}.get(name, name): x for name, x in named.items()}
-    x, dim, keepdim = named["input"], named.get("dim"), bool(named.get("keepdim", False))
+    func, args, kwargs = call.func, call.args, call.keywords
     found = selection(x)
     assert found is not None
     rank = x.dim()
@@ -274,9 +274,8 @@ def reduce(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     mean = op_name(func) == "mean"
     if 0 not in dims:
         out = func(bare(x), *args[1:], **kwargs)
-        inner = region.call(func, found.candidates, *args[1:], **{n: v for n, v in kwargs.items() if n != "input"})
-        return attach(region, out, found.of(inner))
-    hard = original(func, *args, **kwargs)
+        return attach(region, out, found.of(region.call(func, found.candidates, *args[1:], **kwargs)))
+    hard = original(call)
     return total(region, hard, found, found.candidates, dims, keepdim, mean)
 
 
@@ -351,17 +350,18 @@ def indexed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     return one_by_one(region, func, args, kwargs)
 
 
-def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def nonzero(region: Region, call: Call, input: Tensor, *, as_tuple: bool = False) -> Any:
     """Positions of the True elements: a selection among all positions."""
-    x = args[0] if args else kwargs["input"]
+    x = input
     if not discrete_carrier(x) or x.dim() == 0:
-        return func(*args, **kwargs)
+        return call()
     flags = x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
     every = torch.ones_like(x, dtype=torch.bool).nonzero().reshape(*x.shape, x.dim())
     hard = original(torch.nonzero, x)
     out = selected(region, every, flags, hard)
     picked = selection(out)
-    if not kwargs.get("as_tuple") or picked is None:
+    if not as_tuple or picked is None:
         return out
     columns = enumerate(picked.candidates.unbind(1))
     return tuple(attach(region, hard[:, d].clone(), picked.of(column)) for d, column in columns)
@@ -374,7 +374,7 @@ def in_place(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 
 SELECTIONS: dict[Any, Any] = {
     **dict.fromkeys(functions_with("each"), on_elements),
-    **dict.fromkeys(functions_with("weighted"), reduce),
+    **dict.fromkeys(functions_with("weighted"), WRITES.spelled_out(reduce, False)),
     **dict.fromkeys((func for name in names_of("losses") for func in spellings(name)), loss),
     **dict.fromkeys(functions_with("keeps_rows"), moved),
     torch.Tensor.__getitem__: indexed,

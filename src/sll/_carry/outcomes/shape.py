@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..._rules.index import functions_with, names_of, op_name, spellings
 from ..interface import Func, Region
-from .algebra import as_they_are
 from .carriers import (
     Chain,
     Choice,
@@ -24,8 +23,9 @@ from .carriers import (
     discrete_carrier,
     is_constant,
 )
-from .decisions import placed, version_of
+from .decisions import placed
 from .found import Sorted, sorted_places
+from .later import kept, version_of
 from .mixtures import regroup
 
 _IN_ORDER = functions_with("in_order") | {func for name in names_of("copies") for func in spellings(name)}
@@ -215,11 +215,16 @@ def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     if any(discrete_carrier(t) for t in carried):  # a bool or integer becomes a float here: it shows the blend
         cast = [region.call(torch.Tensor.to, t, out.dtype) if discrete_carrier(t) else t for t in tensors]
         return region.call(func, cast, *rest, **named)
-    kept = as_they_are(region, func.__name__, tuple(tensors))
+    now = [kept(t) for t in tensors]
 
     def tree() -> Outcomes | Choice | None:
-        joined = kept()
-        found = None if joined is None else regroup(region, put, list(joined), out)
+        found = regroup(region, put, now, out)
         return found if isinstance(found, (Outcomes, Choice)) else None
 
-    return attach(region, out, Chain(tree, 1))
+    return attach(region, out, Chain(tree))
+
+
+def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    tensors = _listed(args, kwargs)
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
+    return tuple(region.call(torch.Tensor.expand, t, shape) for t in tensors)

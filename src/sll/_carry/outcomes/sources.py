@@ -28,8 +28,9 @@ from ..ties import TIED, count_ties
 from .algebra import on_outcomes
 from .boundaries import Eps, _at_multiples, at_integers, beside, boundary_at, toward_zero
 from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
-from .decisions import Decision, decided_at, offset_at, version_of
+from .decisions import Decision, decided_at, offset_at
 from .elementwise import elementwise
+from .later import version_of
 from .orders import compared_with_sorted
 from .registry import register, unruled
 from .trees import original
@@ -128,7 +129,7 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
         if value is not None:
             value = value.to(site.dtype())
             step = (jump.decision, jump.jump) if jump.jump.kind == "round" else None
-            return attach(region, value, promise(jump.decision, jump.below, jump.above, value, 0, step))
+            return attach(region, value, promise(jump.decision, jump.below, jump.above, value, step))
     hard = original(func, *args, **kwargs)
     if hard.dtype == torch.bool:
         return attach(region, hard, bool_outcomes(jump.decision, hard, 1 if jump.above else -1, jump.jump))

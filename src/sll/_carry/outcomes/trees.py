@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.bits import pick
 from ..._ops.blend import blend
 from ..._ops.env import infinite, readable
+from ..._ops.fused import pick
 from ..._rules.index import NAMED, op_name
 from ..interface import Func, Region
 from .carriers import Outcomes, attach, carrier, constant, is_constant, known_constant, outcomes
@@ -64,7 +64,7 @@ def cofactor(region: Region, x: Any, decision: Decision, side: bool) -> Any:
 def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     """A tensor of the shape of `like` that has these outcomes."""
     offset = tree.decision.offset()
-    hard = pick(tree.decision.taken(), tree.above, tree.below)
+    hard = pick(tree.decision.taken(), tree.above.detach(), tree.below.detach())
     if like.is_floating_point():
         hard, offset = torch.broadcast_tensors(hard, offset)  # type: ignore[no-untyped-call]
         return attach(region, blend(offset, tree.below, tree.above, hard), tree)

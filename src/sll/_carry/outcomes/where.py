@@ -13,11 +13,13 @@ from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import readable
 from ..interface import Func, Region
+from ..rules import Call, spelled
 from .algebra import chain, marginal
-from .carriers import Choice, Outcomes, attach, carrier, known_constant, stands_for
-from .decisions import decided_at, unchanged
+from .carriers import Choice, Outcomes, attach, carrier, known_constant
+from .decisions import decided_at
 from .elementwise import elementwise
 from .expectations import expect, probability
+from .later import kept, unchanged
 from .trees import count_infinite_jumps, decisions, join, original
 
 
@@ -32,15 +34,14 @@ def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     return _choose(region, named["condition"], named["self"], named["other"])
 
 
-def masked_fill(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "mask", "value"), args), **kwargs)
-    x, mask, value = named["input"], named["mask"], named["value"]
-    original(func, x.new_empty(()), mask.new_empty(()), value)  # raises if it must
-    if isinstance(value, Tensor):
-        value = value if value.dtype == x.dtype else region.call(torch.Tensor.to, value, x.dtype)
-    else:
-        value = torch.full((), value, dtype=x.dtype, device=x.device)
-    return _choose(region, mask, value, x)
+@spelled
+def masked_fill(region: Region, call: Call, input: Tensor, mask: Tensor, value: Any) -> Any:
+    original(call.func, input.new_empty(()), mask.new_empty(()), value)  # raises if it must
+    if not isinstance(value, Tensor):
+        value = torch.full((), value, dtype=input.dtype, device=input.device)
+    elif value.dtype != input.dtype:
+        value = region.call(torch.Tensor.to, value, input.dtype)
+    return _choose(region, mask, value, input)
 
 
 def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
@@ -60,7 +61,7 @@ def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
         return elementwise(region, torch.where, operands, {})
     if found.polarity:
         taken = mask if found.polarity > 0 else mask.logical_not()  # (which alone knows, at a tie of three values)
-        low, high = (below, above)[:: found.polarity]
+        low, high = (kept(below), kept(above))[:: found.polarity]
         out = blend_by_mask(found.decision.offset(), taken, low, high)
         hard = original(torch.where, *operands) if out is None else out
         tree = Outcomes(found.decision, _as_outcome(low, hard), _as_outcome(high, hard))
@@ -118,7 +119,7 @@ def _left_alone(region: Region, condition: Any, above: Any, below: Any) -> Tenso
         same = taken.is_floating_point() or isinstance(other, int) and taken.dtype != torch.bool
     if not same or isinstance(other, complex):
         return None
-    return attach(region, stands_for(taken.clone(), taken), carrier(taken))
+    return kept(taken)  # type: ignore[no-any-return]
 
 
 def _where_ties_are_hard(mask: Tensor) -> Tensor | None:
@@ -143,29 +144,25 @@ def _of_outcomes(tree: Outcomes) -> bool:
 
 
 def _as_outcome(x: Any, like: Tensor) -> Tensor:
-    """In as many dimensions as the result has. (An alias, which `set_` leaves alone.)"""
+    """In as many dimensions as the result has."""
     outcome = torch.as_tensor(x, dtype=like.dtype, device=like.device)
     more = like.dim() - outcome.dim()
-    if more or outcome is not x:
-        return outcome.reshape((1,) * more + tuple(outcome.shape))
-    apart = torch._C._are_functorch_transforms_active()  # which sees no writes
-    return stands_for(outcome.clone() if apart else outcome.view_as(outcome), outcome)
+    return outcome.reshape((1,) * more + tuple(outcome.shape)) if more else outcome
 
 
-def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@spelled
+def masked_scatter(region: Region, call: Call, input: Tensor, mask: Tensor, source: Tensor) -> Any:
     """Element ``i`` of the source goes to the ``i``-th True element of the mask.
 
     The position is a count of decisions, so it is a lookup in the source at the expected position, interpolated between
     neighbours: a mask element that flips shifts everything behind it.
     """
-    named = dict(zip(("input", "mask", "source"), args), **kwargs)
-    x, mask, source = named["input"], named["mask"], named["source"]
     if carrier(mask) is None:
-        return func(*args, **kwargs)
+        return call()
     if source.numel() == 0:
         region.lose("masked_scatter", [mask], "the source has no element for it. Use torch.where(mask, a, b).")
-        return func(*args, **kwargs)
-    hard = original(func, x, mask, source)
+        return call()
+    hard = original(call)
     if not hard.is_floating_point():
         region.lose(
             "masked_scatter",
@@ -182,4 +179,4 @@ def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
     near, far = flat[first.long()], flat[(first + 1).clamp(max=last).long()]
     shown = flat[(flags.cumsum(0) - flags.long()).clamp(0, last)]
     taken = blend((position - first - 0.5).to(share.dtype), near, far, shown)
-    return region.call(torch.where, mask, taken.reshape(hard.shape), x)
+    return region.call(torch.where, mask, taken.reshape(hard.shape), input)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..._ops.env import readable
 from ..._rules.index import names_of, row_of, spellings
 from ..interface import Func, Region
-from .carriers import attach, blend_of
+from .carriers import Blend, attach, held
 
 __all__ = ["COMPARES", "SIGNS", "Integers", "of_the_count", "whole_of"]
 
@@ -43,7 +43,7 @@ def of_the_count(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
     if whole[0] is None and (func not in COMPARES or len(whole) < 2 or whole[1] is None):
         return NotImplemented
     if func in _ROUNDS:
-        return attach(region, args[0].clone(), blend_of(args[0]))
+        return attach(region, args[0].clone(), held(args[0], Blend))
     if func in _REMAINDERS:
         by = args[1]
         if isinstance(by, Tensor) or by != int(by):
@@ -56,7 +56,7 @@ def of_the_count(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
 
 def _whole(x: Any, zero: bool = False) -> Tensor | None:
     """`zero`: the question is whether it is 0."""
-    found = blend_of(x) if isinstance(x, Tensor) else None
+    found = held(x, Blend)
     if found is None:
         return None
     return found.support if zero and found.support is not None else found.whole
@@ -91,7 +91,7 @@ def whole_of(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
 
 def _support(x: Tensor) -> Tensor | None:
     """Counts that are 0 where `x` is, and not negative: then a sum of some is 0 where each is."""
-    found = x if not x.is_floating_point() else getattr(blend_of(x), "support", None)
+    found = x if not x.is_floating_point() else getattr(held(x, Blend), "support", None)
     known = None if found is None else readable(found)
     return found if known is not None and bool((known >= 0).all()) else None
 

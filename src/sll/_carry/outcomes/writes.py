@@ -24,6 +24,7 @@ from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import readable
 from ..._rules.index import op_name
 from ..interface import Func, Region
+from ..rules import Call, spelled
 from .algebra import through_expectation
 from .carriers import (
     Choice,
@@ -256,13 +257,13 @@ def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     return _written(region, write)
 
 
-def index_put(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "indices", "values", "accumulate"), args), **kwargs)
-    target, items, source = named["input"], tuple(named["indices"]), named["values"]
-    if not any(carrier(x) is not None for x in (target, source, *items)):
-        return func(*args, **kwargs)
-    add = bool(named.get("accumulate", False))
-    return _at_items(region, "index_put", lambda t, i, s: func(t, i, s, add), target, items, source, add)
+@spelled
+def index_put(region: Region, call: Call, input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Any:
+    items = tuple(indices)
+    if not any(carrier(x) is not None for x in (input, values, *items)):
+        return call()
+    put = lambda t, i, s: call.func(t, i, s, accumulate)
+    return _at_items(region, "index_put", put, input, items, values, accumulate)
 
 
 def _at_items(region: Region, name: str, call: Func, target: Tensor, index: Any, source: Any, add: bool) -> Any:
@@ -344,10 +345,6 @@ def _at_mask(region: Region, before: Tensor, mask: Tensor, value: Any) -> Any:
         return region.call(torch.masked_scatter, before, full, value.to(before.dtype))
     value = value[0] if value.dim() == rest + 1 else value
     return region.call(torch.where, wide, value.to(before.dtype), before)
-
-
-def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return WRITES.copy(region, func, args, kwargs)
 
 
 def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

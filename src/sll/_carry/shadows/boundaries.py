@@ -17,6 +17,7 @@ from ..outcomes.passed import nearest_boundary
 from .elementwise import elementwise
 from .kinks import joined, looked_at
 from .shadow import Shadow, carry, shadow
+from .wraps import Index, line_for
 
 _DECIDED = (
     "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
@@ -35,7 +36,11 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     looked_at(eps, offset, 2 * offset.detach(), 1.0)
     jump = (above - below).to(offset.dtype)
     value = hard_forward(hard.to(offset.dtype), offset * jump)
-    return carry(region, hard, Shadow(value, lambda n: (below + above).to(n.dtype) - n))
+    other = lambda n: (below + above).to(n.dtype) - n
+    if (line := line_for(eps, x)) is None:
+        return carry(region, hard, Shadow(value, other))
+    line.root.edges = boundaries
+    return carry(region, hard, Index(value.clone, other, None, False, line))
 
 
 def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:

@@ -16,7 +16,7 @@ from ..interface import Func, Region
 from ..outcomes.boundaries import from_one
 from .either import decided, is_either
 from .elementwise import elementwise
-from .shadow import Shadow, Whole, carried, carry, mark, opposite, quick_shadow
+from .shadow import Ends, Shadow, Whole, carried, carry, mark, opposite, quick_shadow
 from .sources import half_at, to_integer_but_zero, wide
 from .wraps import Index, as_line, line_for
 
@@ -72,7 +72,7 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
             found = whole.other(fixed)
             return None if found is None else found.to(n.dtype)
 
-        if out.dtype in NARROW and _may_wrap(fixed, out.dtype, 0.5):
+        if out.dtype in NARROW and not _holds(out.dtype, whole.ends) and _may_wrap(fixed, out.dtype, 0.5):
             there = whole.other(fixed)
             if there is not None and (_may_wrap(there, out.dtype) or _may_wrap(fixed, out.dtype)):  # (not if clamped)
                 floats = floats * _around(out, there.to(out.dtype))
@@ -82,14 +82,16 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
                 return put(region, out, Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line))
         else:
             floats = follow(floats, lambda: out.to(dtype))
-        return put(region, out, Shadow(floats, other, dtype, whole.by_ones))
+        found = Shadow(floats, other, dtype, whole.by_ones)
+        found.ends = whole.ends
+        return put(region, out, found)
     numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
     other = lambda n: _beyond(fixed, n)
     line = line_for(eps, x) if plainly and type(eps) is not float else None
     if line is not None:
-        found: Shadow = Index(make, other, dtype, True, line)
+        found = Index(make, other, dtype, True, line)
         if region.trace is not None:
             found.value()
     elif plainly and region.trace is None:
@@ -129,6 +131,11 @@ def _beyond(x: Tensor, n: Tensor) -> Tensor:
     nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
     sign = torch.sign(nearest)
     return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)
+
+
+def _holds(dtype: torch.dtype, ends: Ends) -> bool:
+    """Whether integers of this type are known to hold all of the numbers."""
+    return ends is not None and ends[0] >= torch.iinfo(dtype).min and ends[1] <= torch.iinfo(dtype).max
 
 
 def _may_wrap(x: Tensor, dtype: torch.dtype, before: float = -0.5) -> bool:

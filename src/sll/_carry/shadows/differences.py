@@ -31,7 +31,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         return out
     operands = [x for x in tensors(args, kwargs) if shadow(x) is not None]
     floats = out.is_floating_point() or out.is_complex()
-    if not floats and one_choice(operands) is not None:
+    if not floats and one_choice([shadow(x) for x in operands]) is not None:  # type: ignore[misc]
         return carry(region, out, relabelled(func, args, kwargs, operands, out.dim()))
     known, unknown = decisions(operands, out)
     if floats and unknown:  # the derivative of the function of floats

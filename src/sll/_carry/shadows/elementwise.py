@@ -105,7 +105,9 @@ def _mapped(whole: Whole, x: Tensor, func: Func, rest: tuple[Any, ...], name: st
         beyond = whole.other(x.detach())
         return None if beyond is None else func(beyond, *rest)
 
-    return Whole(other, whole.by_ones and name in BY_ONES, line, x)
+    found = Whole(other, whole.by_ones and name in BY_ONES, line, x)
+    found.ends = rest if name == "clamp" and len(rest) == 2 and None not in rest else None
+    return found
 
 
 def _is_bool(name: str, out: Tensor) -> bool:

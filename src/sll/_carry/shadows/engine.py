@@ -15,13 +15,11 @@ from torch import Tensor
 from ..._ops.openness import open_elements
 from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
-from .. import definitions, rows
-from ..composed import COMPOSED
+from .. import definitions
 from ..interface import Again, Engine, Func, Quick, Region, Rule
-from ..layouts import LAYOUTS
 from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
-from ..rules import NUMBERS, Rules, collected, lost_number
+from ..rules import NUMBERS, Rules, lost_number
 from ..writes import called
 from . import (
     boundaries,
@@ -67,9 +65,7 @@ def pooled(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(
-        others, {"unique": orders.unique, "repeat_interleave": shape.move, "bincount": reductions.bincount}
-    ),
+    **definitions.rules(others, {"unique": orders.unique, "repeat_interleave": shape.move}),
     **{op: sources.decide(op) for op in STEPS},
     "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
@@ -81,28 +77,28 @@ RULE_OF: dict[str, Rule] = {
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
-    "collections": collected,
-    **COMPOSED,
-    **LAYOUTS,
     "floats": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
     "stacked_moves": shape.atleast,
     **dict.fromkeys(("moves", "copies", "broadcasts", "fills"), shape.move),
+    "broadcast_tensors": shape.broadcast_tensors,
     "joins": shape.join,
     "sums": reductions.linear,
     "products": reductions.product,
     "all": reductions.every,
     "any": reductions.some,
-    "Tensor.__getitem__": rows.reading(lookups.getitem),
+    "count_nonzero": reductions.count_nonzero,
+    "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
     **{name: getattr(lookups, name) for name in ("index_select", "gather", "take_along_dim", "take", "one_hot")},
+    "unravel_index": lookups.unravel_index,
     "scatter": scatters.scatter(False),
     "scatter_add": scatters.scatter(True),
     "index_add": scatters.index_add,
     **dict.fromkeys(("index_fill", "index_copy"), scatters.index_fill),
     "index_put": scatters.index_put,
-    "Tensor.__setitem__": rows.assigning(writes.setitem),
+    "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": writes.copy_,
     "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),

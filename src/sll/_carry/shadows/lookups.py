@@ -29,6 +29,7 @@ from .selections import quick_select, select
 from .shadow import Shadow, Weights, as_float, carry, mark, opposite, quick_shadow, shadow
 from .shape import move
 from .terms import DEEPEST, Found, all_of, as_count, depth_of, parts_of, together, with_parts
+from .wraps import read_at
 
 # --- where a decided index looks ---------------------------------------------------------------------------------
 
@@ -90,14 +91,14 @@ class Spot:
         found = getattr(self.own, "order", None)
         return found if found is not None and (self.rows or self.along == found.along()) else None
 
-    def hot(self) -> Tensor | None:
-        """Weights with a dimension for all entries of the table, in the place of that of the index."""
-        own = self.own
-        if self.along is None or not isinstance(own, Weights) or self.index.dim() == 0:
+    def beside(self, table: Tensor) -> Tensor | None:
+        """All entries that each place may read, in a last dimension, if its weights are of all of them, in order."""
+        own, along = self.own, self.along
+        if along is None or not isinstance(own, Weights) or not own.positions or own.labels.shape[-1] != self.size:
             return None
-        if not own.positions or own.labels.shape[-1] != self.size or self.index.shape[self.along] != 1:
-            return None
-        return own.weights().squeeze(self.along).movedim(-1, self.along)
+        others = [t.shape[:along] + t.shape[along + 1 :] for t in (self.index, table)]
+        fits = self.index.dim() == table.dim() and others[0] == others[1]
+        return table.movedim(along, -1).unsqueeze(along) if fits else None
 
     def soft(self, table: Any, flag: bool = False) -> Tensor:
         """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
@@ -107,9 +108,8 @@ class Spot:
             return order.soft(found, True, None, lambda: torch.zeros_like(found))  # type: ignore[no-any-return]
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.own.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[attr-defined, no-any-return]
-        hot = self.hot()
-        if fixed is not None and hot is not None and hot.shape == fixed.shape:
-            return (hot * finite(fixed)).sum(self.along, keepdim=True)
+        if fixed is not None and (entries := self.beside(fixed)) is not None:
+            return (self.own.weights() * finite(entries)).sum(-1)  # type: ignore[attr-defined, no-any-return]
         share, change = self.parts(flag)
         there, now = (t.to(share.dtype) for t in (self.entries(fixed, change), self.entry(fixed)))
         return (self.align(share) * finite(there - now.unsqueeze(-1))).sum(-1)
@@ -141,7 +141,7 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             out = func(table, index)
             return order.soft(finite(out.detach()), True, out)
         own = quick_shadow(index)
-        return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(func, table, index, own)
+        return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(region, table, index, own)
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
         return NotImplemented
     out = _rows_read(picked, func(table, index), table)
@@ -150,15 +150,15 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return out
 
 
-def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
+def _quick_rows(region: Region, table: Any, index: Tensor, own: Shadow) -> Any:
     """Rows of a table at an integer: what they would be on the other side."""
     if not ordinary(table) or table.dtype is not own.exact or not index.dim():
         return NotImplemented
-    out, rows, size, rest = func(table, index), table.detach(), table.shape[0], (1,) * (table.dim() - 1)
-    zero = number(0, torch.int64, index.device)
+    out, rows, size, rest = table[index], table.detach(), table.shape[0], (1,) * (table.dim() - 1)
+    zero, known = number(0, torch.int64, index.device), own.ends is not None and 0 <= own.ends[0] and own.ends[1] < size
 
     def read(i: Tensor) -> Tensor:
-        i = _inside(i, index, size, zero)
+        i = i if known else _inside(i, index, size, zero)
         found: Tensor = rows.index_select(0, i) if i.dim() == 1 else rows[i]  # (in a third of the time)
         return found
 
@@ -171,7 +171,7 @@ def _quick_rows(func: Func, table: Any, index: Tensor, own: Shadow) -> Any:
     step, value = step.type(own.exact), own.value()
     if rest:
         step, value = step.reshape(*step.shape, *rest), value.reshape(*value.shape, *rest)
-    return added(out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
+    return read_at(region, own, table, out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
 
 
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
@@ -179,12 +179,13 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
     held = shadow(table)
     if out.is_floating_point():
         picked = spots[0].picked() if len(spots) == 1 and spots[0].all_rows() else None
-        if picked is not None:
+        if isinstance(picked, Best):
             return _rows_read(picked, out, table)
         if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
             return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
         soft = total([spot.soft(table) for spot in spots])
-        return added(out, soft.reshape(out.shape) if soft.dim() > out.dim() else soft)
+        soft = soft.reshape(out.shape) if soft.dim() > out.dim() else soft
+        return read_at(region, spots[0].own, table, out, soft) if len(spots) == 1 else added(out, soft)
     if out.is_complex():
         return out
     alone = spots[0] if len(spots) == 1 and held is None else None
@@ -373,3 +374,14 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         return out
     numbers, classes = x.detach().clone(), out.shape[-1]
     return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), opposite))
+
+
+def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    index, shape = args[0] if args else kwargs["indices"], args[1] if len(args) > 1 else kwargs["shape"]
+    if shadow(index) is None:
+        return func(*args, **kwargs)
+    out, rest = [], index
+    for size in reversed([shape] if isinstance(shape, int) else shape):
+        out.append(region.call(torch.remainder, rest, size))
+        rest = region.call(torch.div, rest, size, rounding_mode="floor")
+    return tuple(reversed(out))

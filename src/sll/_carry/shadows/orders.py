@@ -30,6 +30,7 @@ from ..outcomes.choosing import _limit, _watched
 from .either import left
 from .picked import (
     _DISCRETE,
+    MAX_SHARES,
     as_weights,
     back,
     decides,
@@ -37,6 +38,7 @@ from .picked import (
     positions,
     quickly_decides,
     row_numbers,
+    shares,
     with_indices,
 )
 from .shadow import Weights, mark, shadow
@@ -91,13 +93,18 @@ class Order(Weights):
         def places() -> Places:
             return _places(marked(scores), dim, largest, eps, index.movedim(dim, -1))
 
+        n = index.shape[dim]
+        known = positions(n, index.device) if plain and index.numel() * n <= MAX_SHARES else None
+
         def weigh() -> tuple[Tensor, Tensor]:
+            if known is not None:
+                return back(shares(eps, scores, dim, largest, index.movedim(dim, -1), known), dim), known
             order = places()
             rows = _watched(eps, order.rows)
             weights, labels = as_weights(order.elements(), rows, index.movedim(dim, -1), order.reach)
             return back(weights, dim), back(labels, dim)
 
-        super().__init__(weigh, owner=lambda: row_numbers(index, dim))
+        super().__init__(weigh, known, known is not None, owner=lambda: row_numbers(index, dim))
 
         def sorting() -> Sorting:
             half = half_in_backward(eps, lambda: pairs(rows_of(scores.detach(), dim, largest, True)))
@@ -152,6 +159,10 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
     dim, n = own.dim, ranked.shape[own.dim]
 
     def weigh() -> tuple[Tensor, Tensor]:
+        if own.positions:  # the same, read the other way
+            weights = own.weights().movedim(dim % ranked.dim(), -2).transpose(-1, -2)
+            weights, labels = back(weights, dim), own.labels
+            return (weights.flip(dim % ranked.dim()), labels) if descending else (weights, labels)
         order, index = own.places(), own.index.movedim(dim, -1)
         columns = _watched(own.eps, order.columns())
         labels = order.neighbours().expand(columns.shape)
@@ -185,17 +196,22 @@ def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     """``kthvalue``, ``median``: one place of the ascending order, for each row."""
     if not decides(region, func, op, x, dim):
         return out
-    eps, scores, then = region.eps_for(op), entering(x), alias(out.indices)
+    eps, then = region.eps_for(op), alias(out.indices)
+    plain, n = simple(x) and watch_of(eps) is None, x.shape[dim]
+    known = positions(n, x.device) if plain and then.numel() * n <= MAX_SHARES else None
+    scores = kept(x) if known is not None else entering(x)
 
     def weigh() -> tuple[Tensor, Tensor]:
         at = place.expand(scores.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
+        if known is not None:
+            return shares(eps, scores, dim, False, then.reshape(at.shape), at).reshape(*then.shape, n), known
         order = _places(scores, dim, False, eps, None, lambda z: beside(z, at))
         row = at.unsqueeze(-1).expand(*at.shape, order.rows.shape[-1])
         labels, weights = (t.gather(-2, row).squeeze(-2) for t in (order.elements(), order.rows))
         weights, labels = as_weights(labels, _watched(eps, weights), then.reshape(labels.shape[:-1]), order.reach)
         return weights.reshape(*then.shape, -1), labels.reshape(*then.shape, labels.shape[-1])
 
-    return with_indices(region, func, out, Weights(weigh))
+    return with_indices(region, func, out, Weights(weigh, known, known is not None))
 
 
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

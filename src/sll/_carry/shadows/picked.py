@@ -17,11 +17,12 @@ from torch import Tensor
 from ..._ops.blend import TAKEN
 from ..._ops.dtypes import FULL
 from ..._ops.env import dispatched, tracked
+from ..._ops.ladder import Sorting
 from ..._ops.openness import marked
 from ..._ops.order import Order as Places
 from ..._ops.order import close
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
-from ..._ops.samples import lead, neighbours
+from ..._ops.samples import lead, neighbours, pairs
 from ..._ops.saving import saving
 from ..._ops.surrogates import alias, follow, kept, lazy_clone, number, ordinary, simple
 from ..._rules.index import op_name
@@ -60,20 +61,19 @@ def quickly_decides(region: Region, op: str, x: Any) -> bool:
 
 
 def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
-    """The half-width; of a policy that NumPy can ask, what finds it when it is needed."""
+    """The half-width; of ``"auto"``, what finds it when it is needed."""
     if not isinstance(eps, Width):
         return eps
-    width, at_once = eps, eps.at_once
-    if at_once is None:
-        return eps.at(sample)
+    width = eps
+    if not width.late:
+        return width.at(sample)
     found: list[float | Tensor] = []
 
     def half(sample: Callable[[], Any]) -> float | Tensor:
         if not found:
             d = sample()
-            on_cpu = not isinstance(d, Tensor) or d.device.type == "cpu"
-            known = at_once(lambda: d.numpy() if isinstance(d, Tensor) else d, math.inf) if on_cpu else None
-            found.append(width.at(lambda: torch.as_tensor(d)) if known is None else known)
+            d = d if isinstance(d, Tensor) else torch.as_tensor(d, dtype=torch.float64, device="cpu")
+            found.append(width.at(lambda: d))
         return found[0]
 
     return half
@@ -116,6 +116,28 @@ def row_numbers(index: Tensor, dim: int) -> Tensor:
     return numbers.reshape(shape).expand(index.shape)
 
 
+MAX_SHARES = 2**22
+"""Shares of all elements in all places: beyond so many they are worked out in windows around each place."""
+
+
+def shares(
+    eps: float | Width, scores: Tensor, dim: int, largest: bool, index: Tensor, places: Tensor,
+    distances: Callable[[Tensor], Tensor] = pairs,
+) -> Tensor:  # fmt: skip
+    """The shares, (…, k, n), that all elements have of some `places` of their row; ones for those that stand there, the
+    `index` (…, k). Only where plain autograd is all there is.
+    """
+    sample = lambda: distances(rows_of(scores.detach(), dim, largest, True))
+    half, dtype = half_in_backward(eps, sample), scores.dtype if scores.dtype in FULL else torch.float32
+    sorting = Sorting(dim, largest, (lambda _: half(sample)) if callable(half) else half)
+
+    def make() -> Tensor:
+        nothing = torch.zeros(*index.shape, scores.shape[dim], dtype=dtype, device=index.device)
+        return nothing.scatter_(-1, index.unsqueeze(-1), 1.0)
+
+    return decided(sorting.shares, scores, make, places)
+
+
 # --- the first few of each row ------------------------------------------------------------------------------------
 
 
@@ -139,6 +161,8 @@ class Picked(Weights):
         self.k, self.dim, self.largest, self.eps = k, dim, largest, eps
         self.index = lazy_clone(index) if common else alias(index)
         self.plain = quick or common and watch_of(self.eps) is None
+        if self.ordered and self.plain and index.numel() * x.shape[dim] <= MAX_SHARES:  # type: ignore[index]
+            self._labels, self.positions = positions(x.shape[dim], x.device), True  # type: ignore[index]
         self._saving = None if quick else saving()
         self._by: Projection | None = None
 
@@ -194,6 +218,12 @@ class Picked(Weights):
         k, dim = self.k, self.dim
         assert dim is not None
         at = self.index.movedim(dim, -1)
+        if self.positions:
+            fixed, places = self.scores.detach(), positions(at.shape[-1], at.device)
+            if not self.in_order:
+                places = fixed.movedim(dim, -1).gather(-1, at).argsort(-1, descending=self.largest).argsort(-1)
+            distances = lambda rows: distances_of(rows, k, True)
+            return back(shares(self.eps, self.scores, dim, self.largest, at, places, distances), dim), self.labels
         rows, half = in_units(self.rows(), self.eps, self.distances, self.gaps)
         index = _first(rows.detach(), k, half)
         rows = rows.gather(-1, index)

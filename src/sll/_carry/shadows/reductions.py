@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, finite_gradient, finite_gradient_at_zero, follow, lazy_clone, number
+from ..._ops.surrogates import alias, finite_gradient_at_zero, follow, lazy_clone, number
 from ..._rules.index import op_name
 from ..interface import Func, Quick, Region
 from ..rules import between_bools
@@ -51,12 +51,14 @@ def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, own = args[0], quick_shadow(args[0])
     if own is None or not (own.by_ones or x.dtype == torch.bool):
         return NotImplemented
-    out, make = func(*args), lambda: finite_gradient_at_zero(func(own.value(), *args[1:]))
+    raw: Callable[[], Tensor] = lambda: func(own.value(), *args[1:])
+    out, make = func(*args), lambda: finite_gradient_at_zero(raw())
     if x.dtype != torch.bool:
         return mark(region, out, reduced(region, func, x, own, args[1:], {}, out, make))
     shape = x.shape  # (Floats count without an error up to 2 ** 24.)
     found = Shadow(make, None, own.exact if x.numel() < 1 << 24 else None, by_ones=True)
     found.terms, found.depth = lambda: added(lambda: own.parts(own.value().bool()), shape, *args[1:]), 1
+    found.raw = raw
     return mark(region, out, found)
 
 
@@ -75,12 +77,13 @@ def quick_count(op: str) -> Quick:
             return quick_compare(region, op, func, args)
         if type(k) is not int or k + offset < 0 or n.dtype != torch.int64:  # (below 0 there is no count)
             return quick_compare(region, op, func, args)
-        out, value = func(n, k), own.value()
-        flags, dtype = lazy_clone(out), value.dtype
-        distance = value.detach() - number(k + offset, dtype)
-        near = distance.abs_().le_(number(0.5, dtype))  # (0 or 1; it is not the band of a decision)
+        out, count, dtype = func(n, k), own.raw or own.value, own.exact or own.value().dtype
+        flags = lazy_clone(out)
 
         def make() -> Tensor:
+            value = count()
+            distance = value.detach() - number(k + offset, dtype)
+            near = distance.abs_().le_(number(0.5, dtype))  # (0 or 1; it is not the band of a decision)
             found: Tensor = value * near if rising > 0 else value * near.neg()
             found.data = flags.type(dtype)  # (in half the time of `to`)
             return found
@@ -161,6 +164,15 @@ def truth(some: bool) -> Callable[..., Any]:
 some, every = truth(True), truth(False)
 
 
+def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0] if args else kwargs["input"]
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    flags = _flags(region, x)
+    if shadow(flags) is None:
+        return func(*args, **kwargs)
+    return region.call(torch.sum, flags) if dim is None else region.call(torch.sum, flags, dim)
+
+
 def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`amax`, `amin`: of bools `any` and `all`, of integers what torch does for the shadow's value."""
     x = args[0] if args else kwargs["input"]
@@ -174,18 +186,3 @@ def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     rest = {name: y for name, y in kwargs.items() if name != "input"}
     make = lambda: func(own.value(), *args[1:], **rest)
     return carry(region, out, reduced(region, func, x, own, args[1:], rest, out, make))
-
-
-def bincount(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from .lookups import one_hot_of
-
-    named = dict(zip(("input", "weights", "minlength"), args), **kwargs)
-    x, weights = named["input"], named.get("weights")
-    out, own = func(*args, **kwargs), shadow(x)
-    if own is None or not out.numel():
-        return out
-    hot = one_hot_of(x, own, out.numel())
-    if weights is not None:
-        total = (hot * weights.to(hot.dtype).unsqueeze(-1)).sum(0)
-        return follow(total.to(out.dtype), lambda: func(*args, **kwargs))
-    return carry(region, out, Shadow(finite_gradient(hot.sum(0)), by_ones=True))

@@ -18,7 +18,7 @@ from ..._ops.apply import finite
 from ..._ops.dtypes import FULL
 from ..._ops.env import free_to_read
 from ..._ops.projections import decided
-from ..._ops.surrogates import alias, finite_gradient, follow, simple
+from ..._ops.surrogates import alias, finite_gradient, follow, number, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added, total
@@ -113,7 +113,7 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     hard = func(*args)
     plain = hard if hard.requires_grad else None
-    out = _set(picked, hard, dim, value - x.detach())
+    out = _set(picked, hard, dim, number(value, x.dtype) - x.detach())
     if getattr(x, "_sll", None) is not None:
         return out
     one = torch.ones_like
@@ -170,9 +170,12 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     """A tensor like `x` that has the gradient of one index."""
     old = as_value(x).detach()
     new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).detach()
-    hot = _hot(spot, x, new, add)
-    if hot is not None:
+    if (hot := _hot(spot, x, new)) is not None:
         return hot * finite(new if add else new - old)
+    if (entries := spot.beside(old)) is not None and spot.along is not None:
+        change = new.unsqueeze(-1) if new.dim() else new
+        change = change if add else change - entries
+        return (spot.own.weights() * finite(change)).sum(spot.along).movedim(-1, spot.along)  # type: ignore[attr-defined, no-any-return]
     places = _places(x)
     there, old = read(places), old.reshape(-1)
     if add or _is_full(there, x):
@@ -185,14 +188,12 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     return moved.new_zeros(x.numel()).index_add(0, at.reshape(-1), moved.expand(at.shape).reshape(-1)).reshape(x.shape)
 
 
-def _hot(spot: Spot, x: Tensor, new: Tensor, add: bool) -> Tensor | None:
-    """How much each place is written to, where that is known for all places at once."""
-    if spot.along is None or new.dim() and new.shape[spot.along] != 1:
+def _hot(spot: Spot, x: Tensor, new: Tensor) -> Tensor | None:
+    """How much each place is written to, where one number is written at all of them."""
+    picked, along = spot.own, spot.along
+    if along is None or new.dim() or not isinstance(picked, Picked) or not picked.lies(along, x):
         return None
-    hot, picked = spot.hot(), spot.own
-    if hot is None and isinstance(picked, Picked) and not new.dim() and picked.lies(spot.along, x):
-        hot = picked.hot().movedim(-1, spot.along)
-    return hot if hot is not None and hot.shape == x.shape else None
+    return picked.hot().movedim(-1, along)
 
 
 def _same_for_all(source: Any) -> bool:

@@ -26,6 +26,8 @@ from ..interface import Carried, Func, Region
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 """From a tensor to what it would be on the other side."""
+Ends: TypeAlias = "tuple[float, float] | None"
+"""The least and the largest number that a tensor holds, and that it would hold on the other side, where it is known."""
 Parts: TypeAlias = "Callable[[], tuple[Tensor, Tensor] | None]"
 """What each decision changes of a number, see `terms.py`: the shares of the decisions, which have a gradient (and any
 value), and the changes, in one dimension more. None if it is not known.
@@ -44,6 +46,9 @@ class Shadow(Carried):
     make: Callable[[], Tensor]
     shared = False
     by_ones = False
+    raw: Callable[[], Tensor] | None = None
+    """Of a count: the value, whose gradient may be infinite or NaN where nothing is counted."""
+    ends: Ends = None
     terms: Parts | None = None
     """Where several decisions make the number: what each of them changes."""
     depth = 0
@@ -214,6 +219,8 @@ class Whole(Carried):
     `by_ones`: no further than one. `line`: see `wraps.py`. `of`: it is known from that, as long as nobody writes there.
     """
 
+    ends: Ends = None
+
     def __init__(
         self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True, line: Any = None, of: Tensor | None = None
     ) -> None:
@@ -264,7 +271,7 @@ Carrier: TypeAlias = "Shadow | Whole | Selected | Scaled"
 def carried(x: Any) -> Carrier | None:
     """What `x` carries. A write that no rule has seen makes it stale: the tensor is another one then."""
     pair = getattr(x, "_sll", None)
-    if pair is None or not isinstance(x, Tensor):
+    if type(pair) is not tuple:  # (what is no tensor may have any attribute)
         return None
     found, version = pair
     if version is not None and version != x._version:

@@ -268,7 +268,7 @@ def made_of(
         if nothing and x.dtype is not flags:
             return Shadow(value, other, exact)  # (in a loop that is most frequent)
         found.append(own)
-    alone, choice = all(x is operands[0] for x in operands), one_choice(operands)
+    alone, choice = all(x is operands[0] for x in operands), one_choice(found)
     if choice is not None and not (alone and own.terms is not None):
         number = None if not alone or choice.number is None else Shadow(value).value
         return relabelled(func, args, kwargs, operands, out.dim(), number)
@@ -313,9 +313,8 @@ def with_parts(
     return made
 
 
-def one_choice(operands: list[Tensor]) -> Weights | None:
+def one_choice(found: list[Shadow]) -> Weights | None:
     """What one operand carries that is a choice, or the first of several that are made of the same decisions."""
-    found = [shadow(x) for x in operands]
     own = found[0]
     if not isinstance(own, Weights) or all(each is own for each in found):
         return own if isinstance(own, Weights) else None

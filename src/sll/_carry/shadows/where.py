@@ -138,9 +138,9 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
 def _integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor, known: list[Tensor]) -> Tensor:
     """Of bools or integers: what is taken keeps its gradient, and the mask gets what it makes to be another."""
     args = mask, a, b
-    if one_choice(known) is not None:
-        return by_difference(region, torch.where, args, {}, out)  # type: ignore[no-any-return]
     found = [shadow(x) for x in args]
+    if one_choice([own for own in found if own is not None]) is not None:
+        return by_difference(region, torch.where, args, {}, out)  # type: ignore[no-any-return]
     dtype = functools.reduce(torch.promote_types, (own.value().dtype for own in found if own is not None))
 
     def value_of(x: Any, own: Shadow | None) -> Tensor:

@@ -5,7 +5,9 @@ the two cancel, and a program that has a slope of its own has none in a region. 
 
 * a rounded number that reaches the loss by such subtractions only, or as an index, has no ramp;
 * a sawtooth (`remainder`, `fmod`, `frac`) keeps its own slope. What is left of its operand without it is a rounded
-  number, and has the ramp of one.
+  number, and has the ramp of one;
+* an index of boundaries passed (`searchsorted`), of which the boundary is subtracted from what has passed it, and which
+  reads something else as well, has no ramp: that is an interpolation.
 
 A `Line` is what a tensor carries that is a linear function of a `Rounded` one. Whether that has other ways to the loss
 is known in backward, by comparing what arrives from subtractions with all that arrives.
@@ -24,13 +26,14 @@ from torch.autograd.graph import Node, get_gradient_edge
 from ..._ops.surrogates import eager
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
+from .differences import added
 from .quotients import QUOTIENTS
 from .shadow import Other, Scaled, Shadow, carried, carry
 from .terms import SUMS
 
 __all__ = [
     "PRODUCTS", "Index", "Line", "Rounded", "as_line", "in_place", "line_for", "line_of", "on_line", "put_on",
-    "sawtooth",
+    "read_at", "sawtooth",
 ]  # fmt: skip
 
 PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
@@ -61,8 +64,12 @@ class Rounded:
     """What `source` was rounded to: the float `x`, or an index; a `saw` is the rest of it.
 
     `width` is that of the line of the program, which remembers whether it ever takes a jump back; `parent` is the
-    index that `x` is the number of.
+    index that `x` is the number of. Of an index, `edges` are the boundaries that it counts.
     """
+
+    edges: Tensor | None = None
+    ramp: Tensor | None = None
+    """Of a boundary that was read: what has the gradient of its index alone."""
 
     def __init__(
         self, source: Tensor, x: Tensor | None = None, saw: bool = False, width: Any = None,
@@ -71,6 +78,8 @@ class Rounded:
         self.source, self.x, self.saw, self.width, self.parent = source, x, saw, width, parent
         self.subtracted: list[bool] = []
         """Not empty if it is taken away from what it was made of. (Hooks hold this, and nothing that holds tensors.)"""
+        self.read: list[bool] = []
+        """An entry for each table that it is the index of."""
         self._twin: Tensor | None = None
 
     def twin(self) -> Tensor:
@@ -86,7 +95,7 @@ class Rounded:
                 each.subtracted.append(True)
                 each = each.parent
             self._twin = x.clone()
-            _compare(self._twin, x)
+            _compare(self._twin, x if self.ramp is None else self.ramp)
         return self._twin
 
 
@@ -150,8 +159,9 @@ class Index(Shadow):
     def value(self) -> Tensor:
         known, value = self._value, super().value()
         if known is None and value.requires_grad:
-            subtracted = self.line.root.subtracted
-            hook = lambda g: torch.zeros_like(g) if subtracted else None
+            root = self.line.root
+            subtracted, read, least = root.subtracted, root.read, 0 if root.edges is None else 2
+            hook = lambda g: torch.zeros_like(g) if subtracted and len(read) >= least else None
             value.register_hook(hook)  # type: ignore[no-untyped-call]
         return value
 
@@ -191,6 +201,22 @@ def as_line(region: Region, x: Tensor, out: Tensor) -> Tensor:
     if line is None or not out.requires_grad:
         return out
     return carry(region, out, Scaled(Line(Rounded(line.root.source, out, parent=line.root))))
+
+
+def read_at(region: Region, own: Shadow, table: Any, out: Tensor, soft: Tensor) -> Tensor:
+    """`out` with the gradient of `soft`: floats of a table, at an index that carries `own`. If these are the boundaries
+    that the index counts, they are what was rounded to them.
+    """
+    soft = soft.expand(out.shape)
+    found, index = added(out, soft), own if own.root is None else own.root[0]
+    if not isinstance(index, Index) or (edges := (root := index.line.root).edges) is None:
+        return found
+    root.read.append(True)
+    if table.untyped_storage().data_ptr() != edges.untyped_storage().data_ptr():
+        return found
+    line = Line(Rounded(root.source, found, parent=root))
+    line.root.ramp = soft
+    return carry(region, found, Scaled(line))
 
 
 def on_line(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Line | None]:

@@ -54,7 +54,7 @@ def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor
     return beside(region, same, [_before(region, old), new], same(old, new), put(a.to(b.dtype), b))
 
 
-WRITES = Writes(lambda x: shadow(x) is not None, tracked, _before, _carry_same, _through)
+WRITES = Writes(lambda x: shadow(x) is not None, _before, _carry_same, _through)
 in_place, spelled_out, overwrite = WRITES.in_place, WRITES.spelled_out, WRITES.overwrite
 
 
