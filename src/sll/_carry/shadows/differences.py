@@ -1,9 +1,10 @@
 """What a function of bools or integers makes of a decision: the difference to what it makes of the other side.
 
-    d F(n) / d shadow = (F(n') - F(n)) / (n' - n),
+    d F(n) = sum_k (F(n + delta_k) - F(n)) dp_k,
 
-each operand in turn, the others as the program takes them. Where ``n'`` is not known (a count) it is what the function
-makes of both neighbours.
+over the decisions that each operand is made of (see `terms.py`), the other operands as the program takes them. Operands
+that are made of one decision change together. Where none is known (a count) it is what the function makes of both
+neighbours.
 """
 
 from __future__ import annotations

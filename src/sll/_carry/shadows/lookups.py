@@ -1,9 +1,8 @@
 """Lookups with an index that was decided: ``table[i]``, `gather`, `embedding`, `one_hot` …
 
 The row that the program takes gets the table's gradient. The index gets what it makes to be elsewhere, read from the
-table as it is at the call: an index with weights, for each candidate, the product with that candidate's entry; any
-other, the difference between the entry on the other side of the boundary and this one. What lies beyond the end of the
-table counts as the end.
+table as it is at the call: for each decision that it is made of, its share times the difference between the entry there
+and this one. What lies beyond the end of the table counts as the end.
 """
 
 from __future__ import annotations
