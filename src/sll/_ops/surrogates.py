@@ -26,6 +26,7 @@ from .env import eager
 
 __all__ = [
     "alias",
+    "constant",
     "eager",
     "finite_gradient",
     "finite_gradient_at_zero",
@@ -181,6 +182,11 @@ def number(value: float, dtype: torch.dtype, device: torch.device | str = "cpu")
     CPU goes with those of any device, where a function has two operands.
     """
     return torch.scalar_tensor(value, dtype=torch.float64).to(device, dtype)  # (inf beyond its range)
+
+
+def constant(value: float, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """`number`; another one where calls are traced."""
+    return number(value, dtype, device) if eager() else torch.full((), value, dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=1024)

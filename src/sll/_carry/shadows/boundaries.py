@@ -38,7 +38,7 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     value = hard_forward(hard.to(offset.dtype), offset * jump)
     other = lambda n: (below + above).to(n.dtype) - n
     if (line := line_for(eps, x)) is None:
-        return carry(region, hard, Shadow.of(value, other))
+        return carry(region, hard, Shadow(value, other))
     line.root.edges = boundaries
     return carry(region, hard, Index(value.clone, other, None, False, line))
 

@@ -82,7 +82,7 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
                 return put(region, out, Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line))
         else:
             floats = follow(floats, lambda: out.to(dtype))
-        found = Shadow.of(floats, other, dtype, whole.by_ones)
+        found = Shadow(floats, other, dtype, whole.by_ones)
         found.ends = whole.ends
         return put(region, out, found)
     numbers = lazy_clone(out) if plainly else alias(out)
@@ -97,7 +97,7 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
     elif plainly and region.trace is None:
         found = Shadow(make, other, dtype, by_ones=True)
     else:
-        found = Shadow.of(make(), other, None, True)
+        found = Shadow(make(), other, None, True)
     return put(region, out, found)
 
 

@@ -1,14 +1,16 @@
 """What a function of bools or integers makes of a decision: the difference to what it makes of the other side.
 
-    d F(n) / d shadow = (F(n') - F(n)) / (n' - n),
+    d F(n) = sum_k (F(n + delta_k) - F(n)) dp_k,
 
-each operand in turn, the others as the program takes them. Where ``n'`` is not known (a count) it is what the function
-makes of both neighbours.
+over the decisions that each operand is made of (see `terms.py`), the other operands as the program takes them. Operands
+that are made of one decision change together. Where none is known (a count) it is what the function makes of both
+neighbours.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinar
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Other, Shadow, carry, mark, quick_shadow, root_of, shadow, tensors
-from .terms import as_count, made_of, one_choice, relabelled, there, together
+from .terms import all_beyond, as_count, made_of, one_choice, relabelled, there, together
 
 
 def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
@@ -30,7 +32,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         return out
     operands = [x for x in tensors(args, kwargs) if shadow(x) is not None]
     floats = out.is_floating_point() or out.is_complex()
-    if not floats and one_choice(operands) is not None:
+    if not floats and one_choice([shadow(x) for x in operands]) is not None:  # type: ignore[misc]
         return carry(region, out, relabelled(func, args, kwargs, operands, out.dim()))
     known, unknown = decisions(operands, out)
     if floats and unknown:  # the derivative of the function of floats
@@ -167,10 +169,7 @@ def _apart(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def total(parts: list[Tensor]) -> Tensor:
-    found, *rest = parts
-    for part in rest:
-        found = found + part
-    return found
+    return functools.reduce(operator.add, parts)
 
 
 def added(out: Tensor, soft: Tensor) -> Tensor:
@@ -217,18 +216,7 @@ def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool =
     return out
 
 
-def other_of(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
+def other_of(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Other:
     """The function of one operand that is on its other side; None for several, if they are not made of one decision."""
-    of = {id(x): (shadow(x), x.detach().clone()) for x in known}
-    if len(of) != 1 and (root_of(known, known[0].shape) is None):
-        return None
-    rest = [y.clone() if isinstance(y, Tensor) and id(y) not in of and not y.requires_grad else y for y in args]
-
-    def other(_: Tensor) -> Tensor | None:
-        there = {key: own.other(then) for key, (own, then) in of.items() if own is not None}
-        if any(beyond is None for beyond in there.values()):
-            return None
-        made: Tensor = func(*(there.get(id(old), y) for y, old in zip(rest, args)), **kwargs)
-        return made
-
-    return other
+    one = all(x is known[0] for x in known) or root_of(known, known[0].shape) is not None
+    return all_beyond(func, args, kwargs) if one else None

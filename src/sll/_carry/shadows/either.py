@@ -20,7 +20,7 @@ from ..._ops.env import tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
 from ..._ops.surrogates import alias, eager, follow, number
 from ..interface import Func, Region
-from .shadow import Either, Shadow, call_with, carried, carry, shadow
+from .shadow import Either, Shadow, call_with, carried, carry, shadow, unchanged
 
 
 def is_either(x: Tensor) -> bool:
@@ -100,17 +100,17 @@ def decided(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if out.is_floating_point():
         shown = soft if dtype == out.dtype else soft.to(out.dtype)
         return carry(region, shown, Either(_spread(share, out.shape), lambda _: there))
-    return carry(region, out, Shadow.of(soft, None if out.dtype == torch.bool else lambda _: there))
+    return carry(region, out, Shadow(soft, None if out.dtype == torch.bool else lambda _: there))
 
 
 def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, out: Tensor) -> Tensor:
     """The float `out` that `func` makes of such numbers: it is one of two, too."""
     own = carried(x)
     assert isinstance(own, Either)
-    operands = [(y, y._version) for y in (*args, *kwargs.values()) if isinstance(y, Tensor)]
+    same = unchanged(*args, *kwargs.values())
 
     def other(_: Tensor) -> Tensor | None:
-        beyond = own.other(x.detach()) if all(y._version == version for y, version in operands) else None
+        beyond = own.other(x.detach()) if same() else None
         return None if beyond is None else _with(func, args, kwargs, x, beyond)
 
     plain = None if own.plain is None else _with(func, args, kwargs, x, own.plain)
@@ -140,11 +140,10 @@ def written(out: Tensor, old: Tensor, new: Any, weight: Any, plain: Tensor | Non
 
 def masked(out: Tensor, mask: Tensor, own: Shadow, a: Any, b: Any, plain: Tensor) -> Either:
     """`out` is ``where(mask, a, b)`` of a mask that is a choice."""
-    seen = [(x, x._version) for x in (mask, a, b) if isinstance(x, Tensor)]
+    same = unchanged(mask, a, b)
 
     def other(_: Tensor) -> Tensor | None:
-        same = all(x._version == version for x, version in seen)
-        return torch.where(mask, b, a).detach() if same else None
+        return torch.where(mask, b, a).detach() if same() else None
 
     share = Shadow(lambda: _left(own.value().detach() > 0.5, own.value()))
     return Either(_spread(share, out.shape), other, plain if plain.requires_grad else None)

@@ -30,7 +30,7 @@ from .differences import (
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
-from .terms import BY_ONES, made_of, one_choice, relabelled
+from .terms import BY_ONES, made_of
 from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
 LINEAR = set(
@@ -69,8 +69,8 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
         if out is x:  # x.to(x.dtype), contiguous
             return x
     masks = not kwargs and all((x.dtype if isinstance(x, Tensor) else type(x)) in (torch.bool, bool) for x in args)
-    if masks and name in POLYNOMIALS and one_choice(found) is None and len({id(x) for x in args}) == len(args):
-        return _logic(region, name, args, out)
+    if masks and name in POLYNOMIALS:
+        return _logic(region, name, func, args, out)
     if len(found) == 1 and (out.is_floating_point() or out.dtype == found[0].dtype) and name in CASTS:
         own = shadow(found[0])
         assert own is not None
@@ -153,7 +153,7 @@ def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whol
     with torch.no_grad():
         change = quotient(func(beyond, *args[1:], **kwargs), out, beyond, x, x.dtype)
         flags = alias(out)
-    return carry(region, out, Shadow.of(follow(x * change, lambda: flags.to(x.dtype))))
+    return carry(region, out, Shadow(follow(x * change, lambda: flags.to(x.dtype))))
 
 
 # --- linear functions --------------------------------------------------------------------------------------------
@@ -189,11 +189,8 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     # (A product saves its operands.)
     fixed = [kept(x) if found is None and isinstance(x, Tensor) else x for x, found in zip(args, own)]
     make: Callable[[], Tensor] = lambda: func(*(x if found is None else found.value() for x, found in zip(fixed, own)))
-    if len(known) == 1 and isinstance(chosen := shadow(known[0]), Weights) and chosen.terms is None:
-        value = None if chosen.number is None else make if lazy else Shadow.of(make()).value
-        return carry(region, out, relabelled(func, args, {}, known, out.dim(), value))
     if out.dtype == torch.bool and func.__name__ in ADDS:  # True + True is True
-        return _logic(region, "logical_or", args, out)
+        return _logic(region, "logical_or", func, args, out)
     number = make if lazy else make()
     return carry(region, out, made_of(region, func, args, {}, out, known, number, other_of(func, args, {}, known)))
 
@@ -288,9 +285,11 @@ def quick_quotient(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return func(*args)
 
 
-def _logic(region: Region, name: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    """`out` are the masks that the polynomial called `name` makes of masks."""
+def _logic(region: Region, name: str, func: Func, args: tuple[Any, ...], out: Tensor) -> Any:
+    """`out` are the masks that the polynomial called `name` makes of masks: the opposite of a choice is one, too."""
     found = [shadow(x) for x in args]
+    if len(args) == 1 and isinstance(found[0], Weights) or len(args) == 2 and args[0] is args[1]:
+        return by_difference(region, func, args, {}, out)
     known = [own for own in found if own is not None]
     # A mask that is fixed is kept as it is now: the program may write to it.
     fixed = [torch.as_tensor(x, device=out.device).clone() if own is None else None for x, own in zip(args, found)]

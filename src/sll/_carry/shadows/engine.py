@@ -227,7 +227,7 @@ ENGINE = _Shadows()
 
 
 def _again(region: Region, x: Tensor, number: Tensor) -> None:
-    carry(region, x, Shadow.of(number))
+    carry(region, x, Shadow(number))
 
 
 def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:

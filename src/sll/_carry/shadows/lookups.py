@@ -1,9 +1,8 @@
 """Lookups with an index that was decided: ``table[i]``, `gather`, `embedding`, `one_hot` …
 
 The row that the program takes gets the table's gradient. The index gets what it makes to be elsewhere, read from the
-table as it is at the call: an index with weights, for each candidate, the product with that candidate's entry; any
-other, the difference between the entry on the other side of the boundary and this one. What lies beyond the end of the
-table counts as the end.
+table as it is at the call: for each decision that it is made of, its share times the difference between the entry there
+and this one. What lies beyond the end of the table counts as the end.
 """
 
 from __future__ import annotations
@@ -188,23 +187,36 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         return read_at(region, spots[0].own, table, out, soft) if len(spots) == 1 else added(out, soft)
     if out.is_complex():
         return out
-    if len(spots) == 1 and held is None:
-        return carry(region, out, _among_entries(region, spots[0], table, out))
+    alone = spots[0] if len(spots) == 1 and held is None else None
+    if alone is not None and isinstance(alone.own, Weights):
+        return carry(region, out, _candidates(alone, alone.own, table))
     soft = total([spot.soft(table, out.dtype == torch.bool) for spot in spots])
     soft = soft if held is None else soft + read(held.value())
-    return carry(region, out, _of_several(region, spots, table, read, soft, out))
+    numbers = alias(out)
+    value = follow(soft.expand(out.shape), lambda: numbers.to(soft.dtype))
+    if out.dtype == torch.bool:
+        return carry(region, out, Shadow(value))
+    found = None if alone is None else alone.own.parts(alone.index)
+    if alone is None or found is None:
+        return carry(region, out, _of_several(region, spots, table, read, value, out))
+    entry = alone.entries(table, found[1]).squeeze(-1)
+    return carry(region, out, Shadow(value, lambda _: entry))
+
+
+def _candidates(spot: Spot, own: Weights, table: Tensor) -> Weights:
+    """The same choice among entries of a table of bools or integers."""
+    if spot.all_rows() and table.dim() == 1:
+        return own.of_labels(table.clone())
+    return own.of_labels(spot.entries(table, own.changes(spot.index)), spot.align)
 
 
 def _of_several(
-    region: Region, spots: list[Spot], table: Any, read: Callable[[Any], Tensor], soft: Tensor, out: Tensor
+    region: Region, spots: list[Spot], table: Any, read: Callable[[Any], Tensor], value: Tensor, out: Tensor
 ) -> Shadow:
     """What `out` carries, an entry at several decided indices or among decided entries."""
-    found = _with_value(soft, out)
-    if out.dtype == torch.bool:
-        return found
     operands = [own for own in (*(spot.own for spot in spots), shadow(table)) if own is not None]
     parts = _changed(spots, table, read, out) if depth_of(operands) <= DEEPEST else None
-    return with_parts(region, out, lambda: parts, found.value(), operands)
+    return with_parts(region, out, lambda: parts, value, operands)
 
 
 def _changed(spots: list[Spot], table: Any, read: Callable[[Any], Tensor], out: Tensor) -> Found:
@@ -219,26 +231,6 @@ def _changed(spots: list[Spot], table: Any, read: Callable[[Any], Tensor], out: 
         wide = (t.expand(*table.shape, t.shape[-1]).unbind(-1) for t in held)
         found.append(tuple(torch.stack([read(t) for t in each], -1) for each in wide))  # type: ignore[arg-type]
     return together(found, out.shape)
-
-
-def _with_value(soft: Any, out: Tensor, other: Any = None) -> Shadow:
-    numbers = alias(out)
-    return Shadow.of(follow(soft.expand(out.shape), lambda: numbers.to(soft.dtype)), other)
-
-
-def _among_entries(region: Region, spot: Spot, table: Any, out: Tensor) -> Shadow:
-    """The same decision among entries of a table of bools or integers."""
-    own = spot.own
-    if isinstance(own, Weights):
-        if spot.all_rows() and table.dim() == 1:
-            return own.of_labels(table.clone())
-        return own.of_labels(spot.entries(table, own.changes(spot.index)), spot.align)
-    soft = spot.soft(table, out.dtype == torch.bool)
-    found = own.parts(spot.index)
-    if found is None:
-        return _of_several(region, [spot], table, lambda t: spot.read(t, spot.index), soft, out)
-    entry = spot.entries(table, found[1]).squeeze(-1)
-    return _with_value(soft, out, None if out.dtype == torch.bool else lambda _: entry)
 
 
 # --- x[...] ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ..._ops.projections import decided
 from ..._ops.surrogates import alias, finite_gradient, follow, number, simple
 from ..._rules.index import op_name
 from ..interface import Func, Region
-from .differences import added
+from .differences import added, total
 from .either import written as written_in
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .orders import Order, inverse, quick_order
@@ -40,7 +40,7 @@ def written(
     nothing = torch.zeros_like(out.detach())
     weight: Callable[[], Tensor] = lambda: _written(region, nothing.clone(), nothing, 1.0, False, spots, read)
     if len(spots) > 1 or spots[0].picked() is None:  # (the program may write to its index)
-        weight = Shadow.of(weight()).value
+        weight = Shadow(weight()).value
     return carry(region, out, written_in(out, x, new, weight, plain))
 
 
@@ -76,16 +76,16 @@ def _written(
         if floats:
             return order.soft(values, False, hard)  # type: ignore[no-any-return]
         value = order.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
-        return carry(region, hard, Shadow.of(value, other))
+        return carry(region, hard, Shadow(value, other))
     moved = [finite_gradient(_moved(spot, read, x, source, add)) for spot in spots]
     parts = moved if base is None else [base, *moved]
     if not parts:
         return hard
-    soft = functools.reduce(torch.add, parts)
+    soft = total(parts)
     if floats:
         return added(hard, soft)
     numbers = alias(hard)
-    return carry(region, hard, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype)), other))
+    return carry(region, hard, Shadow(follow(soft, lambda: numbers.to(soft.dtype)), other))
 
 
 def _put(old: Tensor, new: Any, add: bool, spot: Spot | None, read: Callable[[Tensor], Tensor]) -> Tensor:
@@ -147,7 +147,7 @@ def _write_row(
     base = None if own is None else torch.zeros_like(new).scatter(0, index.clone(), new)
     written = func(*args)
     value = order.soft(new.detach(), False, base, lambda: x.to(new.dtype))  # (integers are finite)
-    mark(region, x, Shadow.of(value, None, new.dtype))
+    mark(region, x, Shadow(value, None, new.dtype))
     return written
 
 

@@ -165,7 +165,7 @@ def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if out.is_floating_point():
         return added(out, soft)
     numbers = alias(out)
-    return carry(region, out, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
+    return carry(region, out, Shadow(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
 def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

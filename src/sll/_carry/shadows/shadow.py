@@ -37,10 +37,10 @@ value), and the changes, in one dimension more. None if it is not known.
 class Shadow(Carried):
     """The shadow of a bool or integer tensor.
 
-    `make` computes the value, anew at each call (`shared`: or others have it, too); it must depend on nothing that the
-    program can write to. `exact`: it is bit for bit the tensor's, as a float of this type. `other` is given the tensor
-    that carries the shadow. A bool is its opposite there, if nothing else is said. `by_ones`: each decision changes the
-    number by one at most (a bool is not asked).
+    `make` is the value, or computes it, anew at each call (`shared`: or others have it, too); it must depend on nothing
+    that the program can write to. `exact`: it is bit for bit the tensor's, as a float of this type. `other` is given
+    the tensor that carries the shadow. A bool is its opposite there, if nothing else is said. `by_ones`: each decision
+    changes the number by one at most (a bool is not asked).
     """
 
     make: Callable[[], Tensor]
@@ -57,28 +57,17 @@ class Shadow(Carried):
     """Of what is made of one decision, element by element: the shadow of that, its tensor, and the version of it."""
 
     def __init__(
-        self, make: Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None, shared: bool = False,
-        by_ones: bool = False,
+        self, make: Tensor | Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None,
+        by_ones: bool = False, shared: bool = False,
     ) -> None:  # fmt: skip
-        self.make = make
+        known = not callable(make)
+        self.make = (lambda: make) if known else make  # type: ignore[assignment, return-value]
         self.exact = exact
-        self.shared = shared
+        self.shared = shared or known
         self.by_ones = by_ones or other is opposite
-        self._value: Tensor | None = None
+        self._value: Tensor | None = make if known else None  # type: ignore[assignment]
         self._other = other
         self._saving = saving()
-
-    @classmethod
-    def of(
-        cls, value: Tensor | Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None,
-        by_ones: bool = False,
-    ) -> Shadow:  # fmt: skip
-        """With a value that is known, or else a function that makes one."""
-        if callable(value):
-            return cls(value, other, exact, False, by_ones)
-        found = cls(lambda: value, other, exact, True, by_ones)
-        found._value = value
-        return found
 
     def value(self) -> Tensor:
         if self._value is None:
@@ -282,7 +271,7 @@ Carrier: TypeAlias = "Shadow | Whole | Selected | Scaled"
 def carried(x: Any) -> Carrier | None:
     """What `x` carries. A write that no rule has seen makes it stale: the tensor is another one then."""
     pair = getattr(x, "_sll", None)
-    if pair is None or not isinstance(x, Tensor):
+    if type(pair) is not tuple:  # (what is no tensor may have any attribute)
         return None
     found, version = pair
     if version is not None and version != x._version:
@@ -351,6 +340,12 @@ def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
     if not region.adopt(x):
         found.within = region.outermost()
     return x
+
+
+def unchanged(*seen: Any) -> Callable[[], bool]:
+    """Asked later: whether nobody has written to these tensors since."""
+    versions = [(x, x._version) for x in seen if isinstance(x, Tensor) and not x.is_inference()]
+    return lambda: all(x._version == version for x, version in versions)
 
 
 def call_with(func: Func, args: Sequence[Any], kwargs: dict[str, Any], of: Callable[[Tensor], Any]) -> Any:

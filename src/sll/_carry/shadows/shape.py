@@ -124,11 +124,12 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool, exa
 
     if type(own) is Either:
         share, plain = own.share, None if own.plain is None else one(own.plain)
-        return Either(Shadow(lambda: one(share.value())) if lazy else Shadow.of(one(share.value())), other, plain)
+        moved: Callable[[], Tensor] = lambda: one(share.value())
+        return Either(Shadow(moved if lazy else moved()), other, plain)
     if isinstance(own, Whole):
         return Whole(other, own.by_ones)
     make: Callable[[], Tensor] = lambda: one(own.value())
-    found = Shadow(make, other, exact, True, own.by_ones) if lazy else Shadow.of(make(), other, None, own.by_ones)
+    found = Shadow(make if lazy else make(), other, exact, own.by_ones, True)
     if (terms := own.terms) is not None:
         gathered, found.depth = _gather(x, one, lazy), own.depth + 1
         found.terms = lambda: None if (parts := terms()) is None else (gathered(parts[0]), gathered(parts[1]))

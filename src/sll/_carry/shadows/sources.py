@@ -183,7 +183,7 @@ def _decide_again(region: Region, op: str, func: Func, args: tuple[Any, ...], kw
     found = [region.call(func, *fixed, **kwargs), by_difference(region, func, args, kwargs, flags)]
     soft = torch.stack([own.value().to(floats) for own in map(shadow, found) if own is not None]).sum(0)
     numbers = alias(flags)
-    return carry(region, flags, Shadow.of(follow(soft, lambda: numbers.to(soft.dtype))))
+    return carry(region, flags, Shadow(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
 def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) -> Any:
@@ -309,7 +309,7 @@ def _compare(op: str, region: Region, func: Func, a: Any, b: Any, rising: float,
     found = Compared(x, at, hard, rising, eps, op in CLOSED, differs)
     found.looks = type(eps) is not float and not (differs and learned(a, b))
     # At once where it takes no more than a copy of `x`.
-    return mark(region, hard, Shadow.of(found.make(), exact=x.dtype) if large else found)
+    return mark(region, hard, Shadow(found.make(), exact=x.dtype) if large else found)
 
 
 class Compared(Shadow):
@@ -373,7 +373,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         soft = offset if step.above else -offset
         flags = alias(hard)
         value = hard_forward(flags.to(offset.dtype), soft.expand(hard.shape))
-        return carry(region, hard, Shadow.of(value, exact=value.dtype))
+        return carry(region, hard, Shadow(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump: Any = above - below
     jump = torch.where(jump.isfinite(), jump, 0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.env import free_to_read
-from ..._ops.surrogates import alias, number
+from ..._ops.surrogates import alias, constant
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import not_zero
-from .shadow import Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors
+from .shadow import Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors, unchanged
 
 MAX_ELEMENTS = 2**22
 """So many terms of a tensor are told apart, in all."""
@@ -65,12 +65,6 @@ def by_ones(x: Tensor) -> bool:
     """Whether `x` is decided, and each decision changes it by one at most."""
     own = shadow(x)
     return own is not None and (own.by_ones or x.dtype == torch.bool)
-
-
-def unchanged(*seen: Any) -> Callable[[], bool]:
-    """Asked later: whether nobody has written to these tensors since."""
-    versions = [(x, x._version) for x in seen if isinstance(x, Tensor) and not x.is_inference()]
-    return lambda: all(x._version == version for x, version in versions)
 
 
 def parts_of(x: Tensor, own: Shadow | None = None) -> Parts:
@@ -156,7 +150,7 @@ def of_each(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], shape: to
     given = {id(x): x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)}
     parts = {key: parts_of(x) for key, x in given.items() if shadow(x) is not None}
     if func.__name__ in SUMS and not kwargs:  # (linear: the numbers do not matter)
-        then = {key: number(0, torch.int64, x.device) for key, x in given.items()}
+        then = {key: constant(0, torch.int64, x.device) for key, x in given.items()}
     else:
         then = {key: x.detach().clone() for key, x in given.items()}
 
@@ -231,7 +225,8 @@ def again(func: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Size, seen: 
 
 def joined(func: Callable[..., Tensor], operands: list[Tensor]) -> Parts:
     """``func(*operands)`` puts elements beside each other."""
-    parts = [_nothing(x) if shadow(x) is None else parts_of(x) for x in operands]
+    nothing = torch.zeros(0, device=operands[0].device), torch.zeros(0, dtype=torch.int64, device=operands[0].device)
+    parts = [parts_of(x) if shadow(x) is not None else lambda: nothing for x in operands]
     shapes = [x.shape for x in operands]
 
     def make() -> Found:
@@ -253,11 +248,6 @@ def _columns(t: Tensor, shape: torch.Size, many: int) -> tuple[Tensor, ...]:
     return F.pad(t.expand(*shape, t.shape[-1]), (0, many - t.shape[-1])).unbind(-1)
 
 
-def _nothing(x: Tensor) -> Parts:
-    shape, device = x.shape, x.device
-    return lambda: (torch.zeros(*shape, 1, device=device), torch.zeros(*shape, 1, dtype=torch.int64, device=device))
-
-
 # --- what a result carries ---------------------------------------------------------------------------------------
 
 
@@ -276,21 +266,22 @@ def made_of(
         own: Shadow = x._sll[0]  # type: ignore[attr-defined]
         nothing = own._other is None and own.terms is None and not own.by_ones and type(own) is Shadow
         if nothing and x.dtype is not flags:
-            return Shadow.of(value, other, exact)  # (in a loop that is most frequent)
+            return Shadow(value, other, exact)  # (in a loop that is most frequent)
         found.append(own)
+    alone, choice = all(x is operands[0] for x in operands), one_choice(found)
+    if choice is not None and not (alone and own.terms is not None):
+        number = None if not alone or choice.number is None else Shadow(value).value
+        return relabelled(func, args, kwargs, operands, out.dim(), number)
     if out.dtype is flags:
-        return Shadow.of(value, other, exact)
-    alone, ones = all(x is operands[0] for x in operands), _keeps_ones(func, operands, found)
+        return Shadow(value, other, exact)
+    ones = _keeps_ones(func, operands, found)
     if (root := root_of(operands, out.shape)) is not None:
-        made = Shadow.of(value, other, exact, ones)
+        made = Shadow(value, other, exact, ones)
         made.root = root
         return made
-    if alone and found[0].terms is None or any(map(_unknown, operands, found)):
-        return Shadow.of(value, other, exact, ones)
-    if not alone and (base := one_choice(operands)) is not None:
-        if type(base) is not Terms or base.chosen:
-            return Shadow.of(value, other, exact, ones)
-        return relabelled(func, args, kwargs, operands, out.dim())
+    one = own.terms is None if alone else len({getattr(own, "base", own) for own in found}) == 1
+    if one or any(map(_unknown, operands, found)):
+        return Shadow(value, other, exact, ones)
     return with_parts(region, out, parts or of_each(func, args, kwargs, out.shape), value, found, ones, exact)
 
 
@@ -317,16 +308,19 @@ def with_parts(
     """What `out` carries that is made of these decisions. `ones`: each changes it by one at most."""
     depth = depth_of(operands)
     parts = parts if depth <= DEEPEST else lambda: None
-    made = Shadow.of(value, None, exact, True) if ones else Terms(region, out, parts, value)
+    made = Shadow(value, None, exact, True) if ones else Terms(region, out, parts, value)
     made.terms, made.depth = parts if ones else made.terms, depth
     return made
 
 
-def one_choice(operands: list[Tensor]) -> Weights | None:
-    """The choice, or the decisions, of which all operands are made."""
-    found = [shadow(x) for x in operands]
-    base = getattr(found[0], "base", None)
-    return base if base is not None and all(getattr(own, "base", None) is base for own in found) else None
+def one_choice(found: list[Shadow]) -> Weights | None:
+    """What one operand carries that is a choice, or the first of several that are made of the same decisions."""
+    own = found[0]
+    if not isinstance(own, Weights) or all(each is own for each in found):
+        return own if isinstance(own, Weights) else None
+    base = own.base
+    followed = isinstance(base, Terms) and not base.chosen
+    return own if followed and all(getattr(each, "base", None) is base for each in found) else None
 
 
 def relabelled(
@@ -356,7 +350,7 @@ def reduced(
 ) -> Shadow:  # fmt: skip
     """`out` is ``func(x, *args, **kwargs)``, a sum or the like."""
     if isinstance(own, Weights) and _exchanged(own):
-        return Shadow.of(value) if isinstance(value, Tensor) else Shadow(value)
+        return Shadow(value)
     ones = func.__name__ in BY_ONES and (own.by_ones or x.dtype == torch.bool)
     if func.__name__ in ("sum", "nansum") and kwargs.keys() <= {"dim", "keepdim"}:
         each, whole = parts_of(x, own), x.shape
@@ -386,23 +380,24 @@ def product(
 def beside(region: Region, func: Callable[..., Tensor], operands: list[Tensor], out: Tensor, value: Value) -> Shadow:
     """`out` is ``func(*operands)``, which puts bools or integers beside each other."""
     if out.dtype == torch.bool:
-        return Shadow.of(value)
+        return Shadow(value)
     decided = [x for x in operands if shadow(x) is not None]
     known, ones = _shadows(decided), all(map(by_ones, decided))
     several = any(own.terms is not None or isinstance(own, Weights) for own in known)
     knows = {own.knows_other() or x.dtype == torch.bool for x, own in zip(decided, known)}
     if several or len(knows) > 1:
         return with_parts(region, out, joined(func, operands), value, known, ones)
-    return Shadow.of(value, _each_other(func, operands) if True in knows else None, None, ones)
+    return Shadow(value, all_beyond(func, operands, {}) if True in knows else None, None, ones)
 
 
-def _each_other(func: Callable[..., Tensor], operands: list[Tensor]) -> Other:
-    """All of them on their other sides."""
-    then = [(x.detach().clone(), shadow(x)) for x in operands]
+def all_beyond(func: Func, args: Sequence[Any], kwargs: dict[str, Any]) -> Other:
+    """The function of what is decided on its other side, and of the others as they are now."""
+    then = {id(x): (shadow(x), x.detach().clone()) for x in tensors(args, kwargs)}
 
     def other(_: Tensor) -> Tensor | None:
-        sides = [x if own is None else own.other(x) for x, own in then]
-        return None if any(side is None for side in sides) else func(*sides)
+        there = {key: x if own is None else own.other(x) for key, (own, x) in then.items()}
+        unknown = any(x is None for x in there.values())
+        return None if unknown else call_with(func, args, kwargs, lambda x: there[id(x)])
 
     return other
 

@@ -87,7 +87,7 @@ def _mapped(own: Shadow | None, x: Tensor, fit: _Fit) -> Shadow:
             there = own.other(x) if own.knows_other() and own._other is not opposite else None
             moved = None if there is None else fit(there)
             other = own._other if there is None else lambda _: moved
-            found = Shadow.of(fit(own.value()), other, own.exact, own.by_ones)
+            found = Shadow(fit(own.value()), other, own.exact, own.by_ones)
         parts = None if own.terms is None else own.terms()
         if parts is not None:
             fitted = fit(parts[0]), fit(parts[1])

@@ -14,7 +14,7 @@ from ..._ops.apply import finite
 from ..._ops.blend import taken
 from ..._ops.env import infinite
 from ..._ops.openness import open_elements
-from ..._ops.surrogates import alias, eager, follow, number, ordinary
+from ..._ops.surrogates import alias, constant, eager, follow, ordinary
 from ..interface import Func, Region
 from .differences import added, by_difference, common, numbered, other_of
 from .either import masked
@@ -90,8 +90,7 @@ def _wrapped(x: Any, out: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` as it is in the type of `out`, as a float."""
     if isinstance(x, Tensor):
         return (x.type(out.dtype) if _wraps(x, out) else x).type(dtype)
-    value = float(x % 256 if out.dtype == torch.uint8 else x)
-    return number(value, dtype, out.device) if eager() else torch.full((), value, dtype=dtype, device=out.device)
+    return constant(float(x % 256 if out.dtype == torch.uint8 else x), dtype, out.device)
 
 
 def _ordinary(sides: tuple[Any, ...], dtype: torch.dtype | None) -> bool:
@@ -139,9 +138,9 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
 def _integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor, known: list[Tensor]) -> Tensor:
     """Of bools or integers: what is taken keeps its gradient, and the mask gets what it makes to be another."""
     args = mask, a, b
-    if one_choice(known) is not None:
-        return by_difference(region, torch.where, args, {}, out)  # type: ignore[no-any-return]
     found = [shadow(x) for x in args]
+    if one_choice([own for own in found if own is not None]) is not None:
+        return by_difference(region, torch.where, args, {}, out)  # type: ignore[no-any-return]
     dtype = functools.reduce(torch.promote_types, (own.value().dtype for own in found if own is not None))
 
     def value_of(x: Any, own: Shadow | None) -> Tensor:

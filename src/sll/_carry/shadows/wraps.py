@@ -153,7 +153,7 @@ class Index(Shadow):
     """Of integers that floats were rounded to: no gradient, if the program takes their jump back."""
 
     def __init__(self, make: Callable[[], Tensor], other: Other, exact: Any, by_ones: bool, line: Line) -> None:
-        super().__init__(make, other, exact, False, by_ones)
+        super().__init__(make, other, exact, by_ones)
         self.line = line
 
     def value(self) -> Tensor:
