@@ -246,13 +246,17 @@ class linearize(Mode):
 
     def within(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run `fn`, which is made of torch calls, as if the program had written it in the place of its call."""
-        at_work, THREAD.at_work = THREAD.at_work, None
+        at_work, cut = THREAD.at_work, THREAD.cut
+        THREAD.at_work = None
         torch._C._push_on_torch_function_stack(self)  # (torch hides a mode while it handles a call)
         try:
             return fn(*args, **kwargs)
         finally:
             torch._C._pop_torch_function_stack()
             THREAD.at_work = at_work
+            if THREAD.cut is not cut:  # (`fn` has a block without gradients of its own, which is over)
+                THREAD.cut = cut
+                THREAD.look()
 
     def lose(
         self,
