@@ -572,3 +572,14 @@ def test_rows_with_one_candidate_left_do_not_widen_a_choice():
         train(eps, batches, program)
         found.append(only(eps))
     assert found[1] == found[2] == found[3] == pytest.approx(found[0], rel=0.3)
+
+
+def test_a_whole_step_that_is_no_longer_looked_at_is_still_counted():
+    """A line that has not taken its jump back in 32 calls is asked no more."""
+    x = torch.tensor([0.2, 1.7], requires_grad=True)
+    region = sll.linearize("auto")
+    for _ in range(50):
+        with region:
+            y = torch.round(x)
+    assert list(region.report().eps.values()) == [(50, 0.5, 0.5)]
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [1.0, 1.0]

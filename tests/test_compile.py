@@ -701,7 +701,8 @@ def test_hard_values_after_a_write(forward):
 
 
 def test_a_rule_of_the_users(rules_as_they_were):
-    from sll._carry.outcomes.decisions import decided_at, offset_at
+    from sll._carry.boundaries import offset_at
+    from sll._carry.outcomes.decisions import decided_at
     from sll._carry.outcomes.sources import Step, source
 
     name = "::".join(("sll_test", "multiples"))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
+from torch import Tensor, nn
 
 import sll
 import sll.plot
@@ -27,6 +29,37 @@ def digits() -> list[tuple[Tensor, Tensor]]:
     first, rest = train_test_split(torch.arange(len(y)), test_size=0.4, random_state=0, stratify=y)
     second, third = train_test_split(rest, test_size=0.5, random_state=0, stratify=y[rest])
     return [(x[index].float() / 16, y[index]) for index in (first, second, third)]
+
+
+def train_on_digits(
+    network: nn.Module,
+    deployed: nn.Module,
+    region: AbstractContextManager[object],
+    rate: float,
+    epochs: int,
+    batch: int,
+) -> tuple[list[float], float]:
+    """Accuracy of the deployed program, in percent: on the validation split after each epoch, and on the test split."""
+    (x, y), validation, test = digits()
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+
+    def accuracy(images: Tensor, labels: Tensor) -> float:
+        deployed.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            return 100 * (deployed(images).argmax(1) == labels).float().mean().item()
+
+    curve = [accuracy(*validation)]
+    for _ in range(epochs):
+        for some in torch.randperm(len(y)).split(batch):
+            with region:
+                loss = F.cross_entropy(network(x[some]), y[some])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+        curve.append(accuracy(*validation))
+    return curve, accuracy(*test)
 
 
 # --- what came out ---

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _common import digits, draw_curves, run, save, show, spread, tune_rates
+from _common import draw_curves, run, save, show, spread, train_on_digits, tune_rates
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -89,29 +89,10 @@ METHODS = {
 
 def train(method: Method, rate: float, seed: int, epochs: int = 20) -> tuple[list[float], float, BinaryNetwork]:
     """Accuracy of the binary program, in percent: on the validation split after each epoch, and on the test split."""
-    (x, y), validation, test = digits()
     torch.manual_seed(seed)
     network, deployed = BinaryNetwork(method.layer), BinaryNetwork().eval()
-    region = method.region()
-    optimizer = torch.optim.Adam(network.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-
-    def accuracy(images: Tensor, labels: Tensor) -> float:
-        deployed.load_state_dict(network.state_dict())
-        with torch.no_grad():
-            return 100 * (deployed(images).argmax(1) == labels).float().mean().item()
-
-    curve = [accuracy(*validation)]
-    for _ in range(epochs):
-        for batch in torch.randperm(len(y)).split(128):
-            with region:
-                loss = F.cross_entropy(network(x[batch]), y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        schedule.step()
-        curve.append(accuracy(*validation))
-    return curve, accuracy(*test), deployed
+    curve, test = train_on_digits(network, deployed, method.region(), rate, epochs, 128)
+    return curve, test, deployed
 
 
 # --- 4. What came out ---

@@ -30,8 +30,6 @@ def _numbers(d: Tensor) -> Any:
 
 MEDIANS = {"comparison": 2.0, "subset": 3.0, "order": 3.0, "choice": 3.0}
 """Half-widths are so many medians of the distances. Wider bands cost spikes, narrower ones subsets."""
-WINDOW, LEAST, MOST = 1.0, 0.02, 0.75
-"""Without a memory: the classic window ``|d| <= 1``, where it holds such a share of the distances."""
 
 
 class Auto:
@@ -81,9 +79,8 @@ class Auto:
     """
 
     WHOLE = SOFT = True
-    WINDOW = WINDOW
-    LEAST = LEAST
-    MOST = MOST
+    WINDOW, LEAST, MOST = 1.0, 0.02, 0.75
+    """Without a memory: the classic window ``|d| <= 1``, where it holds such a share of the distances."""
 
     def __init__(self, steps: int = 10) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int):

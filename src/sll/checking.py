@@ -185,17 +185,13 @@ def check(
         >>> sll.check(lambda x: inside(x.detach()) + 0 * x.sum(), x, eps=0.01).verdict
         'wrong here'
     """
-    if not callable(fn):
-        raise TypeError(
-            f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
-            "sll.check(program, x)"
-        )
+    program = Program(fn, args, kwargs, "sll.check")
     given = (("directions", directions, 2), ("points", points, 4), ("runs", runs, 100), ("seed", seed, 0))
     for name, value, least in given:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise TypeError(f"{name} must be an integer, at least {least}, got {shown(value)}")
     region = linearize(eps, forward=forward, paths=paths)
-    return check_program(Program(fn, args, kwargs), region, _scalar, params, path_to, directions, points, runs, seed)
+    return check_program(program, region, _scalar, params, path_to, directions, points, runs, seed)
 
 
 def check_program(

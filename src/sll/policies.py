@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._ops.env import dispatched, free_to_read
-from ._ops.options import did_you_mean, positive_float, shown
+from ._ops.options import did_you_mean, one_of, positive_float, shown
 
 __all__ = ["WIDER", "Anneal", "Call", "Coverage", "Kind", "Policy", "kind_of", "quantile"]
 
@@ -213,13 +213,9 @@ class Anneal:
             raise TypeError(f"steps must be an integer (calls of step()), got {shown(steps)}; int(steps) makes it one")
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}; for a width that stays pass eps={self.end!r}")
-        if kind not in ("geometric", "linear", "cosine"):
-            raise ValueError(
-                f"kind must be one of 'geometric', 'linear', 'cosine', got {kind!r}"
-                f"{did_you_mean(kind, ('geometric', 'linear', 'cosine')) or '; equal factors are geometric'}"
-            )
         self.steps = steps
-        self.kind = kind
+        kinds = ("geometric", "linear", "cosine")
+        self.kind = one_of(kind, "kind", kinds, did_you_mean(kind, kinds) or "; equal factors are geometric")
         self._done = 0
         # A tensor, so that compiled code gets it as an input and is not compiled again at each step.
         self._now = torch.tensor(self.value, dtype=torch.float64, device="cpu")

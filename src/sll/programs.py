@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ._mode.surroundings import NOT_OURS, Surroundings, named
+from ._ops.options import shown
 
 __all__ = ["Found", "Program", "total", "whole"]
 
@@ -26,7 +27,13 @@ _Copies: TypeAlias = "tuple[list[Any], dict[str, Any], dict[str, Tensor]]"
 class Program:
     """A function with its arguments, and what else it depends on."""
 
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], asked: str) -> None:
+        """`asked` is the function of ours that wants to run it."""
+        if not callable(fn):
+            raise TypeError(
+                f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
+                f"{asked}(program, x)"
+            )
         self.fn = fn
         self.args = dict(zip(_names(fn, len(args)), args))
         self.kwargs = kwargs
@@ -170,28 +177,29 @@ class Found:
             self.modules[_unused(name, self.modules)] = x
         elif isinstance(x, torch.Generator):
             self.generators.append(x)
-        elif isinstance(x, functools.partial):
-            self.look(name, x.func, depth + 1)
-            for i, item in enumerate(x.args):
-                self.look(f"{name}.args[{i}]".lstrip("."), item, depth + 1)
-            self._each(x.keywords, "{1}", name, depth)
-        elif inspect.ismethod(x):
-            self.look("", x.__self__, depth + 1)
-            self.look(name, x.__func__, depth + 1)
-        elif inspect.isfunction(x):
-            self._each(_referred_to(x), "{1}", name, depth)
-        elif isinstance(x, Mapping):
-            self._each(x, "{0}[{1!r}]", name, depth)
-        elif isinstance(x, (tuple, list, set, frozenset)):
-            self._each(dict(enumerate(x)), "{0}[{1}]", name, depth)
-        elif hasattr(x, "__dict__") and type(x).__module__.split(".")[0] not in NOT_OURS:
-            self._each(vars(x), "{0}.{1}", name, depth)
-            if callable(x) and inspect.isfunction(type(x).__call__):
-                self.look(name, type(x).__call__, depth + 1)
+        else:
+            for inner, item in list(_parts(name, x)):
+                self.look(inner.lstrip("."), item, depth + 1)
 
-    def _each(self, items: Mapping[Any, Any], form: str, name: str, depth: int) -> None:
-        for key, item in list(items.items()):
-            self.look(form.format(name, key).lstrip("."), item, depth + 1)
+
+def _parts(name: str, x: Any) -> Iterator[tuple[str, Any]]:
+    """What an object refers to, by name."""
+    if isinstance(x, functools.partial):
+        yield name, x.func
+        yield from ((f"{name}.args[{i}]", item) for i, item in enumerate(x.args))
+        yield from x.keywords.items()
+    elif inspect.ismethod(x):
+        yield from (("", x.__self__), (name, x.__func__))
+    elif inspect.isfunction(x):
+        yield from _referred_to(x).items()
+    elif isinstance(x, Mapping):
+        yield from ((f"{name}[{key!r}]", item) for key, item in x.items())
+    elif isinstance(x, (tuple, list, set, frozenset)):
+        yield from ((f"{name}[{i}]", item) for i, item in enumerate(x))
+    elif hasattr(x, "__dict__") and type(x).__module__.split(".")[0] not in NOT_OURS:
+        yield from ((f"{name}.{key}", item) for key, item in vars(x).items())
+        if callable(x) and inspect.isfunction(type(x).__call__):
+            yield name, type(x).__call__
 
 
 def _unused(name: str, taken: Mapping[str, Any]) -> str:

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from .._rules.index import function_of
 from .._rules.widths import Width
 
-__all__ = ["OUTSIDE", "Carried", "Engine", "Func", "Mark", "Question", "Quick", "Region", "Rule", "Way", "tensors"]
+__all__ = [
+    "OUTSIDE",
+    "Again",
+    "Carried",
+    "Engine",
+    "Func",
+    "Mark",
+    "Question",
+    "Quick",
+    "Region",
+    "Rule",
+    "Way",
+    "attach",
+    "held",
+    "tensors",
+    "unchanged",
+    "version_of",
+]
 
 Func: TypeAlias = Callable[..., Any]
 
@@ -105,6 +122,8 @@ class Carried:
 
     __slots__ = ()
     links = 0
+    selects = False
+    """Whether a mask has selected it."""
     within: Any = None
     """Made in a region that compiled code entered, which does not take it back: it ends with that region, or the one
     around it, all the same.
@@ -125,6 +144,43 @@ class Mark(Carried):
 
     def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
         """A call that autograd records has `x` among its operands, and has returned `out`."""
+
+
+def attach(region: Region, x: Tensor, found: Carried | None) -> Tensor:
+    """Let `x` carry something until the region ends."""
+    if found is not None:
+        x._sll = (found, version_of(x))  # type: ignore[attr-defined]
+        if found.selects:
+            region.select()
+        if not region.adopt(x):
+            found.within = region.outermost()
+    return x
+
+
+K = TypeVar("K", bound=Carried)
+
+
+def held(x: Any, kind: type[K]) -> K | None:
+    """What `x` carries, if it is of this kind; promises are not kept. A write that the region did not see makes it
+    stale, and it is ignored.
+    """
+    pair = getattr(x, "_sll", None)
+    if pair is None or not isinstance(x, Tensor):
+        return None
+    found, version = pair
+    if not isinstance(found, kind) or version != x._version or found.within is not None and found.over():
+        return None
+    return found
+
+
+def version_of(x: Any) -> int:
+    """Counts the writes into a tensor."""
+    return x._version if isinstance(x, Tensor) else 0
+
+
+def unchanged(x: Any, version: int) -> bool:
+    """Whether `x` is as it was at `version`."""
+    return version_of(x) == version
 
 
 Again: TypeAlias = "Callable[[Any, Tensor, Tensor], object]"

@@ -33,7 +33,7 @@ from .band import hard_forward
 from .dtypes import compute_dtype
 from .env import dispatched
 
-__all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "rank", "sort", "traced"]
+__all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "most_neighbours", "rank", "sort", "traced"]
 
 
 def traced(x: Tensor) -> bool:
@@ -120,6 +120,14 @@ def _between_corners(s: Tensor, inner: Tensor, k: int) -> Tensor:
     sums = full + (total.gather(-1, positive) - total.gather(-1, full)) - (positive - full) * corners
     at = torch.searchsorted(sums, torch.full_like(sums[..., :1], k)).clamp(1, 2 * n - 1)
     return (corners.gather(-1, at) + corners.gather(-1, at - 1)) / 2
+
+
+MAX_ELEMENTS = 2**21
+"""An order keeps as many neighbours on either side of a place as its band holds, up to this many in all."""
+
+
+def most_neighbours(z: Tensor) -> int:
+    return max(1, MAX_ELEMENTS // max(z.numel(), 1))
 
 
 def close(x: Tensor, eps: float, limit: int, places: int | None = None) -> int:

@@ -107,8 +107,7 @@ def neighbours(z: Tensor, places: int | None = None) -> Tensor:
 
 def beside(z: Tensor, places: Tensor) -> Tensor:
     """The smaller gap beside one place (descending) of each row; `places` has 1 for its last dimension."""
-    gaps = torch.nn.functional.pad(neighbours(z), (1, 1), value=math.inf)
-    return torch.minimum(gaps.gather(-1, places), gaps.gather(-1, places + 1))
+    return at_each(neighbours(z)).gather(-1, places)
 
 
 def at_each(gaps: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def _tells(line: ast.stmt) -> bool:
 def in_package(file: str) -> bool:
     """Whether it is a file of an installed package, which nobody edits."""
     paths = sysconfig.get_paths()
-    return file.startswith(tuple(paths[name] + os.sep for name in ("purelib", "platlib", "stdlib")))
+    return file.startswith(tuple(paths[name] + os.sep for name in ("purelib", "platlib", "stdlib", "platstdlib")))
 
 
 def users_line() -> tuple[str, int]:

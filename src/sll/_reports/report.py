@@ -98,7 +98,8 @@ class Report:
 
         Raises ValueError if nothing was traced, ImportError without pandas.
         """
-        self._need_rows("to_pandas()")
+        if not self.traced:
+            raise ValueError("to_pandas() needs a traced region: sll.linearize(..., trace=True)")
         try:
             import pandas  # type: ignore[import-untyped]
         except ImportError:
@@ -113,10 +114,6 @@ class Report:
         from .picture import draw
 
         return draw(self.rows, self.traced)
-
-    def _need_rows(self, what: str) -> None:
-        if not self.traced:
-            raise ValueError(f"{what} needs a traced region: sll.linearize(..., trace=True)")
 
     def __str__(self) -> str:
         rows = self._lines()

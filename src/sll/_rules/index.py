@@ -25,6 +25,7 @@ __all__ = [
     "NAMED",
     "OPERATORS",
     "REMEDIES",
+    "SIZES",
     "SOURCES",
     "add",
     "chosen_ops",
@@ -58,6 +59,9 @@ BOUNDS = "sizes and offsets have no derivative. Use an index, or a mask of posit
 """What to do instead where a decision says how far elements move."""
 ASKS: set[Any] = set()
 """Functions that ask about a tensor or overwrite it: no linearization is lost there."""
+SIZES = {torch.numel, *(getattr(torch.Tensor, name) for name in ("numel", "nelement", "size", "__len__"))}
+SIZES.add(torch.Tensor.shape.__get__)  # type: ignore[attr-defined]
+"""Those that say how many elements there are. Where a mask selected them, that is a number that is decided."""
 ASIDE: set[Any] = {getattr(torch.Tensor, name).__get__ for name in ("dtype", "device", "layout", "requires_grad")}
 """Those that say what kind of tensor it is, whatever it carries."""
 ASIDE |= {torch.Tensor.is_floating_point, torch.is_floating_point}

@@ -165,6 +165,12 @@ def watch_of(eps: Any) -> Watch | None:
     return None if type(eps) is float else getattr(eps, "watch", None)
 
 
+def watched(width: float | Width, weights: Tensor) -> Tensor:
+    """The weights of a choice, of which a trace is told."""
+    watch = watch_of(width)
+    return weights if watch is None else watch.weights(weights)
+
+
 def half_width(eps: float | Width, distance: Tensor, limit: float = math.inf) -> float | Tensor:
     """The half-width of the bands around boundaries at these distances."""
     if isinstance(eps, Width):

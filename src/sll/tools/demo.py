@@ -12,7 +12,6 @@ Needs scikit-learn, torchmetrics, matplotlib and rich: ``pip install rich typer 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
@@ -37,6 +36,8 @@ try:
     from sklearn.datasets import load_breast_cancer, load_digits  # type: ignore[import-untyped]
     from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
     from torchmetrics.functional.classification import binary_f1_score
+
+    from .console import print_json
 except ImportError as error:
     raise ImportError(
         f"the demo needs {error.name}: pip install rich typer matplotlib scikit-learn torchmetrics", name=error.name
@@ -379,16 +380,13 @@ def main(quick: bool = False, path: Path = Path("out/demo.png"), as_json: bool =
         console.print(table(TASKS, results))
         console.print(f"The README's picture: [bold]{path}[/bold] ({seconds:.0f} s in all)", soft_wrap=True)
         return
-    found = {"seeds": seeds, "quick": quick, "tasks": [_of_task(task, results) for task in TASKS]}
-    print(json.dumps({**found, "figure": str(path), "seconds": seconds}, indent=2))
+    tasks = [_of_task(task, results) for task in TASKS]
+    print_json({"seeds": seeds, "quick": quick, "tasks": tasks, "figure": str(path), "seconds": seconds})
 
 
 def _of_task(task: Task, results: Results) -> dict[str, Any]:
     methods = [
-        {"name": name, "edited": METHODS[name].edited, **_columns(runs[task.name])} for name, runs in results.items()
+        {"name": name, "edited": METHODS[name].edited, **dict(zip(Run._fields, map(list, zip(*runs[task.name]))))}
+        for name, runs in results.items()
     ]
     return {"name": task.name, "score": task.score_name, "methods": methods}
-
-
-def _columns(runs: list[Run]) -> dict[str, list[float]]:
-    return {name: [getattr(run, name) for run in runs] for name in Run._fields}

@@ -211,12 +211,8 @@ def _foreign_modes() -> list[str]:
 
 
 def _known_problems() -> list[str]:
-    problems = []
-    if not _COMPILES:
-        problems.append(
-            f"torch {torch.__version__} cannot compile a region: run it uncompiled, or upgrade to PyTorch 2.10 or later"
-        )
-    return problems
+    old = f"torch {torch.__version__} cannot compile a region: run it uncompiled, or upgrade to PyTorch 2.10 or later"
+    return [] if _COMPILES else [old]
 
 
 def _show_examination(found: dict[str, Any]) -> None:

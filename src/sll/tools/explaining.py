@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from torch import nn
 import sll
 
 from .._ops.callsite import is_internal
+from .._ops.statements import in_package
 from .console import FAILED, USAGE, print_json, save, stop, working, writable_figure
 from .inputs import read_inputs
 
@@ -145,15 +145,10 @@ def _instance(target: str, made_by: type[Any], with_traceback: bool) -> Any:
         _failed(f"{made_by.__name__}()", error, with_traceback)
 
 
-_INSTALLED = tuple(
-    path + os.sep for path in {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-)
-
-
 def _users_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
     """The frames of the program, without ours and torch's, up to its last line that is not in an installed package."""
     frames = [f for f in traceback.extract_tb(trace) if not is_internal(f.filename) and f.filename[:1] != "<"]
-    own = [i for i, frame in enumerate(frames) if not frame.filename.startswith(_INSTALLED)]
+    own = [i for i, frame in enumerate(frames) if not in_package(frame.filename)]
     return frames[: own[-1] + 1] if own else frames
 
 

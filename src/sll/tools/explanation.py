@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import short
-from .._ops.options import RegionForward, SeeThrough, shown
+from .._ops.options import RegionForward, SeeThrough
 from .._reports.report import Report, _norm
 from .._reports.rows import Row, _ended, _finite, _up
 from .._reports.tables import as_text
@@ -98,13 +98,16 @@ class Explanation:
         return said
 
     def __str__(self) -> str:
-        lines = [self._summary(), "", *self._gradients(), *self._refusal()]
+        lines = [self._summary(), "", *self._gradients()]
+        if self.refused:
+            lines.append(f"(without a region PyTorch raises: {self.refused})")
         for heading, sentences in self.sections():
             lines += ["", heading, *(f"  {sentence}" for sentence in sentences)]
         advice = self.advice()
         if advice:
             lines += ["", "Next", *(f"  {sentence}" for sentence in advice)]
-        lines += self._checked()
+        if self.checked is not None:
+            lines += ["", "Against the hard program", *(f"  {line}" for line in self.checked.table())]
         return "\n".join(lines)
 
     def _summary(self) -> str:
@@ -120,14 +123,6 @@ class Explanation:
     def _gradients(self) -> list[str]:
         rows = [(f"{x.name} {list(x.shape)}", _norm(x.hard), _norm(x.linearized)) for x in self.inputs]
         return as_text(("norm of the gradient", "no region", "region"), rows, ("no region", "region"))
-
-    def _refusal(self) -> list[str]:
-        return [f"(without a region PyTorch raises: {self.refused})"] if self.refused else []
-
-    def _checked(self) -> list[str]:
-        if self.checked is None:
-            return []
-        return ["", "Against the hard program", *(f"  {line}" for line in self.checked.table())]
 
     def __rich__(self) -> Text:
         from rich.text import Text
@@ -239,13 +234,8 @@ def explain(
         >>> of_x.hard, round(of_x.linearized)
         (0.0, 50)
     """
-    if not callable(fn):
-        raise TypeError(
-            f"fn must be the program, a function or a module, got {shown(fn)}; pass its arguments after it: "
-            "sll.explain(program, x)"
-        )
+    program = Program(fn, args, kwargs, "sll.explain")
     region = linearize(eps, forward=forward, on_lost="ignore", trace=True, paths=paths, see_through=see_through)
-    program = Program(fn, args, kwargs)
     refused = ""
     try:
         without = _norms(program, hard())

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import region
-from .._ops.options import RegionForward, one_of
+from .._ops.options import RegionForward, one_of, shown
 from .._reports.picture import _INK, COLORS, LINES, _figure, style
 from .._reports.report import Report
 
@@ -349,19 +349,17 @@ def op(
         ['value', 'd value / d x']
     """
     if not callable(fn):
-        raise TypeError(
-            f"fn must be a function of one tensor such as torch.round, got {fn!r} of type {type(fn).__name__}"
-        )
+        raise TypeError(f"fn must be a function of one tensor such as torch.round, got {shown(fn)}")
     for name, number in (("eps", eps), ("low", low), ("high", high), ("scale", scale)):
         if isinstance(number, bool) or not isinstance(number, numbers.Real):
             remedy = '; the oracle needs one width, not a policy such as "auto"' if name == "eps" else ""
-            raise TypeError(f"{name} must be a number, got {number!r} of type {type(number).__name__}{remedy}")
+            raise TypeError(f"{name} must be a number, got {shown(number)}{remedy}")
         if not math.isfinite(number) or (name in ("eps", "scale") and number <= 0):
             raise ValueError(f"{name} must be {'positive and ' * (name in ('eps', 'scale'))}finite, got {number!r}")
     if low >= high:
         raise ValueError(f"low must be less than high, got low={low!r} and high={high!r}; exchange them")
     if isinstance(points, bool) or not isinstance(points, int):
-        raise TypeError(f"points must be an int, got {points!r} of type {type(points).__name__}")
+        raise TypeError(f"points must be an int, got {shown(points)}")
     if points < 10:
         raise ValueError(f"points must be at least 10, got {points!r}; the default is 800")
     one_of(forward, "forward", ("linear", "hard", "straight-through"))
@@ -414,7 +412,7 @@ def _check_elementwise(fn: Function, x: Tensor) -> None:
     with torch.no_grad():
         y, part = fn(x.clone()), fn(x[1::2].clone())
     if not isinstance(y, Tensor):
-        raise TypeError(f"fn must return a tensor, got {y!r} of type {type(y).__name__}; torch.as_tensor(y) makes one")
+        raise TypeError(f"fn must return a tensor, got {shown(y)}; torch.as_tensor(y) makes one")
     if y.is_complex():
         raise TypeError(f"fn must return real numbers, got {y.dtype}; draw its .real, .imag or .abs()")
     if y.shape != x.shape:
@@ -453,7 +451,6 @@ def report(report: Report) -> Figure:
     """
     if not isinstance(report, Report):
         raise TypeError(
-            f"report must be what region.report() returns, got {report!r} of type {type(report).__name__}; "
-            "of an explanation draw its .report"
+            f"report must be what region.report() returns, got {shown(report)}; of an explanation draw its .report"
         )
     return report.plot()

@@ -74,3 +74,21 @@ def test_arguments_that_a_definition_is_not_for():
     image, grid = torch.randn(1, 1, 3, 3), torch.full((1, 2, 2, 2), 0.1, dtype=torch.float64)
     g, lost = gradient(lambda x: weighed(F.grid_sample(image.double(), x, align_corners=False)), grid, 0.1)
     assert g.any() and lost == []
+
+
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.histogram(x, torch.tensor([0.0, 0.3, 1.0], dtype=x.dtype)).hist,
+        lambda x: torch.bincount((x > 0.3).long(), minlength=2),
+    ],
+)
+def test_a_block_that_the_region_sees_through_goes_on_after_it(function, forward):
+    x = torch.tensor([0.16, 0.29, 0.44], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward=forward, see_through=True), torch.no_grad():
+        found = function(x)
+        after = torch.round(x + 0.25)
+        weighted = (found.to(x.dtype) * torch.tensor([1.0, 3.0], dtype=x.dtype)).sum()
+    slope, later = (torch.autograd.grad(y.sum(), x)[0] for y in (weighted, after))
+    assert slope.tolist() == pytest.approx([0, 10, 0]) and later.tolist() == pytest.approx([5, 5, 0])

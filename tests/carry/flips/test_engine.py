@@ -162,3 +162,15 @@ def test_simulations_with_feedback(name, eps):
     assert (want != 0).all()
     assert abs(float((got - want).sum())) < 3 * float(error.square().sum().sqrt())
     assert ((got - want).abs() < 3 * error).sum() >= 3
+
+
+@pytest.mark.parametrize("then", [lambda m: m & True, lambda m: m.double(), lambda m: m.sum()])
+def test_a_rule_that_is_asked_at_once_knows_of_writes_that_nobody_saw(then):
+    x = torch.tensor([0.001, 1.0], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.01, forward="hard", on_lost="ignore") as region:
+        mask = x > 0
+        with torch._C.DisableTorchFunction():
+            mask.logical_not_()
+        found = then(mask)
+    assert torch.equal(found, then(torch.tensor([False, False]))) and not found.requires_grad
+    assert sum(region.report().lost.values()) == 1

@@ -68,3 +68,19 @@ def test_what_is_written_to_later_is_as_it_was():
     assert y.tolist() == [0, 1] and n.tolist() == [9, 9]
     (g,) = torch.autograd.grad(y.sum(), x)
     assert g.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("ends", [(-200, 200), (-128, 127), (-127, 127), (-3, 127)])
+def test_a_clamp_tells_that_small_integers_do_not_wrap_only_if_they_hold_its_ends(ends):
+    """What the clamp is told by name is looked at, and has the same gradient."""
+
+    def gradient(clamp):
+        x = torch.tensor([126.4, 126.8, 127.3, 127.6, 128.4, 3.2, -127.6, -128.7], requires_grad=True)
+        with sll.linearize(0.5, forward="straight-through"):
+            n = clamp(x.round()).to(torch.int8)
+            return torch.autograd.grad((n.float() * torch.arange(1.0, 9)).sum(), x)[0]
+
+    low, high = ends
+    found = gradient(lambda q: q.clamp(low, high))
+    assert torch.equal(found, gradient(lambda q: q.clamp(min=low, max=high)))
+    assert (found < 0).any() == (ends == (-200, 200))

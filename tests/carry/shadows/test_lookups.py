@@ -186,3 +186,21 @@ RULES = [
 @pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
 def test_rule(f, values, wanted):
     worked_out(f, values, wanted)
+
+
+@pytest.mark.parametrize("ends", [(0, 5), (0, 9), (-3, 5), (2, 3)])
+def test_a_clamp_tells_that_an_index_stays_inside_only_if_the_table_holds_its_ends(ends):
+    """What the clamp is told by name is not known, and has the same gradient."""
+    low, high = ends
+    table = torch.tensor([0.0, 1.0, 4.0, 9.0, 16.0, 25.0], requires_grad=True)
+
+    def gradient(clamp):
+        x = torch.tensor([-2.6, -0.7, -0.4, 0.3, 2.4, 2.6, 4.6, 5.3], requires_grad=True)
+        with sll.linearize(0.5, forward="straight-through"):
+            return torch.autograd.grad(table[clamp(x.round()).long()].sum(), [x, table])
+
+    found = gradient(lambda q: q.clamp(low, high) - max(high - 5, 0))
+    wanted = gradient(lambda q: q.clamp(min=low, max=high) - max(high - 5, 0))
+    assert all(map(torch.equal, found, wanted))
+    again = gradient(lambda q: q.clamp(low, min(high, 5)))
+    assert all(map(torch.equal, again, gradient(lambda q: q.clamp(min=low, max=min(high, 5)))))

@@ -137,3 +137,15 @@ def test_the_largest_of_equal_decided_floats_is_approximate(best):
     assert approximate(lambda x: best(x.relu()), [-0.5, -0.9]) == 0
     if best in LARGEST:
         assert approximate(decided, [0.02, -0.9]) == 0
+
+
+def test_a_count_that_is_compared_and_divided_by_has_a_finite_gradient_where_it_is_0():
+    x = torch.tensor([[-0.1, -0.2], [0.3, -0.2]], requires_grad=True)
+    found = []
+    for compares, divides in ((True, False), (False, True), (True, True)):
+        with sll.linearize(0.5, forward="straight-through"):
+            count = (x > 0).sum(1)
+            enough = (count >= 1).float().sum() if compares else 0.0
+            mean = (2.0 / count).sqrt().sum() if divides else 0.0
+            found.append(torch.autograd.grad(enough + mean, x)[0])
+    assert found[2].isfinite().all() and torch.allclose(found[0] + found[1], found[2]) and found[0].any()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import sll
 from local_slopes import worked_out
+from sll._ops.openness import open_elements
 
 RULES = [
     ("sign", torch.sign, 0.1, 4),
@@ -61,3 +62,26 @@ def test_numbers_that_numpy_owns_are_compared_again_and_again():
     with torch.no_grad():
         x.add_(1)
     assert numbers.tolist() == x.tolist()
+
+
+@pytest.mark.parametrize("numbers", [[-5.2, 3.3], [torch.inf, 3.3], [torch.nan, 3.3]])
+def test_a_whole_step_is_open_where_numbers_are_finite_and_told_from_what_comes_before(numbers):
+    """Of finite numbers it is a copy, else a window; the sign is decided far outside of its band."""
+    x = torch.tensor(numbers, requires_grad=True)
+    with sll.linearize({"default": 1e-3, "round": 0.5}, forward="straight-through"):
+        y = (x * torch.sign(x).abs()).round()
+    assert torch.equal(y, x.round()) or x.isnan().any()
+    assert open_elements(y) == int(x.isfinite().sum())
+    (found,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(found, x.isfinite().float())
+
+
+@pytest.mark.parametrize("at", [1e40, -1e40, 2**24 + 1, 2**60 + 1, 0.1, torch.nan, -0.0])
+@pytest.mark.parametrize("op", [torch.gt, torch.le])
+def test_a_number_that_is_compared_is_rounded_as_torch_does(op, at):
+    x = torch.tensor([0.1, float(torch.tensor(0.1)), 2.0**24, 2.0**60, 0.0, torch.inf], requires_grad=True)
+    with sll.linearize(0.5, forward="straight-through"):
+        mask = op(x, at)
+        shown = mask.float()
+    assert torch.equal(mask, op(x.detach(), at)) and torch.equal(shown, mask.float())
+    assert torch.autograd.grad(shown.sum(), x)[0].isfinite().all()

@@ -1,6 +1,6 @@
 """Discrete functions of torch that are functions of others: each is written down once, for every engine."""
 
-from . import collected, counting, indexed, layouts, moved, quantizing, sampling, windows
+from . import counting, indexed, layouts, moved, quantizing, sampling, windows
 from .rule import rules
 
-__all__ = ["collected", "counting", "indexed", "layouts", "moved", "quantizing", "rules", "sampling", "windows"]
+__all__ = ["counting", "indexed", "layouts", "moved", "quantizing", "rules", "sampling", "windows"]

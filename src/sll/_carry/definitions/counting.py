@@ -38,9 +38,8 @@ def histogram(
     original: Original, input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None,
     density: bool = False,
 ) -> Any:  # fmt: skip
-    with torch.no_grad():
-        _, edges = original()
-    return _counted(input.reshape(-1, 1), [edges], weight, density), None
+    edges = original()[1].detach()
+    return _counted(input.reshape(-1, 1), [edges], weight, density), edges
 
 
 @defined("histogramdd")
@@ -48,9 +47,8 @@ def histogram_of_several(
     original: Original, input: Tensor, bins: Any, range: Any = None, weight: Tensor | None = None,
     density: bool = False,
 ) -> Any:  # fmt: skip
-    with torch.no_grad():
-        _, edges = original()
-    return _counted(input.reshape(-1, input.shape[-1]), edges, weight, density), None
+    edges = [along.detach() for along in original()[1]]
+    return _counted(input.reshape(-1, input.shape[-1]), edges, weight, density), edges
 
 
 @defined("frexp")
@@ -70,8 +68,7 @@ def exponent(original: Original, input: Tensor) -> Any:
 @defined("bincount")
 def bincount(original: Original, input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
     """A sum for each position, or of who is there."""
-    with torch.no_grad():
-        counts = original()
+    counts = original().detach()
     if not carries(input):
         if weights is None or weights.is_floating_point() or not carries(weights):
             return NotImplemented

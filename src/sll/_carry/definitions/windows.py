@@ -123,8 +123,7 @@ def _unpool(dims: int) -> Callable[..., Any]:
         """Zeros, and `input` written where it was taken from."""
         if not carries(indices):
             return NotImplemented
-        with torch.no_grad():
-            out = original()
+        out = original()
         zeros = torch.zeros_like(out).flatten(-dims)
         return zeros.scatter(-1, indices.flatten(-dims), input.flatten(-dims)).reshape(out.shape)
 

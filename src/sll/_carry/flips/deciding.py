@@ -19,8 +19,8 @@ from ..._ops.dtypes import FULL, wide
 from ..._ops.env import free_to_read, tracked
 from ..._ops.own_thresholds import apart
 from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
+from ..boundaries import from_one, toward_zero
 from ..interface import Func
-from ..outcomes.boundaries import from_one, toward_zero
 from ..outcomes.sources import STEPS
 from ..ties import TIED, count_ties
 from .calls import plain_of

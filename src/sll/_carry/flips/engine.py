@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._rules.index import ASKS, NAMED, in_place_forms, op_name
+from ..._rules.index import ASKS, NAMED, SIZES, in_place_forms, op_name
 from ..._rules.table import ROWS
 from .. import definitions
+from ..found import best_value, sorted_places
 from ..interface import Engine, Func, tensors
-from ..outcomes.found import best_value, sorted_places
-from ..outcomes.selections import COUNTS
 from ..outcomes.sources import LISTENERS
 from ..rules import NUMBERS, Rules, lost_number
 from . import questions
@@ -160,7 +159,7 @@ class _Flips(Engine):
         if region.selecting() and func not in _IN_PLACE:
             loose = [x for x in tensors(args, kwargs) if self.selected(x)]
         if rule is None and func in ASKS:
-            if func in COUNTS and loose:
+            if func in SIZES and loose:
                 why = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
                 region.lose(op_name(func), loose, why)
             return func(*args, **kwargs)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..._rules.index import BOUNDS, names_of, op_name, spellings
+from ..found import sorted_places
 from ..interface import Func, tensors
-from ..outcomes.found import sorted_places
 from .calls import carriers, once_more, plain_of, replaced
 from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
 from .every import flip_by_flip

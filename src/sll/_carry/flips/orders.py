@@ -19,8 +19,8 @@ from ..._ops.order import capped_simplex
 from ..._ops.samples import around, at_each, lead, leads, pairs
 from ..._rules.index import op_name
 from ..._rules.widths import in_units, watch_of
+from ..found import mark, middle, place_in_rows, sorted_places
 from ..interface import Func, tensors
-from ..outcomes.found import mark, middle, place_in_rows, sorted_places
 from .calls import plain_of, replaced
 from .deciding import again, decision, held
 from .entries import Block, Layout, batched, carry, flips_of, opened

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..._ops.env import tracked
 from ..._rules.index import op_name
+from ..boundaries import edges_of, nearest, own_ranks
+from ..found import mark
 from ..interface import Func
-from ..outcomes.found import mark
-from ..outcomes.passed import edges_of, nearest, own_ranks
 from .deciding import at_boundary
 from .entries import Layout, carry, flips_of
 from .every import flip_by_flip

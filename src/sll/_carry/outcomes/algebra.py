@@ -21,7 +21,8 @@ from ..._ops.dtypes import exact_dtype
 from ..._ops.env import readable, tracked
 from ..._ops.ramp import Jump
 from ..._rules.index import NAMED, functions_with, op_name
-from ..interface import Func, Region, tensors
+from ..boundaries import offset_at
+from ..interface import Func, Region, attach, held, tensors, version_of
 from ..ties import told_of_wraps
 from .carriers import (
     Blend,
@@ -30,16 +31,15 @@ from .carriers import (
     Choice,
     Expectation,
     Outcomes,
-    attach,
     bool_outcomes,
     carrier,
     choice,
     discrete_carrier,
     outcomes,
 )
-from .decisions import Decision, decided_at, decided_by, offset_at
+from .decisions import Decision, decided_at, decided_by
 from .expectations import OF_WEIGHTED, by_ones, expect
-from .later import kept, version_of
+from .later import kept
 from .mixtures import join_values, per_value
 from .trees import both_constants, both_sides, cofactor, decisions, join, original
 from .whole import COMPARES, SIGNS, whole_of
@@ -120,10 +120,7 @@ def on_outcomes(
     if not chosen and not counted and not any(outcomes(x) is not None for x in operands):
         return None
     hard = original(func, *args, **kwargs)
-    for x in operands:
-        if hard is x:  # x.to(x.dtype), x.contiguous() …
-            return x
-    if not isinstance(hard, Tensor):  # x.type()
+    if not isinstance(hard, Tensor) or any(hard is x for x in operands):  # x.type(), x.to(x.dtype), x.contiguous() …
         return hard
     if chosen:
         blended = any(isinstance(x, Tensor) and x.is_floating_point() and carrier(x) is not None for x in operands)
@@ -178,11 +175,7 @@ def chain(
         return both_sides(region, func, args, kwargs)
 
     args, kwargs = tuple(map(kept, args)), {name: kept(x) for name, x in kwargs.items()}
-    length = 1
-    for x in (*args, *kwargs.values()):
-        pair = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-        if pair is not None and isinstance(pair[0], Chain):
-            length = max(length, pair[0].length + 1)
+    length = 1 + max((p.length for x in (*args, *kwargs.values()) if (p := held(x, Chain)) is not None), default=0)
     promise = Chain(compute, length, step)
     if length >= 32:  # bounds recursion, and the memory held by operands
         promise.resolve()

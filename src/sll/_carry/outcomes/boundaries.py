@@ -12,8 +12,10 @@ from torch import Tensor
 from ..._ops.dtypes import wide
 from ..._ops.ramp import Jump
 from ..._rules.widths import Width, half_width
-from .decisions import Decision, Site, offset_at
-from .later import asked, version_of
+from ..boundaries import from_one, offset_at
+from ..interface import version_of
+from .decisions import Decision, Site
+from .later import asked
 
 Eps: TypeAlias = float | Width
 
@@ -44,17 +46,6 @@ def at_integers(x: Tensor, eps: Eps, shift: float = 0.0, but_zero: bool = False)
 def beside(site: Site, by: int = 0) -> Callable[[], Tensor]:
     """The integer that the site is next to, or one before or after."""
     return lambda: site.nearest() + by if by else site.nearest()
-
-
-def from_one(distance: Tensor, nearest: Tensor) -> Tensor:
-    """Distances, those from 0 replaced by those from ±1."""
-    d = distance.detach()
-    return torch.where(nearest == 0, torch.where(d < 0, d + 1, d - 1), d)
-
-
-def toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
-    """The truncated values on both sides of the integer `n`; equal at 0, where `trunc` does not jump."""
-    return n - (n > 0).to(n.dtype), n + (n < 0).to(n.dtype)
 
 
 class _Multiple(NamedTuple):

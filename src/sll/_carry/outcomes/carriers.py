@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..._ops.ramp import Jump
-from ..interface import Carried, Region
+from ..interface import Carried, held, unchanged
 from .decisions import Decision, shows
-from .later import Later, kept, unchanged, version_of
+from .later import Later, kept
 
 __all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
 
@@ -103,6 +103,8 @@ class Selection(_Carrier):
     `near` their positions among all elements of the mask. `decision` is what the mask carries: equal decisions make
     the same selection.
     """
+
+    selects = True
 
     mask: Tensor
     version: int
@@ -185,22 +187,6 @@ class Blend(Carried):
         return sum(map(undecided, self.of))
 
 
-K = TypeVar("K", bound=Carried)
-
-
-def held(x: Any, kind: type[K]) -> K | None:
-    """What `x` carries, if it is of this kind; promises are not kept. A write that the region did not see makes it
-    stale, and it is ignored.
-    """
-    pair = getattr(x, "_sll", None)
-    if pair is None or not isinstance(x, Tensor):
-        return None
-    found, version = pair
-    if not isinstance(found, kind) or version != x._version or found.within is not None and found.over():
-        return None
-    return found
-
-
 def carrier(x: Any) -> Carrier | None:
     """What `x` carries, or None. (Of a float, it may be a promise.)"""
     found: Any = held(x, _Carrier)
@@ -235,17 +221,6 @@ def choice(x: Any) -> Choice | None:
 def known_constant(x: Any) -> bool | None:
     """Which bool an outcome is everywhere, without reading it."""
     return x if isinstance(x, bool) else getattr(x, "_sll_constant", None)
-
-
-def attach(region: Region, x: Tensor, found: Carried | None) -> Tensor:
-    """Make `x` carry `found` until the region ends."""
-    if found is not None:
-        x._sll = (found, version_of(x))  # type: ignore[attr-defined]
-        if isinstance(found, Selection):
-            region.select()
-        if not region.adopt(x):
-            found.within = region.outermost()
-    return x
 
 
 # --- outcomes that are the same everywhere, steps ------------------------------------------------------------------

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
-from ..._ops.order import capped_simplex, traced
+from ..._ops.order import capped_simplex, most_neighbours, traced
 from ..._ops.samples import lead, leads
 from ..._ops.surrogates import alias
 from ..._rules.index import op_name
-from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Region, Rule
+from ..._rules.widths import Width, in_units, watched
+from ..found import best_value, mark
+from ..interface import Region, Rule, attach, version_of
 from ..rules import Call, spelled
-from .carriers import Chain, Choice, attach, discrete_carrier
+from .carriers import Chain, Choice, discrete_carrier
 from .elementwise import elementwise
-from .found import best_value, mark
-from .later import as_now, version_of
+from .later import as_now
 from .trees import original
 
 
@@ -84,19 +84,6 @@ def _scores(x: Tensor, dim: int, largest: bool) -> Tensor:
     return rows if largest else -rows
 
 
-def _watched(width: float | Width, weights: Tensor) -> Tensor:
-    watch = watch_of(width)
-    return weights if watch is None else watch.weights(weights)
-
-
-MAX_ELEMENTS = 2**21
-"""An order keeps as many neighbours on either side of a place as its band holds, up to this many in all."""
-
-
-def _limit(z: Tensor) -> int:
-    return max(1, MAX_ELEMENTS // max(z.numel(), 1))
-
-
 # --- one position ------------------------------------------------------------------------------------------------
 
 
@@ -133,7 +120,7 @@ def _weigh_best(
         many = min(n, CONTENDERS)
     else:
         most = int((best - scores < eps).sum(-1).max()) if scores.numel() else 1
-        many = min(n, max(2, min(most, 2 * _limit(z[..., 0]))))
+        many = min(n, max(2, min(most, 2 * most_neighbours(z[..., 0]))))
     index = scores.topk(many, -1).indices
     place = hard.reshape(z.shape[:-1]).unsqueeze(-1)
     if many < n:  # of more equal entries than are looked at, torch may take another
@@ -142,7 +129,7 @@ def _weigh_best(
     finite = best.isfinite() & ~rows.isnan().any(-1, keepdim=True)
     apart = torch.arange(0, -many, -1, device=z.device) * (2 * eps)
     top = torch.where(finite, z.gather(-1, index), apart.to(z.dtype))
-    weights = _watched(width, capped_simplex(top, 1, eps))
+    weights = watched(width, capped_simplex(top, 1, eps))
     # Without a finite best there is no distance: the hard position, decided.
     values = torch.where(finite, index, place)
     ties = top.detach()[..., 0] == top.detach()[..., 1]

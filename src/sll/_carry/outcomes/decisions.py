@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.band import band_offset, closed
+from ..._ops.band import closed
 from ..._ops.dtypes import wide
 from ..._ops.fused import pick
 from ..._ops.ramp import Jump, ramp, suits
 from ..._ops.samples import sample
 from ..._ops.surrogates import alias
-from ..._rules.widths import Watched, Width, half_width, watch_of
+from ..._rules.widths import Watched, Width, half_width
 from .later import Later, as_now, over_soon, recorded
 
 __all__ = ["Decision", "Site"]
@@ -198,28 +198,6 @@ def equal_keys(a: Any, b: Any) -> bool:
     if isinstance(a, (str, slice, torch.dtype, type(None), type(Ellipsis))):
         return type(a) is type(b) and bool(a == b)
     return a is b
-
-
-def offset_at(
-    distance: Tensor,
-    eps: float | Tensor | Width,
-    limit: Any = math.inf,
-    nan: float = -0.5,
-    true_distance: Callable[[], Tensor] | None = None,
-    half: Any = None,
-) -> Tensor:
-    """Where in a band of half-width `eps`, at most `limit` (a tensor is known to be); see `band_offset`. `half`: the
-    half-width of each element, which may have a derivative. (`true_distance` is for traces.)
-    """
-    if half is None:
-        half = eps if isinstance(eps, Tensor) else half_width(eps, distance, limit)
-        offset = band_offset(distance, half, nan)
-    else:
-        offset = band_offset(distance / (2 * half), 0.5, nan)
-    watch = watch_of(eps)
-    if watch is not None:
-        watch.offset(distance, offset, half, limit, None if true_distance is None else true_distance())
-    return offset
 
 
 def decided_by(weight: Tensor) -> Decision:

@@ -18,10 +18,11 @@ from torch import Tensor
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
 from ..._ops.ramp import Jump, suits
-from ..interface import Func, Region
+from ..boundaries import toward_zero
+from ..interface import Func, Region, attach
 from .algebra import chain, on_outcomes
-from .boundaries import at_integers, toward_zero
-from .carriers import Chain, Outcomes, attach, carrier, discrete_carrier, in_one_pass, promise, resolved, step_of
+from .boundaries import at_integers
+from .carriers import Chain, Outcomes, carrier, discrete_carrier, in_one_pass, promise, resolved, step_of
 from .decisions import Decision, decided_at
 from .trees import original
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..._ops.env import dispatched, unwrapped
 from ..._rules.index import ASKS, NAMED, REMEDIES, SOURCES, names_of, op_name, spellings
 from .. import definitions
-from ..interface import Again, Engine, Func, Region, Rule, tensors
+from ..interface import Again, Engine, Func, Region, Rule, attach, held, tensors
 from ..rules import NUMBERS, lost_number
 from ..writes import called
 from . import (
@@ -36,11 +36,9 @@ from .carriers import (
     Expectation,
     Outcomes,
     Selection,
-    attach,
     bool_outcomes,
     carrier,
     discrete_carrier,
-    held,
     outcomes,
     resolved,
     selection,

@@ -164,15 +164,15 @@ def _at_most_one(x: Tensor) -> bool:
     return known is None or bool((known.abs() <= 1).all())
 
 
-def of_one_order(found: Choice) -> bool:
-    """Whether its elements are places or ranks in an order: not independent, for no two stand at the same one."""
-
-    def ordered(key: tuple[Any, ...]) -> bool:
-        return any(
-            x in ("places", "positions") if isinstance(x, str) else isinstance(x, tuple) and ordered(x) for x in key
-        )
-
-    return ordered(found.key)
+def order_in(key: Any) -> Any:
+    """Of the key of a choice whose elements are places or ranks in an order, what says which; None of others. Elements
+    of one order are not independent: no two stand at the same place.
+    """
+    if not isinstance(key, tuple):
+        return None
+    if key[:1] in (("places",), ("positions",)):
+        return key[1:5]
+    return next((found for part in key if (found := order_in(part)) is not None), None)
 
 
 OF_WEIGHTED = (

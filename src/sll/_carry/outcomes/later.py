@@ -11,8 +11,9 @@ from torch import Tensor
 from ..._ops.env import eager
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import lazy_clone, ordinary
+from ..interface import unchanged, version_of
 
-__all__ = ["Later", "as_now", "asked", "kept", "over_soon", "recorded", "stands_for", "unchanged", "version_of"]
+__all__ = ["Later", "as_now", "asked", "kept", "over_soon", "recorded", "stands_for"]
 
 
 class Later:
@@ -55,12 +56,13 @@ def as_now(x: Any) -> Any:
     """`x` as it is now, whatever is written to it later; autograd follows it to `x`.
 
     A lazy clone, if possible: it shares memory until somebody writes. Who has the memory of `x` in another way (NumPy,
-    DLPack) is cut off by that write, so what others may have is copied; and ``out=`` cannot make what is shared so
-    longer, so what is small is.
+    DLPack, a CUDA graph) is cut off by that write, so what others may have is copied; and ``out=`` cannot make what is
+    shared so longer, so what is small is.
     """
     if not isinstance(x, Tensor):
         return x
-    if ordinary(x) and eager() and (x.grad_fn is not None or _ours(x)):
+    captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    if ordinary(x) and eager() and not captured and (x.grad_fn is not None or _ours(x)):
         memory = x.untyped_storage()
         if memory.resizable() and memory.nbytes() < 4 * x.nbytes + 64:
             try:
@@ -96,13 +98,3 @@ def asked(x: Any) -> tuple[Any, int]:
     """Of whom a question about `x` is asked, and what it had seen of writes."""
     origin: tuple[Any, int] | None = getattr(x, "_sll_origin", None)
     return (x, version_of(x)) if origin is None else origin
-
-
-def version_of(x: Any) -> int:
-    """Counts the writes into a tensor."""
-    return x._version if isinstance(x, Tensor) else 0
-
-
-def unchanged(x: Any, version: int) -> bool:
-    """Whether `x` is as it was at `version`."""
-    return version_of(x) == version

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..interface import Func, Region
+from ..interface import Func, Region, attach
 from ..rules import Call, spelled
-from .carriers import Choice, Outcomes, attach, choice, constant, discrete_carrier, outcomes
+from .carriers import Choice, Outcomes, choice, constant, discrete_carrier, outcomes
 from .decisions import decided_by, placed, shows
 from .expectations import OF_WEIGHTED, by_ones
 from .mixtures import join_values

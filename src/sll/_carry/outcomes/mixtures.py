@@ -14,13 +14,12 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
 from ..._rules.index import op_name
-from ..interface import Func, Region
+from ..interface import Func, Region, attach
 from .carriers import (
     Carrier,
     Choice,
     Expectation,
     Outcomes,
-    attach,
     bool_outcomes,
     carrier,
     choice,
@@ -30,7 +29,7 @@ from .carriers import (
     resolved,
 )
 from .decisions import decided_by, equal_keys
-from .expectations import by_ones, expect, one_apart, undecided
+from .expectations import by_ones, expect, one_apart, order_in, undecided
 
 MAX_VALUES = 64
 """An integer that depends on several choices keeps their joint values up to this many; beyond it, its expectation."""
@@ -62,18 +61,10 @@ def per_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
 
 def _of_one_order(a: Choice, b: Choice) -> bool:
     """Whether both are places of one order, which do not change one by one, and neither is certain."""
-    if not equal_keys(_order_in(a.key), _order_in(b.key)):
+    order = order_in(a.key)
+    if order is None or not equal_keys(order, order_in(b.key)):
         return False
-    return _order_in(a.key) is not None and not any(bool(choice.decided().all()) for choice in (a, b))
-
-
-def _order_in(key: Any) -> Any:
-    """Of the key of a choice, what says of which scores it is an order."""
-    if not isinstance(key, tuple):
-        return None
-    if key[:1] == ("places",):
-        return key[:5]
-    return next((found for part in key if (found := _order_in(part)) is not None), None)
+    return not any(bool(choice.decided().all()) for choice in (a, b))
 
 
 def join_values(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False) -> Tensor:

@@ -10,25 +10,24 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import dispatched
-from ..._ops.order import Order, close, first_k, traced
+from ..._ops.order import Order, close, first_k, most_neighbours, traced
 from ..._ops.order import constant as every
 from ..._ops.samples import around, beside, from_last, neighbours, pairs, sample
-from ..._rules.widths import Width, in_units, watch_of
-from ..interface import Region
+from ..._rules.widths import Width, in_units, watch_of, watched
+from ..found import Sorted, mark, middle, place_in_rows, sorted_places
+from ..interface import Region, attach, version_of
 from ..rules import Call
-from .carriers import Choice, attach, bool_outcomes, resolved
-from .choosing import _limit, _scores, _watched, _with_indices, chooses, chosen
+from .carriers import Choice, bool_outcomes, resolved
+from .choosing import _scores, _with_indices, chooses, chosen
 from .decisions import decided_at
-from .found import Sorted, mark, middle, place_in_rows, sorted_places
-from .later import version_of
 from .trees import original
 
 
 def _ordered(width: float | Width, x: Tensor, dim: int, largest: bool, indices: Tensor) -> Order:
     """The order whose sorted positions along the last dimension are `indices`."""
     z, eps = in_units(_scores(x, dim, largest).gather(-1, indices), width, pairs, neighbours)
-    order = Order(z, indices, eps, close(z, eps, _limit(z)))
-    _watched(width, order.rows)
+    order = Order(z, indices, eps, close(z, eps, most_neighbours(z)))
+    watched(width, order.rows)
     return order
 
 
@@ -136,8 +135,8 @@ def _weigh_first(
     many = n if traced(z) else min(n, max(k + 1, int((last - scores < eps).sum(-1).max())))
     indices = scores.topk(many, -1).indices
     top = z.gather(-1, indices)
-    order = Order(top, indices, eps, close(top, eps, _limit(top), k), k)
-    _watched(width, order.rows)
+    order = Order(top, indices, eps, close(top, eps, most_neighbours(top), k), k)
+    watched(width, order.rows)
     chosen = hard.movedim(dim, -1)
     if in_order:
         places = torch.arange(k, device=x.device).expand(chosen.shape)
@@ -157,11 +156,11 @@ def _row_of(region: Region, name: str, op: str, x: Tensor, out: Any, dim: int, p
     z, eps = in_units(scores, width, pairs, lambda z: beside(z, places))
     indices = z.detach().argsort(dim=-1, descending=True, stable=True)
     top = z.gather(-1, indices)
-    order = Order(top, indices, eps, close(top, eps, _limit(top)))
+    order = Order(top, indices, eps, close(top, eps, most_neighbours(top)))
     hard = out.indices.reshape(*z.shape[:-1], 1)
     key = (*_key(width, x, dim, False), name, out.indices.dim(), places)
     rows = _rows(order, key, hard, places)
-    _watched(width, rows.weights)
+    watched(width, rows.weights)
     found = rows.map(rows.key, lambda t: t.reshape(*out.indices.shape, t.shape[-1]))
     return _with_indices(region, out, found)
 

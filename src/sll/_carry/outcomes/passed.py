@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._ops.band import hard_forward
-from ..._ops.dtypes import compute_dtype, exact_dtype
+from ..._ops.dtypes import exact_dtype
 from ..._ops.env import tracked
 from ..._rules.index import op_name
-from ..._rules.widths import Width, half_width
-from ..interface import Func, Region
+from ..boundaries import edges_of, nearest_boundary, own_ranks
+from ..found import mark
+from ..interface import Func, Region, attach
 from ..rules import Call
 from .algebra import on_outcomes
-from .carriers import Choice, Expectation, Outcomes, attach, carrier, choice, discrete_carrier, resolved
+from .carriers import Choice, Expectation, Outcomes, carrier, choice, discrete_carrier, resolved
 from .choosing import chooses
-from .decisions import decided_at, equal_keys, offset_at, shows
-from .found import mark, sorted_places
+from .decisions import decided_at, equal_keys, shows
 from .orders import _key, _ordered, positions
 from .reductions import bins_of
 from .trees import original
@@ -34,60 +34,6 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     decision = decided_at(offset)
     decision.side = shows(hard, above, at_ties=True)
     return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
-
-
-class Nearest(NamedTuple):
-    """The boundary next to a value, half the distance to the next one, and how many are passed below and above it."""
-
-    value: Tensor
-    target: Tensor
-    limit: Tensor
-    below: Tensor
-    above: Tensor
-
-
-def nearest(hard: Tensor, boundaries: Tensor, x: Any) -> Nearest:
-    """`hard`: how many of the sorted `boundaries` `x` has passed."""
-    many = boundaries.shape[-1]
-    dtype = compute_dtype(boundaries.dtype, x.dtype if isinstance(x, Tensor) else boundaries.dtype)
-    edges = boundaries.to(dtype)
-    value = x.to(dtype) if isinstance(x, Tensor) else torch.tensor(float(x), dtype=dtype, device=edges.device)
-
-    def edge(i: Tensor) -> Tensor:
-        i = i.clamp(0, many - 1)
-        return edges[i] if edges.dim() == 1 else edges.gather(-1, i)
-
-    count = hard.long()
-    with torch.no_grad():
-        lower = (value - edge(count - 1)).abs() <= (edge(count) - value).abs()
-        place = torch.where((count > 0) & (lower | (count == many)), count - 1, count)
-        at = edge(place).contiguous()
-        fixed = edges.contiguous()
-        below, above = torch.searchsorted(fixed, at), torch.searchsorted(fixed, at, right=True)
-    target = edge(place)
-    gaps = torch.minimum(
-        torch.where(below > 0, target - edge(below - 1), float("inf")),
-        torch.where(above < many, edge(above) - target, float("inf")),
-    )
-    return Nearest(value, target, gaps * 0.5, below, above)
-
-
-def nearest_boundary(width: float | Width, hard: Tensor, boundaries: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Where `x` is in the band of the boundary next to it, and how many are passed below and above that. (`hard`: how
-    many are.) Bands of neighbouring boundaries do not overlap.
-    """
-    value, target, limit, below, above = nearest(hard, boundaries, x)
-    distance = value - target
-    half = limit.clamp(max=half_width(width, distance))
-    return offset_at(distance, width, limit, 0.5, half=half), below, above
-
-
-def own_ranks(boundaries: Tensor, x: Any) -> bool:
-    """Whether the boundaries are the sorted rows of `x` itself."""
-    found = sorted_places(boundaries)
-    if found is None or found.largest or not found.found_in(x) or boundaries.shape != x.shape or not x.numel():
-        return False
-    return x.dim() > 0 and found.dim is not None and found.dim % x.dim() == x.dim() - 1
 
 
 def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -158,14 +104,3 @@ def histc(region: Region, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> A
     total = total[1:-1]
     certain = (total.detach() - hard).abs() < 1e-6
     return torch.where(certain, hard_forward(hard, total), total.to(hard.dtype))
-
-
-def edges_of(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> tuple[Tensor, bool]:
-    """The edges of the bins of `histc`, and whether they are those of the data."""
-    low, high = float(min), float(max)
-    whole = low == high
-    if whole and input.numel():
-        low, high = (float(x) for x in input.detach().aminmax())
-    if low == high:
-        low, high = low - 1, high + 1
-    return torch.linspace(low, high, bins + 1, dtype=compute_dtype(input.dtype), device=input.device), whole

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..interface import Func, Region, tensors
+from ..found import best_value
+from ..interface import Func, Region, attach, tensors
 from ..rules import Call, between_bools, spelled
 from .algebra import MAX_DECISIONS, through_expectation
-from .carriers import Choice, Expectation, attach, bool_outcomes, carrier, choice, discrete_carrier, resolved
+from .carriers import Choice, Expectation, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import decided_by
-from .expectations import by_ones, expect, of_one_order, shown_weights
-from .found import best_value
+from .expectations import by_ones, expect, order_in, shown_weights
 from .mixtures import distribution
 from .trees import original
 
@@ -50,7 +50,7 @@ def _few_summands(
     if dtype is not None or not isinstance(dim, int) or input.dim() == 0 or not 0 < input.shape[dim] <= MAX_DECISIONS:
         return None
     found = resolved(input)
-    if isinstance(found, Expectation) or isinstance(found, Choice) and of_one_order(found) or by_ones(input):
+    if isinstance(found, Expectation) or isinstance(found, Choice) and order_in(found.key) or by_ones(input):
         return None
     parts = region.call(torch.Tensor.unbind, region.call(torch.Tensor.to, input, torch.int64), dim)
     total: Tensor = parts[0]

@@ -22,16 +22,12 @@ import torch
 from torch import Tensor
 
 from ..._rules.index import op_name, spellings
-from ..interface import Func, Region, Rule
+from ..interface import Func, Region, Rule, attach
 from ..rules import Rules
 from ..writes import Writes, into_base
-from .carriers import attach, carrier, discrete_carrier
+from .carriers import carrier, discrete_carrier
+from .later import kept
 from .mixtures import regroup
-
-
-def _kept(region: Region, target: Tensor) -> Tensor:
-    """A copy with the same linearization: what backward saves must survive the write."""
-    return attach(region, target.clone(), carrier(target))
 
 
 def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:
@@ -40,7 +36,7 @@ def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None]
     if base is None or view.is_floating_point() or not (discrete_carrier(base) or carrier(result) is not None):
         return None
     put = into_base(region, base, view, result)
-    parts = [_kept(region, base), region.call(torch.Tensor.expand, result, view.shape)]
+    parts = [kept(base), region.call(torch.Tensor.expand, result, view.shape)]
     found = None if put is None else regroup(region, put, parts, base)
 
     def after() -> None:
@@ -53,7 +49,7 @@ def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
     attach(region, target, carrier(result))
 
 
-WRITES = Writes(lambda x: carrier(x) is not None, _kept, _carry_same, _through)
+WRITES = Writes(lambda x: carrier(x) is not None, lambda region, target: kept(target), _carry_same, _through)
 _ALL = Rules(WRITES)
 RULES, ALWAYS = _ALL.of, _ALL.always
 DISCRETE: set[Any] = set()

@@ -23,13 +23,12 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.callsite import LostGradientError
 from ..._ops.dtypes import compute_dtype, exact_dtype
-from ..._rules.index import ASKS, functions_with, in_place_forms, names_of, op_name, spellings
+from ..._rules.index import ASKS, SIZES, functions_with, in_place_forms, names_of, op_name, spellings
 from ..._rules.table import ROWS
-from ..interface import Func, Region, tensors
+from ..interface import Func, Region, attach, tensors, version_of
 from ..rules import Call, spelled
-from .carriers import Choice, Expectation, Selection, attach, carrier, discrete_carrier, outcomes, selection
+from .carriers import Choice, Expectation, Selection, carrier, discrete_carrier, outcomes, selection
 from .expectations import expect, probability
-from .later import version_of
 from .mixtures import join_values
 from .registry import RULES, WRITES
 from .trees import original
@@ -153,7 +152,7 @@ def lost(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         if written:
             return func(*args, **kwargs)
         each: Callable[[Any], Any] = bare
-    elif func in COUNTS:
+    elif func in SIZES:
         return func(*args, **kwargs)
     else:
         each = lambda x: _rows(region, x)
@@ -211,19 +210,8 @@ def _rows(region: Region, x: Any) -> Any:
     return join_values(region, x, Choice(("selected", picked.mask, picked.weights), values, weights, ties), values)
 
 
-COUNTS = {
-    torch.Tensor.numel,
-    torch.Tensor.nelement,
-    torch.numel,
-    torch.Tensor.__len__,
-    torch.Tensor.size,
-    torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
-}
-"""How many elements a mask selected: a number that is decided, and a Python int has no gradient."""
-
-
 def one_by_one(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if func in COUNTS:
+    if func in SIZES:
         return lost(
             region, func, args, kwargs,
             "how many elements the mask selects is open, and a Python number has no derivative. Use mask.sum().",
@@ -387,6 +375,6 @@ for _row in ROWS:
 
 def rule_for(func: Func) -> Any:
     """The rule for a call with a selection among its operands; None for what asks about a tensor only."""
-    if func in ASKS and func not in COUNTS:
+    if func in ASKS and func not in SIZES:
         return None
     return SELECTIONS.get(func, one_by_one)

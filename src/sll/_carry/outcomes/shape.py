@@ -12,20 +12,11 @@ import torch
 from torch import Tensor
 
 from ..._rules.index import functions_with, names_of, op_name, spellings
-from ..interface import Func, Region
-from .carriers import (
-    Chain,
-    Choice,
-    Expectation,
-    Outcomes,
-    attach,
-    carrier,
-    discrete_carrier,
-    is_constant,
-)
+from ..found import Sorted, sorted_places
+from ..interface import Func, Region, attach, version_of
+from .carriers import Chain, Choice, Expectation, Outcomes, carrier, discrete_carrier, is_constant
 from .decisions import placed
-from .found import Sorted, sorted_places
-from .later import kept, version_of
+from .later import kept
 from .mixtures import regroup
 
 _IN_ORDER = functions_with("in_order") | {func for name in names_of("copies") for func in spellings(name)}

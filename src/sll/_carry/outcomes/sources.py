@@ -23,14 +23,14 @@ from ..._ops.own_thresholds import apart
 from ..._ops.ramp import Jump
 from ..._rules.index import SOURCES, add, spellings
 from ..._rules.table import Row
-from ..interface import Func, Region, Rule
+from ..boundaries import offset_at, toward_zero
+from ..interface import Func, Region, Rule, attach, version_of
 from ..ties import TIED, count_ties
 from .algebra import on_outcomes
-from .boundaries import Eps, _at_multiples, at_integers, beside, boundary_at, toward_zero
-from .carriers import Outcomes, attach, bool_outcomes, carrier, discrete_carrier, outcome, promise
-from .decisions import Decision, decided_at, offset_at
+from .boundaries import Eps, _at_multiples, at_integers, beside, boundary_at
+from .carriers import Outcomes, bool_outcomes, carrier, discrete_carrier, outcome, promise
+from .decisions import Decision, decided_at
 from .elementwise import elementwise
-from .later import version_of
 from .orders import compared_with_sorted
 from .registry import register, unruled
 from .trees import original

@@ -13,8 +13,8 @@ from ..._ops.blend import blend
 from ..._ops.env import infinite, readable
 from ..._ops.fused import pick
 from ..._rules.index import NAMED, op_name
-from ..interface import Func, Region
-from .carriers import Outcomes, attach, carrier, constant, is_constant, known_constant, outcomes
+from ..interface import Func, Region, attach
+from .carriers import Outcomes, carrier, constant, is_constant, known_constant, outcomes
 from .decisions import Decision
 from .expectations import _any_of, _has_expectation, _likelier, selected_side, undecided
 
@@ -71,22 +71,13 @@ def _from_outcomes(region: Region, like: Tensor, tree: Outcomes) -> Tensor:
     return attach(region, hard, tree)
 
 
-def _root(operands: Sequence[Any]) -> Decision | None:
-    """The decision to branch on: the first operand's."""
-    for x in operands:
-        tree = outcomes(x)
-        if tree is not None:
-            return tree.decision
-    return None
-
-
 def both_sides(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcomes | None:
     """`func` on both sides of the root decision of its operands; None if none has outcomes.
 
     A function that can fail on the side not taken (a division by zero) does not see that side outside the band: there
     both sides are the one taken, and no ``0 * inf`` comes back through the operands.
     """
-    root = _root((*args, *kwargs.values()))
+    root = next((tree.decision for x in (*args, *kwargs.values()) if (tree := outcomes(x)) is not None), None)
     if root is None:
         return None
     guarded, divides = _guarded(func, args), func.__name__ in NAMED["divides"]

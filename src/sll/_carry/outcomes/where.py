@@ -12,14 +12,14 @@ from ..._ops.band import hard_forward
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import readable
-from ..interface import Func, Region
+from ..interface import Func, Region, attach, unchanged
 from ..rules import Call, spelled
 from .algebra import chain, marginal
-from .carriers import Choice, Outcomes, attach, carrier, known_constant
+from .carriers import Choice, Outcomes, carrier, known_constant
 from .decisions import decided_at
 from .elementwise import elementwise
 from .expectations import expect, probability
-from .later import kept, unchanged
+from .later import kept
 from .trees import count_infinite_jumps, decisions, join, original
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..._ops.env import readable
 from ..._rules.index import names_of, row_of, spellings
-from ..interface import Func, Region
-from .carriers import Blend, attach, held
+from ..interface import Func, Region, attach, held
+from .carriers import Blend
 
 __all__ = ["COMPARES", "SIGNS", "Integers", "of_the_count", "whole_of"]
 

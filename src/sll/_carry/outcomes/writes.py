@@ -23,22 +23,13 @@ from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import readable
 from ..._rules.index import op_name
-from ..interface import Func, Region
+from ..interface import Func, Region, attach
 from ..rules import Call, spelled
 from .algebra import through_expectation
-from .carriers import (
-    Choice,
-    Expectation,
-    Outcomes,
-    attach,
-    bool_outcomes,
-    carrier,
-    choice,
-    discrete_carrier,
-    selection,
-)
+from .carriers import Choice, Expectation, Outcomes, bool_outcomes, carrier, choice, discrete_carrier, selection
 from .decisions import decided_by, equal_keys, shows
 from .expectations import expect
+from .later import kept
 from .lookups import as_indices, geometry
 from .mixtures import distribution, join_values, regroup
 from .orders import positions
@@ -310,7 +301,7 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     floats = target.is_floating_point() or not (discrete_carrier(value) or discrete_carrier(target))
     if not decided and not chosen and floats:
         return func(target, index, value)  # autograd follows the write, and a promise of outcomes goes stale
-    before = WRITES.before(region, target)  # (the value may be a view of it)
+    before = kept(target)  # (the value may be a view of it)
 
     def assigned(old: Tensor, at: Any, new: Any) -> Tensor:
         copy = old.clone()

@@ -12,8 +12,8 @@ from ..._ops.band import hard_forward
 from ..._ops.env import tracked
 from ..._ops.surrogates import follow
 from ..._rules.index import op_name
+from ..boundaries import nearest_boundary
 from ..interface import Func, Region
-from ..outcomes.passed import nearest_boundary
 from .elementwise import elementwise
 from .kinks import joined, looked_at
 from .shadow import Shadow, carry, shadow

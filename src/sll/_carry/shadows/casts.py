@@ -12,8 +12,8 @@ from ..._ops.dtypes import FULL, NARROW
 from ..._ops.env import dispatched, free_to_read, tracked
 from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp, windowed
 from ..._rules.widths import Width, watch_of
+from ..boundaries import from_one
 from ..interface import Func, Region
-from ..outcomes.boundaries import from_one
 from .either import decided, is_either
 from .elementwise import elementwise
 from .shadow import Ends, Shadow, Whole, carried, carry, mark, opposite, quick_shadow

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from ..._ops.openness import open_elements
-from ..._rules.index import ASKS, REMEDIES, functions_with, names_of, op_name, spellings
+from ..._rules.index import ASKS, REMEDIES, SIZES, functions_with, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from .. import definitions
 from ..interface import Again, Engine, Func, Quick, Region, Rule
-from ..outcomes.selections import COUNTS as SIZES
 from ..outcomes.sources import LISTENERS, STEPS
 from ..rules import NUMBERS, Rules, lost_number
 from ..writes import called

@@ -18,15 +18,14 @@ from ..._ops.ladder import Sorting
 from ..._ops.openness import marked
 from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
-from ..._ops.order import close
+from ..._ops.order import close, most_neighbours
 from ..._ops.order import rank as ranks
 from ..._ops.projections import decided, rows_of
 from ..._ops.samples import at_each, beside, neighbours, pairs
 from ..._ops.surrogates import alias, follow, kept, lazy_clone, simple
 from ..._rules.index import op_name
-from ..._rules.widths import Width, in_units, watch_of
+from ..._rules.widths import Width, in_units, watch_of, watched
 from ..interface import Func, Region
-from ..outcomes.choosing import _limit, _watched
 from .either import left
 from .picked import (
     _DISCRETE,
@@ -50,7 +49,7 @@ def _places(x: Tensor, dim: int, largest: bool, eps: float | Width, index: Tenso
     if index is None:
         index = torch.argsort(rows.detach(), dim=-1, descending=True, stable=True)
     rows = rows.gather(-1, index)
-    return Places(rows, index, half, close(rows, half, _limit(rows)))
+    return Places(rows, index, half, close(rows, half, most_neighbours(rows)))
 
 
 class Linear:
@@ -100,7 +99,7 @@ class Order(Weights):
             if known is not None:
                 return back(shares(eps, scores, dim, largest, index.movedim(dim, -1), known), dim), known
             order = places()
-            rows = _watched(eps, order.rows)
+            rows = watched(eps, order.rows)
             weights, labels = as_weights(order.elements(), rows, index.movedim(dim, -1), order.reach)
             return back(weights, dim), back(labels, dim)
 
@@ -164,7 +163,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
             weights, labels = back(weights, dim), own.labels
             return (weights.flip(dim % ranked.dim()), labels) if descending else (weights, labels)
         order, index = own.places(), own.index.movedim(dim, -1)
-        columns = _watched(own.eps, order.columns())
+        columns = watched(own.eps, order.columns())
         labels = order.neighbours().expand(columns.shape)
         hard = positions(n, index.device).expand(index.shape)
         home = index.unsqueeze(-1).expand(columns.shape)  # from sorted order to where the elements are
@@ -208,7 +207,7 @@ def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
         order = _places(scores, dim, False, eps, None, lambda z: beside(z, at))
         row = at.unsqueeze(-1).expand(*at.shape, order.rows.shape[-1])
         labels, weights = (t.gather(-2, row).squeeze(-2) for t in (order.elements(), order.rows))
-        weights, labels = as_weights(labels, _watched(eps, weights), then.reshape(labels.shape[:-1]), order.reach)
+        weights, labels = as_weights(labels, watched(eps, weights), then.reshape(labels.shape[:-1]), order.reach)
         return weights.reshape(*then.shape, -1), labels.reshape(*then.shape, labels.shape[-1])
 
     return with_indices(region, func, out, Weights(weigh, known, known is not None))

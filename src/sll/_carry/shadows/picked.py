@@ -20,15 +20,14 @@ from ..._ops.env import dispatched, tracked
 from ..._ops.ladder import Sorting
 from ..._ops.openness import marked
 from ..._ops.order import Order as Places
-from ..._ops.order import close
+from ..._ops.order import close, most_neighbours
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
 from ..._ops.samples import lead, neighbours, pairs
 from ..._ops.saving import saving
 from ..._ops.surrogates import alias, follow, kept, lazy_clone, number, ordinary, simple
 from ..._rules.index import op_name
-from ..._rules.widths import Scale, Width, in_units, is_soft, watch_of
+from ..._rules.widths import Scale, Width, in_units, is_soft, watch_of, watched
 from ..interface import Func, Region
-from ..outcomes.choosing import _limit, _watched
 from .shadow import Weights, carry, shadow
 
 _UNIT = Scale(1.0)
@@ -227,8 +226,8 @@ class Picked(Weights):
         rows, half = in_units(self.rows(), self.eps, self.distances, self.gaps)
         index = _first(rows.detach(), k, half)
         rows = rows.gather(-1, index)
-        order = Places(rows, index, half, close(rows, half, _limit(rows), k), k)
-        labels, weights = order.elements(), _watched(self.eps, order.rows)
+        order = Places(rows, index, half, close(rows, half, most_neighbours(rows), k), k)
+        labels, weights = order.elements(), watched(self.eps, order.rows)
         if not self.in_order:
             place = (index.unsqueeze(-2) == at.unsqueeze(-1)).to(torch.int8).argmax(-1).clamp(max=k - 1)
             place = place.unsqueeze(-1).expand(labels.shape)

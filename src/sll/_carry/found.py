@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import tracked
-from ..._ops.order import traced
-from ..._rules.index import op_name
-from ..interface import Carried, Region
-from ..rules import Call, spelled
-from .carriers import attach, carrier, held
-from .later import unchanged, version_of
+from .._ops.env import tracked
+from .._ops.order import traced
+from .._rules.index import op_name
+from .interface import Carried, Region, attach, held, unchanged, version_of
+from .rules import Call, spelled
 
 __all__ = ["Sorted", "best_value", "mark", "middle", "place_in_rows", "sorted_places"]
 
@@ -85,7 +83,7 @@ def mark(
     a number or one for each row.
     """
     values: Tensor = out if isinstance(out, Tensor) else out.values
-    if carrier(values) is not None or x.numel() == 0:
+    if held(values, Carried) is not None or x.numel() == 0:
         return out
 
     def places() -> Tensor:
