@@ -6,7 +6,6 @@ import copy
 import functools
 import heapq
 import random
-import sys
 import threading
 import warnings
 
@@ -18,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sll
 from path_programs import PROGRAMS, integral
-from sll._mode import runs, surroundings
+from sll._mode import runs
 
 MODES = ("linear", "hard", "straight-through")
 EXACT = ("hard", "straight-through")
@@ -1084,26 +1083,3 @@ def test_widths_that_are_measured_are_the_same_in_every_run(forward):
     for k in range(40):
         x, d = torch.tensor(0.5, requires_grad=True), torch.rand(6, generator=luck) * (1 + k % 3)
         assert program(x, d) == (d > 0.5).sum() + (d > 1.0).sum()
-
-
-def test_the_state_of_random_numbers_is_read_anew_when_it_has_changed():
-    """What is read quickly is what the generators tell."""
-    assert surroundings._CAN_BE_SEEN or sys.implementation.name != "cpython"
-    change = {
-        "one": lambda: (random.random(), np.random.rand(3)),
-        "half a pair": lambda: (random.gauss(0, 1), np.random.randn()),
-        "as many as there are": lambda: (random.getrandbits(32 * 624), np.random.bytes(4 * 624)),
-        "seed": lambda: (random.seed(len(found)), np.random.seed(len(found))),
-        "nothing": lambda: None,
-    }
-    before, found = (random.getstate(), np.random.get_state()), []
-    try:
-        for i in range(60):
-            found.append([*change][i * i % 7 % 5])
-            change[found[-1]]()
-            told, numpys = np.random.get_state(legacy=False), surroundings._numpy()
-            assert surroundings._python() == random.getstate(), found
-            assert repr(numpys) == repr(told) and (numpys["state"]["key"] == told["state"]["key"]).all(), found
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])

@@ -104,33 +104,27 @@ def compile(
             'data, which no graph has; take sll.linearize(..., forward="hard"), which runs in eager mode'
         )
     region = linearize(eps, forward=forward, only=only, exclude=exclude, on_lost=on_lost, see_through=see_through)
-    decorate = _Decorator(region, compile_options)
+    decorate = functools.partial(_compiled, region, compile_options)
     return decorate if fn is None else decorate(fn)
 
 
-class _Decorator:
-    """Compiles functions and modules, in one region."""
+def _compiled(region: linearize, options: dict[str, Any], fn: Any) -> Any:
+    """A function or a module, compiled with `region` around it."""
+    if isinstance(fn, nn.Module):
+        module: Any = around_module(fn, functools.partial(_compiled, region, options))
+        module.region = region
+        return module
+    if not callable(fn) or isinstance(fn, type):
+        raise TypeError(f"compile() takes a function, a method or an nn.Module, got {shown(fn)}")
+    compiled: Any = torch.compile(_with_code_of_its_own(fn), **options)
 
-    def __init__(self, region: linearize, options: dict[str, Any]) -> None:
-        self.region = region
-        self.options = options
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with region:
+            return compiled(*args, **kwargs)
 
-    def __call__(self, fn: Any) -> Any:
-        if isinstance(fn, nn.Module):
-            module: Any = around_module(fn, self)
-            module.region = self.region
-            return module
-        if not callable(fn) or isinstance(fn, type):
-            raise TypeError(f"compile() takes a function, a method or an nn.Module, got {shown(fn)}")
-        compiled: Any = torch.compile(_with_code_of_its_own(fn), **self.options)
-
-        @functools.wraps(fn)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with self.region:
-                return compiled(*args, **kwargs)
-
-        wrapper.region = self.region  # type: ignore[attr-defined]
-        return wrapper
+    wrapper.region = region  # type: ignore[attr-defined]
+    return wrapper
 
 
 def _with_code_of_its_own(fn: Any) -> Any:

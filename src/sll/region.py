@@ -16,7 +16,7 @@ from ._mode.decorating import around_module, decorate
 from ._mode.mode import Mode
 from ._mode.notes import Lost, Paths, Widths
 from ._mode.places import Places, made_here
-from ._mode.runs import asking
+from ._mode.runs import numbers_first
 from ._mode.threads import THREAD
 from ._mode.watching import Trace
 from ._ops.callsite import CallSite, call_site
@@ -160,7 +160,7 @@ class linearize(Mode):
         self.trace = Trace() if trace else None
         self.paths = whole_paths(paths)
         engine = cuts.engine_for(self.through, engine_of(self.mode))
-        self.engine = asking(engine) if self.paths > 1 else engine
+        self.engine = numbers_first(engine) if self.paths > 1 else engine
         self._generator = generator_or_none(generator)
         self._for_compiled_code("" if only is exclude is None else f"{sorted(self._ops)}")
         self._nothing_noted()
@@ -246,13 +246,17 @@ class linearize(Mode):
 
     def within(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run `fn`, which is made of torch calls, as if the program had written it in the place of its call."""
-        at_work, THREAD.at_work = THREAD.at_work, None
+        at_work, cut = THREAD.at_work, THREAD.cut
+        THREAD.at_work = None
         torch._C._push_on_torch_function_stack(self)  # (torch hides a mode while it handles a call)
         try:
             return fn(*args, **kwargs)
         finally:
             torch._C._pop_torch_function_stack()
             THREAD.at_work = at_work
+            if THREAD.cut is not cut:  # (`fn` has a block without gradients of its own, which is over)
+                THREAD.cut = cut
+                THREAD.look()
 
     def lose(
         self,
@@ -359,9 +363,6 @@ class hard(Mode):
         >>> torch.autograd.grad(y.sum(), x)
         (tensor([0.]),)
     """
-
-    def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(*args, **kwargs)
 
 
 for _engine in ENGINES.values():

@@ -202,12 +202,8 @@ class Engine:
     """The same, asked if an operand carries something."""
     again = False
     """Whether what depends on earlier decisions is decided again where it decides."""
-    reads: Any = frozenset()
-    """Functions of which `before` need not be told."""
     compiles = True
     """Whether its rules can be traced into a graph. If not, eager mode does what decides or carries anything."""
-    before: Callable[[Func, tuple[Any, ...], dict[str, Any] | None], None] | None = None
-    """Told of every call before it runs, where a function may run again."""
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of the program, with gradients on."""

@@ -41,6 +41,8 @@ _NO_LINE = "compiled code", 0
 Backend = Callable[..., Callable[..., Any]]
 Given: TypeAlias = "Sequence[tuple[int, Again]]"
 """The inputs that carry something, by their number, and what lets them carry it again."""
+Held: TypeAlias = "Sequence[tuple[dict[str, Any], str]]"
+"""Where tensors are that a policy or a module holds."""
 
 
 def around(backend: Backend, whole: bool, on: Sequence[Any]) -> Backend:
@@ -154,13 +156,16 @@ class _Captured:
         for node, x in zip(placed, _inputs(self.graph)):
             node.meta = dict(x.meta)
         also = [graph.get_attr(f"held_{i}") for i in range(len(held))]
-        run = functools.partial(self._run, on, given, held)
-        call = graph.call_function(_plain(run), (*placed, *also))
+
+        def in_the_region(*args: Any) -> Any:
+            return self._run(on, given, held, *args)
+
+        call = graph.call_function(in_the_region, (*placed, *also))
         results = [graph.call_function(operator.getitem, (call, i)) for i in range(len(self.results) + len(self.leave))]
         for node, x in zip(results, self.results):
             node.meta = dict(x.meta) if isinstance(x, fx.Node) else {}
         graph.output(tuple(results))
-        module = fx.GraphModule({f"held_{i}": getattr(*where) for i, where in enumerate(held)}, graph)
+        module = fx.GraphModule({f"held_{i}": of[name] for i, (of, name) in enumerate(held)}, graph)
         module.meta = dict(self.graph.meta)
         try:
             self.compiled[known] = self.backend(module, list(inputs))
@@ -171,7 +176,7 @@ class _Captured:
             if self.whole:
                 self.failed = RuntimeError(str(error))
 
-    def _run(self, on: Sequence[Any], given: Given, held: Sequence[tuple[Any, str]], *args: Any) -> Any:
+    def _run(self, on: Sequence[Any], given: Given, held: Held, *args: Any) -> Any:
         """What AOTAutograd traces."""
         many = len(_inputs(self.graph))
         inputs, numbers, also = args[:many], args[many : many + len(given)], args[many + len(given) :]
@@ -251,25 +256,16 @@ def _entered(graph: fx.GraphModule) -> list[Any]:
     return list({id(entry): entry for entry in found}.values())
 
 
-def _plain(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function with a name, as a graph wants it."""
-
-    def in_the_region(*args: Any) -> Any:
-        return run(*args)
-
-    return in_the_region
+def _widths(regions: Sequence[Any]) -> Held:
+    """Tensors that policies hold, such as the width of `Anneal`."""
+    known = [vars(policy) for region in regions for policy in region.policies() if not isinstance(policy, Auto)]
+    return [(of, name) for of in known for name, x in of.items() if isinstance(x, Tensor)]
 
 
-def _widths(regions: Sequence[Any]) -> list[tuple[Any, str]]:
-    """Tensors that policies hold, such as the width of `Anneal`: policy and name."""
-    policies = [policy for region in regions for policy in region.policies() if not isinstance(policy, Auto)]
-    return [(policy, name) for policy in policies for name, x in vars(policy).items() if isinstance(x, Tensor)]
-
-
-def _attributes(graph: fx.GraphModule) -> list[tuple[Any, str]]:
+def _attributes(graph: fx.GraphModule) -> Held:
     """Tensors that a graph holds."""
-    found = [(module, {**module._parameters, **module._buffers}) for module in graph.modules()]
-    return [(module, name) for module, tensors in found for name, x in tensors.items() if x is not None]
+    known: list[dict[str, Any]] = [of for module in graph.modules() for of in (module._parameters, module._buffers)]
+    return [(of, name) for of in known for name, x in of.items() if x is not None]
 
 
 def _results(graph: fx.GraphModule) -> list[Any]:
@@ -307,19 +303,13 @@ def capturing() -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(held: Sequence[tuple[Any, str]], tensors: Sequence[Tensor]) -> Iterator[None]:
+def _replaced(held: Held, tensors: Sequence[Tensor]) -> Iterator[None]:
     """Who holds tensors holds these for a moment."""
-    spaces = [_space(owner, name) for owner, name in held]
-    kept = [space[name] for space, (_, name) in zip(spaces, held)]
+    kept = [of[name] for of, name in held]
     try:
-        for space, (_, name), x in zip(spaces, held, tensors):
-            space[name] = x
+        for (of, name), x in zip(held, tensors):
+            of[name] = x
         yield
     finally:
-        for space, (_, name), x in zip(spaces, held, kept):
-            space[name] = x
-
-
-def _space(owner: Any, name: str) -> dict[str, Any]:
-    spaces = (owner._parameters, owner._buffers) if isinstance(owner, torch.nn.Module) else (vars(owner),)
-    return next(space for space in spaces if name in space)
+        for (of, name), x in zip(held, kept):
+            of[name] = x

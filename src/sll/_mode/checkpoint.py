@@ -16,17 +16,16 @@ carried crosses that, in or out, and it cannot be seen whether something should 
 from __future__ import annotations
 
 import inspect
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
 from torch.utils import checkpoint as torch_checkpoint
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .._ops.callsite import frames
 from .._ops.env import HOOKS
 from .._ops.saving import saving
 from .threads import THREAD
@@ -115,31 +114,24 @@ def note(regions: Callable[[], Sequence[Any]], operands: Iterable[Any]) -> None:
 
 def _running() -> Iterator[tuple[Any, Sequence[Any]]]:
     """What torch keeps of the checkpoints around this call, innermost first, and the arguments of their functions."""
-    for frame in _python_frames():
-        if frame.f_code is _CHECKPOINT:
-            generator = frame.f_locals.get("gen")
+    for at in frames():
+        if at.f_code is _CHECKPOINT:
+            generator = at.f_locals.get("gen")
             running = None if generator is None else generator.gi_frame
             if running is not None and "new_frame" in running.f_locals:
-                yield running.f_locals["new_frame"], frame.f_locals["args"]
+                yield running.f_locals["new_frame"], at.f_locals["args"]
 
 
 def in_reentrant() -> bool:
     """Whether this is the first run of a function in the reentrant variant."""
-    return any(frame.f_code is _REENTRANT for frame in _python_frames())
+    return any(at.f_code is _REENTRANT for at in frames())
 
 
 def around_compilation() -> bool:
     """Asked while compiling: whether it is a checkpointed function that is compiled. (Its second run would have no
     region: nothing that compiled code calls could tell the checkpoint to enter one.)
     """
-    return any(frame.f_code is _CHECKPOINT for frame in _python_frames())
+    return any(at.f_code is _CHECKPOINT for at in frames())
 
 
 around_compilation._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch._dynamo.assume_constant_result
-
-
-def _python_frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back

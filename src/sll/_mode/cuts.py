@@ -10,11 +10,10 @@ are written to. Without, what comes of such operands is marked (`Cut`), and the 
 
 from __future__ import annotations
 
-import sys
+import itertools
 from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,13 +23,12 @@ from torch.nn import Parameter
 from .._carry import rows
 from .._carry.interface import Engine, Func, Mark, tensors
 from .._carry.outcomes.registry import DISCRETE
-from .._ops.callsite import CallSite, call_site, frame, is_internal, short
-from .._ops.openness import of_a_region
-from .._ops.statements import in_package
+from .._ops.callsite import CallSite, call_site, frame, frames, is_internal, short
+from .._ops.openness import behind, of_a_region
+from .._ops.statements import in_package, users_line
 from .._rules.index import ASKS, SOURCES, op_name, op_of, writes_to_first
 from . import operators
 from .guards import DETACHES, decides, in_a_function, not_compiled, refuse_reentrant
-from .notes import passed
 from .threads import THREAD
 from .tracing import traced
 
@@ -124,13 +122,10 @@ def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
 
 def passes(region: Any, func: Func, args: tuple[Any, ...], kwargs: Any) -> bool:
     """A quick look at a call in a block: whether it has nothing to do with gradients. Optimizers call little else."""
-    if len(THREAD.entered) != 1 or region.trace is not None or "no_grad" in region.through:
+    if len(THREAD.entered) != 1 or region.trace is not None or THREAD.runs or "no_grad" in region.through:
         return False
-    if func is torch._C._set_grad_enabled or _makes(func) or _flows(args) or (kwargs and _flows(kwargs.values())):
-        return False
-    if region.engine.before is not None:
-        region.engine.before(func, args, kwargs)
-    return True
+    by_name = kwargs.values() if kwargs else ()
+    return func is not torch._C._set_grad_enabled and not _makes(func) and not _flows(args) and not _flows(by_name)
 
 
 def unrecorded(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -249,12 +244,8 @@ def _kept(region: Any, x: Tensor, from_decision: bool) -> Any:
 
 def _in_a_definition() -> bool:
     """Whether it is ours that runs in the place of a function."""
-    at: FrameType | None = sys._getframe(1)
-    while at is not None and is_internal(at.f_code.co_filename):
-        if at.f_code.co_filename.startswith(_DEFINITIONS):
-            return True
-        at = at.f_back
-    return False
+    files = (at.f_code.co_filename for at in frames())
+    return any(file.startswith(_DEFINITIONS) for file in itertools.takewhile(is_internal, files))
 
 
 _DEFINITIONS = str(Path(__file__).parents[1] / "_carry" / "definitions")
@@ -270,26 +261,20 @@ def _cut_in_a_package(x: Tensor) -> bool:
 
 
 def fed(region: Any, operands: list[Tensor], out: Any) -> None:
-    """A call of which the result may have the gradient of a decision, which a line of the program gets then."""
-    if THREAD.waiting:
-        passed(
-            any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in tensors((out,), {})), out
-        )
+    """A call may have made a float with the gradient of a decision. What the same line of the program has lost in an
+    installed package is not missed, then.
+    """
+    results = tensors((out,), {}) if THREAD.waiting else []
+    if not any(x.requires_grad for x in results):
+        return
+    if any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in results):
+        line = users_line()
+        THREAD.waiting = [(other, warn) for other, warn in THREAD.waiting if other != line]
 
 
 def _from_decision(x: Tensor, most: int = 10_000) -> bool:
     """Whether its graph has a node that only regions make, among so many."""
-    todo: list[Any] = [x.grad_fn]
-    seen: set[Any] = set()
-    while todo and len(seen) < most:
-        node = todo.pop(0)
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if of_a_region(node):
-            return True
-        todo += [below for below, _ in node.next_functions]
-    return False
+    return any(behind([x.grad_fn], of_a_region, most))
 
 
 # --- marked ------------------------------------------------------------------------------------------------------

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DISCRETE
-from .._ops.callsite import call_site
+from .._ops.callsite import call_site, frames
 from .._ops.env import tracked
 from .._rules.index import ASKS, op_name, op_of
 from . import checkpoint
@@ -83,9 +81,7 @@ def in_a_function(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[s
 
 def _function_at_work() -> str | None:
     """The name of the `torch.autograd.Function` of which `forward` runs. (Compiled code is one, of torch.)"""
-    at: FrameType | None = sys._getframe(1)
-    while at is not None and at.f_code is not _APPLY:
-        at = at.f_back
+    at = next((at for at in frames() if at.f_code is _APPLY), None)
     cls = None if at is None else at.f_locals["cls"]
     return None if cls is None or cls.__module__.startswith("torch.") else cls.__name__
 

@@ -22,7 +22,7 @@ from .branches import BRANCHES
 from .dynamo import meet, met, torch_compiles
 from .guards import skip
 from .notes import warn_now
-from .runs import QUESTIONS
+from .runs import heard, unheard
 from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
 from .tracing import traced
 from .vmap import views
@@ -94,20 +94,21 @@ class Mode(TorchFunctionMode):
         """Functions that pass, where nothing carries anything yet: they decide nothing."""
 
     def dispatch(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """Runs what is not passed on."""
+        return func(*args, **kwargs)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What an ordinary network calls comes no further than the first lines: it is to cost next to nothing."""
         if is_dynamo_compiling():
             return self._while_dynamo_traces(func, args, kwargs or {})
-        if func in self.passing and IDLE.region is self and (not kwargs or self.engine.before is None):
+        if func in self.passing and IDLE.region is self and (not kwargs or self.paths == 1):
             return func(*args, **kwargs) if kwargs else func(*args)
         if func in ASIDE:
             return func(*args)
         if THREAD.alone:
             engine = self.engine
-            told = engine.before is not None and (kwargs or func not in engine.reads)
-            if told and (answer := self._told(func, args, kwargs)) is not NotImplemented:
+            told = self.paths > 1 and (kwargs or func not in self.passing)
+            if told and (answer := heard(self, func, args, kwargs or {})) is not NotImplemented:
                 return answer
             quick = engine.quick[func] if func in engine.quick else None
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
@@ -135,8 +136,8 @@ class Mode(TorchFunctionMode):
         return self._among_others(func, args, kwargs or {})
 
     def _learn(self, func: Any) -> None:
-        """It decides nothing, and nobody waits for what it writes."""
-        if type(func) not in OPERATORS and (self.engine.before is None or func in self.engine.reads):
+        """It decides nothing, and nobody wants to know what it writes."""
+        if type(func) not in OPERATORS and (self.paths == 1 or unheard(func)):
             self.passing.add(func)
 
     def put_off(self, *arguments: Any) -> bool:
@@ -153,17 +154,6 @@ class Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             met()
-
-    def _told(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """A run is told of a call. Returns what Python is told in a function that may run again, where
-        it asks for what is open; else NotImplemented.
-        """
-        for entered in THREAD.entered:
-            if entered.mode.engine.before is not None:
-                entered.mode.engine.before(func, args, kwargs)
-        if not THREAD.runs or func not in QUESTIONS or kwargs:
-            return NotImplemented
-        return THREAD.runs[-1].ask(self, func, args[0])
 
     def _handled(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Tensor]) -> Any:
         """By a rule. `known`: the operands that carry something."""
@@ -200,7 +190,7 @@ class Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         THREAD.at_work = self
         try:
-            if (answer := self._told(func, args, kwargs)) is not NotImplemented:
+            if (answer := heard(self, func, args, kwargs)) is not NotImplemented:
                 return answer
             if func not in OUTSIDE:
                 views(self, func, args, kwargs)

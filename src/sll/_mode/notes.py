@@ -18,7 +18,7 @@ from .._ops.statements import in_package, only_told, users_line
 from .._reports.rows import EpsUsed, Followed
 from .threads import THREAD
 
-__all__ = ["Lost", "Paths", "Widths", "passed", "warn_now"]
+__all__ = ["Lost", "Paths", "Widths", "warn_now"]
 
 
 class Widths:
@@ -118,16 +118,6 @@ class Lost:
             THREAD.marks = True
         else:
             warn()
-
-
-def passed(carried: bool, out: Any) -> None:
-    """A decision has become a float with a gradient. What the same line of the program has lost in an installed package
-    is not missed, then.
-    """
-    parts = out if isinstance(out, (tuple, list)) else (out,)
-    if carried and any(isinstance(x, Tensor) and x.requires_grad for x in parts):
-        line = users_line()
-        THREAD.waiting = [(other, warn) for other, warn in THREAD.waiting if other != line]
 
 
 def warn_now() -> None:

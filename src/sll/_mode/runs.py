@@ -21,7 +21,7 @@ from . import checkpoint
 from .journal import Journal, writes
 from .threads import THREAD
 
-__all__ = ["QUESTIONS", "Asked", "Endless", "Run", "Strayed", "asking"]
+__all__ = ["Asked", "Endless", "Run", "Strayed", "heard", "numbers_first", "unheard"]
 
 QUESTIONS = {
     func for name in ("__bool__", "item", "tolist", "__int__", "__float__", "__index__") for func in spellings(name)
@@ -32,26 +32,33 @@ _EXACT = 2.0**53
 """Up to here ``int(x)`` is what ``x.long()`` is."""
 
 
-def asking(engine: Engine) -> Engine:
-    """`engine`, for a function that may run again: its runs are told of what may write."""
+def heard(region: Any, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs of functions hear of a call. Returns what Python is told where it asks for what is open, else
+    NotImplemented.
+    """
+    if not THREAD.runs:
+        return NotImplemented
+    THREAD.runs[-1].count()
+    if func in QUESTIONS:
+        return NotImplemented if kwargs else THREAD.runs[-1].ask(region, func, args[0])
+    for run in THREAD.runs:
+        run.journal.note(func, args, kwargs)
+    return NotImplemented
+
+
+def unheard(func: Any) -> bool:
+    """Whether no run need hear of it, if it has no arguments by name."""
+    return func not in QUESTIONS and writes(func) is None
+
+
+def numbers_first(engine: Engine) -> Engine:
+    """`engine`, for programs that compare single numbers, of which most are far from each other."""
     found = copy(engine)
-    found.reads = set()
-    found.before = functools.partial(_before, found.reads)
     found.quick = dict(engine.quick)
     for op in _BOUNDARY:
         for func in spellings(op):
             found.quick[func] = functools.partial(_numbers, op, engine.quick.get(func))
     return found
-
-
-def _before(reads: set[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
-    """`Engine.before`. `reads`: the functions that need not come again."""
-    if func not in QUESTIONS and writes(func) is None:
-        reads.add(func)
-    if THREAD.runs:
-        THREAD.runs[-1].count()
-        for run in THREAD.runs if func not in QUESTIONS else ():
-            run.journal.note(func, args, kwargs or {})
 
 
 _BOUNDARY: dict[str, Callable[..., float]] = {
@@ -65,7 +72,7 @@ follows, ``int()`` for one. So that it was rounded has to be known.)
 
 
 def _numbers(op: str, quick: Quick | None, region: Any, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """`Engine.quick`, where single numbers are compared: most are far from each other, in most programs."""
+    """`Engine.quick`"""
     if _shut(op, region.fixed.get(op), args):
         return func(*args)
     return NotImplemented if quick is None else quick(region, func, args)

@@ -10,7 +10,6 @@ import collections
 import ctypes
 import functools
 import random
-import struct
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -48,7 +47,7 @@ class Surroundings:
         self._cells: list[Any] = []
         self._states: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
             (torch.get_rng_state, torch.set_rng_state),
-            (_python, random.setstate),
+            (random.getstate, random.setstate),
             (_numpy, _set_numpy),
         ]
         """What reads something, and what puts it back."""
@@ -142,9 +141,12 @@ class Surroundings:
         if (fn.__module__ or "").split(".")[0] in NOT_OURS:
             return
         for cell in fn.__closure__ or ():
-            if (content := _content(cell)) is not _EMPTY:
-                self._cells.append(cell)
-                self._look(content)
+            try:
+                content = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            self._cells.append(cell)
+            self._look(content)
         names = fn.__globals__
         for name in named(fn.__code__):
             if name in names:
@@ -202,16 +204,6 @@ def _put_items(x: Any, items: Any) -> None:
         x[...] = items
 
 
-_EMPTY = type(None)
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return _EMPTY
-
-
 _NAMES: weakref.WeakKeyDictionary[CodeType, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
@@ -233,50 +225,23 @@ def _names_of(code: CodeType) -> Iterator[str]:
 # --- random numbers ----------------------------------------------------------------------------------------------
 
 
-_LAST: dict[str, tuple[Any, Any]] = {}
-"""Generators take longer to tell their state than small programs run. A Mersenne twister is as it was as long as its
-place in the numbers and the first of them are: these, and the state.
-"""
+class _Last:
+    """NumPy takes longer to tell its state than small programs run. It is the same as long as its place in the numbers
+    and the first of them are, if no second number of a pair is left over.
+    """
 
-
-def _state(of: str, seen: Any, read: Callable[[], Any]) -> Any:
-    if seen is None:
-        return read()
-    if of not in _LAST or _LAST[of][0] != seen:
-        _LAST[of] = seen, read()
-    return _LAST[of][1]
-
-
-_PYTHONS: Any = random._inst
-
-
-def _first_numbers() -> bytes:
-    """Of Python: they follow the head of the object, after the place."""
-    return ctypes.string_at(id(_PYTHONS) + object.__basicsize__, 68)
-
-
-def _as_told() -> bytes:
-    _, (*numbers, place), _ = random.getstate()
-    return struct.pack("17I", place, *numbers[:16])
-
-
-_CAN_BE_SEEN = sys.implementation.name == "cpython" and _first_numbers() == _as_told()
-
-
-def _python() -> Any:
-    seen = (_first_numbers(), _PYTHONS.gauss_next) if _CAN_BE_SEEN else None
-    return _state("random", seen, random.getstate)
+    seen: Any = None
+    state: Any = None
 
 
 def _numpy() -> Any:
     numpy: Any = sys.modules.get("numpy")
     if numpy is None:
         return None
-    state = _state("numpy", _seen(numpy.random.mtrand._rand), lambda: numpy.random.get_state(legacy=False))
-    if state["has_gauss"]:  # a second number of a pair is left over, or was: that is not seen
-        _LAST.pop("numpy", None)
-        state = numpy.random.get_state(legacy=False)
-    return state
+    seen = _seen(numpy.random.mtrand._rand)
+    if seen is None or seen != _Last.seen or _Last.state["has_gauss"]:
+        _Last.seen, _Last.state = seen, numpy.random.get_state(legacy=False)
+    return _Last.state
 
 
 def _set_numpy(state: Any) -> None:
@@ -285,7 +250,7 @@ def _set_numpy(state: Any) -> None:
 
 
 def _seen(of: Any) -> Any:
-    """Where a Mersenne twister of NumPy is, and the first of its numbers; None of another generator."""
+    """Where a Mersenne twister is, and the first of its numbers; None of another generator."""
     try:
         bits = of._bit_generator
         if type(bits).__name__ != "MT19937":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .._ops.callsite import CallSite, short
 from .._ops.env import readable
-from .._ops.openness import asking
+from .._ops.openness import asking, behind
 from .._ops.samples import places
 from .._reports.rows import Row
 
@@ -280,20 +280,7 @@ _MADE_AT = "sll: decision made at"
 
 def _decided_at(tensors: Iterable[Tensor]) -> list[CallSite]:
     """The call sites of the decisions from which these were computed."""
-    found: list[CallSite] = []
-    todo = [x.grad_fn for x in tensors if x.grad_fn is not None]
-    seen = set(todo)
-    while todo and len(seen) < 10_000:
-        node = todo.pop()
-        site = cast(Any, node).metadata.get(_MADE_AT)
-        if site is not None:
-            found.append(site)
-            continue
-        for below, _ in node.next_functions:
-            if below is not None and below not in seen:
-                seen.add(below)
-                todo.append(below)
-    return found
+    return list(behind([x.grad_fn for x in tensors], lambda node: node.metadata.get(_MADE_AT)))
 
 
 def _widths(row: _Site, half: float | Tensor, limit: float | Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
 from types import FrameType
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ __all__ = [
     "LostGradientWarning",
     "call_site",
     "frame",
+    "frames",
     "is_internal",
     "is_ours",
     "line_of",
@@ -88,6 +90,14 @@ def frame() -> FrameType:
     while at.f_back is not None and _INTERNAL[at.f_code.co_filename]:
         at = at.f_back
     return at
+
+
+def frames() -> Iterator[FrameType]:
+    """All, innermost first."""
+    at: FrameType | None = sys._getframe(1)
+    while at is not None:
+        yield at
+        at = at.f_back
 
 
 def short(site: CallSite) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,17 @@ from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, window
 
-__all__ = ["asking", "just_decided", "of_a_region", "open_bands", "open_behind", "open_elements", "open_mask", "scores"]
+__all__ = [
+    "asking",
+    "behind",
+    "just_decided",
+    "of_a_region",
+    "open_bands",
+    "open_behind",
+    "open_elements",
+    "open_mask",
+    "scores",
+]
 
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_ChosenBackward")
@@ -183,6 +195,21 @@ def _inputs_of_bands(last: Any) -> list[Any] | None:
         else:
             todo.extend(parent for parent, _ in node.next_functions)
     return list(edges.values())
+
+
+def behind(nodes: Iterable[Any], what: Callable[[Any], Any], most: int = _MOST_NODES) -> Iterator[Any]:
+    """What `what` finds in the graph behind these nodes, the nearest first; it does not look behind what it finds."""
+    todo = deque(nodes)
+    seen: set[Any] = set()
+    while todo and len(seen) < most:
+        node = todo.popleft()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if found := what(node):
+            yield found
+        else:
+            todo.extend(parent for parent, _ in node.next_functions)
 
 
 def of_a_region(node: Any) -> bool:

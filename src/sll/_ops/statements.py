@@ -6,12 +6,10 @@ import ast
 import functools
 import linecache
 import os
-import sys
 import sysconfig
 from collections.abc import Iterator
-from types import FrameType
 
-from .callsite import frame, is_ours
+from .callsite import frame, frames, is_ours
 
 __all__ = ["in_package", "only_told", "users_line"]
 
@@ -26,14 +24,12 @@ def only_told() -> bool:
     Functions that return the answer are looked at from where they are called.
     """
     user, outside = frame(), False
-    at: FrameType | None = sys._getframe(1)
-    while at is not None:
+    for at in frames():
         if not is_ours(at.f_code.co_filename):
             kind = _kinds(at.f_code.co_filename).get(at.f_lineno)
             outside = outside or at is user
             if kind == "told" or (outside and kind != "returned"):
                 return kind == "told"
-        at = at.f_back
     return False
 
 
