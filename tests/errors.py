@@ -1004,32 +1004,6 @@ with sll.linearize(eps=0.1):
     ),
     # --- lost: indices ---
     Case(
-        TORCH,
-        "In a transform, a tensor is modified between its use and a decision",
-        """
-def program(x):
-    spike = (x > 0.1).float()
-    potential = x + spike
-    spike.mul_(2)
-    return ((potential > 0.2) * x).sum()
-
-with sll.linearize(eps=0.1):
-    gradient = torch.func.grad(program)(x)
-""",
-        "The second decision depends on the first, by way of `spike` as it was when it was added. A region copies what "
-        "is about to be written to; inside of a transform it sees no writes.",
-        """
-def program(x):
-    spike = (x > 0.1).float()
-    potential = x + spike
-    spike = spike * 2
-    return ((potential > 0.2) * x).sum()
-
-with sll.linearize(eps=0.1):
-    gradient = torch.func.grad(program)(x)
-""",
-    ),
-    Case(
         INDICES,
         "What was read at a decided index is written to too late",
         """
@@ -1247,28 +1221,6 @@ value = torch.tensor([5.0, 6.0])
 with sll.linearize(eps=0.1):
     y = value.index_select(0, (x[1:2] < 0).long())
     y.sum().backward()
-""",
-    ),
-    Case(
-        INDICES,
-        "The input is modified between choosing and using the index",
-        """
-values = torch.arange(4.0)
-with sll.linearize(eps=5.0):
-    scores = x * 2
-    best = scores.argmax()
-    scores += 1
-    value = values[best]
-""",
-        "The weights of an index are worked out when it is used, from what it was chosen from, and that has changed.",
-        """
-values = torch.arange(4.0)
-with sll.linearize(eps=5.0):
-    scores = x * 2
-    best = scores.argmax()
-    scores = scores + 1
-    value = values[best]
-    value.backward()
 """,
     ),
     Case(
@@ -2242,53 +2194,6 @@ def block(x):
 
 y = checkpoint(block, x, use_reentrant=True)
 y.sum().backward()
-""",
-    ),
-    Case(
-        TORCH,
-        "A tensor was written to where the region does not see it",
-        """
-from torch.autograd import Function
-
-class Add(Function):
-    @staticmethod
-    def forward(ctx, x):
-        with torch._C.DisableTorchFunction():
-            return x.add_(1)
-
-v = x.clone()
-with sll.linearize(eps=0.1):
-    mask = v > 0
-    Add.apply(v.detach())
-    y = torch.where(mask, v, 0.0)
-""",
-        "The distances to the boundary are worked out when they are needed: before the write, if the region sees it.",
-        """
-v = x.clone()
-with sll.linearize(eps=0.1):
-    mask = v > 0
-    v.detach().add_(1)
-    y = torch.where(mask, v, 0.0)
-""",
-    ),
-    Case(
-        TORCH,
-        "What a mask chose from was written to where the region does not see it",
-        """
-level = torch.tensor([1, 2, 3, 4])
-with sll.linearize(eps=0.1):
-    chosen = torch.where(x > 0, level + 2, level)
-    with torch._C.DisableTorchFunction():
-        level.add_(1)
-    y = chosen * chosen
-""",
-        "A function of what was chosen is worked out on both sides of the decision, and one of them is there no more.",
-        """
-level = torch.tensor([1, 2, 3, 4])
-with sll.linearize(eps=0.1):
-    chosen = torch.where(x > 0, level + 2, level)
-    level.add_(1)
-    y = chosen * chosen
 """,
     ),
     Case(

@@ -257,7 +257,8 @@ class _Told:
     distance: Tensor | None = None
 
     def offset(self, distance: Tensor, offset: Tensor, half: Any, limit: Any, true: Tensor | None = None) -> None:
-        self.distance, self.half, self.limit = distance, half, limit
+        self.distance, self.limit = distance, limit
+        self.half = float(half) if isinstance(half, float) else half  # (without who is told: that is this)
         self.true = distance if true is None else true
 
     def by(self, eps: Any) -> Any:

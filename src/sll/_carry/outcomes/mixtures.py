@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
+from ..._ops.env import free_to_read
 from ..._rules.index import op_name
 from ..interface import Func, Region, attach
 from .carriers import (
@@ -64,7 +65,8 @@ def _of_one_order(a: Choice, b: Choice) -> bool:
     order = order_in(a.key)
     if order is None or not equal_keys(order, order_in(b.key)):
         return False
-    return not any(bool(choice.decided().all()) for choice in (a, b))
+    certain = (choice.decided() for choice in (a, b))
+    return not any(free_to_read(flags) and bool(flags.all()) for flags in certain)
 
 
 def join_values(region: Region, hard: Tensor, found: Choice, values: Tensor, *, blended: bool = False) -> Tensor:

@@ -41,7 +41,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
             shown[1] = but_by_zero(shown[1], args[1])
         out = func(*shown, **kwargs)
     elif unknown:
-        counts = [as_count(shadow(x), x, out.dtype == torch.bool) for x in unknown]  # type: ignore[arg-type]
+        counts = [as_count(shadow(x).value(), x, out.dtype == torch.bool) for x in unknown]  # type: ignore[union-attr]
         known += [(share, {id(x): change}) for x, (share, change) in zip(unknown, counts)]
     if not known:
         return out

@@ -59,7 +59,7 @@ class Spot:
 
     def parts(self, ramp: bool = False) -> tuple[Tensor, Tensor]:
         """The decisions that the index is made of, and what they change of it (see `as_count`)."""
-        return self.own.parts(self.index) or as_count(self.own, self.index, ramp)
+        return self.own.parts(self.index) or as_count(self.own.value(), self.index, ramp)
 
     def entry(self, table: Any) -> Tensor:
         """What is read."""

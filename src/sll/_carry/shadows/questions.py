@@ -55,5 +55,5 @@ def _parts(x: Tensor, own: Shadow | Whole) -> tuple[Tensor, Tensor]:
         beyond = own.other(now)
         change = torch.zeros_like(now) if beyond is None else beyond - now
         return (x - now) / torch.where(change == 0, 1, change), change
-    share, change = parts_of(x, own)() or as_count(own, now)
+    share, change = parts_of(x, own)() or as_count(own.value(), now)
     return share - share.detach(), change

@@ -350,13 +350,14 @@ def unchanged(*seen: Any) -> Callable[[], bool]:
 
 def call_with(func: Func, args: Sequence[Any], kwargs: dict[str, Any], of: Callable[[Tensor], Any]) -> Any:
     """The call with ``of(x)`` for each tensor `x` among the arguments, those in lists and tuples as well."""
+    return func(*(_put(x, of) for x in args), **{name: _put(x, of) for name, x in kwargs.items()})
 
-    def put(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            return of(x)
-        return type(x)(map(put, x)) if type(x) in (tuple, list) else x
 
-    return func(*map(put, args), **{name: put(x) for name, x in kwargs.items()})
+def _put(x: Any, of: Callable[[Tensor], Any]) -> Any:
+    """(No function of its own in `call_with`: it would hold itself, and tensors wait for the garbage collector.)"""
+    if isinstance(x, Tensor):
+        return of(x)
+    return type(x)(_put(y, of) for y in x) if type(x) in (tuple, list) else x
 
 
 def tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:

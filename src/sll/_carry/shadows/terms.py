@@ -48,16 +48,17 @@ class Terms(Weights):
 
     def __init__(self, region: Region, out: Tensor, terms: Parts, value: Value) -> None:
         hard, known = alias(out), functools.cache(terms)
+        number: Callable[[], Tensor] = (lambda: value) if isinstance(value, Tensor) else value
 
         def weigh() -> tuple[Tensor, Tensor]:
             found = known()
             if found is None:
                 region.approximate("terms", hard.numel(), "terms")
-            share, change = found or as_count(self, hard.long())
+            share, change = found or as_count(number(), hard.long())
             share, now = share - share.detach(), hard.long().unsqueeze(-1)
             return torch.cat([share, 1 - share.sum(-1, keepdim=True)], -1), torch.cat([now + change, now], -1)
 
-        super().__init__(weigh, value=(lambda: value) if isinstance(value, Tensor) else value)
+        super().__init__(weigh, value=number)
         self.terms = known
 
 
@@ -90,13 +91,13 @@ def _unknown(x: Tensor, own: Shadow) -> bool:
     return own.terms is None and own._other is None and x.dtype != torch.bool and not isinstance(own, Weights)
 
 
-def as_count(own: Shadow, now: Tensor, ramp: bool = False) -> tuple[Tensor, Tensor]:
+def as_count(value: Tensor, now: Tensor, ramp: bool = False) -> tuple[Tensor, Tensor]:
     """Of a number of which no decisions are known, a count: the integers next to it. (0 has none below.)
 
     `ramp`: what is asked of it is another decision, so between two integers the answer changes by all of it.
     """
     change = torch.stack([torch.where(now == 0, 0, -1), torch.ones_like(now, dtype=torch.int64)], -1)
-    share = own.value().unsqueeze(-1) * change
+    share = value.unsqueeze(-1) * change
     return share if ramp else share / change.abs().sum(-1, keepdim=True), change
 
 
