@@ -56,7 +56,6 @@ FAMILIES = {
     "sums": "linear in one tensor, or products along a dimension",
     "products": "linear in each of several tensors",
     "truths": "all, any",
-    "counts": "numbers of elements",
     "lookups": "a table at an index",
     "writes": "into a tensor, at an index",
     "selections": "what a mask selects, with as many elements as it does",
@@ -273,7 +272,7 @@ ROWS: list[Row] = [
     # copies
     Row("clone contiguous", "copies", in_place=False, facts="smooth by_ones same_number each"),
     # broadcasts
-    Row("expand expand_as broadcast_to broadcast_tensors", "broadcasts", in_place=False),
+    Row("expand expand_as broadcast_to", "broadcasts", in_place=False),
     # fills
     Row("tril triu pad diag diag_embed constant_pad_nd diagflat", "fills"),
     Row("F.unfold", "fills", in_place=False),
@@ -292,10 +291,8 @@ ROWS: list[Row] = [
     ),
     # truths
     Row("all any", "truths", in_place=False),
-    # counts
-    Row("count_nonzero", "counts", in_place=False),
     # lookups
-    Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot unravel_index", "lookups", in_place=False),
+    Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot", "lookups", in_place=False),
     Row("F.embedding torch.embedding", "lookups", in_place=False, facts="writes"),
     # writes
     Row("scatter scatter_add scatter_reduce index_add index_fill index_copy index_put", "writes"),
@@ -328,6 +325,7 @@ ROWS: list[Row] = [
         in_place=False,
     ),
     Row("as_tensor asarray", "defined", in_place=False, facts="each"),
+    Row("broadcast_tensors count_nonzero unravel_index", "defined", in_place=False),
     Row("put", "defined"),
     Row(
         "sparse_coo_tensor",

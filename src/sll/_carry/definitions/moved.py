@@ -68,6 +68,28 @@ def put(original: Original, input: Tensor, index: Tensor, source: Tensor, accumu
     return flat.reshape(input.shape)
 
 
+@defined("broadcast_tensors", whole=True)
+def broadcast(original: Original, *tensors: Any) -> Any:
+    parts = _given(tensors)
+    shape = torch.broadcast_shapes(*(x.shape for x in parts))  # type: ignore[no-untyped-call]
+    return tuple(x.expand(shape) for x in parts)
+
+
+@defined("unravel_index", whole=True)
+def unravelled(original: Original, indices: Tensor, shape: Any) -> Any:
+    found = []
+    for size in reversed((shape,) if isinstance(shape, int) else tuple(shape)):
+        found.append(indices % size)
+        indices = indices.div(size, rounding_mode="floor")
+    return tuple(reversed(found))
+
+
+@defined("count_nonzero", whole=True)
+def counted(original: Original, input: Tensor, dim: Any = None) -> Tensor:
+    flags = input if input.dtype == torch.bool else input != 0
+    return flags.sum() if dim is None else flags.sum(dim)
+
+
 # --- tensors of decisions, and of lists of them ---
 
 

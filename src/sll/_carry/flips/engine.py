@@ -95,7 +95,7 @@ RULE_OF: dict[str, Rule] = {
     "unique": asks(unique, "unique", ("sorted", "return_inverse", "return_counts", "dim")),
     "searchsorted": chosen_again(passed),
     "histc": chosen_again(histogram),
-    **dict.fromkeys(("sum", "mean", "count_nonzero"), reduce_sum),
+    **dict.fromkeys(("sum", "mean"), reduce_sum),
     **dict.fromkeys(("writes", "masked_scatter", "nonzero", "argwhere"), flip_by_flip),
     "Tensor.__setitem__": setitem,
     "Tensor.copy_": WRITES.copy,

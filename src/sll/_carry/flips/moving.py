@@ -139,9 +139,6 @@ def reduce_sum(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     if hard.is_floating_point() and not x.is_floating_point():
         named = {name: value for name, value in kwargs.items() if name != "dtype"}
         return region.call(func, region.call(torch.Tensor.to, x, hard.dtype), *args[1:], **named)
-    if name == "count_nonzero":
-        found = Flips(found.layout, (found.values != 0).to(hard.dtype))
-        x = x != 0
     change = found.values.to(hard.dtype) - take(x, found.layout.at).to(hard.dtype)
     if name == "mean":
         change = change * (hard.numel() / max(x.numel(), 1))

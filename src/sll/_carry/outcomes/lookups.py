@@ -208,15 +208,3 @@ def one_hot(region: Region, call: Call, tensor: Tensor, num_classes: int = -1) -
     decision = decided_by(share)
     decision.side = shows(hard, 1)
     return attach(region, hard, Outcomes(decision, constant(0, hard), constant(1, hard)))
-
-
-@spelled
-def unravel_index(region: Region, call: Call, indices: Tensor, shape: Any) -> Any:
-    """Quotients and remainders."""
-    if not discrete_carrier(indices) or isinstance(shape, Tensor):
-        return call()
-    found = []
-    for size in reversed((shape,) if isinstance(shape, int) else tuple(shape)):
-        found.append(region.call(torch.remainder, indices, size))
-        indices = region.call(torch.floor_divide, indices, size)
-    return tuple(reversed(found))

@@ -126,13 +126,6 @@ def _nonzero(region: Region, x: Tensor) -> Tensor:
     return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
 
 
-@spelled
-def count_nonzero(region: Region, call: Call, input: Tensor, dim: Any = None) -> Any:
-    if carrier(input) is None:
-        return call()
-    return region.call(torch.sum, _nonzero(region, input), *(() if dim is None else (dim,)))
-
-
 def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
     """Expected number (or weight) of the elements of `x` in each bin; an outcome beyond the last bin counts for the
     last.

@@ -213,9 +213,3 @@ def join_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict
         return found if isinstance(found, (Outcomes, Choice)) else None
 
     return attach(region, out, Chain(tree))
-
-
-def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = _listed(args, kwargs)
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
-    return tuple(region.call(torch.Tensor.expand, t, shape) for t in tensors)

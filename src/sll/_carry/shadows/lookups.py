@@ -373,14 +373,3 @@ def one_hot(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         return out
     numbers, classes = x.detach().clone(), out.shape[-1]
     return carry(region, out, Shadow(lambda: one_hot_of(numbers, own, classes), opposite))
-
-
-def unravel_index(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    index, shape = args[0] if args else kwargs["indices"], args[1] if len(args) > 1 else kwargs["shape"]
-    if shadow(index) is None:
-        return func(*args, **kwargs)
-    out, rest = [], index
-    for size in reversed([shape] if isinstance(shape, int) else shape):
-        out.append(region.call(torch.remainder, rest, size))
-        rest = region.call(torch.div, rest, size, rounding_mode="floor")
-    return tuple(reversed(out))

@@ -164,15 +164,6 @@ def truth(some: bool) -> Callable[..., Any]:
 some, every = truth(True), truth(False)
 
 
-def count_nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x = args[0] if args else kwargs["input"]
-    dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    flags = _flags(region, x)
-    if shadow(flags) is None:
-        return func(*args, **kwargs)
-    return region.call(torch.sum, flags) if dim is None else region.call(torch.sum, flags, dim)
-
-
 def best_value(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`amax`, `amin`: of bools `any` and `all`, of integers what torch does for the shadow's value."""
     x = args[0] if args else kwargs["input"]

@@ -218,12 +218,6 @@ def _joined_weights(same: list[Weights], func: Func, dim: int) -> Weights:
     return Weights(lambda: (func([own.weights() for own in same], dim), labels), labels, positions=True)
 
 
-def broadcast_tensors(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    parts = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
-    shape = torch.broadcast_shapes(*(x.shape for x in parts))  # type: ignore[no-untyped-call]
-    return [region.call(torch.Tensor.expand, x, shape) for x in parts]
-
-
 def in_place(twin: Func) -> Callable[..., Any]:
     """``unsqueeze_``, ``t_`` …: the tensor itself changes its shape."""
 
