@@ -104,8 +104,8 @@ class Ladder:
         self.bands = torch.where(finite, low, place), torch.where(finite, high, place + 1)
 
     @functools.cached_property
-    def steps(self) -> tuple[Any, Any, Any, Any]:
-        """The interval of each boundary, and the boundaries whose intervals an element is in."""
+    def intervals(self) -> tuple[Any, Any]:
+        """Of each boundary."""
         of, (low, high) = self._of, self._bands
         place = of.places(low.shape[-1], low)
         shares, left = low, high
@@ -118,6 +118,13 @@ class Ladder:
         a, b = of.search(left, boundary, True), of.search(shares, boundary)
         if self._near is not None:
             a, b = torch.where(self._near, a, boundary), torch.where(self._near, b, boundary)
+        return a, b
+
+    @functools.cached_property
+    def steps(self) -> tuple[Any, Any, Any, Any]:
+        """The interval of each boundary, and the boundaries whose intervals an element is in."""
+        of, (a, b) = self._of, self.intervals
+        place = of.places(self._bands[0].shape[-1], self._bands[0])
         return a, b, of.search(b, place, True), of.search(a, place, True)
 
     def ranks(self, g: Tensor) -> Tensor:
@@ -134,7 +141,7 @@ class Ladder:
         """What `g`, (…, k, n), of the shares of the first so many `boundary`, (…, k), passes to elements that stand at
         a `place`: without the mean over those whose share is open.
         """
-        first, last = (torch.as_tensor(t, device=g.device) for t in self.steps[:2])
+        first, last = (torch.as_tensor(t, device=g.device) for t in self.intervals)
         inner = (boundary > 0) & (boundary <= first.shape[-1])
         at = (boundary - 1).clamp(0, first.shape[-1] - 1).expand(*first.shape[:-1], boundary.shape[-1])
         low, high = first.gather(-1, at), last.gather(-1, at)
@@ -243,14 +250,15 @@ class Sorting:
             a, b = (g[..., :n], to_place(values)) if inverse else (values, to_place(g))
         return self._back(self._of(scores, index).mixed(a, b), scores)
 
-    def shares(self, scores: Tensor, g: Tensor, places: Tensor) -> Tensor:
-        """For `g` of the shares, (…, k, n), that all elements have of some `places`, which broadcast to (…, k)."""
+    def shares(self, scores: Tensor, g: Tensor, first: Tensor) -> Tensor:
+        """For `g` of the shares, (…, k, n), that all elements have of `k` places from the `first` on, (…, 1)."""
         rows = rows_of(scores, self.dim, not self.largest, True)
         index = rows.argsort(-1)
         ladder = self._of(scores, _last(index, self.dim, back=True))
         place = torch.zeros_like(index).scatter_(-1, index, _Tensors.places(rows.shape[-1], rows).expand(index.shape))
-        found = ladder.share(g, place.unsqueeze(-2), places) - ladder.share(g, place.unsqueeze(-2), places + 1)
-        return self._back(found.sum(-2) / ladder.half, scores)
+        pad, boundary = torch.nn.functional.pad, first + _Tensors.places(g.shape[-2] + 1, rows)
+        g = pad(g, (0, 0, 0, 1)) - pad(g, (0, 0, 1, 0))  # (a place is what one boundary lets in, and the last did not)
+        return self._back(ladder.share(g, place.unsqueeze(-2), boundary).sum(-2) / ladder.half, scores)
 
 
 def _last(t: Tensor, dim: int, back: bool = False) -> Tensor:

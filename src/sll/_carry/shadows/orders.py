@@ -97,7 +97,7 @@ class Order(Weights):
 
         def weigh() -> tuple[Tensor, Tensor]:
             if known is not None:
-                return back(shares(eps, scores, dim, largest, index.movedim(dim, -1), known), dim), known
+                return back(shares(eps, scores, dim, largest, index.movedim(dim, -1), known[:1]), dim), known
             order = places()
             rows = watched(eps, order.rows)
             weights, labels = as_weights(order.elements(), rows, index.movedim(dim, -1), order.reach)

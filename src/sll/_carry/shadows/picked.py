@@ -120,11 +120,11 @@ MAX_SHARES = 2**22
 
 
 def shares(
-    eps: float | Width, scores: Tensor, dim: int, largest: bool, index: Tensor, places: Tensor,
+    eps: float | Width, scores: Tensor, dim: int, largest: bool, index: Tensor, first: Tensor,
     distances: Callable[[Tensor], Tensor] = pairs,
 ) -> Tensor:  # fmt: skip
-    """The shares, (…, k, n), that all elements have of some `places` of their row; ones for those that stand there, the
-    `index` (…, k). Only where plain autograd is all there is.
+    """The shares, (…, k, n), that all elements have of `k` places of their row from the `first` on: ones for those that
+    stand there, the `index` (…, k). Only where plain autograd is all there is.
     """
     sample = lambda: distances(rows_of(scores.detach(), dim, largest, True))
     half, dtype = half_in_backward(eps, sample), scores.dtype if scores.dtype in FULL else torch.float32
@@ -134,7 +134,7 @@ def shares(
         nothing = torch.zeros(*index.shape, scores.shape[dim], dtype=dtype, device=index.device)
         return nothing.scatter_(-1, index.unsqueeze(-1), 1.0)
 
-    return decided(sorting.shares, scores, make, places)
+    return decided(sorting.shares, scores, make, first)
 
 
 # --- the first few of each row ------------------------------------------------------------------------------------
@@ -218,11 +218,12 @@ class Picked(Weights):
         assert dim is not None
         at = self.index.movedim(dim, -1)
         if self.positions:
-            fixed, places = self.scores.detach(), positions(at.shape[-1], at.device)
-            if not self.in_order:
-                places = fixed.movedim(dim, -1).gather(-1, at).argsort(-1, descending=self.largest).argsort(-1)
-            distances = lambda rows: distances_of(rows, k, True)
-            return back(shares(self.eps, self.scores, dim, self.largest, at, places, distances), dim), self.labels
+            distances, first = lambda rows: distances_of(rows, k, True), torch.zeros_like(at[..., :1])
+            if self.in_order:
+                return back(shares(self.eps, self.scores, dim, self.largest, at, first, distances), dim), self.labels
+            sort = self.scores.detach().movedim(dim, -1).gather(-1, at).argsort(-1, descending=self.largest)
+            found = shares(self.eps, self.scores, dim, self.largest, at.gather(-1, sort), first, distances)
+            return back(found.gather(-2, sort.argsort(-1).unsqueeze(-1).expand(found.shape)), dim), self.labels
         rows, half = in_units(self.rows(), self.eps, self.distances, self.gaps)
         index = _first(rows.detach(), k, half)
         rows = rows.gather(-1, index)
