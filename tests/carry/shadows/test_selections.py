@@ -129,3 +129,86 @@ RULES = [
 @pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
 def test_rule(f, values, wanted):
     worked_out(f, values, wanted)
+
+
+# --- what is written back to where it was selected -------------------------------------------------------------------
+
+INPUTS = torch.linspace(-2, 2, 27, dtype=torch.float64).reshape(9, 3).sin()
+FIRST = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
+SECOND = torch.linspace(1, 2, 8, dtype=torch.float64).reshape(4, 2)
+
+
+def minus(x, m):
+    x[m] -= 0.5
+    return x
+
+
+def times(x, m):
+    x[m] *= x[m]
+    return x
+
+
+def step_by_step(x, m):
+    part = x[m]
+    part.clamp_(0, 0.5)
+    part.mul_(2).add_(1)
+    x[m] = part
+    return x
+
+
+def twice(x, m):
+    x[m] -= 0.5
+    x[m] *= 2
+    return x
+
+
+def expert(x, m):
+    out = torch.zeros(9, 2, dtype=x.dtype)
+    out[m] += torch.relu(INPUTS[m] @ FIRST) @ SECOND
+    return out
+
+
+def layers(x, m):
+    out = torch.ones(9, 2, dtype=x.dtype)
+    out[m] = F.linear(F.linear(INPUTS[m], FIRST.t(), FIRST[0]).relu_(), SECOND.t())
+    return out
+
+
+WRITTEN_BACK = {
+    minus: lambda x, m: torch.where(m, x - 0.5, x),
+    times: lambda x, m: torch.where(m, x * x, x),
+    step_by_step: lambda x, m: torch.where(m, x.clamp(0, 0.5) * 2 + 1, x),
+    twice: lambda x, m: torch.where(m, torch.where(m, x - 0.5, x) * 2, torch.where(m, x - 0.5, x)),
+    expert: lambda x, m: torch.where(m[:, None], torch.relu(INPUTS @ FIRST) @ SECOND, 0.0),
+    layers: lambda x, m: torch.where(
+        m[:, None], F.linear(F.linear(INPUTS, FIRST.t(), FIRST[0]).relu(), SECOND.t()), 1.0
+    ),
+}
+
+
+@pytest.mark.parametrize("program", WRITTEN_BACK, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("eps", [0.3, "auto"])
+def test_what_is_written_back_is_where(program, eps):
+    """Independent: `torch.where`, which has no selection."""
+
+    def gradients(f):
+        x = torch.linspace(-1, 1, 9, dtype=torch.float64).requires_grad_()
+        at = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+        with sll.linearize(eps, forward="straight-through", on_lost="error"):
+            y = f(x * 1.0, x.detach() > at)
+        return y.detach(), torch.autograd.grad((y * y.detach().cos()).sum(), [x, at], allow_unused=True)
+
+    (value, found), (wanted_value, wanted) = gradients(program), gradients(WRITTEN_BACK[program])
+    torch.testing.assert_close(value, wanted_value)
+    assert found[1] is not None and found[1].abs() > 1e-3
+    for a, b in zip(found, wanted):
+        assert (a is None) == (b is None)
+        torch.testing.assert_close(a, b)
+
+
+def test_products_of_several_selections_are_reported():
+    at = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.3, forward="straight-through", on_lost="ignore") as region:
+        part = INPUTS[INPUTS[:, 0] > at]
+        (part.t() @ part).sum()
+    assert region.report().lost

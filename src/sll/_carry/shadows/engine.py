@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.openness import open_elements
-from ..._rules.index import ASKS, REMEDIES, SIZES, functions_with, names_of, op_name, spellings
+from ..._rules.index import ASKS, REMEDIES, SIZES, functions_with, in_place_forms, names_of, op_name, spellings
 from ..._rules.table import ROWS
 from .. import definitions
 from ..interface import Again, Engine, Func, Quick, Region, Rule
@@ -121,6 +121,13 @@ LISTENERS.append(_added)
 _EACH = functions_with("each") | {
     func for name in (*names_of("floats"), "to", "clone", "contiguous", "squeeze") for func in spellings(name)
 }
+_IN_PLACE = {
+    form: selections.in_place(getattr(Tensor, name))
+    for name in {func.__name__ for func in _EACH}
+    if hasattr(Tensor, name)
+    for form in in_place_forms(name)
+}
+_ROWS = {func for name in ("matmul", "__matmul__", "mm", "mv", "linear") for func in spellings(name)}
 _WEIGHTED = functions_with("weighted")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
@@ -241,4 +248,8 @@ def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return selections.on_elements
     if func in _LOSSES:
         return selections.loss
+    if func in _ROWS:
+        return selections.product
+    if func in _IN_PLACE:
+        return _IN_PLACE[func]
     return selections.reduced if func in _WEIGHTED and carried(args[0]) is not None else selections.other

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, follow, kept
 from ..._rules.index import op_name
-from ..interface import Func, Region
+from ..interface import Func, Region, Rule
 from .differences import added
 from .shadow import Selected, Shadow, as_float, as_value, carried, carry, mark, quick_shadow, shadow, tensors
 
@@ -118,6 +118,29 @@ def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
     return carry(region, out, Selected(lambda: func(*values, **named), first.shadow, first.mask))
 
 
+def in_place(twin: Func) -> Rule:
+    """``selection -= 1``: it is the selection of ``twin(selection, 1)`` then."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if selected(args[0]) is None:
+            return other(region, func, args, kwargs)
+        found = selected(on_elements(region, twin, args, kwargs))
+        out = func(*args, **kwargs)
+        return out if found is None else carry(region, out, found)
+
+    return rule
+
+
+def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``selection @ weight``, `linear`: each row by itself."""
+    x, *rest = args
+    found, others = selected(x), tensors(rest, kwargs)
+    out = func(*args, **kwargs)
+    if found is None or x.dim() < 2 or any(selected(y) is not None or y.dim() > 2 for y in others):
+        return other(region, func, args, kwargs, out)
+    return carry(region, out, Selected(lambda: func(found.candidates(), *rest, **kwargs), found.shadow, found.mask))
+
+
 def _all(x: Any) -> Any:
     """All elements, in the place of those selected."""
     found = selected(x)
@@ -180,8 +203,8 @@ def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 _NOT_FOLLOWED = (
-    "how many elements a mask selects has no derivative here. Use sum or mean of the selection, or "
-    "(f(x) * mask).sum() instead of f(x[mask]).sum()."
+    "how many elements a mask selects has no derivative here. Use sum or mean of the selection, "
+    "torch.where(mask, f(x), y) instead of y[mask] = f(x[mask]), or (f(x) * mask).sum() instead of f(x[mask]).sum()."
 )
 
 
