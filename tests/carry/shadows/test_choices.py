@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import sll
 from local_slopes import T, scores, worked_out
-from sll._carry.shadows import orders, picked
+from sll._carry.shadows import lookups, orders, picked
 
 HOSTS = {
     "argmax": (lambda x: F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype), lambda x, h: sll.argmax(x, -1, eps=h)),
@@ -345,6 +345,11 @@ READ = {
     "scatter_add": lambda x: OTHER.scatter_add(-1, x.topk(2).indices, OTHER[:, 3:5]),
     "part of an order": lambda x: OTHER.gather(-1, x.argsort(-1)[:, 1:3]),
     "one place of an order": lambda x: OTHER.gather(-1, x.argsort(-1, descending=True)[:, :1]),
+    "part of a part": lambda x: OTHER.gather(-1, x.argsort(-1)[:, 1:6].flip(-1)[:, :2]),
+    "last of all": lambda x: OTHER.reshape(-1)[x.reshape(-1).argsort()[-9:]],
+    "one of all, of each row": lambda x: OTHER[0][x.argsort(-1)[:, 2]],
+    "part of the ranks": lambda x: OTHER.gather(-1, x.argsort(-1).argsort(-1)[:, 2:4]),
+    "part of columns": lambda x: OTHER.gather(0, x.argsort(0)[3:]),
     "order as numbers": lambda x: x.argsort(0).double() ** 2,
     "ranks": lambda x: (x.argsort(-1).argsort(-1) > 3).double(),
     "ranks, descending": lambda x: OTHER.gather(-1, x.argsort(-1).argsort(-1, descending=True)[:, :2]),
@@ -362,7 +367,12 @@ def test_shares_of_all_elements_are_those_in_windows(name, eps):
 
     def gradient(most):
         leaf = x.clone().requires_grad_()
-        with mock.patch.object(picked, "MAX_SHARES", most), mock.patch.object(orders, "MAX_SHARES", most):
+        parts = lookups.Spot._of_part if most else lambda *_: None
+        with (
+            mock.patch.object(picked, "MAX_SHARES", most),
+            mock.patch.object(orders, "MAX_SHARES", most),
+            mock.patch.object(lookups.Spot, "_of_part", parts),
+        ):
             with sll.linearize(eps, forward="straight-through"):
                 y = READ[name](leaf)
             weights = torch.linspace(0.5, 2, y.numel(), dtype=y.dtype).reshape(y.shape).cos()

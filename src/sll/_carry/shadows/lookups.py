@@ -90,6 +90,21 @@ class Spot:
         found = getattr(self.own, "order", None)
         return found if found is not None and (self.rows or self.along == found.along()) else None
 
+    def _of_part(self, fixed: Tensor) -> Tensor | None:
+        """`soft`, of elements of an order: those of what all of it reads."""
+        if (part := getattr(self.own, "part", None)) is None:
+            return None
+        order, index, one = part
+        if self.rows and fixed.dim() == 1:
+            found = finite(fixed[index])
+        elif index.dim() == self.index.dim() == fixed.dim() and self.along == order.along():
+            if any(m < n and d != self.along for d, (m, n) in enumerate(zip(fixed.shape, index.shape))):
+                return None
+            found = finite(self.read(fixed, index))
+        else:
+            return None
+        return one(order.soft(found, True, None, lambda: torch.zeros_like(found)))  # type: ignore[no-any-return]
+
     def beside(self, table: Tensor) -> Tensor | None:
         """All entries that each place may read, in a last dimension, if its weights are of all of them, in order."""
         own, along = self.own, self.along
@@ -105,6 +120,8 @@ class Spot:
         if fixed is not None and (order := self.order()) is not None:
             found = finite(self.read(fixed, self.index))
             return order.soft(found, True, None, lambda: torch.zeros_like(found))  # type: ignore[no-any-return]
+        if fixed is not None and (read := self._of_part(fixed)) is not None:
+            return read
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.own.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[attr-defined, no-any-return]
         if fixed is not None and (entries := self.beside(fixed)) is not None:

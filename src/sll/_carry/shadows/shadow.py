@@ -147,6 +147,8 @@ class Weights(Shadow):
     """
 
     _base: Weights | None = None
+    part: tuple[Any, Tensor, Callable[[Tensor], Tensor]] | None = None
+    """Of elements of an index that has an `order`: that, the index, and which elements."""
 
     def __init__(
         self,
