@@ -391,3 +391,14 @@ def test_shares_of_rows_that_are_not_finite():
         y = v.gather(-1, x.topk(2).indices)
     found = torch.autograd.grad(y[:, 0].sum() + y[0, 1], x)[0]
     assert found.isfinite().all() and found[0, [0, 1, 3]].all() and not found[0, 2] and not found[1].any()
+
+
+def test_the_place_of_equal_decided_floats_is_reported():
+    z = torch.tensor([[0.1, 0.2]], requires_grad=True)
+    for place in (lambda m: m.argmax(1), lambda m: torch.max(m, 1).indices, lambda m: (-m).argmin(1)):
+        with sll.linearize(0.3, forward="straight-through", on_lost="ignore") as region:
+            place((z > 0).float())
+        assert "equal" in str(region.report().why)
+    with sll.linearize(0.3, forward="straight-through") as region:
+        torch.sign(z * torch.tensor([[1.0, -1.0]])).argmax(1)  # one of them is the largest
+    assert not region.report().why

@@ -53,7 +53,10 @@ def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]
     return decorate
 
 
-_DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
+_DISCRETE = (
+    "of integers, which one is largest has no derivative here. Choose among the scores behind them, or use "
+    'forward="hard".'
+)
 
 
 def chosen(x: Tensor, hard: Tensor, weigh: Callable[[Tensor, Tensor], Choice]) -> Choice | Chain:

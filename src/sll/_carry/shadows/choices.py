@@ -37,6 +37,7 @@ def position(op: str) -> Callable[..., Any]:
         args = left(region, op, args)
         named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
         x, dim = named["input"], named.get("dim")
+        tied(region, op, x, dim)
         out = func(*args, **kwargs)
         if not decides(region, func, op, x, dim):
             return out

@@ -18,7 +18,7 @@ from ..._ops.blend import TAKEN
 from ..._ops.dtypes import FULL
 from ..._ops.env import dispatched, tracked
 from ..._ops.ladder import Sorting
-from ..._ops.openness import marked
+from ..._ops.openness import just_decided, marked
 from ..._ops.order import Order as Places
 from ..._ops.order import close, most_neighbours
 from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
@@ -31,7 +31,10 @@ from ..interface import Func, Region
 from .shadow import Weights, carry, shadow
 
 _UNIT = Scale(1.0)
-_DISCRETE = "of integers, which one is largest has no derivative here. Choose among floats."
+_DISCRETE = (
+    "of integers, which one is largest has no derivative here. Choose among the scores behind them, or use "
+    'forward="hard".'
+)
 
 
 def with_indices(region: Region, func: Func, out: Any, found: Weights) -> Any:
@@ -56,7 +59,9 @@ def quickly_decides(region: Region, op: str, x: Any) -> bool:
     """Whether they are ordinary floats that autograd follows."""
     if not ordinary(x) or not x.requires_grad or x.dim() == 0 or not region.linearizes(op):
         return False
-    return getattr(x, "_sll", None) is None and type(x.grad_fn) is not TAKEN  # (see `either.left`)
+    if getattr(x, "_sll", None) is not None or type(x.grad_fn) is TAKEN:  # (see `either.left`)
+        return False
+    return not just_decided(x)  # (see `either.tied`)
 
 
 def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
