@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+import sll
 from sll._ops import ladder, projections
 from sll._ops.ladder import Ladder
 from sll._ops.order import Order, first_k, rank
@@ -95,3 +96,26 @@ def test_they_are_linear_in_what_comes_back():
         matrix = torch.autograd.functional.jacobian(backward, g)
         torch.testing.assert_close(matrix @ g, backward(g))
         torch.testing.assert_close(torch.func.vmap(backward)(torch.eye(6, dtype=g.dtype)), matrix.mT)
+
+
+def test_halves_that_numpy_does_not_have():
+    x = torch.tensor([0.5, -1.0, 0.25, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    with sll.linearize(1.0, forward="straight-through"):
+        torch.gather(2 * x, 0, x.sort(0).indices).square().sum().backward()
+    assert x.grad.isfinite().all() and x.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("half", [0.01, 0.3, 10.0])
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_shares_of_few_places_are_those_of_all(k, half):
+    """Who is far from these places is left out, and has no share."""
+    torch.manual_seed(0)
+    x, table = torch.randn(3, 90, dtype=torch.float64), torch.randn(90, dtype=torch.float64)
+    x = torch.cat([(4 * x[:1]).round() / 4, x[1:]]).requires_grad_()
+    with sll.linearize(half, forward="straight-through"):
+        found = table[x.topk(k).indices]
+    first = [sll.topk_mask(x, i, -1, eps=half) if i else torch.zeros_like(x) for i in range(k + 1)]
+    right = torch.stack([(b - a) @ table for a, b in zip(first, first[1:])], -1)
+    weights = torch.linspace(0.5, 2, k, dtype=torch.float64)
+    found, right = (torch.autograd.grad((weights * y).sum(), x)[0] for y in (found, right))
+    torch.testing.assert_close(found, right)

@@ -15,7 +15,8 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from .._carry.interface import OUTSIDE, Engine, Mark
-from .._ops.env import plain, tracked
+from .._ops.env import eager, plain, tracked
+from .._ops.surrogates import ordinary
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
 from . import checkpoint, cuts, operators
 from .branches import BRANCHES
@@ -52,8 +53,16 @@ def _backward(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwa
     return func(*args, **kwargs)
 
 
+def _longer(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """torch cannot write to memory that was made longer while a lazy clone shared it: it is to be the tensor's own."""
+    if args and ordinary(args[0]) and eager():
+        args[0].data_ptr()
+    return region._handled(func, args, kwargs, _held((*args, *kwargs.values())))
+
+
 OUTSIDE.update(
     {
+        Tensor.resize_: _longer,
         Tensor.__reduce_ex__: _plain,
         Tensor.__deepcopy__: _plain,
         Tensor.backward: _backward,

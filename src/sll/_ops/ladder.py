@@ -154,7 +154,10 @@ class Ladder:
         if type(known[0]) is not Tensor:
             try:
                 arrays = [t.numpy() for t in given]
-            except RuntimeError:  # somebody differentiates them, or has many of them at once
+            except (
+                RuntimeError,
+                TypeError,
+            ):  # somebody differentiates them, or has many at once; NumPy has no bfloat16
                 known = tuple(map(torch.from_numpy, known))
             else:
                 with np.errstate(all="ignore"):
@@ -253,12 +256,28 @@ class Sorting:
     def shares(self, scores: Tensor, g: Tensor, first: Tensor) -> Tensor:
         """For `g` of the shares, (…, k, n), that all elements have of `k` places from the `first` on, (…, 1)."""
         rows = rows_of(scores, self.dim, not self.largest, True)
-        index = rows.argsort(-1)
-        ladder = self._of(scores, _last(index, self.dim, back=True))
-        place = torch.zeros_like(index).scatter_(-1, index, _Tensors.places(rows.shape[-1], rows).expand(index.shape))
-        pad, boundary = torch.nn.functional.pad, first + _Tensors.places(g.shape[-2] + 1, rows)
+        half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
+        k = g.shape[-2]
+        index = _nearest(rows, int(first.max()) + k - 1, half)
+        place = _Tensors.places(index.shape[-1], rows)
+        ladder = Ladder(rows.gather(-1, index), place.expand(index.shape), half)
+        g = g.gather(-1, index.unsqueeze(-2).expand(*g.shape[:-1], index.shape[-1]))
+        pad = torch.nn.functional.pad
         g = pad(g, (0, 0, 0, 1)) - pad(g, (0, 0, 1, 0))  # (a place is what one boundary lets in, and the last did not)
-        return self._back(ladder.share(g, place.unsqueeze(-2), boundary).sum(-2) / ladder.half, scores)
+        found = ladder.share(g, place, first + _Tensors.places(k + 1, rows)).sum(-2) / half
+        return self._back(torch.zeros_like(rows, dtype=found.dtype).scatter(-1, index, found), scores)
+
+
+def _nearest(rows: Tensor, last: int, half: float | Tensor) -> Tensor:
+    """The elements of rows, least first, that can have a share of the places up to the `last`: who shares a boundary
+    with the next behind it is within `half` of that.
+    """
+    n = rows.shape[-1]
+    if 4 * last + 8 > n:
+        return rows.argsort(-1)
+    behind = rows.topk(last + 2, largest=False).values[..., -1:]
+    many = int((rows <= behind + half).sum(-1).max()) if rows.numel() else n
+    return rows.argsort(-1) if 2 * many > n else rows.topk(many, largest=False).indices
 
 
 def _last(t: Tensor, dim: int, back: bool = False) -> Tensor:

@@ -140,6 +140,30 @@ def test_memory_that_somebody_has_through_dlpack():
         assert array[0] == 1 and y[0] == 0 and torch.autograd.grad(y[0], p)[0] == -1
 
 
+def test_a_tensor_that_somebody_has_through_dlpack_itself():
+    """Not by way of another tensor of its memory: it is not cut off either, and reads nothing that is freed."""
+    w, p = torch.zeros(10_000), torch.zeros((), requires_grad=True)
+    array = np.from_dlpack(w)
+    with sll.linearize(0.5):
+        y = torch.where(p > -0.1, w, 1.0)
+        w.add_(1)
+    assert array[0] == 1 and y[0] < 1 and torch.autograd.grad(y[0], p)[0] == -1
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+def test_memory_that_becomes_longer(forward):
+    """It can be written to, and what was decided before stays."""
+    t, p = torch.ones(10_000), torch.linspace(-1, 1, 10_000).requires_grad_()
+    with sll.linearize(0.5, forward=forward):
+        y = torch.where(p > -0.1, t, 0.0)
+        i = (3 * p).long()
+        z = (i + 1).float()
+        t.resize_(30_000).fill_(7)
+        i.resize_(30_000).fill_(7)
+    assert t[-1] == i[-1] == 7 and y.detach().max() == 1 and z.detach().max() <= 4
+    assert torch.autograd.grad(y.sum(), p)[0].sum() > 0
+
+
 def test_memory_that_processes_share():
     w, p = torch.zeros(10_000).share_memory_().requires_grad_(), torch.zeros((), requires_grad=True)
     with sll.linearize(0.5):

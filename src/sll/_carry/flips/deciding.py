@@ -192,10 +192,15 @@ def source(op: str, describe: Callable[..., Described], derivative: bool = True)
 def _count_equal(region: Any, op: str, x: Tensor, at: Tensor, shape: torch.Size) -> None:
     """Decisions about equal numbers go together, as those of an image of which the channels are one."""
     if at.shape[0] > 1 and x.numel() > 1 and free_to_read(x):
-        numbers, places = len(set(take(x.expand(shape), at).tolist())), at.shape[0]
-        many = places - numbers and len(set(at.tolist())) - numbers
+        numbers, places = _different(take(x.expand(shape), at)), at.shape[0]
+        many = places - numbers and _different(at) - numbers
         if many:
             region.approximate(op, many, "joint")
+
+
+def _different(x: Tensor) -> int:
+    """How many numbers there are in `x`. (Few are counted sooner in Python.)"""
+    return len(set(x.tolist())) if x.numel() < 4096 else torch.unique(x).numel()
 
 
 _NO_DERIVATIVE = ("heaviside", "floor_divide")

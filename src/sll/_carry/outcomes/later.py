@@ -73,8 +73,9 @@ def as_now(x: Any) -> Any:
 
 
 def _ours(x: Tensor) -> bool:
-    """Whether nobody else has the memory of a leaf."""
-    return (x.requires_grad or x.numel() > FEW) and torch._C._storage_Use_Count(x.untyped_storage()._cdata) == 2
+    """Whether nobody else has the memory of a leaf. (DLPack holds on to a tensor that has no gradient itself.)"""
+    alone = x.requires_grad or x.numel() > FEW and getattr(x, "_use_count", int)() == 1
+    return alone and torch._C._storage_Use_Count(x.untyped_storage()._cdata) == 2
 
 
 def kept(x: Any) -> Any:
