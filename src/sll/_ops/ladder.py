@@ -154,10 +154,7 @@ class Ladder:
         if type(known[0]) is not Tensor:
             try:
                 arrays = [t.numpy() for t in given]
-            except (
-                RuntimeError,
-                TypeError,
-            ):  # somebody differentiates them, or has many at once; NumPy has no bfloat16
+            except (RuntimeError, TypeError):  # differentiated, or many at once; or bfloat16, which NumPy lacks
                 known = tuple(map(torch.from_numpy, known))
             else:
                 with np.errstate(all="ignore"):

@@ -16,20 +16,18 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..interface import Carried
+from ..interface import Carried, attach
 from .primitives import meet, take
 
 __all__ = [
     "MOST", "MOST_PER_ELEMENT", "Block", "Decision", "Flips", "Layout", "Numbers", "batched", "carry", "flips_of",
-    "held_by", "join", "mark", "opened", "spread", "values_on",
+    "join", "opened", "spread", "values_on",
 ]  # fmt: skip
-
-K = TypeVar("K", bound=Carried)
 
 
 class Decision:
@@ -129,7 +127,7 @@ class Flips(Carried):
 
 
 def flips_of(x: Any) -> Flips | None:
-    """`held_by`, asked most often."""
+    """`held`, asked most often."""
     pair = getattr(x, "_sll", None)
     if pair is None or type(pair[0]) is not Flips or pair[1] != x._version:
         return None
@@ -140,11 +138,11 @@ def flips_of(x: Any) -> Flips | None:
 def carry(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> Tensor:
     """`hard`, which has these values in flips. A float gets their gradient at once, as if it went no further."""
     if not (hard.is_floating_point() or hard.is_complex()):
-        return mark(region, hard, Flips(layout, values))
+        return attach(region, hard, Flips(layout, values))
     out = meet(hard, layout.weight, layout.at, values)
     if layout.size > MOST and layout.size > MOST_PER_ELEMENT * hard.numel():
         hard, layout, values = _newest(region, hard, layout, values)
-    return mark(region, out, Flips(layout, values, hard))
+    return attach(region, out, Flips(layout, values, hard))
 
 
 MOST_PER_ELEMENT = 32
@@ -162,23 +160,6 @@ def _newest(region: Any, hard: Tensor, layout: Layout, values: Tensor) -> tuple[
     old = Layout(layout.blocks[:first])
     region.approximate("flips", cut, "flips")
     return meet(hard, old.weight, layout.at[:cut], values[:cut]), Layout(layout.blocks[first:]), values[cut:]
-
-
-def mark(region: Any, x: Tensor, found: Carried) -> Tensor:
-    """Let `x` carry something until the region ends."""
-    x._sll = found, x._version  # type: ignore[attr-defined]
-    if not region.adopt(x):
-        found.within = region.outermost()
-    return x
-
-
-def held_by(x: Any, kind: type[K]) -> K | None:
-    """What a tensor carries, if it is of that kind; after a write, or the region, nothing."""
-    pair = getattr(x, "_sll", None)
-    if pair is None or type(pair[0]) is not kind or pair[1] != x._version:
-        return None
-    found: K = pair[0]
-    return None if found.within is not None and found.over() else found
 
 
 def batched(x: Tensor) -> bool:

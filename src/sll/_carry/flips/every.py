@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..._ops.env import unwrapped
 from ..._rules.index import REMEDIES, op_name
-from ..interface import Carried, Func, tensors
+from ..interface import Carried, Func, attach, held, tensors
 from ..writes import called, same, writes_unsaid
 from .calls import carriers, once_more, replaced
-from .entries import Decision, Flips, Numbers, carry, flips_of, held_by, mark, opened
+from .entries import Decision, Flips, Numbers, carry, flips_of, opened
 from .primitives import take
 
 __all__ = ["MAX_ELEMENTS", "Ragged", "differing", "flip_by_flip", "ragged"]
@@ -34,7 +34,7 @@ class Ragged(Carried):
 
 
 def ragged(x: Any) -> Ragged | None:
-    return held_by(x, Ragged)
+    return held(x, Ragged)
 
 
 def flip_by_flip(
@@ -71,7 +71,7 @@ def flip_by_flip(
     for x, values in zip((*parts, *rows.operands), results):  # (operands may have been written to)
         if isinstance(values, list):
             region.select()
-            mark(region, x, Ragged(dict(zip(rows.flips(), values))))
+            attach(region, x, Ragged(dict(zip(rows.flips(), values))))
         elif id(x) not in carried and all(x is not y for y in floats):
             carried[id(x)] = carry(region, x, *_entries(region, name, x, values, rows))
     if not parts and not of_floats:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..._rules.index import BOUNDS, names_of, op_name, spellings
 from ..found import sorted_places
-from ..interface import Func, tensors
+from ..interface import Func, attach, tensors
 from .calls import carriers, once_more, plain_of, replaced
-from .entries import Flips, Layout, Numbers, carry, flips_of, join, mark, spread
+from .entries import Flips, Layout, Numbers, carry, flips_of, join, spread
 from .every import flip_by_flip
 from .primitives import take
 
@@ -60,7 +60,7 @@ def move(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any])
             entries.append((layout, flips.values[entry].to(part.dtype)))
         # (Floats had their gradient from their operands.)
         whole = functools.reduce(functools.partial(beside, part), entries)
-        mark(region, part, Flips(*whole, plain if floats else None))
+        attach(region, part, Flips(*whole, plain if floats else None))
     return out
 
 
@@ -69,7 +69,7 @@ def _of_sorted(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     known = sorted_places(args[0]) if args and func not in _FILLS else None
     if known is not None and out is not args[0]:
         for part, places in zip(tensors(out), tensors(func(known.places(), *args[1:], **kwargs))):
-            mark(region, part, known.moved(functools.partial(torch.Tensor.view_as, places, places)))
+            attach(region, part, known.moved(functools.partial(torch.Tensor.view_as, places, places)))
     return out
 
 
@@ -123,7 +123,7 @@ def in_order(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     if out.dtype != args[0].dtype:
         return carry(region, out, found.layout, found.values.view(out.dtype))
     plain = None if found.plain is None else func(found.plain, *args[1:], **kwargs)
-    return mark(region, out, Flips(found.layout, found.values, plain))
+    return attach(region, out, Flips(found.layout, found.values, plain))
 
 
 def reduce_sum(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..interface import Func
+from ..interface import Func, attach
 from ..writes import Writes, into_base
 from .calls import carriers, plain_of
-from .entries import carry, flips_of, mark
+from .entries import carry, flips_of
 from .every import flip_by_flip, ragged
 from .moving import move
 
@@ -23,13 +23,13 @@ def kept(region: Any, target: Tensor) -> Tensor:
     found, loose, copied = flips_of(target), ragged(target), plain_of(target).clone()
     if found is not None:
         return carry(region, copied, found.layout, found.values)
-    return copied if loose is None else mark(region, copied, loose)
+    return copied if loose is None else attach(region, copied, loose)
 
 
 def _carry_same(region: Any, target: Tensor, result: Tensor) -> None:
     found = flips_of(result) or ragged(result)
     if found is not None:
-        mark(region, target, found)
+        attach(region, target, found)
 
 
 def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | None:

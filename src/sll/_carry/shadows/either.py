@@ -20,7 +20,7 @@ from ..._ops.env import tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
 from ..._ops.surrogates import alias, eager, follow, number
 from ..interface import Func, Region
-from .shadow import Either, Shadow, call_with, carried, carry, shadow, unchanged
+from .shadow import Either, Shadow, call_with, carried, carry, shadow, untouched
 
 
 def is_either(x: Tensor) -> bool:
@@ -107,7 +107,7 @@ def mapped(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     """The float `out` that `func` makes of such numbers: it is one of two, too."""
     own = carried(x)
     assert isinstance(own, Either)
-    same = unchanged(*args, *kwargs.values())
+    same = untouched(*args, *kwargs.values())
 
     def other(_: Tensor) -> Tensor | None:
         beyond = own.other(x.detach()) if same() else None
@@ -128,19 +128,19 @@ def _spread(share: Shadow, shape: torch.Size) -> Shadow:
 
 def written(out: Tensor, old: Tensor, new: Any, weight: Any, plain: Tensor | None) -> Either:
     """`out` is `new` where something was written with the weight ``weight()``, and `old` elsewhere."""
-    old, version, numbers = old.detach(), old._version, alias(out)
+    old, same, numbers = old.detach(), untouched(old), alias(out)
     numbered = type(new) is float and out.is_cpu  # (in a tenth of the time)
     new = number(new, out.dtype) if numbered else torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
 
     def other(q: Tensor) -> Tensor | None:
-        return torch.where(q == new, old, new) if old._version == version else None
+        return torch.where(q == new, old, new) if same() else None
 
     return Either(Shadow(lambda: _left(numbers == new, weight())), other, plain)
 
 
 def masked(out: Tensor, mask: Tensor, own: Shadow, a: Any, b: Any, plain: Tensor) -> Either:
     """`out` is ``where(mask, a, b)`` of a mask that is a choice."""
-    same = unchanged(mask, a, b)
+    same = untouched(mask, a, b)
 
     def other(_: Tensor) -> Tensor | None:
         return torch.where(mask, b, a).detach() if same() else None

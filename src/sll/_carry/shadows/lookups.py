@@ -96,14 +96,14 @@ class Spot:
             return None
         order, index, one = part
         if self.rows and fixed.dim() == 1:
-            found = finite(fixed[index])
+            found = fixed[index]
         elif index.dim() == self.index.dim() == fixed.dim() and self.along == order.along():
             if any(m < n and d != self.along for d, (m, n) in enumerate(zip(fixed.shape, index.shape))):
                 return None
-            found = finite(self.read(fixed, index))
+            found = self.read(fixed, index)
         else:
             return None
-        return one(order.soft(found, True, None, lambda: torch.zeros_like(found)))  # type: ignore[no-any-return]
+        return one(_in_order(order, found))  # type: ignore[no-any-return]
 
     def beside(self, table: Tensor) -> Tensor | None:
         """All entries that each place may read, in a last dimension, if its weights are of all of them, in order."""
@@ -118,8 +118,7 @@ class Spot:
         """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
         fixed = as_float(table.detach()) if isinstance(table, Tensor) else None
         if fixed is not None and (order := self.order()) is not None:
-            found = finite(self.read(fixed, self.index))
-            return order.soft(found, True, None, lambda: torch.zeros_like(found))  # type: ignore[no-any-return]
+            return _in_order(order, self.read(fixed, self.index))
         if fixed is not None and (read := self._of_part(fixed)) is not None:
             return read
         if fixed is not None and self.all_rows():
@@ -129,6 +128,12 @@ class Spot:
         share, change = self.parts(flag)
         there, now = (t.to(share.dtype) for t in (self.entries(fixed, change), self.entry(fixed)))
         return (self.align(share) * finite(there - now.unsqueeze(-1))).sum(-1)
+
+
+def _in_order(order: Any, read: Tensor) -> Tensor:
+    """Zeros, with the gradient of an order that has read this."""
+    read = finite(read)
+    return order.soft(read, True, None, lambda: torch.zeros_like(read))  # type: ignore[no-any-return]
 
 
 def _inside(i: Tensor, index: Tensor, size: int, zero: Any = 0) -> Tensor:

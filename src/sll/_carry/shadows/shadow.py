@@ -344,7 +344,7 @@ def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
     return x
 
 
-def unchanged(*seen: Any) -> Callable[[], bool]:
+def untouched(*seen: Any) -> Callable[[], bool]:
     """Asked later: whether nobody has written to these tensors since."""
     versions = [(x, x._version) for x in seen if isinstance(x, Tensor) and not x.is_inference()]
     return lambda: all(x._version == version for x, version in versions)

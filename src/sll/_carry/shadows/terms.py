@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, constant
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import not_zero
-from .shadow import Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors, unchanged
+from .shadow import Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors, untouched
 
 MAX_ELEMENTS = 2**22
 """So many terms of a tensor are told apart, in all."""
@@ -76,7 +76,7 @@ def parts_of(x: Tensor, own: Shadow | None = None) -> Parts:
         return own.terms
     if _unknown(x, own):
         return lambda: None
-    same = unchanged(x)
+    same = untouched(x)
 
     def make() -> Found:
         if same():
@@ -187,7 +187,7 @@ def added(parts: Parts, whole: torch.Size, dim: Any = None, keepdim: bool = Fals
 
 def multiplied(region: Region, a: Tensor, b: Tensor, shape: torch.Size) -> Parts:
     """``a @ b``: a sum of products."""
-    same = unchanged(a, b)
+    same = untouched(a, b)
 
     def make() -> Found:
         if not same() or math.prod(shape) * a.shape[-1] > MAX_ELEMENTS:
@@ -204,7 +204,7 @@ def multiplied(region: Region, a: Tensor, b: Tensor, shape: torch.Size) -> Parts
 
 def again(func: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Size, seen: list[Tensor]) -> Parts:
     """Any function of one operand, run again for each of its terms."""
-    parts, same = parts_of(x), unchanged(*seen)
+    parts, same = parts_of(x), untouched(*seen)
 
     def make() -> Found:
         found = parts()
