@@ -130,7 +130,7 @@ class Mode(TorchFunctionMode):
                 return self._handled(func, args, kwargs or {}, known)
             of_data = not known and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
             if not known and (of_data or func not in engine.always) and not _transformed():
-                if quick is None and type(func) not in OPERATORS:
+                if quick is None and func not in self.passing and type(func) not in OPERATORS:
                     self.passing.add(func)
                 return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
