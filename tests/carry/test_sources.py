@@ -52,3 +52,13 @@ def test_jumps_are_known_where_floats_are_steps_apart(name, forward, dtype):
         y = f(x)
     (found,) = torch.autograd.grad(y.float().sum(), x)
     assert found.tolist() == pytest.approx([slope] * 4, abs=0.01), f(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("forward", ["linear", "straight-through"])
+def test_casts_are_known_where_floats_are_steps_apart(forward, dtype):
+    large = min(8 / torch.finfo(torch.float32).eps, torch.finfo(dtype).max)
+    x = torch.tensor([large, -large / 3, large / 7, 200.0], dtype=dtype, requires_grad=True)
+    with sll.linearize(0.5, forward=forward):
+        total = x.long().double().sum()
+    assert torch.autograd.grad(total, x)[0].tolist() == [1.0] * 4
