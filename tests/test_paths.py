@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sll
 from path_programs import PROGRAMS, integral
-from sll._mode import runs
+from sll._mode import runs, surroundings
 
 MODES = ("linear", "hard", "straight-through")
 EXACT = ("hard", "straight-through")
@@ -472,6 +472,40 @@ def test_random_numbers(forward):
     assert value == plain or forward == "linear"
 
 
+@each_mode
+def test_the_second_number_of_a_pair_is_put_back(forward):
+    """NumPy and Python draw normal numbers in pairs. What they are made of does not say whether one is left over."""
+    drawn = _Unseen()
+
+    def program(x):
+        drawn.add((np.random.randn(), random.gauss(0, 1)))
+        return one_if(x)
+
+    run = enable(forward)(program)
+    np.random.randn(), random.gauss(0, 1)
+    left = np.random.get_state(), random.getstate()
+    np.random.randn(), random.gauss(0, 1)
+    run(at(0.9, 0.7))  # none is left over before it
+    np.random.set_state(left[0]), random.setstate(left[1])
+    run(at(*X))
+    assert len(drawn.all()) == 3 and len(set(drawn.all()[1:])) == 1
+
+
+def test_the_state_of_random_numbers_is_told_whatever_was_drawn():
+    luck, kept = random.Random(0), np.random.get_state()
+    draws = [
+        random.random, lambda: random.gauss(0, 1), lambda: random.seed(3), np.random.randn, lambda: np.random.rand(400),
+        lambda: np.random.seed(3), lambda: np.random.binomial(9, 0.3), lambda: np.random.set_state(kept),
+    ]  # fmt: skip
+    known = lambda state: (state["has_gauss"], state["gauss"], state["state"]["pos"], state["state"]["key"].tolist())
+    for _ in range(300):
+        luck.choice(draws)()
+        kept = luck.choice([kept, np.random.get_state()])
+        assert surroundings._python() == random.getstate()
+        assert known(surroundings._numpy()) == known(np.random.get_state(legacy=False))
+        assert surroundings._numpy() is surroundings._numpy()
+
+
 class Counting(nn.Module):
     def __init__(self):
         super().__init__()
@@ -508,6 +542,41 @@ def test_modules_end_as_after_one_run(forward):
     assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values()))
     assert forward == "linear" or got.item() == want.item()
     assert gradient(got, x)[0].abs() > 1
+
+
+class Early(nn.Module):
+    """Has attributes before those of every module, and modules in all ways."""
+
+    def __init__(self):
+        self.log = [0]
+        super().__init__()
+        self.each = nn.ModuleDict({"a": nn.ModuleList([nn.Linear(2, 2, bias=False), None])})
+        self.register_parameter("none", None)
+        self.more, self.later = {"deep": [nn.BatchNorm1d(2)]}, []
+
+
+@each_mode
+def test_all_that_a_module_has_is_put_back(forward):
+    def program(module, x):
+        seen.add(state(module))
+        for norm in module.more["deep"]:
+            norm.train(not norm.training), norm.num_batches_tracked.add_(1)
+        module.log.append(1), module.later.append(nn.Tanh()), module.each["a"].append(nn.Tanh())
+        module.none, module.each["a"][0].extra = nn.Parameter(torch.ones(2)), 3
+        return one_if(x)
+
+    def state(module):
+        norm, linear = module.more["deep"][0], module.each["a"][0]
+        has = len(module.log), len(module.later), len(module.each["a"]), hasattr(linear, "extra"), module.none is None
+        return *has, norm.training, norm.num_batches_tracked.item()
+
+    seen, module, other = _Unseen(), Early(), Early()
+    run = enable(forward)(program)
+    for _ in range(2):
+        program(module, at(*X)), run(other, at(*X))
+        other.none = module.none = None
+    first, second = seen.all()[:3], seen.all()[3:]
+    assert len(set(first)) == len(set(second)) == 1 and state(module) == state(other)
 
 
 @each_mode
@@ -581,6 +650,37 @@ def test_every_run_sees_what_the_first_saw(forward):
     buffer = torch.ones(2)
     enable(forward)(program)(at(*X), buffer)
     assert seen.all() == [[1.0, 1.0], [6.0, 6.0]] * 2 and buffer.tolist() == [6.0, 6.0]
+
+
+WRITES = [
+    lambda x: x.add_(1),
+    lambda x: torch.add(input=x, other=1, out=x),
+    lambda x: torch.relu_(input=x),
+    lambda x: nn.functional.hardtanh(inplace=True, input=x),
+    lambda x: x[0].mul_(2),
+    lambda x: x.detach().mul_(2),
+    lambda x: torch._foreach_add_([x], 1.0),
+    lambda x: torch.ops.aten.add_(x, 1),
+    lambda x: x.__setitem__(0, 5.0),
+    lambda x: nn.functional.batch_norm(torch.arange(8.0).view(4, 2), x, torch.ones(2), training=True),
+]
+
+
+@each_mode
+@pytest.mark.parametrize("write", WRITES)
+def test_every_way_to_write_is_undone_and_each_time(forward, write):
+    """Also when the region has learned that the function decides nothing."""
+    seen = _Unseen()
+
+    def program(x, buffer):
+        seen.add(buffer.tolist())
+        write(buffer)
+        return one_if(x)
+
+    run, buffer, other = enable(forward)(program), torch.tensor([1.0, -2.0]), torch.tensor([1.0, -2.0])
+    for _ in range(3):
+        run(at(*X), buffer), write(other)
+    assert torch.equal(buffer, other) and seen.all()[::2] == seen.all()[1::2] and len(seen.all()) == 6
 
 
 @each_mode

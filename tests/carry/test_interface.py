@@ -84,3 +84,50 @@ def test_feedback_keeps_nothing_alive(forward):
         assert alive() <= before + 2
     finally:
         gc.enable()
+
+
+CONSTANTS = {
+    "where": lambda x, m, n, c: torch.where(m, c["floats"], c["one"]),
+    "masked_fill": lambda x, m, n, c: c["floats"].masked_fill(m, 1.0),
+    "lookup": lambda x, m, n, c: c["floats"][n],
+    "rows of a table": lambda x, m, n, c: c["table"][n],
+    "one row of a table": lambda x, m, n, c: c["table"][x.argmax()],
+    "gather": lambda x, m, n, c: c["floats"].gather(0, n),
+    "selection": lambda x, m, n, c: c["floats"][m].sum(),
+    "integers": lambda x, m, n, c: torch.cat([n + c["places"], n.clamp(max=c["places"])]),
+    "integers compared": lambda x, m, n, c: n > c["places"],
+    "logic": lambda x, m, n, c: m & c["flags"],
+    "comparison": lambda x, m, n, c: (x > c["floats"]) | (c["one"] > x),
+    "maximum": lambda x, m, n, c: torch.where(x > c["floats"], x, c["floats"]),
+    "searchsorted": lambda x, m, n, c: torch.searchsorted(c["sorted"], x),
+    "remainder": lambda x, m, n, c: torch.remainder(x, c["one"]),
+    "division": lambda x, m, n, c: torch.floor_divide(x, c["one"]),
+    "choices": lambda x, m, n, c: x.argsort()[c["places"]],
+    "written there": lambda x, m, n, c: torch.zeros(5, dtype=torch.long).add_(n).add_(c["places"]),
+}
+
+
+@pytest.mark.parametrize("eps", [1.0, "auto"])
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_tensors_of_inference_mode_are_constants_like_others(name, forward, eps):
+    """They count no writes."""
+
+    def made():
+        floats = torch.tensor([0.3, -0.7, 1.1, -0.2, 0.6])
+        table = torch.arange(15.0).view(5, 3).sin()
+        found = {"floats": floats, "table": table, "places": torch.arange(5), "flags": floats > 0}
+        return {**found, "sorted": floats.sort().values, "one": torch.tensor(1.0)}
+
+    def run(constants):
+        x = torch.tensor([0.4, -0.5, 0.9, 0.1, -1.3], requires_grad=True)
+        with sll.linearize(eps, forward=forward, on_lost="ignore"):
+            y = CONSTANTS[name](x, x > 0, (x > 0.2).long(), constants)
+            total = (y.float() * 2.0).sum()
+        return y, torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+
+    with torch.inference_mode():
+        constants = made()
+    (value, gradient), (wanted, slope) = run(constants), run(made())
+    assert torch.equal(value, wanted)
+    assert gradient is slope is None or torch.equal(gradient, slope)

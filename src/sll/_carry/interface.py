@@ -152,7 +152,7 @@ class Mark(Carried):
 def attach(region: Region, x: Tensor, found: Carried | None) -> Tensor:
     """Let `x` carry something until the region ends."""
     if found is not None:
-        x._sll = (found, version_of(x))  # type: ignore[attr-defined]
+        x._sll = (found, None if x.is_inference() else x._version)  # type: ignore[attr-defined]
         if found.selects:
             region.select()
         if not region.adopt(x):
@@ -168,17 +168,20 @@ def held(x: Any, kind: type[K]) -> K | None:
     stale, and it is ignored.
     """
     pair = getattr(x, "_sll", None)
-    if pair is None or not isinstance(x, Tensor):
+    if type(pair) is not tuple:  # (what is no tensor may have any attribute)
         return None
     found, version = pair
-    if not isinstance(found, kind) or version != x._version or found.within is not None and found.over():
+    if not isinstance(found, kind) or version is not None and version != x._version:
         return None
-    return found
+    return None if found.within is not None and found.over() else found
 
 
 def version_of(x: Any) -> int:
-    """Counts the writes into a tensor."""
-    return x._version if isinstance(x, Tensor) else 0
+    """Counts the writes into a tensor. (Those of inference mode do not tell.)"""
+    try:
+        return x._version if isinstance(x, Tensor) else 0
+    except RuntimeError:
+        return 0
 
 
 def unchanged(x: Any, version: int) -> bool:

@@ -31,7 +31,7 @@ _ROWS: Any = WeakIdKeyDictionary()
 
 def note(region: Region, found: Tensor, table: Tensor, index: Any) -> None:
     """`found` is ``table[index]``."""
-    if found._base is None and not found.is_inference():
+    if found._base is None and not (found.is_inference() or table.is_inference()):  # (to those nobody writes)
         _remember(region, found, Row(table, index, found), None)
 
 

@@ -53,30 +53,29 @@ class Journal:
         """By their memory, tensors that are written to, and the node that had made them."""
         self._after: list[tuple[Callable[[Any], Any], Any]] = []
 
-    def note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
+    def note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A call is about to be made."""
         how = writes(func)
         if how is not None:
-            how(self, func, args, kwargs or {})
+            how(self, func, args, kwargs)
         if kwargs:
             self._by_name(args, kwargs)
 
     def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("inplace"):
-            self._write(args[:1])
+            self.first(None, args, kwargs)
         if kwargs.get("out") is not None:
             self._write(kwargs["out"])
         generator = kwargs.get("generator")
         if generator is not None and generator not in self._kept:
             self._kept[generator] = Kept(None, generator.get_state, generator.set_state, generator.get_state())
 
-    def _write(self, of: Any) -> None:
-        for x in tensors((of,), {}):
-            x = unwrapped(x)
+    def _write(self, *of: Any) -> None:
+        for x in map(unwrapped, tensors(*of)):
             if x.layout != torch.strided or x.is_meta:
                 self._refuse("a write to a tensor that is not dense")
                 continue
-            base = x._base if x._is_view() and x._base is not None else x
+            base = x if x._base is None else x._base
             made_by: Any = base.grad_fn
             if made_by is not None and self._start <= made_by._sequence_nr() < _LEAF:
                 continue  # made in this run
@@ -98,11 +97,11 @@ class Journal:
     # --- the ways in which functions write ---
 
     def first(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._write(args[:1] or list(kwargs.values())[:1])
+        self._write(*(args[:1] or kwargs.values()))
 
     def each(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # (Batch norm writes to its buffers, and not to what has a gradient.)
-        self._write([x for x in (*args, *kwargs.values()) if not isinstance(x, Tensor) or not x.requires_grad])
+        self._write(*(x for x in (*args, *kwargs.values()) if not isinstance(x, Tensor) or not x.requires_grad))
 
     def attribute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         name = getattr(getattr(func, "__self__", None), "__name__", "")

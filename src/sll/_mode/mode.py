@@ -23,7 +23,7 @@ from .branches import BRANCHES
 from .dynamo import meet, met, torch_compiles
 from .guards import skip
 from .notes import warn_now
-from .runs import heard, unheard
+from .runs import heard
 from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
 from .tracing import traced
 from .vmap import views
@@ -110,14 +110,15 @@ class Mode(TorchFunctionMode):
         """What an ordinary network calls comes no further than the first lines: it is to cost next to nothing."""
         if is_dynamo_compiling():
             return self._while_dynamo_traces(func, args, kwargs or {})
-        if func in self.passing and IDLE.region is self and (not kwargs or self.paths == 1):
-            return func(*args, **kwargs) if kwargs else func(*args)
+        if func in self.passing and IDLE.region is self:
+            if self.paths == 1 or (answer := heard(self, func, args, kwargs)) is NotImplemented:
+                return func(*args, **kwargs) if kwargs else func(*args)
+            return answer
         if func in ASIDE:
             return func(*args)
         if THREAD.alone:
             engine = self.engine
-            told = self.paths > 1 and (kwargs or func not in self.passing)
-            if told and (answer := heard(self, func, args, kwargs or {})) is not NotImplemented:
+            if self.paths > 1 and (answer := heard(self, func, args, kwargs)) is not NotImplemented:
                 return answer
             quick = engine.quick[func] if func in engine.quick else None
             if quick is not None and not kwargs and (not THREAD.selects or not _held(args)) and plain():
@@ -129,8 +130,8 @@ class Mode(TorchFunctionMode):
                 return self._handled(func, args, kwargs or {}, known)
             of_data = not known and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
             if not known and (of_data or func not in engine.always) and not _transformed():
-                if quick is None and func not in self.passing:
-                    self._learn(func)
+                if quick is None and func not in self.passing and type(func) not in OPERATORS:
+                    self.passing.add(func)
                 return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
             if known and quick is not None and plain():
@@ -143,11 +144,6 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
-
-    def _learn(self, func: Any) -> None:
-        """It decides nothing, and nobody wants to know what it writes."""
-        if type(func) not in OPERATORS and (self.paths == 1 or unheard(func)):
-            self.passing.add(func)
 
     def put_off(self, *arguments: Any) -> bool:
         """Whether compiled code makes it: then it is made with these where its first call is met."""

@@ -21,7 +21,7 @@ from . import checkpoint
 from .journal import Journal, writes
 from .threads import THREAD
 
-__all__ = ["Asked", "Endless", "Run", "Strayed", "heard", "numbers_first", "unheard"]
+__all__ = ["Asked", "Endless", "Run", "Strayed", "heard", "numbers_first"]
 
 QUESTIONS = {
     func for name in ("__bool__", "item", "tolist", "__int__", "__float__", "__index__") for func in spellings(name)
@@ -32,23 +32,19 @@ _EXACT = 2.0**53
 """Up to here ``int(x)`` is what ``x.long()`` is."""
 
 
-def heard(region: Any, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs of functions hear of a call. Returns what Python is told where it asks for what is open, else
-    NotImplemented.
+def heard(region: Any, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    """Runs of functions hear of a call, if it may ask or write. Returns what Python is told where it asks for what is
+    open, else NotImplemented.
     """
-    if not THREAD.runs:
+    asks = func in QUESTIONS
+    if not (asks or kwargs or writes(func)) or not (runs := THREAD.runs):
         return NotImplemented
-    THREAD.runs[-1].count()
-    if func in QUESTIONS:
-        return NotImplemented if kwargs else THREAD.runs[-1].ask(region, func, args[0])
-    for run in THREAD.runs:
-        run.journal.note(func, args, kwargs)
+    runs[-1].count()
+    if asks:
+        return NotImplemented if kwargs else runs[-1].ask(region, func, args[0])
+    for run in runs:
+        run.journal.note(func, args, kwargs or {})
     return NotImplemented
-
-
-def unheard(func: Any) -> bool:
-    """Whether no run need hear of it, if it has no arguments by name."""
-    return func not in QUESTIONS and writes(func) is None
 
 
 def numbers_first(engine: Engine) -> Engine:

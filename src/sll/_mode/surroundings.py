@@ -29,9 +29,8 @@ _LARGE = 2**20
 """NumPy arrays of more bytes are not copied."""
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (list, dict, set, collections.deque, bytearray)
-_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-_OF_MODULES = frozenset(nn.Module().__dict__)
-"""What every module has: these, hooks, and how it is set."""
+_OF_MODULES = list(nn.Module().__dict__)
+"""What every module has: registries, hooks, and how it is set."""
 NOT_OURS = ("torch", "sll", "numpy", "builtins")
 
 
@@ -47,8 +46,8 @@ class Surroundings:
         self._cells: list[Any] = []
         self._states: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
             (torch.get_rng_state, torch.set_rng_state),
-            (random.getstate, random.setstate),
-            (_numpy, _set_numpy),
+            (_python, random.setstate),
+            (_numpy, _set_numpys),
         ]
         """What reads something, and what puts it back."""
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -129,13 +128,17 @@ class Surroundings:
     def module(self, x: nn.Module) -> None:
         own = x.__dict__
         self._containers.append(own)
-        for name in _REGISTRIES:
-            held = own.get(name)
-            if type(held) in (dict, set):
-                self._containers.append(held)
-                if held and name != "_non_persistent_buffers_set":
-                    self.each(held.values())
-        self.each([item for name, item in own.items() if name not in _OF_MODULES])
+        children = own.get("_modules")
+        if isinstance(children, dict):  # (TorchScript has its own registries)
+            parameters, buffers = own["_parameters"], own["_buffers"]
+            self._containers += (parameters, buffers, children, own["_non_persistent_buffers_set"])
+            self.tensors += [held for held in (*parameters.values(), *buffers.values()) if held is not None]
+            for child in children.values():
+                self._look(child)
+        names = list(own)  # (those of every module come first, if nothing was set before)
+        first = names[: len(_OF_MODULES)] == _OF_MODULES
+        names = names[len(_OF_MODULES) :] if first else [name for name in names if name not in _OF_MODULES]
+        self.each([own[name] for name in names])
 
     def function(self, fn: FunctionType) -> None:
         if (fn.__module__ or "").split(".")[0] in NOT_OURS:
@@ -225,37 +228,45 @@ def _names_of(code: CodeType) -> Iterator[str]:
 # --- random numbers ----------------------------------------------------------------------------------------------
 
 
-class _Last:
-    """NumPy takes longer to tell its state than small programs run. It is the same as long as its place in the numbers
-    and the first of them are, if no second number of a pair is left over.
+class _Told:
+    """Python and NumPy take longer to tell the state of their random numbers than small programs run. It is the same as
+    long as the memory is that has it. (Without a memory it is told each time.)
     """
 
-    seen: Any = None
-    state: Any = None
+    def __init__(self, memory: Callable[[], Any], tell: Callable[[], Any]) -> None:
+        self._memory, self._tell, self._last = memory, tell, (None, None)
+
+    def __call__(self) -> Any:
+        memory = self._memory() if sys.implementation.name == "cpython" else None
+        if memory is None or memory != self._last[0]:
+            self._last = memory, self._tell()
+        return self._last[1]
 
 
-def _numpy() -> Any:
+def _body(x: Any) -> bytes:
+    """The memory of an object, but for what all objects have."""
+    start = object.__basicsize__
+    return ctypes.string_at(id(x) + start, type(x).__basicsize__ - start)
+
+
+def _numpys_memory() -> Any:
+    """None if NumPy is not imported, or has been given another generator."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is None:
         return None
-    seen = _seen(numpy.random.mtrand._rand)
-    if seen is None or seen != _Last.seen or _Last.state["has_gauss"]:
-        _Last.seen, _Last.state = seen, numpy.random.get_state(legacy=False)
-    return _Last.state
+    numbers = numpy.random.mtrand._rand
+    bits = numbers._bit_generator
+    return (_body(numbers), _body(bits)) if type(bits).__name__ == "MT19937" else None
 
 
-def _set_numpy(state: Any) -> None:
+def _tell_numpys() -> Any:
+    return sys.modules["numpy"].random.get_state(legacy=False) if "numpy" in sys.modules else None
+
+
+def _set_numpys(state: Any) -> None:
     if state is not None:
         sys.modules["numpy"].random.set_state(state)
 
 
-def _seen(of: Any) -> Any:
-    """Where a Mersenne twister is, and the first of its numbers; None of another generator."""
-    try:
-        bits = of._bit_generator
-        if type(bits).__name__ != "MT19937":
-            return None
-        at = bits.ctypes.state_address
-        return ctypes.string_at(at, 64), ctypes.string_at(at + 4 * 624, 4)
-    except (AttributeError, ImportError):
-        return None
+_python = _Told(lambda: (_body(random._inst), random._inst.gauss_next), random.getstate)  # type: ignore[attr-defined]
+_numpy = _Told(_numpys_memory, _tell_numpys)

@@ -20,7 +20,7 @@ from .fused import pick
 from .ramp import suits
 from .surrogates import window
 
-__all__ = ["blend", "blend_by_mask", "missing", "taken"]
+__all__ = ["blend", "blend_by_mask", "taken"]
 
 
 class _Blend(torch.autograd.Function):
@@ -168,14 +168,6 @@ def taken(take: Callable[[Any, Any], Tensor], numbers: Tensor, weight: Tensor, a
     if not isinstance(jump, Tensor):
         jump = numbers.new_full((), jump)
     return super(torch.autograd.Function, _Taken).apply(take, numbers, weight, jump, a, b)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def missing(numbers: Tensor, below: Tensor, above: Tensor, height: float | Tensor) -> Tensor:
-    """What ``above - below`` lacks of the `height` of a jump at `numbers` so large that floats are steps apart.
-    (7e7 - 1 is 7e7.)
-    """
-    large = (numbers.abs() >= 1 / torch.finfo(below.dtype).eps).logical_and(numbers.isfinite())
-    return torch.where(large, height - (above - below), 0)
 
 
 def blend(offset: Tensor, below: Tensor, above: Tensor, hard: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ class _Tensors:
         return torch.nn.functional.pad(rows.cumsum(-1), (1, 0))
 
     @staticmethod
-    def places(n: int, rows: Tensor) -> Tensor:
-        return torch.arange(n, device=rows.device)
+    def places(rows: Tensor) -> Tensor:
+        return torch.arange(rows.shape[-1], device=rows.device)
 
 
 class _Arrays:
@@ -68,8 +68,8 @@ class _Arrays:
         return found
 
     @staticmethod
-    def places(n: int, rows: Any) -> Any:
-        return np.arange(n)
+    def places(rows: Any) -> Any:
+        return np.arange(rows.shape[-1])
 
 
 def _axis(costs: Any, half: float) -> Any:
@@ -100,14 +100,14 @@ class Ladder:
         self._bands = low, high
         finite = ordered.isfinite()  # what is infinite has no gradient
         self._near = finite[..., 1:] & finite[..., :-1]
-        place = _Tensors.places(costs.shape[-1], u)
+        place = _Tensors.places(u)
         self.bands = torch.where(finite, low, place), torch.where(finite, high, place + 1)
 
     @functools.cached_property
     def intervals(self) -> tuple[Any, Any]:
         """Of each boundary."""
         of, (low, high) = self._of, self._bands
-        place = of.places(low.shape[-1], low)
+        place = of.places(low)
         shares, left = low, high
         for part in self._parts:
             total = of.totals(part)
@@ -124,7 +124,7 @@ class Ladder:
     def steps(self) -> tuple[Any, Any, Any, Any]:
         """The interval of each boundary, and the boundaries whose intervals an element is in."""
         of, (a, b) = self._of, self.intervals
-        place = of.places(self._bands[0].shape[-1], self._bands[0])
+        place = of.places(self._bands[0])
         return a, b, of.search(b, place, True), of.search(a, place, True)
 
     def ranks(self, g: Tensor) -> Tensor:
@@ -256,12 +256,12 @@ class Sorting:
         half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
         k = g.shape[-2]
         index = _nearest(rows, int(first.max()) + k - 1, half)
-        place = _Tensors.places(index.shape[-1], rows)
+        place = _Tensors.places(index)
         ladder = Ladder(rows.gather(-1, index), place.expand(index.shape), half)
         g = g.gather(-1, index.unsqueeze(-2).expand(*g.shape[:-1], index.shape[-1]))
         pad = torch.nn.functional.pad
         g = pad(g, (0, 0, 0, 1)) - pad(g, (0, 0, 1, 0))  # (a place is what one boundary lets in, and the last did not)
-        found = ladder.share(g, place, first + _Tensors.places(k + 1, rows)).sum(-2) / half
+        found = ladder.share(g, place, first + torch.arange(k + 1, device=rows.device)).sum(-2) / half
         return self._back(torch.zeros_like(rows, dtype=found.dtype).scatter(-1, index, found), scores)
 
 

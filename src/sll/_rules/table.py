@@ -242,14 +242,15 @@ ROWS: list[Row] = [
     Row("isnan isinf isfinite isposinf isneginf isreal", "elementwise", facts="guards each", left_alone=_SPECIAL),
     Row("bool", "elementwise", facts="truth each"),
     # floats
-    Row("float double half bfloat16", "floats", in_place=False, facts="smooth"),
+    Row("float double half bfloat16", "floats", in_place=False, facts="smooth each"),
     # masks
     Row("where", "masks", in_place=False, facts="smooth by_ones"),
     Row("masked_fill", "masks", facts="smooth by_ones"),
     Row("masked_scatter", "masks"),
     # moves
     Row("view", "moves", in_place=False, facts="in_order keeps_rows", left_alone=_BITS),
-    Row("reshape squeeze unsqueeze", "moves", in_place=False, facts="in_order keeps_rows"),
+    Row("reshape unsqueeze", "moves", in_place=False, facts="in_order keeps_rows"),
+    Row("squeeze", "moves", in_place=False, facts="in_order keeps_rows each"),
     Row(
         "flatten unflatten ravel view_as reshape_as view_copy squeeze_copy unsqueeze_copy",
         "moves",

@@ -16,3 +16,27 @@ def test_a_selection_whose_count_is_certain_does_not_fail_for_what_it_leaves():
     assert out.tolist() == [4, 3] and len(region.report().lost) == 1
     with sll.linearize(0.1), pytest.raises(RuntimeError, match="ZeroDivisionError"):
         12 // (k * 0)[x > 0.045]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda s: s.float(),
+        lambda s: s.double(),
+        lambda s: s.bfloat16(),
+        lambda s: s.unsqueeze(-1).squeeze(-1),
+        lambda s: (s.unsqueeze(-1) * 1.0).squeeze_(-1),
+    ],
+)
+def test_a_selection_in_another_dtype_or_shape_is_one(f):
+    """As ``x[mask]`` itself: the sum is continuous where an element enters."""
+    x = torch.tensor([0.05, -0.5, 0.6, -0.04, 0.9], dtype=torch.float64, requires_grad=True)
+
+    def sum_of(f):
+        with sll.linearize(0.1, on_lost="error", forward="linear"):
+            y = f((x * 2)[x > 0]).double().sum()
+        return y, torch.autograd.grad(y, x)[0]
+
+    (y, slope), (known, wanted) = sum_of(f), sum_of(lambda s: s)
+    assert torch.allclose(y, known, rtol=0.01) and torch.allclose(slope, wanted, rtol=0.01, atol=0.01)
+    assert wanted[3] != 0

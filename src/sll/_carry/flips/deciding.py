@@ -20,7 +20,7 @@ from ..._ops.env import free_to_read, tracked
 from ..._ops.own_thresholds import apart
 from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
 from ..boundaries import from_one, toward_zero
-from ..interface import Func
+from ..interface import Func, version_of
 from ..outcomes.sources import STEPS
 from ..ties import TIED, count_ties
 from .calls import plain_of
@@ -139,7 +139,7 @@ _ASKED: weakref.WeakValueDictionary[Any, Decision] = weakref.WeakValueDictionary
 def held(x: Any) -> Any:
     """What stands for an operand or a width in a question."""
     if isinstance(x, Tensor):
-        return id(x), x._version
+        return id(x), version_of(x)
     return float(x) if isinstance(x, (int, float)) else (type(x), getattr(x, "policy", None), getattr(x, "kind", None))
 
 
@@ -147,7 +147,7 @@ def again(x: Tensor, key: Any, found: Decision, what: tuple[Tensor, ...], other:
     """`found`, or the decision of before, if the same was asked and `what` has not changed (a write may go unseen).
     (Those whose ids are in the key, `x` and `other`, may be other tensors by now.)
     """
-    key = id(x), x._version, key
+    key = id(x), version_of(x), key
     before = _ASKED.get(key)
     alive = before is not None and all(ref() is of for ref, of in zip(before.of, (x, other)))
     if before and alive and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before.what, what)):

@@ -141,7 +141,7 @@ def to_integers(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
         decision.offset()
     if out.device != x.device:
         decision, n = decided_at(decision.offset().to(out.device)), n.to(out.device)
-    below, above = (side.to(out.dtype) for side in toward_zero(n))
+    below, above = (side.to(out.dtype) for side in toward_zero(n.long()))  # (7e7 - 1 is 7e7 as a float)
     return attach(region, out, Outcomes(decision, below, above))
 
 

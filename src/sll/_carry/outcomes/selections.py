@@ -23,8 +23,7 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.callsite import LostGradientError
 from ..._ops.dtypes import compute_dtype, exact_dtype
-from ..._rules.index import ASKS, SIZES, functions_with, in_place_forms, names_of, op_name, spellings
-from ..._rules.table import ROWS
+from ..._rules.index import ASKS, NAMED, SIZES, functions_with, in_place_forms, names_of, op_name, spellings
 from ..interface import Func, Region, attach, tensors, version_of
 from ..rules import Call, spelled
 from .carriers import Choice, Expectation, Selection, carrier, discrete_carrier, outcomes, selection
@@ -365,12 +364,9 @@ SELECTIONS: dict[Any, Any] = {
     **dict.fromkeys(functions_with("weighted"), WRITES.spelled_out(reduce, False)),
     **dict.fromkeys((func for name in names_of("losses") for func in spellings(name)), loss),
     **dict.fromkeys(functions_with("keeps_rows"), moved),
+    **dict.fromkeys((form for name in NAMED["each"] for form in in_place_forms(name)), in_place),
     torch.Tensor.__getitem__: indexed,
 }
-for _row in ROWS:
-    if "each" in _row.facts.split():
-        for _name in _row.names.split():
-            SELECTIONS.update(dict.fromkeys(in_place_forms(_name), in_place))
 
 
 def rule_for(func: Func) -> Any:

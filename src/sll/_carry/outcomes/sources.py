@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._ops.blend import blend, missing
+from ..._ops.blend import blend
 from ..._ops.dtypes import wide
 from ..._ops.env import readable, tracked
 from ..._ops.own_thresholds import apart
@@ -47,6 +47,20 @@ class Step(NamedTuple):
     below: Any
     above: Any
     jump: Jump | None = None
+    numbers: Callable[[], Tensor] | None = None
+    """Of what jumps by one `height` at all whole numbers: the nearest."""
+    height: Any = 1.0
+
+    def lacks(self, below: Tensor, above: Tensor) -> Tensor | None:
+        """What ``above - below`` lacks of the height where numbers are so large that floats are steps apart: 7e7 - 1 is
+        7e7.
+        """
+        if self.numbers is None or not below.is_floating_point():
+            return None
+        numbers = self.numbers()
+        size = numbers.abs().maximum((numbers * self.height).abs())  # (of what is divided by the height, too)
+        large = (size >= 1 / torch.finfo(numbers.dtype).eps).logical_and(size.isfinite())
+        return torch.where(large, self.height - (above - below), 0)
 
 
 STEPS: dict[str, Callable[..., Step | None]] = {}
@@ -138,8 +152,8 @@ def _decided(region: Region, op: str, jump: Step, func: Func, args: tuple[Any, .
         return attach(region, hard, Outcomes(jump.decision, below, above))
     offset = jump.decision.offset()
     out = blend(offset, below, above, hard)
-    if jump.jump is not None and jump.jump.kind != "boundary":
-        lacks = missing(hard.detach(), below, above, 1.0)
+    lacks = jump.lacks(below.detach(), above.detach())
+    if lacks is not None:
         out = out + torch.where(lacks != 0, (offset - offset.detach()) * lacks, 0).to(out.dtype)
     return attach(region, out, Outcomes(jump.decision, below, above))
 
@@ -247,7 +261,7 @@ def threshold(eps: Eps, input: Tensor, threshold: float, value: float, inplace: 
 def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     if decimals == 0:
         decision, site = at_integers(input, eps, 0.5)
-        return Step(decision, beside(site), beside(site, 1), Jump("round"))
+        return Step(decision, beside(site), beside(site, 1), Jump("round"), site.nearest)
     (x,) = wide(input)
     ten = 10.0 ** abs(decimals)
 
@@ -259,26 +273,26 @@ def round(eps: Eps, input: Tensor, *, decimals: int = 0) -> Step | None:
     distance = x - units(lower + 0.5)
     key = ("decimals", input, version_of(input), decimals, eps)
     decision = Decision(key, lambda: offset_at(distance, eps, limit))
-    return Step(decision, units(lower), units(lower + 1))
+    return Step(decision, units(lower), units(lower + 1), None, lambda: lower, 10.0**-decimals)
 
 
 @source("floor")
 def floor(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps)
-    return Step(decision, beside(site, -1), beside(site), Jump("floor"))
+    return Step(decision, beside(site, -1), beside(site), Jump("floor"), site.nearest)
 
 
 @source("ceil")
 def ceil(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps)
-    return Step(decision, beside(site), beside(site, 1), Jump("ceil"))
+    return Step(decision, beside(site), beside(site, 1), Jump("ceil"), site.nearest)
 
 
 @source("trunc")
 def trunc(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps, but_zero=True)
     below, above = (lambda: toward_zero(site.nearest())[0]), (lambda: toward_zero(site.nearest())[1])
-    return Step(decision, below, above, Jump("trunc"))
+    return Step(decision, below, above, Jump("trunc"), site.nearest)
 
 
 @source("frac")
@@ -286,27 +300,27 @@ def frac(eps: Eps, input: Tensor) -> Step | None:
     decision, site = at_integers(input, eps, but_zero=True)
     (x,) = wide(input)
     below, above = toward_zero(site.nearest())
-    return Step(decision, x - below, x - above)
+    return Step(decision, x - below, x - above, None, site.nearest, -1.0)
 
 
 @source("floor_divide")
 def floor_divide(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other)
-    return at and Step(at.decision, at.n - 1, at.n)
+    return at and Step(at.decision, at.n - 1, at.n, None, lambda: at.n)
 
 
 @source("div")
 def div(eps: Eps, input: Any, other: Any, *, rounding_mode: str | None = None) -> Step | None:
     at = _at_multiples(eps, input, other, but_zero=rounding_mode == "trunc")
     if at is None or rounding_mode == "floor":
-        return at and Step(at.decision, at.n - 1, at.n)
-    return Step(at.decision, *toward_zero(at.n))
+        return at and Step(at.decision, at.n - 1, at.n, None, lambda: at.n)
+    return Step(at.decision, *toward_zero(at.n), None, lambda: at.n)
 
 
 @source("remainder")
 def remainder(eps: Eps, input: Any, other: Any) -> Step | None:
     at = _at_multiples(eps, input, other)
-    return at and Step(at.decision, at.remainder(at.n - 1), at.remainder(at.n))
+    return at and Step(at.decision, at.remainder(at.n - 1), at.remainder(at.n), None, lambda: at.n, -_fixed(other))
 
 
 @source("fmod")
@@ -315,4 +329,8 @@ def fmod(eps: Eps, input: Any, other: Any) -> Step | None:
     if at is None:
         return None
     below, above = toward_zero(at.n)
-    return Step(at.decision, at.remainder(below), at.remainder(above))
+    return Step(at.decision, at.remainder(below), at.remainder(above), None, lambda: at.n, -_fixed(other))
+
+
+def _fixed(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x

@@ -14,6 +14,7 @@ of its own: a float is an ordinary tensor.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import follow, fresh
-from ..interface import Carried, Func, Region
+from ..interface import Carried, Func, Region, attach, held
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 """From a tensor to what it would be on the other side."""
@@ -34,7 +35,11 @@ value), and the changes, in one dimension more. None if it is not known.
 """
 
 
-class Shadow(Carried):
+class Told(Carried):
+    """What tensors carry in a region of local gradients."""
+
+
+class Shadow(Told):
     """The shadow of a bool or integer tensor.
 
     `make` is the value, or computes it, anew at each call (`shared`: or others have it, too); it must depend on nothing
@@ -215,7 +220,7 @@ class Weights(Shadow):
         return found
 
 
-class Whole(Carried):
+class Whole(Told):
     """A float tensor made of whole numbers, and what it would be on the other side of the nearest boundary.
 
     `by_ones`: no further than one. `line`: see `wraps.py`. `of`: it is known from that, as long as nobody writes there.
@@ -247,12 +252,14 @@ class Either(Whole):
         self.share, self.plain = share, plain
 
 
-class Selected(Carried):
+class Selected(Told):
     """``x[mask]`` as long as nothing but elementwise functions followed.
 
     `candidates` computes the function for all elements of `x`, selected or not, with the dimensions of the mask
     flattened into one; `weights` is the shadow of the mask, flattened, and `mask` the mask.
     """
+
+    selects = True
 
     def __init__(self, candidates: Callable[[], Tensor], shadow: Shadow, mask: Tensor) -> None:
         self.candidates = candidates
@@ -260,27 +267,16 @@ class Selected(Carried):
         self.mask = mask
 
 
-class Scaled(Carried):
+class Scaled(Told):
     """A float of which nothing else is known than the `line` it is on, see `wraps.py`."""
 
     def __init__(self, line: Any) -> None:
         self.line = line
 
 
-Carrier: TypeAlias = "Shadow | Whole | Selected | Scaled"
-
-
-def carried(x: Any) -> Carrier | None:
-    """What `x` carries. A write that no rule has seen makes it stale: the tensor is another one then."""
-    pair = getattr(x, "_sll", None)
-    if type(pair) is not tuple:  # (what is no tensor may have any attribute)
-        return None
-    found, version = pair
-    if version is not None and version != x._version:
-        return None
-    if not isinstance(found, (Shadow, Whole, Selected, Scaled)):
-        return None
-    return None if found.within is not None and found.over() else found
+carry = attach
+carried: Callable[[Any], Any] = functools.partial(held, kind=Told)
+"""What a tensor carries of these."""
 
 
 def shadow(x: Any) -> Shadow | None:
@@ -326,17 +322,7 @@ def root_of(operands: list[Tensor], shape: torch.Size) -> tuple[Shadow, Tensor, 
     return found
 
 
-def carry(region: Region, x: Tensor, found: Carrier) -> Tensor:
-    """Let `x` carry something until the region ends."""
-    x._sll = (found, None if x.is_inference() else x._version)  # type: ignore[attr-defined]
-    if not region.adopt(x):
-        found.within = region.outermost()
-    if type(found) is Selected:
-        region.select()
-    return x
-
-
-def mark(region: Region, x: Tensor, found: Carrier) -> Tensor:
+def mark(region: Region, x: Tensor, found: Told) -> Tensor:
     """`carry`, where plain autograd is all there is."""
     x._sll = (found, x._version)  # type: ignore[attr-defined]
     if not region.adopt(x):

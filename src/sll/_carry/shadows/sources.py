@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import closed, hard_forward
-from ..._ops.blend import missing
 from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import tracked
 from ..._ops.fused import LEAST
@@ -379,8 +378,8 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump: Any = above - below
     jump = torch.where(jump.isfinite(), jump, 0)
-    if op in HEIGHTS and not kwargs and len(args) < 3 and below.is_floating_point():
-        jump = jump + missing(wide(args[0].detach()), below, above, HEIGHTS[op](*args))
+    lacks = step.lacks(below, above)
+    jump = jump if lacks is None else jump + lacks
     soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)
     if op not in WHOLE:
@@ -389,12 +388,6 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     return carry(region, out, Whole(other, op != "sign", line_for(region, eps, op, args, out)))
 
 
-HEIGHTS: dict[str, Callable[..., Any]] = {
-    **{op: lambda x, op=op: STEPPING[op][2].height for op in STEPPING},
-    "frac": lambda x: -1.0,
-    "remainder": lambda x, by: -by.detach() if isinstance(by, Tensor) else -by,
-}
-"""How they jump at each boundary. As a difference it is not known where numbers are large."""
 SLOPED = {"frac", "remainder", "fmod", "hardshrink", "threshold", "copysign"}
 """They have a slope between their boundaries, which torch knows."""
 WHOLE = {"round", "floor", "ceil", "trunc", "sign", "heaviside", "floor_divide", "div"}
