@@ -1,4 +1,7 @@
-"""The site in a real browser: no page is wider than the window, on a desk and on a phone, light and dark."""
+"""The site in a real browser: no page is wider than the window, on a desk and on a phone, light and dark. Search works.
+
+Both languages are among the pages.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -30,12 +36,43 @@ def window():
         yield opened
 
 
-def test_no_page_overflows(window, tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
     pytest.importorskip("mkdocstrings")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
-    shown = browser.pages(tmp_path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(site))) as opened:
+        threading.Thread(target=opened.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{opened.server_port}"
+        opened.shutdown()
+
+
+@pytest.mark.parametrize(
+    "start, words, found",
+    [
+        ("index", "topk_mask", "/api/functions.html"),
+        ("index", "see_through", "/see-through.html"),
+        ("zh/index", "窄带", "/zh/how-it-works.html"),
+        ("zh/index", "梯度", "/zh/check.html"),
+        ("zh/index", "argmax", "/api/functions.html"),
+    ],
+)
+def test_search(window, server, start, words, found):
+    window.resize(1280)
+    window.show(f"{server}/{start}.html")
+    assert any(found in link for link in browser.search(window, words))
+
+
+def test_no_page_overflows(window, site):
+    shown = browser.pages(site)
     assert len(shown) > 40
+    assert {"index.html", "zh/index.html"} <= {page.relative_to(site).as_posix() for page in shown}
     wrong = {}
     for page in shown:
         for scheme in browser.SCHEMES:

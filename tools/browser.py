@@ -42,6 +42,12 @@ const wide = [...document.querySelectorAll("main *")].filter(outside);
 const said = wide.map(e => `${e.tagName} ${e.className}: ${(e.textContent || "").trim().slice(0, 60)}`);
 return [document.documentElement.scrollWidth - width, said.slice(0, 3)];
 """
+SEARCH = """
+const field = document.querySelector(".md-search__input");
+field.focus();
+field.value = %s;
+field.dispatchEvent(new KeyboardEvent("keyup", { bubbles: true }));
+"""
 
 
 def chromium() -> str | None:
@@ -94,9 +100,10 @@ class Browser:
     def run(self, script: str) -> Any:
         return self._ask(f"{self._session}/execute/sync", {"script": script, "args": []})
 
-    def show(self, page: Path, scheme: str) -> None:
+    def show(self, page: Path | str, scheme: str = "light") -> None:
+        """A file, or an address."""
         self._command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self._ask(f"{self._session}/url", {"url": page.resolve().as_uri()})
+        self._ask(f"{self._session}/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
 
     def resize(self, width: int, height: int = 900) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -120,6 +127,16 @@ def overflow(browser: Browser) -> list[str]:
     """What sticks out of the page that is shown, and by how many pixels."""
     by, what = browser.run(OVERFLOW)
     return [f"{by} pixels too wide", *what] if by > 0 or what else []
+
+
+def search(browser: Browser, words: str, seconds: float = 60) -> list[str]:
+    """What the search of the page that is shown leads to. It needs a server: a file may not start its worker."""
+    browser.run(SEARCH % json.dumps(words))
+    until, found = time.monotonic() + seconds, []
+    while not found and time.monotonic() < until:
+        time.sleep(0.1)
+        found = browser.run('return [...document.querySelectorAll(".md-search-result__link")].map(e => e.href)')
+    return found
 
 
 def main() -> int:

@@ -257,9 +257,8 @@ def operators() -> str:
         "## What is left alone",
         "",
         "Discrete functions of floats that a region runs as they are, with the reason. Those that are named above as "
-        "well (`==`, `isnan`, `nonzero` …) pass on what an operand carries, and make no decisions of their own. Where "
-        "a bool or an integer that carries a decision goes into a function without a rule, the gradient of the "
-        "decision ends, and that is reported.",
+        "well (`==`, `isnan`, `nonzero` …) pass on what an operand carries, and make no decisions of their own. The "
+        "gradient of a decision ends where its bool or integer goes into a function without a rule. That is reported.",
         "",
         "| functions | why |",
         "|---|---|",

@@ -50,7 +50,7 @@ def sentences(text: str) -> list[str]:
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"`[^`\n]*`", "code", text)  # one thing, however long
+    text = re.sub(r"`[^`\n]*`(\s+`[^`\n]*`)*", "code", text)  # one thing, however long, and so is a list of names
     blocks: list[str] = []
     for line in text.splitlines():
         bare = line.strip()

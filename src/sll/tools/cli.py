@@ -47,7 +47,7 @@ def sll_command(
 
     `round`, `sign`, `x > 0` or `argmax` have no useful gradient. Inside
     `with sll.linearize():` each of their jumps is a straight ramp over a small band around its decision
-    boundary; outside the band, and after the region, the program is the original one.
+    boundary. Outside the band, and after the region, the program is the original one.
 
     Start here:
 
@@ -108,8 +108,8 @@ def compare(
     """Draw what linearization does: values, gradients, the band, and a training run.
 
     Six panels: sign and its gradient beside the hard function and tanh, round at the half-integers, a zoom into the
-    band, the same function for several eps, and the deployed score during training with no gradient, a straight-through
-    estimator, a sigmoid surrogate and sll. Everything is computed, nothing is drawn from formulas.
+    band, and the same function for several eps. The last is the deployed score during training: with no gradient, a
+    straight-through estimator, a sigmoid surrogate and sll. Everything is computed, nothing is drawn from formulas.
 
     Needs `pip install matplotlib`.
 
@@ -181,10 +181,9 @@ def explain(
     Runs the function forward and backward, once as it is and once in a region, and lists each line that decides
     something: how many values are in the band, which gradient arrived, which was passed on, and what stands in the way.
 
-    SPEC is one of randn(8, 3), rand(…), randint(0, 9, (4,)), linspace(-1, 1, 50), arange(10), zeros(…), ones(…),
-    full((2, 3), 0.5), each with dtype=float64 if need be; [[1.0, 2.0]]; a number; True; None; a word; file.pt;
-    file.npy. Gradients are shown for inputs of floating-point numbers: [1, 2] is a tensor of integers, [1.0, 2.0] is
-    not.
+    SPEC is [[1.0, 2.0]], a number, True, None, a word, file.pt or file.npy. Or it is one of randn(8, 3), rand(…),
+    randint(0, 9, (4,)), linspace(-1, 1, 50), arange(10), zeros(…), ones(…), full((2, 3), 0.5). Each of these takes
+    dtype=float64, too. Gradients are shown for floating-point inputs: [1, 2] has integers, [1.0, 2.0] has not.
 
     Examples:
 
@@ -196,10 +195,10 @@ def explain(
     sll explain my_package.losses:f1 -i scores.pt -i "randint(0, 2, (100,))" -i reduction=mean --json
     ```
 
-    JSON keys: target, seed, region, inputs (name, shape, hard, linearized: norms of gradients without and with the
-    region), refused (what PyTorch said where it cannot differentiate the program without one), inner (whether the
-    program enters regions of its own), sections, advice, report (as from Report.to_dict()), check (with --check, as
-    from Check.to_dict(): region, verdict, arguments, lines, notes, report).
+    JSON keys: target, seed, region, inputs, refused, inner, sections, advice, report (as from Report.to_dict()), check
+    (with --check, as from Check.to_dict()). An input has name, shape, hard and linearized: norms of gradients without
+    and with the region. refused is what PyTorch said where it cannot differentiate the program without a region. inner
+    says whether the program enters regions of its own.
     """
     from .explaining import explain
 

@@ -5,10 +5,9 @@ reductions `sum`, `mean` (and losses that end in one) straight after it see the 
 ``loss[mask].mean()`` is ``(loss * w).sum() / w.sum()``, which has a derivative with respect to what is selected. What a
 selection carries is therefore every element that may be in it, selected or in the band, with its weight.
 
-To everything else the `k`-th selected element is a choice. With ``C_p`` the expected number selected up to element
-`p`, element `p` is the `k`-th (from 0) with the weight of ``[C_{p-1}, C_p]`` in ``[k, k + 1]``. That is right as
-long as the *number* of selected elements is certain (elements of a ranking change places); where it is not, the loss is
-reported.
+To everything else the `k`-th selected element is a choice. Let ``C_p`` be the expected number selected up to element
+`p`. Then element `p` is the `k`-th (from 0) with the weight of ``[C_{p-1}, C_p]`` in ``[k, k + 1]``. That is right
+where the *number* of selected elements is certain (a ranking changes places only). Elsewhere the loss is reported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Functions that only move elements: the linearization moves along.
 
-Moves rearrange elements; broadcasts and copies leave each decision what it is; fills also write a constant into some
-(`tril`, `pad`), so an outcome that was the same everywhere no longer is; joins put several tensors together.
+Moves rearrange elements. Broadcasts and copies leave each decision what it is. Fills also write a constant into some
+(`tril`, `pad`), so an outcome that was the same everywhere no longer is. Joins put several tensors together.
 """
 
 from __future__ import annotations
