@@ -78,7 +78,7 @@ def _axis(costs: Any, half: float) -> Any:
 
 
 class Ladder:
-    """The intervals of rows of `costs`, (…, n), which `index` sorts: least first."""
+    """The intervals of rows of `costs`, (…, n), which `index`, (…, m), sorts: least first."""
 
     _of: Any
     _near: Tensor | None
@@ -86,8 +86,8 @@ class Ladder:
     """The places of those within `half`, for each element."""
 
     def __init__(self, costs: Tensor, index: Tensor, half: float | Tensor) -> None:
-        self.index, self.half, self._near = index, half, None
-        if costs.dim() == 1 and costs.numel() <= FEW and np is not None and costs.is_cpu:
+        self.index, self.half, self.size, self._near = index, half, costs.shape[-1], None
+        if costs.dim() == 1 and index.numel() <= FEW and np is not None and costs.is_cpu:
             row = costs.numpy()[index.numpy()].astype(np.float64)
             if math.isfinite(row[0]) and math.isfinite(row[-1]):
                 u = _axis(row, float(half))
@@ -100,7 +100,7 @@ class Ladder:
         self._bands = low, high
         finite = ordered.isfinite()  # what is infinite has no gradient
         self._near = finite[..., 1:] & finite[..., :-1]
-        place = _Tensors.places(costs.shape[-1], u)
+        place = _Tensors.places(u.shape[-1], u)
         self.bands = torch.where(finite, low, place), torch.where(finite, high, place + 1)
 
     @functools.cached_property
@@ -160,7 +160,7 @@ class Ladder:
                 with np.errstate(all="ignore"):
                     found = compute(_Arrays, *known, *arrays) / self.half
                 if math.isfinite(found.sum()):
-                    placed = np.empty_like(found)
+                    placed = np.zeros(self.size)
                     placed[self.index.numpy()] = found
                     return torch.from_numpy(placed)
                 known = tuple(map(torch.from_numpy, known))
@@ -170,7 +170,12 @@ class Ladder:
         unread = any(map(batched, bad))  # (of a batch of gradients nobody can ask)
         if unread or not traced(bad[0]) and any(bool(t.any()) for t in bad):  # what is not finite stays in its bands
             found = torch.where(_REACH[compute](_Tensors, *known, *bad) > 0, torch.nan, found)
-        return torch.zeros_like(found).scatter(-1, self.index.expand(found.shape), found)
+        return self.placed(found)
+
+    def placed(self, found: Tensor) -> Tensor:
+        """What belongs to the places, at the elements."""
+        nothing = found.new_zeros(*found.shape[:-1], self.size)
+        return nothing.scatter(-1, self.index.expand(found.shape), found)
 
 
 def _of_ranks(of: Any, low: Any, high: Any, g: Any) -> Any:
@@ -204,19 +209,25 @@ _REACH: dict[Any, Any] = {_of_ranks: _reached_by_ranks, _of_places: _reached_by_
 
 
 class Sorting:
-    """How the rows of scores were sorted, along `dim`: what is known in backward, see `projections.decided`."""
+    """How the rows of scores were sorted, along `dim`: what is known in backward, see `projections.decided`.
 
-    __slots__ = ("dim", "half", "ladder", "largest")
+    `first`: which place of its row an index begins with that has some of the elements only.
+    """
 
-    def __init__(self, dim: int, largest: bool, half: Half) -> None:
-        self.dim, self.largest, self.half = dim, largest, half
+    __slots__ = ("dim", "first", "half", "ladder", "largest")
+
+    def __init__(self, dim: int, largest: bool, half: Half, first: Tensor | None = None) -> None:
+        self.dim, self.largest, self.half, self.first = dim, largest, half, first
         self.ladder: Ladder | None = None
 
     def _of(self, scores: Tensor, index: Tensor) -> Ladder:
         if self.ladder is None:
-            rows = rows_of(scores, self.dim, not self.largest, True)
+            rows, at = rows_of(scores, self.dim, not self.largest, True), _last(index, self.dim)
             half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
-            self.ladder = Ladder(rows, _last(index, self.dim), half)
+            if self.first is not None:
+                at, before = _near(rows, at, self.first, half)
+                self.first = self.first - before
+            self.ladder = Ladder(rows, at, half)
         return self.ladder
 
     def _back(self, costs: Tensor, scores: Tensor) -> Tensor:
@@ -228,53 +239,58 @@ class Sorting:
         g = _last(g.flip(self.dim) if flip else g, self.dim)
         return self._back(self._of(scores, index).ranks(g), scores)
 
-    def mixed(
-        self, reads: bool, inverse: bool, flip: bool, scores: Tensor, g: Tensor, index: Tensor, values: Tensor
-    ) -> Tensor:
-        """For `g` of what an index read (then `values` is what it read) or wrote (what it wrote). The index is that of
-        the elements in order; or the `inverse`, of the places of the elements, from the last to the first if `flip`.
+    def mixed(self, by_place: bool, flip: bool, scores: Tensor, g: Tensor, index: Tensor, values: Tensor) -> Tensor:
+        """For what is linear in the shares: `values` of the places, and `g` of the elements, or the other way round.
+        `flip`: what belongs to the elements begins with the last.
         """
-        lines = [_lined(t, index.dim(), self.dim) for t in (values, g)]
-        at = _last(index, self.dim)
-        n = at.shape[-1]
-        if flip:  # what belongs to elements
-            lines = [t.flip(-1) if reads or t is lines[0] else t for t in lines]
-
-        def to_place(t: Tensor) -> Tensor:
-            return t.index_select(-1, at) if at.dim() == 1 else t.gather(-1, at.expand(*t.shape[:-1], n))
-
-        values, g = lines
-        if reads:
-            a, b = (to_place(values), to_place(g)) if inverse else (g, values)
+        ladder = self._of(scores, index)
+        values, g = (_lined(t, index.dim(), self.dim) for t in (values, g))
+        a, b = (values, g) if by_place else (g, values)
+        b, at = b.flip(-1) if flip else b, ladder.index
+        if at.dim() == 1:
+            b = b.index_select(-1, at)
         else:
-            a, b = (g[..., :n], to_place(values)) if inverse else (values, to_place(g))
-        return self._back(self._of(scores, index).mixed(a, b), scores)
+            a, b = (t.expand(-1, *at.shape[:-1], -1) for t in (a, b))
+            b = b.gather(-1, at.expand(b.shape[0], *at.shape))
+        a = a[..., : at.shape[-1]]
+        if self.first is not None:
+            place = (self.first + _Tensors.places(a.shape[-1], a)).expand(a.shape)
+            a = a.new_zeros(*a.shape[:-1], at.shape[-1]).scatter(-1, place, a)
+        return self._back(ladder.mixed(a, b), scores)
 
-    def shares(self, scores: Tensor, g: Tensor, first: Tensor) -> Tensor:
-        """For `g` of the shares, (…, k, n), that all elements have of `k` places from the `first` on, (…, 1)."""
-        rows = rows_of(scores, self.dim, not self.largest, True)
-        half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
-        k = g.shape[-2]
-        index = _nearest(rows, int(first.max()) + k - 1, half)
-        place = _Tensors.places(index.shape[-1], rows)
-        ladder = Ladder(rows.gather(-1, index), place.expand(index.shape), half)
-        g = g.gather(-1, index.unsqueeze(-2).expand(*g.shape[:-1], index.shape[-1]))
-        pad = torch.nn.functional.pad
+    def shares(self, scores: Tensor, g: Tensor, index: Tensor) -> Tensor:
+        """For `g` of the shares, (…, k, n), that all elements have of the places of the index."""
+        ladder, many = self._of(scores, index), g.shape[-2]
+        at, first = ladder.index, 0 if self.first is None else self.first
+        place, pad = _Tensors.places(at.shape[-1], g), torch.nn.functional.pad
+        g = g.gather(-1, at.unsqueeze(-2).expand(*g.shape[:-1], at.shape[-1]))
         g = pad(g, (0, 0, 0, 1)) - pad(g, (0, 0, 1, 0))  # (a place is what one boundary lets in, and the last did not)
-        found = ladder.share(g, place, first + _Tensors.places(k + 1, rows)).sum(-2) / half
-        return self._back(torch.zeros_like(rows, dtype=found.dtype).scatter(-1, index, found), scores)
+        found = ladder.share(g, place, first + _Tensors.places(many + 1, g)).sum(-2) / ladder.half
+        return self._back(ladder.placed(found), scores)
 
 
-def _nearest(rows: Tensor, last: int, half: float | Tensor) -> Tensor:
-    """The elements of rows, least first, that can have a share of the places up to the `last`: who shares a boundary
-    with the next behind it is within `half` of that.
+def _near(rows: Tensor, own: Tensor, first: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor | int]:
+    """The elements of rows, least first, that can have a share of the places at which its `own` stand, from the `first`
+    on; and how many others come before them. Who shares a boundary with the next is within `half` of that.
     """
-    n = rows.shape[-1]
+    n, many = rows.shape[-1], own.shape[-1]
+    if rows.numel() == n > _SHORT_ROW:
+        row = rows.reshape(-1)
+        low, high = row[own.reshape(-1)[0]] - half, row[own.reshape(-1)[-1]] + half
+        far = torch.full_like(low, math.inf)
+        low, high = low.nextafter(-far), high.nextafter(far)  # (they were rounded)
+        near = ((row >= low) & (row <= high)).nonzero().squeeze(-1)
+        return near[row[near].argsort()].expand(*rows.shape[:-1], -1), (row < low).sum()
+    last = int(first.max()) + many - 1 if rows.numel() else n
     if 4 * last + 8 > n:
-        return rows.argsort(-1)
+        return rows.argsort(-1), 0
     behind = rows.topk(last + 2, largest=False).values[..., -1:]
-    many = int((rows <= behind + half).sum(-1).max()) if rows.numel() else n
-    return rows.argsort(-1) if 2 * many > n else rows.topk(many, largest=False).indices
+    many = int((rows <= behind + half).sum(-1).max())
+    return (rows.argsort(-1) if 2 * many > n else rows.topk(many, largest=False).indices), 0
+
+
+_SHORT_ROW = 256
+"""So many numbers are sorted in no more time than it takes to look who is near."""
 
 
 def _last(t: Tensor, dim: int, back: bool = False) -> Tensor:

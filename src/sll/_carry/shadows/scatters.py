@@ -26,7 +26,7 @@ from .either import written as written_in
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
 from .orders import Order, inverse, quick_order
 from .picked import Picked, quick_choice
-from .shadow import Shadow, as_value, carried, carry, mark, opposite, shadow, tensors
+from .shadow import Shadow, Weights, as_value, carried, carry, mark, opposite, shadow, tensors
 
 
 def written(
@@ -70,7 +70,8 @@ def _written(
         base = _put(as_value(x), as_value(source), add, alone, read)
     other = opposite if not floats and _is_hot(x, source) else None
     order = None if alone is None else alone.order()
-    if order is not None and (alone.index.dim() == 1 or not alone.rows) and order.permutes(x):  # type: ignore[union-attr]
+    whole = order is not None and order.whole() and order.permutes(x)
+    if whole and (alone.index.dim() == 1 or not alone.rows):  # type: ignore[union-attr]
         values = finite(as_value(torch.as_tensor(source, device=x.device)).detach())
         values = values.expand(*order.index.shape, *x.shape[order.index.dim() :])
         if floats:
@@ -138,7 +139,13 @@ def _write_row(
 ) -> Any:  # fmt: skip
     """An order, or its inverse, writes integers to a row that carries nothing."""
     order = quick_order(index)
-    if order is None or not _whole_row(x, index) or not _whole_row(source, index) or getattr(x, "_sll", None):
+    if (
+        order is None
+        or not order.whole()
+        or not _whole_row(x, index)
+        or not _whole_row(source, index)
+        or getattr(x, "_sll", None)
+    ):
         return NotImplemented
     own = shadow(source)
     if own is not None and not add:
@@ -172,6 +179,8 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).detach()
     if (hot := _hot(spot, x, new)) is not None:
         return hot * finite(new if add else new - old)
+    if (moved := _by_place(spot, old, new, add)) is not None:
+        return moved
     if (entries := spot.beside(old)) is not None and spot.along is not None:
         change = new.unsqueeze(-1) if new.dim() else new
         change = change if add else change - entries
@@ -186,6 +195,31 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     at = torch.cat([spot.entries(places, change), there.unsqueeze(-1)], -1)
     moved = share * finite((new.unsqueeze(-1) if new.dim() else new) - old[at])
     return moved.new_zeros(x.numel()).index_add(0, at.reshape(-1), moved.expand(at.shape).reshape(-1)).reshape(x.shape)
+
+
+def _by_place(spot: Spot, old: Tensor, new: Tensor, add: bool) -> Tensor | None:
+    """The same where places of an order write: what they write there, less what stood at the elements."""
+    part = spot.own.reading() if isinstance(spot.own, Weights) else None
+    if part is None or part[1] is not None or spot.along != (order := part[0]).along() or not order.permutes(old):
+        return None
+    index, one = order.index, part[2]
+    if old.dim() != index.dim() or one is not None and index.dim() > 1:
+        return None
+
+    def put(t: Tensor) -> Tensor:
+        """What the elements of the index write, at all places of the order."""
+        if one is not None:
+            which = one(torch.arange(1, index.numel() + 1, device=index.device)).reshape(
+                -1
+            )  # (0 is what was filled in)
+            t = t.new_zeros(index.numel() + 1).index_add(0, which, t.expand(which.shape))[1:]
+        return order.soft(t.expand(index.shape), False, None, lambda: torch.zeros_like(old))  # type: ignore[no-any-return]
+
+    hot = None if add and new.dim() else put(old.new_ones(()))
+    if not new.dim():
+        return hot * finite(new if add else new - old)  # type: ignore[operator]
+    moved = put(finite(new))
+    return moved if hot is None else moved - hot * finite(old)
 
 
 def _hot(spot: Spot, x: Tensor, new: Tensor) -> Tensor | None:
