@@ -364,7 +364,9 @@ READ = {
     "negative": lambda x: TABLE[x.topk(2, 0).indices - 5],
     "beyond the end": lambda x: TABLE[(x.argsort(0)[:2] + 3).clamp(max=4)],
     "writes to places of an order": lambda x: OTHER[0].scatter(0, (x[1] / 4).argsort()[:3], 2.0),
-    "writes numbers to places of an order": lambda x: OTHER[0].scatter(0, (x[1] / 4).argsort()[:3].flip(0), OTHER[1, :3]),
+    "writes numbers to places of an order": lambda x: OTHER[0].scatter(
+        0, (x[1] / 4).argsort()[:3].flip(0), OTHER[1, :3]
+    ),
     "adds to places of an order": lambda x: OTHER[0].scatter_add(0, (x[1] / 4).argsort()[4:].flip(0), OTHER[1, :3]),
     "writes to ranks": lambda x: OTHER[0].scatter(0, (x[1] / 4).argsort().argsort()[2:5], OTHER[1, :3]),
     "mask of places of an order": lambda x: (OTHER[0] > 9).scatter(0, (x[2] / 4).argsort()[:3], True).double(),

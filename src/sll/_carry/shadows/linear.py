@@ -119,10 +119,10 @@ class Linear:
 
     def shares(self) -> Tensor:
         """Of all elements, (…, k, n), in the places of the index: ones for those that stand there."""
-        at = self.index.movedim(self.dim, -1)
-
-        def make() -> Tensor:
-            nothing = torch.zeros(*at.shape, self.scores.shape[self.dim], dtype=self.dtype, device=at.device)
-            return nothing.scatter_(-1, at.unsqueeze(-1), 1.0)
-
-        return decided(self.sorting().shares, self.scores, make, self.index)
+        k, dim = self.index.shape[self.dim], self.along()
+        each = torch.eye(k, dtype=self.dtype, device=self.index.device).reshape(
+            k, *(1,) * (self.index.dim() - dim - 1), k
+        )
+        each, at = each.expand(*self.index.shape, k), self.index.unsqueeze(-1).expand(*self.index.shape, k)
+        nothing = torch.zeros(*self.scores.shape, k, dtype=self.dtype, device=at.device)
+        return self.soft(each, False, None, lambda: nothing.scatter_(dim, at, each)).movedim(dim, -1)

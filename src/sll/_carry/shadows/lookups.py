@@ -84,11 +84,6 @@ class Spot:
         """What all places of the index hold together, where plain autograd is all there is."""
         return self.own if isinstance(self.own, Picked) and self.own.plain else None
 
-    def order(self) -> Any:
-        """The order that the index is, or is the inverse of, where plain autograd is all there is."""
-        found = self.own.order if isinstance(self.own, Weights) else None
-        return found if found is not None and (self.rows or self.along == found.along()) else None
-
     def by_number(self, fixed: Tensor, make: Callable[[], Tensor] | None = None) -> Tensor | None:
         """`soft`, if what is read depends on the number in the index only, or on that and on its row."""
         if not isinstance(self.own, Weights) or (of := self.of_number(fixed)) is None:

@@ -22,6 +22,7 @@ from ..._ops.samples import at_each, beside, neighbours, pairs
 from ..._ops.surrogates import alias, follow, kept, lazy_clone, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of, watched
+from ..found import middle
 from ..interface import Func, Region
 from .either import left
 from .linear import Linear, linear, positions
@@ -195,11 +196,7 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
             region.lose(op_name(func), [x], _DISCRETE)
         return out  # (of floats the value alone is continuous)
     dim = int(named["dim"])
-    n = x.shape[dim]
-    valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
-    place = ((valid - 1) // 2).clamp(min=0)
-    if op_name(func) == "median":  # NaN if there is one: the last in order
-        place = torch.where(valid < n, n - 1, place)
+    place = torch.as_tensor(middle(op_name(func), x, dim), device=x.device)
     return _placed(region, func, "median", x, out, dim, place)
 
 

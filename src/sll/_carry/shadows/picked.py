@@ -155,7 +155,7 @@ class Picked(Weights):
         return self._by
 
     @property
-    def order(self) -> Linear | None:  # type: ignore[override]
+    def order(self) -> Linear | None:
         """The first places of an order, if the index has them in order."""
         if self._order is None and self.plain and self.ordered and self.in_order:
             self._order = self._linear(self.index)

@@ -24,7 +24,7 @@ from ..interface import Func, Region
 from .differences import added, total
 from .either import written as written_in
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
-from .orders import Order, inverse, quick_order
+from .orders import Order, inverse
 from .picked import Picked, quick_choice
 from .shadow import Shadow, Weights, as_value, carried, carry, mark, opposite, shadow, tensors
 
@@ -69,14 +69,14 @@ def _written(
     if not floats and (shadow(x) is not None or shadow(source) is not None):
         base = _put(as_value(x), as_value(source), add, alone, read)
     other = opposite if not floats and _is_hot(x, source) else None
-    order = None if alone is None else alone.order()
-    whole = order is not None and order.whole() and order.permutes(x)
-    if whole and (alone.index.dim() == 1 or not alone.rows):  # type: ignore[union-attr]
+    order = alone.own.order if alone is not None and isinstance(alone.own, Weights) else None
+    whole = order if order is not None and order.whole() and order.permutes(x) else None
+    if whole is not None and (alone.along == whole.along() or alone.rows and whole.index.dim() == 1):  # type: ignore[union-attr]
         values = finite(as_value(torch.as_tensor(source, device=x.device)).detach())
-        values = values.expand(*order.index.shape, *x.shape[order.index.dim() :])
+        values = values.expand(*whole.index.shape, *x.shape[whole.index.dim() :])
         if floats:
-            return order.soft(values, False, hard)  # type: ignore[no-any-return]
-        value = order.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
+            return whole.soft(values, False, hard)  # type: ignore[no-any-return]
+        value = whole.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
         return carry(region, hard, Shadow(value, other))
     moved = [finite_gradient(_moved(spot, read, x, source, add)) for spot in spots]
     parts = moved if base is None else [base, *moved]
@@ -119,49 +119,6 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return out
     one = torch.ones_like
     return mark(region, out, written_in(out, x, value, lambda: _set(picked, torch.zeros_like(x), dim, one(x)), plain))
-
-
-def quick_setitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``x[order] = source``, of integers in one row."""
-    target, index, source = args
-    return _write_row(region, func, args, target, index, source, False)
-
-
-def quick_scatter_add(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``x.scatter_add_(0, order, source)``."""
-    if len(args) != 4 or args[1] != 0:
-        return NotImplemented
-    return _write_row(region, func, args, args[0], args[2], args[3], True)
-
-
-def _write_row(
-    region: Region, func: Func, args: tuple[Any, ...], x: Tensor, index: Any, source: Any, add: bool
-) -> Any:  # fmt: skip
-    """An order, or its inverse, writes integers to a row that carries nothing."""
-    order = quick_order(index)
-    if (
-        order is None
-        or not order.whole()
-        or not _whole_row(x, index)
-        or not _whole_row(source, index)
-        or getattr(x, "_sll", None)
-    ):
-        return NotImplemented
-    own = shadow(source)
-    if own is not None and not add:
-        return NotImplemented
-    new = source.to(torch.float32) if own is None else own.value()
-    base = None if own is None else torch.zeros_like(new).scatter(0, index.clone(), new)
-    written = func(*args)
-    value = order.soft(new.detach(), False, base, lambda: x.to(new.dtype))  # (integers are finite)
-    mark(region, x, Shadow(value, None, new.dtype))
-    return written
-
-
-def _whole_row(x: Any, index: Tensor) -> bool:
-    """Whether `x` is a row of integers of its own, one for each place of the index."""
-    known = type(x) is Tensor and x.dtype in (torch.int32, torch.int64) and x._base is None
-    return known and x.dim() == 1 and x.shape == index.shape
 
 
 def _is_hot(x: Tensor, source: Any) -> bool:

@@ -324,16 +324,13 @@ def one_choice(found: list[Shadow]) -> Weights | None:
     return own if followed and all(getattr(each, "base", None) is base for each in found) else None
 
 
-def of_number(
-    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor]
-) -> Callable[[Tensor], Tensor] | None:
+def of_number(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
     """`func` of single elements, as a function of the number that the one operand is; None if it is more than that."""
-    x = operands[0]
-    fixed = [y for y in tensors(args, kwargs) if y is not x]
+    x, fixed = operands[0], [y for y in tensors(args, kwargs) if y is not operands[0]]
     if any(y is not x for y in operands) or any(y.dim() for y in fixed) or divides(func) and args[-1] is x:
         return None
     then = {id(y): y.detach().clone() for y in fixed}
-    return lambda i: call_with(func, args, kwargs, lambda y: then.get(id(y), i.to(x.dtype)))  # type: ignore[no-any-return]
+    return lambda i: call_with(func, args, kwargs, lambda y: then.get(id(y), i.to(x.dtype)))
 
 
 def relabelled(
