@@ -240,7 +240,7 @@ class Sorting:
         else:
             a, b = (t.expand(-1, *at.shape[:-1], -1) for t in (a, b))
             b = b.gather(-1, at.expand(b.shape[0], *at.shape))
-        a = a[..., : at.shape[-1]]
+        a = a if a.shape[-1] <= at.shape[-1] else a[..., : at.shape[-1]]
         if self.first is not None:
             place = (self.first + _Tensors.places(a.shape[-1], a)).expand(a.shape)
             a = a.new_zeros(*a.shape[:-1], at.shape[-1]).scatter(-1, place, a)
