@@ -174,6 +174,7 @@ ELSEWHERE = {
     "_mode/runs.py": "test_paths.py",
     "_mode/surroundings.py": "test_paths.py",
     "_ops/origins.py": "test_paths.py",
+    "_carry/shadows/linear.py": "carry/shadows/test_choices.py",
     "_carry/shadows/orders.py": "carry/shadows/test_choices.py",
     "_carry/shadows/picked.py": "carry/shadows/test_choices.py",
     "_carry/shadows/differences.py": "carry/shadows/test_elementwise.py",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._ops.band import band_offset
 from .._ops.dtypes import compute_dtype
+from .._ops.env import free_to_read
 from .._rules.widths import Width, half_width, watch_of
 from .found import sorted_places
 
@@ -75,8 +76,12 @@ def nearest(hard: Tensor, boundaries: Tensor, x: Any) -> Nearest:
     with torch.no_grad():
         lower = (value - edge(count - 1)).abs() <= (edge(count) - value).abs()
         place = torch.where((count > 0) & (lower | (count == many)), count - 1, count)
-        at = edge(place).contiguous()
-        fixed = edges.contiguous()
+    if edges.dim() == 1 and free_to_read(edges) and bool((edges[1:] > edges[:-1]).all()):
+        far = edges.new_full((1,), math.inf)
+        gaps = torch.cat([far, edges.diff(), far])
+        return Nearest(value, edge(place), (torch.minimum(gaps[1:], gaps[:-1]) * 0.5)[place], place, place + 1)
+    with torch.no_grad():
+        at, fixed = edge(place).contiguous(), edges.contiguous()
         below, above = torch.searchsorted(fixed, at), torch.searchsorted(fixed, at, right=True)
     target = edge(place)
     gaps = torch.minimum(

@@ -22,7 +22,7 @@ from torch import Tensor
 from .apply import finite
 from .fused import batched
 from .order import _bands, traced
-from .projections import FEW, Half, np, rows_of
+from .projections import FEW, Half, Projection, np, rows_of
 from .samples import pairs
 
 __all__ = ["Ladder", "Sorting"]
@@ -32,9 +32,12 @@ class _Tensors:
     """What is done along the last dimension, of tensors."""
 
     @staticmethod
-    def search(rows: Tensor, values: Tensor, right: bool = False) -> Tensor:
-        values = values.expand(*rows.shape[:-1], values.shape[-1]).contiguous()
-        return torch.searchsorted(rows.contiguous(), values, right=right)
+    def up_to(values: Tensor, n: int) -> Tensor:
+        """How many whole values are at most 0, 1, …, n - 1. (In a fraction of the time of so many searches.)"""
+        found = torch.zeros(*values.shape[:-1], n + 1, dtype=torch.int64, device=values.device)
+        one = torch.ones((), dtype=torch.int64, device=values.device)
+        found.scatter_add_(-1, values.long().clamp_(0, n), one.expand(values.shape))
+        return found.cumsum(-1)[..., :n]
 
     @staticmethod
     def take(rows: Tensor, at: Tensor) -> Tensor:
@@ -46,16 +49,16 @@ class _Tensors:
         return torch.nn.functional.pad(rows.cumsum(-1), (1, 0))
 
     @staticmethod
-    def places(rows: Tensor) -> Tensor:
-        return torch.arange(rows.shape[-1], device=rows.device)
+    def places(n: int, rows: Tensor) -> Tensor:
+        return torch.arange(n, device=rows.device)
 
 
 class _Arrays:
     """The same of NumPy's arrays, with one sorted row."""
 
     @staticmethod
-    def search(rows: Any, values: Any, right: bool = False) -> Any:
-        return rows.searchsorted(values, "right" if right else "left")
+    def up_to(values: Any, n: int) -> Any:
+        return np.bincount(values.astype(np.int64).clip(0, n), minlength=n + 1).cumsum()[:n]
 
     @staticmethod
     def take(rows: Any, at: Any) -> Any:
@@ -68,8 +71,8 @@ class _Arrays:
         return found
 
     @staticmethod
-    def places(rows: Any) -> Any:
-        return np.arange(rows.shape[-1])
+    def places(n: int, rows: Any) -> Any:
+        return np.arange(n)
 
 
 def _axis(costs: Any, half: float) -> Any:
@@ -78,7 +81,7 @@ def _axis(costs: Any, half: float) -> Any:
 
 
 class Ladder:
-    """The intervals of rows of `costs`, (…, n), which `index` sorts: least first."""
+    """The intervals of rows of `costs`, (…, n), which `index`, (…, m), sorts: least first."""
 
     _of: Any
     _near: Tensor | None
@@ -86,8 +89,8 @@ class Ladder:
     """The places of those within `half`, for each element."""
 
     def __init__(self, costs: Tensor, index: Tensor, half: float | Tensor) -> None:
-        self.index, self.half, self._near = index, half, None
-        if costs.dim() == 1 and costs.numel() <= FEW and np is not None and costs.is_cpu:
+        self.index, self.half, self.size, self._near = index, half, costs.shape[-1], None
+        if costs.dim() == 1 and index.numel() <= FEW and np is not None and costs.is_cpu:
             row = costs.numpy()[index.numpy()].astype(np.float64)
             if math.isfinite(row[0]) and math.isfinite(row[-1]):
                 u = _axis(row, float(half))
@@ -100,32 +103,32 @@ class Ladder:
         self._bands = low, high
         finite = ordered.isfinite()  # what is infinite has no gradient
         self._near = finite[..., 1:] & finite[..., :-1]
-        place = _Tensors.places(u)
+        place = _Tensors.places(u.shape[-1], u)
         self.bands = torch.where(finite, low, place), torch.where(finite, high, place + 1)
 
     @functools.cached_property
     def intervals(self) -> tuple[Any, Any]:
         """Of each boundary."""
         of, (low, high) = self._of, self._bands
-        place = of.places(low)
+        place = of.places(low.shape[-1], low)
         shares, left = low, high
         for part in self._parts:
             total = of.totals(part)
             here = total[..., :-1]
             shares = shares + (part * (place - low) - (here - of.take(total, low)))
             left = left - ((of.take(total, high) - here) - part * (high - place))
-        boundary = place[1:]
-        a, b = of.search(left, boundary, True), of.search(shares, boundary)
+        n = place.shape[0]
+        a, b = of.up_to(-(-left // 1), n)[..., 1:], of.up_to(shares // 1, n)[..., :-1]
         if self._near is not None:
-            a, b = torch.where(self._near, a, boundary), torch.where(self._near, b, boundary)
+            a, b = torch.where(self._near, a, place[1:]), torch.where(self._near, b, place[1:])
         return a, b
 
     @functools.cached_property
     def steps(self) -> tuple[Any, Any, Any, Any]:
         """The interval of each boundary, and the boundaries whose intervals an element is in."""
         of, (a, b) = self._of, self.intervals
-        place = of.places(self._bands[0])
-        return a, b, of.search(b, place, True), of.search(a, place, True)
+        n = self._bands[0].shape[-1]
+        return a, b, of.up_to(b, n), of.up_to(a, n)
 
     def ranks(self, g: Tensor) -> Tensor:
         """The gradient of the costs, (…, n), for that of the ranks of the elements."""
@@ -137,19 +140,6 @@ class Ladder:
         """
         return self._along(_of_places, self.steps, a, b)
 
-    def share(self, g: Tensor, place: Tensor, boundary: Tensor) -> Tensor:
-        """What `g`, (…, k, n), of the shares of the first so many `boundary`, (…, k), passes to elements that stand at
-        a `place`: without the mean over those whose share is open.
-        """
-        first, last = (torch.as_tensor(t, device=g.device) for t in self.intervals)
-        inner = (boundary > 0) & (boundary <= first.shape[-1])
-        at = (boundary - 1).clamp(0, first.shape[-1] - 1).expand(*first.shape[:-1], boundary.shape[-1])
-        low, high = first.gather(-1, at), last.gather(-1, at)
-        low, many = low.unsqueeze(-1), torch.where(inner, high - low, 0).unsqueeze(-1)
-        open_ = (place >= low) & (place < low + many)
-        g = torch.where(open_, g, 0)
-        return torch.where(open_, g - g.sum(-1, keepdim=True) / many, 0)
-
     def _along(self, compute: Any, known: tuple[Any, ...], *given: Tensor) -> Tensor:
         if type(known[0]) is not Tensor:
             try:
@@ -160,7 +150,7 @@ class Ladder:
                 with np.errstate(all="ignore"):
                     found = compute(_Arrays, *known, *arrays) / self.half
                 if math.isfinite(found.sum()):
-                    placed = np.empty_like(found)
+                    placed = np.zeros(self.size)
                     placed[self.index.numpy()] = found
                     return torch.from_numpy(placed)
                 known = tuple(map(torch.from_numpy, known))
@@ -170,7 +160,8 @@ class Ladder:
         unread = any(map(batched, bad))  # (of a batch of gradients nobody can ask)
         if unread or not traced(bad[0]) and any(bool(t.any()) for t in bad):  # what is not finite stays in its bands
             found = torch.where(_REACH[compute](_Tensors, *known, *bad) > 0, torch.nan, found)
-        return torch.zeros_like(found).scatter(-1, self.index.expand(found.shape), found)
+        nothing: Tensor = found.new_zeros(*found.shape[:-1], self.size)
+        return nothing.scatter(-1, self.index.expand(found.shape), found)
 
 
 def _of_ranks(of: Any, low: Any, high: Any, g: Any) -> Any:
@@ -204,19 +195,25 @@ _REACH: dict[Any, Any] = {_of_ranks: _reached_by_ranks, _of_places: _reached_by_
 
 
 class Sorting:
-    """How the rows of scores were sorted, along `dim`: what is known in backward, see `projections.decided`."""
+    """How the rows of scores were sorted, along `dim`: what is known in backward, see `projections.decided`.
 
-    __slots__ = ("dim", "half", "ladder", "largest")
+    `first`: which place of its row an index begins with that has some of the elements only.
+    """
 
-    def __init__(self, dim: int, largest: bool, half: Half) -> None:
-        self.dim, self.largest, self.half = dim, largest, half
+    __slots__ = ("dim", "first", "half", "ladder", "largest")
+
+    def __init__(self, dim: int, largest: bool, half: Half, first: Tensor | None = None) -> None:
+        self.dim, self.largest, self.half, self.first = dim, largest, half, first
         self.ladder: Ladder | None = None
 
     def _of(self, scores: Tensor, index: Tensor) -> Ladder:
         if self.ladder is None:
-            rows = rows_of(scores, self.dim, not self.largest, True)
+            rows, at = rows_of(scores, self.dim, not self.largest, True), _last(index, self.dim)
             half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
-            self.ladder = Ladder(rows, _last(index, self.dim), half)
+            if self.first is not None:
+                at, before = _near(rows, at, self.first, half)
+                self.first = self.first - before
+            self.ladder = Ladder(rows, at, half)
         return self.ladder
 
     def _back(self, costs: Tensor, scores: Tensor) -> Tensor:
@@ -228,53 +225,63 @@ class Sorting:
         g = _last(g.flip(self.dim) if flip else g, self.dim)
         return self._back(self._of(scores, index).ranks(g), scores)
 
-    def mixed(
-        self, reads: bool, inverse: bool, flip: bool, scores: Tensor, g: Tensor, index: Tensor, values: Tensor
-    ) -> Tensor:
-        """For `g` of what an index read (then `values` is what it read) or wrote (what it wrote). The index is that of
-        the elements in order; or the `inverse`, of the places of the elements, from the last to the first if `flip`.
+    def mixed(self, by_place: bool, flip: bool, scores: Tensor, g: Tensor, index: Tensor, values: Tensor) -> Tensor:
+        """For what is linear in the shares: `values` of the places, and `g` of the elements, or the other way round.
+        `flip`: what belongs to the elements begins with the last.
         """
-        lines = [_lined(t, index.dim(), self.dim) for t in (values, g)]
-        at = _last(index, self.dim)
-        n = at.shape[-1]
-        if flip:  # what belongs to elements
-            lines = [t.flip(-1) if reads or t is lines[0] else t for t in lines]
-
-        def to_place(t: Tensor) -> Tensor:
-            return t.index_select(-1, at) if at.dim() == 1 else t.gather(-1, at.expand(*t.shape[:-1], n))
-
-        values, g = lines
-        if reads:
-            a, b = (to_place(values), to_place(g)) if inverse else (g, values)
+        values, g = (_lined(t, index.dim(), self.dim) for t in (values, g))
+        if not by_place and g.shape[-1] == 1 and (found := self._one(scores, g * values)) is not None:
+            return found
+        ladder = self._of(scores, index)
+        a, b = (values, g) if by_place else (g, values)
+        b, at = b.flip(-1) if flip else b, ladder.index
+        if at.dim() == 1:
+            b = b.index_select(-1, at)
         else:
-            a, b = (g[..., :n], to_place(values)) if inverse else (values, to_place(g))
-        return self._back(self._of(scores, index).mixed(a, b), scores)
+            a, b = (t.expand(-1, *at.shape[:-1], -1) for t in (a, b))
+            b = b.gather(-1, at.expand(b.shape[0], *at.shape))
+        a = a if a.shape[-1] <= at.shape[-1] else a[..., : at.shape[-1]]
+        if self.first is not None:
+            place = (self.first + _Tensors.places(a.shape[-1], a)).expand(a.shape)
+            a = a.new_zeros(*a.shape[:-1], at.shape[-1]).scatter(-1, place, a)
+        return self._back(ladder.mixed(a, b), scores)
 
-    def shares(self, scores: Tensor, g: Tensor, first: Tensor) -> Tensor:
-        """For `g` of the shares, (…, k, n), that all elements have of `k` places from the `first` on, (…, 1)."""
-        rows = rows_of(scores, self.dim, not self.largest, True)
-        half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
-        k = g.shape[-2]
-        index = _nearest(rows, int(first.max()) + k - 1, half)
-        place = _Tensors.places(index)
-        ladder = Ladder(rows.gather(-1, index), place.expand(index.shape), half)
-        g = g.gather(-1, index.unsqueeze(-2).expand(*g.shape[:-1], index.shape[-1]))
-        pad = torch.nn.functional.pad
-        g = pad(g, (0, 0, 0, 1)) - pad(g, (0, 0, 1, 0))  # (a place is what one boundary lets in, and the last did not)
-        found = ladder.share(g, place, first + torch.arange(k + 1, device=rows.device)).sum(-2) / half
-        return self._back(torch.zeros_like(rows, dtype=found.dtype).scatter(-1, index, found), scores)
+    def _one(self, scores: Tensor, g: Tensor) -> Tensor | None:
+        """For `g` of all elements, to be read at one place: the first so many and one more, less the first so many."""
+        if (first := self.first) is None or not first.numel() or bool((first != (k := int(first.min()))).any()):
+            return None
+        g, found = g.sum(0), torch.zeros_like(scores)
+        for many, sign in ((k + 1, 1), (k, -1)):
+            if 0 < many < g.shape[-1]:
+                part = Projection(many, self.dim, self.largest, self.half, True).gradient(scores, g)
+                found = found.add(part, alpha=sign)
+        return found
 
 
-def _nearest(rows: Tensor, last: int, half: float | Tensor) -> Tensor:
-    """The elements of rows, least first, that can have a share of the places up to the `last`: who shares a boundary
-    with the next behind it is within `half` of that.
+def _near(rows: Tensor, own: Tensor, first: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor | int]:
+    """The elements of rows, least first, that can have a share of the places at which its `own` stand, from the `first`
+    on; and how many others come before them. Who shares a boundary with the next is within `half` of that.
     """
-    n = rows.shape[-1]
-    if 4 * last + 8 > n:
-        return rows.argsort(-1)
-    behind = rows.topk(last + 2, largest=False).values[..., -1:]
-    many = int((rows <= behind + half).sum(-1).max()) if rows.numel() else n
-    return rows.argsort(-1) if 2 * many > n else rows.topk(many, largest=False).indices
+    n, last = rows.shape[-1], int(first.max()) + own.shape[-1] if rows.numel() else 0
+    many = 4 * last + 60
+    while 4 * many < n and rows.numel():
+        best, index = rows.topk(many, largest=False)
+        shares = ((best[..., -1:] - best) / half).clamp_(max=1).sum(-1)  # of all places, if those behind have none
+        if bool((shares >= last).all()):
+            return index, 0
+        many *= 8
+    if rows.numel() != n or n <= _SHORT_ROW:
+        return rows.argsort(-1), 0
+    row = rows.reshape(-1)
+    low, high = row[own.reshape(-1)[0]] - half, row[own.reshape(-1)[-1]] + half
+    far = torch.full_like(low, math.inf)
+    low, high = low.nextafter(-far), high.nextafter(far)  # (they were rounded)
+    near = ((row >= low) & (row <= high)).nonzero().squeeze(-1)
+    return near[row[near].argsort()].expand(*rows.shape[:-1], -1), (row < low).sum()
+
+
+_SHORT_ROW = 256
+"""So many numbers are sorted in no more time than it takes to look who is near."""
 
 
 def _last(t: Tensor, dim: int, back: bool = False) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import sll
 from defined import MODES, gradient, hold_the_line_integral, path, same_as_without, weighed
 
 EDGES = torch.tensor([-1.0, -0.2, 0.5, 1.0], dtype=torch.float64)
@@ -71,3 +72,12 @@ def test_weights_that_are_decided(forward):
     g, lost = gradient(program, torch.tensor([0.01, 0.5, -0.02]).double(), 0.1, forward)
     once = 5 * float(torch.cos(torch.tensor(1.0)))
     assert lost == [] and g.tolist() == pytest.approx([once, 0, once])
+
+
+@pytest.mark.parametrize("mode", ["straight-through", "hard", "linear"])
+def test_many_numbers_in_many_bins_take_no_table_of_both(mode):
+    """(A table of 1e5 by 1e5 has 80 GB.)"""
+    x = (torch.arange(100_000) - 50_000.25).requires_grad_()
+    with sll.linearize(1e-3, forward=mode):
+        counts = torch.bincount((x > 0).cumsum(0), minlength=100_001)
+    assert counts.sum() == 100_000 and counts[0] == 50_001

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 import sll
 from local_slopes import T, scores, worked_out
-from sll._carry.shadows import lookups, orders, picked
+from sll._carry.shadows import orders, picked
+from sll._carry.shadows.shadow import Weights
 
 HOSTS = {
     "argmax": (lambda x: F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype), lambda x, h: sll.argmax(x, -1, eps=h)),
@@ -352,6 +353,25 @@ READ = {
     "part of columns": lambda x: OTHER.gather(0, x.argsort(0)[3:]),
     "order as numbers": lambda x: x.argsort(0).double() ** 2,
     "ranks": lambda x: (x.argsort(-1).argsort(-1) > 3).double(),
+    "ranks in a table": lambda x: TABLE[x.argsort(0).argsort(0).clamp(max=4)],
+    "function of ranks": lambda x: ((x.argsort(-1).argsort(-1) * 2 + 1) % 3 == 0).double(),
+    "function of ranks, floats": lambda x: torch.where(x.argsort(-1).argsort(-1) // 3 == 1, OTHER, -OTHER),
+    "ranks below a number of the program": lambda x: torch.where(x.argsort(0).argsort(0) < torch.tensor(2), OTHER, 0.0),
+    "masks at an order": lambda x: (OTHER > 0).gather(-1, x.argsort(-1)).double(),
+    "masks at places of an order": lambda x: (OTHER[1] > 0)[x.topk(3).indices].cumsum(-1).double(),
+    "function of an order, moved": lambda x: (x.argsort(0) % 2 == 0).t().flatten()[3:30].double(),
+    "an order in other rows": lambda x: OTHER[1:].gather(-1, x.argsort(-1)[1:]),
+    "negative": lambda x: TABLE[x.topk(2, 0).indices - 5],
+    "beyond the end": lambda x: TABLE[(x.argsort(0)[:2] + 3).clamp(max=4)],
+    "writes to places of an order": lambda x: OTHER[0].scatter(0, (x[1] / 4).argsort()[:3], 2.0),
+    "writes numbers to places of an order": lambda x: OTHER[0].scatter(
+        0, (x[1] / 4).argsort()[:3].flip(0), OTHER[1, :3]
+    ),
+    "adds to places of an order": lambda x: OTHER[0].scatter_add(0, (x[1] / 4).argsort()[4:].flip(0), OTHER[1, :3]),
+    "writes to ranks": lambda x: OTHER[0].scatter(0, (x[1] / 4).argsort().argsort()[2:5], OTHER[1, :3]),
+    "mask of places of an order": lambda x: (OTHER[0] > 9).scatter(0, (x[2] / 4).argsort()[:3], True).double(),
+    "one in many": lambda x: OTHER.flatten()[x.flatten().kthvalue(17).indices] * OTHER,
+    "two in many": lambda x: OTHER.flatten()[x.flatten().topk(2).indices],
     "ranks, descending": lambda x: OTHER.gather(-1, x.argsort(-1).argsort(-1, descending=True)[:, :2]),
     "kthvalue": lambda x: OTHER.gather(-1, x.kthvalue(3, -1, True).indices),
     "kthvalue of columns": lambda x: TABLE[x.kthvalue(2, 0).indices],
@@ -361,26 +381,29 @@ READ = {
 
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("eps", [0.05, 0.4, 2.0, "auto"])
-def test_shares_of_all_elements_are_those_in_windows(name, eps):
-    """What an index passes back is worked out for all elements where they are few. Independent: by windows."""
+def test_what_an_index_reads_is_that_of_shares_and_of_windows(name, eps):
+    """What an index passes back is worked out in backward. Independent: by the shares of all elements, where they are
+    few, and by windows around each place.
+    """
     x = torch.randn(5, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
-    def gradient(most):
+    def gradient(most, reading):
         leaf = x.clone().requires_grad_()
-        parts = lookups.Spot._of_part if most else lambda *_: None
         with (
             mock.patch.object(picked, "MAX_SHARES", most),
             mock.patch.object(orders, "MAX_SHARES", most),
-            mock.patch.object(lookups.Spot, "_of_part", parts),
+            mock.patch.object(Weights, "reading", reading),
         ):
             with sll.linearize(eps, forward="straight-through"):
                 y = READ[name](leaf)
             weights = torch.linspace(0.5, 2, y.numel(), dtype=y.dtype).reshape(y.shape).cos()
             return y.detach(), torch.autograd.grad(y, leaf, weights)[0]
 
-    (value, found), (again, wanted) = gradient(2**22), gradient(0)
-    assert torch.equal(value, again) and torch.equal(value, READ[name](x))
-    torch.testing.assert_close(found, wanted)
+    value, found = gradient(2**22, Weights.reading)
+    for most in (2**22, 0):
+        again, wanted = gradient(most, lambda self: None)
+        assert torch.equal(value, again) and torch.equal(value, READ[name](x))
+        torch.testing.assert_close(found, wanted)
     assert found.any() or eps == 0.05
 
 

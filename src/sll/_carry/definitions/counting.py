@@ -67,14 +67,12 @@ def exponent(original: Original, input: Tensor) -> Any:
 
 @defined("bincount")
 def bincount(original: Original, input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Any:
-    """A sum for each position, or of who is there."""
+    """A sum for each position."""
     counts = original().detach()
-    if not carries(input):
-        if weights is None or weights.is_floating_point() or not carries(weights):
-            return NotImplemented
-        return torch.zeros_like(counts).scatter_add(0, input.long(), weights.to(counts.dtype))
-    here = input.unsqueeze(-1) == torch.arange(counts.numel(), device=input.device)
-    return here.sum(0) if weights is None else (here * weights.unsqueeze(-1)).sum(0).to(counts.dtype)
+    if not carries(input) and (weights is None or weights.is_floating_point() or not carries(weights)):
+        return NotImplemented
+    each = torch.ones_like(input, dtype=counts.dtype) if weights is None else weights.to(counts.dtype)
+    return torch.zeros_like(counts).scatter_add(0, input.long(), each)
 
 
 @defined("unique", passes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import hard_forward
+from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
-from ..._ops.surrogates import follow
+from ..._ops.surrogates import alias, follow, kept, simple
 from ..._rules.index import op_name
+from ..._rules.widths import watch_of
 from ..boundaries import nearest_boundary
 from ..interface import Func, Region
 from .elementwise import elementwise
@@ -32,15 +35,32 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     eps = region.eps_for("searchsorted")
     if joined(eps, hard):
         return hard
-    offset, below, above = nearest_boundary(eps, hard, boundaries, x)
-    looked_at(eps, offset, 2 * offset.detach(), 1.0)
-    jump = (above - below).to(offset.dtype)
-    value = hard_forward(hard.to(offset.dtype), offset * jump)
-    other = lambda n: (below + above).to(n.dtype) - n
-    if (line := line_for(region, eps, "searchsorted", (x,))) is None:
-        return carry(region, hard, Shadow(value, other))
+    line = line_for(region, eps, "searchsorted", (x,))
+    plain = watch_of(eps) is None and simple(hard) and simple(boundaries) and (not isinstance(x, Tensor) or simple(x))
+    numbers, edges, x = alias(hard), kept(boundaries), kept(x) if isinstance(x, Tensor) else x
+
+    @functools.cache
+    def found() -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            offset, below, above = nearest_boundary(eps, numbers, edges, x)
+        looked_at(eps, offset, 2 * offset.detach(), 1.0)
+        return offset, below, above
+
+    def make() -> Tensor:
+        offset, below, above = found()
+        return hard_forward(numbers.to(offset.dtype), offset * (above - below).to(offset.dtype))
+
+    def other(n: Tensor) -> Tensor:
+        _, below, above = found()
+        return (below + above).to(n.dtype) - n
+
+    if not plain:
+        return carry(region, hard, Shadow(make(), other))
+    exact = compute_dtype(boundaries.dtype, getattr(x, "dtype", boundaries.dtype))
+    if line is None:
+        return carry(region, hard, Shadow(make, other, exact))
     line.root.edges = boundaries
-    return carry(region, hard, Index(value.clone, other, None, False, line))
+    return carry(region, hard, Index(make, other, exact, False, line))
 
 
 def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:

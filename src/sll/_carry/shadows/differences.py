@@ -22,8 +22,8 @@ from ..._ops.dtypes import NARROW
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero
-from .shadow import Other, Shadow, carry, mark, quick_shadow, root_of, shadow, tensors
-from .terms import all_beyond, as_count, made_of, one_choice, relabelled, there, together
+from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, root_of, shadow, tensors
+from .terms import all_beyond, as_count, made_of, of_number, one_choice, relabelled, there, together
 
 
 def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
@@ -33,7 +33,10 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     operands = [x for x in tensors(args, kwargs) if shadow(x) is not None]
     floats = out.is_floating_point() or out.is_complex()
     if not floats and one_choice([shadow(x) for x in operands]) is not None:  # type: ignore[misc]
-        return carry(region, out, relabelled(func, args, kwargs, operands, out.dim()))
+        return carry(region, out, relabelled(func, args, kwargs, operands, out))
+    of = of_number(func, args, kwargs, operands) if floats and isinstance(own := shadow(operands[0]), Weights) else None
+    if of is not None and (soft := own.read(of)) is not None:  # type: ignore[union-attr]
+        return added(out, soft)
     known, unknown = decisions(operands, out)
     if floats and unknown:  # the derivative of the function of floats
         shown = as_floats(args, {id(x) for x in unknown})

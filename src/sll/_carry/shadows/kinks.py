@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.fused import batched
 from ..._ops.samples import sample
 from ..._ops.surrogates import eager
 from ..._rules.widths import Width
@@ -42,6 +43,8 @@ def looked_at(eps: Any, soft: Tensor, distance: Tensor, half: float | None = Non
     some = sample(distance).clone()  # (the program may write to it)
 
     def arrives(gradient: Tensor) -> Tensor | None:
+        if batched(gradient):  # many at once: nobody can look
+            return None
         return torch.zeros_like(gradient) if arrived(place, sample(gradient), some, half) else None
 
     soft.register_hook(arrives)  # type: ignore[no-untyped-call]

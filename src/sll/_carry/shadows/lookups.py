@@ -23,7 +23,7 @@ from ..interface import Func, Region
 from ..rows import note
 from .differences import added, neighbours, total
 from .orders import quick_order
-from .picked import Best, Picked, quick_choice
+from .picked import Best, Picked, quick_choice, row_numbers
 from .selections import quick_select, select
 from .shadow import Shadow, Weights, as_float, carry, mark, opposite, quick_shadow, shadow
 from .shape import move
@@ -73,8 +73,7 @@ class Spot:
         at = _inside(index + change, index, self.size)
         if not self.rows:
             return torch.stack([self.read(table, i) for i in at.unbind(-1)], -1)
-        found = self.read(table, at.reshape(-1))
-        return found.reshape(*at.shape, *found.shape[1:]).movedim(at.dim() - 1, -1)
+        return _rows_at(self.read, table, at).movedim(at.dim() - 1, -1)
 
     def all_rows(self) -> bool:
         """Whether the weights are those of all rows of the table, in order."""
@@ -85,25 +84,29 @@ class Spot:
         """What all places of the index hold together, where plain autograd is all there is."""
         return self.own if isinstance(self.own, Picked) and self.own.plain else None
 
-    def order(self) -> Any:
-        """The order that the index is, or is the inverse of, where plain autograd is all there is."""
-        found = getattr(self.own, "order", None)
-        return found if found is not None and (self.rows or self.along == found.along()) else None
+    def by_number(self, fixed: Tensor, make: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """`soft`, if what is read depends on the number in the index only, or on that and on its row."""
+        if not isinstance(self.own, Weights) or (of := self.of_number(fixed)) is None:
+            return None
+        return self.own.read(of, make)
 
-    def _of_part(self, fixed: Tensor) -> Tensor | None:
-        """`soft`, of elements of an order: those of what all of it reads."""
-        if (part := getattr(self.own, "part", None)) is None:
+    def of_number(self, table: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """What is read, as a function of the numbers that may be in an index which belongs to an order."""
+        part = self.own.reading() if isinstance(self.own, Weights) else None
+        if part is None or part[1] is not None and bool((self.index < 0).any()):
             return None
-        order, index, one = part
-        if self.rows and fixed.dim() == 1:
-            found = fixed[index]
-        elif index.dim() == self.index.dim() == fixed.dim() and self.along == order.along():
-            if any(m < n and d != self.along for d, (m, n) in enumerate(zip(fixed.shape, index.shape))):
+        order, _, one = part
+        if self.rows and (one is None or table.dim() == 1):
+            return lambda i: _rows_at(self.read, table, _inside(i, i, self.size))
+        along, shape = order.along(), order.scores.shape
+        if self.along != along or self.index.dim() != len(shape) or table.dim() != len(shape):
+            return None
+        if one is not None:  # (no element may have left its row)
+            if any(m < n and d != along for d, (m, n) in enumerate(zip(table.shape, shape))):
                 return None
-            found = self.read(fixed, index)
-        else:
-            return None
-        return one(_in_order(order, found))  # type: ignore[no-any-return]
+            if not torch.equal(one(row_numbers(order.index, along)), row_numbers(self.index, along)):
+                return None
+        return lambda i: self.read(table, _inside(i, i, self.size).expand(shape))
 
     def beside(self, table: Tensor) -> Tensor | None:
         """All entries that each place may read, in a last dimension, if its weights are of all of them, in order."""
@@ -117,9 +120,7 @@ class Spot:
     def soft(self, table: Any, flag: bool = False) -> Tensor:
         """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
         fixed = as_float(table.detach()) if isinstance(table, Tensor) else None
-        if fixed is not None and (order := self.order()) is not None:
-            return _in_order(order, self.read(fixed, self.index))
-        if fixed is not None and (read := self._of_part(fixed)) is not None:
+        if fixed is not None and (read := self.by_number(fixed)) is not None:
             return read
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.own.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[attr-defined, no-any-return]
@@ -130,10 +131,10 @@ class Spot:
         return (self.align(share) * finite(there - now.unsqueeze(-1))).sum(-1)
 
 
-def _in_order(order: Any, read: Tensor) -> Tensor:
-    """Zeros, with the gradient of an order that has read this."""
-    read = finite(read)
-    return order.soft(read, True, None, lambda: torch.zeros_like(read))  # type: ignore[no-any-return]
+def _rows_at(read: Callable[[Any, Tensor], Tensor], table: Tensor, i: Tensor) -> Tensor:
+    """``read(table, i)`` of a function that takes one row, and all of it, for each index."""
+    found = read(table, i.reshape(-1))
+    return found.reshape(*i.shape, *found.shape[1:])
 
 
 def _inside(i: Tensor, index: Tensor, size: int, zero: Any = 0) -> Tensor:
@@ -157,10 +158,11 @@ def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if not isinstance(picked, Best):
         order = quick_order(index)
         if order is not None:
-            if not ordinary(table) or table.dtype not in FULL:
+            labels = order.labels()
+            if not ordinary(table) or table.dtype not in FULL or table.shape[0] < labels.numel():
                 return NotImplemented
-            out = func(table, index)
-            return order.soft(finite(out.detach()), True, out)
+            at = table[: labels.numel()] if labels.dim() == 1 else table[labels]
+            return order.soft(finite(at.detach()), True, func(table, index))
         own = quick_shadow(index)
         return NotImplemented if own is None or index.dtype == torch.uint8 else _quick_rows(region, table, index, own)
     if not ordinary(table) or table.dtype not in FULL or picked.size != table.shape[0]:
@@ -202,8 +204,6 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         picked = spots[0].picked() if len(spots) == 1 and spots[0].all_rows() else None
         if isinstance(picked, Best):
             return _rows_read(picked, out, table)
-        if len(spots) == 1 and isinstance(table, Tensor) and (order := spots[0].order()) is not None:
-            return order.soft(finite(out.detach()), True, out)  # type: ignore[no-any-return]
         soft = total([spot.soft(table) for spot in spots])
         soft = soft.reshape(out.shape) if soft.dim() > out.dim() else soft
         return read_at(region, spots[0].own, table, out, soft) if len(spots) == 1 else added(out, soft)
@@ -211,7 +211,7 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
         return out
     alone = spots[0] if len(spots) == 1 and held is None else None
     if alone is not None and isinstance(alone.own, Weights):
-        return carry(region, out, _candidates(alone, alone.own, table))
+        return carry(region, out, _candidates(alone, alone.own, table, out))
     soft = total([spot.soft(table, out.dtype == torch.bool) for spot in spots])
     soft = soft if held is None else soft + read(held.value())
     numbers = alias(out)
@@ -225,10 +225,12 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
     return carry(region, out, Shadow(value, lambda _: entry))
 
 
-def _candidates(spot: Spot, own: Weights, table: Tensor) -> Weights:
+def _candidates(spot: Spot, own: Weights, table: Tensor, out: Tensor) -> Weights:
     """The same choice among entries of a table of bools or integers."""
+    if (of := spot.of_number(then := table.detach().clone())) is not None:
+        return own.through(of, out)
     if spot.all_rows() and table.dim() == 1:
-        return own.of_labels(table.clone())
+        return own.of_labels(then)
     return own.of_labels(spot.entries(table, own.changes(spot.index)), spot.align)
 
 

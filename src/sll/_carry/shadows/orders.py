@@ -6,38 +6,34 @@ sums (see `ladder`); weights, in windows around each place (see `order`), are wo
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._ops.ladder import Sorting
 from ..._ops.openness import marked
 from ..._ops.openness import scores as entering
 from ..._ops.order import Order as Places
 from ..._ops.order import close, most_neighbours
 from ..._ops.order import rank as ranks
-from ..._ops.projections import decided, rows_of
+from ..._ops.projections import rows_of
 from ..._ops.samples import at_each, beside, neighbours, pairs
 from ..._ops.surrogates import alias, follow, kept, lazy_clone, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of, watched
+from ..found import middle
 from ..interface import Func, Region
 from .either import left
+from .linear import Linear, linear, positions
 from .picked import (
     _DISCRETE,
     MAX_SHARES,
     as_weights,
     back,
     decides,
-    half_in_backward,
-    positions,
     quickly_decides,
     row_numbers,
-    shares,
     with_indices,
 )
 from .shadow import Weights, mark, shadow
@@ -52,36 +48,6 @@ def _places(x: Tensor, dim: int, largest: bool, eps: float | Width, index: Tenso
     return Places(rows, index, half, close(rows, half, most_neighbours(rows)))
 
 
-class Linear:
-    """What an order, or its inverse, reads and writes: linear in its weights (see `ladder`). Only where plain autograd
-    is all there is. `sorting` is asked, and with it a policy, when that is needed.
-    """
-
-    def __init__(
-        self, scores: Tensor, index: Tensor, dim: int, sorting: Callable[[], Sorting], inverse: bool, flip: bool
-    ) -> None:
-        self.scores, self.index, self.dim, self.sorting = scores, index, dim, sorting
-        self.inverse, self.flip = inverse, flip
-
-    def along(self) -> int:
-        return self.dim % max(self.index.dim(), 1)
-
-    def permutes(self, x: Tensor) -> bool:
-        """Whether the elements of `x` that may be written to are those of the order."""
-        shape, along = self.index.shape, self.along()
-        return all(n == m or d == along and n >= m for d, (n, m) in enumerate(zip(x.shape, shape)))
-
-    def soft(
-        self, values: Tensor, reads: bool, out: Tensor | None = None, make: Callable[[], Tensor] | None = None
-    ) -> Tensor:
-        """What has the gradient of the order where it has read (or written) these values, see `decided`."""
-        back = functools.partial(self.sorting().mixed, reads, self.inverse, self.flip)
-        return decided(back, self.scores, make, self.index, values, out=out)
-
-    def ranks(self, hard: Tensor) -> Tensor:
-        return decided(functools.partial(self.sorting().ranks, self.flip), self.scores, lambda: hard, self.index)
-
-
 class Order(Weights):
     """Which element stands at each place of a whole row: it can be inverted."""
 
@@ -92,12 +58,12 @@ class Order(Weights):
         def places() -> Places:
             return _places(marked(scores), dim, largest, eps, index.movedim(dim, -1))
 
-        n = index.shape[dim]
+        n, whole = index.shape[dim], linear(scores, index, dim, largest, eps)
         known = positions(n, index.device) if plain and index.numel() * n <= MAX_SHARES else None
 
         def weigh() -> tuple[Tensor, Tensor]:
             if known is not None:
-                return back(shares(eps, scores, dim, largest, index.movedim(dim, -1), known[:1]), dim), known
+                return back(whole.shares(), dim), known
             order = places()
             rows = watched(eps, order.rows)
             weights, labels = as_weights(order.elements(), rows, index.movedim(dim, -1), order.reach)
@@ -105,11 +71,7 @@ class Order(Weights):
 
         super().__init__(weigh, known, known is not None, owner=lambda: row_numbers(index, dim))
 
-        def sorting() -> Sorting:
-            half = half_in_backward(eps, lambda: pairs(rows_of(scores.detach(), dim, largest, True)))
-            return Sorting(dim, largest, half)
-
-        self.order = Linear(scores, index, dim, functools.cache(sorting), False, False) if plain else None
+        self.order = whole if plain else None
         self.places = places
         self.index, self.scores, self.dim, self.largest, self.eps = index, scores, dim, largest, eps
 
@@ -171,13 +133,14 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
         weights, labels = (back(t, dim) for t in found)
         return (weights.flip(dim % ranked.dim()), labels.flip(dim % ranked.dim())) if descending else (weights, labels)
 
-    linear = own.order and Linear(own.scores, own.index, dim, own.order.sorting, True, descending)
+    order = own.order
+    back_again = order and Linear(order.scores, own.index, dim, order.sorting, True, descending)
 
     def value() -> Tensor:
         """As a number: `sll.rank`, over pairs."""
         rows = rows_of(marked(own.scores), dim, True)
-        if linear is not None:
-            return linear.ranks(ranked.to(rows.dtype))
+        if back_again is not None:
+            return back_again.ranks(ranked.to(rows.dtype))
         rows, half = in_units(rows, own.eps, pairs)
         soft, watch = ranks(rows, half), watch_of(own.eps)
         if watch is not None:
@@ -188,7 +151,7 @@ def inverse(own: Order, descending: bool, ranked: Tensor) -> Weights:
         soft = soft.flip(dim) if descending else soft
         return follow(soft, lambda: ranked.to(soft.dtype))
 
-    return Weights(weigh, value=value, owner=lambda: row_numbers(ranked, dim), order=linear)
+    return Weights(weigh, value=value, owner=lambda: row_numbers(ranked, dim), order=back_again)
 
 
 def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, place: Tensor) -> Any:
@@ -199,18 +162,22 @@ def _placed(region: Region, func: Func, op: str, x: Tensor, out: Any, dim: int, 
     plain, n = simple(x) and watch_of(eps) is None, x.shape[dim]
     known = positions(n, x.device) if plain and then.numel() * n <= MAX_SHARES else None
     scores = kept(x) if known is not None else entering(x)
+    at = place.expand(x.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
+    index = then if then.dim() == x.dim() else then.unsqueeze(dim)
+    part = (linear(scores, index, dim, False, eps, at), None, lambda t: t.reshape(then.shape)) if plain else None
 
     def weigh() -> tuple[Tensor, Tensor]:
-        at = place.expand(scores.movedim(dim, -1).shape[:-1]).unsqueeze(-1)
-        if known is not None:
-            return shares(eps, scores, dim, False, then.reshape(at.shape), at).reshape(*then.shape, n), known
+        if known is not None and part is not None:
+            return part[0].shares().reshape(*then.shape, n), known
         order = _places(scores, dim, False, eps, None, lambda z: beside(z, at))
         row = at.unsqueeze(-1).expand(*at.shape, order.rows.shape[-1])
         labels, weights = (t.gather(-2, row).squeeze(-2) for t in (order.elements(), order.rows))
         weights, labels = as_weights(labels, watched(eps, weights), then.reshape(labels.shape[:-1]), order.reach)
         return weights.reshape(*then.shape, -1), labels.reshape(*then.shape, labels.shape[-1])
 
-    return with_indices(region, func, out, Weights(weigh, known, known is not None))
+    found = Weights(weigh, known, known is not None)
+    found.part = part
+    return with_indices(region, func, out, found)
 
 
 def kthvalue(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -229,11 +196,7 @@ def median(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
             region.lose(op_name(func), [x], _DISCRETE)
         return out  # (of floats the value alone is continuous)
     dim = int(named["dim"])
-    n = x.shape[dim]
-    valid = n - x.detach().isnan().movedim(dim, -1).sum(-1)
-    place = ((valid - 1) // 2).clamp(min=0)
-    if op_name(func) == "median":  # NaN if there is one: the last in order
-        place = torch.where(valid < n, n - 1, place)
+    place = torch.as_tensor(middle(op_name(func), x, dim), device=x.device)
     return _placed(region, func, "median", x, out, dim, place)
 
 

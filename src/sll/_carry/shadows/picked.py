@@ -6,7 +6,6 @@ of the Euclidean projection that `sll.argmax` and `sll.topk_mask` are (see `proj
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,18 +15,18 @@ from torch import Tensor
 
 from ..._ops.blend import TAKEN
 from ..._ops.dtypes import FULL
-from ..._ops.env import dispatched, tracked
-from ..._ops.ladder import Sorting
+from ..._ops.env import tracked
 from ..._ops.openness import just_decided, marked
 from ..._ops.order import Order as Places
 from ..._ops.order import close, most_neighbours
-from ..._ops.projections import Half, Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
-from ..._ops.samples import lead, neighbours, pairs
+from ..._ops.projections import Projection, chosen_anywhere, contenders, decided, distances_of, rows_of
+from ..._ops.samples import lead, neighbours
 from ..._ops.saving import saving
 from ..._ops.surrogates import alias, follow, kept, lazy_clone, number, ordinary, simple
 from ..._rules.index import op_name
-from ..._rules.widths import Scale, Width, in_units, is_soft, watch_of, watched
+from ..._rules.widths import Scale, in_units, is_soft, watch_of, watched
 from ..interface import Func, Region
+from .linear import Linear, half_in_backward, linear, positions
 from .shadow import Weights, carry, shadow
 
 _UNIT = Scale(1.0)
@@ -64,35 +63,7 @@ def quickly_decides(region: Region, op: str, x: Any) -> bool:
     return not just_decided(x)  # (see `either.tied`)
 
 
-def half_in_backward(eps: float | Width, sample: Callable[[], Tensor]) -> Half:
-    """The half-width; of ``"auto"``, what finds it when it is needed."""
-    if not isinstance(eps, Width):
-        return eps
-    width = eps
-    if not width.late:
-        return width.at(sample)
-    found: list[float | Tensor] = []
-
-    def half(sample: Callable[[], Any]) -> float | Tensor:
-        if not found:
-            d = sample()
-            d = d if isinstance(d, Tensor) else torch.as_tensor(d, dtype=torch.float64, device="cpu")
-            found.append(width.at(lambda: d))
-        return found[0]
-
-    return half
-
-
 # --- weights -----------------------------------------------------------------------------------------------------
-
-
-def positions(n: int, device: torch.device) -> Tensor:
-    return torch.arange(n, device=device) if dispatched() else _positions_once(n, device)
-
-
-@functools.lru_cache(maxsize=128)
-def _positions_once(n: int, device: torch.device) -> Tensor:
-    return torch.arange(n, device=device)
 
 
 def as_weights(labels: Tensor, weights: Tensor, index: Tensor, reach: int) -> tuple[Tensor, Tensor]:
@@ -124,31 +95,13 @@ MAX_SHARES = 2**22
 """Shares of all elements in all places: beyond so many they are worked out in windows around each place."""
 
 
-def shares(
-    eps: float | Width, scores: Tensor, dim: int, largest: bool, index: Tensor, first: Tensor,
-    distances: Callable[[Tensor], Tensor] = pairs,
-) -> Tensor:  # fmt: skip
-    """The shares, (…, k, n), that all elements have of `k` places of their row from the `first` on: ones for those that
-    stand there, the `index` (…, k). Only where plain autograd is all there is.
-    """
-    sample = lambda: distances(rows_of(scores.detach(), dim, largest, True))
-    half, dtype = half_in_backward(eps, sample), scores.dtype if scores.dtype in FULL else torch.float32
-    sorting = Sorting(dim, largest, (lambda _: half(sample)) if callable(half) else half)
-
-    def make() -> Tensor:
-        nothing = torch.zeros(*index.shape, scores.shape[dim], dtype=dtype, device=index.device)
-        return nothing.scatter_(-1, index.unsqueeze(-1), 1.0)
-
-    return decided(sorting.shares, scores, make, first)
-
-
 # --- the first few of each row ------------------------------------------------------------------------------------
 
 
 class Picked(Weights):
     """The `k` of each row that torch chose: which they are, and together which set."""
 
-    make, exact, number, order = None, None, None, None  # type: ignore[assignment]
+    make, exact, number = None, None, None  # type: ignore[assignment]
     _value, _other, _weights, _labels, _numbered = None, None, None, None, False
     ordered, in_order, positions = True, True, False
 
@@ -169,6 +122,7 @@ class Picked(Weights):
             self._labels, self.positions = positions(x.shape[dim], x.device), True  # type: ignore[index]
         self._saving = None if quick else saving()
         self._by: Projection | None = None
+        self._order: Linear | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -200,6 +154,17 @@ class Picked(Weights):
             self._by = Projection(self.k, self.dim, self.largest, half, self.ordered, is_soft(self.eps))
         return self._by
 
+    @property
+    def order(self) -> Linear | None:
+        """The first places of an order, if the index has them in order."""
+        if self._order is None and self.plain and self.ordered and self.in_order:
+            self._order = self._linear(self.index)
+        return self._order
+
+    def _linear(self, index: Tensor) -> Linear:
+        first, distances = index.new_zeros(1), lambda rows: distances_of(rows, self.k, True)
+        return linear(self.scores, index, self.dim or 0, self.largest, self.eps, first, distances)
+
     def follow(self, make: Callable[[], Tensor]) -> Tensor:
         """``make()``, the shares as a float that nobody else has, the dimension last. Only where it is `plain`."""
         return decided(self.by().gradient, self.scores, make)
@@ -223,11 +188,10 @@ class Picked(Weights):
         assert dim is not None
         at = self.index.movedim(dim, -1)
         if self.positions:
-            distances, first = lambda rows: distances_of(rows, k, True), torch.zeros_like(at[..., :1])
             if self.in_order:
-                return back(shares(self.eps, self.scores, dim, self.largest, at, first, distances), dim), self.labels
+                return back(self._linear(self.index).shares(), dim), self.labels
             sort = self.scores.detach().movedim(dim, -1).gather(-1, at).argsort(-1, descending=self.largest)
-            found = shares(self.eps, self.scores, dim, self.largest, at.gather(-1, sort), first, distances)
+            found = self._linear(at.gather(-1, sort).movedim(-1, dim)).shares()
             return back(found.gather(-2, sort.argsort(-1).unsqueeze(-1).expand(found.shape)), dim), self.labels
         rows, half = in_units(self.rows(), self.eps, self.distances, self.gaps)
         index = _first(rows.detach(), k, half)

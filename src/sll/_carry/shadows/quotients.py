@@ -10,7 +10,7 @@ from torch import Tensor
 from ..._ops.env import free_to_read
 from ..interface import Func
 
-__all__ = ["QUOTIENTS", "but_by_zero", "not_zero"]
+__all__ = ["QUOTIENTS", "but_by_zero", "divides", "not_zero"]
 
 QUOTIENTS = {"true_divide", "__truediv__", "div", "divide", "__div__"}
 _REMAINDERS = {"floor_divide", "__floordiv__", "remainder", "__mod__", "fmod", *QUOTIENTS}
@@ -24,8 +24,13 @@ def but_by_zero(x: Any, n: Tensor) -> Any:
     return x if free_to_read(zero) and not zero.any() else torch.where(zero, x.detach(), x)
 
 
+def divides(func: Func) -> bool:
+    """Whether its last operand is a divisor."""
+    return func.__name__ in _REMAINDERS
+
+
 def not_zero(func: Func, other: Tensor, n: Tensor) -> Tensor:
     """The `other` side of a divisor `n`, and `n` itself where integers would raise."""
-    if other.is_floating_point() or func.__name__ not in _REMAINDERS:
+    if other.is_floating_point() or not divides(func):
         return other
     return torch.where(other == 0, n, other)

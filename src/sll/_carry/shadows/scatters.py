@@ -24,9 +24,9 @@ from ..interface import Func, Region
 from .differences import added, total
 from .either import written as written_in
 from .lookups import Spot, spot_along, spot_of_rows, spots_of
-from .orders import Order, inverse, quick_order
+from .orders import Order, inverse
 from .picked import Picked, quick_choice
-from .shadow import Shadow, as_value, carried, carry, mark, opposite, shadow, tensors
+from .shadow import Shadow, Weights, as_value, carried, carry, mark, opposite, shadow, tensors
 
 
 def written(
@@ -69,13 +69,14 @@ def _written(
     if not floats and (shadow(x) is not None or shadow(source) is not None):
         base = _put(as_value(x), as_value(source), add, alone, read)
     other = opposite if not floats and _is_hot(x, source) else None
-    order = None if alone is None else alone.order()
-    if order is not None and (alone.index.dim() == 1 or not alone.rows) and order.permutes(x):  # type: ignore[union-attr]
+    order = alone.own.order if alone is not None and isinstance(alone.own, Weights) else None
+    whole = order if order is not None and order.whole() and order.permutes(x) else None
+    if whole is not None and (alone.along == whole.along() or alone.rows and whole.index.dim() == 1):  # type: ignore[union-attr]
         values = finite(as_value(torch.as_tensor(source, device=x.device)).detach())
-        values = values.expand(*order.index.shape, *x.shape[order.index.dim() :])
+        values = values.expand(*whole.index.shape, *x.shape[whole.index.dim() :])
         if floats:
-            return order.soft(values, False, hard)  # type: ignore[no-any-return]
-        value = order.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
+            return whole.soft(values, False, hard)  # type: ignore[no-any-return]
+        value = whole.soft(values, False, base, lambda: hard.to(values.dtype if base is None else base.dtype))
         return carry(region, hard, Shadow(value, other))
     moved = [finite_gradient(_moved(spot, read, x, source, add)) for spot in spots]
     parts = moved if base is None else [base, *moved]
@@ -120,43 +121,6 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return mark(region, out, written_in(out, x, value, lambda: _set(picked, torch.zeros_like(x), dim, one(x)), plain))
 
 
-def quick_setitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``x[order] = source``, of integers in one row."""
-    target, index, source = args
-    return _write_row(region, func, args, target, index, source, False)
-
-
-def quick_scatter_add(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """``x.scatter_add_(0, order, source)``."""
-    if len(args) != 4 or args[1] != 0:
-        return NotImplemented
-    return _write_row(region, func, args, args[0], args[2], args[3], True)
-
-
-def _write_row(
-    region: Region, func: Func, args: tuple[Any, ...], x: Tensor, index: Any, source: Any, add: bool
-) -> Any:  # fmt: skip
-    """An order, or its inverse, writes integers to a row that carries nothing."""
-    order = quick_order(index)
-    if order is None or not _whole_row(x, index) or not _whole_row(source, index) or getattr(x, "_sll", None):
-        return NotImplemented
-    own = shadow(source)
-    if own is not None and not add:
-        return NotImplemented
-    new = source.to(torch.float32) if own is None else own.value()
-    base = None if own is None else torch.zeros_like(new).scatter(0, index.clone(), new)
-    written = func(*args)
-    value = order.soft(new.detach(), False, base, lambda: x.to(new.dtype))  # (integers are finite)
-    mark(region, x, Shadow(value, None, new.dtype))
-    return written
-
-
-def _whole_row(x: Any, index: Tensor) -> bool:
-    """Whether `x` is a row of integers of its own, one for each place of the index."""
-    known = type(x) is Tensor and x.dtype in (torch.int32, torch.int64) and x._base is None
-    return known and x.dim() == 1 and x.shape == index.shape
-
-
 def _is_hot(x: Tensor, source: Any) -> bool:
     """Whether ones are written among zeros."""
     return isinstance(source, (int, float)) and source == 1 and free_to_read(x) and not x.any()
@@ -172,6 +136,8 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     new = torch.as_tensor(as_value(source), dtype=old.dtype, device=x.device).detach()
     if (hot := _hot(spot, x, new)) is not None:
         return hot * finite(new if add else new - old)
+    if (moved := _by_place(spot, old, new, add)) is not None:
+        return moved
     if (entries := spot.beside(old)) is not None and spot.along is not None:
         change = new.unsqueeze(-1) if new.dim() else new
         change = change if add else change - entries
@@ -186,6 +152,31 @@ def _moved(spot: Spot, read: Callable[[Tensor], Tensor], x: Tensor, source: Any,
     at = torch.cat([spot.entries(places, change), there.unsqueeze(-1)], -1)
     moved = share * finite((new.unsqueeze(-1) if new.dim() else new) - old[at])
     return moved.new_zeros(x.numel()).index_add(0, at.reshape(-1), moved.expand(at.shape).reshape(-1)).reshape(x.shape)
+
+
+def _by_place(spot: Spot, old: Tensor, new: Tensor, add: bool) -> Tensor | None:
+    """The same where places of an order write: what they write there, less what stood at the elements."""
+    part = spot.own.reading() if isinstance(spot.own, Weights) else None
+    if part is None or part[1] is not None or spot.along != (order := part[0]).along() or not order.permutes(old):
+        return None
+    index, one = order.index, part[2]
+    if old.dim() != index.dim() or one is not None and index.dim() > 1:
+        return None
+
+    def put(t: Tensor) -> Tensor:
+        """What the elements of the index write, at all places of the order."""
+        if one is not None:
+            which = one(torch.arange(1, index.numel() + 1, device=index.device)).reshape(
+                -1
+            )  # (0 is what was filled in)
+            t = t.new_zeros(index.numel() + 1).index_add(0, which, t.expand(which.shape))[1:]
+        return order.soft(t.expand(index.shape), False, None, lambda: torch.zeros_like(old))  # type: ignore[no-any-return]
+
+    hot = None if add and new.dim() else put(old.new_ones(()))
+    if not new.dim():
+        return hot * finite(new if add else new - old)  # type: ignore[operator]
+    moved = put(finite(new))
+    return moved if hot is None else moved - hot * finite(old)
 
 
 def _hot(spot: Spot, x: Tensor, new: Tensor) -> Tensor | None:

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from ..._ops.saving import saved_as_then, saving
-from ..._ops.surrogates import follow, fresh
+from ..._ops.surrogates import alias, follow, fresh
 from ..interface import Carried, Func, Region, attach, held
 
 Other: TypeAlias = "Callable[[Tensor], Tensor | None] | None"
 """From a tensor to what it would be on the other side."""
 Ends: TypeAlias = "tuple[float, float] | None"
 """The least and the largest number that a tensor holds, and that it would hold on the other side, where it is known."""
+Of: TypeAlias = "Callable[[Tensor], Tensor] | None"
 Parts: TypeAlias = "Callable[[], tuple[Tensor, Tensor] | None]"
 """What each decision changes of a number, see `terms.py`: the shares of the decisions, which have a gradient (and any
 value), and the changes, in one dimension more. None if it is not known.
@@ -152,8 +153,8 @@ class Weights(Shadow):
     """
 
     _base: Weights | None = None
-    part: tuple[Any, Tensor, Callable[[Tensor], Tensor]] | None = None
-    """Of elements of an index that has an `order`: that, the index, and which elements."""
+    part: tuple[Any, Of, Of] | None = None
+    """Of functions of an index that has an `order`: that, the function of its numbers, and which elements."""
 
     def __init__(
         self,
@@ -193,10 +194,18 @@ class Weights(Shadow):
 
     def value(self) -> Tensor:
         if self._value is None and not self._numbered:
-            weights = self.weights()
             with torch.enable_grad():
-                self._value = (weights * self.labels.to(weights.dtype)).sum(-1)
+                self._value = saved_as_then(self._saving, self._added)
         return super().value()
+
+    def _added(self) -> Tensor:
+        """The labels by weight."""
+        if (part := self.reading()) is None:
+            weights = self.weights()
+            return (weights * self.labels.to(weights.dtype)).sum(-1)
+        order, _, one = part
+        numbers: Tensor = order.index if one is None else one(order.index)
+        return self.read(lambda i: i, lambda: numbers.to(order.dtype))  # type: ignore[return-value]
 
     def changes(self, now: Tensor) -> Tensor:
         """To each candidate from `now`, which carries it."""
@@ -204,6 +213,37 @@ class Weights(Shadow):
 
     def parts(self, now: Tensor) -> tuple[Tensor, Tensor]:
         return self.weights(), self.changes(now)
+
+    def reading(self) -> tuple[Any, Of, Of] | None:
+        """`part`, or all of the order."""
+        return self.part if self.order is None else (self.order, None, None)
+
+    def read(self, of: Callable[[Tensor], Tensor], make: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """What each element reads, a function `of` its number, as a float: `make`, or zeros. None where that needs the
+        weights.
+        """
+        if (part := self.reading()) is None:
+            return None
+        order, before, one = part
+        each = of if before is None else lambda i: of(before(i))
+        if one is None:
+            return order.read(each, make)  # type: ignore[no-any-return]
+        soft = one(order.read(each))
+        return soft if make is None else follow(soft, make)
+
+    def through(
+        self, of: Callable[[Tensor], Tensor], out: Tensor, value: Callable[[], Tensor] | None = None
+    ) -> Weights:
+        """What `out` carries, a function `of` each number. (`value`, if that is not the sum of labels by weight.)"""
+        owner, part = self.owner, self.reading()
+        if part is not None:
+            order, before, one = part
+            numbers, dtype = alias(out), order.dtype
+            value = value or (lambda: self.read(of, lambda: numbers.to(dtype)))  # type: ignore[return-value, assignment]
+            part = order, of if before is None else (lambda i: of(before(i))), one
+        found = Weights(lambda: (self.weights(), of(self.labels)), value=value, owner=owner)
+        found._base, found.part = self.base, part
+        return found
 
     def of_labels(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.surrogates import alias, simple
+from ..._ops.surrogates import simple
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
 from .shadow import (
@@ -171,11 +171,9 @@ def _moved_weights(own: Weights, x: Tensor, one: Callable[[Tensor], Tensor]) -> 
     value = None if own.number is None else lambda: one(own.value())
     found = Weights(weigh, own._labels if own.positions else None, own.positions, value=value, owner=moved)
     found.depth = own.depth + 1
-    if own.order is not None:
-        found.part = own.order, alias(x), one
-    elif own.part is not None:
-        order, index, before = own.part
-        found.part = order, index, lambda t: one(before(t))
+    if (part := own.reading()) is not None:
+        order, of, before = part
+        found.part = order, of, one if before is None else (lambda t: one(before(t)))
     return found
 
 

@@ -25,7 +25,7 @@ from ..._ops.env import free_to_read
 from ..._ops.surrogates import alias, constant
 from ..._rules.index import NAMED
 from ..interface import Func, Region
-from .quotients import not_zero
+from .quotients import divides, not_zero
 from .shadow import Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors, untouched
 
 MAX_ELEMENTS = 2**22
@@ -272,7 +272,7 @@ def made_of(
     alone, choice = all(x is operands[0] for x in operands), one_choice(found)
     if choice is not None and not (alone and own.terms is not None):
         number = None if not alone or choice.number is None else Shadow(value).value
-        return relabelled(func, args, kwargs, operands, out.dim(), number)
+        return relabelled(func, args, kwargs, operands, out, number)
     if out.dtype is flags:
         return Shadow(value, other, exact)
     ones = _keeps_ones(func, operands, found)
@@ -324,13 +324,25 @@ def one_choice(found: list[Shadow]) -> Weights | None:
     return own if followed and all(getattr(each, "base", None) is base for each in found) else None
 
 
+def of_number(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
+    """`func` of single elements, as a function of the number that the one operand is; None if it is more than that."""
+    x, fixed = operands[0], [y for y in tensors(args, kwargs) if y is not operands[0]]
+    if any(y is not x for y in operands) or any(y.dim() for y in fixed) or divides(func) and args[-1] is x:
+        return None
+    then = {id(y): y.detach().clone() for y in fixed}
+    return lambda i: call_with(func, args, kwargs, lambda y: then.get(id(y), i.to(x.dtype)))
+
+
 def relabelled(
-    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor], dims: int,
+    func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Tensor], out: Tensor,
     value: Callable[[], Tensor] | None = None,
 ) -> Weights:  # fmt: skip
-    """What a result of so many dimensions carries, of operands that are made of one choice: its candidates are the
-    function of theirs, ``code - code % 4``.
+    """What a result carries of operands that are made of one choice: its candidates are the function of theirs,
+    ``code - code % 4``.
     """
+    if (of := of_number(func, args, kwargs, operands)) is not None:
+        return shadow(operands[0]).through(of, out, value)  # type: ignore[union-attr, no-any-return]
+    dims = out.dim()
     found: list[Any] = [shadow(x) for x in operands]
     changes = {id(x): own.changes(x) for x, own in zip(operands, found)}
     labels = there(func, args, kwargs, changes)
