@@ -84,6 +84,7 @@ FACTS = {
     "keeps_rows": "a move that may keep the first dimension as it is",
     "each": "a function of selected elements is the selection of the function",
     "weighted": "the sum or mean of a selection is weighted",
+    "along": "of other dimensions, a function of the rows of a selection is the selection of the function",
     "guards": "asks whether all is well, and decides nothing",
     "may_decide": "decides for some arguments only",
     "marks": "the rule is asked also if no operand carries anything",
@@ -154,11 +155,11 @@ ROWS: list[Row] = [
     ),
     Row("to type type_as", "casts", op="cast", in_place=False, facts="smooth by_ones same_number may_decide each"),
     # choices
-    Row("argmax", "choices", op="argmax", boundaries=_BEST, in_place=False),
-    Row("argmin", "choices", op="argmin", boundaries=_BEST, in_place=False),
+    Row("argmax", "choices", op="argmax", boundaries=_BEST, in_place=False, facts="along"),
+    Row("argmin", "choices", op="argmin", boundaries=_BEST, in_place=False, facts="along"),
     # extremes
-    Row("max", "extremes", op="argmax", in_place=False, facts="may_decide"),
-    Row("min", "extremes", op="argmin", in_place=False, facts="may_decide"),
+    Row("max", "extremes", op="argmax", in_place=False, facts="may_decide along"),
+    Row("min", "extremes", op="argmin", in_place=False, facts="may_decide along"),
     # orders
     Row("sort argsort", "orders", op="sort", boundaries=_NEIGHBOURS, in_place=False),
     Row("topk", "orders", op="topk", boundaries=_NEIGHBOURS, in_place=False),
@@ -195,7 +196,7 @@ ROWS: list[Row] = [
     Row("bucketize", "passed", op="searchsorted", in_place=False),
     Row("histc", "passed", op="histc", boundaries="the edges of the bins", in_place=False),
     # best values
-    Row("amax amin", "best_values", in_place=False, facts="marks", left_alone=_CONTINUOUS),
+    Row("amax amin", "best_values", in_place=False, facts="marks along", left_alone=_CONTINUOUS),
     # elementwise
     Row(
         "add __add__ __radd__ sub subtract __sub__ __rsub__ rsub neg negative __neg__ positive __pos__ abs absolute "
@@ -291,7 +292,7 @@ ROWS: list[Row] = [
         "products",
     ),
     # truths
-    Row("all any", "truths", in_place=False),
+    Row("all any", "truths", in_place=False, facts="along"),
     # lookups
     Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot", "lookups", in_place=False),
     Row("F.embedding torch.embedding", "lookups", in_place=False, facts="writes"),
@@ -392,6 +393,7 @@ ROWS: list[Row] = [
     Row("__complex__", "numbers", in_place=False, remedy=_NUMBER),
     Row("numpy __array__", "numbers", in_place=False, facts="writes", remedy=_NUMBER),
     # others
+    Row("softmax log_softmax logsumexp var std", "others", in_place=False, facts="along"),
     Row(
         "batch_norm instance_norm native_batch_norm batch_norm_update_stats cudnn_batch_norm miopen_batch_norm "
         "__iadd__ __isub__ __imul__ __idiv__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__ "

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 import sll
 from local_slopes import T, worked_out
@@ -212,3 +215,262 @@ def test_products_of_several_selections_are_reported():
         part = INPUTS[INPUTS[:, 0] > at]
         (part.t() @ part).sum()
     assert region.report().lost
+
+
+# --- rows that a mask selects, read and written at their places: the same gradient as with the mask itself ------------
+
+HALF = 0.25
+SCORES = torch.tensor([0.3, -0.2, 0.05, 0.7, -0.04, -0.9, 0.11])
+C = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+CODES = torch.tensor([0, 1, 1, 2, 2, 0, 1])
+TABLE, OLD, BOXES = (torch.linspace(a, b, 21).sin().reshape(7, 3) * 2 for a, b in ((0, 9), (2, 31), (3, 50)))
+
+
+def at(m):
+    return torch.where(m)[0]
+
+
+def written(o, index, value):
+    o = o.clone()
+    o[index] = value
+    return o
+
+
+def less(o, index, c):
+    o = o.clone()
+    o[index] -= c
+    return o
+
+
+def chosen(m, a, b=0.0):
+    """`torch.where`, which has no selection."""
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    rank = max(a.dim(), b.dim())
+    return torch.where(m.reshape(-1, *[1] * (rank - 1)), a, b)
+
+
+def several(m):
+    """Rows that several elements select."""
+    return torch.stack([m, m & (SCORES > 0.2), ~m & (SCORES < -0.5)], 1)
+
+
+AT_PLACES = {
+    # places, however they are found
+    "nonzero column": (lambda x, m: less(OLD, m.nonzero()[:, 0], 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    "nonzero as tuple": (lambda x, m: less(OLD, m.nonzero(as_tuple=True), 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    "where": (lambda x, m: less(OLD, torch.where(m), 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    "squeezed": (lambda x, m: less(OLD, m.nonzero().squeeze(1), 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    "flattened": (lambda x, m: less(OLD, m.nonzero().flatten(), 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    "argwhere": (lambda x, m: less(OLD, torch.argwhere(m).view(-1), 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    "negative": (lambda x, m: less(OLD, at(m) - 7, 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    "of integers": (lambda x, m: less(OLD, at(m.long()), 0.5), lambda x, m: chosen(m, OLD - 0.5, OLD)),
+    # writes
+    "a number": (lambda x, m: written(OLD, at(m), 0.5), lambda x, m: chosen(m, torch.full_like(OLD, 0.5), OLD)),
+    "rows": (lambda x, m: written(OLD, at(m), TABLE[m]), lambda x, m: chosen(m, TABLE, OLD)),
+    "what is decided": (lambda x, m: written(OLD, at(m), x[m, None] * TABLE[m]),
+                        lambda x, m: chosen(m, x[:, None] * TABLE, OLD)),
+    "index_put": (lambda x, m: OLD.index_put((m,), torch.tensor(0.5), True), lambda x, m: chosen(m, OLD + 0.5, OLD)),
+    "index_put_": (lambda x, m: OLD.clone().index_put_(torch.where(m), TABLE[m], True),
+                   lambda x, m: chosen(m, OLD + TABLE, OLD)),
+    "index_add": (lambda x, m: OLD.index_add(0, at(m), TABLE[m], alpha=2),
+                  lambda x, m: chosen(m, OLD + 2 * TABLE, OLD)),
+    "index_add_": (lambda x, m: OLD.clone().index_add_(0, at(m), torch.ones_like(TABLE[m])),
+                   lambda x, m: chosen(m, OLD + 1, OLD)),
+    "index_add, columns": (lambda x, m: OLD.T.index_add(1, at(m), TABLE.T[:, m]).T,
+                           lambda x, m: chosen(m, OLD + TABLE, OLD)),
+    "index_copy_": (lambda x, m: OLD.clone().index_copy_(0, at(m), TABLE[at(m)]), lambda x, m: chosen(m, TABLE, OLD)),
+    "index_fill": (lambda x, m: OLD.index_fill(0, at(m), 2.0), lambda x, m: chosen(m, torch.full_like(OLD, 2.0), OLD)),
+    "scatter": (lambda x, m: C.scatter(0, at(m), x[m]), lambda x, m: torch.where(m, x, C)),
+    "scatter a number": (lambda x, m: C.scatter(0, at(m), 0.5), lambda x, m: torch.where(m, 0.5, C)),
+    "scatter_add_": (lambda x, m: C.clone().scatter_add_(0, at(m), x[m]), lambda x, m: torch.where(m, C + x, C)),
+    "put": (lambda x, m: C.put(at(m), x[m]), lambda x, m: torch.where(m, x, C)),
+    "masked_scatter": (lambda x, m: C.masked_scatter(m, x[m].exp()), lambda x, m: torch.where(m, x.exp(), C)),
+    "one column": (lambda x, m: written(OLD, (m, 0), 0.5),
+                   lambda x, m: written(OLD, (slice(None), 0), torch.where(m, 0.5, OLD[:, 0]))),
+    "two columns": (lambda x, m: written(OLD, (at(m), slice(2)), 0.5),
+                    lambda x, m: written(OLD, (slice(None), slice(2)), chosen(m, torch.tensor([[0.5]]), OLD[:, :2]))),
+    "last dimension": (lambda x, m: written(OLD.T, (..., m), TABLE.T[:, m]).T, lambda x, m: chosen(m, TABLE, OLD)),
+    "flags": (lambda x, m: written(torch.zeros(7, dtype=torch.bool), at(m), True).float() * C,
+              lambda x, m: m.float() * C),
+    "counts": (lambda x, m: torch.zeros(7, dtype=torch.long).index_add_(0, at(m), torch.ones_like(at(m))) * C,
+               lambda x, m: m.long() * C),
+    "several for a row": (lambda x, m: written(C, several(m).nonzero()[:, 0], 2.0),
+                          lambda x, m: torch.where(several(m).any(1), 2.0, C)),
+    "added several times": (lambda x, m: C.index_add(0, several(m).nonzero()[:, 0], TABLE[several(m)]),
+                            lambda x, m: C + torch.where(several(m), TABLE, 0).sum(1)),
+    # reads
+    "index_select": (lambda x, m: TABLE.index_select(0, at(m)).sum(0), lambda x, m: chosen(m, TABLE).sum(0)),
+    "index_select, columns": (lambda x, m: TABLE.T.index_select(1, at(m)).square().sum(1),
+                              lambda x, m: chosen(m, TABLE * TABLE).sum(0)),
+    "gather": (lambda x, m: x.gather(0, at(m)).sum(), lambda x, m: chosen(m, x).sum()),
+    "take": (lambda x, m: C.take(at(m)).mean(), lambda x, m: (C * m).sum() / m.sum()),
+    "embedding": (lambda x, m: F.embedding(at(m), TABLE).sum(0), lambda x, m: chosen(m, TABLE).sum(0)),
+    "beside a number": (lambda x, m: TABLE[m, 0].sum(), lambda x, m: chosen(m, TABLE[:, 0]).sum()),
+    "behind a slice": (lambda x, m: TABLE.T[:, m].square().sum(1), lambda x, m: chosen(m, TABLE * TABLE).sum(0)),
+    "beside None": (lambda x, m: TABLE[None, at(m)].reshape(-1, 3).sum(0), lambda x, m: chosen(m, TABLE).sum(0)),
+    "sum of places": (lambda x, m: at(m).sum().float(), lambda x, m: (torch.arange(7) * m).sum().float()),
+    "both places": (lambda x, m: TABLE[(m[:, None] & (TABLE > 0)).nonzero(as_tuple=True)].sum(),
+                    lambda x, m: torch.where(m[:, None] & (TABLE > 0), TABLE, 0.0).sum()),
+    "best of each row": (lambda x, m: C[(TABLE * x[:, None])[m].argmax(1)].sum(),
+                         lambda x, m: chosen(m, C[(TABLE * x[:, None]).argmax(1)]).sum()),
+    "boxes that are kept": (lambda x, m: (BOXES[at(m), :2][:, 1] * BOXES[at(m), 2]).sum(),
+                            lambda x, m: chosen(m, BOXES[:, 1] * BOXES[:, 2]).sum()),
+    # functions of rows
+    "joined": (lambda x, m: torch.cat([TABLE[m], OLD[m]], -1).square().sum(0),
+               lambda x, m: chosen(m, torch.cat([TABLE, OLD], -1) ** 2).sum(0)),
+    "split": (lambda x, m: TABLE[m].split([1, 2], -1)[1].square().sum(),
+              lambda x, m: chosen(m, TABLE[:, 1:] ** 2).sum()),
+    "turned": (lambda x, m: TABLE[m].T.reshape(3, 1, -1).square().sum(), lambda x, m: chosen(m, TABLE**2).sum()),
+    "softmax": (lambda x, m: TABLE[m].softmax(-1).square().sum(0),
+                lambda x, m: chosen(m, TABLE.softmax(-1) ** 2).sum(0)),
+    "layer_norm": (lambda x, m: F.layer_norm(TABLE[m], (3,)).pow(3).sum(),
+                   lambda x, m: chosen(m, F.layer_norm(TABLE, (3,)) ** 3).sum()),
+    "another mask": (lambda x, m: torch.where(TABLE[m] > 0, TABLE[m], 0.0).sum(),
+                     lambda x, m: chosen(m, torch.where(TABLE > 0, TABLE, 0.0)).sum()),
+    "counted": (lambda x, m: torch.bincount(CODES[m], minlength=3) * C[:3],
+                lambda x, m: (m[:, None] * F.one_hot(CODES)).sum(0) * C[:3]),
+    # decisions on what is selected
+    "rounded": (lambda x, m: (x[m] * 3).round().sum(), lambda x, m: chosen(m, (x * 3).round()).sum()),
+    "compared": (lambda x, m: (x[m] > 0.2).sum().float(), lambda x, m: chosen(m, (x > 0.2).float()).sum()),
+    "sign": (lambda x, m: (x[m] - 0.2).sign().sum(), lambda x, m: chosen(m, (x - 0.2).sign()).sum()),
+    "written back": (lambda x, m: written(x, m, (x[m] * 3).round()), lambda x, m: torch.where(m, (x * 3).round(), x)),
+    "labels": (lambda x, m: C[(TABLE * x[:, None]).argmax(1)[m]].sum(),
+               lambda x, m: chosen(m, C[(TABLE * x[:, None]).argmax(1)]).sum()),
+}  # fmt: skip
+
+
+def gradients(f, x, eps=HALF, on_lost="error"):
+    x = x.clone().requires_grad_()
+    with sll.linearize(eps, forward="straight-through", on_lost=on_lost):
+        out = f(x, x > 0)
+    y = out.float().reshape(-1)
+    return out.detach(), torch.autograd.grad((y * torch.linspace(1, 2, y.numel())).sum(), x)[0]
+
+
+@pytest.mark.parametrize("name", AT_PLACES)
+def test_places_are_the_mask(name):
+    program, spelled = AT_PLACES[name]
+    (value, found), (_, wanted) = gradients(program, SCORES), gradients(spelled, SCORES)
+    assert torch.equal(value, program(SCORES, SCORES > 0)) and value.dtype == program(SCORES, SCORES > 0).dtype
+    assert wanted.any()
+    torch.testing.assert_close(found, wanted)
+
+
+NOT_FOLLOWED = {
+    "first place": lambda x, m: C[at(m)[0]],
+    "shape": lambda x, m: C[at(m)].sum() / at(m).shape[0],
+    "two selections": lambda x, m: C[m][TABLE[m][:, 0] > 0].sum(),
+    "another mask": lambda x, m: written(C, at(m), C[x < 0.06]).sum(),
+    "written elsewhere": lambda x, m: written(C, slice(0, 4), C[m]).sum(),
+    "into a selection": lambda x, m: written(C[m], 0, 5.0).sum(),
+    "one for each": lambda x, m: written(C, at(m), C[:4]).sum(),
+    "a row for each": lambda x, m: (C[m] * C[:4]).sum(),
+    "over the rows": lambda x, m: TABLE[m].softmax(0).square().sum(),
+    "a place in each": lambda x, m: TABLE.gather(0, m.nonzero().expand(-1, 3)).sum(),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FOLLOWED)
+def test_what_is_not_followed_is_reported(name):
+    x = SCORES.clone().requires_grad_()
+    with sll.linearize(HALF, forward="straight-through", on_lost="ignore") as region:
+        value = NOT_FOLLOWED[name](x, x > 0)
+    assert region.report().lost
+    assert torch.equal(value, NOT_FOLLOWED[name](SCORES, SCORES > 0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-1, 1, width=32), max_size=6),
+    st.integers(0, 3),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_any_rows(values, columns, add, dtype):
+    """None, one, all; of no columns; ties at the boundary; infinite numbers in what is left out."""
+    n = len(values)
+    x, rows = torch.tensor(values, dtype=dtype), torch.arange(n * columns, dtype=dtype).reshape(n, columns) - 3
+    rows[:, :1] = rows[:, :1] / (x[:, None] > -0.5)  # (infinite, or NaN, where it is far outside)
+    old = torch.ones(n, columns, dtype=dtype)
+
+    def by_places(x, m):
+        i = m.nonzero().squeeze(1)
+        return old.index_add(0, i, rows[i]) if add else old.index_copy(0, i, rows[i])
+
+    def by_mask(x, m):
+        return torch.where(m[:, None], old + rows if add else rows, old)
+
+    (value, found), (_, wanted) = gradients(by_places, x, 0.1), gradients(by_mask, x, 0.1)
+    assert torch.equal(value, by_places(x, x > 0))
+    torch.testing.assert_close(found, wanted)
+
+
+# --- a mixture of experts --------------------------------------------------------------------------------------------
+
+
+class Mixture(nn.Module):
+    """Two of three experts for each token, as Mixtral dispatches them; `dense`: all, and a mask."""
+
+    def __init__(self, dispatch):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate = nn.Linear(4, 3, bias=False)
+        self.gates, self.ups, self.downs = (nn.ModuleList(nn.Linear(4, 4) for _ in range(3)) for _ in range(3))
+        self.dispatch = dispatch
+
+    def expert(self, e, x):
+        return self.downs[e](F.silu(self.gates[e](x)) * self.ups[e](x))
+
+    def forward(self, x):
+        weights, which = self.gate(x).softmax(-1).topk(2, -1)
+        return self.dispatch(self, x, weights / weights.sum(-1, keepdim=True), which)
+
+
+def mixtral(model, x, weights, which):
+    out, masks = torch.zeros_like(x), F.one_hot(which, 3).permute(2, 1, 0)
+    for e in range(3):
+        place, token = torch.where(masks[e])
+        rows = model.expert(e, x[None, token].reshape(-1, 4)) * weights[token, place, None]
+        out.index_add_(0, token, rows.to(x.dtype))
+    return out
+
+
+def dense(model, x, weights, which):
+    out, masks = torch.zeros_like(x), F.one_hot(which, 3).bool()
+    for e in range(3):
+        for k in range(2):
+            out = out + torch.where(masks[:, k, e, None], model.expert(e, x) * weights[:, k, None], 0.0)
+    return out
+
+
+def compared(model, x, weights, which):
+    out = torch.zeros_like(x)
+    for e in range(3):
+        token, place = torch.where(which == e)
+        out[token] += model.expert(e, x[token]) * weights[token, place, None]
+    return out
+
+
+def compared_dense(model, x, weights, which):
+    out = torch.zeros_like(x)
+    for e in range(3):
+        mask, before = which == e, out
+        for k in range(2):  # (what is written to one row twice stays as it was written last)
+            out = torch.where(mask[:, k, None], before + model.expert(e, x) * weights[:, k, None], out)
+    return out
+
+
+@pytest.mark.parametrize("pair", [(mixtral, dense), (compared, compared_dense)], ids=lambda pair: pair[0].__name__)
+def test_mixture_of_experts(pair):
+    found, plain = [], []
+    for dispatch in pair:
+        model, x = Mixture(dispatch), torch.linspace(-3, 3, 48).sin().reshape(12, 4).requires_grad_()
+        target = x.detach().roll(1, 0)
+        with sll.linearize(0.05, forward="straight-through", on_lost="error"):
+            y = model(x)
+        found.append(torch.autograd.grad((y * target).sum(), [x, *model.parameters()]))
+        assert torch.equal(y, model(x))
+        plain.append(torch.autograd.grad((model(x) * target).sum(), model.gate.weight)[0])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b)
+    assert (found[0][1] - plain[0]).abs().sum() > 0.01  # (what the selection has, and plain autograd has not)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.openness import open_elements
-from ..._rules.index import ASKS, REMEDIES, SIZES, functions_with, in_place_forms, names_of, op_name, spellings
+from ..._rules.index import ASKS, REMEDIES, SIZES, functions_with, names_of, op_name, spellings, writes_to_first
 from ..._rules.table import ROWS
 from .. import definitions
 from ..interface import Again, Engine, Func, Quick, Region, Rule
@@ -63,8 +64,14 @@ def pooled(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     return func(*args, **kwargs)
 
 
+def _undefined(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return selections.other(region, func, args, kwargs, lambda: others(region, func, args, kwargs))
+
+
+_KNOWN: dict[str, Rule] = {"unique": orders.unique, "repeat_interleave": shape.move}
+_WRITTEN_DOWN = definitions.rules(_undefined, _KNOWN)
 RULE_OF: dict[str, Rule] = {
-    **definitions.rules(others, {"unique": orders.unique, "repeat_interleave": shape.move}),
+    **_WRITTEN_DOWN,
     **{op: sources.decide(op) for op in STEPS},
     "casts": casts.cast,
     **{op: choices.position(op) for op in ("argmax", "argmin")},
@@ -118,17 +125,21 @@ def _added(op: str, functions: Any) -> None:
 
 LISTENERS.append(_added)
 
+_LIKE = ("zeros_like", "ones_like", "full_like")
 _EACH = functions_with("each") | {
-    func for name in (*names_of("floats"), "to", "clone", "contiguous", "squeeze") for func in spellings(name)
+    func for name in (*names_of("floats"), "where", "masked_fill", *_LIKE) for func in spellings(name)
 }
-_IN_PLACE = {
-    form: selections.in_place(getattr(Tensor, name))
-    for name in {func.__name__ for func in _EACH}
-    if hasattr(Tensor, name)
-    for form in in_place_forms(name)
+_IN_PLACE = {func for func in _ALL.of if writes_to_first(func.__name__)} - {Tensor.__setitem__}
+_DEFINED = {func for name in _WRITTEN_DOWN.keys() - _KNOWN for func in spellings(name)}
+_AT_PLACES = {
+    func for name in (*names_of("lookups"), *names_of("writes"), "masked_scatter") for func in spellings(name)
 }
-_ROWS = {func for name in ("matmul", "__matmul__", "mm", "mv", "linear") for func in spellings(name)}
-_WEIGHTED = functions_with("weighted")
+_MOVES = {Tensor.__getitem__} | {
+    func for family in ("moves", "broadcasts", "joins") for name in names_of(family) for func in spellings(name)
+}
+_BY_ROWS = ("matmul", "__matmul__", "mm", "mv", "linear", "layer_norm", "rms_norm")
+_ROWS = {func for name in _BY_ROWS for func in spellings(name)}
+_WEIGHTED, _ALONG = functions_with("weighted"), functions_with("along")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
@@ -177,9 +188,8 @@ class _Shadows(Engine):
 
     def dispatch(self, region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if region.selecting() and (chosen := _selection_rule(func, args, kwargs)) is not None:
-            return chosen(region, func, args, kwargs)
-        rule = _ALL.of.get(func)
-        return (rule or others)(region, func, args, kwargs)
+            return chosen(region, func, args, kwargs, lambda: (_ALL.of.get(func) or others)(region, func, args, kwargs))
+        return (_ALL.of.get(func) or others)(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:
         return shadow(x) is not None
@@ -233,22 +243,24 @@ def _again(region: Region, x: Tensor, number: Tensor) -> None:
     carry(region, x, Shadow(number))
 
 
-def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> selections.SelectionRule | None:
     """What to do with what a mask selected; None if no operand is that."""
     if not any(isinstance(carried(x), Selected) for x in tensors(args, kwargs)):
         return None
     if func in SIZES:
         return selections.other
-    if func in ASKS or func.__name__ == "__setitem__":
+    if func in ASKS and func not in _EACH or func in _IN_PLACE or func in _DEFINED and func not in _LOSSES:
         return None
-    if func is Tensor.__getitem__:
-        return selections.item
+    if func in _AT_PLACES and not isinstance(carried(args[func is F.embedding]), Selected):
+        return None
+    if func in _MOVES:
+        return selections.moved
     if func in _EACH:
         return selections.on_elements
     if func in _LOSSES:
         return selections.loss
+    if func in _ALONG:
+        return selections.along
     if func in _ROWS:
         return selections.product
-    if func in _IN_PLACE:
-        return _IN_PLACE[func]
     return selections.reduced if func in _WEIGHTED and carried(args[0]) is not None else selections.other

@@ -24,7 +24,7 @@ from ..rows import note
 from .differences import added, neighbours, total
 from .orders import quick_order
 from .picked import Best, Picked, quick_choice, row_numbers
-from .selections import quick_select, select
+from .selections import by_places, every, of_all, quick_select, select, selected
 from .shadow import Shadow, Weights, as_float, carry, mark, opposite, quick_shadow, shadow
 from .shape import move
 from .terms import DEEPEST, Found, all_of, as_count, depth_of, parts_of, together, with_parts
@@ -48,7 +48,7 @@ class Spot:
     along: int | None = None
     """The dimension, if the result has the index's dimensions and the table's, and is looked up along one of them."""
     own: Shadow = None  # type: ignore[assignment]
-    """The shadow of the index."""
+    """The shadow of the index, if it was decided. (What a mask selected need not be.)"""
 
     def __post_init__(self) -> None:
         self.own = self.own or shadow(self.index)  # type: ignore[assignment]
@@ -60,6 +60,12 @@ class Spot:
     def parts(self, ramp: bool = False) -> tuple[Tensor, Tensor]:
         """The decisions that the index is made of, and what they change of it (see `as_count`)."""
         return self.own.parts(self.index) or as_count(self.own.value(), self.index, ramp)
+
+    def every(self, table: Any) -> Tensor:
+        """What is read at all places that a mask may select."""
+        if self.along is not None and self.index.dim() > 1:  # (each row of the index reads its own row of the table)
+            raise ValueError
+        return self.read(table, every(self.index, self.size))
 
     def entry(self, table: Any) -> Tensor:
         """What is read."""
@@ -260,8 +266,8 @@ def _changed(spots: list[Spot], table: Any, read: Callable[[Any], Tensor], out: 
 # --- x[...] ------------------------------------------------------------------------------------------------------
 
 
-def spots_of(x: Tensor, items: tuple[Any, ...]) -> list[Spot]:
-    """The decided ones among the items of an index.
+def spots_of(x: Tensor, items: tuple[Any, ...], of: Callable[[Any], Any] = shadow) -> list[Spot]:
+    """The decided ones among the items of an index; or those that a mask selected (`of`), each of which reads at all.
 
     A number takes a dimension away, a slice keeps one. The dimensions of tensors stand together where all tensors
     stand side by side, else in front.
@@ -280,14 +286,16 @@ def spots_of(x: Tensor, items: tuple[Any, ...]) -> list[Spot]:
     first = arrays[0][1] if arrays else 0
     together = bool(arrays) and arrays[-1][1] + _dims(items[arrays[-1][0]]) - first == taken
     behind = kept + x.dim() - dim - taken - (first if together else 0)
+    chosen = {k: every(items[k], x.shape[d]) for k, d, _ in found if of is selected and of(items[k]) is not None}
+    others = tuple(chosen.get(k, item) for k, item in enumerate(items))
 
     def spot(k: int, d: int) -> Spot:
         index, alone = items[k], len(items) == 1
-        read = lambda t, i: t[(*items[:k], i, *items[k + 1 :])]
+        read = lambda t, i: t[(*others[:k], i, *others[k + 1 :])]
         along = 0 if alone and x.dim() == index.dim() == 1 else None
         return Spot(index, read, x.shape[d], behind if index.dim() else 0, rows=alone, along=along)
 
-    return [spot(k, d) for k, d, _ in found if shadow(items[k]) is not None]
+    return [spot(k, d) for k, d, _ in found if of(items[k]) is not None]
 
 
 def _dims(item: Any) -> int:
@@ -302,14 +310,25 @@ def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     items = index if isinstance(index, tuple) else (index,)
     if isinstance(index, list) and any(shadow(item) is not None for item in index):
         items = tuple(index)
+    items = by_places(region, items) if len(items) > 1 else items
     decided = [item for item in items if shadow(item) is not None]
-    if not decided:
-        return move(region, func, args, kwargs)
     if any(item.dtype == torch.bool for item in decided):
-        return select(region, func, x, items)
-    out = func(x, items)
-    out = out if any(item.dim() for item in decided) else out.clone()  # (at numbers it is a view)
-    return looked_up(region, out, x, spots_of(x, items), lambda t: t[items])
+        if len(items) == 1 and selected(items[0]) is None:
+            return select(region, func, x, items[0])
+        region.lose("getitem", decided, FLAG)
+        return func(x, index)
+    if not decided:
+        out = move(region, func, (x, items), kwargs)
+    else:
+        out = func(x, items)
+        out = out if any(item.dim() for item in decided) else out.clone()  # (at numbers it is a view)
+        out = looked_up(region, out, x, spots_of(x, items), lambda t: t[items])
+    if not region.selecting():
+        return out
+    return of_all(region, func, x, items, out, lambda: spots_of(x, items, selected))
+
+
+FLAG = "a single flag among other indices, and one of what a mask selected, are not followed. Use torch.where."
 
 
 # --- functions ---------------------------------------------------------------------------------------------------
@@ -338,10 +357,12 @@ def lookup(names: str, spot: Callable[..., Spot]) -> Callable[..., Any]:
         named = dict(zip(spelled, args), **kwargs)
         given = [named.get(name) for name in spelled]
         x, index = named["input"], named["index" if "index" in spelled else "indices"]
-        if shadow(index) is None:
-            return move(region, func, tuple(given[: len(named)]), {})
         found = spot(*given)
-        return looked_up(region, func(*args, **kwargs), x, [found], lambda t: found.read(t, index))
+        if found.own is None:
+            out = move(region, func, tuple(given[: len(named)]), {})
+        else:
+            out = looked_up(region, func(*args, **kwargs), x, [found], lambda t: found.read(t, index))
+        return of_all(region, func, x, [index], out, lambda: [found]) if region.selecting() else out
 
     return rule
 
@@ -361,10 +382,9 @@ take_along_dim = lookup("input indices dim", _along_dim)
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "weight") if func is F.embedding else ("weight", "input"), args), **kwargs)
     index, table = named["input" if "input" in named else "indices"], named["weight"]
-    out = func(*args, **kwargs)
-    if shadow(index) is None:
-        return out
-    return looked_up(region, out, table, [Spot(index, lambda t, i: t[i], table.shape[0], 1, rows=True)], lambda t: t)
+    out, spot = func(*args, **kwargs), Spot(index, lambda t, i: t[i], table.shape[0], 1, rows=True)
+    out = out if spot.own is None else looked_up(region, out, table, [spot], lambda t: t)
+    return of_all(region, func, table, [index], out, lambda: [spot]) if region.selecting() else out
 
 
 def one_hot_of(x: Tensor, own: Shadow, classes: int) -> Tensor:

@@ -23,10 +23,11 @@ from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added, total
 from .either import written as written_in
-from .lookups import Spot, spot_along, spot_of_rows, spots_of
+from .lookups import FLAG, Spot, spot_along, spot_of_rows, spots_of
 from .orders import Order, inverse
 from .picked import Picked, quick_choice
-from .shadow import Shadow, Weights, as_value, carried, carry, mark, opposite, shadow, tensors
+from .selections import by_places, other, selected, upright, wide
+from .shadow import Shadow, Weights, as_float, as_value, carried, carry, mark, opposite, shadow, tensors
 
 
 def written(
@@ -220,7 +221,7 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
         named = dict(zip(("input", "dim", "index", "source"), args), **kwargs)
         x, dim, index = named["input"], named["dim"], named["index"]
         source = next(named[name] for name in ("source", "src", "value") if name in named)
-        decided = [y for y in tensors((x, index, source), {}) if shadow(y) is not None]
+        decided = [y for y in tensors((x, index, source), {}) if carried(y) is not None]
         if decided and (named.get("reduce") is not None or x.is_complex()):
             region.lose(op_name(func), decided, "it has no derivative with reduce=; use scatter_add.")
             decided = []
@@ -234,8 +235,13 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
         if named.get("alpha", 1) != 1:
             source = region.call(torch.mul, source, named["alpha"])
         found = spot(x, dim, index)
-        spots = [found] if shadow(index) is not None else []
-        return written(region, hard, x, source, add, spots, found.entry)
+        spots = [found] if found.own is not None else []
+        out = written(region, hard, x, source, add, spots, found.entry)
+        if not region.selecting():
+            return out
+        return at_selected(
+            region, func, out, x, index, source, add, lambda: [found] if selected(index) is not None else []
+        )
 
     return rule
 
@@ -259,21 +265,63 @@ index_fill = scatter(False, spot_of_rows)
 def index_put(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "indices", "values", "accumulate"), args), **kwargs)
     x, items, source, add = named["input"], tuple(named["indices"]), named["values"], bool(named.get("accumulate"))
-    decided = [y for y in tensors((x, source, *items), {}) if shadow(y) is not None]
-    return (
-        put_at(region, _write(region, func, args, kwargs, source), x, items, source, add)
-        if decided
-        else func(*args, **kwargs)
-    )
+    if not any(carried(y) is not None for y in tensors((x, source, *items), {})):
+        return func(*args, **kwargs)
+    return put_at(region, func, _write(region, func, args, kwargs, source), x, items, source, add)
 
 
-_MASKED = "what a mask selects is written where it is. Use torch.where(mask, value, x)."
-
-
-def put_at(region: Region, hard: Tensor, x: Tensor, items: tuple[Any, ...], source: Any, add: bool) -> Tensor:
+def put_at(
+    region: Region, func: Func, hard: Tensor, x: Tensor, items: tuple[Any, ...], source: Any, add: bool
+) -> Any:
     """`hard` is `x` after ``x[items] = source`` (or ``+=``)."""
+    items = by_places(region, items)
     masks = [i for i in items if shadow(i) is not None and i.dtype == torch.bool]
     if masks:
-        region.lose("index_put", masks, _MASKED)
+        region.lose(op_name(func), masks, FLAG)
         return hard
-    return written(region, hard, x, source, add, spots_of(x, items), lambda t: t[items])
+    out = written(region, hard, x, source, add, spots_of(x, items), lambda t: t[items])
+    if not region.selecting():
+        return out
+    return at_selected(region, func, out, x, items, source, add, lambda: spots_of(x, items, selected))
+
+
+def at_selected(
+    region: Region, func: Func, out: Tensor, x: Tensor, items: Any, source: Any, add: bool,
+    spots: Callable[[], list[Spot]],
+) -> Any:  # fmt: skip
+    """`out`, which is `x` after a write at places that a mask selected, with the gradient of the mask."""
+    try:
+        moved = finite_gradient(_without_each(spots()[0], x, source, add))
+    except (ValueError, RuntimeError, IndexError):
+        return other(region, func, (items, source), {}, lambda: out)
+    if out.is_floating_point():
+        return added(out, moved)
+    numbers, own = alias(out), shadow(out)
+    soft = moved if own is None else moved + own.value()
+    return carry(region, out, Shadow(follow(soft, lambda: numbers.to(soft.dtype))))
+
+
+def _without_each(spot: Spot, x: Tensor, source: Any, add: bool) -> Tensor:
+    """What each of the places that a mask may select changes: the last write stays, and without it the last before."""
+    found, at = selected(spot.index), spot.every(_places(x))
+    assert found is not None
+    behind = spot.behind + found.behind
+    many = spot.index.shape[spot.index.dim() - 1 - found.behind]
+    old = as_float(x.detach()).reshape(-1)
+    new = as_value(wide(source, found, lambda t: t.dim() - 1 - behind, many, True))
+    change = new = torch.as_tensor(new, dtype=old.dtype, device=old.device).detach().expand(at.shape)
+    share = upright(found.shadow.value(), behind).expand(at.shape)
+    if not add:
+        number, taken = torch.arange(at.numel(), device=at.device).reshape(at.shape), share.detach() > 0.5
+        last = _last(number, taken, at, x)
+        rest = torch.where(last == number, _last(number, taken & (last != number), at, x), last)  # (of the others)
+        change = new - torch.where(rest < 0, old[at], new.reshape(-1)[rest])
+        change = torch.where(rest > number, 0, change)
+    moved = share * finite(change)
+    return moved.new_zeros(x.numel()).index_add(0, at.reshape(-1), moved.reshape(-1)).reshape(x.shape)
+
+
+def _last(number: Tensor, taken: Tensor, at: Tensor, x: Tensor) -> Tensor:
+    """The number of the last write at each place, if it is taken; -1 if there is none."""
+    found = torch.full((x.numel(),), -1, device=x.device)
+    return found.scatter_reduce(0, at.reshape(-1), torch.where(taken, number, -1).reshape(-1), "amax")[at]

@@ -9,17 +9,30 @@ mask left out is reported as lost.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..._ops.openness import open_elements
-from ..._ops.surrogates import alias, follow, kept
+from ..._ops.surrogates import alias, follow
 from ..._rules.index import op_name
-from ..interface import Func, Region, Rule
+from ..interface import Func, Region
 from .differences import added
-from .shadow import Selected, Shadow, as_float, as_value, carried, carry, mark, quick_shadow, shadow, tensors
+from .shadow import (
+    Selected,
+    Shadow,
+    as_float,
+    as_value,
+    call_with,
+    carried,
+    carry,
+    mark,
+    quick_shadow,
+    shadow,
+    tensors,
+)
 
 
 def selected(x: Any) -> Selected | None:
@@ -29,26 +42,16 @@ def selected(x: Any) -> Selected | None:
 
 # --- what a mask selects -----------------------------------------------------------------------------------------
 
-_WITH_OTHERS = "a mask among other indices is not followed. Use x[mask] alone."
 
-
-def select(region: Region, func: Func, x: Tensor, items: tuple[Any, ...]) -> Any:
+def select(region: Region, func: Func, x: Tensor, mask: Tensor) -> Any:
     """``x[mask]``."""
-    mask = items[0]
-    out = func(x, items if len(items) > 1 else mask)
-    if len(items) > 1:
-        region.lose("getitem", [item for item in items if shadow(item) is not None], _WITH_OTHERS)
-        return out
-    return _selected(region, x, mask, out)
-
-
-def _selected(region: Region, x: Tensor, mask: Tensor, out: Tensor) -> Tensor:
-    held = shadow(x)
-    if held is not None and not open_elements(as_value(mask)):  # (it is the numbers that are open, if anything is)
-        return region.call(torch.Tensor.__getitem__, x, mask.detach())  # type: ignore[no-any-return]
-    full = held.shown(x, held.value().dtype) if held is not None else kept(x)
-    full = full.reshape(mask.numel(), *x.shape[mask.dim() :])
-    return carry(region, out, Selected(lambda: full, _flat(mask), mask))
+    out = func(x, mask)
+    if shadow(x) is not None:
+        out = region.call(torch.Tensor.__getitem__, x, mask.detach())
+        if not open_elements(as_value(mask)):  # (it is the numbers that are open, if anything is)
+            return out
+    full = x.detach().reshape(mask.numel(), *x.shape[mask.dim() :]).clone()
+    return carry(region, out, Selected(lambda: full, _flat(mask), mask, full.dim() - 1, shadow(out)))
 
 
 def quick_select(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -57,10 +60,10 @@ def quick_select(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = quick_shadow(mask)
     if own is None or getattr(x, "_sll", None) is not None or type(x) is not Tensor:
         return NotImplemented
-    full, of_all = kept(x), (mask.numel(), *x.shape[mask.dim() :])
+    full, of_all = x.detach().clone(), (mask.numel(), *x.shape[mask.dim() :])
     region.select()
     weights = own if mask.dim() == 1 else _flat(mask)
-    return mark(region, func(x, mask), Selected(lambda: full.reshape(of_all), weights, mask))
+    return mark(region, func(x, mask), Selected(lambda: full.reshape(of_all), weights, mask, len(of_all) - 1))
 
 
 def _flat(mask: Tensor) -> Shadow:
@@ -76,10 +79,7 @@ def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     if shadow(mask) is None and shadow(x) is None:
         return func(*args, **kwargs)
     shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
-    full, flags = (region.call(torch.Tensor.expand, t, shape) for t in (x, mask))
-    if shadow(mask) is None:
-        return region.call(torch.Tensor.__getitem__, full, flags)
-    return _selected(region, full, flags, func(*args, **kwargs))
+    return region.call(torch.Tensor.__getitem__, *(region.call(torch.Tensor.expand, t, shape) for t in (x, mask)))
 
 
 def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -92,114 +92,202 @@ def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     every = torch.ones_like(mask.detach()).nonzero()
     parts = zip(out, every.unbind(-1)) if isinstance(out, tuple) else [(out, every)]
     for part, places in parts:
-        carry(region, part, Selected(functools.partial(torch.Tensor.view_as, places, places), own, mask))
+        carry(region, part, Selected(functools.partial(places.view_as, places), own, mask, places.dim() - 1))
     return out
+
+
+def by_places(region: Region, items: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An index, with the places that they select for the masks in it that were decided."""
+    found: list[Any] = []
+    for item in items:
+        mask = shadow(item) is not None and item.dtype == torch.bool and selected(item) is None
+        found += region.call(torch.nonzero, item, as_tuple=True) if mask else [item]
+    return tuple(found)
+
+
+def every(index: Tensor, size: int) -> Tensor:
+    """All places that an index may select. Those that it does not may be anything."""
+    found = selected(index)
+    if found is None or index.dtype == torch.bool:  # (flags of what was selected)
+        raise ValueError
+    return found.candidates().clamp(-size, size - 1)
+
+
+def of_all(region: Region, func: Func, x: Tensor, items: Any, out: Tensor, spots: Callable[[], list[Any]]) -> Any:
+    """`out`, read from `x` at places some of which a mask selected: `Spot`."""
+    if selected(x) is not None or not any(selected(item) is not None for item in items):
+        return out
+    try:
+        spot = spots()[0]
+        full = spot.every(x.detach())
+    except (ValueError, RuntimeError, IndexError):
+        return other(region, func, tuple(items), {}, lambda: out)
+    found: Any = carried(spot.index)
+    return selection(region, out, functools.partial(full.view_as, full), found, spot.behind + found.behind)
 
 
 # --- functions of a selection ------------------------------------------------------------------------------------
 
-
-def on_elements(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A function of elements or rows of a selection is the selection of the function."""
-    out = func(*args, **kwargs)
-    found = [s for x in tensors(args, kwargs) if (s := selected(x)) is not None]
-    first = found[0]
-    same = all(s.mask is first.mask or torch.equal(s.mask, first.mask) for s in found)
-
-    def extends(x: Any) -> bool:
-        """Whether those left out have a part in it, too: not if there is one row for each selected element."""
-        alone = not isinstance(x, Tensor) or selected(x) is not None or x.dim() == 0
-        return alone or x.shape[0] != out.shape[0] or out.shape[0] == 1
-
-    rows = isinstance(out, Tensor) and out.shape[:1] == (int(first.mask.sum()),)
-    if not same or not rows or not all(map(extends, tensors(args, kwargs))):
-        return other(region, func, args, kwargs, out)
-    values, named = [_all(x) for x in args], {name: _all(x) for name, x in kwargs.items()}
-    return carry(region, out, Selected(lambda: func(*values, **named), first.shadow, first.mask))
+Run: TypeAlias = "Callable[[], Any]"
+"""The call, by the rule for what its operands carry themselves."""
+SelectionRule: TypeAlias = "Callable[[Region, Func, tuple[Any, ...], dict[str, Any], Run], Any]"
 
 
-def in_place(twin: Func) -> Rule:
-    """``selection -= 1``: it is the selection of ``twin(selection, 1)`` then."""
-
-    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if selected(args[0]) is None:
-            return other(region, func, args, kwargs)
-        found = selected(on_elements(region, twin, args, kwargs))
-        out = func(*args, **kwargs)
-        return out if found is None else carry(region, out, found)
-
-    return rule
+def upright(t: Tensor, behind: int) -> Tensor:
+    """One number for each row, with so many dimensions behind."""
+    return t.reshape(-1, *(1,) * behind)
 
 
-def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _all(x: Any, found: Selected) -> Any:
+    """What the same mask selects as `found`, with what was left out. Raises ValueError if another does."""
+    own = selected(x)
+    if own is None:
+        return x
+    if own.mask is not found.mask and not torch.equal(own.mask, found.mask):
+        raise ValueError
+    return own.candidates()
+
+
+def wide(x: Any, found: Selected, at: Callable[[Tensor], int], many: int, alike: bool = False) -> Any:
+    """An operand beside `found`, which selects so `many`, with those that were left out, in the dimension ``at(x)``;
+    itself where they have a part in it. Raises ValueError if it has one row for each that is selected, unless those are
+    all the same, and that is enough (`alike`).
+    """
+    own = selected(x)
+    if own is not None and at(x) != x.dim() - 1 - own.behind:
+        raise ValueError
+    if own is not None or not isinstance(x, Tensor) or not -1 < at(x) < x.dim() or x.shape[at(x)] != many or many == 1:
+        return _all(x, found)
+    one = x.narrow(at(x), 0, min(many, 1))
+    if not alike or shadow(x) is not None or not (x == one).all():
+        raise ValueError
+    return one if many else 0
+
+
+def on_elements(
+    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run, first: bool = False
+) -> Any:
+    """A function of elements or rows of a selection is the selection of the function. `first`: the dimension of the
+    rows is that.
+    """
+    x, found = next((x, s) for x in tensors(args, kwargs) if (s := selected(x)) is not None)
+    at: Callable[[Tensor], int] = lambda t: 0 if first else t.dim() - 1 - found.behind
+    many = x.shape[x.dim() - 1 - found.behind]
+    try:
+        values, named = call_with(lambda *a, **k: (a, k), args, kwargs, lambda x: wide(x, found, at, many))
+    except (ValueError, RuntimeError, IndexError):  # (or it is not defined for what was left out)
+        return other(region, func, args, kwargs, run)
+    out, named = run(), {name: x for name, x in named.items() if name not in ("inplace", "out")}
+    if not isinstance(out, Tensor) or out.shape[at(out)] != many:
+        return other(region, func, args, kwargs, lambda: out)
+    return selection(region, out, lambda: func(*values, **named), found, out.dim() - 1 - at(out))
+
+
+def selection(region: Region, out: Tensor, make: Run, found: Selected, behind: int) -> Tensor:
+    """`out` is selected by the same mask as `found`."""
+    return carry(region, out, Selected(torch.no_grad()(make), found.shadow, found.mask, behind, shadow(out)))
+
+
+def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """``selection @ weight``, `linear`: each row by itself."""
     x, *rest = args
     found, others = selected(x), tensors(rest, kwargs)
-    out = func(*args, **kwargs)
-    if found is None or x.dim() < 2 or any(selected(y) is not None or y.dim() > 2 for y in others):
-        return other(region, func, args, kwargs, out)
-    return carry(region, out, Selected(lambda: func(found.candidates(), *rest, **kwargs), found.shadow, found.mask))
+    beyond = rest and isinstance(rest[0], (tuple, list)) and len(rest[0]) > 1  # (norms of several dimensions)
+    if beyond or found is None or not found.behind or any(selected(y) is not None or y.dim() > 2 for y in others):
+        return other(region, func, args, kwargs, run)
+    out, full = run(), found.candidates()
+    return selection(region, out, lambda: func(full, *rest, **kwargs), found, found.behind + out.dim() - x.dim())
 
 
-def _all(x: Any) -> Any:
-    """All elements, in the place of those selected."""
-    found = selected(x)
-    return found.candidates() if found is not None else tuple(map(_all, x)) if isinstance(x, tuple) else x
+def moved(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
+    """``selection[:, …]``, `reshape`, `chunk`, `cat` …: the number of each row goes where its elements go."""
+    found = next(s for x in tensors(args, kwargs) if (s := selected(x)) is not None)
+    rows, out = torch.arange(found.mask.numel(), device=found.mask.device), run()
+    if any(selected(x) is not None for x in tensors(args[1:], kwargs)):
+        return other(region, func, args, kwargs, lambda: out)
+
+    def number(x: Tensor) -> Tensor:
+        own = selected(x)
+        return x if own is None else upright(rows, own.behind).expand(own.candidates().shape)
+
+    try:
+        with torch.no_grad():
+            full, numbers = (call_with(func, args, kwargs, of) for of in (lambda x: _all(x, found), number))
+    except (ValueError, RuntimeError, IndexError):
+        return other(region, func, args, kwargs, lambda: out)
+    for part, values, places in zip(*([t] if isinstance(t, Tensor) else t for t in (out, full, numbers))):
+        fits = [b for b in range(places.dim()) if _stand(places, rows, b)]
+        if not fits:
+            return other(region, func, args, kwargs, lambda: out)
+        nearest = min(fits, key=lambda b: abs(b - found.behind))  # (of one row any fits)
+        selection(region, part, functools.partial(values.view_as, values), found, nearest)
+    return out
 
 
-def item(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``selection[:, …]``, of each row; and ``table[selection]``, for each element."""
-    x, index = args
-    items = index if isinstance(index, tuple) else (index,)
-    table = selected(x) is None and all(selected(i) is not None for i in items)
-    if table and len(items) == 1:  # what was left out may be anything
-        out, found, last = func(x, index), selected(items[0]), x.shape[0] - 1
-        assert found is not None
-        every = found.candidates().clamp(-last - 1, last)
-        return carry(region, out, Selected(lambda: x[every], found.shadow, found.mask))
-    if table or selected(x) is not None and isinstance(index, tuple) and index[0] == slice(None):
-        return on_elements(region, func, args, kwargs)
-    return other(region, func, args, kwargs)
+def _stand(places: Tensor, rows: Tensor, behind: int) -> bool:
+    """Whether the rows stand in order, in the dimension that has so many behind it."""
+    return places.shape[-1 - behind] == rows.numel() and bool((places == upright(rows, behind)).all())
 
 
-def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
+    """``selection.softmax(-1)``, ``any(1)`` …: in each row, or with each beside itself."""
+    named = dict(zip(("input", "dim"), args), **kwargs)
+    x, dim = named["input"], named.get("dim")
+    found, dims = selected(x), [dim] if isinstance(dim, int) else dim
+    if found is None or not isinstance(dims, (tuple, list)) or len(tensors(args, kwargs)) > 1:
+        return other(region, func, args, kwargs, run)
+    at, beyond, out = x.dim() - 1 - found.behind, {d % x.dim() for d in dims}, run()
+    if at in beyond:
+        return other(region, func, args, kwargs, lambda: out)
+    with torch.no_grad():
+        full = call_with(func, args, kwargs, lambda y: _all(y, found))
+    for part, values in [(out, full)] if isinstance(out, Tensor) else zip(out, full):
+        behind = found.behind - (0 if part.dim() == x.dim() else sum(d > at for d in beyond))
+        selection(region, part, functools.partial(values.view_as, values), found, behind)
+    return out
+
+
+def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """`sum` and `mean` of a selection."""
-    named = dict(zip(("input", "dim", "keepdim"), args), **kwargs)
-    x, dim, keepdim = named["input"], named.get("dim"), bool(named.get("keepdim"))
-    found = selected(x)
+    named = dict(zip(("input", "dim"), args), **kwargs)
+    x, dim = named["input"], named.get("dim")
+    found, out = selected(x), run()
     assert found is not None
-    dims = list(range(x.dim())) if dim is None else [d % x.dim() for d in ([dim] if isinstance(dim, int) else dim)]
-    if 0 not in dims:
-        return on_elements(region, func, args, kwargs)
-    out = func(*args, **kwargs)
+    every = range(x.dim()) if dim is None else [d % x.dim() for d in ([dim] if isinstance(dim, int) else dim)]
+    at = x.dim() - 1 - found.behind
+    if at not in every:
+        return along(region, func, args, kwargs, lambda: out)
     with torch.no_grad():
         try:
             full = as_float(found.candidates().detach())
         except (RuntimeError, IndexError, ValueError):  # not defined for what was left out
-            return other(region, func, args, kwargs, out)
+            return other(region, func, args, kwargs, lambda: out)
         full = torch.where(full.isfinite(), full, 0)
-        rest = [d for d in dims if d]
-        if rest:
+        if rest := [d for d in every if d != at]:
             full = getattr(torch, op_name(func))(full, rest, keepdim=True)
         if op_name(func) == "mean":
-            full = (full - x.detach().mean(dims, keepdim=True)) / max(x.shape[0], 1)
-    soft = found.shadow.value().reshape(-1, *(1,) * (full.dim() - 1)) * full
-    soft = soft.sum(0, keepdim=True).reshape(out.shape) if not keepdim else soft.sum(0, keepdim=True)
+            full = (full - x.detach().mean(list(every), keepdim=True)) / max(x.shape[at], 1)
+    soft = (upright(found.shadow.value(), found.behind) * full).sum(at).reshape(out.shape)
     if out.is_floating_point():
         return added(out, soft)
-    numbers = alias(out)
+    numbers, own = alias(out), shadow(out)
+    soft = soft if own is None else soft + own.value()
     return carry(region, out, Shadow(follow(soft, lambda: numbers.to(soft.dtype))))
 
 
-def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def loss(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """A loss of elements, and then `mean` or `sum`."""
     reduction = kwargs.get("reduction", "mean")
-    each = on_elements(region, func, args, {**kwargs, "reduction": "none"})
+    run = run if any(shadow(x) is not None for x in tensors(args, kwargs)) else lambda: func(*args, **kwargs)
     if reduction == "none":
-        return each
+        return on_elements(region, func, args, kwargs, run, True)
+    each, out = region.call(func, *args, **{**kwargs, "reduction": "none"}), run()
     if selected(each) is None:
-        return func(*args, **kwargs)
-    return region.call(torch.mean if reduction == "mean" else torch.sum, each)
+        return out
+    found = region.call(torch.mean if reduction == "mean" else torch.sum, each)
+    if not torch.allclose(found.detach(), out.detach(), equal_nan=True):  # (weights of classes, or ignored ones)
+        return other(region, func, args, kwargs, lambda: out)
+    return follow(found, out.detach)
 
 
 _NOT_FOLLOWED = (
@@ -208,10 +296,10 @@ _NOT_FOLLOWED = (
 )
 
 
-def other(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any = None) -> Any:
+def other(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """Any other function of a selection: lost, if the mask is open anywhere."""
     found = [s for x in tensors(args, kwargs) if (s := selected(x)) is not None]
     masks = [s.mask for s in found if open_elements(s.shadow.value())]
     if masks:
         region.lose(op_name(func), masks, _NOT_FOLLOWED)
-    return func(*args, **kwargs) if out is None else out
+    return run()

@@ -293,18 +293,23 @@ class Either(Whole):
 
 
 class Selected(Told):
-    """``x[mask]`` as long as nothing but elementwise functions followed.
+    """``x[mask]`` as long as nothing but functions of single elements or rows followed.
 
     `candidates` computes the function for all elements of `x`, selected or not, with the dimensions of the mask
-    flattened into one; `weights` is the shadow of the mask, flattened, and `mask` the mask.
+    flattened into one; `shadow` is that of the mask, flattened, and `mask` the mask. `behind`: how many dimensions
+    follow that one. `own`: the shadow of the elements themselves, if they were decided.
     """
 
     selects = True
 
-    def __init__(self, candidates: Callable[[], Tensor], shadow: Shadow, mask: Tensor) -> None:
+    def __init__(
+        self, candidates: Callable[[], Tensor], shadow: Shadow, mask: Tensor, behind: int, own: Shadow | None = None
+    ) -> None:
         self.candidates = candidates
         self.shadow = shadow
         self.mask = mask
+        self.behind = behind
+        self.own = own
 
 
 class Scaled(Told):
@@ -322,7 +327,9 @@ carried: Callable[[Any], Any] = functools.partial(held, kind=Told)
 def shadow(x: Any) -> Shadow | None:
     """The shadow of a bool or integer tensor."""
     found = carried(x)
-    return found if isinstance(found, Shadow) else None
+    if found is None or isinstance(found, Shadow):
+        return found
+    return found.own if isinstance(found, Selected) else None
 
 
 def quick_shadow(x: Any) -> Shadow | None:

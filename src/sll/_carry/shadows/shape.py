@@ -37,13 +37,14 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     """One operand, whose elements are moved (or filled up): views, `flip`, `repeat`, `pad`, ``x[1:]`` …"""
     x, *rest = args
     out = func(*args, **kwargs)
-    own = carried(x)
+    own: Any = carried(x)
+    own = own.own if isinstance(own, Selected) else own
     bounds = [b for b in _parts([*rest, *kwargs.values()]) if shadow(b) is not None]
     if bounds:
         region.lose(op_name(func), bounds, BOUNDS)
     if out is x:
         return x
-    if own is None or isinstance(own, Selected):
+    if own is None:
         return out
     if isinstance(out, Tensor) and out.dtype != x.dtype:
         region.lose(op_name(func), [x], "it takes the bits of a number apart. Convert with .to(dtype).")

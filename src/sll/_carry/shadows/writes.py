@@ -17,13 +17,14 @@ from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
 from ..writes import Writes, into_base, told_of_views
 from .scatters import put_at
+from .selections import other
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
 from .terms import beside
 
 
 def _before(region: Region, x: Tensor) -> Tensor:
     copy, found = x.clone(), carried(x)
-    return copy if found is None or isinstance(found, Selected) else carry(region, copy, found)
+    return copy if found is None else carry(region, copy, found)
 
 
 def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
@@ -54,7 +55,7 @@ def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor
     return beside(region, same, [_before(region, old), new], same(old, new), put(a.to(b.dtype), b))
 
 
-WRITES = Writes(lambda x: shadow(x) is not None, _before, _carry_same, _through)
+WRITES = Writes(lambda x: isinstance(carried(x), (Shadow, Selected)), _before, _carry_same, _through)
 in_place, spelled_out, overwrite = WRITES.in_place, WRITES.spelled_out, WRITES.overwrite
 
 
@@ -77,8 +78,10 @@ def _as_tensor(value: Any, target: Tensor) -> Tensor:
 def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     target, index, value = args
     items, value = index if isinstance(index, tuple) else (index,), _converted(region, value, target)
-    if any(shadow(item) is not None for item in items):
+    if any(isinstance(carried(item), (Shadow, Selected)) for item in items):
         return _write_at_decisions(region, func, target, items, value)
+    if isinstance(carried(value), Selected):
+        other(region, func, (value,), {}, lambda: None)
     if target.is_floating_point() or (shadow(value) is None and shadow(target) is None):
         return func(target, index, value)  # floats: autograd follows the write
     dims, value = target[index].dim(), _as_tensor(value, target)
@@ -100,18 +103,16 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple[Any, ...], value: Any) -> None:
     mask, before = items[0], _before(region, target)
-    if len(items) > 1 or mask.dtype != torch.bool:
+    if len(items) > 1 or mask.dtype != torch.bool or isinstance(carried(value), Selected):
         hard = before.clone()
         func(hard, items, value)
-        overwrite(region, target, put_at(region, hard, before, items, value, add=False))
+        overwrite(region, target, put_at(region, func, hard, before, items, value, add=False))
         return
     func(target.detach().clone(), mask, value.detach() if isinstance(value, Tensor) else value)  # raises if it must
-    rest, chosen = target.dim() - mask.dim(), carried(value)
+    rest = target.dim() - mask.dim()
     wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
     value = _as_tensor(value, target)
-    if isinstance(chosen, Selected) and chosen.mask is mask:  # y[mask] = f(x[mask]): where(mask, f(x), y)
-        value = chosen.candidates().reshape(target.shape).to(target.dtype)
-    elif value.dim() == rest + 1 and value.shape[0] != 1:
+    if value.dim() == rest + 1 and value.shape[0] != 1:
         full = region.call(torch.Tensor.expand, wide, target.shape)
         overwrite(region, target, region.call(torch.masked_scatter, before, full, value))
         return
@@ -136,6 +137,10 @@ def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
     """Element ``i`` of the source goes to the ``i``-th True element of the mask: taken from the source at a count."""
     named = dict(zip(("input", "mask", "source"), args), **kwargs)
     x, mask, source = named["input"], named["mask"], named["source"]
+    if isinstance(carried(source), Selected):
+        out = _before(region, x)
+        region.call(torch.Tensor.__setitem__, out, region.call(torch.Tensor.expand, mask, x.shape), source)
+        return out
     out, own = func(*args, **kwargs), shadow(mask)
     if own is None or x.numel() == 0:
         return out
