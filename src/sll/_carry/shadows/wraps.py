@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from ..._ops.surrogates import eager
+from ..._ops.env import dispatched, hook, recorded, unwrapped
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
 from .differences import added
@@ -86,6 +86,8 @@ class Rounded:
         """`x`, to be taken away from what it was made of."""
         x: Any = self.x
         if self.saw:
+            if self.width is not None:
+                self.width.subtracted(_SAW)
             return x.detach()  # type: ignore[no-any-return]
         if self._twin is None:
             each: Rounded | None = self
@@ -106,8 +108,8 @@ def _compare(twin: Tensor, x: Tensor) -> None:
     def without(gradient: Tensor) -> Tensor | None:
         return torch.where(gradient == arrived.pop(), 0, gradient) if arrived else None
 
-    twin.register_hook(lambda gradient: arrived.__setitem__(slice(None), [gradient]))  # type: ignore[no-untyped-call]
-    x.register_hook(without)  # type: ignore[no-untyped-call]
+    hook(twin, lambda gradient: arrived.__setitem__(slice(None), [gradient]))
+    hook(x, without)
 
 
 class Line:
@@ -126,8 +128,8 @@ class Line:
     def moved(self, step: Callable[[Tensor], Tensor], out: Tensor) -> Line:
         """`out` are its elements in other places."""
         found = self.on(step)
-        if found.path is not None and out.grad_fn is not None:
-            found.path = (*found.path, *_move(out.grad_fn, out.output_nr))
+        if found.path is not None and (known := recorded(out)) is not None and known.grad_fn is not None:
+            found.path = (*found.path, *_move(known.grad_fn, known.output_nr))
         return found
 
     def meets(self, step: Callable[[Tensor], Tensor]) -> Line:
@@ -158,19 +160,18 @@ class Index(Shadow):
 
     def value(self) -> Tensor:
         known, value = self._value, super().value()
-        if known is None and value.requires_grad:
+        if known is None:
             root = self.line.root
             subtracted, read, least = root.subtracted, root.read, 0 if root.edges is None else 2
-            hook = lambda g: torch.zeros_like(g) if subtracted and len(read) >= least else None
-            value.register_hook(hook)  # type: ignore[no-untyped-call]
+            hook(value, lambda g: torch.zeros_like(g) if subtracted and len(read) >= least else None)
         return value
 
 
 def line_for(eps: Any, source: Any, out: Tensor | None = None, saw: bool = False) -> Line | None:
     """Of what `source` was rounded to, as long as it is looked at whether the program takes the jump back."""
-    if not isinstance(eps, Width) or not eps.looks or not eager():
+    if not isinstance(eps, Width) or not (eps.whole or eps.saw) or eps.skips():
         return None
-    if not isinstance(source, Tensor) or not source.requires_grad or out is not None and not out.requires_grad:
+    if recorded(source) is None or out is not None and recorded(out) is None:
         return None
     eps.looks -= 1
     return Line(Rounded(source, out, saw, eps))
@@ -198,7 +199,7 @@ def put_on(region: Region, out: Tensor, line: Line) -> Tensor:
 def as_line(region: Region, x: Tensor, out: Tensor) -> Tensor:
     """`out` are the numbers of the index `x`, as floats."""
     line = line_of(x)
-    if line is None or not out.requires_grad:
+    if line is None or recorded(out) is None:
         return out
     return carry(region, out, Scaled(Line(Rounded(line.root.source, out, parent=line.root))))
 
@@ -212,7 +213,7 @@ def read_at(region: Region, own: Shadow, table: Any, out: Tensor, soft: Tensor) 
     if not isinstance(index, Index) or (edges := (root := index.line.root).edges) is None:
         return found
     root.read.append(True)
-    if table.untyped_storage().data_ptr() != edges.untyped_storage().data_ptr():
+    if _memory(table) != _memory(edges):
         return found
     line = Line(Rounded(root.source, found, parent=root))
     line.root.ramp = soft
@@ -246,7 +247,7 @@ def _added(func: Func, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Line | N
         found, y = line_of(args[i]), args[1 - i]
         if found is None:
             continue
-        if not (isinstance(y, Tensor) and y.requires_grad):
+        if recorded(y) is None:
             line = found.on(functools.partial(_at, func, args, i), own)
         elif own * found.sign != other and found.made_of(y):
             line = Line(Rounded(y), None, other) if found.root.saw else None
@@ -270,7 +271,7 @@ def in_place(rule: Rule) -> Rule:
 
 def _ancestors(x: Tensor, path: tuple[Any, ...]) -> dict[tuple[Node, int], tuple[Any, ...]]:
     """What `x` is a linear function of, in autograd's graph, and the moves from there."""
-    edge = get_gradient_edge(x)
+    edge = get_gradient_edge(recorded(x))  # type: ignore[arg-type]
     found, todo = {(edge.node, edge.output_nr): path}, [(edge.node, edge.output_nr)]
     while todo and len(found) < _FAR:
         key = todo.pop(0)
@@ -301,4 +302,10 @@ def _told(x: Any) -> Any:
     """An argument, as something that can be compared."""
     if isinstance(x, (tuple, list)):
         return tuple(map(_told, x))
-    return (x.data_ptr(), x.shape) if isinstance(x, Tensor) else x
+    return (_memory(x), x.storage_offset(), x.shape) if isinstance(x, Tensor) else x
+
+
+def _memory(x: Tensor) -> int:
+    """Tells what tensors share memory. (While code is compiled there is none.)"""
+    x = unwrapped(x)
+    return id(x if x._base is None else x._base) if dispatched() else x.untyped_storage().data_ptr()
