@@ -53,10 +53,10 @@ class Place:
         if not self.remembers or not entered:
             if watch is not None:
                 return Width(self.policy, self.kind, self.note, watch)
-            if not self._whole or self._width.looks:
+            if not self._whole or not self._width.skips():
                 return self._width
             self._again[0] += 1
-            return 0.5  # nothing is looked at any more
+            return 0.5
         counts, line = entered[-1].counts, self.line
         nth = counts.get(line, 0)
         counts[line] = nth + 1

@@ -16,11 +16,13 @@ __all__ = [
     "dispatched",
     "eager",
     "free_to_read",
+    "hook",
     "infinite",
     "level_of",
     "outside_of_transforms",
     "plain",
     "readable",
+    "recorded",
     "tracked",
     "unwrapped",
 ]
@@ -60,7 +62,7 @@ def unwrapped(x: Tensor) -> Tensor:
 def readable(x: Tensor) -> Tensor | None:
     """`x` to read numbers from, `unwrapped`; None where there are none (meta tensors, somebody traces or fakes)."""
     x = unwrapped(x)
-    if x.device.type == "meta" or torch._C._len_torch_dispatch_stack() > 0:
+    if x.device.type == "meta" or dispatched():
         return None
     with outside_of_transforms():
         return x.detach()
@@ -82,9 +84,8 @@ def infinite(x: Any) -> bool:
     return isinstance(x, float) and not math.isfinite(x)
 
 
-def dispatched() -> bool:
-    """Whether somebody traces or fakes tensors: then nothing is read, and nothing made now may be kept."""
-    return torch._C._len_torch_dispatch_stack() > 0
+dispatched: Callable[[], int] = torch._C._len_torch_dispatch_stack
+"""How many trace or fake tensors. If somebody does, nothing is read, and nothing made now may be kept."""
 
 
 def tracked(x: Any) -> bool:
@@ -100,14 +101,31 @@ def tracked(x: Any) -> bool:
     return forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 
+def recorded(x: Any) -> Tensor | None:
+    """`x`, or what transforms of `torch.func` wrap as `x`: the tensor that autograd's graph knows, if it does."""
+    while isinstance(x, Tensor) and not x.requires_grad:
+        if not torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return None
+        x = torch._C._functorch.get_unwrapped(x)
+    return x if isinstance(x, Tensor) else None
+
+
+def hook(x: Tensor, arrives: Callable[[Tensor], Tensor | None]) -> None:
+    """Shows `arrives` the gradient of `x`, in each transform that it is in."""
+    if x.requires_grad:
+        x.register_hook(arrives)  # type: ignore[no-untyped-call]
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        hook(torch._C._functorch.get_unwrapped(x), arrives)
+
+
 def plain() -> bool:
     """Whether plain autograd records, and nothing else is on: what training loops do."""
     busy = _forward._current_level >= 0 or _transforms() or HOOKS is None
-    return _records() and not (busy or _dispatches() or _inference()) and HOOKS(True) is None  # type: ignore[misc]
+    return _records() and not (busy or dispatched() or _inference()) and HOOKS(True) is None  # type: ignore[misc]
 
 
 _records, _inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
-_transforms, _dispatches = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
+_transforms = torch._C._are_functorch_transforms_active
 _forward = torch.autograd.forward_ad
 HOOKS: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 """What has a hand in what autograd saves, a checkpoint for one. (Older torch does not tell.)"""
@@ -118,4 +136,4 @@ def eager() -> bool:
     gradients.
     """
     busy = _forward._current_level >= 0 or _transforms()
-    return not (busy or _dispatches() or _inference())
+    return not (busy or dispatched() or _inference())

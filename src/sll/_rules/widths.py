@@ -18,8 +18,8 @@ from ..policies import Call, Kind, Policy
 __all__ = ["TINY", "Joined", "Scale", "Width", "half_width", "in_units", "is_soft"]
 
 
-_LOOKS = 32
-"""A line of the program that has not taken a jump back in so many calls never does."""
+_LOOKS, _AGAIN = 32, 16
+"""Of a line of the program that has not taken a jump back in so many calls every 16th is looked at."""
 TINY = 1e-30
 """No band is narrower: its slope has to be a float32."""
 
@@ -91,6 +91,16 @@ class Width:
         """Of a place: asked again, it is the same decision."""
         self.late: bool = getattr(policy, "WHOLE", False)
         """Whether it may be asked in backward: its answers do not change with time."""
+
+    def skips(self) -> bool:
+        """Whether nobody looks at this call. (A graph is made once: that is looked at.)"""
+        if self.looks > 0 or dispatched():
+            return False
+        self.looks -= 1
+        if self.looks % _AGAIN:
+            return True
+        self.looks = 1
+        return False
 
     def subtracted(self, why: str) -> None:
         """It does: look at each call."""

@@ -217,6 +217,24 @@ def test_compiled_code_knows_what_was_measured(name):
     torch.testing.assert_close(inside[1], plain[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("many", [1, 3, 12])
+@pytest.mark.parametrize("name", ["leaky", "mask times", "filled", "absolute by sign", "huber"])
+def test_in_transforms(name, many):
+    """Measured there, or (`many` steps) in eager mode before."""
+    f, region = KINKS[name], sll.linearize("auto", on_lost="ignore")
+    trained(f, many, region=region)
+    for seed in range(many, 13):
+        x, weights = numbers(seed).detach(), numbers(1000 + seed).detach()
+        rows = x.clone().view(4, -1).requires_grad_()
+        with region:
+            y = torch.vmap(f)(rows).view(-1)
+            found = torch.func.grad(lambda x, weights=weights: (f(x) * weights).sum())(x)
+        batched = torch.autograd.grad(weighted(y, seed), rows)[0].view(-1)
+    plain = gradient(f, x, seed)[1]
+    torch.testing.assert_close(batched, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+
+
 def test_a_trace_says_so():
     auto = sll.Auto()
     trained(KINKS["leaky"], region=sll.linearize(auto))

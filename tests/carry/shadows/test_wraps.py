@@ -307,11 +307,7 @@ QUANTIZERS = {
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_a_number_without_its_sawtooth_is_rounded(name):
     """Straight-through: as if the rounded number were the number."""
-    found = (
-        same(QUANTIZERS[name], numbers(12), of=None)
-        if False
-        else gradients(QUANTIZERS[name], numbers(12), region=auto())
-    )
+    found = gradients(QUANTIZERS[name], numbers(12), region=auto())
     factor = {"negative": -1.0, "floor of floor": 2.0}.get(name, 1.0)
     assert torch.equal(found[1][0], factor * weights(found[0]))
 
@@ -343,6 +339,137 @@ def test_a_line_that_never_takes_back_is_no_longer_looked_at():
 
     looked_at = many()
     assert looked_at[0] and not looked_at[-1]
+
+
+@pytest.mark.parametrize("name", ["round", "percent", "integer"])
+def test_a_line_that_takes_back_later_is_found_out(name):
+    """A branch of a program that is taken after many steps."""
+    jump, region, found = (
+        {"round": torch.round, "percent": lambda d: d % 1.0, "integer": lambda d: d.long()},
+        auto(),
+        [],
+    )
+    for step in range(80):
+        x = numbers(5, seed=step).requires_grad_()
+        with region:
+            n = jump[name](x)
+            y = x - n if step >= 40 else n * 1.5
+        found.append(torch.autograd.grad(y.sum(), x)[0].sum().item())
+    assert found[60:] == [5.0] * 20
+
+
+def test_a_number_without_its_sawtooth_is_rounded_at_each_call():
+    region = auto()
+    for seed in range(50):
+        value, (found,) = gradients(QUANTIZERS["percent"], numbers(6, seed=seed), region=region)
+        assert torch.equal(found, weights(value))
+
+
+# --- where plain autograd is not all there is ------------------------------------------------------------------------
+
+EVERYWHERE = {**WRAPS, **STEPS, **QUANTIZERS}
+
+
+def loss(f):
+    return lambda d: (lambda y: (y * weights(y)).sum())(f(d))
+
+
+def over_rows(f, d, dim=0):
+    d = d.movedim(0, dim).clone().requires_grad_()
+    y = torch.vmap(loss(f), in_dims=dim)(d)
+    return torch.autograd.grad(y.sum(), d)[0].movedim(dim, 0)
+
+
+TRANSFORMED = {
+    "grad": lambda f, d: torch.stack([torch.func.grad(loss(f))(row) for row in d]),
+    "vmap of grad": lambda f, d: torch.vmap(torch.func.grad(loss(f)))(d),
+    "grad of vmap": lambda f, d: torch.func.grad(lambda d: torch.vmap(loss(f))(d).sum())(d),
+    "vmap": over_rows,
+    "vmap over columns": lambda f, d: over_rows(f, d, 1),
+    "jacrev": lambda f, d: torch.stack([torch.func.jacrev(loss(f))(row) for row in d]),
+}
+
+
+@pytest.mark.parametrize("way", TRANSFORMED)
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_in_transforms(name, way):
+    f, rows = EVERYWHERE[name], numbers(2, 12, seed=3)
+    with auto():
+        found = TRANSFORMED[way](f, rows)
+    for row, one in zip(rows, found):
+        torch.testing.assert_close(one, gradients(f, row, region=auto())[1][0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["round", "remainder", "in place", "interpolation"])
+def test_second_derivatives_in_transforms(name):
+    f, x = loss(lambda d: WRAPS[name](d) ** 2), numbers(4)
+    plain = torch.func.hessian(f)(x)
+    with auto():
+        torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(f))(x), plain, rtol=1e-12, atol=1e-12)
+        rows = torch.vmap(torch.func.grad(lambda d: torch.func.grad(f)(d).sum()))(x.expand(2, 4))
+    torch.testing.assert_close(rows[1], plain.sum(0), rtol=1e-12, atol=1e-12)
+
+
+def all_of(names):
+    return lambda *each: [EVERYWHERE[name](d) for name, d in zip(names, each)]
+
+
+def in_compiled_code(names, dtype=torch.float64, backend="aot_eager"):
+    torch._dynamo.reset()
+    f, auto_of_one_step, found = all_of(names), sll.Auto(steps=1), []
+    compiled = sll.compile(f, auto_of_one_step, on_lost="ignore", backend=backend, fullgraph=True)
+    for run in (compiled, auto()(f)):
+        for step in range(2):
+            each = [numbers(12, seed=step, dtype=dtype).requires_grad_() for _ in names]
+            out = run(*each)
+        found.append((out, torch.autograd.grad(sum((y * weights(y)).sum() for y in out), each)))
+    for name, y, want_y, g, want in zip(names, found[0][0], found[1][0], found[0][1], found[1][1]):
+        assert torch.equal(y, want_y), name
+        torch.testing.assert_close(g, want, rtol=1e-5 if dtype is torch.float32 else 1e-12, atol=1e-5, msg=name)
+
+
+COMPILED = [
+    "round",
+    "in place",
+    "parts",
+    "percent",
+    "integer",
+    "interpolation, between knots",
+    "residual",
+    "floor of floor",
+]
+needs_new_dynamo = pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
+
+
+@needs_new_dynamo
+def test_in_compiled_code():
+    in_compiled_code(COMPILED)
+
+
+@needs_new_dynamo
+@pytest.mark.slow
+def test_all_in_compiled_code():
+    in_compiled_code(list(EVERYWHERE))
+
+
+@needs_new_dynamo
+@pytest.mark.slow
+def test_in_compiled_kernels():
+    in_compiled_code(["round", "parts", "percent", "integer"], torch.float32, backend="inductor")
+
+
+@needs_new_dynamo
+def test_a_branch_that_is_compiled_later_is_looked_at():
+    @torch.compile(backend="aot_eager")
+    def f(d, back):
+        return d - d.round() if back else d.round() * 1.5
+
+    region = auto()
+    torch._dynamo.reset()
+    for seed in range(45):
+        gradients(lambda d: f(d, False), numbers(6, seed=seed), region=region)
+    _, (found,) = gradients(lambda d: f(d, True), numbers(6), region=region)
+    assert torch.equal(found, weights(found))
 
 
 def test_in_threads():

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import collections
 import threading
+from typing import TypeAlias
+from weakref import ref
 
 import torch
 from torch import Tensor
 
+from ..._ops.env import outside_of_transforms, readable
 from ..._ops.samples import sample
 from ..._rules.widths import Width
 from ..interface import Region
@@ -19,6 +22,7 @@ from ..interface import Region
 __all__ = ["Account", "account"]
 
 _TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
+Key: TypeAlias = "Tensor | ref[Tensor]"
 _MANY = 8
 """So many roundings of a step may be the same as another."""
 
@@ -52,7 +56,7 @@ class Account:
 class _Step(threading.local):
     def __init__(self) -> None:
         self.number = -1
-        self.known: collections.deque[tuple[float, Tensor, Account]] = collections.deque(maxlen=_MANY)
+        self.known: collections.deque[tuple[float, Key, Account]] = collections.deque(maxlen=_MANY)
 
 
 _STEP = _Step()
@@ -71,11 +75,18 @@ def _known(region: Region, source: Tensor, step: float) -> Account:
     if _STEP.number != region.step():
         _STEP.number = region.step()
         _STEP.known.clear()
-    some = sample(source)
-    for one, numbers, found in _STEP.known:
-        alike = one == step and numbers.shape == some.shape and numbers.dtype == some.dtype
-        if alike and numbers.device == some.device and torch.equal(numbers, some):
-            return found
+    numbers = readable(source)
+    with outside_of_transforms():
+        key = ref(source) if numbers is None else sample(numbers).clone()  # (in a graph there are no numbers)
+        for one, other, found in _STEP.known:
+            if one == step and _same(other, key):
+                return found
     found = Account()
-    _STEP.known.append((step, some.clone(), found))
+    _STEP.known.append((step, key, found))
     return found
+
+
+def _same(a: Key, b: Key) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a() is b()

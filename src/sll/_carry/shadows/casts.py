@@ -79,26 +79,22 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
                 floats = floats * _around(out, there.to(out.dtype))
         if plainly:
             floats.data = out.type(dtype)
-            if whole.line is not None:
-                return put(region, out, Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line))
         else:
             floats = follow(floats, lambda: out.to(dtype))
         found = Shadow(floats, other, dtype, whole.by_ones)
+        if whole.line is not None:
+            found = Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line)
         found.ends = whole.ends
         return put(region, out, found)
     numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
     other = lambda n: _beyond(fixed, n)
-    line = line_for(region, eps, "cast", (x,)) if plainly and type(eps) is not float else None
-    if line is not None:
-        found = Index(make, other, dtype, True, line)
-        if region.trace is not None:
-            found.value()
-    elif plainly and region.trace is None:
-        found = Shadow(make, other, dtype, by_ones=True)
-    else:
-        found = Shadow(make(), other, None, True)
+    line, lazy = None if type(eps) is float else line_for(region, eps, "cast", (x,)), plainly and region.trace is None
+    exact = dtype if lazy else None
+    found = Shadow(make, other, exact, True) if line is None else Index(make, other, exact, True, line)
+    if not lazy:
+        found.value()
     return put(region, out, found)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import dispatched, hook, outside_of_transforms, recorded, unwrapped
 from ..._ops.fused import batched
 from ..._ops.samples import sample
-from ..._ops.surrogates import eager
 from ..._rules.widths import Width
 
 __all__ = ["joined", "learned", "looked_at"]
@@ -35,22 +35,25 @@ def looked_at(eps: Any, soft: Tensor, distance: Tensor, half: float | None = Non
     """While its width is measured, see what arrives at `soft`, through which alone a comparison has its gradient.
     (`half`: the half-width in the units of `distance`, if it is not that of the line.)
     """
-    if not isinstance(eps, Width) or eps.place is None or not eager():
+    if not isinstance(eps, Width) or eps.place is None or dispatched():
         return
     arrived, place = getattr(eps.policy, "arrived", None), eps.place
-    if arrived is None or not soft.requires_grad:
+    if arrived is None:
         return
-    some = sample(distance).clone()  # (the program may write to it)
+    with outside_of_transforms():
+        some = sample(unwrapped(distance)).clone()  # (the program may write to it)
 
     def arrives(gradient: Tensor) -> Tensor | None:
         if batched(gradient):  # many at once: nobody can look
             return None
-        return torch.zeros_like(gradient) if arrived(place, sample(gradient), some, half) else None
+        with outside_of_transforms():
+            meet = arrived(place, sample(unwrapped(gradient)), some, half)
+        return torch.zeros_like(gradient) if meet else None
 
-    soft.register_hook(arrives)  # type: ignore[no-untyped-call]
+    hook(soft, arrives)
 
 
 def learned(*operands: Any) -> bool:
     """Whether the boundary is learned, one for many numbers. It may stand where the sides meet by chance."""
     many = max((x.numel() for x in operands if isinstance(x, Tensor)), default=0)
-    return any(isinstance(x, Tensor) and x.requires_grad and x.numel() < many for x in operands)
+    return any(recorded(x) is not None and x.numel() < many for x in operands)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.env import free_to_read
+from ..._ops.env import free_to_read, recorded
 from ..interface import Func
 
 __all__ = ["QUOTIENTS", "but_by_zero", "divides", "not_zero"]
@@ -18,7 +18,7 @@ _REMAINDERS = {"floor_divide", "__floordiv__", "remainder", "__mod__", "fmod", *
 
 def but_by_zero(x: Any, n: Tensor) -> Any:
     """`x`, without gradient where it is divided by zero: 0 * inf would be NaN."""
-    if not isinstance(x, Tensor) or not x.requires_grad:
+    if recorded(x) is None:
         return x
     zero = n == 0
     return x if free_to_read(zero) and not zero.any() else torch.where(zero, x.detach(), x)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.env import tracked
 from ..._ops.surrogates import simple
 from ..._rules.index import BOUNDS, op_name
 from ..interface import Func, Region
@@ -209,7 +210,7 @@ def join(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _joined_line(region: Region, func: Func, out: Any, parts: Sequence[Any], args: Any, kwargs: Any) -> Any:
     """One part is on a line, and the others are fixed: so is the result."""
     lines = [line_of(x) for x in parts]
-    follows = [i for i, x in enumerate(parts) if x.requires_grad]
+    follows = [i for i, x in enumerate(parts) if tracked(x)]
     line = lines[follows[0]] if len(follows) == 1 else None
     if line is None or line.path is not None:  # (only of sums it is asked)
         return out

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from ..._ops.surrogates import eager
+from ..._ops.env import dispatched, hook, recorded, unwrapped
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
 from .accounts import Account, account
@@ -95,6 +95,8 @@ class Rounded:
         """`x`, to be taken away from what it was made of."""
         x: Any = self.x
         if self.saw:
+            if self.width is not None:
+                self.width.subtracted(_SAW)
             return x.detach()  # type: ignore[no-any-return]
         if self._twin is None:
             each: Rounded | None = self
@@ -113,8 +115,8 @@ def _compare(twin: Tensor, x: Tensor) -> None:
     def without(gradient: Tensor) -> Tensor | None:
         return torch.where(gradient == arrived.pop(), 0, gradient) if arrived else None
 
-    twin.register_hook(lambda gradient: arrived.__setitem__(slice(None), [gradient]))  # type: ignore[no-untyped-call]
-    x.register_hook(without)  # type: ignore[no-untyped-call]
+    hook(twin, lambda gradient: arrived.__setitem__(slice(None), [gradient]))
+    hook(x, without)
 
 
 class Line:
@@ -133,8 +135,8 @@ class Line:
     def moved(self, step: Callable[[Tensor], Tensor], out: Tensor) -> Line:
         """`out` are its elements in other places."""
         found = self.on(step)
-        if found.path is not None and out.grad_fn is not None:
-            found.path = (*found.path, *_move(out.grad_fn, out.output_nr))
+        if found.path is not None and (known := recorded(out)) is not None and known.grad_fn is not None:
+            found.path = (*found.path, *_move(known.grad_fn, known.output_nr))
         return found
 
     def meets(self, step: Callable[[Tensor], Tensor]) -> Line:
@@ -165,11 +167,10 @@ class Index(Shadow):
 
     def value(self) -> Tensor:
         known, value = self._value, super().value()
-        if known is None and value.requires_grad:
+        if known is None:
             root = self.line.root
             account, read, least = root.account, root.read, 0 if root.edges is None else 2
-            hook = lambda g: torch.zeros_like(g) if account.taken and len(read) >= least else None
-            value.register_hook(hook)  # type: ignore[no-untyped-call]
+            hook(value, lambda g: torch.zeros_like(g) if account.taken and len(read) >= least else None)
         return value
 
 
@@ -180,9 +181,9 @@ def line_for(
     back.
     """
     source = args[0]
-    if not isinstance(eps, Width) or not eps.looks or not eager():
+    if not isinstance(eps, Width) or not (eps.whole or eps.saw) or eps.skips():
         return None
-    if not isinstance(source, Tensor) or not source.requires_grad or out is not None and not out.requires_grad:
+    if recorded(source) is None or out is not None and recorded(out) is None:
         return None
     eps.looks -= 1
     return Line(Rounded(source, out, saw, account(region, eps, source, _step_of(op, args))))
@@ -212,7 +213,7 @@ def as_line(region: Region, x: Any, out: Any) -> Any:
     own: Any = carried(x)
     rooted = getattr(own, "root", None)
     index = own if rooted is None else rooted[0]
-    if type(index) is not Index or not isinstance(out, Tensor) or not out.requires_grad:
+    if type(index) is not Index or recorded(out) is None:
         return out
     sign = index.line.sign if rooted is None else _rises(own, x, *rooted)
     if not sign:
@@ -238,7 +239,7 @@ def read_at(region: Region, own: Shadow, table: Any, out: Tensor, soft: Tensor) 
     if not isinstance(index, Index) or (edges := (root := index.line.root).edges) is None:
         return found
     root.read.append(True)
-    if table.untyped_storage().data_ptr() != edges.untyped_storage().data_ptr():
+    if _memory(table) != _memory(edges):
         return found
     line = Line(Rounded(root.source, found, parent=root))
     line.root.ramp = soft
@@ -274,7 +275,7 @@ def _added(func: Func, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Line | N
         found, y = lines[i], args[1 - i]
         if found is None or both:
             continue
-        if not (isinstance(y, Tensor) and y.requires_grad):
+        if recorded(y) is None:
             line = found.on(functools.partial(_at, func, args, i), own)
         elif own * found.sign != other and found.made_of(y):
             line = Line(Rounded(y), None, other) if found.root.saw else None
@@ -298,7 +299,7 @@ def in_place(rule: Rule) -> Rule:
 
 def _ancestors(x: Tensor, path: tuple[Any, ...]) -> dict[tuple[Node, int], tuple[Any, ...]]:
     """What `x` is a linear function of, in autograd's graph, and the moves from there."""
-    edge = get_gradient_edge(x)
+    edge = get_gradient_edge(recorded(x))  # type: ignore[arg-type]
     found, todo = {(edge.node, edge.output_nr): path}, [(edge.node, edge.output_nr)]
     while todo and len(found) < _FAR:
         key = todo.pop(0)
@@ -329,4 +330,10 @@ def _told(x: Any) -> Any:
     """An argument, as something that can be compared."""
     if isinstance(x, (tuple, list)):
         return tuple(map(_told, x))
-    return (x.data_ptr(), x.shape) if isinstance(x, Tensor) else x
+    return (_memory(x), x.storage_offset(), x.shape) if isinstance(x, Tensor) else x
+
+
+def _memory(x: Tensor) -> int:
+    """Tells what tensors share memory. (While code is compiled there is none.)"""
+    x = unwrapped(x)
+    return id(x if x._base is None else x._base) if dispatched() else x.untyped_storage().data_ptr()
