@@ -144,6 +144,23 @@ def test_packages_that_lose_it_all(forward):
             y.sum().backward()
 
 
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("f", [metrics.binary_auroc, metrics.binary_calibration_error])
+def test_packages_that_decide_without_gradients(f, forward):
+    """That they looked at their input before is not why nothing has a gradient: the block is said in its place."""
+    lost, report = said(lambda x: f(x - 2.02, TARGET), forward)
+    assert len(lost) == len(report.cut) == 1
+    assert "decides there without gradients, and" in str(lost[0].message) and "see_through=True" in str(lost[0].message)
+    assert f"{__file__.rpartition('/')[2]}:" in str(lost[0].message)
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_a_block_whose_package_asked_nothing_waits_for_its_use(forward):
+    """A metric that is only logged, without a look at its input: no word."""
+    lost, report = said(lambda x: metrics.binary_auroc((x - 2).sigmoid(), TARGET, validate_args=False), forward)
+    assert lost == [] and len(report.cut) == 1
+
+
 def test_errors_do_not_wait():
     from torchmetrics.utilities.compute import normalize_logits_if_needed
 

@@ -11,8 +11,9 @@ are written to. Without, what comes of such operands is marked (`Cut`), and the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ class Cut(Mark):
         self.decision = decision
         """Where something was decided on the way. None if nothing was."""
 
-    def miss(self, region: Any, op: str) -> None:
-        """It is used at a call of `op`, where gradients are recorded."""
-        why = f"{short(self.decision or self.site)} {self.says}, and {short(call_site(op))} uses it. {self.remedy}"
+    def miss(self, region: Any, user: CallSite) -> None:
+        """It is used there, where gradients are recorded."""
+        why = f"{short(self.decision or self.site)} {self.says}, and {short(user)} uses it. {self.remedy}"
         region.drop(self.site, why)
 
     def met(self, region: Any, func: Func, x: Tensor, out: Any) -> None:
@@ -84,7 +85,7 @@ class Cut(Mark):
         if self.decision is None or used:
             x._sll = None  # type: ignore[attr-defined]
         if self.decision is not None and used:
-            self.miss(region, op_name(func))
+            self.miss(region, call_site(op_name(func)))
         elif self.decision is not None:
             for y in results:
                 _carry(region, y, self)
@@ -107,7 +108,7 @@ def leave(region: Any, x: Tensor, site: CallSite) -> None:
 def left(region: Any, x: Tensor) -> None:
     """`x` gets into compiled code."""
     if _is_cut(x) and x._sll[0].decision is not None:  # type: ignore[attr-defined]
-        x._sll[0].miss(region, "compiled code")  # type: ignore[attr-defined]
+        x._sll[0].miss(region, call_site("compiled code"))  # type: ignore[attr-defined]
 
 
 def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -268,8 +269,15 @@ def fed(region: Any, operands: list[Tensor], out: Any) -> None:
     if not any(x.requires_grad for x in results):
         return
     if any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in results):
-        line = users_line()
-        THREAD.waiting = [(other, warn) for other, warn in THREAD.waiting if other != line]
+        _settle()
+
+
+def _settle(*say: Callable[[], None]) -> None:
+    """What waits to be said of this line of the program gives way to `say`."""
+    line = users_line()
+    others = [waiting for waiting in THREAD.waiting if waiting[0] != line]
+    gone = len(others) < len(THREAD.waiting)
+    THREAD.waiting = others + [(line, warn) for warn in say if gone]
 
 
 def _from_decision(x: Tensor, most: int = 10_000) -> bool:
@@ -291,10 +299,13 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
             found = cut
     if found is None or (found.decision is None and func in DETACHES):  # (on purpose: nothing was decided yet)
         return
-    deciding = func in DISCRETE and decides(func.__name__, kwargs, out) and _linearized(region, func)
+    op = op_of(func)
+    deciding = func in DISCRETE and decides(func.__name__, kwargs, out) and (op not in SOURCES or region.linearizes(op))
     if found.decision is None and (deciding or operators.decides(func, out)):
         found = Cut(found.site, call_site(op_name(func)))
         region.count_cut(found.decision)
+        if THREAD.waiting:  # (a package asked about its input before: that is not why there is no gradient)
+            _settle(partial(found.miss, region, CallSite(*users_line(), "call")))
     written = _written(func, args, kwargs)
     for x in (*tensors((out,), {}), *written):  # (what was there before and is written to keeps statistics)
         if _own(x) or _is_cut(x) or not any(x is y for y in written):
@@ -318,11 +329,6 @@ def _cut_of(region: Any, func: Func, x: Tensor) -> Cut | None:
     if decided:
         region.count_cut(here)
     return Cut(here if THREAD.cut is None else THREAD.cut.site, here if decided else None)
-
-
-def _linearized(region: Any, func: Func) -> bool:
-    op = op_of(func)
-    return op not in SOURCES or bool(region.linearizes(op))
 
 
 def _carry(region: Any, x: Tensor, cut: Cut) -> None:

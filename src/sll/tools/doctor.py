@@ -70,12 +70,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _release(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
-
-
-_COMPILES = _release(torch.__version__) >= (2, 10)
+_RELEASE = tuple(map(int, torch.__version__.split(".")[:2]))
+_COMPILES = _RELEASE >= (2, 10)
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -177,7 +173,7 @@ def _check_deterministic(device: str) -> str | None:
 
 def _checks(devices: list[str], compile_too: bool) -> Iterator[tuple[str, str, Callable[[], str | None] | str]]:
     """Name, device, and what runs: it returns what is wrong, or None. A string says why nothing runs."""
-    recent = _release(torch.__version__) >= (2, 6)
+    recent = _RELEASE >= (2, 6)
     yield "PyTorch 2.6 or later", "", lambda: None if recent else "pip install --upgrade torch"
     backends = ("aot_eager", "inductor") if compile_too else ("aot_eager",)
     for device in devices:
