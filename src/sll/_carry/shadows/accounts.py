@@ -7,12 +7,15 @@ ceiling. What is known of one is known of all.
 from __future__ import annotations
 
 import collections
+import itertools
 import threading
+from collections.abc import Iterable
 from typing import TypeAlias
 from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from ..._ops.env import outside_of_transforms, readable
 from ..._ops.samples import sample
@@ -23,6 +26,7 @@ __all__ = ["Account", "account"]
 
 _TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
 Key: TypeAlias = "Tensor | ref[Tensor]"
+_NUMBERS = itertools.count()
 _MANY = 8
 """So many roundings of a step may be the same as another."""
 
@@ -30,10 +34,11 @@ _MANY = 8
 class Account:
     """Of all roundings of the same numbers at the same boundaries: does the program take their jump back?
 
-    Hooks hold this, and nothing that holds tensors.
+    Hooks hold this, and nothing that holds tensors. Nodes of autograd are marked with its number.
     """
 
     def __init__(self) -> None:
+        self.number = next(_NUMBERS)
         self.taken = False
         self._widths: list[Width] = []
         self._kinds: set[bool] = set()
@@ -49,6 +54,10 @@ class Account:
 
     def take(self) -> None:
         self.taken = True
+        self.look()
+
+    def look(self) -> None:
+        """At each call of these lines."""
         while self._widths:
             self._widths.pop().subtracted(_TAKEN_BACK)
 
@@ -63,25 +72,31 @@ _STEP = _Step()
 """Of the last roundings in a step: how far apart their boundaries are, and a sample of what was rounded."""
 
 
-def account(region: Region, eps: Width, source: Tensor, step: float | None) -> Account:
-    """Of `source`, rounded to multiples of `step` (None: at other boundaries)."""
-    found = None if step is None else _known(region, source, step)
+def account(region: Region, eps: Width, source: Tensor, nodes: Iterable[Node], step: float | None) -> Account:
+    """Of `source`, a linear function of what comes from these `nodes` of autograd, rounded to multiples of `step`
+    (None: at other boundaries).
+    """
+    found = None if step is None else _known(region, source, nodes, step)
     found = found or Account()
     found.joins(eps)
     return found
 
 
-def _known(region: Region, source: Tensor, step: float) -> Account:
+def _known(region: Region, source: Tensor, nodes: Iterable[Node], step: float) -> Account:
     if _STEP.number != region.step():
         _STEP.number = region.step()
         _STEP.known.clear()
+    marks = [node.metadata.setdefault("sll", []) for node in nodes]
     numbers = readable(source)
     with outside_of_transforms():
         key = ref(source) if numbers is None else sample(numbers).clone()  # (in a graph there are no numbers)
         for one, other, found in _STEP.known:
-            if one == step and _same(other, key):
+            if one == step and any(found.number in mark for mark in marks) and _same(other, key):
                 return found
     found = Account()
+    for mark in marks:
+        mark.append(found.number)
+        del mark[:-_MANY]  # (of a parameter there is one node for all steps)
     _STEP.known.append((step, key, found))
     return found
 

@@ -54,13 +54,13 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
         _, below, above = found()
         return (below + above).to(n.dtype) - n
 
+    exact, value = compute_dtype(boundaries.dtype, getattr(x, "dtype", boundaries.dtype)), make
     if not plain:
-        return carry(region, hard, Shadow(make(), other))
-    exact = compute_dtype(boundaries.dtype, getattr(x, "dtype", boundaries.dtype))
+        exact, value = None, make().clone
     if line is None:
-        return carry(region, hard, Shadow(make, other, exact))
+        return carry(region, hard, Shadow(value, other, exact))
     line.root.edges = boundaries
-    return carry(region, hard, Index(make, other, exact, False, line))
+    return carry(region, hard, Index(value, other, exact, False, line))
 
 
 def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:

@@ -36,6 +36,10 @@ value), and the changes, in one dimension more. None if it is not known.
 """
 
 
+MONOTONE = set("add __add__ __radd__ sub subtract __sub__ clamp clip clamp_min clamp_max minimum maximum".split())
+"""Functions that rise with their first operand."""
+
+
 class Told(Carried):
     """What tensors carry in a region of local gradients."""
 
@@ -61,6 +65,8 @@ class Shadow(Told):
     """How many functions these have gone through."""
     root: tuple[Shadow, Tensor, int] | None = None
     """Of what is made of one decision, element by element: the shadow of that, its tensor, and the version of it."""
+    rises = False
+    """Whether it is known to rise and fall with that."""
 
     def __init__(
         self, make: Tensor | Callable[[], Tensor], other: Other = None, exact: torch.dtype | None = None,

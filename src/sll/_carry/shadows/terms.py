@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, constant
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import divides, not_zero
-from .shadow import Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors, untouched
+from .shadow import MONOTONE, Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors, untouched
 
 MAX_ELEMENTS = 2**22
 """So many terms of a tensor are told apart, in all."""
@@ -278,7 +278,8 @@ def made_of(
     ones = _keeps_ones(func, operands, found)
     if (root := root_of(operands, out.shape)) is not None:
         made = Shadow(value, other, exact, ones)
-        made.root = root
+        made.root, first = root, alone and args[0] is operands[0] and func.__name__ in MONOTONE
+        made.rises = first and (found[0] is root[0] or found[0].rises)
         return made
     one = own.terms is None if alone else len({getattr(own, "base", own) for own in found}) == 1
     if one or any(map(_unknown, operands, found)):

@@ -95,8 +95,7 @@ class Rounded:
         """`x`, to be taken away from what it was made of."""
         x: Any = self.x
         if self.saw:
-            if self.width is not None:
-                self.width.subtracted(_SAW)
+            self.account.look()
             return x.detach()  # type: ignore[no-any-return]
         if self._twin is None:
             each: Rounded | None = self
@@ -186,7 +185,8 @@ def line_for(
     if recorded(source) is None or out is not None and recorded(out) is None:
         return None
     eps.looks -= 1
-    return Line(Rounded(source, out, saw, account(region, eps, source, _step_of(op, args))))
+    nodes = [node for node, _ in _ancestors(source, ())]
+    return Line(Rounded(source, out, saw, account(region, eps, source, nodes, _step_of(op, args))))
 
 
 def sawtooth(region: Region, eps: Width, op: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -215,19 +215,10 @@ def as_line(region: Region, x: Any, out: Any) -> Any:
     index = own if rooted is None else rooted[0]
     if type(index) is not Index or recorded(out) is None:
         return out
-    sign = index.line.sign if rooted is None else _rises(own, x, *rooted)
-    if not sign:
+    if rooted is not None and not own.rises:
         return out
     rounded = Rounded(index.line.root.source, out, parent=index.line.root)
-    return carry(region, out, Scaled(Line(rounded, None, sign, index.line.path)))
-
-
-def _rises(own: Shadow, n: Tensor, index: Shadow, before: Tensor, version: int) -> int:
-    """1 if the integers `n`, which were made of an index, rise with it; -1 if they fall, 0 if that is not known."""
-    there, was = own.other(n), index.other(before) if before._version == version else None
-    if there is None or was is None:
-        return 0
-    return 1 if ((there - n) * (was - before)).sum() >= 0 else -1
+    return carry(region, out, Scaled(Line(rounded, None, index.line.sign, index.line.path)))
 
 
 def read_at(region: Region, own: Shadow, table: Any, out: Tensor, soft: Tensor) -> Tensor:
