@@ -10,7 +10,7 @@ import collections
 import itertools
 import threading
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 from weakref import ref
 
 import torch
@@ -86,7 +86,7 @@ def _known(region: Region, source: Tensor, nodes: Iterable[Node], step: float) -
     if _STEP.number != region.step():
         _STEP.number = region.step()
         _STEP.known.clear()
-    marks = [node.metadata.setdefault("sll", []) for node in nodes]
+    marks = [cast(Any, node).metadata.setdefault("sll", []) for node in nodes]
     numbers = readable(source)
     with outside_of_transforms():
         key = ref(source) if numbers is None else sample(numbers).clone()  # (in a graph there are no numbers)
