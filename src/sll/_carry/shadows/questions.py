@@ -18,7 +18,7 @@ __all__ = ["ask"]
 _NOT_ASKED: Any = object()
 
 
-def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
+def ask(x: Tensor, taken: dict[Any, Any], settled: bool) -> Tensor | Question:
     """See `Engine.ask`. A question is known again by the bands that it is in."""
     own = carried(x)
     if isinstance(own, Selected):
@@ -28,7 +28,7 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
     if isinstance(own, Shadow) and own.outside():
         return x.detach()
     bands = open_bands(own.value() if isinstance(own, Shadow) else x)
-    chosen = taken.get(bands, _NOT_ASKED)
+    chosen = taken.get(bands, None if settled else _NOT_ASKED)
     if not bands or chosen is None:  # nothing is open, or it is not decided the other way
         return x.detach()
     values, shares = _ways(x, own)
