@@ -270,9 +270,9 @@ class Engine:
         """What the gradient of `x`, which is decided, would flow to."""
         return []
 
-    def ask(self, x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
-        """What Python sees of `x`, which has one element, where `taken` is decided; a question if that leaves it open.
-        Raises NotImplementedError where it cannot be told.
+    def ask(self, x: Tensor, taken: dict[Any, Any], settled: bool) -> Tensor | Question:
+        """What Python sees of `x`, which has one element, where `taken` is decided; a question if that leaves it open,
+        unless all else is `settled`. Raises NotImplementedError where it cannot be told.
         """
         return x.detach()
 

@@ -12,7 +12,7 @@ from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import call_site, frames
 from .._ops.env import tracked
-from .._rules.index import ASKS, op_name, op_of
+from .._rules.index import ASKS, NAMED, op_name, op_of
 from . import checkpoint
 from .threads import THREAD
 
@@ -31,12 +31,10 @@ NO_CHECKPOINTS = "sll: compiled code does not take a region into a checkpoint. E
 EAGER = "Without fullgraph=True eager mode does this call."
 DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_}
 
-MAY_DECIDE = {"to", "type", "type_as", "max", "min", "median", "nanmedian", "true_divide", "divide", "div"}
-
 
 def decides(name: str, kwargs: Mapping[str, Any], out: Any) -> bool:
     """Whether a call of one of `DISCRETE` was a decision, and not a cast to another float, a division or a maximum."""
-    if name not in MAY_DECIDE or kwargs.get("rounding_mode") is not None:
+    if name not in NAMED["may_decide"] or kwargs.get("rounding_mode") is not None:
         return True
     return not isinstance(out, Tensor) or not out.is_floating_point()
 

@@ -170,8 +170,9 @@ class Run:
         if getattr(x, "_sll", None) is None:
             return NotImplemented
         engine = region.carrier_of(x)
+        settled = not self.region.linear and 0 < len(self._script) <= len(self.asked)  # (a flip stands alone)
         try:
-            while isinstance(found := engine.ask(x, self.taken), Question):
+            while isinstance(found := engine.ask(x, self.taken, settled), Question):
                 self.taken.update(self._choice(found, op_name(func)))
         except NotImplementedError:
             return NotImplemented

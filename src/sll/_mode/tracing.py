@@ -11,7 +11,7 @@ from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import call_site
 from .._ops.env import tracked
-from .._rules.index import LEFT_ALONE, REMEDIES, op_name
+from .._rules.index import LEFT_ALONE, NAMED, REMEDIES, op_name
 from .guards import decides
 from .operators import discrete
 
@@ -59,8 +59,7 @@ def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     return out
 
 
-_HARD = LEFT_ALONE.keys() - {"isnan", "isinf", "isfinite", "isposinf", "isneginf", "isreal", "equal", "allclose"}
-"""(These ask whether all is well, and decide nothing.)"""
+_HARD = LEFT_ALONE.keys() - NAMED["guards"]
 
 _CUTS: dict[Any, str] = {
     **dict.fromkeys((torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__), "detached"),  # type: ignore[attr-defined]

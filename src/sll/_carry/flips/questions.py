@@ -15,7 +15,7 @@ from .every import ragged
 __all__ = ["ask", "given"]
 
 
-def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
+def ask(x: Tensor, taken: dict[Any, Any], settled: bool) -> Tensor | Question:
     """See `Engine.ask`. ``(decision, flip)`` stands for a flip, and so does where a decision about one number comes
     from; True is the other way.
     """
@@ -34,7 +34,7 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
             return value.reshape(hard.shape)
         if known is None:
             fresh.append((flip, names, value.item()))
-    if not fresh:
+    if not fresh or settled:
         return hard
     ways: dict[Any, list[Any]] = {}
     for flip, names, number in fresh:

@@ -16,7 +16,7 @@ from .expectations import uncertain
 __all__ = ["ask", "given"]
 
 
-def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
+def ask(x: Tensor, taken: dict[Any, Any], settled: bool) -> Tensor | Question:
     """See `Engine.ask`. A `Decision` stands for its side, a `Choice` for the place of what it chose."""
     shape = x.shape
     while isinstance(found := resolved(x), Outcomes):

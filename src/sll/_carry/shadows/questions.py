@@ -15,7 +15,10 @@ from .terms import as_count, parts_of
 __all__ = ["ask"]
 
 
-def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
+_NOT_ASKED: Any = object()
+
+
+def ask(x: Tensor, taken: dict[Any, Any], settled: bool) -> Tensor | Question:
     """See `Engine.ask`. A question is known again by the bands that it is in."""
     own = carried(x)
     if isinstance(own, Selected):
@@ -25,13 +28,13 @@ def ask(x: Tensor, taken: dict[Any, Any]) -> Tensor | Question:
     if isinstance(own, Shadow) and own.outside():
         return x.detach()
     bands = open_bands(own.value() if isinstance(own, Shadow) else x)
-    if not bands:
+    chosen = taken.get(bands, None if settled else _NOT_ASKED)
+    if not bands or chosen is None:  # nothing is open, or it is not decided the other way
         return x.detach()
     values, shares = _ways(x, own)
-    if values and bands not in taken:
+    if values and chosen is _NOT_ASKED:
         return Question({bands: None}, [Way(share, {bands: i}) for i, share in enumerate(shares)])
-    chosen = taken.get(bands)
-    return x.detach() if chosen is None or chosen >= len(values) else values[chosen]
+    return x.detach() if chosen is _NOT_ASKED or chosen >= len(values) else values[chosen]
 
 
 def _ways(x: Tensor, own: Shadow | Whole) -> tuple[list[Tensor], list[Tensor]]:
