@@ -201,14 +201,10 @@ def test_strict_build(tmp_path):
         assert line in [source[int(n) - 1] for n in linked]
 
 
-LONG_PAGES = {"docs/architecture.md": 2000}
-"""Of what has to be read as a whole. All others have at most 1,500 words of prose."""
-
-
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", *(f"docs/{page}" for page in PAGES)])
 def test_pages_are_short(page):
     found = load(ROOT / "tools" / "words.py").page(ROOT / page)
-    assert found.prose <= LONG_PAGES.get(page, 1500)
+    assert found.prose <= 1500
 
 
 def test_what_words_prints(capsys, monkeypatch, tmp_path):
