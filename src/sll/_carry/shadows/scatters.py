@@ -279,9 +279,7 @@ def index_put(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
     return put_at(region, func, _write(region, func, args, kwargs, source), x, items, source, add)
 
 
-def put_at(
-    region: Region, func: Func, hard: Tensor, x: Tensor, items: tuple[Any, ...], source: Any, add: bool
-) -> Any:
+def put_at(region: Region, func: Func, hard: Tensor, x: Tensor, items: tuple[Any, ...], source: Any, add: bool) -> Any:
     """`hard` is `x` after ``x[items] = source`` (or ``+=``)."""
     items = by_places(region, items)
     masks = [i for i in items if shadow(i) is not None and i.dtype == torch.bool]
