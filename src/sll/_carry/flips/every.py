@@ -57,12 +57,15 @@ def flip_by_flip(
 
     in_place = name[-1:] == "_" and name[-2:] != "__" or kwargs.get("inplace") or kwargs.get("out") is not None
     results = None if in_place else rows.results(of_floats)
-    if results is None and of_floats:
-        region.approximate(name, rows.size, "flips")
-    elif results is None:
-        lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
     if results is None:
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if of_floats and all(x.is_floating_point() for x in tensors(out)):
+            region.approximate(name, rows.size, "flips")
+            return out
+        results = rows.results(False) if of_floats and not in_place else None  # (nothing else has a gradient)
+        if results is None:
+            lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
+            return out
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")
     out = _watched(region, func, args, kwargs, floats) if writes else once_more(func, args, kwargs)
