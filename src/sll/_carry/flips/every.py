@@ -57,15 +57,14 @@ def flip_by_flip(
 
     in_place = name[-1:] == "_" and name[-2:] != "__" or kwargs.get("inplace") or kwargs.get("out") is not None
     results = None if in_place else rows.results(of_floats)
-    if results is None:
-        out = func(*args, **kwargs)
-        if of_floats and all(x.is_floating_point() for x in tensors(out)):
+    if results is None and of_floats:
+        if in_place or all(x.is_floating_point() for x in tensors(func(*args, **kwargs))):
             region.approximate(name, rows.size, "flips")
-            return out
-        results = rows.results(False) if of_floats and not in_place else None  # (nothing else has a gradient)
-        if results is None:
-            lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
-            return out
+            return func(*args, **kwargs)
+        results = rows.results(False)  # (nothing else has a gradient)
+    if results is None:
+        lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
+        return func(*args, **kwargs)
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")
     out = _watched(region, func, args, kwargs, floats) if writes else once_more(func, args, kwargs)
