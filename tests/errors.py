@@ -1523,29 +1523,30 @@ with sll.linearize(eps=0.1, forward="straight-through"):
     ),
     Case(
         LOCAL,
-        "`x[mask, i]`",
+        "`x[flag, i]`",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    taken = torch.stack([x, 2 * x], 1)[x > 0, 1]
+    taken = (2 * x)[x[1] > 0, 3]
 """,
-        "A mask is followed where it is the only index. Take the column first.",
+        "Whether anything is taken has no derivative. Multiply by the flag.",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    taken = torch.stack([x, 2 * x], 1)[:, 1][x > 0]
+    taken = (2 * x)[3] * (x[1] > 0)
     taken.sum().backward()
 """,
     ),
     Case(
         LOCAL,
-        "A write where a mask and an index say so",
+        "A write where a flag and an index say so",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    y = torch.zeros(4).index_put((x > 0,), torch.tensor(1.0))
+    y = torch.zeros(4)
+    y[x[1] > 0, 3] = 1.0
 """,
         "`torch.where` says the same, and has a derivative.",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):
-    y = torch.where(x > 0, 1.0, torch.zeros(4))
+    y = torch.where((x[1] > 0) & (torch.arange(4) == 3), 1.0, torch.zeros(4))
     y.sum().backward()
 """,
     ),

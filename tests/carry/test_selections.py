@@ -153,3 +153,47 @@ def test_numbers_selected_by_a_mask_that_is_certain(forward):
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(selected, want)
     assert want.tolist() == pytest.approx([0.0, 5.0, 0.0, 5.0])
+
+
+SCORES = torch.tensor([0.3, -0.2, 0.05, 0.7, -0.04, -0.9, 0.11])
+ROWS = torch.linspace(0, 9, 21).sin().reshape(7, 3)
+
+
+def _set(x, index, value):
+    x = x.clone()
+    x[index] = value
+    return x
+
+
+SPELLED = {
+    "a number": (lambda x, m: _set(ROWS, torch.where(m)[0], 0.5), lambda x, m: torch.where(m[:, None], 0.5, ROWS)),
+    "one column": (lambda x, m: _set(ROWS, (m.nonzero()[:, 0], 1), 0.5)[:, 1],
+                   lambda x, m: torch.where(m, 0.5, ROWS[:, 1])),
+    "flags": (lambda x, m: _set(torch.zeros(7), torch.where(m)[0], True), lambda x, m: m.float()),
+    "as many ones": (lambda x, m: ROWS.index_add(0, torch.where(m)[0], torch.ones_like(ROWS[m])),
+                     lambda x, m: torch.where(m[:, None], ROWS + 1, ROWS)),
+    "rounded": (lambda x, m: (x[m] * 3).round().sum(), lambda x, m: torch.where(m, (x * 3).round(), 0.0).sum()),
+    "compared": (lambda x, m: (x[m] > 0.2).sum().float(), lambda x, m: (m & (x > 0.2)).sum().float()),
+    "sign": (lambda x, m: (x[m] - 0.2).sign().mean(),
+             lambda x, m: torch.where(m, (x - 0.2).sign(), 0.0).sum() / m.sum()),
+    "best of each row": (lambda x, m: SCORES[(ROWS * x[:, None])[m].argmax(1)].sum(),
+                         lambda x, m: torch.where(m, SCORES[(ROWS * x[:, None]).argmax(1)], 0.0).sum()),
+    "decided twice": (lambda x, m: ((x[m] > 0.2).float() * 2 - 0.9).sign().sum(),
+                      lambda x, m: torch.where(m, ((x > 0.2).float() * 2 - 0.9).sign(), 0.0).sum()),
+    "written back": (lambda x, m: _set(x, m, (x[m] * 3).round()), lambda x, m: torch.where(m, (x * 3).round(), x)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("forward", ["hard", "straight-through"])
+@pytest.mark.parametrize("name", SPELLED)
+def test_decisions_and_places_of_a_selection(name, forward):
+    """Independent: the same program with `torch.where`, which has no selection. There was no gradient, and no word."""
+    found = []
+    for program in SPELLED[name]:
+        x = SCORES.clone().requires_grad_()
+        with sll.linearize(0.25, forward=forward, on_lost="error"):
+            y = program(x, x > 0)
+        found.append(torch.autograd.grad((y * torch.linspace(1, 2, y.numel()).reshape(y.shape)).sum(), x)[0])
+        assert torch.equal(y, program(SCORES, SCORES > 0)) or program is SPELLED[name][1]
+    assert found[1].any()
+    torch.testing.assert_close(*found)

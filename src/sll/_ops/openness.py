@@ -94,14 +94,20 @@ def just_decided(x: Tensor) -> bool:
     """Whether a float was decided, and but for its place and a factor nothing else; and is open. (What `where` has
     taken may be anything.)
     """
-    node: Any = x.grad_fn
-    while type(node).__name__ in _KEEPS:
-        node = node.next_functions[0][0]
-    return node is not None and type(node) is not TAKEN and of_a_region(node) and open_behind(x.grad_fn)
+    nodes: list[Any] = [x.grad_fn]
+    for node in nodes:
+        while type(node).__name__ in _KEEPS:
+            node = node.next_functions[0][0]
+        if type(node).__name__ in _JOINS:
+            nodes += [part for part, _ in node.next_functions]
+        elif node is not None and type(node) is not TAKEN and of_a_region(node):
+            return open_behind(x.grad_fn)
+    return False
 
 
+_JOINS = {"CatBackward0", "StackBackward0"}
 _KEEPS = {f"{name}Backward0" for name in "View UnsafeView Unsqueeze Squeeze Permute Transpose T Expand ToCopy".split()}
-_KEEPS |= {"MulBackward0", "NegBackward0", "CloneBackward0", "AliasBackward0"}
+_KEEPS |= {"MulBackward0", "NegBackward0", "CloneBackward0", "AliasBackward0", "LazyCloneBackward0"}
 
 
 def open_behind(node: Any) -> bool:

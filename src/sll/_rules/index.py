@@ -21,6 +21,7 @@ __all__ = [
     "ASKS",
     "BOUNDS",
     "LEFT_ALONE",
+    "LIKE",
     "MIRRORED",
     "NAMED",
     "OPERATORS",
@@ -64,6 +65,8 @@ SIZES.add(torch.Tensor.shape.__get__)  # type: ignore[attr-defined]
 """Those that say how many elements there are. Where a mask selected them, that is a number that is decided."""
 ASIDE: set[Any] = {getattr(torch.Tensor, name).__get__ for name in ("dtype", "device", "layout", "requires_grad")}
 """Those that say what kind of tensor it is, whatever it carries."""
+LIKE = {torch.zeros_like, torch.ones_like, torch.full_like}
+"""Those that make a tensor as long as another."""
 ASIDE |= {torch.Tensor.is_floating_point, torch.is_floating_point}
 NAMED: dict[str, set[str]] = {fact: set() for fact in FACTS}
 """Fact -> the names of the functions that have it, as in ``func.__name__``."""

@@ -100,3 +100,19 @@ def test_a_sparse_result_is_reported():
         y = program(x)
     assert torch.equal(y, program(x.detach()))
     assert [site.op for site in region.report().lost] == ["to_sparse"]
+
+
+@pytest.mark.parametrize("many", [20, 400])
+def test_places_among_decided_floats_of_many_rows(many):
+    """Independent: row by row. Beyond `MAX_OF_FLOATS` there was no gradient, and the report spoke of a local one."""
+    torch.manual_seed(0)
+    start, values = torch.randn(many, 3) * 0.3, torch.tensor([1.0, 5.0, -2.0])
+    found = []
+    for chunks in (1, many):
+        x = start.clone().requires_grad_()
+        with sll.linearize(0.2, forward="hard", on_lost="error") as region:
+            y = sum(values[(part > 0).float().argmax(1)].sum() for part in x.chunk(chunks))
+        assert not region.report().approximate
+        found.append(torch.autograd.grad(y, x)[0])
+    assert found[1].any()
+    torch.testing.assert_close(*found)

@@ -425,3 +425,13 @@ def test_the_place_of_equal_decided_floats_is_reported():
     with sll.linearize(0.3, forward="straight-through") as region:
         torch.sign(z * torch.tensor([[1.0, -1.0]])).argmax(1)  # one of them is the largest
     assert not region.report().why
+
+
+@pytest.mark.parametrize("join", [torch.cat, torch.stack, lambda parts: torch.cat(parts).clone()[None]])
+def test_equal_decided_floats_that_were_joined_are_reported(join):
+    """A choice among a joined mask was not known as one among decided floats."""
+    for equal in (True, False):
+        x = torch.tensor([-0.1, 0.05, 0.6 if equal else -0.6, -0.02], requires_grad=True)
+        with sll.linearize(0.2, forward="straight-through", on_lost="error") as region:
+            join([x[:2] > 0, x[2:] > 0]).float().argmax()
+        assert bool(region.report().approximate) == equal

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._rules.index import ASKS, NAMED, SIZES, in_place_forms, op_name
+from ..._rules.index import ASKS, LIKE, NAMED, SIZES, in_place_forms, op_name, op_of
 from ..._rules.table import ROWS
 from .. import definitions
 from ..found import best_value, sorted_places
@@ -19,7 +19,7 @@ from ..rules import NUMBERS, Rules, lost_number
 from . import questions
 from .deciding import cast, described, integers, source, step
 from .entries import flips_of
-from .every import differing, flip_by_flip, ragged
+from .every import decided_again, differing, flip_by_flip, ragged
 from .lookups import getitem, lookup, one_hot
 from .mapped import elementwise
 from .moving import in_order, move, move_one, reduce_sum
@@ -158,7 +158,7 @@ class _Flips(Engine):
         rule, loose = RULES.of.get(func), []
         if region.selecting() and func not in _IN_PLACE:
             loose = [x for x in tensors(args, kwargs) if self.selected(x)]
-        if rule is None and func in ASKS:
+        if rule is None and func in ASKS and not (loose and func in LIKE):
             if func in SIZES and loose:
                 why = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
                 region.lose(op_name(func), loose, why)
@@ -167,6 +167,8 @@ class _Flips(Engine):
             if (found := flips_of(args[0])) is not None:
                 lost_number(region, func, (args[0], found.values), lambda: self.undecided(args[0]) > 0)
             return func(*args, **kwargs)
+        if rule is not None and loose and region.linearizes(op_of(func)):
+            return decided_again(region, rule, func, args, kwargs)
         return (flip_by_flip if rule is None or loose else rule)(region, func, args, kwargs)
 
     def decided(self, x: Any) -> bool:

@@ -12,7 +12,7 @@ from ..._ops.env import unwrapped
 from ..._rules.index import REMEDIES, op_name
 from ..interface import Carried, Func, attach, held, tensors
 from ..writes import called, same, writes_unsaid
-from .calls import carriers, once_more, replaced
+from .calls import carriers, once_more, plain_of, replaced
 from .entries import Decision, Flips, Numbers, carry, flips_of, opened
 from .primitives import take
 
@@ -58,10 +58,12 @@ def flip_by_flip(
     in_place = name[-1:] == "_" and name[-2:] != "__" or kwargs.get("inplace") or kwargs.get("out") is not None
     results = None if in_place else rows.results(of_floats)
     if results is None and of_floats:
-        region.approximate(name, rows.size, "flips")
-    elif results is None:
-        lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
+        if in_place or all(x.is_floating_point() for x in tensors(func(*args, **kwargs))):
+            region.approximate(name, rows.size, "flips")
+            return func(*args, **kwargs)
+        results = rows.results(False)  # (nothing else has a gradient)
     if results is None:
+        lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
         return func(*args, **kwargs)
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")
@@ -77,6 +79,27 @@ def flip_by_flip(
     if not parts and not of_floats:
         lost("its result is no tensor.")
     return replaced(out, lambda x: carried.get(id(x), x))
+
+
+def decided_again(region: Any, rule: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What decides on what a mask selected has flips of its own beside those of the mask."""
+    bare: Callable[[Tensor], Tensor] = lambda x: x if ragged(x) is None else x.view_as(x)
+    others = tensors(flip_by_flip(region, func, args, kwargs))
+    out = rule(region, func, replaced(args, bare), replaced(kwargs, bare))
+    all_of = {id(x): _rows_of(y) | _rows_of(x) for x, y in zip(tensors(out), others)}
+    return replaced(out, lambda x: attach(region, plain_of(x), Ragged(all_of[id(x)])))
+
+
+def _rows_of(x: Tensor) -> dict[tuple[Decision, int], Tensor]:
+    """What a result is in each flip."""
+    found, loose = flips_of(x), ragged(x)
+    rows: dict[tuple[Decision, int], Tensor] = {}
+    if loose is not None or found is None:
+        return {} if loose is None else loose.of
+    flips = [(block.decision, flip) for block in found.layout.blocks for flip in block.flips().tolist()]
+    for flip, at, value in zip(flips, found.layout.at.tolist(), found.values.detach()):
+        rows.setdefault(flip, x.detach().clone().reshape(-1))[at] = value
+    return {flip: row.reshape(x.shape) for flip, row in rows.items()}
 
 
 def _entries(region: Any, name: str, part: Tensor, values: Tensor, rows: _Rows) -> Any:

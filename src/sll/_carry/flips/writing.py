@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..interface import Func, attach
+from ..interface import Func, attach, tensors
 from ..writes import Writes, into_base
 from .calls import carriers, plain_of
 from .entries import carry, flips_of
@@ -57,7 +57,7 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     target, index, value = args
     decided = carriers(index)
     value = WRITES.converted(region, value, target)
-    loose = ragged(value) is not None
+    loose = any(ragged(x) is not None for x in tensors(index, value))
     if not decided and not loose and flips_of(value) is None and flips_of(target) is None:
         return func(target, index, value)
     before = kept(region, target)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._ops.openness import open_elements
-from ..._rules.index import ASKS, REMEDIES, SIZES, functions_with, names_of, op_name, spellings, writes_to_first
+from ..._rules.index import ASKS, LIKE, REMEDIES, SIZES, functions_with, names_of, op_name, spellings, writes_to_first
 from ..._rules.table import ROWS
 from .. import definitions
 from ..interface import Again, Engine, Func, Quick, Region, Rule
@@ -125,10 +125,11 @@ def _added(op: str, functions: Any) -> None:
 
 LISTENERS.append(_added)
 
-_LIKE = ("zeros_like", "ones_like", "full_like")
-_EACH = functions_with("each") | {
-    func for name in (*names_of("floats"), "where", "masked_fill", *_LIKE) for func in spellings(name)
-}
+_EACH = (
+    functions_with("each")
+    | LIKE
+    | {func for name in (*names_of("floats"), "where", "masked_fill") for func in spellings(name)}
+)
 _IN_PLACE = {func for func in _ALL.of if writes_to_first(func.__name__)} - {Tensor.__setitem__}
 _DEFINED = {func for name in _WRITTEN_DOWN.keys() - _KNOWN for func in spellings(name)}
 _AT_PLACES = {

@@ -100,7 +100,7 @@ def by_places(region: Region, items: tuple[Any, ...]) -> tuple[Any, ...]:
     """An index, with the places that they select for the masks in it that were decided."""
     found: list[Any] = []
     for item in items:
-        mask = shadow(item) is not None and item.dtype == torch.bool and selected(item) is None
+        mask = shadow(item) is not None and item.dtype == torch.bool and item.dim() and selected(item) is None
         found += region.call(torch.nonzero, item, as_tuple=True) if mask else [item]
     return tuple(found)
 
