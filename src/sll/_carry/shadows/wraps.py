@@ -86,8 +86,7 @@ class Rounded:
         """`x`, to be taken away from what it was made of."""
         x: Any = self.x
         if self.saw:
-            if self.width is not None:
-                self.width.subtracted(_SAW)
+            self.width.subtracted(_SAW)
             return x.detach()  # type: ignore[no-any-return]
         if self._twin is None:
             each: Rounded | None = self
