@@ -37,7 +37,7 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     jump = (above - below).to(offset.dtype)
     value = hard_forward(hard.to(offset.dtype), offset * jump)
     other = lambda n: (below + above).to(n.dtype) - n
-    if (line := line_for(eps, x)) is None:
+    if (line := line_for(region, eps, "searchsorted", (x,))) is None:
         return carry(region, hard, Shadow(value, other))
     line.root.edges = boundaries
     return carry(region, hard, Index(value.clone, other, None, False, line))

@@ -1,8 +1,7 @@
 """Sources: floats in, a decision out.
 
-A float result (``sign``, ``round`` …) is an ordinary tensor with the ramp's backward. A bool or integer result carries
-a `Shadow`. Ordinary tensors have a rule of few steps for each kind of source (`quickly`). Everything else is derived
-from the description that `STEPS` has of each op: its distance and the values on both sides.
+A float (``sign``, ``round`` …) is an ordinary tensor with the backward of the ramp. A bool or integer has a `Shadow`.
+Ordinary tensors have rules of few steps (`quickly`). The others follow from `STEPS`: distance, and both values.
 """
 
 from __future__ import annotations
@@ -221,7 +220,8 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
         out = ramp(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
     if type(eps) is not float and op == "sign":
         looked_at(eps, out, fixed)
-    return mark(region, out, Whole(other, by_ones, None if type(eps) is float else line_for(eps, x, out), fixed))
+    line = None if type(eps) is float else line_for(region, eps, op, (x,), out)
+    return mark(region, out, Whole(other, by_ones, line, fixed))
 
 
 def _across(op: str, x: Tensor, q: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ def _between(
     """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
     eps = region.eps_for(op)
     if isinstance(eps, Width) and eps.saw:
-        return sawtooth(region, eps, args[0], func(*args))
+        return sawtooth(region, eps, op, args, func(*args))
     half = half_at(eps, distance, 0.0, limit)
     return added(func(*args), within(args[0], distance, half, jump * (0.5 / half)))
 
@@ -370,7 +370,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         args = (torch.as_tensor(args[0], dtype=args[1].dtype, device=args[1].device), *args[1:])
     eps = region.eps_for(op)
     if isinstance(eps, Width) and eps.saw:
-        return sawtooth(region, eps, args[0], func(*args, **kwargs))
+        return sawtooth(region, eps, op, args, func(*args, **kwargs))
     kinds = {x.dtype if isinstance(x, Tensor) else type(x) for x in args} - {int, float}
     if not eager() and region.trace is None and not kwargs and (kinds == {FULL[0]} or kinds == {FULL[1]}):
         if op in STEPPING:
@@ -400,7 +400,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if op not in WHOLE:
         return out
     other = lambda q: (below + above - q).to(q.dtype)
-    return carry(region, out, Whole(other, op != "sign", line_for(eps, args[0], out)))
+    return carry(region, out, Whole(other, op != "sign", line_for(region, eps, op, args, out)))
 
 
 HEIGHTS: dict[str, Callable[..., Any]] = {
