@@ -114,7 +114,7 @@ def main() -> None:
                 except Exception as error:
                     failed[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
-    bound = 1e-6 if options.dtype == "float64" else 1e-5
+    bound = 1e-12 if options.dtype == "float64" else 1e-6
     equal = [name for name, d in worst.items() if d <= bound]
     console.print(
         f"backend={options.backend}, mode={options.mode}, dynamic={options.dynamic}, {options.forward}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 
 import pytest
 import torch
@@ -406,3 +407,29 @@ def test_many_layers_of_one_class():
         out = sll.compile(layer, 0.5, forward="straight-through", backend=BACKEND, fullgraph=True)(x)
         (g,) = torch.autograd.grad(out.sum(), layer.layer.weight)
         torch.testing.assert_close(g, x.sum(0).expand(4, 4))
+
+
+def nodes_of(f, *operands):
+    """How often each function is called, forward and backward."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    found = Counter()
+
+    def keep(graph, _):
+        found.update(node.target.__name__.split(".")[0] for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
+    sll.compile(f, 0.5, forward="straight-through", backend=backend, fullgraph=True)(*operands).sum().backward()
+    return found - Counter(dict.fromkeys(("detach", "clone", "scalar_tensor"), 999))
+
+
+def test_kernels_have_little_to_compute():
+    """What inductor does one number after the other, and what only a second derivative would need, is in no graph."""
+    x, y = line().requires_grad_(), line().flip(0).requires_grad_()
+    a, b, scale = (torch.tensor(t, dtype=x.dtype, requires_grad=True) for t in (0.2, 0.3, 0.03))
+    masks = nodes_of(lambda x, y, a, b: torch.where((x > a) & (y < b), x * y, x - y).mean(), x, y, a, b)
+    quantizer = nodes_of(lambda x, s: torch.round(x / s).clamp(-127, 127).to(torch.int8).to(x.dtype) * s, x, scale)
+    assert not {"nan_to_num", "isnan", "isfinite", "floor"} & {*masks, *quantizer}
+    assert masks.total() <= 43 and quantizer.total() <= 23, (masks.total(), quantizer.total())

@@ -12,18 +12,9 @@ from typing import NamedTuple
 import torch
 
 __all__ = [
-    "CallSite",
-    "LostGradientError",
-    "LostGradientWarning",
-    "call_site",
-    "frame",
-    "frames",
-    "is_internal",
-    "is_ours",
-    "line_of",
-    "relative",
-    "short",
-]
+    "CallSite", "LostGradientError", "LostGradientWarning", "call_site", "frame", "frames", "is_internal", "is_ours",
+    "line_of", "relative", "short",
+]  # fmt: skip
 
 
 class LostGradientWarning(UserWarning):

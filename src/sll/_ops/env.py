@@ -11,21 +11,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "HOOKS",
-    "at_level",
-    "dispatched",
-    "eager",
-    "free_to_read",
-    "hook",
-    "infinite",
-    "level_of",
-    "outside_of_transforms",
-    "plain",
-    "readable",
-    "recorded",
-    "tracked",
-    "unwrapped",
-]
+    "HOOKS", "at_level", "dispatched", "eager", "free_to_read", "hook", "infinite", "level_of",
+    "outside_of_transforms", "plain", "readable", "recorded", "tracked", "unwrapped",
+]  # fmt: skip
 
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
@@ -104,9 +92,7 @@ def tracked(x: Any) -> bool:
 def recorded(x: Any) -> Tensor | None:
     """`x`, or what transforms of `torch.func` wrap as `x`: the tensor that autograd's graph knows, if it does."""
     while isinstance(x, Tensor) and not x.requires_grad:
-        if not torch._C._functorch.is_functorch_wrapped_tensor(x):
-            return None
-        x = torch._C._functorch.get_unwrapped(x)
+        x = torch._C._functorch.get_unwrapped(x) if torch._C._functorch.is_functorch_wrapped_tensor(x) else None
     return x if isinstance(x, Tensor) else None
 
 

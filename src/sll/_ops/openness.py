@@ -17,16 +17,9 @@ from .saving import saved_as_then
 from .surrogates import kept, window
 
 __all__ = [
-    "asking",
-    "behind",
-    "just_decided",
-    "of_a_region",
-    "open_bands",
-    "open_behind",
-    "open_elements",
-    "open_mask",
+    "asking", "behind", "just_decided", "of_a_region", "open_bands", "open_behind", "open_elements", "open_mask",
     "scores",
-]
+]  # fmt: skip
 
 _MARK = "sll: scores come in here"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_ChosenBackward")

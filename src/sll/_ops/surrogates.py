@@ -21,28 +21,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .apply import finite
-from .band import band_offset, hard_forward
+from .band import hard_forward
 from .env import eager
 
 __all__ = [
-    "alias",
-    "constant",
-    "eager",
-    "finite_gradient",
-    "finite_gradient_at_zero",
-    "follow",
-    "fresh",
-    "kept",
-    "lazy_clone",
-    "number",
-    "ordinary",
-    "ramp",
-    "simple",
-    "whole",
-    "window",
-    "windowed",
-    "within",
-]
+    "alias", "constant", "eager", "finite_gradient", "finite_gradient_at_zero", "follow", "fresh", "kept",
+    "lazy_clone", "number", "ordinary", "ramp", "simple", "whole", "window", "windowed", "within",
+]  # fmt: skip
 
 
 def ordinary(x: Any) -> bool:
@@ -115,9 +100,8 @@ def ramp(
     """
     if eager():
         return windowed(x, distance, half, slope, make)
-    value, moved = make(), finite(x - x.detach())  # (0, with the gradient of `x` where that is finite)
-    offset = band_offset(distance + moved, half)
-    return hard_forward(value, offset.expand(value.shape) * (slope * 2 * half))
+    value = make()
+    return hard_forward(value, (torch.where(distance.abs() <= half, x, 0) * slope).expand(value.shape))
 
 
 def windowed(
@@ -133,9 +117,11 @@ def windowed(
 
 
 def whole(x: Tensor, fixed: Tensor, value: Tensor, but_zero: bool = False) -> Tensor:
-    """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps.
+    """`value`, which nobody else has, with the gradient of `x` where that is finite: `ramp` over whole steps.
     `but_zero`: what is nearer to 0 than to another integer has none.
     """
+    if not eager():
+        return hard_forward(value, torch.where(fixed.abs() > 0.5, finite(x), 0) if but_zero else finite(x))
     if but_zero:
         shown = _outside(x, finite(fixed), 0.5)
     elif fixed.is_cpu and fixed.numel() > 1 and math.isfinite(fixed.sum().item()):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._ops.dtypes import FULL, NARROW
 from ..._ops.env import dispatched, free_to_read, tracked
-from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp, windowed
+from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
 from ..._rules.widths import Width, watch_of
 from ..boundaries import from_one
 from ..interface import Func, Region
@@ -90,7 +90,8 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
     other = lambda n: _beyond(fixed, n)
-    line, lazy = None if type(eps) is float else line_for(region, eps, "cast", (x,)), plainly and region.trace is None
+    line = None if type(eps) is float else line_for(region, eps, "cast", (x,))
+    lazy = plainly and region.trace is None
     exact = dtype if lazy else None
     found = Shadow(make, other, exact, True) if line is None else Index(make, other, exact, True, line)
     if not lazy:
@@ -109,8 +110,8 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         x = watch.enters(x)
     inner = fixed - torch.hardshrink(fixed, 0.5)  # what is nearer to 0 than to 1: there is no boundary
     ends = numbers.dtype in NARROW and _may_wrap(fixed, numbers.dtype)
-    if isinstance(half, float) and half == 0.5 and eager() and not ends:  # the whole step
-        found = windowed(x, inner, 0.0, 1.0, lambda: numbers.type(x.dtype))
+    if isinstance(half, float) and half == 0.5 and not ends:  # the whole step
+        found = ramp(x, inner, 0.0, 1.0, lambda: numbers.type(x.dtype))
     else:
         n = fixed.round()
         distance = (fixed - n).div_(inner.logical_not_())  # (in a fraction of the time of `where`)

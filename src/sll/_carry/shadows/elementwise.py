@@ -17,16 +17,7 @@ from ..._ops.dtypes import NARROW
 from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow, kept, number
 from ..interface import Func, Region
-from .differences import (
-    as_floats,
-    by_difference,
-    common,
-    numbered,
-    of_one,
-    other_of,
-    quick_difference,
-    quotient,
-)
+from .differences import as_floats, by_difference, common, numbered, of_one, other_of, quick_difference, quotient
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow

@@ -29,7 +29,7 @@ from .shadow import (
     opposite,
     quick_shadow,
     shadow,
-)
+)  # fmt: skip
 from .terms import beside
 from .wraps import line_of
 

@@ -1,9 +1,7 @@
 """Sources: floats in, a decision out.
 
-A float result (``sign``, ``round`` …) is an ordinary tensor with the ramp's backward. A bool or integer result carries
-a `Shadow`. Ordinary tensors in eager mode have a rule of few steps for each kind of source (`quickly`). Everything else
-(transforms, traces, compiled code, other sources) is derived from the description that `STEPS` has of each op: its
-distance and the values on both sides.
+A float (``sign``, ``round`` …) is an ordinary tensor with the backward of the ramp. A bool or integer has a `Shadow`.
+Ordinary tensors have rules of few steps (`quickly`). The others follow from `STEPS`: distance, and both values.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._ops.apply import finite
 from ..._ops.band import closed, hard_forward
 from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import tracked
@@ -211,18 +210,17 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
     if type(eps) is not float and joined(eps, fixed):
         return mark(region, func(fixed), Whole(other, by_ones, None, fixed))
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
-    if x.numel() >= LARGE and isinstance(half, float):
+    if x.numel() >= LARGE and isinstance(half, float) and eager():
         out = in_one_pass(x, jump, half, "hard")
     elif half == limit:  # the whole step: every number is in some band
         out = whole(x, fixed, func(fixed), op == "trunc")
     else:
         distance = at(fixed) if callable(at) else fixed
-        out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
+        out = ramp(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
     if type(eps) is not float and op == "sign":
         looked_at(eps, out, fixed)
-    return mark(
-        region, out, Whole(other, by_ones, None if type(eps) is float else line_for(region, eps, op, (x,), out), fixed)
-    )
+    line = None if type(eps) is float else line_for(region, eps, op, (x,), out)
+    return mark(region, out, Whole(other, by_ones, line, fixed))
 
 
 def _across(op: str, x: Tensor, q: Tensor) -> Tensor:
@@ -230,7 +228,7 @@ def _across(op: str, x: Tensor, q: Tensor) -> Tensor:
     if op == "sign":
         return q.neg()
     if op == "round":  # (0 counts as above)
-        return q + torch.copysign(number(1.0, q.dtype, q.device), x - q)
+        return q + torch.copysign(q.new_ones(()), x - q)
     n = x.round()
     if op == "trunc":
         return 2 * n - torch.sign(n) - q
@@ -349,6 +347,19 @@ class Compared(Shadow):
         return ramp(x, distance, half, rising * 0.5 / half, lambda: self.flags.type(x.dtype))
 
 
+def _compared(region: Region, op: str, func: Func, args: tuple[Any, ...], eps: float | Width) -> Tensor:
+    """`_compare`, at once."""
+    flags: Tensor = call_with(func, args, {}, Tensor.detach)
+    if joined(eps, flags):
+        return flags
+    a, b = apart(op, args[0], args[1], lambda: func(*args))
+    half = half_at(eps, x := a - b)
+    value = ramp(x, x.detach(), half, RISING[op] * 0.5 / half, lambda: flags.to(x.dtype))
+    if not learned(a, b):
+        looked_at(eps, value, x.detach())
+    return carry(region, flags, Shadow(value, exact=value.dtype))
+
+
 # --- everything else ---------------------------------------------------------------------------------------------
 
 
@@ -359,6 +370,12 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     eps = region.eps_for(op)
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, op, args, func(*args, **kwargs))
+    kinds = {x.dtype if isinstance(x, Tensor) else type(x) for x in args} - {int, float}
+    if not eager() and region.trace is None and not kwargs and (kinds == {FULL[0]} or kinds == {FULL[1]}):
+        if op in STEPPING:
+            return _step(region, op, func, args[0], eps)
+        if op in RISING:
+            return _compared(region, op, func, args, eps)
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
     compares = op in RISING or op == "sign"
     if compares and joined(eps, shown := call_with(func, args, kwargs, Tensor.detach)):
@@ -371,14 +388,10 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         looked_at(eps, offset, step.decision.site.distance().detach())
     hard = func(*args, **kwargs) if op in SLOPED else call_with(func, args, kwargs, Tensor.detach)
     if hard.dtype == torch.bool:
-        soft = offset if step.above else -offset
-        flags = alias(hard)
-        value = hard_forward(flags.to(offset.dtype), soft.expand(hard.shape))
+        value = hard_forward(hard.to(offset.dtype), (offset if step.above else -offset).expand(hard.shape))
         return carry(region, hard, Shadow(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
-    jump: Any = above - below
-    jump = torch.where(jump.isfinite(), jump, 0)
-    lacks = step.lacks(below, above)
+    jump, lacks = finite(above - below), step.lacks(below, above)
     jump = jump if lacks is None else jump + lacks
     soft = (offset * jump).expand(hard.shape).to(hard.dtype)
     out = hard_forward(hard.detach(), soft + hard if op in SLOPED else soft)

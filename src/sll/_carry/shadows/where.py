@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext
 
 from ..._ops.apply import finite
 from ..._ops.blend import taken
@@ -131,7 +132,8 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
             region.count_infinite("where" if fill is None else "masked_fill", open_elements(value.expand(mask.shape)))
         out = taken(take, value.detach() if own.exact else mask.to(value.dtype), value, a, b)
         return carry(region, out, masked(out, mask, own, a, b, take(a, b))) if isinstance(own, Weights) else out
-    out, jump = take(a, b), finite(torch.as_tensor(a - b, device=mask.device))
+    out, jump = take(a, b), torch.as_tensor(a - b, device=mask.device)
+    jump = finite(jump.detach() if TracingContext.try_get() else jump)  # (AOTAutograd knows no second derivatives)
     return added(out, (value - value.detach()) * jump)  # (of the branches the program has the gradient already)
 
 
