@@ -57,7 +57,7 @@ def markdown(found: dict[str, dict[str, list[float]]], rounds: int) -> str:
     titles = [TASKS[task].title for task in TASKS]
     lines = [
         f"torch {torch.__version__}, CPU, one thread, {rounds} rounds; medians of the ratios to plain hard training "
-        "(which learns nothing there) in the same round, and in brackets the quartiles. The mean is geometric.",
+        "in the same round, in brackets the quartiles. Plain training learns nothing there. The mean is geometric.",
         "",
         f"| method | {' | '.join(titles)} | mean |",
         "|---|" + "---:|" * (len(titles) + 1),

@@ -173,7 +173,7 @@ def codes_in_buffers(x):
     )
 
 
-@local((6, 5))
+@local((6, 5), takes_back=True)
 def int8_quantizer(x):
     scale = 0.25
     return (torch.clamp(torch.round(x / scale), -8, 7).to(torch.int8).to(x.dtype) * scale - x).square()

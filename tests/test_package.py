@@ -71,6 +71,22 @@ def test_the_index_can_show_it(dist):
 
 
 @pytest.mark.slow
+def test_the_index_knows_where_the_project_is(tmp_path):
+    """Built by the release workflow: README's own links are addresses, and each leads to a file of the repository."""
+    pytest.importorskip("hatchling")
+    place = {"SLL_REPOSITORY": "https://example.org/us/sll", "SLL_REF": "v3"}
+    build = ("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    run(sys.executable, *build, cwd=ROOT, env={**os.environ, **place})
+    (wheel,) = tmp_path.glob("*.whl")
+    metadata = zipfile.ZipFile(wheel).read(f"sll_core-{sll.__version__}.dist-info/METADATA").decode()
+    assert "Project-URL: Source, https://example.org/us/sll\n" in metadata
+    readme = re.sub(r"^```.*?^```", "", metadata.partition("\n\n")[2], flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    ours = [re.fullmatch(r"https://example.org/us/sll/(blob|raw)/v3/([^#]*)(#.*)?", link) for link in links]
+    assert len(ours) > 10 and all(found and (ROOT / found[2]).is_file() for found in ours), links
+
+
+@pytest.mark.slow
 def test_it_works_where_only_torch_is(environment):
     where, installed, options = environment
     assert [name for name in installed if name[:3] == "sll"] == ["sll", f"sll_core-{sll.__version__}.dist-info"]

@@ -7,9 +7,9 @@ simulator has a gradient, which says for all 25 numbers at once where to go.
 
     python benchmarks/gallery/controller.py [--quick] [--figure out/controller.png]
 
-What comes out: with 24 simulations (of 16 days at once) the gradient is far ahead of the searches, and CMA-ES is still
-behind it with ten times as many. The table has the clock, too. A straight-through estimator is as good as sll, after
-the simulator has been rewritten.
+With 24 simulations, of 16 days at once, the gradient is far ahead of the searches. CMA-ES is still behind it with ten
+times as many. The table has the clock, too. A straight-through estimator is as good as sll, after the simulator has
+been rewritten.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ features say something only together (a checkerboard), no first split looks bett
 noise. All splits should be trained at once, for the loss of the whole tree; but `x[:, feature] > threshold` with
 `feature = scores.argmax()` has no gradient.
 
-`Trees` below is plain hard PyTorch, and nothing in it knows of sll. Gradients do get stuck in trees, so sixteen starts
-are trained side by side, and the one with the best training accuracy is kept, for all methods alike. What comes out: on
-the checkerboard the greedy tree stays at chance, and sll is as good as a straight-through program written by hand; on a
+`Trees` below is plain hard PyTorch, and nothing in it knows of sll. Gradients do get stuck in trees. So sixteen starts
+are trained side by side, and the one with the best training accuracy is kept, for all methods alike. On the
+checkerboard the greedy tree stays at chance, and sll is as good as a straight-through program written by hand. On a
 real data set, 178 wines, the differences are within the noise.
 
     python benchmarks/gallery/decision_tree.py           # about ten seconds; nothing is downloaded

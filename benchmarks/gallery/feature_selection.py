@@ -7,12 +7,11 @@ program as it stands learns what to look at: features that are neighbours in the
 
     python benchmarks/gallery/feature_selection.py [--quick] [--figure out/feature_selection.png]
 
-Breast-cancer data of scikit-learn: 569 tumours, 30 measurements, many of them variants of each other. What comes out:
-sll is within the noise of the filter, of Gumbel noise and of a straight-through choice, with nothing rewritten; it is
-not ahead of them. Noise explores, which sll cannot: Gumbel agrees with itself most across seeds (see the figure). And
-"auto" is not reliable here: on the seeds 10 to 15 that rates were chosen with, it was hardly better than no gradient,
-because its band follows the scores (the last lines of the output), and what is far behind learns nothing. A wide
-band is safer.
+Breast-cancer data of scikit-learn: 569 tumours, 30 measurements, many of them variants of each other. sll is within the
+noise of the filter, of Gumbel noise and of a straight-through choice, with nothing rewritten. It is not ahead of them.
+Noise explores, which sll cannot: Gumbel agrees with itself most across seeds (see the figure). And "auto" is not
+reliable here. On the seeds 10 to 15, which chose the rates, it was hardly better than no gradient. Its band follows the
+scores (the last lines of the output), and what is far behind learns nothing. A wide band is safer.
 """
 
 from __future__ import annotations

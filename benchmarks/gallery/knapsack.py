@@ -8,11 +8,11 @@ In a region of sll the packing program itself has one.
     python benchmarks/gallery/knapsack.py [--quick] [--figure out/knapsack.png]
 
 The data are generated: values grow like a sixth power of what a linear forecast sees, as in the literature. 100 % is
-what exact dynamic programming packs with the true values; the greedy rule with the true values bounds all other rows.
-What comes out: with "auto" and `forward="linear"` sll is ahead of the regression and equal to SPO+ (Elmachtoub and
-Grigas 2022), which was derived for this kind of problem, and to a straight-through estimator. By itself "auto" shows
-hard values and gets less, about as much as the regression. (Probably because what fits depends on the order: the two
-decisions move together, and hard values hide that.)
+what exact dynamic programming packs with the true values. The greedy rule with the true values bounds all other rows.
+With "auto" and `forward="linear"` sll is ahead of the regression. It is equal to a straight-through estimator and to
+SPO+ (Elmachtoub and Grigas 2022), which was derived for this kind of problem. By itself "auto" shows hard values and
+gets less, about as much as the regression. (Probably because what fits depends on the order: the two decisions move
+together, and hard values hide that.)
 """
 
 from __future__ import annotations

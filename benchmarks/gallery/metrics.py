@@ -6,11 +6,11 @@ gradient is zero. Inside a region of sll the score, torchmetrics code included, 
 
     python benchmarks/gallery/metrics.py [--quick] [--figure out/metrics.png]
 
-Two tasks: which diabetes patients will be among the sickest 15 % (F1; scikit-learn's diabetes data, a linear model),
-and which pixels of a noisy picture belong to small discs (IoU; generated, 3 % of the pixels, two convolutions). What
-comes out: against cross-entropy, trained longer and with its threshold tuned, the direct IoU wins clearly, and the
-direct F1 is a tie within the noise of a small data set. Against the smooth score and the straight-through estimator
-both are ties: those work as well, but each score has to be written again by hand.
+Two tasks. Which diabetes patients will be among the sickest 15 %: F1, scikit-learn's data, a linear model. Which pixels
+of a noisy picture belong to small discs: IoU, generated data, 3 % of the pixels, two convolutions. Cross-entropy is
+trained longer, and with its threshold tuned. Against it the direct IoU wins clearly, and the direct F1 is a tie within
+the noise of a small data set. Against the smooth score and the straight-through estimator both are ties. Those work as
+well, but each score has to be written again by hand.
 """
 
 from __future__ import annotations

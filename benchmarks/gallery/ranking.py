@@ -7,10 +7,10 @@ neighbours in the order trade places.
 
     python benchmarks/gallery/ranking.py [--quick] [--figure out/ranking.png]
 
-The data are generated: 30 queries to train, 30 to choose learning rates, 100 to test, 16 documents each, grades 0 to 4,
-a linear model that cannot get everything right. Test scores are torchmetrics' NDCG, whose code is unmodified, and which
-can be trained on as well, query by query; the end of the script compares the two gradients. What comes out: a tie with
-the best stand-ins, within the noise of the seeds, without writing a loss.
+The data are generated: 30 queries to train, 30 to choose learning rates, 100 to test. Each has 16 documents with grades
+0 to 4. The model is linear, and cannot get everything right. Test scores are torchmetrics' NDCG, whose code is
+unmodified. It can be trained on as well, query by query: the end of the script compares the two gradients. The result
+is a tie with the best stand-ins, within the noise of the seeds, without writing a loss.
 """
 
 from __future__ import annotations

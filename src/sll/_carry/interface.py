@@ -70,6 +70,9 @@ class Region(Protocol):
     def mark(self, x: Tensor, mark: Mark | None) -> None:
         """Calls are to be asked about `x`, which says `mark` from now on, if there is one."""
 
+    def step(self) -> int:
+        """Which step of this thread it is: another after a backward pass, and when a region is entered."""
+
     def outermost(self) -> Any:
         """The region at whose end decisions end."""
 

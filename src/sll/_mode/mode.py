@@ -318,6 +318,10 @@ class Mode(TorchFunctionMode):
         on = (THREAD.at_work, *stack(), *(entered.mode for entered in THREAD.entered))
         return any(mode is self for mode in on)
 
+    def step(self) -> int:
+        """Which step of this thread it is: another after a backward pass, and when a region is entered."""
+        return THREAD.step
+
     def outermost(self) -> Mode:
         """The region or block at whose end decisions end. (torch hides a mode while it handles a call.)"""
         return next((mode for mode in stack() if isinstance(mode, Mode)), self)

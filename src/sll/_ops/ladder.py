@@ -210,13 +210,10 @@ class Sorting:
         self.dim, self.largest, self.half, self.sample, self.first = dim, largest, half, sample, first
         self.ladder: Ladder | None = None
 
-    def _half(self) -> float | Tensor:
-        return self.half(self.sample) if callable(self.half) else self.half
-
     def _of(self, scores: Tensor, index: Tensor) -> Ladder:
         if self.ladder is None:
             rows, at = rows_of(scores, self.dim, not self.largest, True), _last(index, self.dim)
-            half = self._half()
+            half = self.half(self.sample) if callable(self.half) else self.half
             if self.first is not None:
                 at, before = _near(rows, at, self.first, half)
                 self.first = self.first - before
@@ -258,10 +255,11 @@ class Sorting:
         if (first := self.first) is None or not first.numel() or bool((first != (k := int(first.min()))).any()):
             return None
         g, wide = g.sum(0), scores if scores.dtype in FULL else scores.float()
-        found, half = torch.zeros_like(wide), self._half
+        found, half = torch.zeros_like(wide), self.half
+        known = (lambda _: half(self.sample)) if callable(half) else half
         for many, sign in ((k + 1, 1), (k, -1)):
             if 0 < many < g.shape[-1]:
-                part = Projection(many, self.dim, self.largest, lambda _: half(), True).gradient(wide, g)
+                part = Projection(many, self.dim, self.largest, known, True).gradient(wide, g)
                 found = found.add(part, alpha=sign)
         return found.to(scores.dtype)
 

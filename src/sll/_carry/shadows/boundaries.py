@@ -35,7 +35,7 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
     eps = region.eps_for("searchsorted")
     if joined(eps, hard):
         return hard
-    line = line_for(eps, x)
+    line = line_for(region, eps, "searchsorted", (x,))
     plain = watch_of(eps) is None and simple(hard) and simple(boundaries) and (not isinstance(x, Tensor) or simple(x))
     numbers, edges, x = alias(hard), kept(boundaries), kept(x) if isinstance(x, Tensor) else x
 
@@ -54,13 +54,12 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
         _, below, above = found()
         return (below + above).to(n.dtype) - n
 
-    if not plain:
-        return carry(region, hard, Shadow(make(), other))
-    exact = compute_dtype(boundaries.dtype, getattr(x, "dtype", boundaries.dtype))
+    value = make if plain else make().clone
+    exact = compute_dtype(boundaries.dtype, getattr(x, "dtype", boundaries.dtype)) if plain else None
     if line is None:
-        return carry(region, hard, Shadow(make, other, exact))
+        return carry(region, hard, Shadow(value, other, exact))
     line.root.edges = boundaries
-    return carry(region, hard, Index(make, other, exact, False, line))
+    return carry(region, hard, Index(value, other, exact, False, line))
 
 
 def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:

@@ -35,7 +35,8 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     if own is None:
         return NotImplemented
     if to is own.exact:
-        return as_line(region, x, own.new()) if type(own) is Index else own.new()
+        root = own if own.root is None else own.root[0]
+        return as_line(region, x, own.new()) if type(root) is Index else own.new()
     if args[0].dtype == torch.bool and to in INTEGERS[:2]:
         return mark(region, func(*args), Shadow(own.value, opposite, own.exact, shared=True))
     return NotImplemented
@@ -89,7 +90,7 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
     other = lambda n: _beyond(fixed, n)
-    line = line_for(eps, x) if plainly and type(eps) is not float else None
+    line = line_for(region, eps, "cast", (x,)) if plainly and type(eps) is not float else None
     if line is not None:
         found = Index(make, other, dtype, True, line)
         if region.trace is not None:

@@ -136,7 +136,7 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     x, whole = args[0], (getattr(args[0], "_sll", None) or (None, None))[0]
     if not isinstance(whole, Whole):
         return quick_difference(region, func, args)
-    if type(whole) is Either or x._sll[1] != x._version or whole.within is not None:
+    if type(whole) is Either or x._sll[1] != x._version or whole.within is not None or whole.line is not None:
         return NotImplemented
     for y in args[1:]:
         if type(y) is not int and not (type(y) is float and y.is_integer()):
@@ -173,7 +173,7 @@ def _linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             return func(*args)  # torch refuses it
         if func.__name__ not in ADDS:  # (without a region nothing is saved for the mask: it may be written to)
             args = tuple(kept(x) if _writable(x) else x for x in args)
-        if any(isinstance(shadow(x), Index) for x in args):
+        if any(type(own if own.root is None else own.root[0]) is Index for own in map(shadow, args) if own is not None):
             return _of_floats(
                 region, func, tuple(map(functools.partial(as_line, region), args, as_floats(args, again=True))), {}
             )
@@ -240,13 +240,11 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """A sum, a difference or a product of masks, integers, floats and numbers."""
     found, name, whole = [quick_shadow(x) for x in args], func.__name__, True
     dtype, product = common(args, found, True), name in PRODUCTS
-    if (
-        dtype is None
-        or product
-        and (args[0] is args[1] or of_one(args))
-        or any(isinstance(own, Index) for own in found)
-    ):
+    if dtype is None or product and (args[0] is args[1] or of_one(args)):
         return NotImplemented
+    for own in found:
+        if own is not None and type(own if own.root is None else own.root[0]) is Index:
+            return NotImplemented
     if not product and all(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
         return NotImplemented  # (the sum of masks is a mask)
     operands = list(args)

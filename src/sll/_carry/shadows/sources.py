@@ -221,7 +221,9 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) ->
         out = windowed(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
     if type(eps) is not float and op == "sign":
         looked_at(eps, out, fixed)
-    return mark(region, out, Whole(other, by_ones, None if type(eps) is float else line_for(eps, x, out), fixed))
+    return mark(
+        region, out, Whole(other, by_ones, None if type(eps) is float else line_for(region, eps, op, (x,), out), fixed)
+    )
 
 
 def _across(op: str, x: Tensor, q: Tensor) -> Tensor:
@@ -254,7 +256,7 @@ def _between(
     """A function with a slope of its own between its boundaries: the ramp of the jump comes on top."""
     eps = region.eps_for(op)
     if isinstance(eps, Width) and eps.saw:
-        return sawtooth(region, eps, args[0], func(*args))
+        return sawtooth(region, eps, op, args, func(*args))
     half = half_at(eps, distance, 0.0, limit)
     return added(func(*args), within(args[0], distance, half, jump * (0.5 / half)))
 
@@ -357,7 +359,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         args = (torch.as_tensor(args[0], dtype=args[1].dtype, device=args[1].device), *args[1:])
     eps = region.eps_for(op)
     if isinstance(eps, Width) and eps.saw:
-        return sawtooth(region, eps, args[0], func(*args, **kwargs))
+        return sawtooth(region, eps, op, args, func(*args, **kwargs))
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
     compares = op in RISING or op == "sign"
     if compares and joined(eps, shown := call_with(func, args, kwargs, Tensor.detach)):
@@ -384,7 +386,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if op not in WHOLE:
         return out
     other = lambda q: (below + above - q).to(q.dtype)
-    return carry(region, out, Whole(other, op != "sign", line_for(eps, args[0], out)))
+    return carry(region, out, Whole(other, op != "sign", line_for(region, eps, op, args, out)))
 
 
 HEIGHTS: dict[str, Callable[..., Any]] = {

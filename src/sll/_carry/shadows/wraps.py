@@ -26,6 +26,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from ..._ops.surrogates import eager
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
+from .accounts import Account, account
 from .differences import added
 from .quotients import QUOTIENTS
 from .shadow import Other, Scaled, Shadow, carried, carry
@@ -40,7 +41,10 @@ PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 _SCALES = QUOTIENTS | PRODUCTS
 _NEGATES = {"neg", "negative", "__neg__"}
 _ADDS = SUMS - _NEGATES - {"positive", "__pos__"}
-_KEEPS = set("float double half bfloat16 to type type_as clone contiguous cumsum".split()) | _SCALES | _NEGATES
+_BOUNDS = {"clamp", "clip", "clamp_min", "clamp_max"}
+_KEEPS = (
+    set("float double half bfloat16 to type type_as clone contiguous cumsum".split()) | _SCALES | _NEGATES | _BOUNDS
+)
 
 _LINEAR = set(
     """Add Sub Rsub Mul Div Neg View UnsafeView ReshapeAlias Unsqueeze Squeeze Expand Permute Transpose T Clone ToCopy
@@ -52,7 +56,6 @@ _MOVES = {
     "Gather": "dim index", "Flip": "dims", "Roll": "shifts dims", "Unbind": "dim", "Cumsum": "dim",
 }  # fmt: skip
 """To others: what says to which."""
-_TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
 _SAW = "a sawtooth keeps its own slope, and its operand without it that of the operand"
 _FAR = 32
 """So many nodes are looked at."""
@@ -60,11 +63,18 @@ Path: TypeAlias = "tuple[Any, ...] | None"
 """The moves on the way to a tensor; None if elements meet there."""
 
 
+def _step_of(op: str, args: tuple[Any, ...]) -> float | None:
+    """The multiples of which number the boundaries of `op` are."""
+    if op in ("remainder", "fmod", "floor_divide", "div"):
+        return abs(args[1]) if isinstance(args[1], (int, float)) else None
+    return 1.0 if op in ("floor", "ceil", "trunc", "frac", "cast") else None
+
+
 class Rounded:
     """What `source` was rounded to: the float `x`, or an index; a `saw` is the rest of it.
 
-    `width` is that of the line of the program, which remembers whether it ever takes a jump back; `parent` is the
-    index that `x` is the number of. Of an index, `edges` are the boundaries that it counts.
+    `account` is that of the numbers; `parent` is the index that `x` is the number of. Of an index, `edges` are the
+    boundaries that it counts.
     """
 
     edges: Tensor | None = None
@@ -72,12 +82,11 @@ class Rounded:
     """Of a boundary that was read: what has the gradient of its index alone."""
 
     def __init__(
-        self, source: Tensor, x: Tensor | None = None, saw: bool = False, width: Any = None,
+        self, source: Tensor, x: Tensor | None = None, saw: bool = False, account: Account | None = None,
         parent: Rounded | None = None,
     ) -> None:  # fmt: skip
-        self.source, self.x, self.saw, self.width, self.parent = source, x, saw, width, parent
-        self.subtracted: list[bool] = []
-        """Not empty if it is taken away from what it was made of. (Hooks hold this, and nothing that holds tensors.)"""
+        self.source, self.x, self.saw, self.parent = source, x, saw, parent
+        self.account = account or Account()
         self.read: list[bool] = []
         """An entry for each table that it is the index of."""
         self._twin: Tensor | None = None
@@ -90,9 +99,7 @@ class Rounded:
         if self._twin is None:
             each: Rounded | None = self
             while each is not None:
-                if each.width is not None:
-                    each.width.subtracted(_TAKEN_BACK)
-                each.subtracted.append(True)
+                each.account.take()
                 each = each.parent
             self._twin = x.clone()
             _compare(self._twin, x if self.ramp is None else self.ramp)
@@ -160,27 +167,32 @@ class Index(Shadow):
         known, value = self._value, super().value()
         if known is None and value.requires_grad:
             root = self.line.root
-            subtracted, read, least = root.subtracted, root.read, 0 if root.edges is None else 2
-            hook = lambda g: torch.zeros_like(g) if subtracted and len(read) >= least else None
+            account, read, least = root.account, root.read, 0 if root.edges is None else 2
+            hook = lambda g: torch.zeros_like(g) if account.taken and len(read) >= least else None
             value.register_hook(hook)  # type: ignore[no-untyped-call]
         return value
 
 
-def line_for(eps: Any, source: Any, out: Tensor | None = None, saw: bool = False) -> Line | None:
-    """Of what `source` was rounded to, as long as it is looked at whether the program takes the jump back."""
+def line_for(
+    region: Region, eps: Any, op: str, args: tuple[Any, ...], out: Tensor | None = None, saw: bool = False
+) -> Line | None:
+    """Of what the first of `args` was rounded to by `op`, as long as it is looked at whether the program takes the jump
+    back.
+    """
+    source = args[0]
     if not isinstance(eps, Width) or not eps.looks or not eager():
         return None
     if not isinstance(source, Tensor) or not source.requires_grad or out is not None and not out.requires_grad:
         return None
     eps.looks -= 1
-    return Line(Rounded(source, out, saw, eps))
+    return Line(Rounded(source, out, saw, account(region, eps, source, _step_of(op, args))))
 
 
-def sawtooth(region: Region, eps: Width, x: Any, out: Tensor) -> Tensor:
+def sawtooth(region: Region, eps: Width, op: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """`out` keeps its own slope."""
     if eps.watch is not None:
         eps.watch.keeps_slope(out.numel(), _SAW)
-    line = line_for(eps, x, out, True)
+    line = line_for(region, eps, op, args, out, True)
     return out if line is None else carry(region, out, Scaled(line))
 
 
@@ -195,12 +207,26 @@ def put_on(region: Region, out: Tensor, line: Line) -> Tensor:
     return carry(region, out, Scaled(line))
 
 
-def as_line(region: Region, x: Tensor, out: Tensor) -> Tensor:
+def as_line(region: Region, x: Any, out: Any) -> Any:
     """`out` are the numbers of the index `x`, as floats."""
-    line = line_of(x)
-    if line is None or not out.requires_grad:
+    own: Any = carried(x)
+    rooted = getattr(own, "root", None)
+    index = own if rooted is None else rooted[0]
+    if type(index) is not Index or not isinstance(out, Tensor) or not out.requires_grad:
         return out
-    return carry(region, out, Scaled(Line(Rounded(line.root.source, out, parent=line.root))))
+    sign = index.line.sign if rooted is None else _rises(own, x, *rooted)
+    if not sign:
+        return out
+    rounded = Rounded(index.line.root.source, out, parent=index.line.root)
+    return carry(region, out, Scaled(Line(rounded, None, sign, index.line.path)))
+
+
+def _rises(own: Shadow, n: Tensor, index: Shadow, before: Tensor, version: int) -> int:
+    """1 if the integers `n`, which were made of an index, rise with it; -1 if they fall, 0 if that is not known."""
+    there, was = own.other(n), index.other(before) if before._version == version else None
+    if there is None or was is None:
+        return 0
+    return 1 if ((there - n) * (was - before)).sum() >= 0 else -1
 
 
 def read_at(region: Region, own: Shadow, table: Any, out: Tensor, soft: Tensor) -> Tensor:
@@ -226,7 +252,7 @@ def on_line(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
         return _added(func, args)
     i = 0 if args and line_of(args[0]) is not None else 1
     line = line_of(args[i]) if len(args) > i else None
-    if line is None or name not in _KEEPS or kwargs and name != "cumsum":
+    if line is None or name not in _KEEPS or kwargs and name not in ("cumsum", *_BOUNDS):
         return args, None
     sign = -1 if name in _NEGATES else 1
     if name in _SCALES:
@@ -242,9 +268,11 @@ def _added(func: Func, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Line | N
     """Of a sum or a difference. An operand that is taken away from what it was made of is its twin."""
     name, line = func.__name__.strip("_").removeprefix("i"), None
     signs = (1, -1) if name in ("sub", "subtract") else (-1, 1) if name == "rsub" else (1, 1)
+    lines = line_of(args[0]), line_of(args[1])
+    both = None not in lines and lines[0].root.account is lines[1].root.account  # type: ignore[union-attr]
     for i, (own, other) in enumerate((signs, signs[::-1])):
-        found, y = line_of(args[i]), args[1 - i]
-        if found is None:
+        found, y = lines[i], args[1 - i]
+        if found is None or both:
             continue
         if not (isinstance(y, Tensor) and y.requires_grad):
             line = found.on(functools.partial(_at, func, args, i), own)
