@@ -1,4 +1,4 @@
-"""Time and memory of `sll.rank` and `sll.topk_mask`, as ratios: ``python benchmarks/order_speed.py``.
+"""Time and memory of orders, as ratios: ``python benchmarks/order_speed.py``; ``… cliffs`` for programs alone.
 
 Everything in one run, forward + backward unless it says otherwise, medians of repeated calls with the spread (smallest
 and largest). Needs `softtorch` for the comparison with it (``pip install --no-deps --ignore-requires-python softtorch``
@@ -7,6 +7,7 @@ and its dependencies ``pot numba torchopt``); without it those lines say so.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import subprocess
 import sys
@@ -151,6 +152,83 @@ def in_region() -> None:
     console.print(table)
 
 
+EDGES = torch.linspace(-3, 3, 51)
+TABLE = torch.linspace(-1, 1, 100_001).cos()
+PROGRAMS = {
+    "a table by argsort": lambda x, w: w[x.argsort()],
+    "ranks as a mask": lambda x, w: (x.argsort().argsort() >= len(x) // 2).float() * w,
+    "ranks in where": lambda x, w: torch.where(x.argsort().argsort() < len(x) // 10, x, w),
+    "function of ranks": lambda x, w: (x.argsort().argsort() * 10 // len(x)).float() * w,
+    "best tenth of an order as a mask": lambda x, w: (
+        torch.zeros_like(x).index_fill(0, x.argsort()[: len(x) // 10], 1.0) * w
+    ),
+    "area under the curve": lambda x, w: ((w[x.argsort()] < 0).cumsum(0) * (w > 0)[x.argsort()]).sum() / len(x),
+    "topk of a tenth as a mask": lambda x, w: torch.zeros_like(x).scatter(0, x.topk(len(x) // 10).indices, 1.0) * w,
+    "topk of a tenth as an index": lambda x, w: w[x.topk(len(x) // 10).indices],
+    "topk of 5 as an index": lambda x, w: w[x.topk(5).indices],
+    "topk of 2 in rows of 8": lambda x, w: w.view(-1, 8).gather(1, x.view(-1, 8).topk(2, 1).indices),
+    "median as an index": lambda x, w: w[x.median(0).indices],
+    "kthvalue as an index": lambda x, w: w[x.kthvalue(len(x) // 3).indices],
+    "bucketize, a table": lambda x, w: TABLE[torch.bucketize(x, EDGES)],
+    "bucketize, not used": lambda x, w: (x * 2, torch.bucketize(x, EDGES))[0],
+    "bincount of buckets": lambda x, w: torch.bincount(torch.bucketize(x, EDGES), minlength=52).float() * EDGES.sum(),
+    "histc": lambda x, w: x.histc(20, -3, 3) * EDGES[:20],
+    "run lengths": lambda x, w: torch.bincount((x > 0).diff().cumsum(0)).float().square(),
+    "count in a table": lambda x, w: TABLE[(x > 1).cumsum(0)],
+    "floor in a loop": lambda x, w: floors(x),
+    "long in a loop": lambda x, w: lookups(x),
+}
+
+
+def floors(x):
+    v = x
+    for _ in range(40):
+        v = torch.where(v > 1, v - 0.5 * torch.floor(v / 0.5), v + 0.1 * x)
+    return v
+
+
+def lookups(x):
+    v = x
+    for _ in range(40):
+        v = v * 0.9 + TABLE[(v * 2).long().clamp(0, 15)] * 0.1
+    return v
+
+
+def both_ways_of_sum(program, x, w):
+    torch.autograd.grad(program(x, w).sum() + 0 * x.sum(), x)
+
+
+def cpu_milliseconds(step, repeats=7):
+    """Least time of this thread: what else runs does not count."""
+    times = []
+    for _ in range(repeats):
+        start = time.thread_time()
+        step()
+        times.append(1e3 * (time.thread_time() - start))
+    return min(times)
+
+
+def cliffs() -> None:
+    """Programs in a region, forward + backward, and the programs themselves, whose decisions have no gradient: the
+    worst first.
+    """
+    table = Table("", "numbers", "without, ms", '"auto"', "eps 0.1", title="ratios to the program without a region")
+    rows = []
+    for name, program in PROGRAMS.items():
+        for n in (64, 10_000, 100_000) if "loop" not in name else (64, 4096):
+            step = functools.partial(both_ways_of_sum, program, *inputs(n))
+            times = [cpu_milliseconds(step)]
+            for eps in ("auto", 0.1):
+                step_inside = sll.enable(eps, forward="straight-through", on_lost="ignore")(step)
+                for _ in range(12):  # "auto" measures
+                    step_inside()
+                times.append(cpu_milliseconds(step_inside))
+            rows.append((name, n, times[0], times[1] / times[0], times[2] / times[0]))
+    for name, n, alone, *ratios in sorted(rows, key=lambda row: -max(row[3:])):
+        table.add_row(name, f"{n}", f"{alone:.2f}", *(f"{ratio:.1f}" for ratio in ratios))
+    console.print(table)
+
+
 def memory() -> None:
     """Largest resident size of a process of its own, beyond what it had before the call (Linux)."""
     n = 10_000_000
@@ -177,8 +255,7 @@ def memory() -> None:
 
 if __name__ == "__main__":
     console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    exactness()
-    million()
-    against_softtorch()
-    in_region()
-    memory()
+    for part in (
+        (cliffs,) if sys.argv[1:] == ["cliffs"] else (exactness, million, against_softtorch, in_region, cliffs, memory)
+    ):
+        part()

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .apply import finite
+from .dtypes import FULL
 from .fused import batched
 from .order import _bands, traced
 from .projections import FEW, Half, Projection, np, rows_of
-from .samples import pairs
 
 __all__ = ["Ladder", "Sorting"]
 
@@ -197,19 +198,22 @@ _REACH: dict[Any, Any] = {_of_ranks: _reached_by_ranks, _of_places: _reached_by_
 class Sorting:
     """How the rows of scores were sorted, along `dim`: what is known in backward, see `projections.decided`.
 
-    `first`: which place of its row an index begins with that has some of the elements only.
+    `sample` is what a policy is shown; `first`: which place of its row an index begins with that has some of the
+    elements only.
     """
 
-    __slots__ = ("dim", "first", "half", "ladder", "largest")
+    __slots__ = ("dim", "first", "half", "ladder", "largest", "sample")
 
-    def __init__(self, dim: int, largest: bool, half: Half, first: Tensor | None = None) -> None:
-        self.dim, self.largest, self.half, self.first = dim, largest, half, first
+    def __init__(
+        self, dim: int, largest: bool, half: Half, sample: Callable[[], Tensor], first: Tensor | None = None
+    ) -> None:
+        self.dim, self.largest, self.half, self.sample, self.first = dim, largest, half, sample, first
         self.ladder: Ladder | None = None
 
     def _of(self, scores: Tensor, index: Tensor) -> Ladder:
         if self.ladder is None:
             rows, at = rows_of(scores, self.dim, not self.largest, True), _last(index, self.dim)
-            half = self.half(lambda: pairs(rows)) if callable(self.half) else self.half
+            half = self.half(self.sample) if callable(self.half) else self.half
             if self.first is not None:
                 at, before = _near(rows, at, self.first, half)
                 self.first = self.first - before
@@ -250,12 +254,14 @@ class Sorting:
         """For `g` of all elements, to be read at one place: the first so many and one more, less the first so many."""
         if (first := self.first) is None or not first.numel() or bool((first != (k := int(first.min()))).any()):
             return None
-        g, found = g.sum(0), torch.zeros_like(scores)
+        g, wide = g.sum(0), scores if scores.dtype in FULL else scores.float()
+        found, half = torch.zeros_like(wide), self.half
+        known = (lambda _: half(self.sample)) if callable(half) else half
         for many, sign in ((k + 1, 1), (k, -1)):
             if 0 < many < g.shape[-1]:
-                part = Projection(many, self.dim, self.largest, self.half, True).gradient(scores, g)
+                part = Projection(many, self.dim, self.largest, known, True).gradient(wide, g)
                 found = found.add(part, alpha=sign)
-        return found
+        return found.to(scores.dtype)
 
 
 def _near(rows: Tensor, own: Tensor, first: Tensor, half: float | Tensor) -> tuple[Tensor, Tensor | int]:

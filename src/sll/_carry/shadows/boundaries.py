@@ -54,8 +54,8 @@ def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x
         _, below, above = found()
         return (below + above).to(n.dtype) - n
 
-    exact = compute_dtype(boundaries.dtype, getattr(x, "dtype", boundaries.dtype)) if plain else None
     value = make if plain else make().clone
+    exact = compute_dtype(boundaries.dtype, getattr(x, "dtype", boundaries.dtype)) if plain else None
     if line is None:
         return carry(region, hard, Shadow(value, other, exact))
     line.root.edges = boundaries

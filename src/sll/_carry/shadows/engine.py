@@ -167,6 +167,7 @@ def _quick_on() -> dict[Any, Quick]:
         "sum": reductions.quick_sum,
         "one_hot": lookups.quick_one_hot,
         "scatter": scatters.quick_scatter,
+        "scatter_add_": scatters.quick_write,
     }
     for row in ROWS:
         if row.op in reductions.COMPARED:
@@ -174,7 +175,7 @@ def _quick_on() -> dict[Any, Quick]:
     found = {func: quick for name, quick in named.items() for func in spellings(name)}
     found.update({torch.where: where.quick_where, Tensor.masked_fill: where.quick_masked_fill})
     found.update(dict.fromkeys(_QUESTIONS, lambda region, func, args: func(*args)))
-    return found | {Tensor.__getitem__: lookups.quick_getitem}
+    return found | {Tensor.__getitem__: lookups.quick_getitem, Tensor.__setitem__: scatters.quick_write}
 
 
 _LONGEST = 24

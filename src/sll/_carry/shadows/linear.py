@@ -61,10 +61,10 @@ def linear(
     policy is shown.
     """
 
+    @functools.cache
     def sorting() -> Sorting:
         sample = lambda: distances(rows_of(scores.detach(), dim, largest, True))
-        half = half_in_backward(eps, sample)
-        return Sorting(dim, largest, (lambda _: half(sample)) if callable(half) else half, first)
+        return Sorting(dim, largest, half_in_backward(eps, sample), sample, first)
 
     return Linear(scores, index, dim, sorting)
 
@@ -78,7 +78,7 @@ class Linear:
         self, scores: Tensor, index: Tensor, dim: int, sorting: Callable[[], Sorting], inverse: bool = False,
         flip: bool = False,
     ) -> None:  # fmt: skip
-        self.scores, self.index, self.dim, self.sorting = scores, index, dim, functools.cache(sorting)
+        self.scores, self.index, self.dim, self.sorting = scores, index, dim, sorting
         self.inverse, self.flip = inverse, flip
         self.dtype = scores.dtype if scores.dtype in FULL else torch.float32
 

@@ -43,7 +43,14 @@ def linear(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         shown = own.shown(x, out.dtype)
         return func(shown, *args[1:], **rest)
     told_of_wraps(region, func, args, kwargs, out)
-    return carry(region, out, reduced(region, func, x, own, args[1:], rest, out, make))
+    found = reduced(region, func, x, own, args[1:], rest, out, make)
+    if x.dtype == torch.bool and func.__name__ in ("sum", "cumsum") and x.numel() < _EXACT:
+        found.exact = own.exact
+    return carry(region, out, found)
+
+
+_EXACT = 1 << 24
+"""So far floats count without an error."""
 
 
 def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -55,8 +62,8 @@ def quick_sum(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     out, make = func(*args), lambda: finite_gradient_at_zero(raw())
     if x.dtype != torch.bool:
         return mark(region, out, reduced(region, func, x, own, args[1:], {}, out, make))
-    shape = x.shape  # (Floats count without an error up to 2 ** 24.)
-    found = Shadow(make, None, own.exact if x.numel() < 1 << 24 else None, by_ones=True)
+    shape = x.shape
+    found = Shadow(make, None, own.exact if x.numel() < _EXACT else None, by_ones=True)
     found.terms, found.depth = lambda: added(lambda: own.parts(own.value().bool()), shape, *args[1:]), 1
     found.raw = raw
     return mark(region, out, found)

@@ -24,7 +24,7 @@ from ..interface import Func, Region
 from .differences import added, total
 from .either import written as written_in
 from .lookups import FLAG, Spot, spot_along, spot_of_rows, spots_of
-from .orders import Order, inverse
+from .orders import Order, inverse, quick_order
 from .picked import Picked, quick_choice
 from .selections import by_places, other, selected, upright, wide
 from .shadow import Shadow, Weights, as_float, as_value, carried, carry, mark, opposite, shadow, tensors
@@ -120,6 +120,21 @@ def quick_scatter(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return out
     one = torch.ones_like
     return mark(region, out, written_in(out, x, value, lambda: _set(picked, torch.zeros_like(x), dim, one(x)), plain))
+
+
+def quick_write(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """``x[order] = source``, ``x.scatter_add_(0, order, source)``: integers in a row that carries nothing."""
+    add, x, index, source = len(args) == 4, args[0], args[-2], args[-1]
+    order = quick_order(index)
+    if order is None or not order.whole() or add and args[1] != 0 or getattr(x, "_sll", None):
+        return NotImplemented
+    for t in (x, source):  # a row of integers of its own, one for each place of the index
+        known = type(t) is Tensor and t.dtype in (torch.int32, torch.int64) and t._base is None
+        if not known or t.dim() != 1 or t.shape != index.shape or t is source and shadow(t) is not None:
+            return NotImplemented
+    new, out = source.to(torch.float32), func(*args)
+    mark(region, x, Shadow(order.soft(new, False, None, lambda: x.to(new.dtype)), None, new.dtype))
+    return out
 
 
 def _is_hot(x: Tensor, source: Any) -> bool:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from ..._ops.env import dispatched, hook, readable, recorded, unwrapped
+from ..._ops.env import dispatched, hook, recorded, unwrapped
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
 from .accounts import Account, account
