@@ -93,8 +93,8 @@ def _cells(x: Compared) -> tuple[str, ...]:
         return (f"{x.name} {list(x.shape)}", "", "", "", "", "", "", x.verdict)
     return (
         f"{x.name} {list(x.shape)}",
-        f"{x.ratio:.3g} ± {x.error:.2g}",
-        f"{x.cosine:.3f}",
+        f"{x.ratio:.3g} ± {x.error:.2g}" if math.isfinite(x.ratio) else "",
+        f"{x.cosine:.3f}" if math.isfinite(x.cosine) else "",
         f"{100 * x.signs:.0f} %" if math.isfinite(x.signs) else "",
         f"±{x.step:.2g}",
         f"{x.hard:.3g}",
@@ -223,7 +223,10 @@ def _measured(around: Around, region: linearize, path_to: Any, directions: int) 
     for _ in range(_steps(around.region)):
         _told(lambda: runs.inside(around.region, {}, seed))
     if _told(lambda: runs.hard({}, seed)) != runs.hard({}, seed):
-        why = "fn returns different values for the same arguments: it draws random numbers that no seed reaches"
+        why = (
+            "fn returns different values for the same arguments: it draws random numbers that no seed reaches; draw "
+            "them with torch"
+        )
         return Check(repr(region), f"cannot tell: {why}", (), (), around.region.report(), runs.many)
     if path_to is not None:
         ends = _ends(runs, path_to)
@@ -276,7 +279,8 @@ def _verdict(arguments: list[Compared], reached: bool) -> str:
         if x.verdict == "cannot tell":
             return f"cannot tell: {x.name}: {x.why}"
     if not reached:
-        return "cannot tell: no decision is in its band, or comes into it near these arguments"
+        why = "no decision is in its band, or comes into it near these arguments; check others, or a wider band"
+        return f"cannot tell: {why}"
     return "right on average" if "right on average" in found else "right"
 
 

@@ -153,8 +153,8 @@ class Narrowed(linearize):
         self._line, self._times = line, times
         self.fixed = {}  # each call is asked for its line
 
-    def eps_for(self, op: str) -> float | Width:
-        eps = super().eps_for(op)
+    def eps_for(self, op: str, called: str = "") -> float | Width:
+        eps = super().eps_for(op, called)
         if _here() != self._line:
             return eps
         if isinstance(eps, Width):

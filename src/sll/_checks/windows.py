@@ -30,6 +30,8 @@ MOST = 12
 """Of places where something is decided, and the program does not jump."""
 FINER = 6
 """So many values of the hard program are taken for one gradient."""
+USUAL = 12
+"""With so many points of a stretch, half a band has one."""
 FOUND = 32
 """Where a jump is, is known to this part of a band."""
 ENOUGH = 4
@@ -244,15 +246,18 @@ def _and_others(jumps: Tensor, far: Reach, middle: float, half: float) -> Tensor
 
 
 def _cells(jumps: Tensor, grid: Tensor, narrow: float) -> Tensor:
-    """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps."""
+    """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps. Bands
+    have more of them where there are more points.
+    """
     if _many(jumps, grid):
         return grid
     spacing = FINER * float(grid[1] - grid[0])
-    around = [0.0]
-    width = narrow * (1 - 1 / FOUND)
+    inside, width = narrow * (1 - 1 / FOUND), narrow * (1 + 1 / FOUND)
+    each = max(1, len(grid) // (FINER * USUAL))
+    around = torch.linspace(-inside, inside, 2 * each + 1).tolist() if inside < spacing else [0.0]
     while width < spacing:
         around += [-width, width]
-        width = narrow * (1 + 1 / FOUND) if width < narrow else 3 * width
+        width *= 3
     near: Tensor = (jumps[:, None] + torch.tensor(around, dtype=torch.float64)).flatten()
     near = near[(near > grid[0]) & (near < grid[-1])]
     return torch.cat([grid[::FINER], near]).unique()  # type: ignore[no-any-return, no-untyped-call]

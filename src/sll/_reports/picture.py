@@ -124,6 +124,7 @@ _MARKS = {
     "hard": ("s", "plain", "hard: not linearized"),
     "lost": ("X", "auto", "lost: a gradient ends here"),
     "cut": ("D", "sigmoid", "cut: the program leaves autograd"),
+    "told": ("D", "plain", "asked only to raise or to log"),
 }
 """Of the kinds of rows that have no band: marker, colour and words."""
 

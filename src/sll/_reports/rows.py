@@ -48,7 +48,8 @@ class Row:
         kind: ``"decides"``; ``"follows"`` (an earlier decision decides here as well, as in ``round(10 * sign(x))``);
             ``"flip"`` (Python asked, and the function with ``paths=N`` ran again);
             ``"hard"`` (a discrete function that was not linearized); ``"lost"`` (consumes a decision without passing
-            its gradient on); ``"cut"`` (the program itself leaves autograd: ``detach``, ``item`` of a float).
+            its gradient on); ``"told"`` (the same, only to raise or to log); ``"cut"`` (the program itself leaves
+            autograd: ``detach``, ``item`` of a float).
         calls: how often the program called it (inside `vmap`, once for the batch; what a checkpoint runs again counts
             again).
         elements: decisions made, or elements concerned, in all calls. Where one depends on an earlier decision
@@ -110,7 +111,7 @@ class Row:
         if self.kind == "follows":
             return "passes it on" if self.in_band or not self.elements else "decided before"
         if self.kind != "decides":
-            return {"hard": "not linearized", "cut": "leaves autograd"}[self.kind]
+            return {"hard": "not linearized", "cut": "leaves autograd", "told": "only told"}[self.kind]
         if not self.elements:
             return "no elements"
         if not self.in_band or (self.grad_out and not self.grad_in):
@@ -134,6 +135,8 @@ class Row:
             source = ", ".join(map(short, self.lost))
             said = f"ends the gradient{' of ' + source if source else ''}. {_sentence(self.why)}"
             return said if self.in_band else f"{said} (Nothing was in its band so far: nothing is lost yet.)"
+        if self.kind == "told":
+            return "asks for what is decided only to raise or to log: no gradient is missed"
         if self.kind == "hard":
             return f"not linearized: {self.why}"
         if self.kind == "cut":

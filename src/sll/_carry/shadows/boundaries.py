@@ -12,7 +12,7 @@ from ..._ops.band import hard_forward
 from ..._ops.env import tracked
 from ..._ops.surrogates import follow
 from ..._rules.index import op_name
-from ..boundaries import nearest_boundary
+from ..boundaries import edges_of, nearest_boundary
 from ..interface import Func, Region
 from .elementwise import elementwise
 from .kinks import joined, looked_at
@@ -24,12 +24,12 @@ _DECIDED = (
 )
 
 
-def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
+def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
     """``call(x)`` counts the sorted `boundaries` that `x` has passed; the decision is at the nearest."""
     hard: Tensor = call(x)
     if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
-    eps = region.eps_for("searchsorted")
+    eps = region.eps_for(op)
     if joined(eps, hard):
         return hard
     offset, below, above = nearest_boundary(eps, hard, boundaries, x)
@@ -52,7 +52,7 @@ def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], bounda
         return call(x)
     if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
         return call(x)
-    return _passed(region, call, boundaries, x)
+    return _passed(region, "searchsorted", call, boundaries, x)
 
 
 def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -76,20 +76,15 @@ def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[st
 
 
 def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "bins", "min", "max"), args), **kwargs)
-    x, hard = named["input"], func(*args, **kwargs)
+    x, hard = args[0] if args else kwargs["input"], func(*args, **kwargs)
     if not tracked(x) or not region.linearizes("histc") or not x.numel():
         return hard
-    bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
-    whole = low == high  # the range of the data: the outermost edges move with it, and nothing crosses them
-    low, high = (float(x.detach().min()), float(x.detach().max())) if whole else (low, high)
-    low, high = (low - 1, high + 1) if low == high else (low, high)
-    floats = torch.float64 if x.dtype == torch.float64 else torch.float32
-    edges = torch.linspace(low, high, bins + 1, dtype=floats, device=x.device)
-    place = _passed(
-        region, lambda v: torch.searchsorted(edges, v.detach().to(floats), right=True), edges, x.reshape(-1)
-    )
-    place = region.call(torch.clamp, place, 1, bins) if whole else place
+    edges, whole = edges_of(*args, **kwargs)
+    bins, flat = edges.numel() - 1, x.reshape(-1)
+    count = lambda v: torch.searchsorted(edges, v.detach().to(edges.dtype), right=True)
+    place = _passed(region, "histc", count, edges, flat)
+    if whole:  # the outermost edges move with the data, and nothing crosses them
+        place = region.call(torch.clamp, place, 1, bins)
     total = shadow(region.call(torch.bincount, place, minlength=bins + 2))
     assert total is not None
     fixed = hard.detach()
