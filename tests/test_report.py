@@ -290,7 +290,8 @@ def test_rows_have_the_names_of_what_the_program_calls(forward):
         return {(row.site.op, row.kind) for row in report.rows if row.status != "no gradient arrives"}
 
     assert named(lambda x: (x > x.kthvalue(3).values).float() @ weights) <= {("gt", "decides"), ("kthvalue", "decides")}
-    assert named(lambda x: (x.topk(3).values[-1:] <= x).float() @ weights) == {("le", "decides")}
+    own = {("topk", "decides")} if forward == "hard" else set()  # the same decisions, made before
+    assert named(lambda x: (x.topk(3).values[-1:] <= x).float() @ weights) <= {("le", "decides"), *own}
     assert named(lambda x: torch.histc(x, 6, -2, 2) @ weights) == {("histc", "decides")}
     assert {kind for _, kind in named(lambda x: weights[x.mode().indices])} == {"decides"}
     assert {kind for _, kind in named(lambda x: torch.histogram(x, bins=6, range=(-1.5, 1.5))[0] @ weights)} == {

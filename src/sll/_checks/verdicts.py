@@ -203,8 +203,7 @@ def _by_swing(wide: list[Measured]) -> tuple[Verdict, str]:
     hard, region = _both(wide)
     swing = sum(m.swing for m in wide) / math.sqrt(len(wide))
     off, noise = (float(x.norm()) / swing for x in (region - hard, _noise(wide)))
-    told = f"{100 * off:.2g} ± {100 * noise:.1g} %"
-    why = f"the program goes up as much as it goes down, and the gradient is off by {told} of that"
+    why = f"the program goes up as much as down, and the gradient is off by {off:.1%} ± {noise:.1%} of that"
     if off <= EXACT / 2:
         return "right", why
     if off > max(ABOUT, SURE * noise):

@@ -60,9 +60,6 @@ class Line:
         found = sum(float((grads[name].double() * v.double()).sum()) for name, v in self.direction.items())
         return finite(found, "the gradient in the region")
 
-    def slopes(self, region: linearize, at: Tensor) -> Tensor:
-        return torch.tensor([self.slope(region, t) for t in at.tolist()], dtype=torch.float64)
-
     @property
     def rounding(self) -> float:
         """Relative, of the numbers that are moved."""
@@ -88,10 +85,6 @@ class Reach(NamedTuple):
     narrow: float
     wide: float
     """The narrowest and the widest bands of those that are near, outliers aside."""
-
-    def times(self, many: float) -> Reach:
-        """With narrowest bands that are so many times as wide."""
-        return self._replace(narrow=many * self.narrow)
 
 
 def reach(line: Line, see: Callable[[float], list[Decided]]) -> Reach | None:
@@ -173,7 +166,7 @@ def measure(
     weighted = change * _phi((nodes[1:] + nodes[:-1]) / 2, middle, half, flat)
     cells = _cells(jumps if far is None else _and_others(jumps, far, middle, half), grid, narrow)
     at = _within(cells, line.seed + sample)
-    slopes, length = line.slopes(region, at), cells.diff()
+    slopes, length = torch.tensor([line.slope(region, t) for t in at.tolist()], dtype=torch.float64), cells.diff()
     phi = _phi(at, middle, half, flat)
     return Measured(
         line=line,
@@ -189,7 +182,14 @@ def measure(
         jumps=jumps,
         reached=far is not None,
         again=lambda other, times, others: measure(
-            line, other, middle, half, far and far.times(times), points, flat=flat, sample=sample + others
+            line,
+            other,
+            middle,
+            half,
+            far and far._replace(narrow=times * far.narrow),
+            points,
+            flat=flat,
+            sample=sample + others,
         ),
     )
 

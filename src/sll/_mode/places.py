@@ -102,9 +102,7 @@ class Places:
 
 
 _MADE: weakref.WeakKeyDictionary[CodeType, dict[int, tuple[Auto, int, set[Any]]]] = weakref.WeakKeyDictionary()
-"""By the instruction that makes regions: the memory of the last one, and how many before were used for one step of the
-same program, which decides at these lines.
-"""
+"""By the instruction that makes regions: the last memory, how many before had one step, and the lines of that."""
 _IN_A_ROW = 3
 
 

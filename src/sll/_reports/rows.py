@@ -133,7 +133,7 @@ class Row:
             return "nothing is open here any more: for each element the earlier decisions lead to the same result"
         if self.kind == "lost":
             source = ", ".join(map(short, self.lost))
-            said = f"ends the gradient{' of ' + source if source else ''}. {_sentence(self.why)}"
+            said = f"ends the gradient{' of ' + source if source else ''}. {self.why[:1].upper()}{self.why[1:]}"
             return said if self.in_band else f"{said} (Nothing was in its band so far: nothing is lost yet.)"
         if self.kind == "told":
             return "asks for what is decided only to raise or to log: no gradient is missed"
@@ -202,10 +202,6 @@ def _up(x: float) -> str:
         return f"{x:g}"
     unit = 10.0 ** (math.floor(math.log10(x)) - 1)
     return f"{math.ceil(x / unit - 1e-9) * unit:.2g}"
-
-
-def _sentence(x: str) -> str:
-    return x[:1].upper() + x[1:]
 
 
 def _ended(x: str) -> str:

@@ -93,9 +93,7 @@ class Order:
         self.z, self.numbers = scores(x, dim, largest)
         self.places = self.z.argsort(dim=-1, descending=True, stable=True)
 
-    def flips(
-        self, region: Any, op: str, shown: Callable[..., Tensor] = lambda z, gaps: gaps, called: str = ""
-    ) -> None:
+    def flips(self, region: Any, op: str, shown: Callable[..., Any] = lambda z, gaps: gaps, called: str = "") -> None:
         """How they may be reordered: for each flip the row, at which place what is reordered begins, and which element
         of it comes where. The weights add up to the projection on the capped simplex for each boundary between two
         places (see `_ops/order.py`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``.

@@ -58,21 +58,14 @@ def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], bounda
 def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("sorted_sequence", "input"), args), **kwargs)
     table, x, sorter = named.pop("sorted_sequence"), named.pop("input", named.pop("self", None)), named.get("sorter")
-
-    def call(v: Any) -> Any:  # a function with a name, as rules want it
-        return func(table, v, **named)
-
-    return _count_passed(region, func, call, table if sorter is None else table.gather(-1, sorter), x)
+    boundaries = table if sorter is None else table.gather(-1, sorter)
+    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x)
 
 
 def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "boundaries"), args), **kwargs)
     x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
-
-    def call(v: Any) -> Any:
-        return func(v, boundaries, **named)
-
-    return _count_passed(region, func, call, boundaries, x)
+    return _count_passed(region, func, lambda v: func(v, boundaries, **named), boundaries, x)
 
 
 def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
