@@ -1,6 +1,6 @@
 """What `sll.check` says: ``python benchmarks/check_faults.py [programs | faults | two] …``.
 
-`programs`  the 185 programs of `tests/programs.py`, "linear" and "hard": verdict `right`
+`programs`  the 185 programs of `tests/programs.py`, "linear" and "hard": verdict `right` (`programs:hard` for one mode)
 `faults`    20 programs with a gradient that is wrong on purpose: never `right`
 `two`       a simulator and a classifier whose band of 1 is too wide: `wrong here`, by name of the line
 """
@@ -172,8 +172,8 @@ TWO: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...], Any]] = {
 # --- printed ---------------------------------------------------------------------------------------------------------
 
 
-def programs() -> None:
-    for forward in ("linear", "hard"):
+def programs(*forwards: str) -> None:
+    for forward in forwards or ("linear", "hard"):
         said: collections.Counter[str] = collections.Counter()
         begin = time.process_time()
         for name, program in PROGRAMS.items():
@@ -211,4 +211,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     for part in sys.argv[1:] or ("programs", "faults", "two"):
         print(f"== {part}", flush=True)
-        globals()[part]()
+        name, *of = part.split(":")
+        globals()[name](*of)

@@ -485,6 +485,22 @@ def test_a_region_made_anew_for_each_step_is_told_once():
 
 
 @pytest.mark.filterwarnings("error")
+def test_a_region_for_each_program_is_not_told():
+    """One for each is what each needs."""
+    programs = (
+        torch.sign,
+        lambda x: (x > 0.1).float(),
+        lambda x: (x > 0.2).float(),
+        lambda x: (x > 0.3).float(),
+        lambda x: torch.arange(x.shape[-1])[x.argmax(-1)] * x.sum(-1),
+        lambda x: (x > 0.4).float(),
+    )
+    for program in programs:
+        with sll.linearize("auto"):
+            program(rows()).sum().backward()
+
+
+@pytest.mark.filterwarnings("error")
 def test_regions_that_are_used_again_are_not_told():
     for _ in range(8):
         region = sll.linearize("auto")  # one for each training

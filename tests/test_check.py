@@ -11,10 +11,15 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import sll
 from programs import PROGRAMS
+from sll._checks.verdicts import compared
+from sll._checks.windows import Measured
+from sll.checking import _cells
 from sll.testing import assert_gradient
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -104,6 +109,65 @@ def test_the_line_of_two_that_is_wrong():
     found = sll.check(program, t, eps={"default": 0.01, "ge": 1.0}, forward="straight-through")
     assert found.verdict == "wrong here" and len(found.lines) == 1, found
     assert linecache.getline(*found.lines[0][:2]).endswith("# too wide\n")
+
+
+def measured(**other):
+    """A stretch: what the program changes, and what the gradient says."""
+    known = {"hard": 1.0, "region": 1.0, "noise": 0.01, "shot": 0.1, "swing": 1.0, "region_swing": 1.0, "spike": 0.1}
+    again = lambda *_: None
+    known |= {"line": None, "half": 0.1, "rounding": 1e-12, "jumps": torch.zeros(0), "reached": True, "again": again}
+    return Measured(**{**known, **other})
+
+
+@given(
+    wide=st.lists(st.tuples(*[st.sampled_from([0.0, 1e-15, 0.3, 1.0, -1.1, 5.0])] * 3), min_size=1, max_size=9),
+    close=st.lists(st.tuples(*[st.sampled_from([0.0, 0.1, 1.0, -2.0])] * 3), max_size=5),
+)
+@settings(max_examples=200, deadline=None)
+def test_every_verdict_follows_from_figures_that_are_shown(wide, close):
+    def stretches(of):
+        swings = [{"swing": max(abs(h), s), "region_swing": max(abs(r), s)} for h, r, s in of]
+        return [measured(hard=h, region=r, shot=s, **swing) for (h, r, s), swing in zip(of, swings)]
+
+    found = compared("x", (3,), stretches(wide), stretches(close), "")
+    cells = _cells(found)
+    assert "nan" not in f"{cells} {found.why}" and "inf" not in f"{cells} {found.why}"
+    about = found.ratio == found.ratio and abs(found.ratio - 1) <= 0.25
+    if found.verdict == "right":
+        assert (about and found.error < 0.13) or "%" in found.why
+    elif found.verdict == "right on average":
+        assert "%" in found.why
+    elif found.verdict == "wrong here":
+        assert found.why and (not about or any(character.isdigit() for character in found.why))
+    elif found.verdict == "cannot tell":
+        assert "raise " in found.why or "use float64" in found.why
+
+
+def test_one_direction_is_too_few():
+    nothing = dict.fromkeys(("hard", "region", "shot", "swing", "region_swing", "spike"), 0.0)
+    found = compared("x", (9,), [measured(), *[measured(**nothing)] * 7], [], "")
+    assert (found.verdict, found.ratio) == ("cannot tell", 1.0) and found.error < 0.1
+    assert found.why == "the program changes along one of 8 directions; raise directions="
+    wrong = compared("x", (9,), [measured(region=3.0), *[measured(**nothing)] * 7], [], "")
+    assert wrong.verdict == "wrong here" and "3 times" in wrong.why
+
+
+def test_a_second_look_needs_jumps():
+    """Whether one jump lies in a short stretch is chance, and for all directions the same."""
+    right = [measured(hard=1 + 0.01 * k) for k in range(8)]
+    empty, one = {"hard": 0.0, "shot": 0.0, "swing": 0.0}, {"hard": 4.0, "shot": 4.0, "swing": 4.0}
+    for of in (empty, one):
+        assert compared("x", (64,), right, [measured(**of, region=1.0)] * 8, "").verdict == "right"
+    many = compared("x", (64,), right, [measured(hard=4.0, shot=0.2, swing=4.0)] * 8, "")
+    assert many.verdict == "wrong here" and "by 4 ± 0.2 times what the gradient says" in many.why
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_choice_in_a_narrow_band(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, heights = torch.randn(2, 6, generator=generator)
+    found = sll.check(lambda x: heights[x.topk(2).indices].sum(), x, eps=0.05, forward="hard", seed=seed)
+    assert found.verdict != "wrong here" and "nan" not in str(found), found
 
 
 def test_where_it_is_lost_is_named():

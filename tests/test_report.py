@@ -255,6 +255,51 @@ def test_a_decision_that_decides_again_and_one_that_is_not_linearized(forward):
 
 
 @pytest.mark.parametrize("forward", MODES)
+def test_what_only_raises_or_logs_is_not_lost(forward):
+    """Validation in packages, and in the program itself."""
+
+    def program(x):
+        p = (x > 0).float() * 0.5 + 0.2
+        if not torch.all((p > 0.1) & (x > -9)):
+            raise ValueError("no probabilities")
+        assert (x < 0.02).sum() < 9
+        return torch.distributions.Bernoulli(p).log_prob((x > 0.3).float())
+
+    found = sll.explain(program, torch.linspace(-0.1, 0.4, 6), eps=0.3, forward=forward)
+    told = [row for row in found.report.rows if row.status == "only told"]
+    assert told and {row.kind for row in told} == {"told"}
+    assert not [row for row in found.report.rows if row.kind == "lost"]
+    assert "lose" not in str(found) and 'on_lost="error"' not in str(found)
+    assert "Asked only to raise or to log" in str(found) and "no gradient is missed" in str(found)
+    assert found.report.plot()
+    with sll.linearize(0.3, forward=forward, trace=True, on_lost="ignore") as region:
+        x = torch.linspace(-0.1, 0.4, 6, requires_grad=True)
+        if (x > 0).sum() > 3:
+            x = 2 * x
+    assert [row.kind for row in region.report().rows if row.site.op == "bool"] == ["lost"]
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_rows_have_the_names_of_what_the_program_calls(forward):
+    """Not of what a definition of ours calls in its place, nor of the width that a comparison has."""
+    x = torch.tensor([0.3, -0.4, 0.35, 1.0, 0.32, -1.0])
+    weights = torch.arange(6.0)
+
+    def named(program):
+        report = traced(program, x, 0.2, forward=forward)[2]
+        return {(row.site.op, row.kind) for row in report.rows if row.status != "no gradient arrives"}
+
+    assert named(lambda x: (x > x.kthvalue(3).values).float() @ weights) <= {("gt", "decides"), ("kthvalue", "decides")}
+    own = {("topk", "decides")} if forward == "hard" else set()  # the same decisions, made before
+    assert named(lambda x: (x.topk(3).values[-1:] <= x).float() @ weights) <= {("le", "decides"), *own}
+    assert named(lambda x: torch.histc(x, 6, -2, 2) @ weights) == {("histc", "decides")}
+    assert {kind for _, kind in named(lambda x: weights[x.mode().indices])} == {"decides"}
+    assert {kind for _, kind in named(lambda x: torch.histogram(x, bins=6, range=(-1.5, 1.5))[0] @ weights)} == {
+        "decides"
+    }
+
+
+@pytest.mark.parametrize("forward", MODES)
 def test_lost_rows_name_the_decision_and_the_consumer(forward):
     def program(x):
         near = x > 0.0

@@ -179,10 +179,10 @@ class Auto:
     # --- memory ---
 
     @property
-    def measured_once(self) -> bool:
-        """Whether all that was measured was measured in one step."""
-        pools = [pool for line in self._lines.values() for pool in line.pools]
-        return bool(pools) and not any(pool.steps for pool in pools)
+    def measured_once(self) -> set[tuple[str, int, str]]:
+        """The lines that were measured, if all was measured in one step."""
+        once = not any(pool.steps for line in self._lines.values() for pool in line.pools)
+        return set(self._lines) if once else set()
 
     def _known(self, call: Call) -> float | None:
         """What needs no distances."""

@@ -89,18 +89,16 @@ _COLUMNS = ("argument", "ratio", "cosine", "same sign", "within", "program", "gr
 
 
 def _cells(x: Compared) -> tuple[str, ...]:
-    if x.verdict == "no effect" or not x.directions:
-        return (f"{x.name} {list(x.shape)}", "", "", "", "", "", "", x.verdict)
-    return (
-        f"{x.name} {list(x.shape)}",
-        f"{x.ratio:.3g} ± {x.error:.2g}",
-        f"{x.cosine:.3f}",
-        f"{100 * x.signs:.0f} %" if math.isfinite(x.signs) else "",
-        f"±{x.step:.2g}",
-        f"{x.hard:.3g}",
-        f"{x.region:.3g}",
-        x.verdict,
+    figures = (
+        (x.ratio, f"{x.ratio:.3g} ± {x.error:.2g}"),
+        (x.cosine, f"{x.cosine:.3f}"),
+        (x.signs, f"{100 * x.signs:.0f} %"),
+        (x.step, f"±{x.step:.2g}"),
+        (x.hard, f"{x.hard:.3g}"),
+        (x.region, f"{x.region:.3g}"),
     )
+    told = [text if math.isfinite(of) and x.verdict != "no effect" else "" for of, text in figures]
+    return (f"{x.name} {list(x.shape)}", *told, x.verdict)
 
 
 T = TypeVar("T")
@@ -223,7 +221,7 @@ def _measured(around: Around, region: linearize, path_to: Any, directions: int) 
     for _ in range(_steps(around.region)):
         _told(lambda: runs.inside(around.region, {}, seed))
     if _told(lambda: runs.hard({}, seed)) != runs.hard({}, seed):
-        why = "fn returns different values for the same arguments: it draws random numbers that no seed reaches"
+        why = "fn returns different values for the same arguments: draw its random numbers with torch, which has a seed"
         return Check(repr(region), f"cannot tell: {why}", (), (), around.region.report(), runs.many)
     if path_to is not None:
         ends = _ends(runs, path_to)
@@ -236,11 +234,8 @@ def _measured(around: Around, region: linearize, path_to: Any, directions: int) 
     runs.most = sys.maxsize
     report = around.report()
     runs.most = runs.many + most // 2
-    wrong = [x.name for x in arguments if x.verdict == "wrong here"]
-    lines: list[CallSite] = []
-    if wrong:
-        name = wrong[0]
-        lines = to_blame(around, [*around.wide[name], *around.close.get(name, [])], report)
+    wrong = next((x.name for x in arguments if x.verdict == "wrong here"), None)
+    lines = [] if wrong is None else to_blame(around, [*around.wide[wrong], *around.close.get(wrong, [])], report)
     reached = any(m.reached for measured in around.wide.values() for m in measured)
     return Check(repr(region), _verdict(arguments, reached), tuple(arguments), tuple(lines), report, runs.many)
 
@@ -276,7 +271,8 @@ def _verdict(arguments: list[Compared], reached: bool) -> str:
         if x.verdict == "cannot tell":
             return f"cannot tell: {x.name}: {x.why}"
     if not reached:
-        return "cannot tell: no decision is in its band, or comes into it near these arguments"
+        why = "no decision is in its band, or comes into it near these arguments; check others, or a wider band"
+        return f"cannot tell: {why}"
     return "right on average" if "right on average" in found else "right"
 
 

@@ -220,19 +220,18 @@ class linearize(Mode):
 
     # --- what rules ask ---
 
-    def eps_for(self, op: str) -> float | Width:
+    def eps_for(self, op: str, called: str = "") -> float | Width:
         eps = self._eps_of.get(op, self._eps)
         if isinstance(eps, float) and self.trace is None:
             return eps
         if self.trace is not None:
-            site = call_site(op)
-            watch = self.trace.watch(site)
+            watch = self.trace.watch(call_site(called or op))
             if not isinstance(eps, float):
-                return self._places.at(op, eps).width(cast(Any, watch))
+                return self._places.at(op, eps, called or op).width(cast(Any, watch))
             eps = Watched(eps)
             eps.watch = cast(Any, watch)
             return eps
-        return self._places.at(op, cast(Policy, eps)).width()
+        return self._places.at(op, cast(Policy, eps), called or op).width()
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]

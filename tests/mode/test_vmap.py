@@ -39,3 +39,45 @@ def test_floats_come_out_with_their_gradient(forward):
     with sll.linearize(0.1, forward=forward, on_lost="error"):
         y = vmap(lambda a: (a > 0).double(), out_dims=1)(x)
     assert torch.autograd.grad(y.sum(), x)[0].equal(torch.where(X.abs() <= 0.1, 5.0, 0.0).double())
+
+
+def closed_over(made):
+    """`vmap` is given a function that returns what it did not make: nobody is told."""
+
+    def program(x):
+        m = (x > 0)[0]
+        return vmap(lambda a: made(m, x[0]))(torch.ones(3))
+
+    return program
+
+
+CLOSED_OVER = {
+    "a mask": (closed_over(lambda m, x: m), lambda y: y.double()),
+    "another mask": (closed_over(lambda m, x: ~m), lambda y: torch.where(y, 2.0, 1.0).double()),
+    "one of two": (closed_over(lambda m, x: (x, m)), lambda y: y[1].double()),
+    "a count": (closed_over(lambda m, x: m.sum()), lambda y: y.double()),
+    "a place": (closed_over(lambda m, x: x.argmax()), lambda y: torch.arange(3.0).double()[y]),
+}
+
+
+@pytest.mark.parametrize("forward", ["hard", "linear", "straight-through"])
+@pytest.mark.parametrize("name", CLOSED_OVER)
+def test_closed_over_and_returned(name, forward):
+    """It was silent, in every mode."""
+    program, used = CLOSED_OVER[name]
+    x = torch.tensor([[0.03, 0.01, 0.02]], dtype=torch.float64).requires_grad_()
+    with sll.linearize(0.1, forward=forward, on_lost="ignore") as region:
+        y = used(program(x))
+    if forward == "straight-through":
+        assert torch.autograd.grad((y * torch.tensor([[1.0], [2.0], [4.0]])).sum(), x)[0].any()
+    else:
+        assert len(region.report().lost) == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("forward", ["hard", "linear", "straight-through"])
+def test_expanded_by_the_program(forward):
+    x = X.clone().requires_grad_()
+    with sll.linearize(0.1, forward=forward):
+        y = (x > 0).expand(3, 2, 3).double()
+    assert torch.autograd.grad(y.sum(), x)[0].equal(torch.where(X.abs() <= 0.1, 15.0, 0.0).double())

@@ -46,8 +46,8 @@ class Region(Protocol):
     fixed: dict[str, float]
     """The half-widths of ops that are linearized, where these are numbers and nobody watches."""
 
-    def eps_for(self, op: str) -> float | Width:
-        """The half-width of the op's band."""
+    def eps_for(self, op: str, called: str = "") -> float | Width:
+        """The half-width of the op's band. `called`: what reports call it, where that is not its name."""
 
     def linearizes(self, op: str) -> bool:
         """Whether ``only=`` and ``exclude=`` leave it in."""

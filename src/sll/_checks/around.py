@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,6 @@ CLOSE = 4.0
 """Where bands are wider than what the program decides, a stretch of this part of a band tells more of the program."""
 HALVINGS = 12
 """A stretch that the program cannot run along is made shorter, so many times."""
-
-T = TypeVar("T")
 
 
 class Around:
@@ -121,7 +119,7 @@ class Around:
         return self.watched.report()
 
 
-def _shorter(run: Callable[[float], T], half: float) -> T:
+def _shorter(run: Callable[[float], Measured], half: float) -> Measured:
     for _ in range(HALVINGS):
         try:
             return run(half)
@@ -143,7 +141,7 @@ def to_blame(around: Around, measured: list[Measured], report: Report) -> list[C
     if len(lines) > 1:
         explodes = any(m.region_swing > EXPLODES * m.swing for m in measured)
         worst = sorted(measured, key=lambda m: -abs(m.region - m.hard))[:3]
-        most = _error(m.region - m.hard for m in worst)
+        most = math.hypot(*(m.region - m.hard for m in worst))
         off = {}
         for line in lines:
             wide = any(row.share > WIDE for row in deciding if (row.site.file, row.site.line) == line)
@@ -158,10 +156,6 @@ def _off(around: Around, measured: list[Measured], line: tuple[str, int], times:
     region = Narrowed(line, times, **around.options)
     try:
         again = [m.again(region, max(times, NARROWER[-1]), 0) for m in measured]
-        return _error(m.region - m.hard for m in again)
+        return math.hypot(*(m.region - m.hard for m in again))
     except Unusable:
         return math.inf
-
-
-def _error(off: Any) -> float:
-    return math.sqrt(sum(x**2 for x in off))

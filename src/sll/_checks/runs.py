@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._mode.watching import Trace, Watch
-from .._ops.callsite import CallSite, frame
+from .._ops.callsite import CallSite, call_site
 from .._rules.widths import Width
 from ..policies import Call, kind_of
 from ..programs import Program
@@ -153,9 +153,9 @@ class Narrowed(linearize):
         self._line, self._times = line, times
         self.fixed = {}  # each call is asked for its line
 
-    def eps_for(self, op: str) -> float | Width:
-        eps = super().eps_for(op)
-        if _here() != self._line:
+    def eps_for(self, op: str, called: str = "") -> float | Width:
+        eps = super().eps_for(op, called)
+        if call_site(op)[:2] != self._line:
             return eps
         if isinstance(eps, Width):
             return Width(_Times(eps, self._times), kind_of(op))
@@ -170,8 +170,3 @@ class _Times:
 
     def half_width(self, call: Call, /) -> float | Tensor:
         return self._width.at(call.make, call.limit) * self._times
-
-
-def _here() -> tuple[str, int]:
-    at = frame()
-    return at.f_code.co_filename, at.f_lineno

@@ -30,6 +30,8 @@ MOST = 12
 """Of places where something is decided, and the program does not jump."""
 FINER = 6
 """So many values of the hard program are taken for one gradient."""
+USUAL = 12
+"""With so many points of a stretch, half a band has one."""
 FOUND = 32
 """Where a jump is, is known to this part of a band."""
 ENOUGH = 4
@@ -58,9 +60,6 @@ class Line:
         found = sum(float((grads[name].double() * v.double()).sum()) for name, v in self.direction.items())
         return finite(found, "the gradient in the region")
 
-    def slopes(self, region: linearize, at: Tensor) -> Tensor:
-        return torch.tensor([self.slope(region, t) for t in at.tolist()], dtype=torch.float64)
-
     @property
     def rounding(self) -> float:
         """Relative, of the numbers that are moved."""
@@ -86,10 +85,6 @@ class Reach(NamedTuple):
     narrow: float
     wide: float
     """The narrowest and the widest bands of those that are near, outliers aside."""
-
-    def times(self, many: float) -> Reach:
-        """With narrowest bands that are so many times as wide."""
-        return self._replace(narrow=many * self.narrow)
 
 
 def reach(line: Line, see: Callable[[float], list[Decided]]) -> Reach | None:
@@ -171,7 +166,7 @@ def measure(
     weighted = change * _phi((nodes[1:] + nodes[:-1]) / 2, middle, half, flat)
     cells = _cells(jumps if far is None else _and_others(jumps, far, middle, half), grid, narrow)
     at = _within(cells, line.seed + sample)
-    slopes, length = line.slopes(region, at), cells.diff()
+    slopes, length = torch.tensor([line.slope(region, t) for t in at.tolist()], dtype=torch.float64), cells.diff()
     phi = _phi(at, middle, half, flat)
     return Measured(
         line=line,
@@ -187,7 +182,14 @@ def measure(
         jumps=jumps,
         reached=far is not None,
         again=lambda other, times, others: measure(
-            line, other, middle, half, far and far.times(times), points, flat=flat, sample=sample + others
+            line,
+            other,
+            middle,
+            half,
+            far and far._replace(narrow=times * far.narrow),
+            points,
+            flat=flat,
+            sample=sample + others,
         ),
     )
 
@@ -244,15 +246,18 @@ def _and_others(jumps: Tensor, far: Reach, middle: float, half: float) -> Tensor
 
 
 def _cells(jumps: Tensor, grid: Tensor, narrow: float) -> Tensor:
-    """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps."""
+    """Ends of the cells that have a sample each: those of the grid, and ever narrower ones towards the jumps. Bands
+    have more of them where there are more points.
+    """
     if _many(jumps, grid):
         return grid
     spacing = FINER * float(grid[1] - grid[0])
-    around = [0.0]
-    width = narrow * (1 - 1 / FOUND)
+    inside, width = narrow * (1 - 1 / FOUND), narrow * (1 + 1 / FOUND)
+    each = max(1, len(grid) // (FINER * USUAL))
+    around = torch.linspace(-inside, inside, 2 * each + 1).tolist() if inside < spacing else [0.0]
     while width < spacing:
         around += [-width, width]
-        width = narrow * (1 + 1 / FOUND) if width < narrow else 3 * width
+        width *= 3
     near: Tensor = (jumps[:, None] + torch.tensor(around, dtype=torch.float64)).flatten()
     near = near[(near > grid[0]) & (near < grid[-1])]
     return torch.cat([grid[::FINER], near]).unique()  # type: ignore[no-any-return, no-untyped-call]

@@ -26,7 +26,7 @@ from .notes import warn_now
 from .runs import heard
 from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
 from .tracing import traced
-from .vmap import views
+from .vmap import returned, views
 
 __all__ = ["Mode"]
 
@@ -126,6 +126,8 @@ class Mode(TorchFunctionMode):
                 if out is not NotImplemented:
                     return out
             known = _held((*args, *kwargs.values()) if kwargs else args)
+            if not THREAD.alone:
+                return self._among_others(func, args, kwargs or {})
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
             of_data = not known and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
@@ -365,6 +367,8 @@ def _held(items: Any) -> list[Tensor]:
             found += _held(x)
         elif type(x) is slice:
             found += _held((x.start, x.stop, x.step))
+        elif (base := getattr(x, "_base", None)) is not None and getattr(base, "_sll", None) is not None:
+            returned(x, base)
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._ops.callsite import CallSite, frame, relative
 from .._rules.widths import TINY, Joined, Scale, Watch, Width
-from ..auto import Auto
+from ..auto import AUTO, Auto
 from ..policies import Policy, kind_of
 from .notes import Widths
 from .threads import THREAD
@@ -86,14 +86,14 @@ class Places:
         self._notes = notes
         self._known: dict[tuple[int, int, str], tuple[Place, CodeType]] = {}
 
-    def at(self, op: str, policy: Policy) -> Place:
+    def at(self, op: str, policy: Policy, called: str) -> Place:
         at = frame()
         key = id(at.f_code), at.f_lasti, op  # (code that is long takes long to hash; what is noted keeps it)
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _MANY:
                 self._known.clear()
-            site = CallSite(at.f_code.co_filename, at.f_lineno, op)
+            site = CallSite(at.f_code.co_filename, at.f_lineno, called)
             found = self._known[key] = Place(policy, op, site, self._notes), at.f_code
         return found[0]
 
@@ -101,8 +101,8 @@ class Places:
         return {"_notes": self._notes, "_known": {}}  # (code cannot be pickled)
 
 
-_MADE: weakref.WeakKeyDictionary[CodeType, dict[int, tuple[Auto, int]]] = weakref.WeakKeyDictionary()
-"""By the instruction that makes regions: the memory of the last one, and how many before were used for one step."""
+_MADE: weakref.WeakKeyDictionary[CodeType, dict[int, tuple[Auto, int, set[Any]]]] = weakref.WeakKeyDictionary()
+"""By the instruction that makes regions: the last memory, how many before had one step, and the lines of that."""
 _IN_A_ROW = 3
 
 
@@ -110,9 +110,10 @@ def made_here(auto: Auto) -> None:
     """A region is made, with a memory of its own. One made anew at each step remembers nothing: say so, once."""
     at = frame()
     made = _MADE.setdefault(at.f_code, {})
-    before, many = made.get(at.f_lasti, (None, 0))
-    many = many + 1 if before is not None and before.measured_once else 0
-    made[at.f_lasti] = auto, many
+    before, many, lines = made.get(at.f_lasti, (AUTO, 0, set()))
+    measured = before.measured_once
+    many = (many if measured == lines else 0) + bool(measured)
+    made[at.f_lasti] = auto, many, measured
     if many == _IN_A_ROW:
         warnings.warn_explicit(
             'linearize("auto") is made anew for each step here, so it cannot remember its widths, and they follow the '

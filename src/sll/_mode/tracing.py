@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .._carry.interface import Func, tensors
 from .._carry.outcomes.registry import DISCRETE
-from .._ops.callsite import call_site
+from .._ops.callsite import call_site, frames, is_ours
 from .._ops.env import tracked
 from .._rules.index import LEFT_ALONE, NAMED, REMEDIES, op_name
 from .guards import decides
@@ -21,7 +22,7 @@ __all__ = ["traced"]
 def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`dispatch`, noted by the trace."""
     trace, engine = region.trace, region.engine
-    if trace is None or not torch.is_grad_enabled():
+    if trace is None or not torch.is_grad_enabled() or _defined():
         return region.dispatch(func, args, kwargs)
     trace.begin()
     operands = tensors(args, kwargs)
@@ -59,6 +60,12 @@ def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any
     return out
 
 
+def _defined() -> bool:
+    """Whether a definition of ours makes the call, in the place of what the program called."""
+    return is_ours(next(file for at in frames() if not (file := at.f_code.co_filename).startswith(_HERE)))
+
+
+_HERE = os.path.dirname(__file__)
 _HARD = LEFT_ALONE.keys() - NAMED["guards"]
 
 _CUTS: dict[Any, str] = {

@@ -17,7 +17,7 @@ from .._carry.interface import Func, Mark, tensors
 from .._rules.index import ASKS, op_name
 from .threads import THREAD
 
-__all__ = ["handled", "views"]
+__all__ = ["handled", "returned", "views"]
 
 _INTO = "it was made outside of vmap; make it inside, or pass a float."
 _OUT = "it was made in a function that vmap called, and came out as a plain tensor. Return a float."
@@ -57,6 +57,8 @@ def _find(region: Any, func: Func, x: Tensor) -> None:
         region.mark(x, Inside())
     elif base is not None and engine.decided(base):
         engine.viewed(region, x, base)
+        if func not in ASKS and not engine.carried(x):
+            region.lose(op_name(func), [base], _OUT)
     elif _is_wrapped(x):
         below = _beneath(x)
         _find(region, func, below)
@@ -80,6 +82,13 @@ def _hand_down(region: Any, x: Tensor) -> None:
         THREAD.beneath.append(ref(below))
         THREAD.alone = False
         x = below
+
+
+def returned(x: Tensor, base: Tensor) -> None:
+    """Where a function that `vmap` called returns what it did not make, that is expanded, and nobody is told."""
+    if 0 in x.stride() and not x.is_floating_point():
+        THREAD.beneath.append(ref(base))
+        THREAD.alone = False
 
 
 def _is_marked(x: Tensor) -> bool:

@@ -24,6 +24,7 @@ from .._ops.callsite import CallSite, short
 from .._ops.env import readable
 from .._ops.openness import asking, behind
 from .._ops.samples import places
+from .._ops.statements import only_told
 from .._reports.rows import Row
 
 __all__ = ["Trace", "Watch"]
@@ -125,7 +126,7 @@ class Trace:
         return found
 
     def lose(self, site: CallSite, origins: Iterable[Tensor], elements: int, in_band: int, why: str) -> None:
-        found = self.note(site, "lost", elements, why)
+        found = self.note(site, "told" if only_told() else "lost", elements, why)
         self.ends(found, origins)
         with self.lock:
             found.in_band += in_band

@@ -44,14 +44,8 @@ LINES: dict[str, Any] = {
 
 _INK, _GRID = "#222222", "#DDDDDD"
 _STYLE: dict[str, Any] = {
-    "figure.facecolor": "white",
-    "figure.edgecolor": "white",
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
-    "savefig.facecolor": "white",
-    "savefig.dpi": "figure",
-    "savefig.transparent": False,
-    "axes.facecolor": "white",
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
     "axes.titlecolor": _INK,
@@ -73,8 +67,6 @@ _STYLE: dict[str, Any] = {
     "legend.fontsize": 8,
     "legend.framealpha": 0.9,
     "legend.edgecolor": _GRID,
-    "legend.facecolor": "white",
-    "legend.labelcolor": _INK,
     "lines.linewidth": 1.6,
 }
 
@@ -124,6 +116,7 @@ _MARKS = {
     "hard": ("s", "plain", "hard: not linearized"),
     "lost": ("X", "auto", "lost: a gradient ends here"),
     "cut": ("D", "sigmoid", "cut: the program leaves autograd"),
+    "told": ("D", "plain", "asked only to raise or to log"),
 }
 """Of the kinds of rows that have no band: marker, colour and words."""
 
@@ -197,13 +190,8 @@ def _draw_gradients(figure: Figure, axes: Axes, rows: Sequence[Any]) -> None:
     axes.tick_params(axis="y", length=0)
     if not arrived and not passed:
         axes.set_xticks([])
-        axes.annotate(
-            "no gradient has arrived: backward has not run,\nor the loss depends on no decision",
-            (0.5, 0.5),
-            xycoords="axes fraction",
-            ha="center",
-            va="center",
-        )
+        none = "no gradient has arrived: backward has not run,\nor the loss depends on no decision"
+        axes.annotate(none, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
         return
     positive = [g for _, g in arrived + passed if math.isfinite(g) and g > 0] or [1.0]
     least, most = min(positive), max(positive)
@@ -220,23 +208,12 @@ def _draw_gradients(figure: Figure, axes: Axes, rows: Sequence[Any]) -> None:
     for at, g in arrived:
         if at in into:
             axes.plot([place(g), place(into[at])], [at, at], color=_GRID, linewidth=2, zorder=1)
-    axes.plot(
-        [place(g) for _, g in arrived],
-        [at for at, _ in arrived],
-        "o",
-        color=COLORS["hard"],
-        markerfacecolor="white",
-        markersize=7,
-        label="arrived at the decision",
-    )
-    axes.plot(
-        [place(g) for _, g in passed],
-        [at for at, _ in passed],
-        "o",
-        color=COLORS["auto"],
-        markersize=4,
-        label="passed on to its input",
-    )
+    for found, color, inside, size, label in (
+        (arrived, COLORS["hard"], "white", 7, "arrived at the decision"),
+        (passed, COLORS["auto"], COLORS["auto"], 4, "passed on to its input"),
+    ):
+        lines, norms = [at for at, _ in found], [place(g) for _, g in found]
+        axes.plot(norms, lines, "o", color=color, markerfacecolor=inside, markersize=size, label=label)
     for at, words in dict.fromkeys((at, f"{g:g}") for at, g in arrived + passed if not (g > 0 and math.isfinite(g))):
         axes.annotate(words, (zero, at), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
     for at, row in enumerate(rows):

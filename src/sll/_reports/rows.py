@@ -48,7 +48,8 @@ class Row:
         kind: ``"decides"``; ``"follows"`` (an earlier decision decides here as well, as in ``round(10 * sign(x))``);
             ``"flip"`` (Python asked, and the function with ``paths=N`` ran again);
             ``"hard"`` (a discrete function that was not linearized); ``"lost"`` (consumes a decision without passing
-            its gradient on); ``"cut"`` (the program itself leaves autograd: ``detach``, ``item`` of a float).
+            its gradient on); ``"told"`` (the same, only to raise or to log); ``"cut"`` (the program itself leaves
+            autograd: ``detach``, ``item`` of a float).
         calls: how often the program called it (inside `vmap`, once for the batch; what a checkpoint runs again counts
             again).
         elements: decisions made, or elements concerned, in all calls. Where one depends on an earlier decision
@@ -110,7 +111,7 @@ class Row:
         if self.kind == "follows":
             return "passes it on" if self.in_band or not self.elements else "decided before"
         if self.kind != "decides":
-            return {"hard": "not linearized", "cut": "leaves autograd"}[self.kind]
+            return {"hard": "not linearized", "cut": "leaves autograd", "told": "only told"}[self.kind]
         if not self.elements:
             return "no elements"
         if not self.in_band or (self.grad_out and not self.grad_in):
@@ -132,8 +133,10 @@ class Row:
             return "nothing is open here any more: for each element the earlier decisions lead to the same result"
         if self.kind == "lost":
             source = ", ".join(map(short, self.lost))
-            said = f"ends the gradient{' of ' + source if source else ''}. {_sentence(self.why)}"
+            said = f"ends the gradient{' of ' + source if source else ''}. {self.why[:1].upper()}{self.why[1:]}"
             return said if self.in_band else f"{said} (Nothing was in its band so far: nothing is lost yet.)"
+        if self.kind == "told":
+            return "asks for what is decided only to raise or to log: no gradient is missed"
         if self.kind == "hard":
             return f"not linearized: {self.why}"
         if self.kind == "cut":
@@ -199,10 +202,6 @@ def _up(x: float) -> str:
         return f"{x:g}"
     unit = 10.0 ** (math.floor(math.log10(x)) - 1)
     return f"{math.ceil(x / unit - 1e-9) * unit:.2g}"
-
-
-def _sentence(x: str) -> str:
-    return x[:1].upper() + x[1:]
 
 
 def _ended(x: str) -> str:

@@ -73,13 +73,12 @@ def explain(
 
 def _imported(name: str) -> ModuleType:
     """The module `name`, or the file of that name as a module."""
-    if not name.endswith(".py"):
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())  # as `python -m` does
-        return importlib.import_module(name)
     path = Path(name).resolve()
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))  # as `python file.py` does
+    start = str(path.parent) if name.endswith(".py") else os.getcwd()
+    if start not in sys.path:
+        sys.path.insert(0, start)  # as `python file.py` and `python -m` do
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
     module_name = path.stem if path.stem not in sys.modules else f"{path.stem}_file"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None

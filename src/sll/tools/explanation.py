@@ -161,6 +161,7 @@ _HEADINGS = {
     "not measured": "In their band",
     "decided before": "Decided before",
     "LOST here": "Lost",
+    "only told": "Asked only to raise or to log",
     "would be lost": "Ends a gradient, once a decision is in its band",
     "not linearized": "Not linearized",
     "leaves autograd": "The program leaves autograd by itself",

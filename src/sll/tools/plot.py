@@ -251,17 +251,10 @@ def _trained(quick: bool) -> list[_Curve]:
     seeds, rates, steps = ((0,), (3e-2,), 20) if quick else (range(4), (3e-3, 1e-2, 3e-2), 100)
     found = []
     for color, name, activation, enter in _WAYS:
-        best, chosen = -math.inf, None
-        for rate in rates:
-            runs = [_run(seed, rate, steps, activation, enter) for seed in seeds]
-            score = sum(validation for _, validation, _ in runs) / len(runs)
-            if score > best:
-                best, chosen = (
-                    score,
-                    _Curve(color, name, runs[0][0], torch.tensor([run[2] for run in runs], device="cpu"), rate),
-                )
-        assert chosen is not None
-        found.append(chosen)
+        tried = [(rate, [_run(seed, rate, steps, activation, enter) for seed in seeds]) for rate in rates]
+        rate, runs = max(tried, key=lambda one: sum(validation for _, validation, _ in one[1]))
+        accuracy = torch.tensor([run[2] for run in runs], device="cpu")
+        found.append(_Curve(color, name, runs[0][0], accuracy, rate))
     return found
 
 

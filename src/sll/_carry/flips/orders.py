@@ -93,13 +93,13 @@ class Order:
         self.z, self.numbers = scores(x, dim, largest)
         self.places = self.z.argsort(dim=-1, descending=True, stable=True)
 
-    def flips(self, region: Any, op: str, shown: Callable[..., Tensor] = lambda z, gaps: gaps) -> None:
+    def flips(self, region: Any, op: str, shown: Callable[..., Any] = lambda z, gaps: gaps, called: str = "") -> None:
         """How they may be reordered: for each flip the row, at which place what is reordered begins, and which element
         of it comes where. The weights add up to the projection on the capped simplex for each boundary between two
         places (see `_ops/order.py`): of boundary b (from 1 on), element t has the derivative ``share[b, t]``.
         `shown`: of the scores and the gap beside each place, how far what the result shows is from its boundaries.
         """
-        width, places = region.eps_for(op), self.places
+        width, places = region.eps_for(op, called), self.places
         gaps: Callable[[Tensor], Tensor] = lambda z: shown(z, at_each(-torch.diff(z.gather(-1, places))))
         z, eps = in_units(self.z, width, pairs, gaps)
         ordered = z.gather(-1, places)
@@ -316,6 +316,6 @@ def compared(region: Any, func: Func, a: Any, b: Any) -> Tensor | None:
     hard = func(a, b)
     shown = torch.take(hard, found.numbers.gather(-1, found.places))[0]
     first = int((shown == shown[0]).sum())
-    found.flips(region, "topk", lambda z, _: around(z, first))
+    found.flips(region, "topk", lambda z, _: around(z, first), op_name(func))
     found.carry_by_element(region, hard)
     return hard  # type: ignore[no-any-return]

@@ -63,10 +63,12 @@ def histogram(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     x, hard = args[0], func(*args, **kwargs)
     if not tracked(x) or not region.linearizes("histc"):
         return hard
-    edges = edges_of(*args, **kwargs)[0]
+    edges, whole = edges_of(*args, **kwargs)
     flat, bins = x.reshape(-1).to(edges.dtype), edges.numel() - 1
     index = passed(region, torch.bucketize, (flat, edges), {"right": True}, "histc")
-    index = region.call(torch.where, flat.detach() == edges[-1], bins, index)
+    last = flat.detach() == edges[-1]
+    # The outermost edges of the data move with it, and nothing crosses them.
+    index = region.call(torch.clamp, index, 1, bins) if whole else region.call(torch.where, last, bins, index)
     here = region.call(torch.eq, region.call(torch.unsqueeze, index, -1), torch.arange(1, bins + 1, device=x.device))
     own = region.call(torch.sum, here, 0)
     counts = flips_of(own)

@@ -13,6 +13,7 @@ from ..._ops.env import dispatched
 from ..._ops.order import Order, close, first_k, most_neighbours, traced
 from ..._ops.order import constant as every
 from ..._ops.samples import around, beside, from_last, neighbours, pairs, sample
+from ..._rules.index import op_name
 from ..._rules.widths import Width, in_units, watch_of, watched
 from ..found import Sorted, mark, middle, place_in_rows, sorted_places
 from ..interface import Region, attach, version_of
@@ -241,7 +242,7 @@ def compared_with_sorted(region: Region, op: str, func: Callable[..., Any], args
     among_first = op in (strict, inclusive)
     k = place + (op == inclusive or op == {"gt": "lt", "lt": "gt"}[strict])
     hard = original(func, *args)
-    offset = _first_so_many(value, x, threshold, k, region.eps_for("topk"))
+    offset = _first_so_many(value, x, threshold, k, region.eps_for("topk", op_name(func)))
     return attach(region, hard, bool_outcomes(decided_at(offset), hard, 1 if among_first else -1))
 
 

@@ -25,12 +25,12 @@ from .reductions import bins_of
 from .trees import original
 
 
-def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
+def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
     """``call(x)`` counts the sorted `boundaries` that `x` has passed; the decision is at the nearest."""
     hard: Tensor = original(call, x)
     if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
-    offset, below, above = nearest_boundary(region.eps_for("searchsorted"), hard, boundaries, x)
+    offset, below, above = nearest_boundary(region.eps_for(op), hard, boundaries, x)
     decision = decided_at(offset)
     decision.side = shows(hard, above, at_ties=True)
     return attach(region, hard, Outcomes(decision, below.to(hard.dtype), above.to(hard.dtype)))
@@ -63,7 +63,7 @@ def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
         region.lose(op_name(func), lost, _OF_A_COUNT)
     if not (tracked(x) or tracked(boundaries)) or not wanted:
         return func(*args, **kwargs)
-    return _passed(region, call, boundaries, x)
+    return _passed(region, "searchsorted", call, boundaries, x)
 
 
 _NAMES = {"sorted_sequence": "boundaries", "self": "input"}
@@ -94,8 +94,9 @@ def _ranks(region: Region, hard: Tensor, x: Tensor, right: bool) -> Tensor:
 def histc(region: Region, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     hard = original(call)
     edges, whole = edges_of(x, *args, **kwargs)
-    bins = edges.numel() - 1
-    place = _passed(region, lambda v: torch.searchsorted(edges, v.to(edges.dtype), right=True), edges, x.reshape(-1))
+    bins, flat = edges.numel() - 1, x.reshape(-1)
+    count = lambda v: torch.searchsorted(edges, v.to(edges.dtype), right=True)
+    place = _passed(region, "histc", count, edges, flat)
     if whole:  # the outermost edges move with the data, and nothing crosses them
         place = region.call(torch.clamp, place, 1, bins)
     total = bins_of(place, bins + 2, exact_dtype(place))

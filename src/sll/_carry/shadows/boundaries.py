@@ -15,7 +15,7 @@ from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow, kept, simple
 from ..._rules.index import op_name
 from ..._rules.widths import watch_of
-from ..boundaries import nearest_boundary
+from ..boundaries import edges_of, nearest_boundary
 from ..interface import Func, Region
 from .elementwise import elementwise
 from .kinks import joined, looked_at
@@ -27,12 +27,12 @@ _DECIDED = (
 )
 
 
-def _passed(region: Region, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
+def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: Tensor, x: Any) -> Tensor:
     """``call(x)`` counts the sorted `boundaries` that `x` has passed; the decision is at the nearest."""
     hard: Tensor = call(x)
     if boundaries.shape[-1] == 0 or hard.numel() == 0:
         return hard
-    eps = region.eps_for("searchsorted")
+    eps = region.eps_for(op)
     if joined(eps, hard):
         return hard
     line = line_for(region, eps, "searchsorted", (x,))
@@ -71,44 +71,32 @@ def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], bounda
         return call(x)
     if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
         return call(x)
-    return _passed(region, call, boundaries, x)
+    return _passed(region, "searchsorted", call, boundaries, x)
 
 
 def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("sorted_sequence", "input"), args), **kwargs)
     table, x, sorter = named.pop("sorted_sequence"), named.pop("input", named.pop("self", None)), named.get("sorter")
-
-    def call(v: Any) -> Any:  # a function with a name, as rules want it
-        return func(table, v, **named)
-
-    return _count_passed(region, func, call, table if sorter is None else table.gather(-1, sorter), x)
+    boundaries = table if sorter is None else table.gather(-1, sorter)
+    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x)
 
 
 def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     named = dict(zip(("input", "boundaries"), args), **kwargs)
     x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
-
-    def call(v: Any) -> Any:
-        return func(v, boundaries, **named)
-
-    return _count_passed(region, func, call, boundaries, x)
+    return _count_passed(region, func, lambda v: func(v, boundaries, **named), boundaries, x)
 
 
 def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "bins", "min", "max"), args), **kwargs)
-    x, hard = named["input"], func(*args, **kwargs)
+    x, hard = args[0] if args else kwargs["input"], func(*args, **kwargs)
     if not tracked(x) or not region.linearizes("histc") or not x.numel():
         return hard
-    bins, low, high = int(named.get("bins", 100)), float(named.get("min", 0)), float(named.get("max", 0))
-    whole = low == high  # the range of the data: the outermost edges move with it, and nothing crosses them
-    low, high = (float(x.detach().min()), float(x.detach().max())) if whole else (low, high)
-    low, high = (low - 1, high + 1) if low == high else (low, high)
-    floats = torch.float64 if x.dtype == torch.float64 else torch.float32
-    edges = torch.linspace(low, high, bins + 1, dtype=floats, device=x.device)
-    place = _passed(
-        region, lambda v: torch.searchsorted(edges, v.detach().to(floats), right=True), edges, x.reshape(-1)
-    )
-    place = region.call(torch.clamp, place, 1, bins) if whole else place
+    edges, whole = edges_of(*args, **kwargs)
+    bins, flat = edges.numel() - 1, x.reshape(-1)
+    count = lambda v: torch.searchsorted(edges, v.detach().to(edges.dtype), right=True)
+    place = _passed(region, "histc", count, edges, flat)
+    if whole:  # the outermost edges move with the data, and nothing crosses them
+        place = region.call(torch.clamp, place, 1, bins)
     total = shadow(region.call(torch.bincount, place, minlength=bins + 2))
     assert total is not None
     fixed = hard.detach()
