@@ -17,16 +17,7 @@ from ..._ops.dtypes import NARROW
 from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow, kept, number
 from ..interface import Func, Region
-from .differences import (
-    as_floats,
-    by_difference,
-    common,
-    numbered,
-    of_one,
-    other_of,
-    quick_difference,
-    quotient,
-)
+from .differences import as_floats, by_difference, common, numbered, of_one, other_of, quick_difference, quotient
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
@@ -240,12 +231,9 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """A sum, a difference or a product of masks, integers, floats and numbers."""
     found, name, whole = [quick_shadow(x) for x in args], func.__name__, True
     dtype, product = common(args, found, True), name in PRODUCTS
-    if (
-        dtype is None
-        or product
-        and (args[0] is args[1] or of_one(args))
-        or any(isinstance(own, Index) for own in found)
-    ):
+    if dtype is None or product and (args[0] is args[1] or of_one(args)):
+        return NotImplemented
+    if any(isinstance(own, Index) for own in found):
         return NotImplemented
     if not product and all(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
         return NotImplemented  # (the sum of masks is a mask)
