@@ -165,7 +165,6 @@ ELSEWHERE = {
     "_carry/outcomes/mixtures.py": "test_box_oracle.py",
     "_carry/outcomes/orders.py": "carry/test_choices.py",
     "_carry/outcomes/passed.py": "carry/test_passed.py",
-    "_carry/outcomes/reductions.py": "test_box_oracle.py",
     "_carry/flips/questions.py": "test_paths.py",
     "_carry/outcomes/questions.py": "test_paths.py",
     "_carry/shadows/questions.py": "test_paths.py",

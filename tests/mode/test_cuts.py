@@ -409,3 +409,34 @@ def test_a_decided_float_that_is_detached_is_a_row(forward):
         assert not region.report().cut
         y = x + (torch.round(x) - x).detach()
     assert y.requires_grad and [site.op for site in region.report().cut] == ["detach"]
+
+
+STEPS = {
+    "masks": lambda x: (((x > 0) & (x < 0.5)).long().sum() * 3).float(),
+    "where": lambda x: torch.where(x > 0, x, -x).round(),
+    "counts": lambda x: ((x > 0).sum() > 1).float() + torch.tensor([1, 0, 1, 1]).eq(x > 0).sum(),
+    "one_hot": lambda x: F.one_hot((x[None] / 5).argmax(1), 4) * torch.arange(1.0, 5.0),
+    "cast": lambda x: (x * 10).long().clamp(0, 3).to(x) + (x > 0).to(x.dtype),
+}
+
+
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("name", STEPS)
+def test_what_is_seen_through_is_what_runs_without_the_block(name, forward):
+    f = STEPS[name]
+
+    def blocked(x):
+        with torch.no_grad():
+            return f(x)
+
+    plain, through = gradient(f, forward), gradient(blocked, forward, see_through=True)
+    assert torch.equal(plain, through) and plain.any()
+
+
+def test_what_is_seen_through_takes_the_rules_of_few_steps():
+    x = x_in_band()
+    with sll.linearize(EPS, forward="straight-through", see_through=True):
+        with torch.no_grad():
+            m = (x > 0) & (x < 0.5)
+            n = m.sum()
+        assert m._sll[0].exact is n._sll[0].exact is torch.float32

@@ -88,3 +88,56 @@ def test_what_branches_of_torch_cond_decide_is_followed(forward):
         found.append((y.item(), torch.autograd.grad(y, x)[0].tolist()))
         assert all(site.file == __file__ for site in region.report().lost)
     assert found[0] == found[1] and found[0][1][0] != 0 and found[0][1][1] == 25
+
+
+KINDS = [torch.is_floating_point, torch.is_complex, torch.Tensor.dim, lambda x: x.ndim, lambda x: x.is_mps]
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+def test_what_kind_of_tensor_it_is(forward):
+    x = torch.tensor([0.02, -0.4], requires_grad=True)
+    with sll.linearize(0.1, forward=forward):
+        m = x > 0
+        assert torch.is_floating_point(input=x) and not torch.is_complex(input=m)
+        assert torch.numel(input=m) == 2 and torch.is_nonzero(input=m[0]) and torch.is_nonzero(input=x[0].round() + 1)
+        for ask in KINDS:
+            assert ask(m) == ask(m.detach().clone()) and ask(x) == ask(x.detach())
+        assert m.float().requires_grad
+
+
+DATA = {
+    "eq": lambda n: n == 1,
+    "ne": lambda n: torch.ne(n, other=1),
+    "long": lambda n: n.double().long(),
+    "sort": lambda n: torch.sort(n, dim=0),
+    "topk": lambda n: n.topk(k=2),
+    "unique": lambda n: torch.unique(n, return_counts=True),
+    "setitem": lambda n: n.clone().__setitem__(0, 7),
+    "histogramdd": lambda n: torch.histogramdd(n.double().reshape(-1, 1), bins=[2]),
+    "searchsorted": lambda n: torch.searchsorted(n.sort().values, n),
+}
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("name", DATA)
+def test_of_data_alone_no_rule_is_asked(name, forward):
+    n = torch.tensor([3, 1, 2])
+    with sll.linearize(0.1, forward=forward) as region:
+        region.dispatch = lambda *_: pytest.fail("a rule was asked")
+        DATA[name](n)
+
+
+FOLLOWED = {
+    "by name": lambda x: torch.ge(input=torch.zeros(3), other=x),
+    "in a list": lambda x: torch.histogramdd(x.reshape(-1, 1), [torch.tensor([-1.0, 0.0, 1.0])])[0],
+    "as weight": lambda x: torch.bincount(torch.tensor([0, 1, 1]), weights=(x > 0).long()),
+}
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_autograd_follows_is_seen_wherever_it_is(name, forward):
+    x = torch.tensor([0.02, -0.5, 0.6], requires_grad=True)
+    with sll.linearize(0.1, forward=forward, on_lost="error"):
+        y = FOLLOWED[name](x).double() * torch.arange(1.0, 4.0)[: 2 if name != "by name" else 3]
+    assert torch.autograd.grad(y.sum(), x)[0][0] != 0

@@ -288,7 +288,11 @@ def tensors(*args: Any) -> list[Tensor]:
         if isinstance(x, Tensor):
             found.append(x)
         elif isinstance(x, (tuple, list)):
-            found += tensors(*x)
+            for y in x:  # (most calls have these, and nothing further in)
+                if isinstance(y, Tensor):
+                    found.append(y)
+                elif isinstance(y, (tuple, list, dict, slice)) and y:
+                    found += tensors(y)
         elif isinstance(x, (dict, slice)) and x:
             found += tensors(*(x.values() if isinstance(x, dict) else (x.start, x.stop, x.step)))
     return found

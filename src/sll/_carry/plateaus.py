@@ -61,9 +61,7 @@ def asked(rule: Rule) -> Rule:
         name = op_name(func)
         flat = None if kwargs.get("out") is not None else _flat(region, name, args)
         if flat is None:
-            return (
-                rule(region, func, args, kwargs) if name in _CASTS else func(*args, **kwargs)
-            )  # (other floats as well)
+            return rule(region, func, args, kwargs) if name in _CASTS else func(*args, **kwargs)  # (other floats too)
         if name in _EQUAL or name == "logical_not":
             return flat
         other = region.call(torch.logical_not, flat)

@@ -80,7 +80,7 @@ class Cut(Mark):
         """If the result has a graph, that is where what was cut is missed."""
         if func in ASKS or func.__name__.endswith("_as"):
             return
-        results = tensors((out,), {})
+        results = tensors(out)
         used = any(y.requires_grad or region.engine.carried(y) for y in results)
         if self.decision is None or used:
             x._sll = None  # type: ignore[attr-defined]
@@ -170,11 +170,12 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     if not _flows(operands) and not any(map(_own, operands)):
         out = func(*args, **kwargs)
     else:
-        args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values())))
+        args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values()))) if kwargs else kwargs
         with torch.enable_grad():
-            out = traced(region, func, args, kwargs)
+            out = NotImplemented if kwargs else region.quickly(func, args)
+            out = traced(region, func, args, kwargs) if out is NotImplemented else out
         fed(region, operands, out)
-    for x in tensors((out,), {}):
+    for x in tensors(out):
         if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():
             THREAD.seen[x] = THREAD.cut
     return out
@@ -194,7 +195,7 @@ def _flows(operands: Iterable[Any]) -> bool:
 def _written(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """What the function says that it writes to."""
     writes = writes_to_first(func.__name__) or kwargs.get("inplace")
-    return tensors((args[:1] if writes else (), kwargs.get("out")), {})
+    return tensors(args[:1] if writes else (), kwargs.get("out")) if writes or "out" in kwargs else []
 
 
 def _own(x: Tensor) -> bool:
@@ -265,7 +266,7 @@ def fed(region: Any, operands: list[Tensor], out: Any) -> None:
     """A call may have made a float with the gradient of a decision. What the same line of the program has lost in an
     installed package is not missed, then.
     """
-    results = tensors((out,), {}) if THREAD.waiting else []
+    results = tensors(out) if THREAD.waiting else []
     if not any(x.requires_grad for x in results):
         return
     if any(map(region.engine.carried, operands)) or any(_from_decision(x, 200) for x in results):
@@ -307,7 +308,7 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
         if THREAD.waiting:  # (a package asked about its input before: that is not why there is no gradient)
             _settle(partial(found.miss, region, CallSite(*users_line(), "call")))
     written = _written(func, args, kwargs)
-    for x in (*tensors((out,), {}), *written):  # (what was there before and is written to keeps statistics)
+    for x in (*tensors(out), *written):  # (what was there before and is written to keeps statistics)
         if _own(x) or _is_cut(x) or not any(x is y for y in written):
             _carry(region, x, found)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
-from .._carry.interface import OUTSIDE, Engine, Mark
+from .._carry.interface import OUTSIDE, Engine, Mark, tensors
 from .._ops.env import eager, plain, tracked
 from .._ops.surrogates import ordinary
 from .._rules.index import ASIDE, ASKS, OPERATORS, op_name
@@ -115,7 +115,7 @@ class Mode(TorchFunctionMode):
                 return func(*args, **kwargs) if kwargs else func(*args)
             return answer
         if func in ASIDE:
-            return func(*args)
+            return func(*args, **kwargs) if kwargs else func(*args)
         if THREAD.alone:
             engine = self.engine
             if self.paths > 1 and (answer := heard(self, func, args, kwargs)) is not NotImplemented:
@@ -130,11 +130,12 @@ class Mode(TorchFunctionMode):
                 return self._among_others(func, args, kwargs or {})
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
-            of_data = not known and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
-            if not known and (of_data or func not in engine.always) and not _transformed():
-                if quick is None and func not in self.passing and type(func) not in OPERATORS:
+            if not known and not _transformed():
+                always = func in engine.always
+                if not always and quick is None and func not in self.passing and type(func) not in OPERATORS:
                     self.passing.add(func)
-                return func(*args, **kwargs) if kwargs else func(*args)
+                if not always or func in engine.rules and not any(map(tracked, tensors(args, kwargs))) and plain():
+                    return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
             if known and quick is not None and plain():
                 links = engine.links(known)
@@ -146,6 +147,16 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
+
+    def quickly(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """A call that is recorded though gradients are off, in fewer steps. NotImplemented where there are none."""
+        engine, alone = self.engine, len(THREAD.entered) == 1 and self.trace is None
+        if not alone or THREAD.runs or THREAD.beneath or THREAD.selects or not plain():
+            return NotImplemented
+        for rules in (engine.quick, engine.quick_on if not THREAD.marks and _held(args) else {}):
+            if func in rules and (out := rules[func](self, func, args)) is not NotImplemented:  # type: ignore[arg-type]
+                return out
+        return NotImplemented
 
     def put_off(self, *arguments: Any) -> bool:
         """Whether compiled code makes it: then it is made with these where its first call is met."""

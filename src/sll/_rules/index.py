@@ -44,11 +44,12 @@ ASKS: set[Any] = set()
 SIZES = {torch.numel, *(getattr(torch.Tensor, name) for name in ("numel", "nelement", "size", "__len__"))}
 SIZES.add(torch.Tensor.shape.__get__)  # type: ignore[attr-defined]
 """Those that say how many elements there are. Where a mask selected them, that is a number that is decided."""
-ASIDE: set[Any] = {getattr(torch.Tensor, name).__get__ for name in ("dtype", "device", "layout", "requires_grad")}
+_KIND = "dtype device layout requires_grad ndim is_cpu is_cuda is_mps is_meta is_quantized is_sparse".split()
+ASIDE: set[Any] = {getattr(torch.Tensor, name).__get__ for name in _KIND} | {torch.Tensor.dim, torch.Tensor.is_complex}
 """Those that say what kind of tensor it is, whatever it carries."""
 LIKE = {torch.zeros_like, torch.ones_like, torch.full_like}
 """Those that make a tensor as long as another."""
-ASIDE |= {torch.Tensor.is_floating_point, torch.is_floating_point}
+ASIDE |= {torch.Tensor.is_floating_point, torch.is_floating_point, torch.is_complex}
 NAMED: dict[str, set[str]] = {fact: set() for fact in FACTS}
 """Fact -> the names of the functions that have it, as in ``func.__name__``."""
 ROW_OF: dict[str, Row] = {}

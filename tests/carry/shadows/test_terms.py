@@ -363,3 +363,43 @@ def test_a_write_to_what_is_made_does_not_matter():
         return SQUARES[gone]
 
     torch.testing.assert_close(found(program, AT), found(program, AT, "hard"))
+
+
+def put(a, b):
+    out = a.clone()
+    out[..., :1] = b[..., :1]
+    return out
+
+
+PUTS = {
+    "cat": lambda *each: torch.cat(each, 0),
+    "stack": lambda *each: torch.stack(each, -1),
+    "block_diag": lambda *each: torch.block_diag(*each),
+    "put": put,
+}
+
+
+@pytest.mark.parametrize("name", PUTS)
+@settings(deadline=None, max_examples=15)
+@given(shape=st.lists(st.integers(0, 3), min_size=1, max_size=2), seed=st.integers(0, 99), fixed=st.booleans())
+def test_terms_go_where_their_elements_go(name, shape, seed, fixed):
+    """As if each decision were put there on its own."""
+    g = torch.Generator().manual_seed(seed)
+    many = [2, 3]
+    each = [
+        (torch.rand(*shape, k, generator=g, dtype=torch.float64), torch.randint(-3, 4, (*shape, k), generator=g))
+        for k in many
+    ]
+    operands = [torch.randint(0, 5, shape, generator=g) for _ in many]
+    for x, parts in zip(operands[: 1 if fixed else 2], each):
+        own = Shadow(x.double())
+        own.terms = lambda parts=parts: parts
+        x._sll = own, x._version
+    got = terms.joined(PUTS[name], operands)()
+    zeros = [torch.zeros(*shape, 0, dtype=t.dtype) for t in each[1]]
+    each = [each[0], zeros if fixed else each[1]]
+    widest = max(parts[1].shape[-1] for parts in each)
+    for i in (0, 1):
+        wide = [F.pad(parts[i], (0, widest - parts[i].shape[-1])).unbind(-1) for parts in each]
+        want = torch.stack([PUTS[name](*columns) for columns in zip(*wide)], -1)
+        assert torch.equal(got[i], want)

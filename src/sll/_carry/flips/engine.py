@@ -163,9 +163,9 @@ class _Flips(Engine):
                 why = "how many elements a mask selects has no derivative here. Use sum or mean of the selection."
                 region.lose(op_name(func), loose, why)
             return func(*args, **kwargs)
-        if func in NUMBERS and not loose and args[0].is_floating_point():
-            if (found := flips_of(args[0])) is not None:
-                lost_number(region, func, (args[0], found.values), lambda: self.undecided(args[0]) > 0)
+        if func in NUMBERS and not loose and (x := (*args, *kwargs.values())[0]).is_floating_point():
+            if (found := flips_of(x)) is not None:
+                lost_number(region, func, (x, found.values), lambda: self.undecided(x) > 0)
             return func(*args, **kwargs)
         if rule is not None and loose and region.linearizes(op_of(func)):
             return decided_again(region, rule, func, args, kwargs)

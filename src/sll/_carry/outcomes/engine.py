@@ -57,10 +57,11 @@ _NO_RULE = "no rule carries a decision through it. Write it with float functions
 def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call without a rule: what is decided among its operands ends there, and that is reported."""
     lost = [x for x in tensors(args, kwargs) if discrete_carrier(x)]
-    if lost and torch.is_grad_enabled() and not (func in ASKS and all(x is args[0] for x in lost)):
+    first: Any = next(iter((*args, *kwargs.values())), None)
+    if lost and torch.is_grad_enabled() and not (func in ASKS and all(x is first for x in lost)):
         region.lose(op_name(func), lost, REMEDIES.get(op_name(func), _NO_RULE))
-    if func in NUMBERS and args[0].is_floating_point() and (tree := outcomes(args[0])) is not None:
-        lost_number(region, func, (tree.below, tree.above), lambda: ENGINE.undecided(args[0]) > 0)
+    if func in NUMBERS and first.is_floating_point() and (tree := outcomes(first)) is not None:
+        lost_number(region, func, (tree.below, tree.above), lambda: ENGINE.undecided(first) > 0)
     return called(func, args, kwargs, lost)[0]
 
 

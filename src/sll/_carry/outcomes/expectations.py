@@ -14,16 +14,7 @@ from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import compute_dtype, exact_dtype
 from ..._ops.env import readable
 from ..._ops.fused import pick
-from .carriers import (
-    Choice,
-    Expectation,
-    Outcomes,
-    carrier,
-    in_one_pass,
-    outcomes,
-    resolved,
-    step_of,
-)
+from .carriers import Choice, Expectation, Outcomes, carrier, in_one_pass, outcomes, resolved, step_of
 from .decisions import Decision
 
 __all__ = ["expect"]

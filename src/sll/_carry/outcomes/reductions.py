@@ -18,8 +18,9 @@ from ..interface import Func, Region, attach, tensors
 from ..rules import Call, between_bools, spelled
 from .algebra import MAX_DECISIONS, through_expectation
 from .carriers import Choice, Expectation, bool_outcomes, carrier, choice, discrete_carrier, resolved
-from .decisions import decided_by
+from .decisions import Decision
 from .expectations import by_ones, expect, order_in, shown_weights
+from .later import kept, over_soon
 from .mixtures import distribution
 from .trees import original
 
@@ -74,18 +75,24 @@ def truth(region: Region, call: Call, input: Tensor, dim: Any = None, keepdim: b
     flags = _nonzero(region, input)
     if carrier(flags) is None:
         return out
-    negated = call.func.__name__ == "any"
-    weights = 1 - expect(flags) if negated else expect(flags)
-    rank = weights.dim()
-    dims = range(rank) if dim is None else [d % max(rank, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
-    if choice(flags) is not None and rank:
-        weight = _all_chosen(weights, tuple(dims))
-    else:
-        weight = weights
-        for d in sorted(dims, reverse=True) if rank else ():
-            weight = weight.prod(d)
-    weight = (1 - weight if negated else weight).reshape(out.shape)
-    return attach(region, out, bool_outcomes(decided_by(weight), out))
+    negated, flags, shape = call.func.__name__ == "any", kept(flags), out.shape
+
+    def offset() -> Tensor:
+        weights = 1 - expect(flags) if negated else expect(flags)
+        rank = weights.dim()
+        dims = range(rank) if dim is None else (dim,) if isinstance(dim, int) else dim
+        dims = sorted((d % rank for d in dims), reverse=True) if rank else ()
+        if choice(flags) is not None and rank:
+            weights = _all_chosen(weights, tuple(dims))
+        else:
+            for d in dims:
+                weights = weights.prod(d)
+        return (1 - weights if negated else weights).reshape(shape) - 0.5
+
+    decision = Decision(("offset", object()), offset)  # (whether all is well is asked more often than it is used)
+    if over_soon(input):
+        decision.offset()
+    return attach(region, out, bool_outcomes(decision, out))
 
 
 def _all_chosen(weights: Tensor, dims: tuple[int, ...]) -> Tensor:

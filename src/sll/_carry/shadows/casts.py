@@ -29,6 +29,7 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """Of an ordinary float to integers; of a mask or an integer whose shadow is the same number for number."""
     x = args[0]
     to = args[1] if len(args) == 2 else TYPES.get(func.__name__) if len(args) == 1 else None
+    to = to.dtype if isinstance(to, Tensor) and to.device == x.device else to
     if x.requires_grad and to in INTEGERS and x.dtype in FULL and ordinary(x) and region.linearizes("cast"):
         return NotImplemented if is_either(x) else _decided(region, x, func(*args), True)
     own = quick_shadow(x)

@@ -79,11 +79,9 @@ def decisions(operands: list[Tensor], out: Tensor) -> tuple[list[tuple[Tensor, d
 
 def _change(moved: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
     now = out.detach().unsqueeze(-1)
-    return (
-        finite(moved.to(dtype) - now.to(dtype))
-        if now.is_floating_point() or now.is_complex()
-        else moved.long() - now.long()
-    )
+    if now.is_floating_point() or now.is_complex():
+        return finite(moved.to(dtype) - now.to(dtype))
+    return moved.long() - now.long()
 
 
 def of_one(args: tuple[Any, ...]) -> bool:

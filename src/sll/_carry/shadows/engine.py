@@ -49,9 +49,10 @@ _NO_RULE = "no rule carries a decision through it. Write it with float functions
 def others(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call without a rule: what is decided among its operands ends there, and that is reported."""
     decided = [x for x in tensors(args, kwargs) if shadow(x) is not None]
-    if func in NUMBERS and isinstance(carried(args[0]), Whole):
-        lost_number(region, func, args[:1], lambda: open_elements(args[0]) > 0)
-    if decided and not (func in ASKS and all(x is args[0] for x in decided)):
+    first: Any = next(iter((*args, *kwargs.values())), None)
+    if func in NUMBERS and isinstance(carried(first), Whole):
+        lost_number(region, func, [first], lambda: open_elements(first) > 0)
+    if decided and not (func in ASKS and all(x is first for x in decided)):
         region.lose(op_name(func), decided, REMEDIES.get(op_name(func), _NO_RULE))
     return called(func, args, kwargs, decided)[0]
 
@@ -144,7 +145,7 @@ _WEIGHTED, _ALONG = functions_with("weighted"), functions_with("along")
 _LOSSES = {func for name in names_of("losses") for func in spellings(name)}
 
 
-_QUESTIONS = {Tensor.dim, Tensor.size, Tensor.numel, vars(torch._C.TensorBase)["shape"].__get__}
+_QUESTIONS = {Tensor.size, Tensor.numel, vars(torch._C.TensorBase)["shape"].__get__}
 
 
 def _quick() -> dict[Any, Quick]:

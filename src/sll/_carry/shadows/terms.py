@@ -226,27 +226,28 @@ def again(func: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Size, seen: 
 
 def joined(func: Callable[..., Tensor], operands: list[Tensor]) -> Parts:
     """``func(*operands)`` puts elements beside each other."""
-    nothing = torch.zeros(0, device=operands[0].device), torch.zeros(0, dtype=torch.int64, device=operands[0].device)
+    device = operands[0].device
+    nothing = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int64, device=device)
     parts = [parts_of(x) if shadow(x) is not None else lambda: nothing for x in operands]
     shapes = [x.shape for x in operands]
 
     def make() -> Found:
-        found = all_of(parts, 0)
-        many = max(change.shape[-1] for _, change in found) if found else 0
-        if found is None or many * sum(map(math.prod, shapes)) > MAX_ELEMENTS:
+        found, sizes = all_of(parts, 0), [math.prod(shape) for shape in shapes]
+        many = max((change.shape[-1] for _, change in found), default=0) if found else 0
+        if found is None or many * sum(sizes) > MAX_ELEMENTS:
             return None
         dtype = functools.reduce(torch.promote_types, [share.dtype for share, _ in found])
-        share, change = (
-            zip(*(_columns(t, shape, many) for t, shape in zip(each, shapes)))
-            for each in ([share.to(dtype) for share, _ in found], [change for _, change in found])
-        )
-        return torch.stack([func(*each) for each in share], -1), torch.stack([func(*each) for each in change], -1)
+        numbers = torch.arange(1, sum(sizes) + 1, device=device).split_with_sizes(sizes)  # (0: what is filled in)
+        at = func(*(n.reshape(shape) for n, shape in zip(numbers, shapes)))
+
+        def put(each: list[Tensor]) -> Tensor:
+            wide = [F.pad(t.expand(*shape, -1), (0, many - t.shape[-1])) for t, shape in zip(each, shapes)]
+            rows = torch.cat([each[0].new_zeros(1, many), *(t.reshape(n, many) for t, n in zip(wide, sizes))])
+            return rows[at.reshape(-1)].reshape(*at.shape, many)
+
+        return put([share.to(dtype) for share, _ in found]), put([change for _, change in found])
 
     return make
-
-
-def _columns(t: Tensor, shape: torch.Size, many: int) -> tuple[Tensor, ...]:
-    return F.pad(t.expand(*shape, t.shape[-1]), (0, many - t.shape[-1])).unbind(-1)
 
 
 # --- what a result carries ---------------------------------------------------------------------------------------

@@ -150,11 +150,8 @@ def masked_scatter(region: Region, func: Func, args: tuple[Any, ...], kwargs: di
     if not out.is_floating_point():
         region.lose("masked_scatter", [mask], _ONLY_FLOATS)
         return out
-    flat, full, flags = (
-        source.reshape(-1),
-        own.value().expand(out.shape).reshape(-1),
-        mask.expand(out.shape).reshape(-1),
-    )
+    flat, full = source.reshape(-1), own.value().expand(out.shape).reshape(-1)
+    flags = mask.expand(out.shape).reshape(-1)
     place = flags.cumsum(0) - flags.long()
     with torch.no_grad():
         shown, above, below = (flat[(place + step).clamp(0, flat.numel() - 1)] for step in (0, 1, -1))
