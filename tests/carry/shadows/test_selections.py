@@ -474,3 +474,30 @@ def test_mixture_of_experts(pair):
     for a, b in zip(*found):
         torch.testing.assert_close(a, b)
     assert (found[0][1] - plain[0]).abs().sum() > 0.01  # (what the selection has, and plain autograd has not)
+
+
+NAMED = {
+    "gather": lambda x, m: torch.gather(input=x, dim=0, index=at(m)).sum(),
+    "index_select": lambda x, m: torch.index_select(input=TABLE, dim=0, index=at(m)).sum(),
+    "embedding": lambda x, m: F.embedding(input=at(m), weight=TABLE).sum(),
+    "sum": lambda x, m: torch.sum(input=TABLE[m]),
+    "softmax": lambda x, m: F.softmax(input=TABLE[m], dim=-1).square().sum(),
+    "index_add": lambda x, m: torch.index_add(input=OLD, dim=0, index=at(m), source=TABLE[m]),
+    "index_put": lambda x, m: OLD.index_put(indices=(m,), values=torch.tensor(1.0)),
+    "where": lambda x, m: torch.where(condition=TABLE[m] > 1, input=TABLE[m], other=-TABLE[m]).sum(),
+    "a list": lambda x, m: TABLE[[at(m), at(m) * 0]].sum(),
+    "a list written to": lambda x, m: written(OLD, [at(m), at(m) * 0], 5.0),
+    "linear": lambda x, m: F.linear(input=TABLE[m], weight=TABLE[:2]).sum(),
+    "cat": lambda x, m: torch.cat(tensors=[TABLE[m], TABLE[m]], dim=-1).sum(),
+    "out": lambda x, m: torch.add(TABLE[m], 1.0, out=torch.empty(4, 3)).sum(),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_arguments_and_lists(name):
+    """Followed or reported, and never an error."""
+    x = SCORES.clone().requires_grad_()
+    with sll.linearize(HALF, forward="straight-through", on_lost="ignore") as region:
+        y = NAMED[name](x, x > 0)
+    assert torch.equal(y, NAMED[name](SCORES, SCORES > 0))
+    assert region.report().lost or torch.autograd.grad(y.square().sum(), x)[0][[1, 4]].any()

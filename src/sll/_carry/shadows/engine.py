@@ -254,7 +254,8 @@ def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return selections.other
     if func in ASKS and func not in _EACH or func in _IN_PLACE or func in _DEFINED and func not in _LOSSES:
         return None
-    if func in _AT_PLACES and not isinstance(carried(args[func is F.embedding]), Selected):
+    table = [*args[func is F.embedding :], kwargs.get("weight" if func is F.embedding else "input")][0]
+    if func in _AT_PLACES and not isinstance(carried(table), Selected):
         return None
     if func in _MOVES:
         return selections.moved
@@ -266,4 +267,4 @@ def _selection_rule(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return selections.along
     if func in _ROWS:
         return selections.product
-    return selections.reduced if func in _WEIGHTED and carried(args[0]) is not None else selections.other
+    return selections.reduced if func in _WEIGHTED else selections.other

@@ -308,7 +308,7 @@ def _dims(item: Any) -> int:
 def getitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, index = args
     items = index if isinstance(index, tuple) else (index,)
-    if isinstance(index, list) and any(shadow(item) is not None for item in index):
+    if isinstance(index, list) and any(shadow(item) or selected(item) for item in index):
         items = tuple(index)
     items = by_places(region, items) if len(items) > 1 else items
     decided = [item for item in items if shadow(item) is not None]

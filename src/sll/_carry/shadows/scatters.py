@@ -252,8 +252,6 @@ def scatter(add: bool, spot: Callable[[Tensor, int, Tensor], Spot] = spot_along)
         found = spot(x, dim, index)
         spots = [found] if found.own is not None else []
         out = written(region, hard, x, source, add, spots, found.entry)
-        if not region.selecting():
-            return out
         return at_selected(
             region, func, out, x, index, source, add, lambda: [found] if selected(index) is not None else []
         )
@@ -293,8 +291,6 @@ def put_at(region: Region, func: Func, hard: Tensor, x: Tensor, items: tuple[Any
         region.lose(op_name(func), masks, FLAG)
         return hard
     out = written(region, hard, x, source, add, spots_of(x, items), lambda t: t[items])
-    if not region.selecting():
-        return out
     return at_selected(region, func, out, x, items, source, add, lambda: spots_of(x, items, selected))
 
 
@@ -303,6 +299,8 @@ def at_selected(
     spots: Callable[[], list[Spot]],
 ) -> Any:  # fmt: skip
     """`out`, which is `x` after a write at places that a mask selected, with the gradient of the mask."""
+    if not region.selecting():
+        return out
     try:
         moved = finite_gradient(_without_each(spots()[0], x, source, add))
     except (ValueError, RuntimeError, IndexError):

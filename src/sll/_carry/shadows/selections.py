@@ -190,7 +190,7 @@ def selection(region: Region, out: Tensor, make: Run, found: Selected, behind: i
 
 def product(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
     """``selection @ weight``, `linear`: each row by itself."""
-    x, *rest = args
+    x, *rest = args or (None,)
     found, others = selected(x), tensors(rest, kwargs)
     beyond = rest and isinstance(rest[0], (tuple, list)) and len(rest[0]) > 1  # (norms of several dimensions)
     if beyond or found is None or not found.behind or any(selected(y) is not None or y.dim() > 2 for y in others):
@@ -216,17 +216,13 @@ def moved(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     except (ValueError, RuntimeError, IndexError):
         return other(region, func, args, kwargs, lambda: out)
     for part, values, places in zip(*([t] if isinstance(t, Tensor) else t for t in (out, full, numbers))):
-        fits = [b for b in range(places.dim()) if _stand(places, rows, b)]
+        whole = [b for b in range(places.dim()) if places.shape[-1 - b] == rows.numel()]
+        fits = [b for b in whole if bool((places == upright(rows, b)).all())]  # the rows stand in order there
         if not fits:
             return other(region, func, args, kwargs, lambda: out)
         nearest = min(fits, key=lambda b: abs(b - found.behind))  # (of one row any fits)
         selection(region, part, functools.partial(values.view_as, values), found, nearest)
     return out
-
-
-def _stand(places: Tensor, rows: Tensor, behind: int) -> bool:
-    """Whether the rows stand in order, in the dimension that has so many behind it."""
-    return places.shape[-1 - behind] == rows.numel() and bool((places == upright(rows, behind)).all())
 
 
 def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run) -> Any:
@@ -252,7 +248,8 @@ def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
     named = dict(zip(("input", "dim"), args), **kwargs)
     x, dim = named["input"], named.get("dim")
     found, out = selected(x), run()
-    assert found is not None
+    if found is None:  # (of a selection among the weights, or a place to write to)
+        return other(region, func, args, kwargs, lambda: out)
     every = range(x.dim()) if dim is None else [d % x.dim() for d in ([dim] if isinstance(dim, int) else dim)]
     at = x.dim() - 1 - found.behind
     if at not in every:

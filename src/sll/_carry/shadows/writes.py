@@ -78,6 +78,8 @@ def _as_tensor(value: Any, target: Tensor) -> Tensor:
 def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     target, index, value = args
     items, value = index if isinstance(index, tuple) else (index,), _converted(region, value, target)
+    if isinstance(index, list) and any(carried(item) is not None for item in index):
+        items = tuple(index)
     if any(isinstance(carried(item), (Shadow, Selected)) for item in items):
         return _write_at_decisions(region, func, target, items, value)
     if isinstance(carried(value), Selected):
