@@ -72,10 +72,8 @@ def parts_of(x: Tensor, own: Shadow | None = None) -> Parts:
     """The decisions that `x` is made of, where they are known."""
     own = own or shadow(x)
     assert own is not None
-    if own.terms is not None:
-        return own.terms
-    if _unknown(x, own):
-        return lambda: None
+    if own.terms is not None or _unknown(x, own):
+        return own.terms or (lambda: None)
     same = untouched(x)
 
     def make() -> Found:
