@@ -69,7 +69,8 @@ def bincount(original: Original, input: Tensor, weights: Tensor | None = None, m
     if not carries(input) and (weights is None or weights.is_floating_point() or not carries(weights)):
         return NotImplemented
     each = torch.ones_like(input, dtype=counts.dtype) if weights is None else weights.to(counts.dtype)
-    return torch.zeros_like(counts).scatter_add(0, input.long(), each)
+    more = torch.zeros(counts.numel() + 2, dtype=counts.dtype, device=counts.device)  # (who may leave its ends)
+    return more.scatter_add(0, (input.long() + 1).clamp(0, counts.numel() + 1), each)[1:-1]
 
 
 @defined("unique", passes=True)
