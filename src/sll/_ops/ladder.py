@@ -202,21 +202,21 @@ class Sorting:
     elements only.
     """
 
-    __slots__ = ("dim", "first", "half", "ladder", "largest", "sample")
+    __slots__ = ("dim", "first", "half", "ladder", "largest", "left_out", "sample")
 
     def __init__(
         self, dim: int, largest: bool, half: Half, sample: Callable[[], Tensor], first: Tensor | None = None
     ) -> None:
         self.dim, self.largest, self.half, self.sample, self.first = dim, largest, half, sample, first
         self.ladder: Ladder | None = None
+        self.left_out: Tensor | int = 0
 
     def _of(self, scores: Tensor, index: Tensor) -> Ladder:
         if self.ladder is None:
             rows, at = rows_of(scores, self.dim, not self.largest, True), _last(index, self.dim)
             half = self.half(self.sample) if callable(self.half) else self.half
             if self.first is not None:
-                at, before = _near(rows, at, self.first, half)
-                self.first = self.first - before
+                at, self.left_out = _near(rows, at, self.first, half)
             self.ladder = Ladder(rows, at, half)
         return self.ladder
 
@@ -234,7 +234,7 @@ class Sorting:
         `flip`: what belongs to the elements begins with the last.
         """
         values, g = (_lined(t, index.dim(), self.dim) for t in (values, g))
-        if not by_place and g.shape[-1] == 1 and (found := self._one(scores, g * values)) is not None:
+        if not by_place and g.shape[-1] == 1 and (found := self._one(scores, g, values)) is not None:
             return found
         ladder = self._of(scores, index)
         a, b = (values, g) if by_place else (g, values)
@@ -246,15 +246,16 @@ class Sorting:
             b = b.gather(-1, at.expand(b.shape[0], *at.shape))
         a = a if a.shape[-1] <= at.shape[-1] else a[..., : at.shape[-1]]
         if self.first is not None:
-            place = (self.first + _Tensors.places(a.shape[-1], a)).expand(a.shape)
+            place = (self.first - self.left_out + _Tensors.places(a.shape[-1], a)).expand(a.shape)
             a = a.new_zeros(*a.shape[:-1], at.shape[-1]).scatter(-1, place, a)
         return self._back(ladder.mixed(a, b), scores)
 
-    def _one(self, scores: Tensor, g: Tensor) -> Tensor | None:
-        """For `g` of all elements, to be read at one place: the first so many and one more, less the first so many."""
+    def _one(self, scores: Tensor, g: Tensor, values: Tensor) -> Tensor | None:
+        """Of one place that is read: what the first so many and one more have, less the first so many."""
         if (first := self.first) is None or not first.numel() or bool((first != (k := int(first.min()))).any()):
             return None
-        g, wide = g.sum(0), scores if scores.dtype in FULL else scores.float()
+        wide = scores if scores.dtype in FULL else scores.float()
+        g = (g.to(wide.dtype) * values.to(wide.dtype)).sum(0)
         found, half = torch.zeros_like(wide), self.half
         known = (lambda _: half(self.sample)) if callable(half) else half
         for many, sign in ((k + 1, 1), (k, -1)):

@@ -81,3 +81,12 @@ def test_many_numbers_in_many_bins_take_no_table_of_both(mode):
     with sll.linearize(1e-3, forward=mode):
         counts = torch.bincount((x > 0).cumsum(0), minlength=100_001)
     assert counts.sum() == 100_000 and counts[0] == 50_001
+
+
+@pytest.mark.parametrize("mode", ["straight-through", "hard", "linear"])
+def test_who_may_leave_the_last_bin_leaves_it(mode):
+    x = torch.tensor([0.2, 1.45, 2.45, 2.48], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward=mode):
+        counts = torch.bincount(x.round().long()).double()
+    found = torch.stack([torch.autograd.grad(n, x, retain_graph=True)[0] for n in counts])
+    torch.testing.assert_close(found, torch.tensor([[0, 0, 0, 0], [0, -5, 0, 0], [0, 5, -5, -5]]).double())

@@ -407,6 +407,30 @@ def test_what_an_index_reads_is_that_of_shares_and_of_windows(name, eps):
     assert found.any() or eps == 0.05
 
 
+@pytest.mark.parametrize("half", [0.01, 0.3, 5.0])
+@pytest.mark.parametrize("k", [1, 200, 390])
+def test_one_place_among_many(k, half):
+    """Those who are far are left out, who is asked first does not matter, and equal numbers have equal shares."""
+    x = torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    table, x = torch.linspace(-1, 1, 400).double().cos(), ((20 * x).round() / 20).requires_grad_()
+    found, parts = [], {
+        "r": lambda i: table[i],
+        "w": lambda i: torch.zeros_like(table).scatter(0, i, table[:1]) @ table,
+    }  # fmt: skip
+    for order in ("rw", "wr"):
+        with sll.linearize(half, forward="straight-through"):
+            i = x.kthvalue(k, keepdim=True).indices
+            y = {name: parts[name](i) for name in order}
+        for name in order:
+            (y[name],) = torch.autograd.grad(y[name].sum(), x, retain_graph=True)
+        found.append(y)
+    below, with_it = (sll.topk_mask(-x, n, eps=half) if n else 0 * x for n in (k - 1, k))
+    (wanted,) = torch.autograd.grad((with_it - below) @ table, x)
+    for y in found:
+        torch.testing.assert_close(y["r"], wanted)
+        torch.testing.assert_close(y["w"], wanted * table[0])
+
+
 def test_shares_of_rows_that_are_not_finite():
     x = torch.tensor([[1.0, 1.1, float("-inf"), 1.2], [float("inf"), 0.0, 0.1, float("nan")]], requires_grad=True)
     v = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, float("inf")]])

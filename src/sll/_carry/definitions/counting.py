@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,19 +14,15 @@ from .rule import Original, Shaped, carries, defined
 __all__: list[str] = []
 
 
-def _in_bins(x: Tensor, edges: Tensor) -> Tensor:
-    """Which bin each element is in, as floats (elements, bins): none outside of all."""
-    bins = F.one_hot(torch.bucketize(x, edges[1:-1], right=True), edges.numel() - 1).to(x.dtype)
-    return bins * ((x >= edges[0]) & (x <= edges[-1])).unsqueeze(-1)
-
-
 def _counted(points: Tensor, edges: Any, weight: Tensor | None, density: bool) -> Tensor:
     """How many points, or how much of their weight, are in each bin."""
-    found = torch.ones(points.shape[0], 1, dtype=points.dtype, device=points.device)
+    sizes, place = [along.numel() - 1 for along in edges], torch.zeros_like(points[:, 0], dtype=torch.int64)
+    each = torch.ones_like(points[:, 0]) if weight is None else weight.reshape(-1)
     for x, along in zip(points.unbind(-1), edges):
-        found = (found.unsqueeze(-1) * _in_bins(x, along).unsqueeze(1)).flatten(1)
-    count = found.sum(0) if weight is None else weight.reshape(-1) @ found
-    count = count.reshape([along.numel() - 1 for along in edges])
+        place = place * (along.numel() - 1) + torch.bucketize(x, along[1:-1], right=True)
+        each = each * ((x >= along[0]) & (x <= along[-1]))
+    count = torch.zeros(math.prod(sizes), dtype=each.dtype, device=each.device).scatter_add(0, place, each)
+    count = count.reshape(sizes)
     if density:
         count = count / count.sum()
         for dim, along in enumerate(edges):
@@ -72,7 +69,8 @@ def bincount(original: Original, input: Tensor, weights: Tensor | None = None, m
     if not carries(input) and (weights is None or weights.is_floating_point() or not carries(weights)):
         return NotImplemented
     each = torch.ones_like(input, dtype=counts.dtype) if weights is None else weights.to(counts.dtype)
-    return torch.zeros_like(counts).scatter_add(0, input.long(), each)
+    more = torch.zeros(counts.numel() + 2, dtype=counts.dtype, device=counts.device)  # (who may leave its ends)
+    return more.scatter_add(0, (input.long() + 1).clamp(0, counts.numel() + 1), each)[1:-1]
 
 
 @defined("unique", passes=True)

@@ -130,10 +130,14 @@ def quick_write(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     for t in (x, source):  # a row of integers of its own, one for each place of the index
         known = type(t) is Tensor and t.dtype in (torch.int32, torch.int64) and t._base is None
-        if not known or t.dim() != 1 or t.shape != index.shape or t is source and shadow(t) is not None:
+        if not known or t.dim() != 1 or t.shape != index.shape:
             return NotImplemented
-    new, out = source.to(torch.float32), func(*args)
-    mark(region, x, Shadow(order.soft(new, False, None, lambda: x.to(new.dtype)), None, new.dtype))
+    own = shadow(source)
+    if own is not None and not add:
+        return NotImplemented
+    new = source.to(torch.float32) if own is None else own.value()
+    base, out = None if own is None else torch.zeros_like(new).scatter(0, index.clone(), new), func(*args)
+    mark(region, x, Shadow(order.soft(new.detach(), False, base, lambda: x.to(new.dtype)), None, new.dtype))
     return out
 
 
