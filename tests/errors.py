@@ -967,6 +967,23 @@ with sll.linearize(eps=0.1):
     ),
     Case(
         LOST,
+        "`vmap` returns a mask that was made outside",
+        """
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    masks = torch.func.vmap(lambda v: mask)(torch.ones(2))
+    y = torch.where(masks, x, 0.0)
+""",
+        "`vmap` expands what its function did not make, and nobody is told. Floats keep their gradient.",
+        """
+with sll.linearize(eps=0.1):
+    mask = x > 0
+    masks = torch.func.vmap(lambda v: mask.float())(torch.ones(2))
+    (masks * x).sum().backward()
+""",
+    ),
+    Case(
+        LOST,
         "A custom operator makes integers",
         """
 from torch import library
