@@ -117,13 +117,11 @@ def windowed(
 
 
 def whole(x: Tensor, fixed: Tensor, value: Tensor, but_zero: bool = False) -> Tensor:
-    """`value`, which nobody else has, with the gradient of `x` where that is finite: `ramp` over whole steps.
+    """`value`, which nobody else has, with the gradient of `x` where that is finite: `windowed` over whole steps.
     `but_zero`: what is nearer to 0 than to another integer has none.
     """
-    if not eager():
-        return hard_forward(value, torch.where(fixed.abs() > 0.5, finite(x), 0) if but_zero else finite(x))
     if but_zero:
-        shown = _outside(x, finite(fixed), 0.5)
+        shown = _outside(x, fixed.nan_to_num(0.0, 0.0, 0.0), 0.5)
     elif fixed.is_cpu and fixed.numel() > 1 and math.isfinite(fixed.sum().item()):
         shown = torch.alias_copy(x)  # (no program makes such a node: it tells `openness` that something is decided)
     else:

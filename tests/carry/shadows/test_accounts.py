@@ -154,6 +154,38 @@ def test_of_any_shape(name, dtype, shape, seed, strided):
     assert torch.equal(gradient(f, x, sll.linearize("auto")), gradient(f, x))
 
 
+def of_rows(f, x):
+    table = torch.linspace(-2, 3, 24, dtype=x.dtype).sin()
+    return lambda way: way(lambda row: f(row, table).square().sum())(x)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_in_transforms(name):
+    x = torch.rand(2, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9 + 0.1
+    with sll.linearize("auto", on_lost="error"):
+        found = of_rows(PROGRAMS[name], x)(lambda f: torch.vmap(torch.func.grad(f)))
+        leaf = x.clone().requires_grad_()
+        of_rows(PROGRAMS[name], leaf)(torch.vmap).sum().backward()
+    plain = torch.stack([gradient(PROGRAMS[name], row) for row in x])
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(leaf.grad, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
+def test_in_compiled_code():
+    """What is computed anew each time is not known to be the same there."""
+    torch._dynamo.reset()
+    programs = [f for name, f in PROGRAMS.items() if name != "scaled_each_time"]
+    x = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9 + 0.1
+    each = [x.clone().requires_grad_() for _ in programs]
+    table = torch.linspace(-2, 3, 24, dtype=x.dtype).sin()
+    run = sll.compile(lambda *each: [f(x, table) for f, x in zip(programs, each)], sll.Auto(1), backend="aot_eager")
+    for _ in range(2):
+        found = torch.autograd.grad(sum(y.square().sum() for y in run(*each)), each)
+    for f, g in zip(programs, found):
+        torch.testing.assert_close(g, gradient(f, x), rtol=1e-12, atol=1e-12, msg=f.__name__)
+
+
 def test_other_numbers_are_another_account():
     """A lookup of one tensor keeps its ramp, whatever happens to another; and so does one in the next step."""
 

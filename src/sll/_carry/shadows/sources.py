@@ -127,7 +127,7 @@ def quickly(op: str) -> Quick | None:
         eps = region.fixed.get(op)
         if eps is None and not region.linearizes(op):
             return NotImplemented
-        return _step(region, op, func, x, region.eps_for(op) if eps is None else eps)
+        return _step(region, op, func, x, region.eps_for(op) if eps is None else eps, True)
 
     def compare(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         if len(args) != 2 or not _common(args):
@@ -203,20 +203,22 @@ def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) ->
     return mark(region, hard, Shadow(numbered(hard, soft, y.dtype), None, y.dtype))
 
 
-def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width) -> Tensor:
+def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width, plainly: bool) -> Tensor:
     at, limit, jump = STEPPING[op]
     fixed = x.detach()
     other, by_ones = functools.partial(_across, op, fixed), op != "sign"
     if type(eps) is not float and joined(eps, fixed):
         return mark(region, func(fixed), Whole(other, by_ones, None, fixed))
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
-    if x.numel() >= LARGE and isinstance(half, float) and eager():
+    if x.numel() >= LARGE and isinstance(half, float) and plainly:
         out = in_one_pass(x, jump, half, "hard")
-    elif half == limit:  # the whole step: every number is in some band
+    elif half == limit and plainly:  # the whole step: every number is in some band
         out = whole(x, fixed, func(fixed), op == "trunc")
+    elif half == limit and op != "trunc":
+        out = ramp(x, fixed, torch.finfo(x.dtype).max, 1.0, lambda: func(fixed))
     else:
-        distance = at(fixed) if callable(at) else fixed
-        out = ramp(x, distance, half, jump.height * 0.5 / half, lambda: func(fixed))
+        distance, slope = at(fixed) if callable(at) else fixed, jump.height * 0.5 / half
+        out = (windowed if plainly else ramp)(x, distance, half, slope, lambda: func(fixed))
     if type(eps) is not float and op == "sign":
         looked_at(eps, out, fixed)
     line = None if type(eps) is float else line_for(region, eps, op, (x,), out)
@@ -347,7 +349,7 @@ class Compared(Shadow):
         return ramp(x, distance, half, rising * 0.5 / half, lambda: self.flags.type(x.dtype))
 
 
-def _compared(region: Region, op: str, func: Func, args: tuple[Any, ...], eps: float | Width) -> Tensor:
+def _at_once(region: Region, op: str, func: Func, args: tuple[Any, ...], eps: float | Width) -> Tensor:
     """`_compare`, at once."""
     flags: Tensor = call_with(func, args, {}, Tensor.detach)
     if joined(eps, flags):
@@ -371,11 +373,9 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, op, args, func(*args, **kwargs))
     kinds = {x.dtype if isinstance(x, Tensor) else type(x) for x in args} - {int, float}
-    if not eager() and region.trace is None and not kwargs and (kinds == {FULL[0]} or kinds == {FULL[1]}):
-        if op in STEPPING:
-            return _step(region, op, func, args[0], eps)
-        if op in RISING:
-            return _compared(region, op, func, args, eps)
+    plain = region.trace is None and not kwargs and kinds in ({FULL[0]}, {FULL[1]}) and not eager()
+    if plain and (op in STEPPING or op in RISING):
+        return _step(region, op, func, args[0], eps, False) if op in STEPPING else _at_once(region, op, func, args, eps)
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args
     compares = op in RISING or op == "sign"
     if compares and joined(eps, shown := call_with(func, args, kwargs, Tensor.detach)):
