@@ -137,12 +137,7 @@ def blend_by_mask(offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, t
 
 
 def blend_by_mask_backward(
-    g: Tensor,
-    offset: Tensor,
-    taken: Tensor,
-    below: Tensor,
-    above: Tensor,
-    wanted: tuple[bool, bool],
+    g: Tensor, offset: Tensor, taken: Tensor, below: Tensor, above: Tensor, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of the offset, and if they are wanted of what is below and of what is above."""
     g, offset, taken, low, high = (t.detach().contiguous() for t in (g, offset, taken, below, above))

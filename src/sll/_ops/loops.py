@@ -85,15 +85,7 @@ def _scale(g: Any, out: Any, mask: Any, given: Any) -> None:
 
 
 def _blend_by_mask(
-    offset: Any,
-    taken: Any,
-    below: Any,
-    above: Any,
-    value: Any,
-    given: Any,
-    ties: bool,
-    one: bool,
-    other: bool,
+    offset: Any, taken: Any, below: Any, above: Any, value: Any, given: Any, ties: bool, one: bool, other: bool
 ) -> None:
     """``below + weight * (above - below)``. `one`: `below` is one number for all; `other`: `above` is."""
     half = given[0]

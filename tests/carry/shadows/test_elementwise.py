@@ -170,3 +170,51 @@ RULES = [
 @pytest.mark.parametrize(("f", "values", "wanted"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
 def test_rule(f, values, wanted):
     worked_out(f, values, wanted)
+
+
+ASKED = {
+    "==": lambda f: f == 1,
+    "== 0": lambda f: ~(f == 0),
+    "== ones": lambda f: f == torch.ones(3),
+    "!=": lambda f: torch.ne(f, 0),
+    "bool": lambda f: f.bool(),
+    "to(bool)": lambda f: f.to(torch.bool),
+    "logical_not": lambda f: ~f.logical_not(),
+    "count_nonzero": lambda f: f.count_nonzero(),
+    "moved": lambda f: f.clone().double().reshape(-1, 1) == 1,
+    "== 2": lambda f: f == 2,
+}
+
+
+@pytest.mark.parametrize("eps", [0.1, "auto"])
+@pytest.mark.parametrize("mask", [lambda x: x > 0, lambda x: (x > 0) & (x < 5), lambda x: ~(x <= 0)])
+@pytest.mark.parametrize("name", ASKED)
+def test_whether_a_mask_that_became_a_float_is_a_number(name, mask, eps):
+    """It is decided by the mask: the same as asking that."""
+    results = []
+    for f in (lambda m: ASKED[name](m.float()), lambda m: m if name != "== 2" else m * 0 == 2):
+        x = torch.tensor([0.02, -0.03, 0.9], requires_grad=True)
+        with sll.linearize(eps, forward="straight-through", on_lost="error"):
+            y = (f(mask(x)) * 1.0).sum()
+        results.append((y, torch.autograd.grad(y, x)[0]))
+    (y, g), (want, slope) = results
+    assert y == want and torch.allclose(g, slope) and (name == "== 2" or g.any())
+
+
+WRITTEN = {
+    "filled": torch.no_grad()(lambda f: f.fill_(5)),
+    "data": lambda f: f.data.mul_(3),
+    "scaled": lambda f: f.mul_(2),
+    "added": lambda f: f.add_(1),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_no_mask_any_more_is_not_asked_as_one(name):
+    x = torch.tensor([0.02, -0.03, 0.9], requires_grad=True)
+    with sll.linearize(0.1, forward="straight-through"):
+        f = (x > 0).float()
+        WRITTEN[name](f)
+        found = f == 1
+        assert getattr(found, "_sll", None) is None
+    assert torch.equal(found, f == 1)

@@ -12,19 +12,7 @@ from ..._ops.env import infinite, unwrapped
 from ..._rules.index import op_name, spellings
 from ..interface import Func
 from .calls import plain_of
-from .entries import (
-    MOST,
-    MOST_PER_ELEMENT,
-    Block,
-    Flips,
-    Layout,
-    batched,
-    carry,
-    flips_of,
-    join,
-    spread,
-    values_on,
-)
+from .entries import MOST, MOST_PER_ELEMENT, Block, Flips, Layout, batched, carry, flips_of, join, spread, values_on
 from .primitives import take
 
 __all__ = ["Entries", "elementwise", "mapped", "with_block"]

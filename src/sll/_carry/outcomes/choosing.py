@@ -107,12 +107,7 @@ table."""
 
 
 def _weigh_best(
-    key: tuple[Any, ...],
-    x: Tensor,
-    hard: Tensor,
-    dim: int | None,
-    largest: bool,
-    width: float | Width,
+    key: tuple[Any, ...], x: Tensor, hard: Tensor, dim: int | None, largest: bool, width: float | Width
 ) -> Choice:
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
     z, eps = in_units(_scores(rows, -1, largest), width, leads, lead)

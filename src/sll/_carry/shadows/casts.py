@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._ops.dtypes import FULL, NARROW
 from ..._ops.env import dispatched, free_to_read, tracked
+from ..._ops.openness import flag
 from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
 from ..._rules.widths import Width, watch_of
 from ..boundaries import from_one
@@ -37,7 +38,8 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     if to is own.exact:
         root = own if own.root is None else own.root[0]
-        return as_line(region, x, own.new()) if type(root) is Index else own.new()
+        new = flag(own.new()) if x.dtype == torch.bool else own.new()
+        return as_line(region, x, new) if type(root) is Index else new
     if args[0].dtype == torch.bool and to in INTEGERS[:2]:
         return mark(region, func(*args), Shadow(own.value, opposite, own.exact, shared=True))
     return NotImplemented
@@ -53,7 +55,8 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return out
     whole = carried(x)
     if out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
-        return elementwise(region, func, args, kwargs) if isinstance(whole, Whole) else out
+        asked = isinstance(whole, Whole) or out.dtype == torch.bool
+        return elementwise(region, func, args, kwargs) if asked else out
     if is_either(x):
         return decided(region, func, args, kwargs, x)
     if not tracked(x) or not region.linearizes("cast"):

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..._ops.dtypes import NARROW
 from ..._ops.env import tracked
+from ..._ops.openness import flag, is_flag
 from ..._ops.surrogates import alias, follow, kept, number
 from ..interface import Func, Region
 from .differences import as_floats, by_difference, common, numbered, of_one, other_of, quick_difference, quotient
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
-from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
+from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, opposite, quick_shadow, shadow
 from .terms import BY_ONES, made_of
 from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
@@ -67,7 +68,8 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
         assert own is not None
         if not out.is_floating_point():
             return carry(region, out, own)
-        return as_line(region, found[0], own.shown(alias(out), out.dtype))
+        shown = own.shown(alias(out), out.dtype)
+        return as_line(region, found[0], flag(shown) if found[0].dtype == torch.bool else shown)
     return by_difference(region, func, args, kwargs, out)
 
 
@@ -80,7 +82,10 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     out = func(*args, **kwargs)
     x = args[0] if args else None
     whole, name = carried(x), func.__name__
-    if isinstance(whole, Whole) and isinstance(out, Tensor) and (name in _ASKS or _is_bool(name, out)):
+    asks = isinstance(out, Tensor) and (name in _ASKS or _is_bool(name, out))
+    if asks and whole is None and is_flag(x):
+        whole = Whole(opposite)
+    if asks and isinstance(whole, Whole):
         return _asked(region, func, args, kwargs, out, whole)
     if out is x:
         return out
