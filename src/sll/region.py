@@ -232,7 +232,7 @@ class linearize(Mode):
             eps = Watched(eps)
             eps.watch = cast(Any, watch)
             return eps
-        return self._places.at(op, cast(Policy, eps)).width()
+        return self._places.at(op, eps).width()  # type: ignore[arg-type]
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]

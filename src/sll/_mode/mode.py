@@ -115,8 +115,8 @@ class Mode(TorchFunctionMode):
         if func in ASIDE:
             return func(*args)
         if THREAD.alone:
-            engine = self.engine
-            told = self.paths > 1 and (kwargs or func not in self.passing)
+            engine, passes = self.engine, func in self.passing
+            told = self.paths > 1 and (kwargs or not passes)
             if told and (answer := heard(self, func, args, kwargs or {})) is not NotImplemented:
                 return answer
             quick = engine.quick[func] if func in engine.quick else None
@@ -125,12 +125,14 @@ class Mode(TorchFunctionMode):
                 if out is not NotImplemented:
                     return out
             known = _held((*args, *kwargs.values()) if kwargs else args)
+            if passes and not (known or kwargs or _transformed()):
+                return func(*args)
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
             of_data = not known and quick is not None and not kwargs and not any(map(tracked, args)) and plain()
             if not known and (of_data or func not in engine.always) and not _transformed():
-                if quick is None and func not in self.passing:
-                    self._learn(func)
+                if not (passes or quick or type(func) in OPERATORS) and (self.paths == 1 or unheard(func)):
+                    self.passing.add(func)  # it decides nothing, and nobody wants to know what it writes
                 return func(*args, **kwargs) if kwargs else func(*args)
             quick = engine.quick_on.get(func) if known and not (kwargs or THREAD.selects or THREAD.marks) else None
             if known and quick is not None and plain():
@@ -143,11 +145,6 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
-
-    def _learn(self, func: Any) -> None:
-        """It decides nothing, and nobody wants to know what it writes."""
-        if type(func) not in OPERATORS and (self.paths == 1 or unheard(func)):
-            self.passing.add(func)
 
     def put_off(self, *arguments: Any) -> bool:
         """Whether compiled code makes it: then it is made with these where its first call is met."""
@@ -221,15 +218,16 @@ class Mode(TorchFunctionMode):
 
     def enter(self: M) -> M:
         """In eager code, where what is in it may run again."""
-        entered, recording, counts = THREAD.entered, torch.is_grad_enabled(), {}
+        own, recording, counts = THREAD.__dict__, torch.is_grad_enabled(), {}
+        entered = own["entered"]
         if entered:
             self._enter_inside(entered, recording)
             counts = self.counted()  # entered again, inside itself: it is the same step
         else:
-            THREAD.step += 1
-            THREAD.adrift.clear()
-        entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
-        THREAD.cut = None
+            own["step"] += 1
+            own["adrift"].clear()
+        entered.append(Entered(self, own["cut"], not recording and checkpoint.in_reentrant(), counts))
+        own["cut"] = None
         THREAD.look()
         _push(self)
         return self
@@ -324,18 +322,19 @@ class Mode(TorchFunctionMode):
 
     def _leave(self) -> None:
         _pop()
-        entered = THREAD.entered
+        own = THREAD.__dict__  # (in fewer steps than attributes of a thread)
+        entered: list[Entered] = own["entered"]
         left = entered.pop()
-        live, THREAD.cut = left.live, left.cut
+        live, own["cut"] = left.live, left.cut
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
         else:
             release(live)
-            THREAD.selects = THREAD.marks = False
-            if THREAD.waiting:
+            own["selects"] = own["marks"] = False
+            if own["waiting"]:
                 warn_now()
         THREAD.look()
-        if THREAD.patched:
+        if own["patched"]:
             THREAD.patched = [region for region in THREAD.patched if region.entered()]
 
 
