@@ -195,7 +195,6 @@ ELSEWHERE = {
     "_ops/openness.py": "test_lost.py",
     "_ops/options.py": "test_errors.py",
     "_ops/saving.py": "mode/test_checkpoint.py",
-    "_ops/surrogates.py": "carry/shadows/test_explicit.py",
     "_rules/widths.py": "test_policy.py",
     "_ops/ranks.py": "test_distributed.py",
 }

@@ -117,7 +117,7 @@ class Mode(TorchFunctionMode):
         if func in ASIDE:
             return func(*args, **kwargs) if kwargs else func(*args)
         if THREAD.alone:
-            engine = self.engine
+            engine, passes = self.engine, func in self.passing
             if self.paths > 1 and (answer := heard(self, func, args, kwargs)) is not NotImplemented:
                 return answer
             quick = engine.quick[func] if func in engine.quick else None
@@ -128,11 +128,13 @@ class Mode(TorchFunctionMode):
             known = _held((*args, *kwargs.values()) if kwargs else args)
             if not THREAD.alone:
                 return self._among_others(func, args, kwargs or {})
+            if passes and not (known or kwargs or _transformed()):
+                return func(*args)
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
             if not known and not _transformed():
                 always = func in engine.always
-                if not always and quick is None and func not in self.passing and type(func) not in OPERATORS:
+                if not (always or passes or quick or type(func) in OPERATORS):
                     self.passing.add(func)
                 if not always or func in engine.rules and not any(map(tracked, tensors(args, kwargs))) and plain():
                     return func(*args, **kwargs) if kwargs else func(*args)
@@ -230,15 +232,16 @@ class Mode(TorchFunctionMode):
 
     def enter(self: M) -> M:
         """In eager code, where what is in it may run again."""
-        entered, recording, counts = THREAD.entered, torch.is_grad_enabled(), {}
+        own, recording, counts = THREAD.__dict__, torch.is_grad_enabled(), {}
+        entered = own["entered"]
         if entered:
             self._enter_inside(entered, recording)
             counts = self.counted()  # entered again, inside itself: it is the same step
         else:
-            THREAD.step += 1
-            THREAD.adrift.clear()
-        entered.append(Entered(self, not recording and checkpoint.in_reentrant(), counts))
-        THREAD.cut = None
+            own["step"] += 1
+            own["adrift"].clear()
+        entered.append(Entered(self, own["cut"], not recording and checkpoint.in_reentrant(), counts))
+        own["cut"] = None
         THREAD.look()
         _push(self)
         return self
@@ -337,18 +340,19 @@ class Mode(TorchFunctionMode):
 
     def _leave(self) -> None:
         _pop()
-        entered = THREAD.entered
+        own = THREAD.__dict__  # (in fewer steps than attributes of a thread)
+        entered: list[Entered] = own["entered"]
         left = entered.pop()
-        live, THREAD.cut = left.live, left.cut
+        live, own["cut"] = left.live, left.cut
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
         else:
             release(live)
-            THREAD.selects = THREAD.marks = False
-            if THREAD.waiting:
+            own["selects"] = own["marks"] = False
+            if own["waiting"]:
                 warn_now()
         THREAD.look()
-        if THREAD.patched:
+        if own["patched"]:
             THREAD.patched = [region for region in THREAD.patched if region.entered()]
 
 

@@ -21,12 +21,12 @@ class Entered:
 
     __slots__ = ("counts", "cut", "in_reentrant", "live", "mode", "sweep_at")
 
-    def __init__(self, mode: Any, in_reentrant: bool, counts: dict[Any, int]) -> None:
+    def __init__(self, mode: Any, cut: Any, in_reentrant: bool, counts: dict[Any, int]) -> None:
         self.mode = mode
         self.live: list[weakref.ref[Tensor]] = []
         """The tensors that carry something (and some that are gone)."""
         self.sweep_at = 256
-        self.cut = THREAD.cut
+        self.cut = cut
         """The block without gradients in which it was entered, if there is one in the region around it."""
         self.counts = counts
         """How often each line of the program has decided in this step."""
@@ -91,7 +91,7 @@ class Thread(threading.local):
 
     def look(self) -> None:
         """Find out whether one region is `alone`, and `IDLE`."""
-        own = vars(self)  # (in fewer steps than attributes of a thread)
+        own = self.__dict__  # (in fewer steps than attributes of a thread)
         entered, IDLE.region = own["entered"], None
         if len(entered) != 1:
             own["alone"] = False

@@ -75,9 +75,9 @@ def line_of() -> tuple[str, int]:
     return relative(at.f_code.co_filename), at.f_lineno
 
 
-def frame() -> FrameType:
-    """The innermost that is neither ours nor torch's."""
-    at = sys._getframe(1)
+def frame(within: int = 1) -> FrameType:
+    """The innermost that is neither ours nor torch's. The first so many are known to be ours."""
+    at = sys._getframe(within)
     while at.f_back is not None and _INTERNAL[at.f_code.co_filename]:
         at = at.f_back
     return at

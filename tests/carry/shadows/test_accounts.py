@@ -241,19 +241,6 @@ def test_threads_do_not_share_accounts():
     assert torch.equal(found[True], torch.ones(20, dtype=torch.float64)) and (found[False] != 0).sum() > 15
 
 
-@pytest.mark.parametrize("name", ["floor_twice", "cast_and_frac", "bilinear_weights", "around_a_circle"])
-def test_in_transforms(name):
-    f, table = PROGRAMS[name], torch.linspace(-2, 3, 24, dtype=torch.float64).sin()
-    x = torch.rand(3, 8, dtype=torch.float64) * 9 + 0.1
-
-    def slopes():
-        return torch.func.vmap(torch.func.grad(lambda row: f(row, table).square().sum()))(x)
-
-    with sll.linearize("auto"):
-        found = slopes()
-    torch.testing.assert_close(found, slopes(), rtol=0, atol=1e-12)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["floor_twice", "cast_and_frac", "bilinear_weights", "around_a_circle"])
 def test_compiled(name):
