@@ -239,13 +239,3 @@ def test_threads_do_not_share_accounts():
     for thread in threads:
         thread.join()
     assert torch.equal(found[True], torch.ones(20, dtype=torch.float64)) and (found[False] != 0).sum() > 15
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["floor_twice", "cast_and_frac", "bilinear_weights", "around_a_circle"])
-def test_compiled(name):
-    region, f = sll.linearize("auto"), PROGRAMS[name]
-    compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
-    for _ in range(13):  # "auto" measures in ten of them
-        x = torch.rand(30, dtype=torch.float64) * 9 + 0.1
-        torch.testing.assert_close(gradient(compiled, x, region), gradient(f, x), rtol=0, atol=1e-12)
