@@ -461,12 +461,13 @@ def compared_dense(model, x, weights, which):
 
 
 @pytest.mark.parametrize("pair", [(mixtral, dense), (compared, compared_dense)], ids=lambda pair: pair[0].__name__)
-def test_mixture_of_experts(pair):
+@pytest.mark.parametrize("forward", ["straight-through", "hard"])
+def test_mixture_of_experts(pair, forward):
     found, plain = [], []
     for dispatch in pair:
         model, x = Mixture(dispatch), torch.linspace(-3, 3, 48).sin().reshape(12, 4).requires_grad_()
         target = x.detach().roll(1, 0)
-        with sll.linearize(0.05, forward="straight-through", on_lost="error"):
+        with sll.linearize(0.05, forward=forward, on_lost="error"):
             y = model(x)
         found.append(torch.autograd.grad((y * target).sum(), [x, *model.parameters()]))
         assert torch.equal(y, model(x))
@@ -501,3 +502,24 @@ def test_named_arguments_and_lists(name):
         y = NAMED[name](x, x > 0)
     assert torch.equal(y, NAMED[name](SCORES, SCORES > 0))
     assert region.report().lost or torch.autograd.grad(y.square().sum(), x)[0][[1, 4]].any()
+
+
+@pytest.mark.parametrize("numbers", [
+    lambda x: (x > 0.2).long() + 2 * (x > 0.04).long(), lambda x: (x * 4).round().long() + 4,
+    lambda x: torch.stack([x, -x, x * 2], 1).argmax(1), lambda x: (x > 0.05).long(),
+])  # fmt: skip
+def test_functions_of_decided_numbers_that_were_selected(numbers):
+    """They carry what they are made of, and the mask: neither was asked for the other."""
+
+    def selected(x, m):
+        codes = numbers(x)[m]
+        return (codes * 2 - 3).abs().sum() + (codes >= 1).sum() + codes.clamp(0, 2).float().square().sum()
+
+    def spelled(x, m):
+        codes = numbers(x)
+        each = (codes * 2 - 3).abs() + (codes >= 1).long() + codes.clamp(0, 2).float().square()
+        return torch.where(m, each, 0.0).sum()
+
+    (value, found), (_, wanted) = gradients(selected, SCORES), gradients(spelled, SCORES)
+    assert torch.equal(value, selected(SCORES, SCORES > 0))
+    torch.testing.assert_close(found, wanted)

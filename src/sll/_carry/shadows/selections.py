@@ -24,7 +24,6 @@ from .shadow import (
     Selected,
     Shadow,
     as_float,
-    as_value,
     call_with,
     carried,
     carry,
@@ -45,11 +44,7 @@ def selected(x: Any) -> Selected | None:
 
 def select(region: Region, func: Func, x: Tensor, mask: Tensor) -> Any:
     """``x[mask]``."""
-    out = func(x, mask)
-    if shadow(x) is not None:
-        out = region.call(torch.Tensor.__getitem__, x, mask.detach())
-        if not open_elements(as_value(mask)):  # (it is the numbers that are open, if anything is)
-            return out
+    out = func(x, mask) if shadow(x) is None else region.call(torch.Tensor.__getitem__, x, mask.detach())
     full = x.detach().reshape(mask.numel(), *x.shape[mask.dim() :]).clone()
     return carry(region, out, Selected(lambda: full, _flat(mask), mask, full.dim() - 1, shadow(out)))
 

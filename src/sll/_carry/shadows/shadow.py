@@ -363,7 +363,8 @@ def root_of(operands: list[Tensor], shape: torch.Size) -> tuple[Shadow, Tensor, 
     """
     found = None
     for x in operands:
-        own = x._sll[0]  # type: ignore[attr-defined]
+        own: Any = x._sll[0]  # type: ignore[attr-defined]
+        own = own.own if type(own) is Selected else own
         if own.terms is not None or x.shape != shape or isinstance(own, Weights):
             return None
         if own._other is None and x.dtype != torch.bool:

@@ -26,7 +26,7 @@ from ..._ops.surrogates import alias, constant
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import divides, not_zero
-from .shadow import MONOTONE, Other, Parts, Shadow, Weights, call_with, root_of, shadow, tensors, untouched
+from .shadow import MONOTONE, Other, Parts, Selected, Shadow, Weights, call_with, root_of, shadow, tensors, untouched
 
 MAX_ELEMENTS = 2**22
 """So many terms of a tensor are told apart, in all."""
@@ -263,7 +263,8 @@ def made_of(
     """
     flags, found = torch.bool, []
     for x in operands:
-        own: Shadow = x._sll[0]  # type: ignore[attr-defined]
+        held: Any = x._sll[0]  # type: ignore[attr-defined]
+        own: Any = held.own if type(held) is Selected else held
         nothing = own._other is None and own.terms is None and not own.by_ones and type(own) is Shadow
         if nothing and x.dtype is not flags:
             return Shadow(value, other, exact)  # (in a loop that is most frequent)
