@@ -181,15 +181,8 @@ def measure(
         spike=float((length * slopes).abs().max()),
         jumps=jumps,
         reached=far is not None,
-        again=lambda other, times, others: measure(
-            line,
-            other,
-            middle,
-            half,
-            far and far._replace(narrow=times * far.narrow),
-            points,
-            flat=flat,
-            sample=sample + others,
+        again=lambda of, by, more: measure(
+            line, of, middle, half, far and far._replace(narrow=by * narrow), points, flat=flat, sample=sample + more
         ),
     )
 

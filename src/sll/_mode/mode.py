@@ -378,12 +378,13 @@ def _held(items: Any) -> list[Tensor]:
     for x in items:
         if getattr(x, "_sll", None) is not None:
             found.append(x)
+        elif type(x) is Tensor:
+            if x._base is not None and getattr(x._base, "_sll", None) is not None:
+                returned(x, x._base)
         elif isinstance(x, (tuple, list)):
             found += _held(x)
         elif type(x) is slice:
             found += _held((x.start, x.stop, x.step))
-        elif (base := getattr(x, "_base", None)) is not None and getattr(base, "_sll", None) is not None:
-            returned(x, base)
     return found
 
 
