@@ -100,7 +100,9 @@ def ramp(
     if eager():
         return windowed(x, distance, half, slope, make)
     value = make()
-    return hard_forward(value, (torch.where(distance.abs() <= half, x, 0) * slope).expand(value.shape))
+    soft = torch.where(distance.abs() <= half, x, 0)
+    soft = soft if type(slope) is float and slope == 1 else soft * slope
+    return hard_forward(value, soft.expand(value.shape))
 
 
 def windowed(
