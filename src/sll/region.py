@@ -222,17 +222,14 @@ class linearize(Mode):
 
     def eps_for(self, op: str) -> float | Width:
         eps = self._eps_of.get(op, self._eps)
-        if isinstance(eps, float) and self.trace is None:
+        watch: Any = None if self.trace is None else self.trace.watch(call_site(op))
+        if not isinstance(eps, float):
+            return self._places.at(op, eps).width(watch)
+        if watch is None:
             return eps
-        if self.trace is not None:
-            site = call_site(op)
-            watch = self.trace.watch(site)
-            if not isinstance(eps, float):
-                return self._places.at(op, eps).width(cast(Any, watch))
-            eps = Watched(eps)
-            eps.watch = cast(Any, watch)
-            return eps
-        return self._places.at(op, eps).width()  # type: ignore[arg-type]
+        eps = Watched(eps)
+        eps.watch = watch
+        return eps
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]
