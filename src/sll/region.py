@@ -222,16 +222,14 @@ class linearize(Mode):
 
     def eps_for(self, op: str, called: str = "") -> float | Width:
         eps = self._eps_of.get(op, self._eps)
-        if isinstance(eps, float) and self.trace is None:
+        watch: Any = None if self.trace is None else self.trace.watch(call_site(called or op))
+        if not isinstance(eps, float):
+            return self._places.at(op, eps, called or op).width(watch)
+        if watch is None:
             return eps
-        if self.trace is not None:
-            watch = self.trace.watch(call_site(called or op))
-            if not isinstance(eps, float):
-                return self._places.at(op, eps, called or op).width(cast(Any, watch))
-            eps = Watched(eps)
-            eps.watch = cast(Any, watch)
-            return eps
-        return self._places.at(op, cast(Policy, eps), called or op).width()
+        eps = Watched(eps)
+        eps.watch = watch
+        return eps
 
     def policies(self) -> list[Policy]:
         return [eps for eps in (self._eps, *self._eps_of.values()) if not isinstance(eps, float)]

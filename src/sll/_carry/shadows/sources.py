@@ -217,7 +217,7 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width, pl
     elif half == limit and op != "trunc":
         out = ramp(x, fixed, torch.finfo(x.dtype).max, 1.0, lambda: func(fixed))
     else:
-        distance, slope = at(fixed) if callable(at) else fixed.clone(), jump.height * 0.5 / half
+        distance, slope = at(fixed) if callable(at) else fixed, jump.height * 0.5 / half
         out = (windowed if plainly else ramp)(x, distance, half, slope, lambda: func(fixed))
     if type(eps) is not float and op == "sign":
         looked_at(eps, out, fixed)
@@ -245,7 +245,7 @@ def _heaviside(region: Region, func: Func, x: Tensor, values: Tensor) -> Any:
     if one and not values.signbit():  # (-0. counts as 0. among the numbers of a jump)
         out = in_one_pass(x, Jump("boundary", 0.0, 1.0, float(values), 0.0), half, "hard")  # type: ignore[arg-type]
     else:
-        out = windowed(x, fixed.clone(), half, 0.5 / half, lambda: func(fixed, values))
+        out = windowed(x, fixed, half, 0.5 / half, lambda: func(fixed, values))
     return mark(region, out, Whole(lambda q: 1 - q))
 
 
@@ -332,9 +332,7 @@ class Compared(Shadow):
         self.flags, self.closed, self.one_pass = lazy_clone(hard), closed, not (closed and differs)
 
     def outside(self) -> bool:
-        if self.x.numel() != 1 or type(self.eps) is not float:
-            return False
-        return closed(self.x.item(), self.at, self.eps)
+        return self.x.numel() == 1 and type(self.eps) is float and closed(self.x.item(), self.at, self.eps)
 
     def make(self) -> Tensor:
         x, at, rising, half = self.x, self.at, self.rising, self.half
@@ -346,7 +344,7 @@ class Compared(Shadow):
         if x.numel() >= LARGE and self.one_pass and isinstance(half, float):
             jump = Jump("boundary", *((0.0, 1.0) if rising > 0 else (1.0, 0.0)), float(self.closed), 0.0)
             return in_one_pass(x, jump, half, "hard", at)
-        distance = x.detach() if x._base is None else x.detach() - number(at, x.dtype)  # (of its own)
+        distance = x.detach() - number(at, x.dtype) if at else x.detach()
         return ramp(x, distance, half, rising * 0.5 / half, lambda: self.flags.type(x.dtype))
 
 
