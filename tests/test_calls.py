@@ -16,13 +16,13 @@ import sll
 CALLS = {
     # program of 64 numbers: "auto", fixed eps
     "sign": (69, 57),
-    "round": (61, 51),
-    "floor": (61, 51),
-    "ceil": (61, 51),
-    "trunc": (59, 49),
+    "round": (63, 53),
+    "floor": (63, 53),
+    "ceil": (63, 53),
+    "trunc": (61, 51),
     "heaviside": (71, 63),
     "x > 0 to float": (96, 84),
-    "long() and back": (101, 95),
+    "long() and back": (102, 96),
     "mask for a log": (79, 63),
     "mask that indexes": (111, 95),
     "where": (133, 121),

@@ -128,8 +128,6 @@ class Mode(TorchFunctionMode):
             known = _held((*args, *kwargs.values()) if kwargs else args)
             if not THREAD.alone:
                 return self._among_others(func, args, kwargs or {})
-            if passes and not (known or kwargs or _transformed()):
-                return func(*args)
             if type(func) in OPERATORS and operators.foreign(func := engine.twin(func)):
                 return self._handled(func, args, kwargs or {}, known)
             if not known and not _transformed():

@@ -22,10 +22,11 @@ from ..._ops.samples import sample
 from ..._rules.widths import Width
 from ..interface import Region
 
-__all__ = ["Account", "account"]
+__all__ = ["SAW", "Account", "account"]
 
 _TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
 Key: TypeAlias = "Tensor | ref[Tensor]"
+SAW = "a sawtooth keeps its own slope, and its operand without it that of the operand"
 _NUMBERS = itertools.count()
 _MANY = 8
 """So many roundings of a step may be the same as another."""
@@ -59,7 +60,8 @@ class Account:
     def look(self) -> None:
         """At each call of these lines."""
         while self._widths:
-            self._widths.pop().subtracted(_TAKEN_BACK)
+            width = self._widths.pop()
+            width.subtracted(SAW if width.saw else _TAKEN_BACK)
 
 
 class _Step(threading.local):

@@ -23,6 +23,7 @@ from .shadow import (
     Shadow,
     Weights,
     Whole,
+    call_with,
     carried,
     carry,
     mark,
@@ -52,10 +53,11 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
         return out
     if isinstance(own, Weights) and isinstance(out, Tensor) and simple(x) and _same_view(out, x):
         return carry(region, out, own)
-    lazy = simple(x) and not _holds_tensor([*rest, *kwargs.values()])
+    held = _holds_tensor([*rest, *kwargs.values()])
+    lazy = simple(x) and not held
 
     def moved(i: int, y: Tensor) -> Tensor:
-        found = func(y, *rest, **kwargs)
+        found = call_with(func, (y, *rest), kwargs, _savable) if held else func(y, *rest, **kwargs)
         return found if alone else found[i]  # type: ignore[no-any-return]
 
     alone = isinstance(out, Tensor)
@@ -66,6 +68,11 @@ def move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
             found.line = own.line.moved(one, part)
         carry(region, part, found)
     return out
+
+
+def _savable(x: Tensor) -> Tensor:
+    """(Autograd saves no tensors of inference mode.)"""
+    return x.clone() if x.is_inference() else x
 
 
 QUICK = "expand reshape view flatten squeeze unsqueeze transpose t permute broadcast_to".split()

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..._ops.apply import finite
 from ..._ops.band import closed, hard_forward
 from ..._ops.dtypes import FULL, HALF
-from ..._ops.env import tracked
+from ..._ops.env import dispatched, tracked
 from ..._ops.fused import LEAST
 from ..._ops.own_thresholds import apart
 from ..._ops.ramp import Jump
@@ -210,11 +210,12 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width, pl
     if type(eps) is not float and joined(eps, fixed):
         return mark(region, func(fixed), Whole(other, by_ones, None, fixed))
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
+    entire = isinstance(half, float) and half == limit  # the whole step: every number is in some band
     if x.numel() >= LARGE and isinstance(half, float) and plainly:
         out = in_one_pass(x, jump, half, "hard")
-    elif half == limit and plainly:  # the whole step: every number is in some band
+    elif entire and plainly:
         out = whole(x, fixed, func(fixed), op == "trunc")
-    elif half == limit and op != "trunc":
+    elif entire and op != "trunc":
         out = ramp(x, fixed, torch.finfo(x.dtype).max, 1.0, lambda: func(fixed))
     else:
         distance, slope = at(fixed) if callable(at) else fixed, jump.height * 0.5 / half
@@ -372,7 +373,7 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     if isinstance(eps, Width) and eps.saw:
         return sawtooth(region, eps, op, args, func(*args, **kwargs))
     kinds = {x.dtype if isinstance(x, Tensor) else type(x) for x in args} - {int, float}
-    plain = region.trace is None and not kwargs and kinds in ({FULL[0]}, {FULL[1]}) and not eager()
+    plain = region.trace is None and not kwargs and kinds in ({FULL[0]}, {FULL[1]}) and dispatched()
     if plain and (op in STEPPING or op in RISING):
         return _step(region, op, func, args[0], eps, False) if op in STEPPING else _at_once(region, op, func, args, eps)
     operands = apart(op, *args, lambda: func(*args)) if op in RISING and len(args) == 2 else args

@@ -26,7 +26,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from ..._ops.env import dispatched, hook, recorded, unwrapped
 from ..._rules.widths import Width
 from ..interface import Func, Region, Rule
-from .accounts import Account, account
+from .accounts import SAW, Account, account
 from .differences import added
 from .quotients import QUOTIENTS
 from .shadow import Other, Scaled, Shadow, carried, carry
@@ -56,7 +56,6 @@ _MOVES = {
     "Gather": "dim index", "Flip": "dims", "Roll": "shifts dims", "Unbind": "dim", "Cumsum": "dim",
 }  # fmt: skip
 """To others: what says to which."""
-_SAW = "a sawtooth keeps its own slope, and its operand without it that of the operand"
 _FAR = 32
 """So many nodes are looked at."""
 Path: TypeAlias = "tuple[Any, ...] | None"
@@ -192,7 +191,7 @@ def line_for(
 def sawtooth(region: Region, eps: Width, op: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """`out` keeps its own slope."""
     if eps.watch is not None:
-        eps.watch.keeps_slope(out.numel(), _SAW)
+        eps.watch.keeps_slope(out.numel(), SAW)
     line = line_for(region, eps, op, args, out, True)
     return out if line is None else carry(region, out, Scaled(line))
 
