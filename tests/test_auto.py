@@ -591,7 +591,7 @@ def test_rows_with_one_candidate_left_do_not_widen_a_choice():
 
 
 def test_a_whole_step_that_is_no_longer_looked_at_is_still_counted():
-    """A line that has not taken its jump back in 32 calls is asked no more."""
+    """A line that has not taken its jump back in so many calls is asked no more."""
     x = torch.tensor([0.2, 1.7], requires_grad=True)
     region = sll.linearize("auto")
     for _ in range(50):

@@ -30,7 +30,7 @@ CALLS = {
     "and, or, not": (430, 394),
     "count compared": (185, 173),
     "quantizer with int8": (170, 160),
-    "table lookup": (189, 179),
+    "table lookup": (194, 184),
     "remainder": (54, 61),
     "hardshrink": (67, 59),
     "argmax -> one_hot": (135, 167),

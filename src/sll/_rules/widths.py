@@ -18,7 +18,7 @@ from ..policies import Call, Kind, Policy
 __all__ = ["TINY", "Joined", "Scale", "Width", "half_width", "in_units", "is_soft"]
 
 
-_LOOKS, _AGAIN = 32, 16
+_LOOKS, _AGAIN = 12, 16
 """Of a line of the program that has not taken a jump back in so many calls every 16th is looked at."""
 TINY = 1e-30
 """No band is narrower: its slope has to be a float32."""

@@ -38,9 +38,12 @@ class Account:
     Hooks hold this, and nothing that holds tensors. Nodes of autograd are marked with its number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = False) -> None:
         self.number = next(_NUMBERS)
         self.taken = False
+        self.reads = 0
+        """So many tables were read there. What is read twice, and taken back elsewhere, is an interpolation."""
+        self.shared = shared
         self._widths: list[Width] = []
         self._kinds: set[bool] = set()
 
@@ -52,6 +55,10 @@ class Account:
         self._kinds.add(eps.saw)
         if self.taken or len(self._kinds) > 1:
             self.take()
+
+    def read(self, computed: bool) -> None:
+        """A table is. One that is `computed` has as many parts as that has used."""
+        self.reads += 2 if computed and self.shared else 1
 
     def take(self) -> None:
         self.taken = True
@@ -65,7 +72,7 @@ class Account:
 
 
 class _Step(threading.local):
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = False) -> None:
         self.number = -1
         self.known: collections.deque[tuple[float, Key, Account]] = collections.deque(maxlen=_MANY)
 
@@ -95,7 +102,7 @@ def _known(region: Region, source: Tensor, nodes: Iterable[Node], step: float) -
         for one, other, found in _STEP.known:
             if one == step and any(found.number in mark for mark in marks) and _same(other, key):
                 return found
-    found = Account()
+    found = Account(True)
     for mark in marks:
         mark.append(found.number)
         del mark[:-_MANY]  # (of a parameter there is one node for all steps)

@@ -21,7 +21,7 @@ from ..._ops.projections import decided
 from ..._ops.surrogates import alias, follow, lazy_clone, number, ordinary
 from ..interface import Func, Region
 from ..rows import note
-from .differences import added, neighbours, total
+from .differences import neighbours, total
 from .orders import quick_order
 from .picked import Best, Picked, quick_choice, row_numbers
 from .selections import by_places, every, of_all, quick_select, select, selected
@@ -200,7 +200,7 @@ def _quick_rows(region: Region, table: Any, index: Tensor, own: Shadow) -> Any:
     step, value = step.type(own.exact), own.value()
     if rest:
         step, value = step.reshape(*step.shape, *rest), value.reshape(*value.shape, *rest)
-    return read_at(region, own, table, out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
+    return read_at(region, [own], table, out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))
 
 
 def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: Callable[[Any], Tensor]) -> Tensor:
@@ -212,7 +212,7 @@ def looked_up(region: Region, out: Tensor, table: Any, spots: list[Spot], read: 
             return _rows_read(picked, out, table)
         soft = total([spot.soft(table) for spot in spots])
         soft = soft.reshape(out.shape) if soft.dim() > out.dim() else soft
-        return read_at(region, spots[0].own, table, out, soft) if len(spots) == 1 else added(out, soft)
+        return read_at(region, [spot.own for spot in spots], table, out, soft)
     if out.is_complex():
         return out
     alone = spots[0] if len(spots) == 1 and held is None else None

@@ -86,8 +86,8 @@ class Rounded:
     ) -> None:  # fmt: skip
         self.source, self.x, self.saw, self.parent = source, x, saw, parent
         self.account = account or Account()
-        self.read: list[bool] = []
-        """An entry for each table that it is the index of."""
+        self.subtracted: list[bool] = []
+        """Not empty if it is taken away from what it was made of. (Hooks hold this, and nothing that holds tensors.)"""
         self._twin: Tensor | None = None
 
     def twin(self) -> Tensor:
@@ -99,6 +99,7 @@ class Rounded:
         if self._twin is None:
             each: Rounded | None = self
             while each is not None:
+                each.subtracted.append(True)
                 each.account.take()
                 each = each.parent
             self._twin = x.clone()
@@ -161,14 +162,19 @@ class Index(Shadow):
 
     def __init__(self, make: Callable[[], Tensor], other: Other, exact: Any, by_ones: bool, line: Line) -> None:
         super().__init__(make, other, exact, by_ones)
-        self.line = line
+        self.line, self.rounded = line, line.root.account
 
     def value(self) -> Tensor:
         known, value = self._value, super().value()
         if known is None:
             root = self.line.root
-            account, read, least = root.account, root.read, 0 if root.edges is None else 2
-            hook(value, lambda g: torch.zeros_like(g) if account.taken and len(read) >= least else None)
+            account, subtracted, edges = root.account, root.subtracted, root.edges is not None
+
+            def without(gradient: Tensor) -> Tensor | None:
+                taken = account.taken and account.reads >= (0 if subtracted and not edges else 2)
+                return torch.zeros_like(gradient) if taken else None
+
+            hook(value, without)
         return value
 
 
@@ -220,16 +226,20 @@ def as_line(region: Region, x: Any, out: Any) -> Any:
     return carry(region, out, Scaled(Line(rounded, None, index.line.sign, index.line.path)))
 
 
-def read_at(region: Region, own: Shadow, table: Any, out: Tensor, soft: Tensor) -> Tensor:
-    """`out` with the gradient of `soft`: floats of a table, at an index that carries `own`. If these are the boundaries
-    that the index counts, they are what was rounded to them.
+def read_at(region: Region, owns: list[Shadow], table: Any, out: Tensor, soft: Tensor) -> Tensor:
+    """`out` with the gradient of `soft`: floats of a table, at indices that carry `owns`. If these are the boundaries
+    that one index counts, they are what was rounded to them.
     """
     soft = soft.expand(out.shape)
-    found, index = added(out, soft), own if own.root is None else own.root[0]
-    if not isinstance(index, Index) or (edges := (root := index.line.root).edges) is None:
+    found, computed = added(out, soft), recorded(table)
+    roots = [own if own.root is None else own.root[0] for own in owns]
+    for own in roots:
+        if own.rounded is not None:
+            own.rounded.read(computed is not None and not computed.is_leaf)
+    if len(roots) > 1 or not isinstance(index := roots[0], Index):
         return found
-    root.read.append(True)
-    if _memory(table) != _memory(edges):
+    root = index.line.root
+    if root.edges is None or _memory(table) != _memory(root.edges):
         return found
     line = Line(Rounded(root.source, found, parent=root))
     line.root.ramp = soft
