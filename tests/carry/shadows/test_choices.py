@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from unittest import mock
 
@@ -459,3 +460,47 @@ def test_equal_decided_floats_that_were_joined_are_reported(join):
         with sll.linearize(0.2, forward="straight-through", on_lost="error") as region:
             join([x[:2] > 0, x[2:] > 0]).float().argmax()
         assert bool(region.report().approximate) == equal
+
+
+LOOKUPS = {
+    "topk": lambda x: x[x.topk(2)[1]],
+    "topk, gather": lambda x: x.gather(0, x.topk(2)[1]),
+    "topk, a table": lambda x: torch.arange(6.0)[x.topk(2)[1]],
+    "topk, one hot": lambda x: F.one_hot(x.topk(2)[1], 6).to(x.dtype) * x,
+    "topk, written": lambda x: torch.zeros_like(x).scatter(0, x.topk(2)[1], x[:2]),
+    "kthvalue": lambda x: x.gather(0, x.kthvalue(2, keepdim=True)[1]),
+    "median": lambda x: x.gather(0, x.median(0, keepdim=True)[1]),
+    "argsort": lambda x: x[x.argsort()],
+    "some of argsort": lambda x: x[x.argsort()[:2]],
+    "rank": lambda x: x[x.argsort().argsort()],
+    "argmax": lambda x: x[x.argmax()],
+}
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "linear"])
+@pytest.mark.parametrize("eps", ["auto", 0.5])
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_no_step_keeps_tensors_alive(name, eps, forward):
+    """Without the cyclic garbage collector, which knows nothing of GPU memory."""
+    region = sll.linearize(eps, forward=forward, on_lost="ignore")
+
+    def alive():
+        return sum(type(o) is torch.Tensor for o in gc.get_objects())
+
+    def step():
+        x = torch.tensor([0.3, -1.0, 0.7, 0.1, 1.2, -0.4], requires_grad=True)
+        with region:
+            y = LOOKUPS[name](x).sum()
+        y.backward()
+
+    for _ in range(3):
+        step()
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        for _ in range(5):
+            step()
+        assert alive() <= before + 2
+    finally:
+        gc.enable()

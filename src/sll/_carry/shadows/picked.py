@@ -162,7 +162,8 @@ class Picked(Weights):
         return self._order
 
     def _linear(self, index: Tensor) -> Linear:
-        first, distances = index.new_zeros(1), lambda rows: distances_of(rows, self.k, True)
+        first, k = index.new_zeros(1), self.k  # (no `self` in the function: what it returns is kept on `self`)
+        distances = lambda rows: distances_of(rows, k, True)
         return linear(self.scores, index, self.dim or 0, self.largest, self.eps, first, distances)
 
     def follow(self, make: Callable[[], Tensor]) -> Tensor:
