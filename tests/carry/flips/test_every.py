@@ -116,3 +116,46 @@ def test_places_among_decided_floats_of_many_rows(many):
         found.append(torch.autograd.grad(y, x)[0])
     assert found[1].any()
     torch.testing.assert_close(*found)
+
+
+SELECT = {
+    "mask": lambda x, m: x[m],
+    "function of it": lambda x, m: x[m].sin(),
+    "places": lambda x, m: x[m.nonzero().squeeze(-1)],
+}
+REDUCE = {
+    "alone": lambda s, op: getattr(s, op)(),
+    "dim": lambda s, op: getattr(s, op)(0).values,
+    "keepdim": lambda s, op: getattr(s, op)(dim=0, keepdim=True)[0][0],
+    "values and indices": lambda s, op: (lambda found: found.values + 0 * found.indices)(getattr(s, op)(0)),
+    "amax": lambda s, op: getattr(s, "a" + op)(),
+}
+
+
+@pytest.mark.parametrize("op", ["max", "min"])
+@pytest.mark.parametrize("reduce", REDUCE)
+@pytest.mark.parametrize("select", SELECT)
+def test_the_extreme_of_what_a_mask_selected(select, reduce, op):
+    """Independent: each flip by hand. `max` and `min` had no gradient of the mask there, and no word; `amax` had."""
+    at = torch.tensor([-2.2, 0.55, -0.96, -0.43, -2.7, 0.655], dtype=torch.float64)
+    program = lambda x, m: REDUCE[reduce](SELECT[select](x, m), op)
+    x, hard = at.clone().requires_grad_(), at < 0.2 if op == "max" else at > -0.6
+    want = torch.autograd.grad(program(x, hard), x)[0]
+    for i in range(6):
+        if (at[i] - (0.2 if op == "max" else -0.6)).abs() <= 0.8:
+            other = hard.clone()
+            other[i] = ~other[i]
+            up = other[i] == (op == "min")  # the flip is that of a larger x
+            want[i] += (program(at, other) - program(at, hard)) / 1.6 * (1 if up else -1)
+    with sll.linearize(0.8, forward="hard", on_lost="error"):
+        y = program(x, x < 0.2 if op == "max" else x > -0.6)
+    assert y == program(at, hard)
+    assert want.count_nonzero() > 1
+    torch.testing.assert_close(torch.autograd.grad(y, x)[0], want)
+
+
+def test_the_median_of_what_a_mask_selected():
+    x = torch.tensor([-2.2, 0.55, -0.96, -0.43, -2.7, 0.655], requires_grad=True)
+    with sll.linearize(0.8, forward="hard", on_lost="error"):
+        y = x[x < 0.2].median()
+    assert torch.autograd.grad(y, x)[0].tolist() == pytest.approx([1, -1.24 / 1.6, 0, 0, 0, -1.24 / 1.6])

@@ -86,8 +86,15 @@ def decided_again(region: Any, rule: Any, func: Func, args: tuple[Any, ...], kwa
     bare: Callable[[Tensor], Tensor] = lambda x: x if ragged(x) is None else x.view_as(x)
     others = tensors(flip_by_flip(region, func, args, kwargs))
     out = rule(region, func, replaced(args, bare), replaced(kwargs, bare))
-    all_of = {id(x): _rows_of(y) | _rows_of(x) for x, y in zip(tensors(out), others)}
-    return replaced(out, lambda x: attach(region, plain_of(x), Ragged(all_of[id(x)])))
+    other_of = {id(x): y for x, y in zip(tensors(out), others)}
+
+    def both(x: Tensor) -> Tensor:
+        y = other_of[id(x)]
+        if x.is_floating_point() and flips_of(x) is None and ragged(y) is None:
+            return y  # the values of `max`, say, where nothing else is decided: their flips have a gradient already
+        return attach(region, plain_of(x), Ragged(_rows_of(y) | _rows_of(x)))
+
+    return replaced(out, both)
 
 
 def _rows_of(x: Tensor) -> dict[tuple[Decision, int], Tensor]:
