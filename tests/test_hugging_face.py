@@ -12,7 +12,7 @@ import sll
 
 pytestmark = [
     pytest.mark.slow,  # transformers takes seconds to import
-    pytest.mark.skipif(None in map(find_spec, ("accelerate", "transformers")), reason="needs both"),
+    pytest.mark.skipif(None in map(find_spec, ("accelerate", "transformers")), reason="needs both (make third-party)"),
 ]
 
 STEPS = 60
