@@ -29,7 +29,7 @@ from ._ops.options import (
     one_of,
     shown,
     whole_paths,
-)  # fmt: skip
+)
 from ._reports.report import Report, flip_rows
 from ._rules.index import MIRRORED, OPERATORS, SOURCES, chosen_ops
 from ._rules.widths import Watched, Width

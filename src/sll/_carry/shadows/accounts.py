@@ -24,8 +24,8 @@ from ..interface import Region
 
 __all__ = ["SAW", "Account", "account"]
 
-_TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
 Key: TypeAlias = "Tensor | ref[Tensor]"
+_TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
 SAW = "a sawtooth keeps its own slope, and its operand without it that of the operand"
 _NUMBERS = itertools.count()
 _MANY = 8
@@ -72,7 +72,7 @@ class Account:
 
 
 class _Step(threading.local):
-    def __init__(self, shared: bool = False) -> None:
+    def __init__(self) -> None:
         self.number = -1
         self.known: collections.deque[tuple[float, Key, Account]] = collections.deque(maxlen=_MANY)
 

@@ -186,9 +186,8 @@ def _by_place(spot: Spot, old: Tensor, new: Tensor, add: bool) -> Tensor | None:
     def put(t: Tensor) -> Tensor:
         """What the elements of the index write, at all places of the order."""
         if one is not None:
-            which = one(torch.arange(1, index.numel() + 1, device=index.device)).reshape(
-                -1
-            )  # (0 is what was filled in)
+            # (0 is what was filled in.)
+            which = one(torch.arange(1, index.numel() + 1, device=index.device)).reshape(-1)
             t = t.new_zeros(index.numel() + 1).index_add(0, which, t.expand(which.shape))[1:]
         return order.soft(t.expand(index.shape), False, None, lambda: torch.zeros_like(old))  # type: ignore[no-any-return]
 

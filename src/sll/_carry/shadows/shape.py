@@ -30,7 +30,7 @@ from .shadow import (
     opposite,
     quick_shadow,
     shadow,
-)  # fmt: skip
+)
 from .terms import beside
 from .wraps import line_of
 
@@ -139,7 +139,7 @@ def _moved(own: Any, x: Tensor, one: Callable[[Tensor], Tensor], lazy: bool, exa
         return Whole(other, own.by_ones)
     make: Callable[[], Tensor] = lambda: one(own.value())
     found = Shadow(make if lazy else make(), other, exact, own.by_ones, True)
-    found.rounded = own.rounded if own.root is None else own.root[0].rounded
+    found.rounded = own.rounded
     if (terms := own.terms) is not None:
         gathered, found.depth = _gather(x, one, lazy), own.depth + 1
         found.terms = lambda: None if (parts := terms()) is None else (gathered(parts[0]), gathered(parts[1]))

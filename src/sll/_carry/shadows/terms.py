@@ -278,8 +278,8 @@ def made_of(
     ones = _keeps_ones(func, operands, found)
     if (root := root_of(operands, out.shape)) is not None:
         made = Shadow(value, other, exact, ones)
-        made.root, first = root, alone and args[0] is operands[0] and func.__name__ in MONOTONE
-        made.rises = first and (found[0] is root[0] or found[0].rises)
+        made.root, made.rounded, first = root, root[0].rounded, alone and args[0] is operands[0]
+        made.rises = first and func.__name__ in MONOTONE and (found[0] is root[0] or found[0].rises)
         return made
     one = own.terms is None if alone else len({getattr(own, "base", own) for own in found}) == 1
     if one or any(map(_unknown, operands, found)):

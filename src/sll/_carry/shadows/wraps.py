@@ -190,8 +190,9 @@ def line_for(
     if recorded(source) is None or out is not None and recorded(out) is None:
         return None
     eps.looks -= 1
-    nodes = [node for node, _ in _ancestors(source, ())]
-    return Line(Rounded(source, out, saw, account(region, eps, source, nodes, _step_of(op, args))))
+    step = _step_of(op, args)
+    nodes = [] if step is None else [node for node, _ in _ancestors(source, ())]
+    return Line(Rounded(source, out, saw, account(region, eps, source, nodes, step)))
 
 
 def sawtooth(region: Region, eps: Width, op: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -232,11 +233,11 @@ def read_at(region: Region, owns: list[Shadow], table: Any, out: Tensor, soft: T
     """
     soft = soft.expand(out.shape)
     found, computed = added(out, soft), recorded(table)
-    roots = [own if own.root is None else own.root[0] for own in owns]
-    for own in roots:
+    for own in owns:
         if own.rounded is not None:
             own.rounded.read(computed is not None and not computed.is_leaf)
-    if len(roots) > 1 or not isinstance(index := roots[0], Index):
+    index = owns[0] if owns[0].root is None else owns[0].root[0]
+    if len(owns) > 1 or not isinstance(index, Index):
         return found
     root = index.line.root
     if root.edges is None or _memory(table) != _memory(root.edges):
