@@ -703,6 +703,25 @@ program(x).backward()
     # --- lost: masks and counts ---
     Case(
         LOST,
+        "A decorated function that returns a mask or an index",
+        """
+@sll.enable(eps=0.1, on_lost="error")
+def gate(x):
+    return x > 0
+
+y = torch.where(gate(x), x, -x).sum()
+""",
+        "The region ends where the function does. Decorate the function that uses the mask, or return a float.",
+        """
+@sll.enable(eps=0.1, on_lost="error")
+def gate(x):
+    return (x > 0).float()
+
+y = (gate(x) * x).sum()
+""",
+    ),
+    Case(
+        LOST,
         "A mask reached `.item()`",
         """
 with sll.linearize(eps=0.1):
@@ -2322,6 +2341,21 @@ eps.load_state_dict({"epoch": 3, "eps": {"kept": {}, "measured": {}}})
         """
 eps = sll.Auto()
 eps.load_state_dict({"epoch": 3, "eps": {"kept": {}, "measured": {}}}["eps"])
+""",
+    ),
+    Case(
+        POLICIES,
+        "The state of something else, loaded into a region",
+        """
+region = sll.linearize("auto")
+state = region.state_dict()
+region.load_state_dict({"epoch": 3, "region": state})
+""",
+        "Load the part of the checkpoint that `region.state_dict()` returned.",
+        """
+region = sll.linearize("auto")
+state = region.state_dict()
+region.load_state_dict({"epoch": 3, "region": state}["region"])
 """,
     ),
     Case(

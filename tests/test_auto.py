@@ -228,6 +228,24 @@ def test_state():
         eps.load_state_dict({"kept": {}})
 
 
+def test_a_region_has_the_state_of_its_policies():
+    anneal = sll.Anneal(1.0, 0.1, steps=10)
+    region = sll.linearize({"default": "auto", "sign": anneal})
+    for step in range(3):
+        with region:
+            (torch.sign(rows(seed=step)).sum() + (rows(seed=step) > 0.3).float().sum()).backward()
+        anneal.step()
+    file = io.BytesIO()
+    torch.save(region.state_dict(), file)
+    file.seek(0)
+    other = sll.linearize({"default": "auto", "sign": sll.Anneal(1.0, 0.1, steps=10)})
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.state_dict() == region.state_dict() and other.state_dict() != sll.linearize().state_dict()
+    with pytest.raises(ValueError, match="with 2 policies"):
+        region.load_state_dict(sll.linearize("auto").state_dict())
+    assert sll.linearize(0.1).state_dict() == {"policies": []}
+
+
 def test_copies_and_pickles_go_their_own_way():
     region = sll.linearize("auto")
     for make in (copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))):

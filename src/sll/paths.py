@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ._mode.decorating import returned
 from ._mode.guards import not_compiled
 from ._mode.journal import Journal
 from ._mode.results import Result, Unlike
@@ -41,7 +42,9 @@ def rerunning(region: Any, fn: Any) -> Any:
             return _Call(region, fn, args, kwargs).result()
         with ExitStack() as on:
             on.push(region.enter())
-            return fn(*args, **kwargs)
+            out = fn(*args, **kwargs)
+            returned(region, fn, out)
+            return out
 
     not_compiled(wrapper)
     return wrapper
@@ -68,6 +71,7 @@ class _Call:
             first = Run(self.region, self.journal)
             out = self._run(first)
             if not first.asked:
+                returned(self.region, self.fn, out)
                 return out
             self.counts, self.most = counts, 10 * first.calls + MOST_CALLS
             self._may_run_again(first)

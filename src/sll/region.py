@@ -56,6 +56,8 @@ def engine_of(mode: str) -> Engine:
     return ENGINES[mode]
 
 
+_LOOKS_BACK = 10
+"""Ends of a region with masks or indices that it did not use: in a loop they are the same at each step."""
 FORMULA = 1e-3
 """The half-width for looking at gradients."""
 
@@ -124,6 +126,7 @@ class linearize(Mode):
     _infinite: Counter[CallSite]
     _approximate: Counter[CallSite]
     _cut: Counter[CallSite]
+    _left: Counter[CallSite]
 
     def __init__(
         self,
@@ -167,8 +170,9 @@ class linearize(Mode):
 
     def _nothing_noted(self) -> None:
         self._widths, self.followed = Widths(), Paths()
-        self._infinite, self._approximate, self._cut = Counter(), Counter(), Counter()
+        self._infinite, self._approximate, self._cut, self._left = Counter(), Counter(), Counter(), Counter()
         self._why: dict[CallSite, str] = {}
+        self.looks_back = _LOOKS_BACK
         self._places = Places(self._widths)
         found = {} if self.trace else {op: self._eps_of.get(op, self._eps) for op in self._ops}
         self.fixed = {op: eps for op, eps in found.items() if isinstance(eps, float)}
@@ -214,9 +218,37 @@ class linearize(Mode):
         flips = dict(self.followed.of)
         rows = () if self.trace is None else (*self.trace.rows(), *flip_rows(flips))
         lost, infinite, approximate = dict(self._lost.calls), dict(self._infinite), dict(self._approximate)
-        cut = dict(self._cut)
+        cut, left = dict(self._cut), dict(self._left)
         traced, widths = self.trace is not None, self._widths.summary()
-        return Report(lost, infinite, widths, rows, traced, approximate, flips, cut, dict(self._why))
+        return Report(lost, infinite, widths, rows, traced, approximate, flips, cut, left, dict(self._why))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What its policies remember (`sll.Auto` widths, `sll.Anneal` steps), to go on with after a restart.
+
+        Example:
+            >>> import torch, sll
+            >>> x = torch.tensor([-3.0, -1.0, 1.0, 3.0], requires_grad=True)
+            >>> region = sll.linearize("auto")
+            >>> with region:
+            ...     torch.sign(x).sum().backward()
+            >>> restarted = sll.linearize("auto")
+            >>> restarted.load_state_dict(region.state_dict())
+        """
+        return {"policies": [policy.state_dict() for policy in self._remember()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises ValueError if it is of another region."""
+        policies, states = self._remember(), state.get("policies", ())
+        if len(states) != len(policies):
+            raise ValueError(
+                f"state must be what state_dict() of a region with {len(policies)} policies returned, got the entries "
+                f"{list(state)} with {len(states)}; make the region with the same eps, and pass its own part"
+            )
+        for policy, known in zip(policies, states):
+            policy.load_state_dict(known)
+
+    def _remember(self) -> list[Any]:
+        return [policy for policy in self.policies() if hasattr(policy, "state_dict")]
 
     # --- what rules ask ---
 
@@ -280,6 +312,13 @@ class linearize(Mode):
     def count_cut(self, site: CallSite) -> None:
         """Something is decided there where the program itself leaves autograd, or detached."""
         self._cut[site] += 1
+
+    def leave_behind(self, unused: list[tuple[Tensor, Any]]) -> None:
+        self.looks_back -= 1
+        with torch._C.DisableTorchFunction():
+            many = sum(not x.is_floating_point() for x, _ in unused)
+        if many:
+            self._left[call_site("with")] += many
 
     def drop(self, site: CallSite, why: str) -> None:
         """What was decided or asked for there gets no gradient."""

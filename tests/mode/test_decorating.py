@@ -206,3 +206,69 @@ def test_a_module_whose_forward_was_replaced_is_refused():
 class Rounds(torch.nn.Module):
     def forward(self, x):
         return torch.round(x)
+
+
+# --- masks and indices that leave ---
+
+MODES = ("linear", "hard", "straight-through")
+
+
+def gate(x):
+    return x > 0
+
+
+def largest(x):
+    return {"at": [x[1:4].argmax()]}
+
+
+def with_loss(x):
+    return x.sum(), x.argmax()
+
+
+LEAVE = (gate, largest, lambda x: (x > 0) & (x < 1), lambda x: x.long(), lambda x: x.topk(2).indices)
+
+
+@pytest.mark.parametrize("forward", MODES)
+@pytest.mark.parametrize("f", LEAVE)
+@pytest.mark.parametrize("paths", [1, 4])
+def test_what_leaves_a_decorated_function_is_told(f, forward, paths):
+    x = torch.tensor([-0.5, 0.01, 0.02, 0.03, 1.02], requires_grad=True)
+    region = sll.linearize(0.1, forward=forward, paths=paths)
+    with pytest.warns(sll.LostGradientWarning, match=f"the return of {f.__name__}: outside the region"):
+        region(f)(x)
+    assert [site.op for site in region.report().lost] == [f"the return of {f.__name__}"] and not region.report().left
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_what_is_used_or_returned_beside_a_gradient_is_not(forward):
+    """A model returns its loss and its predictions."""
+    x = torch.tensor([-0.5, 0.01, 0.02, 0.03, 1.02], requires_grad=True)
+    region = sll.linearize(0.1, forward=forward)
+    region(with_loss)(x)
+    region(lambda x: gate(x).float())(x)
+    region(gate)(x + 9)  # nothing is in its band
+    with torch.no_grad():
+        region(gate)(x)
+    region(gate)(x.detach())
+    assert [site.op for site in region.report().lost] == ["the return of gate"]
+    assert sum(region.report().left.values()) == 1  # (the predictions: the report says so)
+    with region:
+        y = torch.where(region(gate)(x), x, 2 * x)
+    assert y.requires_grad and sum(region.report().lost.values()) == 1
+
+
+@pytest.mark.parametrize("forward", MODES)
+def test_what_a_region_does_not_use_is_in_its_report(forward):
+    x = torch.tensor([-0.5, 0.01, 0.02, 0.03, 1.02], requires_grad=True)
+    region = sll.linearize(0.1, forward=forward)
+    with region:
+        mask, used, index = x > 0, x > 0.5, x.argmax()
+        y = torch.where(used, x, 0).sum() + x[index] + (x > 2).float().sum()
+    ((site, many),) = region.report().left.items()
+    assert many == 1 and site.op == "with" and f"{site.line} (with): masks or indices" in str(region.report())
+    assert "No mask or index ended" not in str(region.report()) and y.requires_grad and mask.any()
+    with region, region:
+        kept = x > 0
+    with region:
+        pass
+    assert sum(region.report().left.values()) == 2 and kept.any()

@@ -83,16 +83,45 @@ def counts(x):
 def keeps(x):
     many = counts(x)
     assert many >= 0
+    return x * many
+
+
+def adds(x):
+    many = 0
+    many += (x > 3).sum().item()
+    assert many >= 0
+
+
+def asserts_later(x):
+    many = counts(x)
+    assert many >= 0
+
+
+def raises_later(x):
+    large = (x > 3).sum()
+    bad = bool(large > 3)
+    message = f"{large.item()} are too large"
+    if bad:
+        raise ValueError(message)
+
+
+def as_package_checks(x):
+    """As torchmetrics looks at labels."""
+    for labels, name in ((x.long(), "preds"),):
+        many = len(torch.unique(labels, dim=None))
+        if many > 3:
+            raise RuntimeError(f"Detected more unique values in `{name}` than expected, {many}")
 
 
 QUIET = (
     raises, raises_else, asserts, asks_a_function, warns, prints, logs, torch_asserts,
+    asserts_later, raises_later, as_package_checks,
     lambda x: raises_of_two((x - 2.96) / 2),
     lambda x: Normal(x, x - 2.9, validate_args=True),
     lambda x: Bernoulli(x / 4, validate_args=True).log_prob(torch.ones(3)),
     lambda x: Categorical((x - 2.96)[None].clamp(0), validate_args=True),
 )  # fmt: skip
-LOUD = (decides, decides_and_warns, counts, keeps)
+LOUD = (decides, decides_and_warns, counts, keeps, adds)
 
 
 def said(f, forward):
@@ -192,3 +221,10 @@ def test_packages_that_look_at_what_they_computed(name, many, forward):
             y.backward()
     assert x.grad.any() and region.report().lost
     assert [str(w.message) for w in said if w.category is sll.LostGradientWarning] == []
+
+
+def test_who_looks_at_gradients_wants_them():
+    """It is printed what becomes of them, not the answer."""
+    x = torch.tensor([0.3, 0.7, 1.2], requires_grad=True)
+    print(found := sll.explain(lambda x: (x > 0.5).sum().item() + 0 * x.sum(), x))
+    assert [row.site.op for row in found.report.rows if row.kind == "lost"] == ["item"]

@@ -127,6 +127,8 @@ class Carried:
     links = 0
     selects = False
     """Whether a mask has selected it."""
+    used = False
+    """Whether the program has called anything with it."""
     within: Any = None
     """Made in a region that compiled code entered, which does not take it back: it ends with that region, or the one
     around it, all the same.
@@ -255,8 +257,11 @@ class Engine:
 
     def links(self, known: list[Tensor]) -> int:
         """How many values may wait for each other to be worked out, that of a function of `known` among them. 0 if none
-        ever does.
+        ever does. `known` are used now.
         """
+        for x in known:
+            if (pair := x._sll) is not None:  # type: ignore[attr-defined]
+                pair[0].used = True
         return 0
 
     def link(self, out: Any, links: int) -> None:

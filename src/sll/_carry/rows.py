@@ -18,8 +18,6 @@ __all__ = ["assigning", "met", "note", "reading"]
 class Row(Mark):
     """Of a float that carries nothing else: calls are to be asked about it."""
 
-    __slots__ = ("before", "index", "seen", "table", "version")
-
     def __init__(self, table: Tensor, index: Any, found: Tensor) -> None:
         self.table, self.index, self.version, self.seen = table, index, table._version, found._version
         self.before: Tensor | None = None

@@ -9,13 +9,16 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
+from .._carry.interface import tensors
 from .._ops.options import shown
 from .mode import Mode
 from .threads import THREAD
 
-__all__ = ["around_module", "decorate"]
+__all__ = ["around_module", "decorate", "returned"]
 
 
 def decorate(region: Mode, fn: Any, function: Callable[[Any, Any], Any] | None = None) -> Any:
@@ -118,9 +121,27 @@ def _function(region: Mode, fn: Any) -> Any:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with region:
-            return fn(*args, **kwargs)
+            out = fn(*args, **kwargs)
+            if not is_dynamo_compiling():
+                returned(region, fn, out)
+            return out
 
     return wrapper
+
+
+_NO_REGION = "outside the region it has none. Decorate the function that uses it as well, or return a float."
+
+
+def returned(region: Mode, fn: Any, out: Any) -> None:
+    """Tell of masks and indices that `fn` returns to code without a region, and nothing else with a gradient."""
+    if len(THREAD.entered) > 1 or not THREAD.entered[-1].live or not torch.is_grad_enabled():
+        return
+    with torch._C.DisableTorchFunction():
+        found = tensors(out)
+        decided = [x for x in found if region.engine.decided(x)]
+        if decided and not any(x.requires_grad for x in found):
+            region.engine.links(decided)
+            region.lose(f"the return of {getattr(fn, '__name__', fn)}", decided, _NO_REGION)
 
 
 class _Suspended:

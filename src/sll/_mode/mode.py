@@ -94,6 +94,8 @@ class Mode(TorchFunctionMode):
     """All that rules depend on, but for what policies know."""
     memories: tuple[Any, ...] = ()
     """Those of its policies that measure first."""
+    looks_back = 0
+    """So many of its next ends are looked at: what was decided and not used?"""
     paths = 1
     """So many runs of a decorated function, to follow what Python asks."""
 
@@ -199,6 +201,9 @@ class Mode(TorchFunctionMode):
 
     def lose(self, op: str, tensors: Any, why: str, *, undecided: Any = None, origins: Any = ()) -> None:
         """Count a loss, where somebody counts."""
+
+    def leave_behind(self, unused: list[tuple[Tensor, Any]]) -> None:
+        """Count what was decided and not used, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Where regions are nested, one is traced, or gradients are off."""
@@ -345,7 +350,9 @@ class Mode(TorchFunctionMode):
         if entered:  # still inside an outer region: its decisions may go on
             entered[-1].adopt(live)
         else:
-            release(live)
+            unused = release(live)
+            if unused and self.looks_back:
+                self.leave_behind(unused)
             own["selects"] = own["marks"] = False
             if own["waiting"]:
                 warn_now()

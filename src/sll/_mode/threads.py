@@ -113,12 +113,16 @@ class Thread(threading.local):
 THREAD = Thread()
 
 
-def release(live: list[weakref.ref[Tensor]]) -> None:
-    """Leave plain tensors behind."""
+def release(live: list[weakref.ref[Tensor]]) -> list[tuple[Tensor, Any]]:
+    """Leave plain tensors behind. What nobody has used is returned, with what it carried."""
+    unused = []
     for ref in live:
         tensor = ref()
         if tensor is not None:
-            tensor.__dict__.pop("_sll", None)
+            pair = tensor.__dict__.pop("_sll", None)
+            if pair is not None and not pair[0].used:
+                unused.append((tensor, pair))
+    return unused
 
 
 def leave() -> None:

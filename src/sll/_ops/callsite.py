@@ -13,7 +13,7 @@ import torch
 
 __all__ = [
     "CallSite", "LostGradientError", "LostGradientWarning", "call_site", "frame", "frames", "is_internal", "is_ours",
-    "line_of", "relative", "short",
+    "line_of", "looks_into", "relative", "short",
 ]  # fmt: skip
 
 
@@ -38,11 +38,17 @@ class CallSite(NamedTuple):
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _DEMO = os.path.join(_OURS, "tools", "demo.py")  # a program like any other
+_LOOK = tuple(os.path.join(_OURS, name) for name in ("_checks", "tools", "checking.py"))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 
 
 def is_ours(file: str) -> bool:
     return file.startswith(_OURS) and file != _DEMO
+
+
+def looks_into(file: str) -> bool:
+    """Whether it is a part of ours that runs a program to see its gradients (``print(sll.check(...))``)."""
+    return file.startswith(_LOOK)
 
 
 def is_internal(file: str) -> bool:

@@ -71,6 +71,10 @@ class Report:
     With ``linearize(..., see_through=True)`` they go on. And calls that decide in a `torch.autograd.Function`, under
     its name: what counts is the derivative that it has.
     """
+    left: dict[CallSite, int] = field(default_factory=dict)
+    """Masks and indices that nothing in the region used, and that were there when it ended: then they carry nothing.
+    (Of the first ten times.)
+    """
     why: dict[CallSite, str] = field(default_factory=dict)
     """Of call sites in `approximate`: ``"flips"``, ``"terms"``, ``"blend"``, ``"outcomes"``, ``"places"``, ``"again"``,
     ``"equal"``, ``"views"``, ``"wraps"``, ``"joint"`` or ``"ties"``.
@@ -89,6 +93,7 @@ class Report:
             "infinite_jumps": listed(self.infinite_jumps, "elements"),
             "approximate": listed(self.approximate, "flips"),
             "cut": listed(self.cut, "calls"),
+            "left": listed(self.left, "tensors"),
             "eps": listed(self.eps),
             "flips": listed(self.flips),
         }
@@ -182,7 +187,12 @@ class Report:
             "(A torch.autograd.Function keeps its own derivative.)"
             for site, n in self.cut.items()
         ]
-        if not self.lost:
+        notes += [
+            f"{short(site)}: masks or indices that the region did not use were there when it ended ({n}). Outside they "
+            "have no gradient. Use them inside."
+            for site, n in self.left.items()
+        ]
+        if not self.lost and not self.left:
             notes.append(
                 "No decision's gradient was lost."
                 if self.traced

@@ -117,13 +117,10 @@ class Flips(Carried):
     the tensor, its version and the index that it is a view of to the program: what is written to it is written there.
     """
 
-    __slots__ = ("layout", "plain", "values", "within")
-
     def __init__(self, layout: Layout, values: Tensor, plain: Tensor | None = None) -> None:
         self.layout = layout
         self.values = values
         self.plain = plain
-        self.within = None
 
 
 def flips_of(x: Any) -> Flips | None:

@@ -54,7 +54,7 @@ def chooses(op: str, *, of_integers: Any = None) -> Callable[[Callable[..., Any]
 
 
 _DISCRETE = (
-    "of integers, which one is largest has no derivative here. Choose among the scores behind them, or use "
+    "of integers, which is largest, or equal to others, has no derivative here. Choose among the scores, or use "
     'forward="hard".'
 )
 

@@ -36,6 +36,7 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own = quick_shadow(x)
     if own is None:
         return NotImplemented
+    own.used = True
     if to is own.exact:
         root = own if own.root is None else own.root[0]
         new = flag(own.new()) if x.dtype == torch.bool else own.new()

@@ -207,8 +207,10 @@ class _Shadows(Engine):
         longest = 1
         for x in known:
             pair = x._sll  # type: ignore[attr-defined]
-            if pair is not None and pair[0].links >= longest:
-                longest = pair[0].links + 1
+            if pair is not None:
+                pair[0].used = True
+                if pair[0].links >= longest:
+                    longest = pair[0].links + 1
         return longest
 
     def link(self, out: Any, links: int) -> None:

@@ -31,7 +31,7 @@ from .shadow import Weights, carry, shadow
 
 _UNIT = Scale(1.0)
 _DISCRETE = (
-    "of integers, which one is largest has no derivative here. Choose among the scores behind them, or use "
+    "of integers, which is largest, or equal to others, has no derivative here. Choose among the scores, or use "
     'forward="hard".'
 )
 

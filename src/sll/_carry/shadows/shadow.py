@@ -275,6 +275,7 @@ class Whole(Told):
     """
 
     ends: Ends = None
+    used = True  # (an ordinary float, which has its gradient anywhere)
 
     def __init__(
         self, other: Callable[[Tensor], Tensor | None], by_ones: bool = True, line: Any = None, of: Tensor | None = None
@@ -308,7 +309,7 @@ class Selected(Told):
     follow that one. `own`: the shadow of the elements themselves, if they were decided.
     """
 
-    selects = True
+    selects = used = True
 
     def __init__(
         self, candidates: Callable[[], Tensor], shadow: Shadow, mask: Tensor, behind: int, own: Shadow | None = None
