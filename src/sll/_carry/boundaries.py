@@ -15,8 +15,6 @@ from .._ops.env import free_to_read
 from .._rules.widths import Width, half_width, watch_of
 from .found import sorted_places
 
-__all__ = ["Nearest", "edges_of", "from_one", "nearest", "nearest_boundary", "offset_at", "own_ranks", "toward_zero"]
-
 
 def offset_at(
     distance: Tensor,

@@ -21,8 +21,6 @@ from .interface import Func, Region, Rule
 from .plateaus import ASKED, asked
 from .writes import Writes
 
-__all__ = ["Call", "NUMBERS", "Rules", "between_bools", "decides", "lost_number", "spelled"]
-
 _AROUND: dict[str, Callable[[Rule], Rule]] = {
     **dict.fromkeys(ASKED, asked),
     "Tensor.__getitem__": rows.reading,

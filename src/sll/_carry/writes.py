@@ -17,8 +17,6 @@ from .._ops.env import dispatched, tracked, unwrapped
 from .._rules.index import NAMED
 from .interface import Func, Region, Rule, tensors
 
-__all__ = ["Writes", "called", "into_base", "same", "told_of_views", "writes_unsaid"]
-
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["FACTS", "FAMILIES", "ROWS", "Row"]
-
 
 class Row(NamedTuple):
     """Functions of torch, and what is known about them."""

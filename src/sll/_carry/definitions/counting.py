@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .rule import Original, Shaped, carries, defined
 
-__all__: list[str] = []
-
 
 def _counted(points: Tensor, edges: Any, weight: Tensor | None, density: bool) -> Tensor:
     """How many points, or how much of their weight, are in each bin."""

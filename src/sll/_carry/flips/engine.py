@@ -27,8 +27,6 @@ from .orders import asks, best, chosen_again, compared, kth, order, unique
 from .passing import histogram, passed
 from .writing import WRITES, setitem
 
-__all__ = ["ENGINE"]
-
 RULES = Rules(WRITES)
 Rule = Callable[..., Any]
 

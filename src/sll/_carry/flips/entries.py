@@ -24,11 +24,6 @@ from torch import Tensor
 from ..interface import Carried, attach
 from .primitives import meet, take
 
-__all__ = [
-    "MOST", "MOST_PER_ELEMENT", "Block", "Decision", "Flips", "Layout", "Numbers", "batched", "carry", "flips_of",
-    "join", "opened", "spread", "values_on",
-]  # fmt: skip
-
 
 class Decision:
     """The flips of one call: a weight for each, whose gradient is the slope. The rest is for `again`."""

@@ -18,8 +18,6 @@ from .every import flip_by_flip
 from .orders import Order
 from .primitives import take
 
-__all__ = ["histogram", "passed"]
-
 
 def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], op: str = "searchsorted") -> Any:
     """``searchsorted`` and ``bucketize``: one decision, at the nearest boundary."""

@@ -15,8 +15,6 @@ from .entries import carry, flips_of
 from .every import flip_by_flip, ragged
 from .moving import move
 
-__all__ = ["WRITES", "setitem"]
-
 
 def kept(region: Any, target: Tensor) -> Tensor:
     """A copy that carries the same: what backward saves must survive the write."""

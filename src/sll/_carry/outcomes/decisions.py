@@ -22,8 +22,6 @@ from ..._ops.surrogates import alias
 from ..._rules.widths import Watched, Width, half_width
 from .later import Later, as_now, over_soon, recorded
 
-__all__ = ["Decision", "Site"]
-
 
 class Site:
     """`x` and the boundaries it was compared with: `threshold`, or, if that is None, the numbers ``n + shift``.

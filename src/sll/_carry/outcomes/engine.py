@@ -49,8 +49,6 @@ from .registry import ALWAYS, DISCRETE, RULES, WRITES, fill
 from .trees import decisions
 from .whole import Integers, of_the_count, whole_of
 
-__all__ = ["ENGINE"]
-
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 
 
