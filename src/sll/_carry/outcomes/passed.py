@@ -21,7 +21,6 @@ from .carriers import Choice, Expectation, Outcomes, carrier, choice, discrete_c
 from .choosing import chooses
 from .decisions import decided_at, equal_keys, shows
 from .orders import _key, _ordered, positions
-from .reductions import bins_of
 from .trees import original
 
 
@@ -99,9 +98,7 @@ def histc(region: Region, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> A
     place = _passed(region, "histc", count, edges, flat)
     if whole:  # the outermost edges move with the data, and nothing crosses them
         place = region.call(torch.clamp, place, 1, bins)
-    total = bins_of(place, bins + 2, exact_dtype(place))
-    if total is None:
-        return hard
-    total = total[1:-1]
+    nothing, each = (torch.zeros(n, dtype=exact_dtype(place), device=x.device) for n in (bins + 2, flat.numel()))
+    total = region.call(torch.scatter_add, nothing, 0, place, each + 1)[1:-1]
     certain = (total.detach() - hard).abs() < 1e-6
     return torch.where(certain, hard_forward(hard, total), total.to(hard.dtype))
