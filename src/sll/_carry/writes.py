@@ -84,6 +84,18 @@ def into_base(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Cal
     return put
 
 
+def at_mask(region: Region, before: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """What is in the place of `before` after ``before[mask] = value``."""
+    rest = before.dim() - mask.dim()
+    wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
+    value = torch.as_tensor(value, dtype=before.dtype, device=before.device)
+    if value.dim() == rest + 1 and value.shape[0] != 1:  # one row for each True element, in order
+        full = region.call(torch.Tensor.expand, wide, before.shape)
+        return region.call(torch.masked_scatter, before, full, value)  # type: ignore[no-any-return]
+    value = region.call(torch.Tensor.__getitem__, value, 0) if value.dim() == rest + 1 else value
+    return region.call(torch.where, wide, value, before)  # type: ignore[no-any-return]
+
+
 @dataclass
 class Writes:
     decided: Callable[[Tensor], bool]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..interface import Func, attach, tensors
-from ..writes import Writes, into_base
+from ..writes import Writes, at_mask, into_base
 from .calls import carriers, plain_of
 from .entries import carry, flips_of
 from .every import flip_by_flip, ragged
@@ -61,9 +61,8 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     before = kept(region, target)
     if not isinstance(value, Tensor):
         value = torch.tensor(value, dtype=target.dtype, device=target.device)
-    if isinstance(index, Tensor) and decided and index.dtype == torch.bool and value.numel() == 1:
-        mask = region.call(torch.Tensor.reshape, index, index.shape + (1,) * (target.dim() - index.dim()))
-        written = region.call(torch.where, mask, value.reshape(()), before)
+    if isinstance(index, Tensor) and decided and index.dtype == torch.bool and not loose:
+        written = at_mask(region, before, index, value)
     elif decided or loose:
         written = flip_by_flip(region, _assigned, ([before, value.to(target.dtype)], index), {}, writes=False)
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from ..writes import Writes, into_base, told_of_views
+from ..writes import Writes, at_mask, into_base, told_of_views
 from .scatters import put_at
 from .selections import other
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
@@ -111,16 +111,7 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
         overwrite(region, target, put_at(region, func, hard, before, items, value, add=False))
         return
     func(target.detach().clone(), mask, value.detach() if isinstance(value, Tensor) else value)  # raises if it must
-    rest = target.dim() - mask.dim()
-    wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
-    value = _as_tensor(value, target)
-    if value.dim() == rest + 1 and value.shape[0] != 1:
-        full = region.call(torch.Tensor.expand, wide, target.shape)
-        overwrite(region, target, region.call(torch.masked_scatter, before, full, value))
-        return
-    elif value.dim() == rest + 1:
-        value = region.call(torch.Tensor.__getitem__, value, 0)
-    overwrite(region, target, region.call(torch.where, wide, value, before))
+    overwrite(region, target, at_mask(region, before, mask, value))
 
 
 def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
