@@ -104,8 +104,10 @@ class Writes:
     """The tensor as it is now, with what it carries."""
     carry: Callable[[Region, Tensor, Tensor], None]
     """``carry(region, target, result)``: `target` is `result` now, and carries the same, or nothing."""
-    through: Callable[[Region, Tensor, Tensor], Callable[[], None] | None]
-    """``through(region, view, result)``: asked before `result` is written into a view; called after that."""
+    joined: Callable[[Region, Callable[[list[Tensor]], Tensor], Tensor, Tensor], Tensor]
+    """``joined(region, put, old, new)`` is ``put([old, new])``, which moves elements, with what it carries."""
+    floats: bool = False
+    """Whether what floats carry is told to the base of a view that is written to."""
 
     def concerns(self, args: tuple[Any, ...], kwargs: dict[str, Any], source: bool) -> bool:
         """Whether an operand carries something, or (of a source) is followed by autograd."""
@@ -182,11 +184,14 @@ class Writes:
             result = region.call(torch.Tensor.to, result, target.dtype)
         if target.shape != result.shape:
             result = region.call(torch.Tensor.expand, result, target.shape)
-        of_base = self.through(region, target, result) if target._base is not None else None
+        base, whole = target._base if self.floats or not target.is_floating_point() else None, None
+        if base is not None and (self.decided(base) or self.decided(result)):
+            put = into_base(region, base, target, result)
+            whole = None if put is None else self.joined(region, put, self.before(region, base), result)
         if self.decided(result) and not self.decided(target):
             told_of_views(region, target)
         torch.Tensor.copy_(target, result)
         self.carry(region, target, result)
-        if of_base is not None:
-            of_base()
+        if base is not None and whole is not None:
+            self.carry(region, base, whole)
         return target

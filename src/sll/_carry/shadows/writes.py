@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from ..writes import Writes, at_mask, into_base, told_of_views
+from ..writes import Writes, at_mask, told_of_views
 from .scatters import put_at
 from .selections import other
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
@@ -33,19 +33,8 @@ def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
         carry(region, target, found)
 
 
-def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:
-    base = view._base
-    if base is None or view.is_floating_point() or shadow(result) is None and shadow(base) is None:
-        return None
-    put = into_base(region, base, view, result)
-    if put is None:
-        return None
-    found = _merged(region, lambda old, new: put([old, new.expand(view.shape)]), base, result)
-
-    def after() -> None:
-        carry(region, base, found)
-
-    return after
+def _joined(region: Region, put: Callable[[list[Tensor]], Tensor], old: Tensor, new: Tensor) -> Tensor:
+    return carry(region, put([old, new]), _merged(region, lambda *parts: put(list(parts)), old, new))
 
 
 def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor, new: Tensor) -> Shadow:
@@ -55,7 +44,7 @@ def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor
     return beside(region, same, [_before(region, old), new], same(old, new), put(a.to(b.dtype), b))
 
 
-WRITES = Writes(lambda x: isinstance(carried(x), (Shadow, Selected)), _before, _carry_same, _through)
+WRITES = Writes(lambda x: isinstance(carried(x), (Shadow, Selected)), _before, _carry_same, _joined)
 in_place, spelled_out, overwrite = WRITES.in_place, WRITES.spelled_out, WRITES.overwrite
 
 
