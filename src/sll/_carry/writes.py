@@ -146,6 +146,19 @@ class Writes:
 
         return rule
 
+    def reshaping(self, twin: Func) -> Rule:
+        """The rule of ``unsqueeze_``, ``t_`` …, where `twin` is not in place: no element is written."""
+
+        def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            x, *rest = args
+            moved = region.call(twin, self.before(region, x), *rest, **kwargs) if self.decided(x) else None
+            out: Tensor = func(*args, **kwargs)
+            if moved is not None:
+                self.carry(region, out, moved)
+            return out
+
+        return rule
+
     def spelled_out(self, rule: Rule, source: bool) -> Rule:
         """``out=`` is a computation and then a copy, and so is ``inplace=True``; NumPy's spellings become torch's."""
 

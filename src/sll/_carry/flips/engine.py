@@ -74,7 +74,7 @@ RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "moves": move_one,
-    **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
+    **dict.fromkeys(("fills", "joins", "broadcasts", "stacked_moves"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
     "Tensor.__getitem__": getitem,
     "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),

@@ -12,7 +12,7 @@ from ..._ops.band import hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import tracked
 from ..._rules.index import op_name
-from ..boundaries import edges_of, nearest_boundary, own_ranks
+from ..boundaries import edges_of, nearest_boundary, own_ranks, passing
 from ..found import mark
 from ..interface import Func, Region, attach
 from ..rules import Call
@@ -37,16 +37,12 @@ def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: 
 
 def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`searchsorted` and `bucketize`."""
-    first = ("input", "boundaries") if op_name(func) == "bucketize" else ("boundaries", "input")
-    given = {_NAMES.get(name, name): x for name, x in kwargs.items()}
-    named = dict(zip(first, args), **given)
-    x, table = named.pop("input"), named.pop("boundaries")
-    call: Callable[[Any], Tensor] = lambda v: func(*((v, table) if first[0] == "input" else (table, v)), **named)
-    boundaries, wanted = _sorted(region, table, named.get("sorter")), region.linearizes("searchsorted")
+    call, x, table, sorter, right = passing(func, args, kwargs)
+    boundaries, wanted = _sorted(region, table, sorter), region.linearizes("searchsorted")
     found, learned = carrier(x), tracked(boundaries) and wanted
     if found is not None and not isinstance(found, Expectation) and boundaries.dim() == 1 and carrier(table) is None:
         chosen = choice(x) is not None
-        if learned and named.get("sorter") is None and not chosen:  # on either side, the boundaries decide
+        if learned and sorter is None and not chosen:  # on either side, the boundaries decide
             out = on_outcomes(region, func, args, kwargs, conditional=True)
         else:
             out = on_outcomes(region, call, (x,), {})
@@ -55,7 +51,6 @@ def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
                 region.lose(op_name(func), [x], _LEARNED)
             return out
     if wanted and own_ranks(boundaries, x):
-        right = bool(named.get("right")) or named.get("side") == "right"
         return _ranks(region, original(call, x), x, right)
     lost = [t for t in (boundaries, x) if discrete_carrier(t)]
     if lost:
@@ -65,7 +60,6 @@ def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     return _passed(region, "searchsorted", call, boundaries, x)
 
 
-_NAMES = {"sorted_sequence": "boundaries", "self": "input"}
 _LEARNED = (
     "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
 )
