@@ -87,6 +87,13 @@ def among(
     return ~found if invert else found
 
 
+@defined("masked_select", whole=True)
+def masked(original: Original, input: Tensor, mask: Tensor) -> Tensor:
+    """Both broadcast."""
+    shape = torch.broadcast_shapes(input.shape, mask.shape)  # type: ignore[no-untyped-call]
+    return input.expand(shape)[mask.expand(shape)]
+
+
 # --- writes ---
 
 

@@ -77,7 +77,6 @@ RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("fills", "joins", "broadcasts", "stacked_moves"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
     "Tensor.__getitem__": getitem,
-    "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),
     "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
     "torch.embedding": lookup("table", "index"),
     "index_select": lookup("table", "dim", "index"),

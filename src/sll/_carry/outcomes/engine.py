@@ -91,7 +91,6 @@ RULE_OF: dict[str, Rule] = {
     "index_put": writes.index_put,
     "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": WRITES.copy,  # floats written to integers are casts
-    "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
 }
 fill(RULE_OF)

@@ -105,7 +105,6 @@ RULE_OF: dict[str, Rule] = {
     "index_put": scatters.index_put,
     "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": writes.copy_,
-    "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
 }
 
