@@ -65,3 +65,35 @@ def test_sorted_values_that_are_padded(forward, fill):
         m = x >= y[1]
     assert y.tolist() == [pytest.approx(fill), 3.0, pytest.approx(fill)] and m.tolist() == [False, True, False]
     assert grads(y[1], x) == [0.0, 1.0, 0.0]
+
+
+IN_PLACE = {"unsqueeze_": (0,), "squeeze_": (), "t_": (), "transpose_": (0, 1), "swapaxes_": (0, 1)}
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("kind", ["mask", "integers"])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_move_in_place_is_the_move(name, kind, forward):
+    weight = torch.arange(1.0, 4.0)
+    x = torch.tensor([[0.03, 1.0, -0.02]], dtype=torch.float64, requires_grad=True)
+    found = []
+    with sll.linearize(0.1, forward=forward):
+        for written in (False, True):
+            y = x > 0 if kind == "mask" else torch.round(4 * x + 0.5).long()
+            other = getattr(y, name if written else name[:-1])(*IN_PLACE[name])
+            assert (other is y) == written
+            found.append((y if written else other).double().reshape(-1) @ weight.double())
+    want = [5.0, 0.0, 15.0] if kind == "mask" else [0.0, 40.0, 60.0]
+    assert found[0].item() == found[1].item()
+    assert all(grads(y, x)[0] == pytest.approx(want) for y in found)
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("make", [torch.atleast_1d, torch.atleast_2d, torch.atleast_3d])
+def test_dimensions_of_one_tensor_and_of_several(make, forward):
+    x = leaf(0.03, 1.0)
+    with sll.linearize(0.1, forward=forward):
+        one, several = make(x > 0), make([x[0] > 0, x[1] > 0])
+        y = one.float().sum() + 3 * several[0].float().sum() + several[1].float().sum()
+    assert one.shape == make(x).shape and several[0].shape == make(x[0]).shape
+    assert grads(y, x) == [pytest.approx(20.0), 0.0]

@@ -12,10 +12,10 @@ from torch import Tensor
 from .._ops.band import band_offset
 from .._ops.dtypes import compute_dtype
 from .._ops.env import free_to_read
+from .._rules.index import op_name
 from .._rules.widths import Width, half_width, watch_of
 from .found import sorted_places
-
-__all__ = ["Nearest", "edges_of", "from_one", "nearest", "nearest_boundary", "offset_at", "own_ranks", "toward_zero"]
+from .interface import Func
 
 
 def offset_at(
@@ -49,6 +49,28 @@ def from_one(distance: Tensor, nearest: Tensor) -> Tensor:
 def toward_zero(n: Tensor) -> tuple[Tensor, Tensor]:
     """The truncated values on both sides of the integer `n`; equal at 0, where `trunc` does not jump."""
     return n - (n > 0).to(n.dtype), n + (n < 0).to(n.dtype)
+
+
+class Passing(NamedTuple):
+    """``call(x)``, a call of `searchsorted` or `bucketize`, counts how many of the sorted numbers `x` has passed."""
+
+    call: Callable[[Any], Tensor]
+    x: Any
+    table: Tensor
+    """The numbers, as they are given: a `sorter` sorts them."""
+    sorter: Tensor | None
+    right: bool
+
+
+def passing(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Passing:
+    """What is asked in that call."""
+    bins = op_name(func) == "bucketize"
+    named = dict(zip(("input", "boundaries") if bins else ("sorted_sequence", "input"), args), **kwargs)
+    x = named.pop("input", named.pop("self", None))
+    table = named.pop("boundaries" if bins else "sorted_sequence")
+    call: Callable[[Any], Tensor] = lambda v: func(*((v, table) if bins else (table, v)), **named)
+    right = bool(named.get("right")) or named.get("side") == "right"
+    return Passing(call, x, table, named.get("sorter"), right)
 
 
 class Nearest(NamedTuple):

@@ -19,8 +19,6 @@ from .._rules.index import op_name
 from .interface import Carried, Region, attach, held, unchanged, version_of
 from .rules import Call, spelled
 
-__all__ = ["Sorted", "best_value", "mark", "middle", "place_in_rows", "sorted_places"]
-
 
 @dataclass(eq=False)
 class Sorted(Carried):

@@ -11,25 +11,6 @@ from torch import Tensor
 from .._rules.index import function_of
 from .._rules.widths import Width
 
-__all__ = [
-    "OUTSIDE",
-    "Again",
-    "Carried",
-    "Engine",
-    "Func",
-    "Mark",
-    "Question",
-    "Quick",
-    "Region",
-    "Rule",
-    "Way",
-    "attach",
-    "held",
-    "tensors",
-    "unchanged",
-    "version_of",
-]
-
 Func: TypeAlias = Callable[..., Any]
 
 OUTSIDE: dict[Any, Callable[..., Any]] = {}

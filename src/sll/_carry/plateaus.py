@@ -16,8 +16,6 @@ from .._ops.surrogates import simple
 from .._rules.index import op_name
 from .interface import Func, Region, Rule, tensors
 
-__all__ = ["ASKED", "asked"]
-
 _CASTS = {"to", "type"}
 _EQUAL = {"eq", "__eq__"}
 ASKED = _CASTS | _EQUAL | {"ne", "__ne__", "not_equal", "bool", "logical_not", "count_nonzero", "nonzero", "argwhere"}

@@ -12,8 +12,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .interface import Func, Mark, Region, Rule
 
-__all__ = ["assigning", "met", "note", "reading"]
-
 
 class Row(Mark):
     """Of a float that carries nothing else: calls are to be asked about it."""

@@ -21,14 +21,6 @@ from .interface import Func, Region, Rule
 from .plateaus import ASKED, asked
 from .writes import Writes
 
-__all__ = ["Call", "NUMBERS", "Rules", "between_bools", "decides", "lost_number", "spelled"]
-
-_AROUND: dict[str, Callable[[Rule], Rule]] = {
-    **dict.fromkeys(ASKED, asked),
-    "Tensor.__getitem__": rows.reading,
-    "Tensor.__setitem__": rows.assigning,
-}
-"""What sees a call before and after the rule of a function, by its name."""
 _DECIDE = {"sources", "reflected", "casts", "choices", "extremes", "orders", "passed"}
 
 
@@ -44,6 +36,18 @@ NUMBERS = {f for name in names_of("numbers") if name not in ("numpy", "__array__
 Call: TypeAlias = "functools.partial[Any]"
 
 
+def _each(rule: Rule) -> Rule:
+    """Of one tensor, or of each of several."""
+
+    def of_each(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        several = kwargs.get("tensors", args[0] if len(args) == 1 else args)
+        if isinstance(several, Tensor):
+            return rule(region, func, (several,), {})
+        return tuple(region.call(func, x) for x in several)
+
+    return of_each
+
+
 def spelled(rule: Callable[..., Any]) -> Rule:
     """The rule that is written ``rule(region, call, …)`` with the parameters of the function: ``call()`` calls it as it
     is, and ``call.func`` is it.
@@ -54,6 +58,21 @@ def spelled(rule: Callable[..., Any]) -> Rule:
         return rule(region, functools.partial(func, *args, **kwargs), *args, **kwargs)
 
     return handler
+
+
+def of_condition(choose: Callable[..., Any]) -> Rule:
+    """``torch.where(condition, a, b)``, ``a.where(condition, b)`` by ``choose(region, condition, a, b)``; with the
+    condition alone it is `nonzero`.
+    """
+
+    def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names = ("self", "condition", "other") if func is Tensor.where else ("condition", "self", "other")
+        named = dict(zip(names, args), **{"self" if name == "input" else name: x for name, x in kwargs.items()})
+        if named.get("self") is None:
+            return region.call(torch.nonzero, named["condition"], as_tuple=True)
+        return choose(region, named["condition"], named["self"], named["other"])
+
+    return where
 
 
 def lost_number(region: Region, func: Func, values: Iterable[Tensor], undecided: Callable[[], bool]) -> None:
@@ -72,6 +91,15 @@ def between_bools(region: Region, x: Tensor, n: int = 1, dim: int = -1, **ends: 
         last, first = (region.call(torch.narrow, x, dim, start, x.shape[dim] - 1) for start in (1, 0))
         x = region.call(torch.logical_xor, last, first)
     return x
+
+
+_AROUND: dict[str, Callable[[Rule], Rule]] = {
+    **dict.fromkeys(ASKED, asked),
+    "Tensor.__getitem__": rows.reading,
+    "Tensor.__setitem__": rows.assigning,
+    **dict.fromkeys(names_of("stacked_moves"), _each),
+}
+"""What sees a call before and after the rule of a function, by its name."""
 
 
 @dataclass
@@ -122,6 +150,8 @@ class Rules:
                 functions = spellings(name)
                 for func in functions:
                     assert owner.setdefault(func, row) is row, f"{op_name(func)} is in two rows"
+                    if row.family == "in_place_moves":
+                        self.put(func, self.writes.reshaping(getattr(Tensor, name[:-1])))
                 rule = rule_of.get(name) or rule_of.get(row.family) or rule_of.get(row.op)
                 if rule is None:
                     continue

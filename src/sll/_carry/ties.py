@@ -14,8 +14,6 @@ from .._ops.dtypes import NARROW
 from .._ops.env import free_to_read
 from .interface import Func, Region
 
-__all__ = ["TIED", "count_ties", "told_of_wraps"]
-
 TIED = ("gt", "ge", "lt", "le", "sign")
 
 

@@ -17,8 +17,6 @@ from .._ops.env import dispatched, tracked, unwrapped
 from .._rules.index import NAMED
 from .interface import Func, Region, Rule, tensors
 
-__all__ = ["Writes", "called", "into_base", "same", "told_of_views", "writes_unsaid"]
-
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
 
@@ -86,6 +84,18 @@ def into_base(region: Region, base: Tensor, view: Tensor, result: Tensor) -> Cal
     return put
 
 
+def at_mask(region: Region, before: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """What is in the place of `before` after ``before[mask] = value``."""
+    rest = before.dim() - mask.dim()
+    wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
+    value = torch.as_tensor(value, dtype=before.dtype, device=before.device)
+    if value.dim() == rest + 1 and value.shape[0] != 1:  # one row for each True element, in order
+        full = region.call(torch.Tensor.expand, wide, before.shape)
+        return region.call(torch.masked_scatter, before, full, value)  # type: ignore[no-any-return]
+    value = region.call(torch.Tensor.__getitem__, value, 0) if value.dim() == rest + 1 else value
+    return region.call(torch.where, wide, value, before)  # type: ignore[no-any-return]
+
+
 @dataclass
 class Writes:
     decided: Callable[[Tensor], bool]
@@ -94,8 +104,10 @@ class Writes:
     """The tensor as it is now, with what it carries."""
     carry: Callable[[Region, Tensor, Tensor], None]
     """``carry(region, target, result)``: `target` is `result` now, and carries the same, or nothing."""
-    through: Callable[[Region, Tensor, Tensor], Callable[[], None] | None]
-    """``through(region, view, result)``: asked before `result` is written into a view; called after that."""
+    joined: Callable[[Region, Callable[[list[Tensor]], Tensor], Tensor, Tensor], Tensor]
+    """``joined(region, put, old, new)`` is ``put([old, new])``, which moves elements, with what it carries."""
+    floats: bool = False
+    """Whether what floats carry is told to the base of a view that is written to."""
 
     def concerns(self, args: tuple[Any, ...], kwargs: dict[str, Any], source: bool) -> bool:
         """Whether an operand carries something, or (of a source) is followed by autograd."""
@@ -131,6 +143,19 @@ class Writes:
             if result.shape != target.shape or _rank(result.dtype) > _rank(target.dtype):
                 return func(*args, **kwargs)  # raises, as it does without a region
             return self.overwrite(region, target, result)
+
+        return rule
+
+    def reshaping(self, twin: Func) -> Rule:
+        """The rule of ``unsqueeze_``, ``t_`` …, where `twin` is not in place: no element is written."""
+
+        def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            x, *rest = args
+            moved = region.call(twin, self.before(region, x), *rest, **kwargs) if self.decided(x) else None
+            out: Tensor = func(*args, **kwargs)
+            if moved is not None:
+                self.carry(region, out, moved)
+            return out
 
         return rule
 
@@ -172,11 +197,14 @@ class Writes:
             result = region.call(torch.Tensor.to, result, target.dtype)
         if target.shape != result.shape:
             result = region.call(torch.Tensor.expand, result, target.shape)
-        of_base = self.through(region, target, result) if target._base is not None else None
+        base, whole = target._base if self.floats or not target.is_floating_point() else None, None
+        if base is not None and (self.decided(base) or self.decided(result)):
+            put = into_base(region, base, target, result)
+            whole = None if put is None else self.joined(region, put, self.before(region, base), result)
         if self.decided(result) and not self.decided(target):
             told_of_views(region, target)
         torch.Tensor.copy_(target, result)
         self.carry(region, target, result)
-        if of_base is not None:
-            of_base()
+        if base is not None and whole is not None:
+            self.carry(region, base, whole)
         return target

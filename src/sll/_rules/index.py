@@ -16,12 +16,6 @@ import torch.nn.functional as F
 from .._ops.options import op_names
 from .table import FACTS, FAMILIES, ROWS, Row
 
-__all__ = [
-    "ASIDE", "ASKS", "BOUNDS", "LEFT_ALONE", "LIKE", "MIRRORED", "NAMED", "OPERATORS", "REMEDIES", "SIZES", "SOURCES",
-    "add", "chosen_ops", "function_of", "functions_with", "in_place_forms", "names_of", "op_name", "op_of", "row_of",
-    "spellings", "writes_to_first",
-]  # fmt: skip
-
 _NAMESPACES = {
     "torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.special, "linalg": torch.linalg,
     "nn": torch._C._nn,

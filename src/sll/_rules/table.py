@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["FACTS", "FAMILIES", "ROWS", "Row"]
-
 
 class Row(NamedTuple):
     """Functions of torch, and what is known about them."""
@@ -300,7 +298,6 @@ ROWS: list[Row] = [
     Row("scatter scatter_add scatter_reduce index_add index_fill index_copy index_put", "writes"),
     Row("Tensor.__setitem__ Tensor.copy_", "writes", in_place=False, facts="marks writes"),
     # selections
-    Row("masked_select", "selections", in_place=False),
     Row("nonzero argwhere", "selections", in_place=False, left_alone=_POSITIONS),
     # losses
     Row(
@@ -327,7 +324,7 @@ ROWS: list[Row] = [
         in_place=False,
     ),
     Row("as_tensor asarray", "defined", in_place=False, facts="each"),
-    Row("broadcast_tensors count_nonzero unravel_index", "defined", in_place=False),
+    Row("broadcast_tensors count_nonzero masked_select unravel_index", "defined", in_place=False),
     Row("put", "defined"),
     Row(
         "sparse_coo_tensor",

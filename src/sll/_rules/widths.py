@@ -15,9 +15,6 @@ from .._ops.env import dispatched, free_to_read
 from .._ops.samples import sample
 from ..policies import Call, Kind, Policy
 
-__all__ = ["TINY", "Joined", "Scale", "Width", "half_width", "in_units", "is_soft"]
-
-
 _LOOKS, _AGAIN = 12, 16
 """Of a line of the program that has not taken a jump back in so many calls every 16th is looked at."""
 TINY = 1e-30

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .rule import Original, Shaped, carries, defined
 
-__all__: list[str] = []
-
 
 def _counted(points: Tensor, edges: Any, weight: Tensor | None, density: bool) -> Tensor:
     """How many points, or how much of their weight, are in each bin."""
@@ -30,21 +28,16 @@ def _counted(points: Tensor, edges: Any, weight: Tensor | None, density: bool) -
     return count
 
 
-@defined("histogram")
+@defined("histogram", "histogramdd")
 def histogram(
-    original: Original, input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None,
-    density: bool = False,
-) -> Any:  # fmt: skip
-    edges = original()[1].detach()
-    return _counted(input.reshape(-1, 1), [edges], weight, density), edges
-
-
-@defined("histogramdd")
-def histogram_of_several(
     original: Original, input: Tensor, bins: Any, range: Any = None, weight: Tensor | None = None,
     density: bool = False,
 ) -> Any:  # fmt: skip
-    edges = [along.detach() for along in original()[1]]
+    """Of numbers, or of points in several dimensions."""
+    edges = original()[1]
+    if isinstance(edges, Tensor):
+        return _counted(input.reshape(-1, 1), [edges.detach()], weight, density), edges.detach()
+    edges = [along.detach() for along in edges]
     return _counted(input.reshape(-1, input.shape[-1]), edges, weight, density), edges
 
 

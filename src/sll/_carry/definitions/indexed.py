@@ -10,9 +10,6 @@ from torch import Tensor
 
 from .rule import Original, carries, defined
 
-__all__: list[str] = []
-
-
 # --- losses of classes ---
 
 
@@ -88,6 +85,13 @@ def among(
     elements = elements.unsqueeze(-1) if isinstance(elements, Tensor) else torch.as_tensor(elements)
     found = (elements == others).any(-1)
     return ~found if invert else found
+
+
+@defined("masked_select", whole=True)
+def masked(original: Original, input: Tensor, mask: Tensor) -> Tensor:
+    """Both broadcast."""
+    shape = torch.broadcast_shapes(input.shape, mask.shape)  # type: ignore[no-untyped-call]
+    return input.expand(shape)[mask.expand(shape)]
 
 
 # --- writes ---

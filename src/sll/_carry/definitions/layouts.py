@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .rule import Original, Stored, defined, stored
 
-__all__: list[str] = []
-
 MAX_ELEMENTS = 2**22
 """Of the one-hots of the places of a sparse tensor."""
 

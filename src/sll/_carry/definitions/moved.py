@@ -13,8 +13,6 @@ from torch import Tensor
 from ..interface import tensors
 from .rule import Original, defined
 
-__all__: list[str] = []
-
 
 def _given(tensors: tuple[Any, ...]) -> list[Tensor]:
     """Tensors that are given one by one, or as a list."""

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from .rule import Original, defined
 
-__all__: list[str] = []
-
 
 @defined("fake_quantize_per_tensor_affine")
 def affine(

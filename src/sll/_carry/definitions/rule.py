@@ -27,8 +27,6 @@ from ..._ops.surrogates import eager
 from ..._rules.index import ASKS, op_name, spellings
 from ..interface import Func, Mark, Region, Rule, tensors
 
-__all__ = ["Original", "Shaped", "Stored", "carries", "defined", "rules", "stored", "written_down"]
-
 D = TypeVar("D", bound=Callable[..., Any])
 Original = Callable[[], Any]
 """Calls the function itself."""

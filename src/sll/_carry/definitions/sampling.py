@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .rule import Original, carries, defined
 
-__all__: list[str] = []
-
 
 @defined("grid_sample")
 def nearest(

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from .rule import Original, carries, defined
 
-__all__ = ["MAX_ELEMENTS"]
-
-
 MAX_ELEMENTS = 2**24
 """Elements of all windows together. Beyond that the indices carry nothing, which is reported."""
 

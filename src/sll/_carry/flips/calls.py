@@ -10,8 +10,6 @@ from torch import Tensor
 from ..interface import Func, tensors
 from .entries import Flips, flips_of
 
-__all__ = ["carriers", "once_more", "plain_of", "replaced"]
-
 
 def carriers(*args: Any) -> list[tuple[Tensor, Flips]]:
     """The tensors that carry flips, each once."""

@@ -28,8 +28,6 @@ from .entries import Block, Decision, batched, flips_of
 from .mapped import elementwise, mapped, with_block
 from .primitives import slope, take
 
-__all__ = ["Described", "again", "at_boundary", "cast", "decision", "described", "held", "integers", "source", "step"]
-
 Described: TypeAlias = "tuple[Block, Tensor] | None"
 """The flips of a decision, and the values that they go to; None where nothing is decided."""
 

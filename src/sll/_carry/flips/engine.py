@@ -27,8 +27,6 @@ from .orders import asks, best, chosen_again, compared, kth, order, unique
 from .passing import histogram, passed
 from .writing import WRITES, setitem
 
-__all__ = ["ENGINE"]
-
 RULES = Rules(WRITES)
 Rule = Callable[..., Any]
 
@@ -76,10 +74,9 @@ RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("elementwise", "floats", "masked_fill"), elementwise),
     "where": either(lambda *args, **kwargs: len(args) + len(kwargs) > 1, elementwise, flip_by_flip),
     "moves": move_one,
-    **dict.fromkeys(("fills", "joins", "broadcasts", "atleast_1d"), move),
+    **dict.fromkeys(("fills", "joins", "broadcasts", "stacked_moves"), move),
     **dict.fromkeys(("copies", *NAMED["in_order"]), in_order),
     "Tensor.__getitem__": getitem,
-    "masked_select": either(lambda input, mask: flips_of(mask), flip_by_flip, move),
     "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
     "torch.embedding": lookup("table", "index"),
     "index_select": lookup("table", "dim", "index"),

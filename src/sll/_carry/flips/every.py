@@ -16,8 +16,6 @@ from .calls import carriers, once_more, plain_of, replaced
 from .entries import Decision, Flips, Numbers, carry, flips_of, opened
 from .primitives import take
 
-__all__ = ["MAX_ELEMENTS", "Ragged", "differing", "flip_by_flip", "ragged"]
-
 MAX_ELEMENTS = 2**24
 """What is computed for all flips together."""
 MAX_OF_FLOATS = 2**18

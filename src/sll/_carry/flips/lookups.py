@@ -16,8 +16,6 @@ from .every import MAX_ELEMENTS, flip_by_flip
 from .mapped import mapped
 from .moving import in_order, move
 
-__all__ = ["getitem", "lookup", "one_hot"]
-
 
 def getitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     table, index = args

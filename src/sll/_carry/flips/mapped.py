@@ -15,8 +15,6 @@ from .calls import plain_of
 from .entries import MOST, MOST_PER_ELEMENT, Block, Flips, Layout, batched, carry, flips_of, join, spread, values_on
 from .primitives import take
 
-__all__ = ["Entries", "elementwise", "mapped", "with_block"]
-
 Entries: TypeAlias = "tuple[Layout, Tensor] | None"
 _NOT_OF_ENTRIES = ("memory_format", "out")
 

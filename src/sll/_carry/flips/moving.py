@@ -17,8 +17,6 @@ from .entries import Flips, Layout, Numbers, carry, flips_of, join, spread
 from .every import flip_by_flip
 from .primitives import take
 
-__all__ = ["beside", "in_order", "move", "move_one", "reduce_sum"]
-
 _FIRST = 2**40
 """The number of the first element: what fills is none."""
 

@@ -27,8 +27,6 @@ from .entries import Block, Layout, batched, carry, flips_of, opened
 from .every import flip_by_flip
 from .moving import beside
 
-__all__ = ["Order", "asks", "best", "chosen_again", "compared", "kth", "order", "unique"]
-
 Answer: TypeAlias = "Callable[[Any, str, Tensor, Any, dict[str, Any]], None]"
 """Lets the indices of a result carry flips: of the region, the op, its operand, the result, and other arguments."""
 

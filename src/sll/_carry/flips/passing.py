@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.env import tracked
-from ..._rules.index import op_name
-from ..boundaries import edges_of, nearest, own_ranks
+from ..boundaries import edges_of, nearest, own_ranks, passing
 from ..found import mark
 from ..interface import Func
 from .deciding import at_boundary
@@ -18,20 +17,14 @@ from .every import flip_by_flip
 from .orders import Order
 from .primitives import take
 
-__all__ = ["histogram", "passed"]
-
 
 def passed(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], op: str = "searchsorted") -> Any:
     """``searchsorted`` and ``bucketize``: one decision, at the nearest boundary."""
-    names = ("input", "boundaries") if op_name(func) == "bucketize" else ("sorted_sequence", "input")
-    named = dict(zip(names, args), **kwargs)
-    x = named.pop("input", named.pop("self", None))
-    table = named.pop("boundaries", named.pop("sorted_sequence", None))
-    if (sorter := named.get("sorter")) is not None:
-        table = _in_order(region, op, table, sorter)
+    call, x, table, sorter, _ = passing(func, args, kwargs)
+    table = table if sorter is None else _in_order(region, op, table, sorter)
     if not (tracked(x) or tracked(table)) or not region.linearizes(op) or not table.numel():
         return flip_by_flip(region, func, args, kwargs)
-    hard = func(*args, **kwargs)
+    hard = call(x)
     if own_ranks(table, x):
         ranks = Order(x, -1, False)  # how many of its own sorted values each element passes
         ranks.flips(region, op)

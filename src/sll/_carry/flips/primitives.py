@@ -14,8 +14,6 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
 
-__all__ = ["meet", "slope", "take"]
-
 
 def take(x: Tensor, at: Tensor) -> Tensor:
     """Elements of a tensor, without gradient."""

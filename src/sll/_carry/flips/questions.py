@@ -12,8 +12,6 @@ from ..interface import Question, Way
 from .entries import Decision, Flips, flips_of
 from .every import ragged
 
-__all__ = ["ask", "given"]
-
 
 def ask(x: Tensor, taken: dict[Any, Any], settled: bool) -> Tensor | Question:
     """See `Engine.ask`. ``(decision, flip)`` stands for a flip, and so does where a decision about one number comes

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..interface import Func, attach, tensors
-from ..writes import Writes, into_base
+from ..writes import Writes, at_mask
 from .calls import carriers, plain_of
 from .entries import carry, flips_of
 from .every import flip_by_flip, ragged
 from .moving import move
-
-__all__ = ["WRITES", "setitem"]
 
 
 def kept(region: Any, target: Tensor) -> Tensor:
@@ -32,19 +29,11 @@ def _carry_same(region: Any, target: Tensor, result: Tensor) -> None:
         attach(region, target, found)
 
 
-def _through(region: Any, view: Tensor, result: Tensor) -> Callable[[], None] | None:
-    base = view._base
-    if base is None or not (flips_of(base) or flips_of(result)):
-        return None
-    put = into_base(region, base, view, result)
-    if put is None:
-        return None
-    new = region.call(torch.Tensor.expand, result, view.shape)
-    whole = move(region, put, ([kept(region, base), new],), {})
-    return lambda: _carry_same(region, base, whole)
+def _joined(region: Any, put: Func, old: Tensor, new: Tensor) -> Tensor:
+    return move(region, put, ([old, new],), {})  # type: ignore[no-any-return]
 
 
-WRITES = Writes(lambda x: getattr(x, "_sll", None) is not None, kept, _carry_same, _through)
+WRITES = Writes(lambda x: getattr(x, "_sll", None) is not None, kept, _carry_same, _joined, floats=True)
 
 
 def _assigned(parts: list[Tensor], index: Any) -> Tensor:
@@ -63,9 +52,8 @@ def setitem(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
     before = kept(region, target)
     if not isinstance(value, Tensor):
         value = torch.tensor(value, dtype=target.dtype, device=target.device)
-    if isinstance(index, Tensor) and decided and index.dtype == torch.bool and value.numel() == 1:
-        mask = region.call(torch.Tensor.reshape, index, index.shape + (1,) * (target.dim() - index.dim()))
-        written = region.call(torch.where, mask, value.reshape(()), before)
+    if isinstance(index, Tensor) and decided and index.dtype == torch.bool and not loose:
+        written = at_mask(region, before, index, value)
     elif decided or loose:
         written = flip_by_flip(region, _assigned, ([before, value.to(target.dtype)], index), {}, writes=False)
     else:

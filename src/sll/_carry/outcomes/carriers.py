@@ -25,8 +25,6 @@ from ..interface import Carried, held, unchanged
 from .decisions import Decision, shows
 from .later import Later, kept
 
-__all__ = ["Carrier", "Chain", "Expectation", "Outcomes", "carrier", "outcomes"]
-
 
 class _Carrier(Carried):
     """Not what another engine carries."""

@@ -17,12 +17,9 @@ from ..._ops.band import closed
 from ..._ops.dtypes import wide
 from ..._ops.fused import pick
 from ..._ops.ramp import Jump, ramp, suits
-from ..._ops.samples import sample
 from ..._ops.surrogates import alias
 from ..._rules.widths import Watched, Width, half_width
 from .later import Later, as_now, over_soon, recorded
-
-__all__ = ["Decision", "Site"]
 
 
 class Site:
@@ -110,25 +107,15 @@ class Site:
             a, b = wide(x, level) if level is not None else (*wide(x), 0.0)
             if isinstance(b, Tensor) and b.dim():
                 a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
-        half = self._number(a, b, jump.limit)
+        half = self._number(jump.limit)
         return None if half is None else ramp(a, jump, half, forward, b)
 
-    def _number(self, a: Tensor, b: Any, limit: float) -> float | None:
+    def _number(self, limit: float) -> float | None:
         """The half-width, if it is a number."""
         if not isinstance(self.eps, Width):
             return min(self.eps, limit)
-        if self.eps.watch is not None:
-            return None
-        if self._half is None:
-            self._half = self.eps.at(lambda: self._sample(a, b), limit) if a.numel() else min(1.0, limit)
-        return None if isinstance(self._half, Tensor) else self._half
-
-    def _sample(self, a: Tensor, b: Any) -> Tensor:
-        """Distances to the boundaries, of some elements."""
-        found = sample(a)
-        if not self._at_integers:
-            return found - (b.detach() if isinstance(b, Tensor) else b)
-        return found - (found.round() if self.shift == 0.0 else found.floor()) - self.shift
+        half = None if self.eps.watch is not None else self.width(limit)
+        return half if isinstance(half, float) else None
 
 
 class Decision:

@@ -49,8 +49,6 @@ from .registry import ALWAYS, DISCRETE, RULES, WRITES, fill
 from .trees import decisions
 from .whole import Integers, of_the_count, whole_of
 
-__all__ = ["ENGINE"]
-
 _NO_RULE = "no rule carries a decision through it. Write it with float functions of x.float(): those have a derivative."
 
 
@@ -78,9 +76,7 @@ RULE_OF: dict[str, Rule] = {
     "histc": passed.histc,
     "elementwise": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill", "masked_scatter")},
-    **dict.fromkeys(("moves", "copies"), shape.move),
-    "stacked_moves": shape.atleast,
-    "in_place_moves": shape.in_place_move,
+    **dict.fromkeys(("moves", "stacked_moves", "copies"), shape.move),
     "broadcasts": shape.broadcast,
     "fills": shape.fill,
     "joins": shape.join_tensors,
@@ -95,7 +91,6 @@ RULE_OF: dict[str, Rule] = {
     "index_put": writes.index_put,
     "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": WRITES.copy,  # floats written to integers are casts
-    "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
 }
 fill(RULE_OF)

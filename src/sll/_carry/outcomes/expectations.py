@@ -17,8 +17,6 @@ from ..._ops.fused import pick
 from .carriers import Choice, Expectation, Outcomes, carrier, in_one_pass, outcomes, resolved, step_of
 from .decisions import Decision
 
-__all__ = ["expect"]
-
 
 def expect(x: Tensor, ties: bool = False) -> Tensor:
     """Expected value of a bool or integer tensor, differentiable; in the dtype of the weights for bool, float64 for

@@ -13,8 +13,6 @@ from ..._ops.saving import saved_as_then, saving
 from ..._ops.surrogates import lazy_clone, ordinary
 from ..interface import unchanged, version_of
 
-__all__ = ["Later", "as_now", "asked", "kept", "over_soon", "recorded", "stands_for"]
-
 
 class Later:
     """What is worked out when somebody asks, once: with the gradients, and saved for backward, as it would have been

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..interface import Func, Region, attach
+from ..interface import Func, Region
 from ..rules import Call, spelled
-from .carriers import Choice, Outcomes, choice, constant, discrete_carrier, outcomes
-from .decisions import decided_by, placed, shows
+from .carriers import Choice, Outcomes, choice, discrete_carrier, outcomes
+from .decisions import placed
 from .expectations import OF_WEIGHTED, by_ones
 from .mixtures import join_values
 from .selections import selected
@@ -198,13 +198,7 @@ def one_hot(region: Region, call: Call, tensor: Tensor, num_classes: int = -1) -
         return call()
     hard = original(call)
     classes = hard.shape[-1]
-    chosen = choice(index)
-    if chosen is None:
+    if choice(index) is None:
         return lookup(region, "one_hot", lambda i: region.call(call.func, i, classes), index, classes, 1, wrap=False)
     # Each class is in or out: one decision per class.
-    values = chosen.values.expand(*index.shape, chosen.values.shape[-1])
-    share = torch.zeros(hard.shape, dtype=chosen.weights.dtype, device=hard.device)
-    share = share.scatter_add(-1, values.clamp(0, classes - 1), chosen.weights.expand(values.shape))
-    decision = decided_by(share)
-    decision.side = shows(hard, 1)
-    return attach(region, hard, Outcomes(decision, constant(0, hard), constant(1, hard)))
+    return region.call(torch.scatter, torch.zeros_like(hard), -1, region.call(torch.unsqueeze, index, -1), 1)

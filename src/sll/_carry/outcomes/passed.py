@@ -12,7 +12,7 @@ from ..._ops.band import hard_forward
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import tracked
 from ..._rules.index import op_name
-from ..boundaries import edges_of, nearest_boundary, own_ranks
+from ..boundaries import edges_of, nearest_boundary, own_ranks, passing
 from ..found import mark
 from ..interface import Func, Region, attach
 from ..rules import Call
@@ -21,7 +21,6 @@ from .carriers import Choice, Expectation, Outcomes, carrier, choice, discrete_c
 from .choosing import chooses
 from .decisions import decided_at, equal_keys, shows
 from .orders import _key, _ordered, positions
-from .reductions import bins_of
 from .trees import original
 
 
@@ -38,16 +37,12 @@ def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: 
 
 def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`searchsorted` and `bucketize`."""
-    first = ("input", "boundaries") if op_name(func) == "bucketize" else ("boundaries", "input")
-    given = {_NAMES.get(name, name): x for name, x in kwargs.items()}
-    named = dict(zip(first, args), **given)
-    x, table = named.pop("input"), named.pop("boundaries")
-    call: Callable[[Any], Tensor] = lambda v: func(*((v, table) if first[0] == "input" else (table, v)), **named)
-    boundaries, wanted = _sorted(region, table, named.get("sorter")), region.linearizes("searchsorted")
+    call, x, table, sorter, right = passing(func, args, kwargs)
+    boundaries, wanted = _sorted(region, table, sorter), region.linearizes("searchsorted")
     found, learned = carrier(x), tracked(boundaries) and wanted
     if found is not None and not isinstance(found, Expectation) and boundaries.dim() == 1 and carrier(table) is None:
         chosen = choice(x) is not None
-        if learned and named.get("sorter") is None and not chosen:  # on either side, the boundaries decide
+        if learned and sorter is None and not chosen:  # on either side, the boundaries decide
             out = on_outcomes(region, func, args, kwargs, conditional=True)
         else:
             out = on_outcomes(region, call, (x,), {})
@@ -56,7 +51,6 @@ def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
                 region.lose(op_name(func), [x], _LEARNED)
             return out
     if wanted and own_ranks(boundaries, x):
-        right = bool(named.get("right")) or named.get("side") == "right"
         return _ranks(region, original(call, x), x, right)
     lost = [t for t in (boundaries, x) if discrete_carrier(t)]
     if lost:
@@ -66,7 +60,6 @@ def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, 
     return _passed(region, "searchsorted", call, boundaries, x)
 
 
-_NAMES = {"sorted_sequence": "boundaries", "self": "input"}
 _LEARNED = (
     "the boundaries get no gradient where what passes them was chosen. Use (x.unsqueeze(-1) > boundaries).sum(-1)."
 )
@@ -99,9 +92,7 @@ def histc(region: Region, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> A
     place = _passed(region, "histc", count, edges, flat)
     if whole:  # the outermost edges move with the data, and nothing crosses them
         place = region.call(torch.clamp, place, 1, bins)
-    total = bins_of(place, bins + 2, exact_dtype(place))
-    if total is None:
-        return hard
-    total = total[1:-1]
+    nothing, each = (torch.zeros(n, dtype=exact_dtype(place), device=x.device) for n in (bins + 2, flat.numel()))
+    total = region.call(torch.scatter_add, nothing, 0, place, each + 1)[1:-1]
     certain = (total.detach() - hard).abs() < 1e-6
     return torch.where(certain, hard_forward(hard, total), total.to(hard.dtype))

@@ -13,8 +13,6 @@ from .carriers import Choice, Expectation, Outcomes, Selection, resolved
 from .decisions import Decision, equal_keys
 from .expectations import uncertain
 
-__all__ = ["ask", "given"]
-
 
 def ask(x: Tensor, taken: dict[Any, Any], settled: bool) -> Tensor | Question:
     """See `Engine.ask`. A `Decision` stands for its side, a `Choice` for the place of what it chose."""

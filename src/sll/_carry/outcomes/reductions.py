@@ -19,9 +19,8 @@ from ..rules import Call, between_bools, spelled
 from .algebra import MAX_DECISIONS, through_expectation
 from .carriers import Choice, Expectation, bool_outcomes, carrier, choice, discrete_carrier, resolved
 from .decisions import Decision
-from .expectations import by_ones, expect, order_in, shown_weights
+from .expectations import by_ones, expect, order_in
 from .later import kept, over_soon
-from .mixtures import distribution
 from .trees import original
 
 
@@ -131,17 +130,3 @@ _LARGEST = "of many integers the largest is not known. Take it of floats, or of 
 
 def _nonzero(region: Region, x: Tensor) -> Tensor:
     return x if x.dtype == torch.bool else region.call(torch.ne, x, 0)
-
-
-def bins_of(x: Tensor, bins: int, share: Any) -> Tensor | None:
-    """Expected number (or weight) of the elements of `x` in each bin; an outcome beyond the last bin counts for the
-    last.
-    """
-    found = distribution(x)
-    if found is None:
-        return None
-    share = torch.ones(x.shape, dtype=share, device=x.device) if isinstance(share, torch.dtype) else share
-    index = found.values.clamp(0, bins - 1).long().expand(*x.shape, found.values.shape[-1])
-    index = torch.where(found.weights.detach() == 0, x.unsqueeze(-1), index)  # (the gradient may be infinite there)
-    share = (shown_weights(found, x).to(share.dtype) * share.unsqueeze(-1)).expand(index.shape)
-    return torch.zeros(bins, dtype=share.dtype, device=x.device).index_add(0, index.flatten(), share.flatten())

@@ -15,41 +15,29 @@ To let a linearization pass through another function, its row is enough, if its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..._rules.index import op_name, spellings
 from ..interface import Func, Region, Rule, attach
 from ..rules import Rules
-from ..writes import Writes, into_base
-from .carriers import carrier, discrete_carrier
+from ..writes import Writes
+from .carriers import carrier
 from .later import kept
-from .mixtures import regroup
-
-
-def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:
-    """What the base of a view carries after a write into that."""
-    base = view._base
-    if base is None or view.is_floating_point() or not (discrete_carrier(base) or carrier(result) is not None):
-        return None
-    put = into_base(region, base, view, result)
-    parts = [kept(base), region.call(torch.Tensor.expand, result, view.shape)]
-    found = None if put is None else regroup(region, put, parts, base)
-
-    def after() -> None:
-        attach(region, base, found)
-
-    return after
+from .shape import join_tensors
 
 
 def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
     attach(region, target, carrier(result))
 
 
-WRITES = Writes(lambda x: carrier(x) is not None, lambda region, target: kept(target), _carry_same, _through)
+def _joined(region: Region, put: Func, old: Tensor, new: Tensor) -> Tensor:
+    return join_tensors(region, put, ([old, new],), {})  # type: ignore[no-any-return]
+
+
+WRITES = Writes(lambda x: carrier(x) is not None, lambda region, target: kept(target), _carry_same, _joined)
 _ALL = Rules(WRITES)
 RULES, ALWAYS = _ALL.of, _ALL.always
 DISCRETE: set[Any] = set()

@@ -48,14 +48,6 @@ def selected(region: Region, x: Tensor, mask: Tensor, hard: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-@spelled
-def masked(region: Region, call: Call, input: Tensor, mask: Tensor) -> Any:
-    """`masked_select`: both broadcast."""
-    if not discrete_carrier(input) and not discrete_carrier(mask):
-        return call()
-    return region.call(torch.Tensor.__getitem__, *region.call(torch.broadcast_tensors, input, mask))
-
-
 def _candidates(
     args: tuple[Any, ...], kwargs: dict[str, Any], rank: int
 ) -> tuple[Selection, list[Any], dict[str, Any]] | None:

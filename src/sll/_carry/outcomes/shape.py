@@ -162,24 +162,6 @@ def _listed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return first if isinstance(first, (tuple, list)) else args
 
 
-def atleast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = _listed(args, kwargs)
-    if len(tensors) == 1 and tensors is args:
-        return move(region, func, args, kwargs)
-    return tuple(region.call(func, t) for t in tensors)
-
-
-def in_place_move(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``unsqueeze_``, ``t_`` …: no element is written."""
-    x, *rest = args
-    found = carrier(x)
-    if found is None:
-        return func(*args, **kwargs)
-    before = attach(region, x.view_as(x), found)
-    moved = carrier(region.call(getattr(torch.Tensor, func.__name__.rstrip("_")), before, *rest, **kwargs))
-    return attach(region, func(*args, **kwargs), moved)  # (which counts as a write into what it was a view of)
-
-
 def broadcast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`expand` and its kin: a decision broadcasts by itself, so it stays the same decision."""
     return move(region, func, args, kwargs, stays=True)

@@ -12,8 +12,8 @@ from ..._ops.band import hard_forward
 from ..._ops.blend import blend, blend_by_mask
 from ..._ops.dtypes import exact_dtype
 from ..._ops.env import readable
-from ..interface import Func, Region, attach, unchanged
-from ..rules import Call, spelled
+from ..interface import Region, attach, unchanged
+from ..rules import Call, of_condition, spelled
 from .algebra import chain, marginal
 from .carriers import Choice, Outcomes, carrier, known_constant
 from .decisions import decided_at
@@ -21,17 +21,6 @@ from .elementwise import elementwise
 from .expectations import expect, probability
 from .later import kept
 from .trees import count_infinite_jumps, decisions, join, original
-
-
-def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`, which is
-    lost.
-    """
-    names = ("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other")
-    named = dict(zip(names, args), **{"self" if name == "input" else name: x for name, x in kwargs.items()})
-    if named.get("self") is None:
-        return region.call(torch.nonzero, named["condition"], as_tuple=True)
-    return _choose(region, named["condition"], named["self"], named["other"])
 
 
 @spelled
@@ -70,6 +59,9 @@ def _choose(region: Region, mask: Tensor, above: Any, below: Any) -> Any:
     return (
         elementwise(region, torch.where, operands, {}) if out is None else chain(region, torch.where, operands, {}, out)
     )
+
+
+where = of_condition(_choose)
 
 
 def _but_zero(region: Region, found: Any, above: Any, below: Any) -> tuple[Any, Any]:

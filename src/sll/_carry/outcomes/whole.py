@@ -12,8 +12,6 @@ from ..._rules.index import names_of, row_of, spellings
 from ..interface import Func, Region, attach, held
 from .carriers import Blend
 
-__all__ = ["COMPARES", "SIGNS", "Integers", "of_the_count", "whole_of"]
-
 Integers: TypeAlias = tuple[Tensor | None, Tensor | None]
 """Of a float of integers, these and its support."""
 

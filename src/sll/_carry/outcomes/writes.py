@@ -25,14 +25,14 @@ from ..._ops.env import readable
 from ..._rules.index import op_name
 from ..interface import Func, Region, attach
 from ..rules import Call, spelled
+from ..writes import at_mask
 from .algebra import through_expectation
 from .carriers import Choice, Expectation, Outcomes, bool_outcomes, carrier, choice, discrete_carrier, selection
 from .decisions import decided_by, equal_keys, shows
 from .expectations import expect
 from .later import kept
 from .lookups import as_indices, geometry
-from .mixtures import distribution, join_values, regroup
-from .orders import positions
+from .mixtures import distribution, regroup
 from .registry import WRITES
 from .selections import SELECTIONS, one_by_one
 from .trees import original
@@ -204,11 +204,8 @@ def _permuted(region: Region, hard: Tensor, write: _Write) -> Tensor | None:
     found = choice(index)
     if found is None or found.order is None or found.dim % index.dim() != dim:
         return None
-    at = positions(found.order, found.dim, found.key[1:], index)
-    rows = source.to(hard.dtype).expand(index.shape).movedim(dim, -1)
-    places = at.values.movedim(dim, -2)
-    values = rows.gather(-1, places.flatten(-2)).reshape(places.shape).movedim(-2, dim)
-    return join_values(region, hard, at, values)
+    at = region.call(torch.argsort, index, dim)
+    return region.call(torch.gather, source.to(hard.dtype).expand(index.shape), dim, at)  # type: ignore[no-any-return]
 
 
 _NAMES = {"value": "source", "src": "source", "self": "input"}
@@ -322,20 +319,13 @@ def setitem(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
 
 def _at_mask(region: Region, before: Tensor, mask: Tensor, value: Any) -> Any:
     """What is in the place of `before` after ``before[mask] = value``."""
-    rest = before.dim() - mask.dim()
-    wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
     found = selection(value)
-    if found is not None and found.made_by(mask):  # y[mask] = x[mask] * 2: where(mask, x * 2, y)
-        full = before.clone().reshape((mask.numel(), *before.shape[mask.dim() :]))
-        full[found.near] = found.candidates.to(before.dtype)
-        return region.call(torch.where, wide, full.reshape(before.shape), before)
-    if not isinstance(value, Tensor):
-        value = torch.tensor(value, dtype=before.dtype, device=before.device)
-    if value.dim() == rest + 1 and value.shape[0] != 1:  # one row for each True element, in order
-        full = region.call(torch.Tensor.expand, wide, before.shape)
-        return region.call(torch.masked_scatter, before, full, value.to(before.dtype))
-    value = value[0] if value.dim() == rest + 1 else value
-    return region.call(torch.where, wide, value.to(before.dtype), before)
+    if found is None or not found.made_by(mask):
+        return at_mask(region, before, mask, value)
+    full = before.clone().reshape((mask.numel(), *before.shape[mask.dim() :]))  # y[mask] = x[mask] * 2
+    full[found.near] = found.candidates.to(before.dtype)
+    wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * (before.dim() - mask.dim()))
+    return region.call(torch.where, wide, full.reshape(before.shape), before)
 
 
 def write_selection(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

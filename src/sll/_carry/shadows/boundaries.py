@@ -15,7 +15,7 @@ from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow, kept, simple
 from ..._rules.index import op_name
 from ..._rules.widths import watch_of
-from ..boundaries import edges_of, nearest_boundary
+from ..boundaries import edges_of, nearest_boundary, passing
 from ..interface import Func, Region
 from .elementwise import elementwise
 from .kinks import joined, looked_at
@@ -62,7 +62,10 @@ def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: 
     return carry(region, hard, Index(value, other, exact, False, line))
 
 
-def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:
+def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`searchsorted` and `bucketize`."""
+    call, x, table, sorter, _ = passing(func, args, kwargs)
+    boundaries = table if sorter is None else table.gather(-1, sorter)
     decided = [t for t in (boundaries, x) if shadow(t) is not None]
     if decided and shadow(boundaries) is None and not tracked(boundaries):
         return elementwise(region, call, (x,), {})
@@ -72,19 +75,6 @@ def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], bounda
     if not (tracked(x) or tracked(boundaries)) or not region.linearizes("searchsorted"):
         return call(x)
     return _passed(region, "searchsorted", call, boundaries, x)
-
-
-def searchsorted(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("sorted_sequence", "input"), args), **kwargs)
-    table, x, sorter = named.pop("sorted_sequence"), named.pop("input", named.pop("self", None)), named.get("sorter")
-    boundaries = table if sorter is None else table.gather(-1, sorter)
-    return _count_passed(region, func, lambda v: func(table, v, **named), boundaries, x)
-
-
-def bucketize(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    named = dict(zip(("input", "boundaries"), args), **kwargs)
-    x, boundaries = named.pop("input", named.pop("self", None)), named.pop("boundaries")
-    return _count_passed(region, func, lambda v: func(v, boundaries, **named), boundaries, x)
 
 
 def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -81,13 +81,14 @@ RULE_OF: dict[str, Rule] = {
     "topk": choices.topk,
     **{name: getattr(orders, name) for name in ("kthvalue", "median")},
     "nanmedian": orders.median,
-    **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
+    "searchsorted": boundaries.passed,
+    "histc": boundaries.histc,
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
     "floats": elementwise.elementwise,
     **{name: getattr(where, name) for name in ("where", "masked_fill")},
     "masked_scatter": writes.masked_scatter,
-    "stacked_moves": shape.atleast,
+    "stacked_moves": shape.move,
     **dict.fromkeys(("moves", "copies", "broadcasts", "fills"), shape.move),
     "joins": shape.join,
     "sums": reductions.linear,
@@ -104,9 +105,7 @@ RULE_OF: dict[str, Rule] = {
     "index_put": scatters.index_put,
     "Tensor.__setitem__": writes.setitem,
     "Tensor.copy_": writes.copy_,
-    "masked_select": selections.masked,
     **dict.fromkeys(("nonzero", "argwhere"), selections.nonzero),
-    **{name: shape.in_place(getattr(Tensor, name[:-1])) for name in names_of("in_place_moves")},
 }
 
 _ALL = Rules(writes.WRITES)

@@ -67,16 +67,6 @@ def _flat(mask: Tensor) -> Shadow:
     return Shadow(lambda: own.value().reshape(-1))
 
 
-def masked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``masked_select(x, mask)``: both broadcast."""
-    named = dict(zip(("input", "mask"), args), **kwargs)
-    x, mask = named["input"], named["mask"]
-    if shadow(mask) is None and shadow(x) is None:
-        return func(*args, **kwargs)
-    shape = torch.broadcast_shapes(x.shape, mask.shape)  # type: ignore[no-untyped-call]
-    return region.call(torch.Tensor.__getitem__, *(region.call(torch.Tensor.expand, t, shape) for t in (x, mask)))
-
-
 def nonzero(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The places that a mask selects: of all places, those."""
     mask, out = args[0] if args else kwargs["input"], func(*args, **kwargs)

@@ -91,16 +91,6 @@ def quick_move(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return out if out is x else mark(region, out, _moved(own, x, lambda y: func(y, *args[1:]), True, own.exact))
 
 
-def atleast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`atleast_1d` …: of one tensor, or of each of several."""
-    several = args[0] if len(args) == 1 else args
-    return (
-        move(region, func, args, kwargs)
-        if isinstance(several, Tensor)
-        else tuple(region.call(func, x) for x in several)
-    )
-
-
 def _same_view(out: Tensor, x: Tensor) -> bool:
     """Whether nothing has moved: ``x[:]``, ``x.view(x.shape)``."""
     return out.shape == x.shape and out.stride() == x.stride() and out.data_ptr() == x.data_ptr()
@@ -229,18 +219,3 @@ def _joined_line(region: Region, func: Func, out: Any, parts: Sequence[Any], arg
 def _joined_weights(same: list[Weights], func: Func, dim: int) -> Weights:
     labels = same[0].labels
     return Weights(lambda: (func([own.weights() for own in same], dim), labels), labels, positions=True)
-
-
-def in_place(twin: Func) -> Callable[..., Any]:
-    """``unsqueeze_``, ``t_`` …: the tensor itself changes its shape."""
-
-    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x, *rest = args
-        own = carried(x)
-        then = x.detach().clone() if isinstance(own, Shadow) else x
-        out = func(*args, **kwargs)
-        if isinstance(own, Shadow):
-            carry(region, out, _moved(own, then, lambda y: twin(y, *rest, **kwargs), True))
-        return out
-
-    return rule

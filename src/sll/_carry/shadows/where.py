@@ -17,21 +17,11 @@ from ..._ops.env import infinite
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, constant, eager, follow, ordinary
 from ..interface import Func, Region
+from ..rules import of_condition
 from .differences import added, by_difference, common, numbered, other_of
 from .either import masked
 from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, shadow
 from .terms import Terms, made_of, one_choice
-
-
-def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``torch.where(condition, a, b)``, ``a.where(condition, b)``; with the condition alone it is `nonzero`."""
-    names = ("self", "condition", "other") if func is torch.Tensor.where else ("condition", "self", "other")
-    named = dict(zip(names, args))
-    named.update(("self" if name == "input" else name, x) for name, x in kwargs.items())
-    mask, a, b = named["condition"], named.get("self"), named.get("other")
-    if a is None:
-        return region.call(torch.nonzero, mask, as_tuple=True)
-    return choose(region, mask, a, b)
 
 
 def quick_where(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -135,6 +125,9 @@ def choose(region: Region, mask: Tensor, a: Any, b: Any, fill: Callable[[Any, An
     out, jump = take(a, b), torch.as_tensor(a - b, device=mask.device)
     jump = finite(jump.detach() if TracingContext.try_get() else jump)  # (AOTAutograd knows no second derivatives)
     return added(out, (value - value.detach()) * jump)  # (of the branches the program has the gradient already)
+
+
+where = of_condition(choose)
 
 
 def _integers(region: Region, mask: Tensor, a: Any, b: Any, out: Tensor, known: list[Tensor]) -> Tensor:

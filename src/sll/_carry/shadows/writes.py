@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow
 from ..interface import Func, Region
-from ..writes import Writes, into_base, told_of_views
+from ..writes import Writes, at_mask, told_of_views
 from .scatters import put_at
 from .selections import other
 from .shadow import Selected, Shadow, as_value, carried, carry, shadow
@@ -33,19 +33,8 @@ def _carry_same(region: Region, target: Tensor, result: Tensor) -> None:
         carry(region, target, found)
 
 
-def _through(region: Region, view: Tensor, result: Tensor) -> Callable[[], None] | None:
-    base = view._base
-    if base is None or view.is_floating_point() or shadow(result) is None and shadow(base) is None:
-        return None
-    put = into_base(region, base, view, result)
-    if put is None:
-        return None
-    found = _merged(region, lambda old, new: put([old, new.expand(view.shape)]), base, result)
-
-    def after() -> None:
-        carry(region, base, found)
-
-    return after
+def _joined(region: Region, put: Callable[[list[Tensor]], Tensor], old: Tensor, new: Tensor) -> Tensor:
+    return carry(region, put([old, new]), _merged(region, lambda *parts: put(list(parts)), old, new))
 
 
 def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor, new: Tensor) -> Shadow:
@@ -55,7 +44,7 @@ def _merged(region: Region, put: Callable[[Tensor, Tensor], Tensor], old: Tensor
     return beside(region, same, [_before(region, old), new], same(old, new), put(a.to(b.dtype), b))
 
 
-WRITES = Writes(lambda x: isinstance(carried(x), (Shadow, Selected)), _before, _carry_same, _through)
+WRITES = Writes(lambda x: isinstance(carried(x), (Shadow, Selected)), _before, _carry_same, _joined)
 in_place, spelled_out, overwrite = WRITES.in_place, WRITES.spelled_out, WRITES.overwrite
 
 
@@ -111,16 +100,7 @@ def _write_at_decisions(region: Region, func: Func, target: Tensor, items: tuple
         overwrite(region, target, put_at(region, func, hard, before, items, value, add=False))
         return
     func(target.detach().clone(), mask, value.detach() if isinstance(value, Tensor) else value)  # raises if it must
-    rest = target.dim() - mask.dim()
-    wide = region.call(torch.Tensor.reshape, mask, tuple(mask.shape) + (1,) * rest) if rest else mask
-    value = _as_tensor(value, target)
-    if value.dim() == rest + 1 and value.shape[0] != 1:
-        full = region.call(torch.Tensor.expand, wide, target.shape)
-        overwrite(region, target, region.call(torch.masked_scatter, before, full, value))
-        return
-    elif value.dim() == rest + 1:
-        value = region.call(torch.Tensor.__getitem__, value, 0)
-    overwrite(region, target, region.call(torch.where, wide, value, before))
+    overwrite(region, target, at_mask(region, before, mask, value))
 
 
 def copy_(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
