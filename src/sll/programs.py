@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from ._mode.surroundings import NOT_OURS, Surroundings, named
 from ._ops.options import shown
 
-__all__ = ["Found", "Program", "total", "whole"]
-
 _Copies: TypeAlias = "tuple[list[Any], dict[str, Any], dict[str, Tensor]]"
 
 

@@ -38,8 +38,6 @@ from .eps import Eps, widths
 from .paths import rerunning
 from .policies import Policy
 
-__all__ = ["Report", "hard", "linearize"]
-
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 ENGINES: dict[str, Engine] = {"linear": outcomes.ENGINE, "straight-through": shadows.ENGINE}

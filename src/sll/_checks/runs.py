@@ -18,8 +18,6 @@ from ..policies import Call, kind_of
 from ..programs import Program
 from ..region import linearize
 
-__all__ = ["Decided", "Narrowed", "Runs", "Spent", "Unusable", "finite", "seeing"]
-
 Values = Mapping[str, Tensor]
 
 

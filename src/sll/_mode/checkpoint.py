@@ -30,9 +30,6 @@ from .._ops.env import HOOKS
 from .._ops.saving import saving
 from .threads import THREAD
 
-__all__ = ["hooked", "in_reentrant", "note"]
-
-
 _CHECKPOINT = inspect.unwrap(torch_checkpoint.checkpoint).__code__
 
 

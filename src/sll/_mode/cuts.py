@@ -33,8 +33,6 @@ from .guards import DETACHES, decides, in_a_function, not_compiled, refuse_reent
 from .threads import THREAD
 from .tracing import traced
 
-__all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
-
 REMEDY = "sll.linearize(..., see_through=True) looks through torch.no_grad() and detach()."
 EXPORTS: set[Any] = {Tensor.numpy, Tensor.__array__}
 """They refuse what has a graph."""

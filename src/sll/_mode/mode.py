@@ -28,8 +28,6 @@ from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
 from .tracing import traced
 from .vmap import returned, views
 
-__all__ = ["Mode"]
-
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Pickling and deep copies see the plain tensor, whatever the grad mode. Where a region sees through what the

@@ -18,8 +18,6 @@ from .._ops.statements import in_package, only_told, users_line
 from .._reports.rows import EpsUsed, Followed
 from .threads import THREAD
 
-__all__ = ["Lost", "Paths", "Widths", "warn_now"]
-
 
 class Widths:
     """Collects half-widths per call site. Those on another device are compared there, and read when somebody asks."""

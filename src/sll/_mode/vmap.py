@@ -17,8 +17,6 @@ from .._carry.interface import Func, Mark, tensors
 from .._rules.index import ASKS, op_name
 from .threads import THREAD
 
-__all__ = ["handled", "returned", "views"]
-
 _INTO = "it was made outside of vmap; make it inside, or pass a float."
 _OUT = "it was made in a function that vmap called, and came out as a plain tensor. Return a float."
 _is_wrapped, _beneath = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.get_unwrapped

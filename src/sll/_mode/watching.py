@@ -27,8 +27,6 @@ from .._ops.samples import places
 from .._ops.statements import only_told
 from .._reports.rows import Row
 
-__all__ = ["Trace", "Watch"]
-
 KEPT = 4096
 """Distances remembered per call site."""
 

@@ -7,9 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FULL", "HALF", "NARROW", "compute_dtype", "wide"]
-
-
 FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
 NARROW = (torch.int8, torch.uint8, torch.int16)

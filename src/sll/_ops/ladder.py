@@ -26,8 +26,6 @@ from .fused import batched
 from .order import _bands, traced
 from .projections import FEW, Half, Projection, np, rows_of
 
-__all__ = ["Ladder", "Sorting"]
-
 
 class _Tensors:
     """What is done along the last dimension, of tensors."""

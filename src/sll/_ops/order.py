@@ -33,8 +33,6 @@ from .band import hard_forward
 from .dtypes import compute_dtype
 from .env import dispatched
 
-__all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "most_neighbours", "rank", "sort", "traced"]
-
 
 def traced(x: Tensor) -> bool:
     """Whether sizes must not depend on the data: while somebody traces, under vmap, or without data."""
@@ -107,12 +105,6 @@ def _between_corners(s: Tensor, inner: Tensor, k: int) -> Tensor:
     reach.
     """
     n = s.shape[-1]
-    if n <= DENSE:
-        corners = torch.cat([s, s - 1], -1)
-        sums = (s.unsqueeze(-2) - corners.unsqueeze(-1)).clamp(0, 1).sum(-1)
-        low = torch.where(sums >= k, corners, float("-inf")).amax(-1, keepdim=True)
-        high = torch.where(sums <= k, corners, float("inf")).amin(-1, keepdim=True)
-        return (low + high) / 2
     rising = (-s).contiguous()
     total = torch.nn.functional.pad(inner.cumsum(-1), (1, 0))
     corners = -sort(torch.cat([rising, rising + 1], -1))[0]
@@ -180,10 +172,6 @@ def _contenders(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
         values = rows.gather(-1, found)
         return found.gather(-1, sort(-torch.where(values.isnan(), float("inf"), values))[1]), chosen
     return rows.topk(most).indices, chosen
-
-
-DENSE = 16
-"""For rows of up to this many numbers all corners are tried at once; longer ones are sorted."""
 
 
 class Order:

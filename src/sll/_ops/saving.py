@@ -11,9 +11,6 @@ from torch.utils._python_dispatch import _disable_current_modes, _get_current_di
 
 from .env import HOOKS
 
-__all__ = ["Saving", "saved_as_then", "saving"]
-
-
 T = TypeVar("T")
 
 

@@ -25,8 +25,6 @@ from ..region import hard, linearize
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["Explanation", "InputGradient", "explain"]
-
 
 @dataclass(frozen=True)
 class InputGradient:
