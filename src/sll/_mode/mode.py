@@ -78,7 +78,9 @@ _push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_functi
 
 
 class Mode(TorchFunctionMode):
-    """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
+    """A region or a hard block: what is innermost decides, what is around it lets calls pass. What rules may ask of it
+    is described in `_carry.interface.Region`.
+    """
 
     trace: Any = None
     linear: bool | None = None
@@ -283,15 +285,12 @@ class Mode(TorchFunctionMode):
             )
 
     def selecting(self) -> bool:
-        """Whether a mask has selected something, in this thread: a region may be on in several."""
         return THREAD.selects
 
     def select(self) -> None:
-        """A mask has selected something."""
         THREAD.selects = True
 
     def mark(self, x: Tensor, mark: Mark | None) -> None:
-        """Calls are to be asked about `x`, which says `mark` from now on, if there is one."""
         if mark is not None and self.adopt(x):
             x._sll = mark, None  # type: ignore[attr-defined]
         THREAD.marks = True
@@ -309,7 +308,6 @@ class Mode(TorchFunctionMode):
         THREAD.entered[-1].counts = counts
 
     def adopt(self, x: Tensor) -> bool:
-        """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
         entered = THREAD.entered
         if not entered:  # entered by compiled code, and left there
             THREAD.adrift.append(ref(x))
@@ -327,7 +325,6 @@ class Mode(TorchFunctionMode):
         return any(mode is self for mode in on)
 
     def step(self) -> int:
-        """Which step of this thread it is: another after a backward pass, and when a region is entered."""
         return THREAD.step
 
     def outermost(self) -> Mode:

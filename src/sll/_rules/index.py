@@ -17,9 +17,9 @@ from .._ops.options import op_names
 from .table import FACTS, FAMILIES, ROWS, Row
 
 __all__ = [
-    "ASIDE", "ASKS", "BOUNDS", "LEFT_ALONE", "LIKE", "MIRRORED", "NAMED", "OPERATORS", "REMEDIES", "SIZES", "SOURCES",
-    "add", "chosen_ops", "function_of", "functions_with", "in_place_forms", "names_of", "op_name", "op_of", "row_of",
-    "spellings", "writes_to_first",
+    "ASIDE", "ASKS", "BOUNDS", "LEFT_ALONE", "LIKE", "MIRRORED", "NAMED", "OPERATORS", "OP_OF", "REMEDIES", "SIZES",
+    "SOURCES", "add", "chosen_ops", "function_of", "functions_with", "in_place_forms", "names_of", "op_name", "op_of",
+    "row_of", "spellings", "writes_to_first",
 ]  # fmt: skip
 
 _NAMESPACES = {
@@ -30,6 +30,9 @@ _NAMESPACES = {
 
 SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
+
+OP_OF: dict[str, str] = {}
+"""Name of a function -> the op that it is; and each op -> itself."""
 
 MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 """Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
@@ -150,6 +153,8 @@ def _index(row: Row) -> None:
     for name in row.names.split():
         ROW_OF[name] = row
         bare = name.rpartition(".")[2]
+        if row.op:
+            OP_OF.update({bare: row.op, row.op: row.op})
         for fact in row.facts.split():
             NAMED[fact].add(bare)
         if row.left_alone:
@@ -164,10 +169,10 @@ def _index(row: Row) -> None:
 
 def chosen_ops(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozenset[str]:
     """The ops that are linearized."""
-    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
+    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", OP_OF))
     if exclude is None:
         return ops
-    left_out = op_names(exclude, "exclude", SOURCES)
+    left_out = op_names(exclude, "exclude", OP_OF)
     both = sorted(ops & left_out) if only is not None else ()
     if both:
         raise ValueError(
