@@ -170,8 +170,7 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     else:
         args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values()))) if kwargs else kwargs
         with torch.enable_grad():
-            out = NotImplemented if kwargs else region.quickly(func, args)
-            out = traced(region, func, args, kwargs) if out is NotImplemented else out
+            out = traced(region, func, args, kwargs)
         fed(region, operands, out)
     for x in tensors(out):
         if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():

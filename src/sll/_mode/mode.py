@@ -148,16 +148,6 @@ class Mode(TorchFunctionMode):
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
 
-    def quickly(self, func: Any, args: tuple[Any, ...]) -> Any:
-        """A call that is recorded though gradients are off, in fewer steps. NotImplemented where there are none."""
-        engine, alone = self.engine, len(THREAD.entered) == 1 and self.trace is None
-        if not alone or THREAD.runs or THREAD.beneath or THREAD.selects or not plain():
-            return NotImplemented
-        for rules in (engine.quick, engine.quick_on if not THREAD.marks and _held(args) else {}):
-            if func in rules and (out := rules[func](self, func, args)) is not NotImplemented:  # type: ignore[arg-type]
-                return out
-        return NotImplemented
-
     def put_off(self, *arguments: Any) -> bool:
         """Whether compiled code makes it: then it is made with these where its first call is met."""
         self.arguments = arguments

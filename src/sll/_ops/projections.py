@@ -23,7 +23,7 @@ from .band import hard_forward
 from .dtypes import FULL
 from .fused import batched, project
 from .order import first_k
-from .samples import SAMPLE, from_last, leads, pairs, sample
+from .samples import from_last, leads, pairs
 
 try:
     import numpy
@@ -134,7 +134,7 @@ class Projection:
             costs = -rows.numpy().reshape(-1, n)
             ordered = costs.copy()
             ordered.sort()
-            half = self.width(lambda: _distances(costs, ordered, k, self.ordered))
+            half = self.width(lambda: distances_of(rows, k, self.ordered))
             if isinstance(half, Tensor):
                 return None
             inside = _cheapest(costs, ordered, half) if k == 1 else _around_last(costs, k, half, ordered)
@@ -152,7 +152,7 @@ class Projection:
         if not self.largest:
             rows = [[-score for score in row] for row in rows]
         lines = [sorted(row, reverse=True) for row in rows]
-        half = self.width(lambda: _gaps(lines, k, self.ordered))
+        half = self.width(lambda: distances_of(rows_of(scores, self.dim, self.largest), k, self.ordered))
         if isinstance(half, Tensor):
             return None
         scale, outs = half if self.largest else -half, found.numpy().reshape(len(rows), -1)
@@ -172,13 +172,6 @@ def _lists(x: Tensor) -> list[list[float]]:
     return (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).tolist()
 
 
-def _gaps(lines: list[list[float]], k: int, subset: bool) -> list[float]:
-    """`distances_of`, of sorted rows."""
-    if not subset:
-        return [line[0] - line[1] for line in lines]
-    return [score - (line[k - 1] + line[k]) / 2 for line in lines for score in line]
-
-
 @functools.lru_cache(maxsize=64)
 def _ones(n: int, dtype: Any) -> Any:
     return np.ones(n, dtype)
@@ -189,14 +182,6 @@ def distances_of(rows: Tensor, k: int, subset: bool) -> Tensor:
     if not subset:
         return leads(rows)
     return from_last(rows, k) if k < rows.shape[-1] else pairs(rows)
-
-
-def _distances(costs: Any, ordered: Any, k: int, subset: bool) -> Any:
-    """The same of sorted arrays."""
-    if not subset:
-        return ordered[:, 1] - ordered[:, 0]
-    found = (costs - (ordered[:, k - 1 : k] + ordered[:, k : k + 1]) / 2).reshape(-1)
-    return found if found.size <= SAMPLE else sample(torch.from_numpy(found)).numpy()
 
 
 class _Chosen(torch.autograd.Function):
