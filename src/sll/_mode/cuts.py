@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .._carry import rows
-from .._carry.interface import Engine, Func, Mark, tensors
+from .._carry.interface import Engine, Func, Mark, held, tensors
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, frames, is_internal, short
 from .._ops.openness import behind, of_a_region
@@ -105,8 +105,9 @@ def leave(region: Any, x: Tensor, site: CallSite) -> None:
 
 def left(region: Any, x: Tensor) -> None:
     """`x` gets into compiled code."""
-    if _is_cut(x) and x._sll[0].decision is not None:  # type: ignore[attr-defined]
-        x._sll[0].miss(region, call_site("compiled code"))  # type: ignore[attr-defined]
+    cut = held(x, Cut)
+    if cut is not None and cut.decision is not None:
+        cut.miss(region, call_site("compiled code"))
 
 
 def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -306,19 +307,14 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
             _settle(partial(found.miss, region, CallSite(*users_line(), "call")))
     written = _written(func, args, kwargs)
     for x in (*tensors(out), *written):  # (what was there before and is written to keeps statistics)
-        if _own(x) or _is_cut(x) or not any(x is y for y in written):
+        if _own(x) or held(x, Cut) or not any(x is y for y in written):
             _carry(region, x, found)
-
-
-def _is_cut(x: Tensor) -> bool:
-    pair = getattr(x, "_sll", None)
-    return pair is not None and isinstance(pair[0], Cut)
 
 
 def _cut_of(region: Any, func: Func, x: Tensor) -> Cut | None:
     """What is known of an operand."""
-    if _is_cut(x):
-        return x._sll[0]  # type: ignore[attr-defined, no-any-return]
+    if (cut := held(x, Cut)) is not None:
+        return cut
     engine = region.carrier_of(x)
     if not engine.carried(x) and (not x.requires_grad or isinstance(x, Parameter)):
         return None
