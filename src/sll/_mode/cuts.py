@@ -334,8 +334,7 @@ def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
     """A call has operands that are marked, or floats come out of it while warnings wait."""
     if torch.is_grad_enabled():
         for x in known:
-            pair = x._sll  # type: ignore[attr-defined]
-            if pair is not None and isinstance(pair[0], Mark):
-                pair[0].met(region, func, x, out)
+            if (mark := held(x, Mark)) is not None:
+                mark.met(region, func, x, out)
         rows.met(region, known, out)
         fed(region, known, out)

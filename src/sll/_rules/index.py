@@ -154,7 +154,7 @@ def _index(row: Row) -> None:
         ROW_OF[name] = row
         bare = name.rpartition(".")[2]
         if row.op:
-            OP_OF.update({bare: row.op, row.op: row.op})
+            OP_OF[bare] = row.op
         for fact in row.facts.split():
             NAMED[fact].add(bare)
         if row.left_alone:
@@ -164,7 +164,7 @@ def _index(row: Row) -> None:
         if row.family == "asks":
             ASKS.update(spellings(name))
     if row.boundaries:
-        SOURCES[row.op] = row.boundaries
+        SOURCES[row.op], OP_OF[row.op] = row.boundaries, row.op
 
 
 def chosen_ops(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozenset[str]:
