@@ -14,6 +14,8 @@ def main() -> None:
             raise
         print(f"error: the command line needs {missing}: pip install rich typer matplotlib", file=sys.stderr)
         raise SystemExit(1) from None
+    if sys.argv[1:] and not {"-h", "--help"} & set(sys.argv):  # what draws boxes around errors takes long to import
+        app.rich_markup_mode = None
     app(prog_name="sll")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from ._ops.options import HALF_WIDTH, did_you_mean, op_names, positive_float
@@ -43,7 +43,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def widths(eps: Any, known: Iterable[str]) -> tuple[float | Policy, dict[str, float | Policy]]:
+def widths(eps: Any, known: Mapping[str, str]) -> tuple[float | Policy, dict[str, float | Policy]]:
     """The default and the exceptions per op. ``"auto"`` has a memory of its own, for all ops."""
     if not isinstance(eps, Mapping):
         found = checked(eps)

@@ -8,10 +8,10 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, is_dataclass
 from types import FunctionType, MappingProxyType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from ._mode.surroundings import NOT_OURS, Surroundings, named
 from ._ops.options import shown
 
-__all__ = ["Found", "Program", "total", "whole"]
-
+T = TypeVar("T")
 _Copies: TypeAlias = "tuple[list[Any], dict[str, Any], dict[str, Tensor]]"
 
 
@@ -59,15 +58,17 @@ class Program:
             self.wanted = {name for name, x in self.given.items() if x.is_floating_point()}
         self.shapes = {name: tuple(x.shape) for name, x in (*self.given.items(), *self.leaves.items())}
 
-    def run(self, args: list[Any], kwargs: dict[str, Any], call: Callable[..., Any] | None = None) -> Any:
-        """What `fn` returns, or `call`, which wraps it."""
-        out = (call or self.fn)(*args, **kwargs)
-        if inspect.isgenerator(out) or inspect.iscoroutine(out) or inspect.isasyncgen(out):
-            raise TypeError(
-                f"fn must run when it is called, got one that returns a {type(out).__name__}; pass a function "
-                "that runs it to its end, such as lambda *args: list(fn(*args))"
-            )
-        return out
+    def run(self, args: list[Any], kwargs: dict[str, Any], loss: Callable[[Any], T], region: Any = None) -> T:
+        """`loss` of what `fn` returns, in a region. (One that runs `fn` again has to decorate it.)"""
+        again = region is not None and region.paths > 1
+        with nullcontext() if again or region is None else region:
+            out = (region(self.fn) if again else self.fn)(*args, **kwargs)
+            if inspect.isgenerator(out) or inspect.iscoroutine(out) or inspect.isasyncgen(out):
+                raise TypeError(
+                    f"fn must run when it is called, got one that returns a {type(out).__name__}; pass a function "
+                    "that runs it to its end, such as lambda *args: list(fn(*args))"
+                )
+            return loss(out)
 
     def copies(self, values: Mapping[str, Tensor] = MappingProxyType({})) -> _Copies:
         """Arguments to run with, and the leaves among them that want gradients. `values` are other ones, by name."""

@@ -31,14 +31,12 @@ from ._ops.options import (
     whole_paths,
 )
 from ._reports.report import Report, flip_rows
-from ._rules.index import MIRRORED, OPERATORS, SOURCES, chosen_ops
+from ._rules.index import MIRRORED, OP_OF, OPERATORS, chosen_ops
 from ._rules.widths import Watched, Width
 from .auto import Auto
 from .eps import Eps, widths
 from .paths import rerunning
 from .policies import Policy
-
-__all__ = ["Report", "hard", "linearize"]
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
@@ -146,7 +144,7 @@ class linearize(Mode):
             return
         self.through = looks_through(see_through)
         eps = (FORMULA if forward in ("linear", "hard") else "auto") if eps is None else eps
-        self._eps, self._eps_of = widths(eps, SOURCES)
+        self._eps, self._eps_of = widths(eps, OP_OF)
         self.memories = tuple(policy for policy in self.policies() if isinstance(policy, Auto))
         if forward is None:
             forward = "straight-through" if self.memories else "linear"
@@ -270,11 +268,9 @@ class linearize(Mode):
         return op in self._ops
 
     def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run `func` as if the program had called it in the region."""
         return self.dispatch(func, args, kwargs)
 
     def within(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run `fn`, which is made of torch calls, as if the program had written it in the place of its call."""
         at_work, cut = THREAD.at_work, THREAD.cut
         THREAD.at_work = None
         torch._C._push_on_torch_function_stack(self)  # (torch hides a mode while it handles a call)
@@ -337,12 +333,10 @@ class linearize(Mode):
         return next((engine for engine in (self.engine, *ENGINES.values()) if engine.carried(x)), self.engine)
 
     def count_infinite(self, op: str, many: int) -> None:
-        """Elements in the band at which the outcomes of `op` do not differ by a finite amount."""
         if many:
             self._infinite[call_site(op)] += many
 
     def approximate(self, op: str, many: int, why: str) -> None:
-        """Flips or elements that are not followed exactly."""
         site = call_site(op)
         self._approximate[site] += many
         self._why[site] = why

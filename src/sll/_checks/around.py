@@ -16,8 +16,6 @@ from .runs import Decided, Narrowed, Runs, Spent, Unusable, seeing
 from .verdicts import EXPLODES
 from .windows import BANDS, Line, Measured, Reach, measure, reach
 
-__all__ = ["Around", "to_blame"]
-
 WIDE = 0.2
 """A band that holds such a share of the decisions may be too wide."""
 NARROWER, CLOSED = (1 / 8, 1 / 64), 1e-9

@@ -18,8 +18,6 @@ from ..policies import Call, kind_of
 from ..programs import Program
 from ..region import linearize
 
-__all__ = ["Decided", "Narrowed", "Runs", "Spent", "Unusable", "finite", "seeing"]
-
 Values = Mapping[str, Tensor]
 
 
@@ -49,18 +47,14 @@ class Runs:
         """The value of the program itself."""
         with torch.no_grad():
             args, kwargs, _ = self._prepared(values, seed)
-            return finite(float(self.loss(self.program.run(args, kwargs))), "what fn returns")
+            return finite(float(self.program.run(args, kwargs, self.loss)), "what fn returns")
 
     def inside(self, region: linearize, values: Values, seed: int) -> tuple[float, dict[str, Tensor]]:
         """Value and gradients in the region."""
         with torch.enable_grad():
             args, kwargs, inputs = self._prepared(values, seed)
             inputs = {name: x for name, x in {**inputs, **self.leaves}.items() if name in self.base}
-            if region.paths > 1:
-                loss = self.loss(self.program.run(args, kwargs, region(self.program.fn)))
-            else:
-                with region:
-                    loss = self.loss(self.program.run(args, kwargs))
+            loss = self.program.run(args, kwargs, self.loss, region)
             value = finite(float(loss.detach()), "what fn returns in the region")
             found: Iterable[Tensor | None] = [None] * len(inputs)
             if loss.requires_grad:

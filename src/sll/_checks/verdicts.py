@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .windows import Measured
 
-__all__ = ["EXPLODES", "Compared", "Verdict", "compared"]
-
 Verdict: TypeAlias = Literal["right", "right on average", "wrong here", "cannot tell", "no effect"]
 
 EXACT, ABOUT = 0.1, 0.25

@@ -24,8 +24,6 @@ from torch import Tensor
 from ..region import linearize
 from .runs import Decided, Runs, finite
 
-__all__ = ["Line", "Measured", "Reach", "measure", "reach"]
-
 MOST = 12
 """Of places where something is decided, and the program does not jump."""
 FINER = 6

@@ -21,17 +21,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from torch import Tensor
 from torch.utils import checkpoint as torch_checkpoint
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .._carry.interface import Carried, held
 from .._ops.callsite import frames
 from .._ops.env import HOOKS
 from .._ops.saving import saving
 from .threads import THREAD
-
-__all__ = ["hooked", "in_reentrant", "note"]
-
 
 _CHECKPOINT = inspect.unwrap(torch_checkpoint.checkpoint).__code__
 
@@ -50,7 +47,7 @@ class Again:
     def __init__(self, function: Callable[..., Any], regions: Sequence[Any], args: Sequence[Any]) -> None:
         self.function = function
         self.regions = tuple(regions)
-        self.of_args = [_carried(x) for x in args]
+        self.of_args = [held(x, Carried) for x in args]
         """What the arguments of the first run carried. Those of the second may be other objects."""
         self.carried: Any = WeakIdKeyDictionary()
         """Other tensors that the first run used, and what they carried."""
@@ -74,16 +71,10 @@ class Again:
             own = zip(args[len(args) - len(self.of_args) :], self.of_args)  # (torch 2.6 has one argument more)
             for x, found in (*own, *self.carried.items()):
                 if found is not None and "_sll" not in x.__dict__:
-                    x._sll = (found[0], x._version)
+                    x._sll = (found, x._version)
                     entered.adopt(x)
                     entered.select()  # (it may be what a mask has selected)
             return self.function(*args)
-
-
-def _carried(x: Any) -> Any:
-    """What `x` carries, unless a write has made it stale."""
-    found = getattr(x, "_sll", None) if isinstance(x, Tensor) else None
-    return found if found is not None and found[1] in (x._version, -1, None) else None
 
 
 _AROUND: weakref.WeakKeyDictionary[Callable[[Any], Any], list[Again]] = weakref.WeakKeyDictionary()
@@ -106,7 +97,7 @@ def note(regions: Callable[[], Sequence[Any]], operands: Iterable[Any]) -> None:
             _AROUND[top[0]] = around
     if around:
         for x in operands:
-            found = _carried(x)
+            found = held(x, Carried)
             if found is not None:
                 for again in around:
                     again.carried[x] = found

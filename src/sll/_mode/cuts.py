@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .._carry import rows
-from .._carry.interface import Engine, Func, Mark, tensors
+from .._carry.interface import Engine, Func, Mark, held, tensors
 from .._carry.outcomes.registry import DISCRETE
 from .._ops.callsite import CallSite, call_site, frame, frames, is_internal, short
 from .._ops.openness import behind, of_a_region
@@ -32,8 +32,6 @@ from . import operators
 from .guards import DETACHES, decides, in_a_function, not_compiled, refuse_reentrant
 from .threads import THREAD
 from .tracing import traced
-
-__all__ = ["REMEDY", "SEEN", "Cut", "detach", "engine_for", "fed", "met", "passes", "switched", "unrecorded"]
 
 REMEDY = "sll.linearize(..., see_through=True) looks through torch.no_grad() and detach()."
 EXPORTS: set[Any] = {Tensor.numpy, Tensor.__array__}
@@ -107,8 +105,9 @@ def leave(region: Any, x: Tensor, site: CallSite) -> None:
 
 def left(region: Any, x: Tensor) -> None:
     """`x` gets into compiled code."""
-    if _is_cut(x) and x._sll[0].decision is not None:  # type: ignore[attr-defined]
-        x._sll[0].miss(region, call_site("compiled code"))  # type: ignore[attr-defined]
+    cut = held(x, Cut)
+    if cut is not None and cut.decision is not None:
+        cut.miss(region, call_site("compiled code"))
 
 
 def switched(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,8 +171,7 @@ def _through(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     else:
         args, kwargs = _fixed(args), dict(zip(kwargs, _fixed(kwargs.values()))) if kwargs else kwargs
         with torch.enable_grad():
-            out = NotImplemented if kwargs else region.quickly(func, args)
-            out = traced(region, func, args, kwargs) if out is NotImplemented else out
+            out = traced(region, func, args, kwargs)
         fed(region, operands, out)
     for x in tensors(out):
         if x._base is None and not any(x is y for y in operands) or not x.is_floating_point():
@@ -309,19 +307,14 @@ def _mark(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]
             _settle(partial(found.miss, region, CallSite(*users_line(), "call")))
     written = _written(func, args, kwargs)
     for x in (*tensors(out), *written):  # (what was there before and is written to keeps statistics)
-        if _own(x) or _is_cut(x) or not any(x is y for y in written):
+        if _own(x) or held(x, Cut) or not any(x is y for y in written):
             _carry(region, x, found)
-
-
-def _is_cut(x: Tensor) -> bool:
-    pair = getattr(x, "_sll", None)
-    return pair is not None and isinstance(pair[0], Cut)
 
 
 def _cut_of(region: Any, func: Func, x: Tensor) -> Cut | None:
     """What is known of an operand."""
-    if _is_cut(x):
-        return x._sll[0]  # type: ignore[attr-defined, no-any-return]
+    if (cut := held(x, Cut)) is not None:
+        return cut
     engine = region.carrier_of(x)
     if not engine.carried(x) and (not x.requires_grad or isinstance(x, Parameter)):
         return None
@@ -341,8 +334,7 @@ def met(region: Any, func: Func, known: list[Tensor], out: Any) -> None:
     """A call has operands that are marked, or floats come out of it while warnings wait."""
     if torch.is_grad_enabled():
         for x in known:
-            pair = x._sll  # type: ignore[attr-defined]
-            if pair is not None and isinstance(pair[0], Mark):
-                pair[0].met(region, func, x, out)
+            if (mark := held(x, Mark)) is not None:
+                mark.met(region, func, x, out)
         rows.met(region, known, out)
         fed(region, known, out)

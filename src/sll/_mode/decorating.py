@@ -18,8 +18,6 @@ from .._ops.options import shown
 from .mode import Mode
 from .threads import THREAD
 
-__all__ = ["around_module", "decorate", "returned"]
-
 
 def decorate(region: Mode, fn: Any, function: Callable[[Any, Any], Any] | None = None) -> Any:
     """`function` is what is made of one that runs from its start to its end."""

@@ -16,17 +16,6 @@ from .._rules.index import ASKS, NAMED, op_name, op_of
 from . import checkpoint
 from .threads import THREAD
 
-__all__ = [
-    "DETACHES",
-    "EAGER",
-    "NO_CHECKPOINTS",
-    "decides",
-    "in_a_function",
-    "not_compiled",
-    "refuse_reentrant",
-    "skip",
-]
-
 NO_CHECKPOINTS = "sll: compiled code does not take a region into a checkpoint. Eager mode does this call."
 EAGER = "Without fullgraph=True eager mode does this call."
 DETACHES: set[Any] = {Tensor.detach, torch.detach, Tensor.detach_, torch.detach_}

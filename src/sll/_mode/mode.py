@@ -28,8 +28,6 @@ from .threads import IDLE, THREAD, Entered, innermost, leave, release, stack
 from .tracing import traced
 from .vmap import returned, views
 
-__all__ = ["Mode"]
-
 
 def _plain(region: Mode, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Pickling and deep copies see the plain tensor, whatever the grad mode. Where a region sees through what the
@@ -80,7 +78,9 @@ _push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_functi
 
 
 class Mode(TorchFunctionMode):
-    """A region or a hard block: what is innermost decides, what is around it lets calls pass."""
+    """A region or a hard block: what is innermost decides, what is around it lets calls pass. What rules may ask of it
+    is described in `_carry.interface.Region`.
+    """
 
     trace: Any = None
     linear: bool | None = None
@@ -149,16 +149,6 @@ class Mode(TorchFunctionMode):
             if func not in OUTSIDE:
                 return self._handled(func, args, kwargs or {}, known)
         return self._among_others(func, args, kwargs or {})
-
-    def quickly(self, func: Any, args: tuple[Any, ...]) -> Any:
-        """A call that is recorded though gradients are off, in fewer steps. NotImplemented where there are none."""
-        engine, alone = self.engine, len(THREAD.entered) == 1 and self.trace is None
-        if not alone or THREAD.runs or THREAD.beneath or THREAD.selects or not plain():
-            return NotImplemented
-        for rules in (engine.quick, engine.quick_on if not THREAD.marks and _held(args) else {}):
-            if func in rules and (out := rules[func](self, func, args)) is not NotImplemented:  # type: ignore[arg-type]
-                return out
-        return NotImplemented
 
     def put_off(self, *arguments: Any) -> bool:
         """Whether compiled code makes it: then it is made with these where its first call is met."""
@@ -290,15 +280,12 @@ class Mode(TorchFunctionMode):
             )
 
     def selecting(self) -> bool:
-        """Whether a mask has selected something, in this thread: a region may be on in several."""
         return THREAD.selects
 
     def select(self) -> None:
-        """A mask has selected something."""
         THREAD.selects = True
 
     def mark(self, x: Tensor, mark: Mark | None) -> None:
-        """Calls are to be asked about `x`, which says `mark` from now on, if there is one."""
         if mark is not None and self.adopt(x):
             x._sll = mark, None  # type: ignore[attr-defined]
         THREAD.marks = True
@@ -316,7 +303,6 @@ class Mode(TorchFunctionMode):
         THREAD.entered[-1].counts = counts
 
     def adopt(self, x: Tensor) -> bool:
-        """`x` carries something: the region takes it back at its end. False if nobody will tell it when that is."""
         entered = THREAD.entered
         if not entered:  # entered by compiled code, and left there
             THREAD.adrift.append(ref(x))
@@ -334,7 +320,6 @@ class Mode(TorchFunctionMode):
         return any(mode is self for mode in on)
 
     def step(self) -> int:
-        """Which step of this thread it is: another after a backward pass, and when a region is entered."""
         return THREAD.step
 
     def outermost(self) -> Mode:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,8 +15,6 @@ from .._ops.env import dispatched, outside_of_transforms, readable
 from .._ops.statements import in_package, only_told, users_line
 from .._reports.rows import EpsUsed, Followed
 from .threads import THREAD
-
-__all__ = ["Lost", "Paths", "Widths", "warn_now"]
 
 
 class Widths:
@@ -33,36 +29,24 @@ class Widths:
         return self._again.setdefault(site, [0])
 
     def add(self, site: CallSite, half: float | Tensor) -> None:
-        if type(half) is float:
-            calls, low, high = self._used.get(site, (0, half, half))
-            if type(low) is float and type(high) is float:
-                self._used[site] = (calls + 1, half if half < low else low, half if half > high else high)
-                return
-        low = high = half
-        if isinstance(half, Tensor):
-            found = readable(half)
+        calls, low, high = self._used.get(site, (0, half, half))
+        if isinstance(half, Tensor) or isinstance(low, Tensor):
+            at = low.device if isinstance(low, Tensor) else half.device  # type: ignore[union-attr]
+            found = readable(torch.as_tensor(half, device=at))
             if found is None:
                 return
-            half = found
             with outside_of_transforms():  # or the result would belong to the transform, and end with it
-                low, high = half.amin(), half.amax()
-        calls, lowest, highest = self._used.get(site, (0, low, high))
-        with outside_of_transforms() if isinstance(half, Tensor) else nullcontext():
-            self._used[site] = (calls + 1, _first(lowest, low, torch.minimum), _first(highest, high, torch.maximum))
+                low, high = (torch.as_tensor(x, device=at) for x in ((low, high) if calls else (found, found)))
+                low, high = torch.minimum(low, found).amin(), torch.maximum(high, found).amax()
+        else:
+            low, high = half if half < low else low, half if half > high else high
+        self._used[site] = calls + 1, low, high
 
     def summary(self) -> dict[CallSite, EpsUsed]:
         return {
             site: EpsUsed(calls + sum(self._again.get(site, ())), float(low), float(high))
             for site, (calls, low, high) in self._used.items()
         }
-
-
-def _first(a: Any, b: Any, order: Callable[[Tensor, Tensor], Tensor]) -> Any:
-    """The smaller or the larger."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        at = a.device if isinstance(a, Tensor) else b.device
-        return order(torch.as_tensor(a, device=at), torch.as_tensor(b, device=at))
-    return min(a, b) if order is torch.minimum else max(a, b)
 
 
 class Paths:

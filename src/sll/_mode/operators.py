@@ -16,8 +16,6 @@ from .._carry.interface import Func, tensors
 from .._ops.env import tracked
 from .._rules.index import OPERATORS, op_name
 
-__all__ = ["decides", "discrete", "foreign", "run"]
-
 _WHY = "a region does not see into this operator. Register its rule, or write it with functions of torch."
 
 

@@ -18,8 +18,6 @@ from ..policies import Policy, kind_of
 from .notes import Widths
 from .threads import THREAD
 
-__all__ = ["Place", "Places", "made_here"]
-
 _MANY = 1000
 """Instructions that are known at once: code that is made anew each time would fill the memory."""
 

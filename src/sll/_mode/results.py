@@ -13,8 +13,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .._ops.dtypes import compute_dtype
 from .._ops.options import shown
 
-__all__ = ["Result", "Unlike"]
-
 Given = Callable[[Tensor, "dict[Any, Any]"], Tensor]
 """A tensor as it is where something is decided."""
 

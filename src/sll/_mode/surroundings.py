@@ -19,8 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NOT_OURS", "Surroundings", "named"]
-
 _MOST = 10_000
 """Objects that are looked at."""
 _LONG = 1000

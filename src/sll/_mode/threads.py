@@ -13,8 +13,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["IDLE", "THREAD", "Entered", "innermost", "leave", "release", "stack"]
-
 
 class Entered:
     """An entered region or hard block."""

@@ -16,8 +16,6 @@ from .._rules.index import LEFT_ALONE, NAMED, REMEDIES, op_name
 from .guards import decides
 from .operators import discrete
 
-__all__ = ["traced"]
-
 
 def traced(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`dispatch`, noted by the trace."""

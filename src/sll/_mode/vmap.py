@@ -13,11 +13,9 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from .._carry.interface import Func, Mark, tensors
+from .._carry.interface import Func, Mark, held, tensors
 from .._rules.index import ASKS, op_name
 from .threads import THREAD
-
-__all__ = ["handled", "returned", "views"]
 
 _INTO = "it was made outside of vmap; make it inside, or pass a float."
 _OUT = "it was made in a function that vmap called, and came out as a plain tensor. Return a float."
@@ -39,7 +37,7 @@ def handled(region: Any, func: Func, args: Any, kwargs: Any, ruled: Callable[...
     for x in tensors(args, kwargs):
         if not x.is_floating_point():
             _find(region, func, x)
-            if _is_marked(x):
+            if held(x, Inside):
                 region.lose(func.__name__, [], _OUT, undecided=lambda: True)
     out = ruled(func, args, kwargs)
     for x in tensors((out,), {}):
@@ -51,9 +49,9 @@ def handled(region: Any, func: Func, args: Any, kwargs: Any, ruled: Callable[...
 def _find(region: Any, func: Func, x: Tensor) -> None:
     """Let `x` carry what it should, if a transform has wrapped it, or returned it as a view."""
     engine, base = region.engine, x._base
-    if engine.carried(x) or _is_marked(x):
+    if engine.carried(x) or held(x, Inside):
         return
-    if base is not None and _is_marked(base):
+    if base is not None and held(base, Inside):
         region.mark(x, Inside())
     elif base is not None and engine.decided(base):
         engine.viewed(region, x, base)
@@ -62,7 +60,7 @@ def _find(region: Any, func: Func, x: Tensor) -> None:
     elif _is_wrapped(x):
         below = _beneath(x)
         _find(region, func, below)
-        if _is_marked(below):
+        if held(below, Inside):
             region.mark(x, Inside())
         elif engine.decided(below) and not engine.wrapped(region, x, below):
             region.lose(func.__name__, [below], _INTO)
@@ -89,11 +87,6 @@ def returned(x: Tensor, base: Tensor) -> None:
     if 0 in x.stride() and not x.is_floating_point():
         THREAD.beneath.append(ref(base))
         THREAD.alone = False
-
-
-def _is_marked(x: Tensor) -> bool:
-    pair = getattr(x, "_sll", None)
-    return pair is not None and isinstance(pair[0], Inside)
 
 
 def views(region: Any, func: Func, args: Any, kwargs: Any) -> None:

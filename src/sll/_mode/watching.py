@@ -21,13 +21,12 @@ import torch
 from torch import Tensor
 
 from .._ops.callsite import CallSite, short
+from .._ops.dtypes import exact_dtype
 from .._ops.env import readable
 from .._ops.openness import asking, behind
 from .._ops.samples import places
 from .._ops.statements import only_told
 from .._reports.rows import Row
-
-__all__ = ["Trace", "Watch"]
 
 KEPT = 4096
 """Distances remembered per call site."""
@@ -262,7 +261,7 @@ class Watch:
         if not x.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(x):
             return
         lock = self._trace.lock
-        exact = torch.float32 if x.device.type == "mps" else torch.float64
+        exact = exact_dtype(x)
 
         def hook(g: Tensor) -> None:
             if asking() or torch._C._functorch.is_functorch_wrapped_tensor(g):

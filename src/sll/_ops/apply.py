@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .env import dispatched
 
-__all__ = ["finite", "run"]
-
 
 def run(function: Any, *args: Any) -> Tensor:
     """``function.apply(*args)``. Where no transform is active, without the detour through `inspect` that it takes for

@@ -20,8 +20,6 @@ from .fused import pick
 from .ramp import suits
 from .surrogates import window
 
-__all__ = ["blend", "blend_by_mask", "taken"]
-
 
 class _Blend(torch.autograd.Function):
     """``(below + above) / 2 + offset (above - below)`` inside the band, ``hard`` outside, at an exact tie, and where

@@ -11,11 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = [
-    "CallSite", "LostGradientError", "LostGradientWarning", "call_site", "frame", "frames", "is_internal", "is_ours",
-    "line_of", "looks_into", "relative", "short",
-]  # fmt: skip
-
 
 class LostGradientWarning(UserWarning):
     """A decision inside its band reached a function through which its linearization cannot follow."""

@@ -7,9 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FULL", "HALF", "NARROW", "compute_dtype", "wide"]
-
-
 FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
 NARROW = (torch.int8, torch.uint8, torch.int16)
@@ -29,27 +26,16 @@ def exact_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def wide(x: Any, *others: Any) -> list[Any]:
-    """Tensor operands in the dtype of the distance; numbers rounded as torch rounds them for the comparison."""
-    operands = (x, *others)
-    common = _common_dtype(operands)
+def wide(x: Any, *other: Any) -> list[Any]:
+    """One operand or two: tensors in the dtype of the distance, numbers rounded as torch rounds them to compare."""
+    common = torch.result_type(x, *other) if other else x.dtype
+    common = common if common.is_floating_point else torch.float32
     to = compute_dtype(common)
     narrow = common in HALF
     out: list[Any] = []
-    for value in operands:
+    for value in (x, *other):
         if isinstance(value, Tensor):
             out.append(value if value.dtype == common == to else value.to(common).to(to))
         else:
             out.append(torch.tensor(value, dtype=common).item() if narrow else value)
     return out
-
-
-def _common_dtype(operands: tuple[Any, ...]) -> torch.dtype:
-    """The float dtype in which torch computes with these operands: 0-dim tensors and numbers do not widen tensors
-    with dimensions.
-    """
-    floats = [x for x in operands if isinstance(x, Tensor) and x.is_floating_point()]
-    dtypes = {x.dtype for x in floats if x.dim()} or {x.dtype for x in floats}
-    if len(dtypes) == 1:
-        return dtypes.pop()
-    return compute_dtype(*dtypes)

@@ -10,11 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "HOOKS", "at_level", "dispatched", "eager", "free_to_read", "hook", "infinite", "level_of",
-    "outside_of_transforms", "plain", "readable", "recorded", "tracked", "unwrapped",
-]  # fmt: skip
-
 
 def outside_of_transforms() -> AbstractContextManager[Any]:
     """Leaves those of `torch.func` for a moment. (torch 2.6 imports sympy for it, which takes a second.)"""

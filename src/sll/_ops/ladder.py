@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from .apply import finite
-from .dtypes import FULL
+from .dtypes import FULL, exact_dtype
 from .fused import batched
 from .order import _bands, traced
 from .projections import FEW, Half, Projection, np, rows_of
-
-__all__ = ["Ladder", "Sorting"]
 
 
 class _Tensors:
@@ -98,7 +96,7 @@ class Ladder:
                 self._of, self._parts = _Arrays, [u]
                 self.bands = self._bands = u.searchsorted(u - 1), u.searchsorted(u + 1, "right")
                 return
-        ordered = costs.gather(-1, index).to(torch.float32 if costs.device.type == "mps" else torch.float64)
+        ordered = costs.gather(-1, index).to(exact_dtype(costs))
         low, high, u = _bands(ordered, half)  # type: ignore[arg-type]
         self._of, self._parts = _Tensors, [u.floor(), u - u.floor()]  # both keep their digits in long sums
         self._bands = low, high
@@ -155,7 +153,7 @@ class Ladder:
                     placed[self.index.numpy()] = found
                     return torch.from_numpy(placed)
                 known = tuple(map(torch.from_numpy, known))
-        given = tuple(t.to(torch.float32 if t.device.type == "mps" else torch.float64) for t in given)
+        given = tuple(t.to(exact_dtype(t)) for t in given)
         found = compute(_Tensors, *known, *map(finite, given)) / self.half
         bad = [(~t.isfinite()).to(t.dtype) for t in given]
         unread = any(map(batched, bad))  # (of a batch of gradients nobody can ask)

@@ -16,12 +16,6 @@ from .origins import origin
 from .saving import saved_as_then
 from .surrogates import kept, simple, window
 
-__all__ = [
-    "asking", "behind", "flag", "is_flag", "just_decided", "of_a_region", "open_bands", "open_behind", "open_elements",
-    "open_mask",
-    "scores",
-]  # fmt: skip
-
 _MARK = "sll: scores come in here"
 _FLAG = "sll: a mask became it"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_ChosenBackward")

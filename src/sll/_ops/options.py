@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
@@ -52,25 +52,8 @@ def positive_float(value: Any, name: str, what: str = HALF_WIDTH, remedy: str = 
     return number
 
 
-_BELONGS_TO = {
-    "argsort": "sort",
-    "max": "argmax",
-    "min": "argmin",
-    "nanmedian": "median",
-    "bucketize": "searchsorted",
-    "greater": "gt",
-    "less": "lt",
-    "greater_equal": "ge",
-    "less_equal": "le",
-    "long": "cast",
-    "int": "cast",
-    "sgn": "sign",
-    "fix": "trunc",
-}
-"""Functions that share a rule, and with it a name, with another."""
-
-
-def op_names(names: Any, argument: str, known: Iterable[str]) -> frozenset[str]:
+def op_names(names: Any, argument: str, known: Mapping[str, str]) -> frozenset[str]:
+    """`known`: the op of each function, and each op itself."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         remedy = f"; write [{names!r}]" if isinstance(names, str) else ""
         raise TypeError(
@@ -83,17 +66,17 @@ def op_names(names: Any, argument: str, known: Iterable[str]) -> frozenset[str]:
             raise TypeError(
                 f"{argument} must hold names (str) of ops, got {shown(name)}{f'; write {own!r}' if own else ''}"
             )
+    other = next((name for name in sorted(chosen) if known.get(name, name) != name), None)
+    if other is not None:
+        raise ValueError(
+            f"{argument}= names {other!r}, which is linearized under the name of another op; write {known[other]!r}"
+        )
     unknown = sorted(set(chosen).difference(known))
     if unknown:
-        for name in unknown:
-            if name in _BELONGS_TO:
-                raise ValueError(
-                    f"{argument}= names {name!r}, which is linearized under the name of another op; "
-                    f"write {_BELONGS_TO[name]!r}"
-                )
+        ops = sorted(set(known.values()))
         raise ValueError(
             f"{argument}= names no op that is linearized: {', '.join(map(repr, unknown))}"
-            f"{did_you_mean(unknown[0], known)} (sll.OPS lists all: {', '.join(sorted(known))})"
+            f"{did_you_mean(unknown[0], ops)} (sll.OPS lists all: {', '.join(ops)})"
         )
     return frozenset(chosen)
 

@@ -30,18 +30,14 @@ from torch import Tensor
 
 from .apply import run
 from .band import hard_forward
-from .dtypes import compute_dtype
+from .dtypes import compute_dtype, exact_dtype
 from .env import dispatched
-
-__all__ = ["Order", "capped_simplex", "close", "constant", "first_k", "most_neighbours", "rank", "sort", "traced"]
+from .fused import batched
 
 
 def traced(x: Tensor) -> bool:
     """Whether sizes must not depend on the data: while somebody traces, under vmap, or without data."""
-    if x.device.type == "meta" or dispatched():
-        return True
-    functorch = torch._C._functorch
-    return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
+    return x.device.type == "meta" or bool(dispatched()) or batched(x)
 
 
 def sort(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,12 +103,6 @@ def _between_corners(s: Tensor, inner: Tensor, k: int) -> Tensor:
     reach.
     """
     n = s.shape[-1]
-    if n <= DENSE:
-        corners = torch.cat([s, s - 1], -1)
-        sums = (s.unsqueeze(-2) - corners.unsqueeze(-1)).clamp(0, 1).sum(-1)
-        low = torch.where(sums >= k, corners, float("-inf")).amax(-1, keepdim=True)
-        high = torch.where(sums <= k, corners, float("inf")).amin(-1, keepdim=True)
-        return (low + high) / 2
     rising = (-s).contiguous()
     total = torch.nn.functional.pad(inner.cumsum(-1), (1, 0))
     corners = -sort(torch.cat([rising, rising + 1], -1))[0]
@@ -182,10 +172,6 @@ def _contenders(rows: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor]:
     return rows.topk(most).indices, chosen
 
 
-DENSE = 16
-"""For rows of up to this many numbers all corners are tried at once; longer ones are sorted."""
-
-
 class Order:
     """The matrix `P` of sorted rows, its rows restricted to `reach` neighbours on either side.
 
@@ -250,7 +236,7 @@ def _bands(ordered: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     A *chain* is a run of elements with gaps of at most `eps`; bands do not reach beyond it. Positions count from the
     start of the chain, so that neither the size of the numbers nor an outlier costs digits.
     """
-    wide = torch.float32 if ordered.device.type == "mps" else torch.float64
+    wide = exact_dtype(ordered)
     most = torch.finfo(wide).max
     values = ordered.to(wide).nan_to_num(most, most, -most)  # infinite numbers, and NaN, are chains of equals
     new = values.diff() > eps
@@ -324,9 +310,8 @@ class _Differences(torch.autograd.Function):
     def forward(g: Tensor, order: Tensor, lo: Tensor, hi: Tensor, eps: float) -> Tensor:
         if g.shape[-1] == 0:
             return g.clone()
-        wide = torch.float32 if g.device.type == "mps" else torch.float64
         many = hi - lo
-        ordered = torch.where(many > 1, g.gather(-1, order).to(wide), 0)
+        ordered = torch.where(many > 1, g.gather(-1, order).to(exact_dtype(g)), 0)
         differences = ordered * many - _over_bands(ordered, lo, hi)
         if not _finite(ordered):
             # What is not finite stays in its bands: it is counted apart.

@@ -8,8 +8,6 @@ from typing import Any, cast
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-__all__ = ["origin"]
-
 _MOST = 200
 """Of longer graphs only the node itself is known."""
 _SMALL = 64

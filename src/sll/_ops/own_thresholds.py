@@ -24,8 +24,6 @@ from torch.autograd.graph import get_gradient_edge
 from .env import dispatched
 from .surrogates import simple
 
-__all__ = ["apart"]
-
 _FOUND = {"Max", "Min", "Amax", "Amin", "Topk", "Sort", "Kthvalue", "Median", "Nanmedian", "Cummax", "Cummin"}
 _FOUND |= {"Aminmax"}
 _COPIES = {"Clone", "Alias", "View", "UnsafeView", "Reshape", "Unsqueeze", "Squeeze", "Contiguous"}

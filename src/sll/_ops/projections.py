@@ -23,7 +23,7 @@ from .band import hard_forward
 from .dtypes import FULL
 from .fused import batched, project
 from .order import first_k
-from .samples import SAMPLE, from_last, leads, pairs, sample
+from .samples import from_last, leads, pairs
 
 try:
     import numpy
@@ -32,11 +32,8 @@ except ImportError:  # it is optional, as it is for torch
 else:
     np = numpy
 
-__all__ = ["Half", "Projection", "chosen_anywhere", "contenders", "decided", "distances_of", "np", "rows_of"]
-
-SHORT, FEW, SMALL = 128, 4096, 2**15
-"""Numbers, up to which Python computes, and NumPy (subsets of so many numba), and up to which sorting takes less time
-than several rounds."""
+SHORT, FEW = 128, 4096
+"""Numbers, up to which Python computes, and NumPy (subsets of so many numba)."""
 
 Half: TypeAlias = "float | Tensor | Callable[[Callable[[], Any]], float | Tensor]"
 """A half-width, or what finds it, given a function that computes a sample of distances."""
@@ -137,7 +134,7 @@ class Projection:
             costs = -rows.numpy().reshape(-1, n)
             ordered = costs.copy()
             ordered.sort()
-            half = self.width(lambda: _distances(costs, ordered, k, self.ordered))
+            half = self.width(lambda: distances_of(rows, k, self.ordered))
             if isinstance(half, Tensor):
                 return None
             inside = _cheapest(costs, ordered, half) if k == 1 else _around_last(costs, k, half, ordered)
@@ -155,7 +152,7 @@ class Projection:
         if not self.largest:
             rows = [[-score for score in row] for row in rows]
         lines = [sorted(row, reverse=True) for row in rows]
-        half = self.width(lambda: _gaps(lines, k, self.ordered))
+        half = self.width(lambda: distances_of(rows_of(scores, self.dim, self.largest), k, self.ordered))
         if isinstance(half, Tensor):
             return None
         scale, outs = half if self.largest else -half, found.numpy().reshape(len(rows), -1)
@@ -175,22 +172,9 @@ def _lists(x: Tensor) -> list[list[float]]:
     return (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).tolist()
 
 
-def _gaps(lines: list[list[float]], k: int, subset: bool) -> list[float]:
-    """`distances_of`, of sorted rows."""
-    if not subset:
-        return [line[0] - line[1] for line in lines]
-    return [score - (line[k - 1] + line[k]) / 2 for line in lines for score in line]
-
-
 @functools.lru_cache(maxsize=64)
 def _ones(n: int, dtype: Any) -> Any:
     return np.ones(n, dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def _averages(n: int, dtype: Any) -> Any:
-    """(n, n): row `j` takes the mean of the first ``j + 1``."""
-    return (np.tri(n) / np.arange(1, n + 1)[:, None]).astype(dtype)
 
 
 def distances_of(rows: Tensor, k: int, subset: bool) -> Tensor:
@@ -198,14 +182,6 @@ def distances_of(rows: Tensor, k: int, subset: bool) -> Tensor:
     if not subset:
         return leads(rows)
     return from_last(rows, k) if k < rows.shape[-1] else pairs(rows)
-
-
-def _distances(costs: Any, ordered: Any, k: int, subset: bool) -> Any:
-    """The same of sorted arrays."""
-    if not subset:
-        return ordered[:, 1] - ordered[:, 0]
-    found = (costs - (ordered[:, k - 1 : k] + ordered[:, k : k + 1]) / 2).reshape(-1)
-    return found if found.size <= SAMPLE else sample(torch.from_numpy(found)).numpy()
 
 
 class _Chosen(torch.autograd.Function):
@@ -251,17 +227,10 @@ def _cheapest(costs: Any, ordered: Any, half: float) -> Any:
     """Mask of the support of ``sparsemax(-costs / half)``: what is below the threshold at which ``sum relu(tau -
     costs)`` is `half`. With the first `j` alone that is their mean plus ``half / j``; the least of these is it.
     """
-    n, first = costs.shape[-1], ordered[:, :1]
-    above = np.minimum(ordered - first, _FAR)
-    if n <= 64:  # a product with a small matrix is faster than sums along short rows
-        averages = _averages(n, costs.dtype)
-        total = averages @ above.T + half * averages[:, :1]
-    else:
-        total = ((np.add.accumulate(above, -1) + half) / np.arange(1, n + 1)).T
-    return costs - first < np.minimum.reduce(total)[:, None]
-
-
-_FAR = 1e30
+    first = ordered[:, :1]
+    total = np.add.accumulate(np.minimum(ordered - first, 1e30), -1) + half
+    means = total / np.arange(1, costs.shape[-1] + 1, dtype=costs.dtype)
+    return costs - first < np.minimum.reduce(means.T)[:, None]
 
 
 def _support(scores: list[float], half: float) -> int:
@@ -311,26 +280,12 @@ def _centred(g: Tensor, inside: Tensor, half: Any) -> Tensor:
 
 def _contenders(rows: Tensor, k: int, half: Any) -> Tensor:
     """Ones for what has a share strictly between 0 and 1. Nothing is nearer than `half` to infinity or NaN."""
-    if k > 1:
-        return _around_last(-rows, k, half)  # type: ignore[no-any-return]
-    return _above_threshold(rows, half) if rows.numel() <= SMALL else _by_rounds(rows, half)
-
-
-def _above_threshold(rows: Tensor, half: Any) -> Tensor:
-    """As `_cheapest`."""
-    if np is None or rows.device.type != "cpu":
-        ordered = rows.neg().sort(-1).values
-    else:
-        ordered = torch.from_numpy(np.sort(-rows.numpy()))
-    first = ordered[..., :1]
-    total = (ordered - first).cumsum(-1).add_(half)
-    total /= torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
-    return (rows + first + total.amin(-1, keepdim=True) > 0).to(rows.dtype)
+    return _around_last(-rows, k, half) if k > 1 else _by_rounds(rows, half)
 
 
 def _by_rounds(rows: Tensor, half: Any) -> Tensor:
-    """The same by Newton's method from below: ``sum relu`` is convex, so that the support only shrinks, and is found
-    when its size stays (Michelot's algorithm). Each round is a handful of kernels, and there are few.
+    """As `_cheapest`, by Newton's method from below: ``sum relu`` is convex, so that the support only shrinks, and is
+    found when its size stays (Michelot's algorithm). Each round is a handful of kernels, and there are few.
     """
     best = rows.amax(-1, keepdim=True)
     z = (rows - best).div_(half)

@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["agreed"]
-
 WAIT = timedelta(seconds=10)
 """So long a rank waits for rank 0, which is at most a step behind; once in a program, if nothing comes."""
 _MANY: dict[Any, int] = {}

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from .env import dispatched, free_to_read
+from .env import dispatched
 
 SAMPLE = 1024
 """Distances looked at in one call: the share that a band holds is then known to within 0.016 (one standard error)."""
@@ -70,11 +70,7 @@ def pairs(z: Tensor) -> Tensor:
     n = z.shape[-1]
     if n < 2:
         return z.new_zeros(1)
-    again = not (type(n) is not int or dispatched())
-    two = _two_once if again else _two
-    if again and z.dim() == 1 and free_to_read(z) and numpy_is_there():
-        row, (first, second) = z.detach().numpy(), two(min(n * (n - 1) // 2, SAMPLE), n, z.device)
-        return torch.from_numpy(row[first.numpy()] - row[second.numpy()])  # a fraction of the time
+    two = _two if type(n) is not int or dispatched() else _two_once
     rows = sample_rows(z, 128)
     first, second = two(max(1, min(n * (n - 1) // 2, SAMPLE // max(rows.shape[0], 1))), n, z.device)
     return (rows.index_select(-1, first) - rows.index_select(-1, second)).reshape(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -10,9 +11,6 @@ from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 from .env import HOOKS
-
-__all__ = ["Saving", "saved_as_then", "saving"]
-
 
 T = TypeVar("T")
 
@@ -38,20 +36,16 @@ def saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
     now = saving()
     if now is None or then is not None and now[0] is then[0]:
         return compute()
-    if any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack()):
-        with _disable_current_modes():  # they would wait for these calls in the second run, too
-            return _saved_as_then(then, compute)
-    return _saved_as_then(then, compute)
-
-
-def _saved_as_then(then: Saving, compute: Callable[[], T]) -> T:
-    now, inner = saving(), []
-    while now is not None and (then is None or now[0] is not then[0]):
-        inner.append(now)
-        _autograd._pop_saved_tensors_default_hooks()
-        now = saving()
-    try:
-        return compute()
-    finally:
-        for pack, unpack in reversed(inner):
-            _autograd._push_saved_tensors_default_hooks(pack, unpack)
+    selective = any(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack())
+    inner = []
+    # (Selective checkpoints would wait for these calls in the second run, too.)
+    with _disable_current_modes() if selective else nullcontext():
+        while now is not None and (then is None or now[0] is not then[0]):
+            inner.append(now)
+            _autograd._pop_saved_tensors_default_hooks()
+            now = saving()
+        try:
+            return compute()
+        finally:
+            for pack, unpack in reversed(inner):
+                _autograd._push_saved_tensors_default_hooks(pack, unpack)

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 from .callsite import frame, frames, is_ours, looks_into
 
-__all__ = ["in_package", "only_told", "users_line"]
-
 _LOGS = {
     "print", "log", "debug", "info", "warning", "error", "exception", "critical", "log_dict", "log_metric",
     "log_metrics", "add_scalar", "add_scalars",

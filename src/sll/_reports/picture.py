@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-__all__ = ["COLORS", "LINES", "style"]
-
-
 COLORS: dict[str, str] = {
     "plain": "#000000",
     "straight_through": "#E69F00",

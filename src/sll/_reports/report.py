@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-__all__ = ["Report"]
-
-
 _APPROXIMATE = {
     "flips": "flips were too many to follow and count with their local gradient. A smaller eps opens fewer",
     "joint": "decisions are in their band together with one that they depend on, or one about an equal number: each "

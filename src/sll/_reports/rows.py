@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from .._ops.callsite import CallSite, short
 
-__all__ = ["EpsUsed", "Followed", "Row"]
-
 BEYOND = 1.25
 """A band that is so many times the largest distance is too wide. ("auto" may take one of the largest distance.)"""
 GROWS = 1e3

@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["as_html", "as_text"]
-
 Cells = Sequence[str]
 
 

@@ -25,6 +25,9 @@ _NAMESPACES = {
 SOURCES: dict[str, str] = {}
 """Op names (the keys of ``eps=``, ``only=``, ``exclude=``) -> one line on their decision boundaries."""
 
+OP_OF: dict[str, str] = {}
+"""Name of a function -> the op that it is; and each op -> itself."""
+
 MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 """Python asks a subclass first: ``x > parameter`` is the call ``parameter < x``. So these names go together."""
 LEFT_ALONE: dict[str, str] = {}
@@ -144,6 +147,8 @@ def _index(row: Row) -> None:
     for name in row.names.split():
         ROW_OF[name] = row
         bare = name.rpartition(".")[2]
+        if row.op:
+            OP_OF[bare] = row.op
         for fact in row.facts.split():
             NAMED[fact].add(bare)
         if row.left_alone:
@@ -153,15 +158,15 @@ def _index(row: Row) -> None:
         if row.family == "asks":
             ASKS.update(spellings(name))
     if row.boundaries:
-        SOURCES[row.op] = row.boundaries
+        SOURCES[row.op], OP_OF[row.op] = row.boundaries, row.op
 
 
 def chosen_ops(only: Iterable[str] | None, exclude: Iterable[str] | None) -> frozenset[str]:
     """The ops that are linearized."""
-    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", SOURCES))
+    ops = frozenset(SOURCES) if only is None else _with_mirrored(op_names(only, "only", OP_OF))
     if exclude is None:
         return ops
-    left_out = op_names(exclude, "exclude", SOURCES)
+    left_out = op_names(exclude, "exclude", OP_OF)
     both = sorted(ops & left_out) if only is not None else ()
     if both:
         raise ValueError(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import sll
 
-from .console import FAILED, save, stop, working, writable_figure
+from .console import FAILED, USAGE, save, stop, working, writable_figure
 
 EPILOG = "Exit codes: 0 done, 1 something failed while it ran, 2 called in a wrong way."
 
@@ -200,6 +200,11 @@ def explain(
     and with the region. refused is what PyTorch said where it cannot differentiate the program without a region. inner
     says whether the program enters regions of its own.
     """
+    where, _, what = target.rpartition(":")
+    if not where or not what:
+        stop(USAGE, f"TARGET must be module:function or path/to/file.py:function, got {target!r}")
+    if where.endswith(".py") and not Path(where).is_file():
+        stop(USAGE, f"TARGET {target!r}: there is no file {where}; the path starts in {Path.cwd()}")
     from .explaining import explain
 
     options = {"paths": paths, "see_through": see_through, "check": check}

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 FAILED, USAGE = 1, 2
@@ -30,6 +29,8 @@ def print_json(found: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
     """A spinner and a clock on stderr, if that is a terminal."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

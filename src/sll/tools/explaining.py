@@ -95,10 +95,6 @@ def _imported(name: str) -> ModuleType:
 def _find(target: str, with_traceback: bool) -> Callable[..., Any]:
     """The function, module or object that ``module:name`` or ``file.py:name`` means."""
     where, _, what = target.rpartition(":")
-    if not where or not what:
-        stop(USAGE, f"TARGET must be module:function or path/to/file.py:function, got {target!r}")
-    if where.endswith(".py") and not Path(where).is_file():
-        stop(USAGE, f"TARGET {target!r}: there is no file {where}; the path starts in {os.getcwd()}")
     try:
         found: Any = _imported(where)
     except ModuleNotFoundError as error:

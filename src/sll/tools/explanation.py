@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ from ..region import hard, linearize
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-__all__ = ["Explanation", "InputGradient", "explain"]
 
 
 @dataclass(frozen=True)
@@ -255,16 +252,17 @@ _REFUSALS = ("derivative for", "does not require grad", "not implemented for aut
 """How PyTorch says that it cannot differentiate a discrete program."""
 
 
-def _norms(program: Program, region: AbstractContextManager[Any]) -> dict[str, float | None]:
+def _norms(program: Program, region: linearize | hard) -> dict[str, float | None]:
     """Norms of the gradients, by name."""
     with torch.inference_mode(False), program.as_it_was(), torch.enable_grad():
         args, kwargs, inputs = program.copies()
         inputs.update(program.leaves)
-        again = isinstance(region, linearize) and region.paths > 1
-        with nullcontext() if again else region:
-            out = program.run(args, kwargs, region(program.fn) if again else None)  # type: ignore[operator]
-            done = any(x.grad is not None for x in inputs.values())
-            whole = None if done else total(out)
+
+        def loss(out: Any) -> Tensor | None:
+            done = any(x.grad is not None for x in inputs.values())  # (the program has called backward itself)
+            return None if done else total(out)
+
+        whole = program.run(args, kwargs, loss, region)
         grads = [x.grad for x in inputs.values()]
         if whole is not None and inputs:
             grads = list(torch.autograd.grad(whole, list(inputs.values()), allow_unused=True))
