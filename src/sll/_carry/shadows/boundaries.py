@@ -14,7 +14,7 @@ from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
 from ..._ops.surrogates import alias, follow, kept, simple
 from ..._rules.index import op_name
-from ..._rules.widths import watch_of
+from ..._rules.widths import Width, watch_of
 from ..boundaries import edges_of, nearest_boundary
 from ..interface import Func, Region
 from .elementwise import elementwise
@@ -39,12 +39,7 @@ def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: 
     plain = watch_of(eps) is None and simple(hard) and simple(boundaries) and (not isinstance(x, Tensor) or simple(x))
     numbers, edges, x = alias(hard), kept(boundaries), kept(x) if isinstance(x, Tensor) else x
 
-    @functools.cache
-    def found() -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            offset, below, above = nearest_boundary(eps, numbers, edges, x)
-        looked_at(eps, offset, 2 * offset.detach(), 1.0)
-        return offset, below, above
+    found = functools.cache(lambda: _nearest(eps, numbers, edges, x))
 
     def make() -> Tensor:
         offset, below, above = found()
@@ -60,6 +55,14 @@ def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: 
         return carry(region, hard, Shadow(value, other, exact))
     line.root.edges = boundaries
     return carry(region, hard, Index(value, other, exact, False, line))
+
+
+def _nearest(eps: float | Width, passed: Tensor, edges: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Where `x` is in the band of the nearest boundary, and how many are passed below and above that."""
+    with torch.enable_grad():
+        offset, below, above = nearest_boundary(eps, passed, edges, x)
+    looked_at(eps, offset, 2 * offset.detach(), 1.0)
+    return offset, below, above
 
 
 def _count_passed(region: Region, func: Func, call: Callable[[Any], Any], boundaries: Tensor, x: Any) -> Any:
@@ -91,13 +94,13 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     x, hard = args[0] if args else kwargs["input"], func(*args, **kwargs)
     if not tracked(x) or not region.linearizes("histc") or not x.numel():
         return hard
-    edges, whole = edges_of(*args, **kwargs)
-    bins, flat = edges.numel() - 1, x.reshape(-1)
-    count = lambda v: torch.searchsorted(edges, v.detach().to(edges.dtype), right=True)
-    place = _passed(region, "histc", count, edges, flat)
+    eps, flat, (edges, whole) = region.eps_for("histc"), x.reshape(-1), edges_of(*args, **kwargs)
+    if joined(eps, hard):
+        return hard
+    passed, bins = torch.searchsorted(edges, flat.detach().to(edges.dtype), right=True), edges.numel() - 1
+    offset, below, above = _nearest(eps, passed, edges, flat)
+    place = torch.cat([above, below])
     if whole:  # the outermost edges move with the data, and nothing crosses them
-        place = region.call(torch.clamp, place, 1, bins)
-    total = shadow(region.call(torch.bincount, place, minlength=bins + 2))
-    assert total is not None
-    fixed = hard.detach()
-    return follow(total.value()[1 : bins + 1].to(x.dtype), lambda: fixed.clone())
+        place = place.clamp(1, bins)
+    total = offset.new_zeros(bins + 2).index_add(0, place, torch.cat([offset, -offset]))
+    return follow(total[1:-1].to(x.dtype), hard.detach().clone)
