@@ -1,4 +1,4 @@
-"""`searchsorted`, `bucketize` and `histc` count the boundaries passed: one decision, at the nearest boundary."""
+"""`searchsorted`, `bucketize` and `histc` count the boundaries passed: one decision, at the nearest. `bincount`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
-from ..._ops.surrogates import alias, follow, kept, simple
+from ..._ops.surrogates import alias, eager, follow, kept, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, watch_of
 from ..boundaries import edges_of, nearest_boundary
-from ..interface import Func, Region
+from ..interface import Func, Region, Rule
 from .elementwise import elementwise
 from .kinks import joined, looked_at
-from .shadow import Shadow, carry, shadow
+from .shadow import Shadow, Weights, carry, shadow
 from .wraps import Index, line_for
 
 _DECIDED = (
@@ -104,3 +104,22 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         place = place.clamp(1, bins)
     total = offset.new_zeros(bins + 2).index_add(0, place, torch.cat([offset, -offset]))
     return follow(total[1:-1].to(x.dtype), hard.detach().clone)
+
+
+def bincount(defined: Rule) -> Rule:
+    """Of integers whose decisions are known, each of which moves them to another bin; else what it is `defined` as."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = shadow(args[0]) if len(args) == 1 and kwargs.keys() <= {"minlength"} else None
+        parts = None if own is None or isinstance(own, Weights) else own.parts(args[0])
+        if parts is None:
+            return defined(region, func, args, kwargs)
+        out, (share, change) = func(*args, **kwargs), parts
+        numbers, n = alias(out), args[0].long().unsqueeze(-1)
+        place = torch.cat([n + change, n.expand_as(change)]).add_(1).clamp_(0, len(out) + 1)  # (who may leave its ends)
+        moved = torch.cat([share, -share]).expand_as(place).reshape(-1)
+        soft = moved.new_zeros(len(out) + 2).index_add(0, place.reshape(-1), moved)[1:-1]
+        exact = soft.dtype if eager() and n.numel() < 2**24 else None
+        return carry(region, out, Shadow(follow(soft, lambda: numbers.to(soft.dtype)), None, exact))
+
+    return rule

@@ -261,9 +261,6 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     dtype, product = common(args, found, True), name in PRODUCTS
     if dtype is None or product and (args[0] is args[1] or of_one(args)):
         return NotImplemented
-    for own in found:
-        if own is not None and type(own if own.root is None else own.root[0]) is Index:
-            return NotImplemented
     if not product and all(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
         return NotImplemented  # (the sum of masks is a mask)
     operands = list(args)
@@ -285,7 +282,8 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             operands[i] = kept(x)
     make: Callable[[], Tensor] = lambda: func(*(x if own is None else own.value() for x, own in zip(operands, found)))
     if not whole:
-        return make()
+        rounded = any(type(own if own.root is None else own.root[0]) is Index for own in found if own is not None)
+        return NotImplemented if rounded else make()
     out, known = func(*args), [x for x, own in zip(args, found) if own is not None]
     if out.dtype in NARROW:
         return NotImplemented

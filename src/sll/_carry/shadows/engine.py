@@ -82,6 +82,7 @@ RULE_OF: dict[str, Rule] = {
     **{name: getattr(orders, name) for name in ("kthvalue", "median")},
     "nanmedian": orders.median,
     **{name: getattr(boundaries, name) for name in ("searchsorted", "bucketize", "histc")},
+    "bincount": boundaries.bincount(_WRITTEN_DOWN["bincount"]),
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
     "floats": elementwise.elementwise,
