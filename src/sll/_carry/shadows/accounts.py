@@ -6,25 +6,23 @@ ceiling. What is known of one is known of all.
 
 from __future__ import annotations
 
-import collections
 import itertools
 import threading
-from collections.abc import Iterable
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 from weakref import ref
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from ..._ops.dtypes import FULL
 from ..._ops.env import outside_of_transforms, readable
-from ..._ops.samples import sample
+from ..._ops.samples import numpy_is_there, sample
 from ..._rules.widths import Width
 from ..interface import Region
 
 __all__ = ["SAW", "Account", "account"]
 
-Key: TypeAlias = "Tensor | ref[Tensor]"
 _TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
 SAW = "a sawtooth keeps its own slope, and its operand without it that of the operand"
 _NUMBERS = itertools.count()
@@ -74,43 +72,50 @@ class Account:
 class _Step(threading.local):
     def __init__(self) -> None:
         self.number = -1
-        self.known: collections.deque[tuple[float, Key, Account]] = collections.deque(maxlen=_MANY)
+        self.known: dict[tuple[Any, ...], list[Account]] = {}
 
 
 _STEP = _Step()
 """Of the last roundings in a step: how far apart their boundaries are, and a sample of what was rounded."""
 
 
-def account(region: Region, eps: Width, source: Tensor, nodes: Iterable[Node], step: float | None) -> Account:
-    """Of `source`, a linear function of what comes from these `nodes` of autograd, rounded to multiples of `step`
-    (None: at other boundaries).
+def account(
+    region: Region, eps: Width, source: Tensor, origins: Callable[[], Iterable[tuple[Node, int]]], step: float | None
+) -> Account:
+    """Of `source`, a linear function of what comes from its `origins` in autograd's graph, rounded to multiples of
+    `step` (None: at other boundaries).
     """
-    found = None if step is None else _known(region, source, nodes, step)
+    found = None if step is None else _known(region, source, origins(), step)
     found = found or Account()
     found.joins(eps)
     return found
 
 
-def _known(region: Region, source: Tensor, nodes: Iterable[Node], step: float) -> Account:
+def _known(region: Region, source: Tensor, origins: Iterable[tuple[Node, int]], step: float) -> Account:
     if _STEP.number != region.step():
         _STEP.number = region.step()
         _STEP.known.clear()
-    marks = [cast(Any, node).metadata.setdefault("sll", []) for node in nodes]
-    numbers = readable(source)
-    with outside_of_transforms():
-        key = ref(source) if numbers is None else sample(numbers).clone()  # (in a graph there are no numbers)
-        for one, other, found in _STEP.known:
-            if one == step and any(found.number in mark for mark in marks) and _same(other, key):
-                return found
+    marks = [cast(Any, node).metadata.setdefault("sll", []) for node, _ in origins]
+    key = step, source.shape, source.dtype, source.device, _numbers(source)
+    alike = _STEP.known.setdefault(key, [])
+    for found in alike:
+        if any(found.number in mark for mark in marks):
+            return found
+    if len(_STEP.known) > _MANY:
+        del _STEP.known[next(iter(_STEP.known))]
     found = Account(True)
+    alike.append(found)
     for mark in marks:
         mark.append(found.number)
         del mark[:-_MANY]  # (of a parameter there is one node for all steps)
-    _STEP.known.append((step, key, found))
     return found
 
 
-def _same(a: Key, b: Key) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
-    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a() is b()
+def _numbers(x: Tensor) -> Any:
+    """Some of the numbers of `x`, to be compared; `x` itself where there are none, in a graph."""
+    numbers = readable(x)
+    if numbers is None:
+        return ref(x)
+    with outside_of_transforms():
+        numbers = sample(numbers).cpu()
+        return numbers.numpy().tobytes() if numbers.dtype in FULL and numpy_is_there() else tuple(numbers.tolist())

@@ -1,4 +1,4 @@
-"""`searchsorted`, `bucketize` and `histc` count the boundaries passed: one decision, at the nearest boundary."""
+"""`searchsorted`, `bucketize` and `histc` count the boundaries passed: one decision, at the nearest. `bincount`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
 from ..._ops.env import tracked
-from ..._ops.surrogates import alias, follow, kept, simple
+from ..._ops.surrogates import alias, eager, follow, kept, simple
 from ..._rules.index import op_name
-from ..._rules.widths import watch_of
+from ..._rules.widths import Width, watch_of
 from ..boundaries import edges_of, nearest_boundary, passing
-from ..interface import Func, Region
+from ..interface import Func, Region, Rule
 from .elementwise import elementwise
 from .kinks import joined, looked_at
-from .shadow import Shadow, carry, shadow
+from .shadow import Shadow, Weights, carry, shadow
 from .wraps import Index, line_for
 
 _DECIDED = (
@@ -38,13 +38,7 @@ def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: 
     line = line_for(region, eps, "searchsorted", (x,))
     plain = watch_of(eps) is None and simple(hard) and simple(boundaries) and (not isinstance(x, Tensor) or simple(x))
     numbers, edges, x = alias(hard), kept(boundaries), kept(x) if isinstance(x, Tensor) else x
-
-    @functools.cache
-    def found() -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            offset, below, above = nearest_boundary(eps, numbers, edges, x)
-        looked_at(eps, offset, 2 * offset.detach(), 1.0)
-        return offset, below, above
+    found = functools.cache(lambda: _nearest(eps, numbers, edges, x))
 
     def make() -> Tensor:
         offset, below, above = found()
@@ -60,6 +54,14 @@ def _passed(region: Region, op: str, call: Callable[[Any], Tensor], boundaries: 
         return carry(region, hard, Shadow(value, other, exact))
     line.root.edges = boundaries
     return carry(region, hard, Index(value, other, exact, False, line))
+
+
+def _nearest(eps: float | Width, passed: Tensor, edges: Tensor, x: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Where `x` is in the band of the nearest boundary, and how many are passed below and above that."""
+    with torch.enable_grad():
+        offset, below, above = nearest_boundary(eps, passed, edges, x)
+    looked_at(eps, offset, 2 * offset.detach(), 1.0)
+    return offset, below, above
 
 
 def passed(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,13 +83,32 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     x, hard = args[0] if args else kwargs["input"], func(*args, **kwargs)
     if not tracked(x) or not region.linearizes("histc") or not x.numel():
         return hard
-    edges, whole = edges_of(*args, **kwargs)
-    bins, flat = edges.numel() - 1, x.reshape(-1)
-    count = lambda v: torch.searchsorted(edges, v.detach().to(edges.dtype), right=True)
-    place = _passed(region, "histc", count, edges, flat)
+    eps, flat, (edges, whole) = region.eps_for("histc"), x.reshape(-1), edges_of(*args, **kwargs)
+    if joined(eps, hard):
+        return hard
+    passed, bins = torch.searchsorted(edges, flat.detach().to(edges.dtype), right=True), edges.numel() - 1
+    offset, below, above = _nearest(eps, passed, edges, flat)
+    place = torch.cat([above, below])
     if whole:  # the outermost edges move with the data, and nothing crosses them
-        place = region.call(torch.clamp, place, 1, bins)
-    total = shadow(region.call(torch.bincount, place, minlength=bins + 2))
-    assert total is not None
-    fixed = hard.detach()
-    return follow(total.value()[1 : bins + 1].to(x.dtype), lambda: fixed.clone())
+        place = place.clamp(1, bins)
+    total = offset.new_zeros(bins + 2).index_add(0, place, torch.cat([offset, -offset]))
+    return follow(total[1:-1].to(x.dtype), hard.detach().clone)
+
+
+def bincount(defined: Rule) -> Rule:
+    """Of integers whose decisions are known, each of which moves them to another bin; else what it is `defined` as."""
+
+    def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = shadow(args[0]) if len(args) == 1 and kwargs.keys() <= {"minlength"} else None
+        parts = None if own is None or isinstance(own, Weights) else own.parts(args[0])
+        if parts is None:
+            return defined(region, func, args, kwargs)
+        out, (share, change) = func(*args, **kwargs), parts
+        numbers, n = alias(out), args[0].long().unsqueeze(-1)
+        place = torch.cat([n + change, n.expand_as(change)]).add_(1).clamp_(0, len(out) + 1)  # (who may leave its ends)
+        moved = torch.cat([share, -share]).expand_as(place).reshape(-1)
+        soft = moved.new_zeros(len(out) + 2).index_add(0, place.reshape(-1), moved)[1:-1]
+        exact = soft.dtype if eager() and n.numel() < 2**24 else None
+        return carry(region, out, Shadow(follow(soft, lambda: numbers.to(soft.dtype)), None, exact))
+
+    return rule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..interface import Func, Region
 from .either import decided, is_either
 from .elementwise import elementwise
 from .shadow import Ends, Shadow, Whole, carried, carry, mark, opposite, quick_shadow
-from .sources import half_at, to_integer_but_zero, wide
+from .sources import across, half_at, to_integer_but_zero, wide
 from .wraps import Index, as_line, line_for
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
@@ -94,11 +95,13 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
     numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
-    other = lambda n: _beyond(fixed, n)
+    beyond = functools.cache(lambda: _beyond(fixed, numbers))
+    other = lambda n: beyond().to(n.dtype)
     line = None if type(eps) is float else line_for(region, eps, "cast", (x,))
     lazy = plainly and region.trace is None
     exact = dtype if lazy else None
     found = Shadow(make, other, exact, True) if line is None else Index(make, other, exact, True, line)
+    found.numbers = numbers
     if not lazy:
         found.value()
     return put(region, out, found)
@@ -130,10 +133,8 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
 
 
 def _beyond(x: Tensor, n: Tensor) -> Tensor:
-    """The integers on the other side of the nearest boundary of a cast: the nearest integer that is not 0."""
-    nearest = torch.where(x.abs() < 0.5, torch.where(x < 0, -1, 1).to(x.dtype), x.round())
-    sign = torch.sign(nearest)
-    return torch.where(x.abs() >= nearest.abs(), nearest - sign, nearest).to(n.dtype)
+    """The integers on the other side of the nearest boundary of a cast. (0 may have become an integer before.)"""
+    return across("trunc", x, n).add_(x == 0)
 
 
 def _holds(dtype: torch.dtype, ends: Ends) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..._ops.dtypes import NARROW
 from ..._ops.env import tracked
 from ..._ops.openness import flag, is_flag
-from ..._ops.surrogates import alias, follow, kept, number
+from ..._ops.surrogates import alias, follow, kept, lazy_clone, number
 from ..interface import Func, Region
 from .differences import as_floats, by_difference, common, numbered, of_one, other_of, quick_difference, quotient
 from .either import decided, either, mapped
@@ -131,13 +131,36 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     """Whole numbers and whole constants, ``x.round().clamp(-7, 7)``; integers."""
     x, whole = args[0], (getattr(args[0], "_sll", None) or (None, None))[0]
     if not isinstance(whole, Whole):
-        return quick_difference(region, func, args)
+        return _quick_integer(region, func, args)
     if type(whole) is Either or x._sll[1] != x._version or whole.within is not None or whole.line is not None:
         return NotImplemented
     for y in args[1:]:
         if type(y) is not int and not (type(y) is float and y.is_integer()):
             return NotImplemented
     return mark(region, func(*args), _mapped(whole, x, func, args[1:], func.__name__))
+
+
+def _quick_integer(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of an integer and numbers, ``i.clamp(0, 15)``. What it would be is worked out when somebody asks."""
+    (n, *rest), own = args, quick_shadow(args[0])
+    if own is None or own.numbers is None or any(type(y) is not int for y in rest):
+        return quick_difference(region, func, args)
+    out, then, dtype = func(*args), own.numbers, own.exact
+    numbers = lazy_clone(out)
+
+    @functools.cache
+    def beyond() -> tuple[Tensor, Tensor]:
+        before: Any = own.other(then)
+        return before, func(before, *rest)
+
+    def soft() -> Tensor:
+        before, there = beyond()
+        return own.value() * quotient(there, numbers, before, then, dtype)  # type: ignore[arg-type]
+
+    value = numbered(out, soft, dtype)  # type: ignore[arg-type]
+    made = made_of(region, func, args, {}, out, [n], value, lambda _: beyond()[1], dtype)
+    made.numbers, made.ends = numbers, (rest[0], rest[1]) if func.__name__ == "clamp" and len(rest) == 2 else None
+    return mark(region, out, made)
 
 
 def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
@@ -238,9 +261,6 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     dtype, product = common(args, found, True), name in PRODUCTS
     if dtype is None or product and (args[0] is args[1] or of_one(args)):
         return NotImplemented
-    for own in found:
-        if own is not None and type(own if own.root is None else own.root[0]) is Index:
-            return NotImplemented
     if not product and all(isinstance(x, Tensor) and x.dtype == torch.bool for x in args):
         return NotImplemented  # (the sum of masks is a mask)
     operands = list(args)
@@ -262,7 +282,8 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             operands[i] = kept(x)
     make: Callable[[], Tensor] = lambda: func(*(x if own is None else own.value() for x, own in zip(operands, found)))
     if not whole:
-        return make()
+        rounded = any(type(own if own.root is None else own.root[0]) is Index for own in found if own is not None)
+        return NotImplemented if rounded else make()
     out, known = func(*args), [x for x, own in zip(args, found) if own is not None]
     if out.dtype in NARROW:
         return NotImplemented

@@ -83,6 +83,7 @@ RULE_OF: dict[str, Rule] = {
     "nanmedian": orders.median,
     "searchsorted": boundaries.passed,
     "histc": boundaries.histc,
+    "bincount": boundaries.bincount(_WRITTEN_DOWN["bincount"]),
     "best_values": reductions.best_value,
     "elementwise": elementwise.elementwise,
     "floats": elementwise.elementwise,

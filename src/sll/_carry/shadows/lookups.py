@@ -149,8 +149,7 @@ def _inside(i: Tensor, index: Tensor, size: int, zero: Any = 0) -> Tensor:
 
 def _rows_read(picked: Picked, out: Tensor, table: Tensor) -> Tensor:
     """`out` are the rows of a table that were picked."""
-    entries = finite(table.detach())
-    return decided(picked.by().rows_read, picked.scores, None, entries, out=out)
+    return decided(picked.by().rows_read, picked.scores, None, finite(table.detach()), out=out)
 
 
 def quick_getitem(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -188,16 +187,18 @@ def _quick_rows(region: Region, table: Any, index: Tensor, own: Shadow) -> Any:
 
     def read(i: Tensor) -> Tensor:
         i = i if known else _inside(i, index, size, zero)
-        found: Tensor = rows.index_select(0, i) if i.dim() == 1 else rows[i]  # (in a third of the time)
-        return found
+        return rows.index_select(0, i) if i.dim() == 1 else rows[i]  # type: ignore[no-any-return]  # (in a third of the time)
 
-    high = own.other(index)
-    if high is None:
+    root = own if own.root is None or own.root[0].numbers is None else own.root[0]
+    now = index if root.numbers is None else root.numbers
+    there = root.other(now)
+    high = there if root is own else own.other(index)
+    if high is None or there is None:
         low, high = neighbours(index)
-        change, step = read(high) - read(low), high - low
-    else:
-        change, step = read(high) - out.detach(), high - index
-    step, value = step.type(own.exact), own.value()
+        change, step, root = read(high) - read(low), high - low, own
+    else:  # (nobody need know what was made of the decision since)
+        change, step = read(high) - out.detach(), there - now
+    step, value = step.type(own.exact), root.value()
     if rest:
         step, value = step.reshape(*step.shape, *rest), value.reshape(*value.shape, *rest)
     return read_at(region, [own], table, out, value * change.div_(step).nan_to_num_(0.0, 0.0, 0.0))

@@ -67,6 +67,8 @@ class Shadow(Told):
     """Of what is made of one decision, element by element: the shadow of that, its tensor, and the version of it."""
     rises = False
     """Whether it is known to rise and fall with that."""
+    numbers: Tensor | None = None
+    """The tensor as it was. (Nobody writes to it.)"""
     rounded: Any = None
     """Of an index that floats were rounded to: the `Account` of these."""
 

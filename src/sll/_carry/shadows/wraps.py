@@ -60,6 +60,7 @@ _FAR = 32
 """So many nodes are looked at."""
 Path: TypeAlias = "tuple[Any, ...] | None"
 """The moves on the way to a tensor; None if elements meet there."""
+Edge: TypeAlias = "tuple[Node, int]"
 
 
 def _step_of(op: str, args: tuple[Any, ...]) -> float | None:
@@ -89,6 +90,13 @@ class Rounded:
         self.subtracted: list[bool] = []
         """Not empty if it is taken away from what it was made of. (Hooks hold this, and nothing that holds tensors.)"""
         self._twin: Tensor | None = None
+        self._origins: dict[Edge, tuple[Any, ...]] | None = None
+
+    def origins(self) -> dict[Edge, tuple[Any, ...]]:
+        """The `_ancestors` of the source."""
+        if self._origins is None:
+            self._origins = _ancestors(self.source)
+        return self._origins
 
     def twin(self) -> Tensor:
         """`x`, to be taken away from what it was made of."""
@@ -146,10 +154,13 @@ class Line:
 
     def made_of(self, x: Tensor) -> bool:
         """Whether `x` is what it was made of, up to linear functions: the same elements, in the same places."""
-        source, other = _ancestors(self.root.source, self.path or ()), _ancestors(x, ())
-        if self.path is None:
+        path = self.path
+        if x is self.root.source and not path:
+            return True
+        source, other = self.root.origins(), _ancestors(x)
+        if path is None:
             return not source.keys().isdisjoint(other)
-        return any(other.get(key) == path for key, path in source.items())
+        return any(key in source and (*source[key], *path) == way for key, way in other.items())
 
     def taken(self) -> Tensor:
         """The tensor, to be taken away from what it was made of."""
@@ -190,9 +201,9 @@ def line_for(
     if recorded(source) is None or out is not None and recorded(out) is None:
         return None
     eps.looks -= 1
-    step = _step_of(op, args)
-    nodes = [] if step is None else [node for node, _ in _ancestors(source, ())]
-    return Line(Rounded(source, out, saw, account(region, eps, source, nodes, step)))
+    root = Rounded(source, out, saw)
+    root.account = account(region, eps, source, root.origins, _step_of(op, args))
+    return Line(root)
 
 
 def sawtooth(region: Region, eps: Width, op: str, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -298,33 +309,39 @@ def in_place(rule: Rule) -> Rule:
     return taken
 
 
-def _ancestors(x: Tensor, path: tuple[Any, ...]) -> dict[tuple[Node, int], tuple[Any, ...]]:
+def _ancestors(x: Tensor) -> dict[Edge, tuple[Any, ...]]:
     """What `x` is a linear function of, in autograd's graph, and the moves from there."""
-    edge = get_gradient_edge(recorded(x))  # type: ignore[arg-type]
-    found, todo = {(edge.node, edge.output_nr): path}, [(edge.node, edge.output_nr)]
-    while todo and len(found) < _FAR:
-        key = todo.pop(0)
-        name = _name(key[0])
-        if name in _LINEAR or name in _MOVES:
-            path = (*_move(*key), *found[key])
-            for node, nr in key[0].next_functions[: 1 if name == "Div" else None]:
-                if node is not None and (node, nr) not in found:
-                    found[node, nr] = path
-                    todo.append((node, nr))
+    known: Any = recorded(x)
+    todo: list[Edge] = [(known.grad_fn or get_gradient_edge(known).node, known.output_nr)]
+    found: dict[Edge, tuple[Any, ...]] = {todo[0]: ()}
+    for node, nr in todo:  # (which grows)
+        kind = _kind(node.name())
+        if kind is None:
+            continue
+        path = (*_move(node, nr), *found[node, nr]) if kind in _MOVES else found[node, nr]
+        for source, at in node.next_functions[: 1 if kind == "Div" else None]:
+            if source is not None and (source, at) not in found:
+                found[source, at] = path
+                todo.append((source, at))
+        if len(found) >= _FAR:
+            break
     return found
 
 
-def _name(node: Node) -> str:
-    return node.name().rstrip("0123456789").removesuffix("Backward")
+@functools.cache
+def _kind(name: str) -> str | None:
+    """Of a node of autograd: which of these functions it stands for, if any."""
+    name = name.rstrip("0123456789").removesuffix("Backward")
+    return name if name in _LINEAR or name in _MOVES else None
 
 
 def _move(node: Node, nr: int) -> tuple[Any, ...]:
     """The move that a node of autograd stands for, if any."""
-    name = _name(node)
-    if name not in _MOVES:
-        return () if name in _LINEAR else (node,)
-    said = [getattr(node, "_saved_" + which) for which in _MOVES[name].split()]
-    return ((name, nr, *map(_told, said)),)
+    kind = _kind(node.name())
+    if kind not in _MOVES:
+        return (node,) if kind is None else ()
+    said = [getattr(node, "_saved_" + which) for which in _MOVES[kind].split()]
+    return ((kind, nr, *map(_told, said)),)
 
 
 def _told(x: Any) -> Any:
