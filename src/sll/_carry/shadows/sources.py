@@ -33,6 +33,7 @@ from .either import decided, either, is_either
 from .elementwise import elementwise
 from .kinks import joined, learned, looked_at
 from .shadow import Shadow, Whole, call_with, carry, mark, quick_shadow, shadow
+from .steps import MAKES_STEPS, narrow, step_of
 from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
@@ -109,6 +110,8 @@ def decide(op: str) -> Callable[..., Any]:
             return _decide_again(region, op, func, args, kwargs)
         if not region.linearizes(op) or not any(map(tracked, operands)):
             return func(*args, **kwargs)
+        if op in RISING and not kwargs and any(step_of(x) is not None for x in args):
+            return _at_once(region, op, func, args, region.eps_for(op))
         return described(region, op, func, args, kwargs)
 
     return rule
@@ -158,6 +161,8 @@ def _common(args: tuple[Any, ...]) -> bool:
         if type(x) is float or type(x) is int:
             continue
         if not ordinary(x) or x.dtype not in FULL or getattr(x, "_sll", None) is not None and is_either(x):
+            return False
+        if x.grad_fn is not None and type(x.grad_fn).__name__ in MAKES_STEPS and step_of(x) is not None:
             return False
         follows = follows or x.requires_grad
     return follows
@@ -356,7 +361,9 @@ def _at_once(region: Region, op: str, func: Func, args: tuple[Any, ...], eps: fl
         return flags
     a, b = apart(op, args[0], args[1], lambda: func(*args))
     half = half_at(eps, x := a - b)
-    value = ramp(x, x.detach(), half, RISING[op] * 0.5 / half, lambda: flags.to(x.dtype))
+    number = lambda: flags.to(x.dtype)
+    soft = lambda a, b: ramp(d := a - b, d.detach(), half, RISING[op] * 0.5 / half, number)
+    value = follow(narrow(region, func, (a, b), half, soft), number)
     if not learned(a, b):
         looked_at(eps, value, x.detach())
     return carry(region, flags, Shadow(value, exact=value.dtype))
