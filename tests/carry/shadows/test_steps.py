@@ -133,3 +133,25 @@ def test_running_extremes_of_none_and_of_many(mode, f):
         with sll.linearize(0.25, forward=mode, on_lost="ignore"):
             found = f(x, 0)
         assert all(map(torch.equal, found, f(x.detach(), 0)))
+
+
+ROUNDED = {  # a float that was rounded, and asked; the number that decides it, at 0
+    "sign > 0": (lambda x: x.sign() > 0, 1.0),
+    "-sign < 0": (lambda x: -x.sign() < 0, 1.0),
+    "heaviside > 0.5": (lambda x: torch.heaviside(x, torch.zeros((), dtype=x.dtype)) > 0.5, 1.0),
+    "round > 3.4": (lambda x: (x + 3.5).round() > 3.4, 1.0),
+    "floor >= 1.7": (lambda x: 1.7 <= (x + 2).floor(), 1.0),
+    "a sum of signs": (lambda x: x.sign() + 0.0 > 0, 1.0),
+    "a sum": (lambda x: torch.stack([x, 0 * x + 0.6]).sign().sum(0) > 0, 1.0),
+    "a mean": (lambda x: torch.stack([x + 0.5, 0 * x - 0.3]).round().mean(0) >= 0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_comparison_that_no_band_reaches_from_what_was_rounded_sees_the_next_number(name):
+    f, slope = ROUNDED[name]
+    x = torch.tensor([0.05, -0.05, 0.2, -0.2], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1, forward="straight-through"):
+        y = f(x).double()
+    (g,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(y, (x > 0).double()) and torch.allclose(g, torch.tensor([5.0, 5.0, 0, 0], dtype=g.dtype)), g

@@ -20,12 +20,12 @@ from torch import Tensor
 from ..._ops.apply import finite
 from ..._ops.dtypes import NARROW
 from ..._ops.env import free_to_read
+from ..._ops.openness import made_from
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Other, Shadow, Weights, call_with, carry, mark, quick_shadow, root_of, shadow, tensors
-from .steps import as_number
 from .terms import all_beyond, as_count, made_of, of_number, one_choice, relabelled, there, together
 
 
@@ -213,6 +213,12 @@ def quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dty
     high, low, to, at = (x.detach().to(dtype) for x in (high, low, to, at))
     step, change = to - at, high - low
     return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def as_number(x: Tensor, own: Shadow, value: Tensor) -> Tensor:
+    """`value`, which is `x` as a float: of a mask and a count its graph says so."""
+    mask = x.dtype == torch.bool
+    return made_from(None if mask else True, value) if mask or own.by_ones and not own.knows_other() else value
 
 
 def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool = False) -> list[Any]:

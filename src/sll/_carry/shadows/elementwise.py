@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import NARROW
-from ..._ops.env import tracked
 from ..._ops.openness import made_from
-from ..._ops.surrogates import alias, follow, kept, number
+from ..._ops.surrogates import alias, kept, number
 from ..interface import Func, Region
-from .differences import as_floats, by_difference, common, numbered, of_one, other_of, quick_difference, quotient
+from .differences import as_floats, as_number, by_difference, common, numbered, of_one, other_of, quick_difference
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
-from .steps import as_number, asked
+from .steps import asked
 from .terms import BY_ONES, made_of
 from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
@@ -84,8 +83,6 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     x = args[0] if args else None
     whole, name = carried(x), func.__name__
     asks = isinstance(out, Tensor) and (name in _ASKS or _is_bool(name, out))
-    if asks and isinstance(whole, Whole):
-        return _asked(region, func, args, kwargs, out, whole)
     if asks:
         return asked(region, func, (*args, *kwargs.values()), out)
     if out is x:
@@ -139,18 +136,6 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         if type(y) is not int and not (type(y) is float and y.is_integer()):
             return NotImplemented
     return mark(region, func(*args), _mapped(whole, x, func, args[1:], func.__name__))
-
-
-def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
-    """A question about whole numbers: does the answer change on the other side?"""
-    x = args[0]
-    beyond = whole.other(x.detach())
-    if beyond is None or not tracked(x) or any(tracked(y) for y in args[1:]):
-        return out
-    with torch.no_grad():
-        change = quotient(func(beyond, *args[1:], **kwargs), out, beyond, x, x.dtype)
-        flags = alias(out)
-    return carry(region, out, Shadow(follow(x * change, lambda: flags.to(x.dtype))))
 
 
 # --- linear functions --------------------------------------------------------------------------------------------
