@@ -1,7 +1,7 @@
 """Floats made of counts, ``mask.float().mean() == 0.5``: one decision moves them by a step. A question about them has
 the difference that this makes, and so has a comparison whose band is narrower.
 
-They are ordinary tensors and carry nothing. Their graph says what they were made of.
+They are ordinary tensors. Their graph says what they were made of.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .shadow import Either, Shadow, Whole, carried, carry, shadow
 
 _LONGEST = 8
 _COPIES = {"LazyCloneBackward0", "CloneBackward0", "ToCopyBackward0"}
-_JOINS = {"CatBackward0", "StackBackward0"}
-_MOVES = MOVES | {
-    f"{name}Backward0" for name in "Slice Select Index IndexSelect Gather Unbind Split Narrow Flip".split()
-}
 _SHIFTS = {"AddBackward0", "SubBackward0", "RsubBackward1"}
 _SUMS = {"SumBackward0", "SumBackward1", "NansumBackward0", "CumsumBackward0", "MeanBackward0", "MeanBackward1"}
+MAKES_STEPS = MOVES | _SHIFTS | _SUMS | {"NegBackward0", "MulBackward0", "DivBackward0"}
+MAKES_STEPS |= {
+    f"{name}Backward0" for name in "Slice Select Index IndexSelect Gather Unbind Split Flip Cat Stack".split()
+}
 _UNKNOWN = "what a decision changes of this float is not known. Compare the bools or integers that it was made of."
 
 
@@ -43,9 +43,12 @@ class Step(NamedTuple):
     kind: str
     shifted: bool = False
 
-    @property
-    def known(self) -> bool:
-        return bool(self.size) and (self.kind == "count" or self.kind == "flag" and not self.shifted)
+
+def _made(own: Any) -> Step:
+    """What stands for the number that a mask or an integer became (see `made_from`), or that was rounded."""
+    if not isinstance(own, Shadow):
+        return Step(1.0, "flag") if own is None else Step(1.0, "count") if own is True else Step(own, "one", True)
+    return Step(1.0 if own.by_ones else None, "one" if own.knows_other() or not own.by_ones else "count")
 
 
 def step_of(x: Any, asked: bool = False) -> Step | None:
@@ -58,11 +61,8 @@ def step_of(x: Any, asked: bool = False) -> Step | None:
         return None
 
 
-def _made(own: Any) -> Step:
-    """What stands for the number that a mask or an integer became (see `made_from`), or that was rounded."""
-    if not isinstance(own, Shadow):
-        return Step(1.0, "flag") if own is None else Step(1.0, "count") if own is True else Step(own, "one", True)
-    return Step(1.0 if own.by_ones else None, "one" if own.knows_other() or not own.by_ones else "count", own.shifted)
+def in_steps(x: Any) -> bool:
+    return step_of(x) is not None or isinstance(carried(x), Whole)
 
 
 def _step(node: Any, asked: bool, most: int) -> Step | None:
@@ -71,59 +71,40 @@ def _step(node: Any, asked: bool, most: int) -> Step | None:
         return _made(node.metadata[MADE])
     if name not in MAKES_STEPS or not most:
         return Step(None, "one") if asked and of_a_region(node) else None
-    found: list[Any] = []
+    inner: Step | None = None
     for parent, _ in node.next_functions:
         if parent is None:
             continue
-        if not asked and (found or type(parent).__name__ not in MAKES_STEPS and MADE not in parent.metadata):
+        if not asked and (inner or type(parent).__name__ not in MAKES_STEPS and MADE not in parent.metadata):
             return None
-        found.append(_step(parent, asked, most - 1))
-        if found[-1] is None:
+        if (found := _step(parent, asked, most - 1)) is None:
             return None
-    first, *rest = found
-    size, kind, shifted = first
-    if rest and (name not in _JOINS or any(each != first for each in found)):
-        same = name in _SHIFTS and all(each.known and each.size == size for each in found)
-        return Step(size if same else None, "count", True)
-    if name in _SCALES and size is not None:
-        by = _SCALES[name](node)
-        size = size * by if by else None
+        inner = found if inner in (None, found) and name not in _SHIFTS or inner is None else Step(None, "one")
+    assert inner is not None
+    size, kind, shifted = inner
     if name in _SUMS:
         kind, shifted = "count", shifted or kind == "one"
-    return Step(size, kind, shifted or name in _SHIFTS)
+    return Step(size and size * _factor(name, node), kind, shifted or name in _SHIFTS)
 
 
-def _factor(node: Any) -> float | None:
-    fixed = node._saved_other if node.next_functions[1][0] is None else node._saved_self
-    return fixed.item() if fixed is not None and fixed.numel() == 1 else None
-
-
-def _divisor(node: Any) -> float | None:
-    by = _factor(node) if node.next_functions[1][0] is None else None
-    return 1 / by if by else None
-
-
-def _mean(node: Any) -> float | None:
-    sizes = node._saved_self_sym_sizes
-    dims = (getattr(node, "_saved_dim", ()) or range(len(sizes))) if sizes else ()
-    many = math.prod(sizes[d if d < 2**63 else d - 2**64] for d in dims)
-    return 1 / many if many else None
-
-
-_SCALES: dict[str, Callable[[Any], float | None]] = {
-    "NegBackward0": lambda node: -1.0,
-    "MulBackward0": _factor,
-    "DivBackward0": _divisor,
-    "MeanBackward0": _mean,
-    "MeanBackward1": _mean,
-}
-
-MAKES_STEPS = _SUMS | _SHIFTS | _MOVES | _JOINS | _SCALES.keys()
+def _factor(name: str, node: Any) -> float:
+    """By how much a number is multiplied; 0 if that is not known."""
+    by = 1.0
+    if name.startswith("Mean"):
+        sizes = node._saved_self_sym_sizes
+        dims = (getattr(node, "_saved_dim", ()) or range(len(sizes))) if sizes else ()
+        by = math.prod(sizes[d if d < 2**63 else d - 2**64] for d in dims)
+    elif name in ("MulBackward0", "DivBackward0"):
+        fixed = node._saved_other if node.next_functions[1][0] is None else node._saved_self
+        by = fixed.item() if fixed is not None and fixed.numel() == 1 else 0.0
+        if name == "MulBackward0" or node.next_functions[1][0] is not None:
+            return by if name == "MulBackward0" else 0.0
+    return -1.0 if name == "NegBackward0" else 1 / by if by else 0.0
 
 
 def _as_integers(region: Region, x: Any) -> Any:
     """`x`, or the integers that it was a moment ago."""
-    node: Any = x.grad_fn if isinstance(x, Tensor) and simple(x) else None
+    node: Any = x.grad_fn if simple(x) else None
     while type(node).__name__ in _COPIES and MADE not in node.metadata:
         node = node.next_functions[0][0]
     own = None if node is None else node.metadata.get(MADE)
@@ -131,67 +112,53 @@ def _as_integers(region: Region, x: Any) -> Any:
     return carry(region, x.detach().long(), own) if known else x
 
 
-def _slope(func: Func, x: Tensor, args: tuple[Any, ...], i: int, step: Step | None) -> tuple[Any, Tensor] | None:
-    """How wide a band is that sees more than the next number, and the slope of what `func` makes of operands, by the one
-    at `i`, which is `x`. None if that is not known, or if a call has written another number than the graph says.
+@torch.no_grad()
+def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None) -> tuple[Any, Tensor] | None:
+    """How wide a band is that sees more than the next number, and the slope of ``at(x)``, which asks for `y`. None if
+    that is not known, or if a call has written another number there than the graph says.
     """
-    y = args[1 - i] if len(args) == 2 and func.__name__ not in ("to", "type", "type_as") else 0
     whole, x = carried(x), x.detach()
-
-    def at(z: Tensor, near: Any = 0) -> Tensor:
-        z = torch.where((z - y).abs() < near, y, z) if near else z  # (steps add up to what is nearly that)
-        return func(*args[:i], z.to(x.dtype), *args[i + 1 :])  # type: ignore[no-any-return]
-
-    if isinstance(whole, Whole) and type(whole) is not Either:
-        beyond = whole.other(x)
+    if isinstance(whole, Whole):
+        beyond = None if type(whole) is Either else whole.other(x)
         if beyond is None:
             return None
         return torch.minimum((x - y).abs(), (beyond - y).abs()), quotient(at(beyond), at(x), beyond, x, x.dtype)
-    if step is None or not step.known:
+    if step is None or not step.size or step.kind == "one" or step.kind == "flag" and step.shifted:
         return None
-    size: Any = step.size
-    n, near, count = x / size, abs(size) / 8, step.kind == "count"
+    size, n, count = step.size, x / step.size, step.kind == "count"
     if not (step.shifted or ((n - n.round()).abs() < 1 / 8 if count else (n == 0) | (n == 1)).all()):
         return None
     high = x + size if count else size - x
     low = x if not count else x - size if step.shifted else torch.where(n == 0, x, x - size)
-    step_by = size if count else high - x
-    return abs(size), (at(high, near).to(x.dtype) - at(low, near).to(x.dtype)) / step_by
-
-
-def _open(x: Tensor) -> bool:
-    return open_elements(x) > 0
+    change, near = (torch.where((z - y).abs() < abs(size) / 8, y, z).to(x.dtype) for z in (high, low))
+    return abs(size), (at(change).to(x.dtype) - at(near).to(x.dtype)) / (size if count else high - x)
 
 
 def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> list[tuple[int, Any, Tensor]]:
     """Of each operand that is made of decisions its place, its step, and what has its gradient for the answer."""
-    found = []
+    found: list[tuple[int, Any, Tensor]] = []
+    fixed = [x.detach() if isinstance(x, Tensor) else x for x in args]
+    compared = len(args) == 2 and func.__name__ not in ("to", "type", "type_as")
     for i, x in enumerate(args):
-        step = step_of(x, asks)
-        if not tracked(x) or step is None and not isinstance(carried(x), Whole):
+        step = step_of(x, asks) if tracked(x) else None
+        if step is None and not (tracked(x) and isinstance(carried(x), Whole)):
             continue
+        with_this: Callable[[Any], Any] = lambda z, i=i: (*fixed[:i], z, *fixed[i + 1 :])  # type: ignore[misc]
         if (n := _as_integers(region, x)) is not x:
-            fixed = [y.detach() if isinstance(y, Tensor) else y for y in args]
-            own = shadow(region.call(func, *fixed[:i], n, *fixed[i + 1 :]))
+            own = shadow(region.call(func, *with_this(n)))
             found += [] if own is None else [(i, 1.0, own.value())]
             continue
-        with torch.no_grad():
-            slope = _slope(func, x, args, i, step)
+        slope = _slope(lambda z: func(*with_this(z)), x, fixed[1 - i] if compared else 0, step)  # noqa: B023
         if slope is not None:
             found.append((i, slope[0], x * slope[1]))
-        elif asks and step is not None and not step.known:
-            region.lose(op_name(func), [], _UNKNOWN, undecided=functools.partial(_open, x))
+        elif asks and not isinstance(carried(x), Whole):
+            region.lose(op_name(func), [], _UNKNOWN, undecided=lambda x=x: open_elements(x) > 0)  # type: ignore[misc]
     return found
-
-
-def in_steps(x: Any) -> bool:
-    return step_of(x) is not None or isinstance(x, Tensor) and isinstance(carried(x), Whole)
 
 
 def asked(region: Region, func: Func, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """`out` is what `func` says of floats where they have no boundary."""
-    parts = [part for _, _, part in _parts(region, func, args, True)]
-    if not parts:
+    if not (parts := [part for _, _, part in _parts(region, func, args, True)]):
         return out
     soft, flags = functools.reduce(operator.add, parts), alias(out)
     return carry(region, out, Shadow(follow(soft, lambda: flags.to(soft.dtype))))
