@@ -1,5 +1,5 @@
 """Floats made of counts, ``mask.float().mean() == 0.5``: one decision moves them by a step. A question about them has
-the difference that this makes, and so has a comparison whose band is narrower.
+the difference that this makes, and so has a comparison whose band reaches none of the numbers.
 
 They are ordinary tensors. Their graph says what they were made of.
 """
@@ -36,7 +36,7 @@ _UNKNOWN = "what a decision changes of this float is not known. Compare the bool
 
 class Step(NamedTuple):
     """How far one decision moves a float, if that is known. `kind`: it is 0 or that ("flag"), a "count" of such steps,
-    or one number of several ("one"). `shifted`: 0 may be no end of these.
+    or one number of others ("one"). Of sums ("several") it is so far at most. `shifted`: 0 may be no end of these.
     """
 
     size: float | None
@@ -79,12 +79,17 @@ def _step(node: Any, asked: bool, most: int) -> Step | None:
             return None
         if (found := _step(parent, asked, most - 1)) is None:
             return None
-        inner = found if inner in (None, found) and name not in _SHIFTS or inner is None else Step(None, "one")
+        several = inner is not None and (inner != found or name in _SHIFTS)
+        inner = _either_of(inner, found) if several else found
     assert inner is not None
     size, kind, shifted = inner
-    if name in _SUMS:
+    if name in _SUMS and kind != "several":
         kind, shifted = "count", shifted or kind == "one"
     return Step(size and size * _factor(name, node), kind, shifted or name in _SHIFTS)
+
+
+def _either_of(a: Any, b: Step) -> Step:
+    return Step(None if a.size is None or b.size is None else max(abs(a.size), abs(b.size)), "several", True)
 
 
 def _factor(name: str, node: Any) -> float:
@@ -112,10 +117,15 @@ def _as_integers(region: Region, x: Any) -> Any:
     return carry(region, x.detach().long(), own) if known else x
 
 
+def _near(x: Tensor, y: Any, size: float | None) -> bool:
+    """Whether one decision may make it `y`, or another number. (A step of unknown size counts as 1.)"""
+    return bool(((x - y).abs() < abs(size or 1.0) * 9 / 8).any())
+
+
 @torch.no_grad()
 def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None) -> tuple[Any, Tensor] | None:
-    """How wide a band is that sees more than the next number, and the slope of ``at(x)``, which asks for `y`. None if
-    that is not known, or if a call has written another number there than the graph says.
+    """How wide a band is that reaches one of the numbers, and the slope of ``at(x)``, which asks for `y`. None if that
+    is not known, or if a call has written another number there than the graph says.
     """
     whole, x = carried(x), x.detach()
     if isinstance(whole, Whole):
@@ -123,15 +133,16 @@ def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None)
         if beyond is None:
             return None
         return torch.minimum((x - y).abs(), (beyond - y).abs()), quotient(at(beyond), at(x), beyond, x, x.dtype)
-    if step is None or not step.size or step.kind == "one" or step.kind == "flag" and step.shifted:
+    if step is None or not step.size or step.kind in ("one", "several") or step.kind == "flag" and step.shifted:
         return None
     size, n, count = step.size, x / step.size, step.kind == "count"
     if not (step.shifted or ((n - n.round()).abs() < 1 / 8 if count else (n == 0) | (n == 1)).all()):
         return None
     high = x + size if count else size - x
     low = x if not count else x - size if step.shifted else torch.where(n == 0, x, x - size)
-    change, near = (torch.where((z - y).abs() < abs(size) / 8, y, z).to(x.dtype) for z in (high, low))
-    return abs(size), (at(change).to(x.dtype) - at(near).to(x.dtype)) / (size if count else high - x)
+    high, low = (torch.where((z - y).abs() < abs(size) / 8, y, z).to(x.dtype) for z in (high, low))
+    reach = torch.minimum((x - y).abs(), torch.minimum((high - y).abs(), (low - y).abs()))
+    return reach, (at(high).to(x.dtype) - at(low).to(x.dtype)) / (size if count else high - x)
 
 
 def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> list[tuple[int, Any, Tensor]]:
@@ -148,10 +159,10 @@ def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> lis
             own = shadow(region.call(func, *with_this(n)))
             found += [] if own is None else [(i, 1.0, own.value())]
             continue
-        slope = _slope(lambda z: func(*with_this(z)), x, fixed[1 - i] if compared else 0, step)  # noqa: B023
+        slope = _slope(lambda z: func(*with_this(z)), x, y := fixed[1 - i] if compared else 0, step)  # noqa: B023
         if slope is not None:
             found.append((i, slope[0], x * slope[1]))
-        elif asks and not isinstance(carried(x), Whole):
+        elif asks and not isinstance(carried(x), Whole) and (step is None or _near(fixed[i], y, step.size)):
             region.lose(op_name(func), [], _UNKNOWN, undecided=lambda x=x: open_elements(x) > 0)  # type: ignore[misc]
     return found
 
@@ -167,8 +178,8 @@ def asked(region: Region, func: Func, args: tuple[Any, ...], out: Tensor) -> Ten
 def narrow(
     region: Region, func: Func, args: tuple[Any, ...], half: float | Tensor, ramp: Callable[[Any, Any], Tensor]
 ) -> Tensor:
-    """What a comparison has the gradient of: ``ramp(*args)``, or the difference between numbers that are further apart
-    than its band is wide.
+    """What a comparison has the gradient of: ``ramp(*args)``, or where its band reaches none of the numbers on both
+    sides, their difference. (Of what was an integer a moment ago: where that is further apart than the band is wide.)
     """
     soft = ramp(*args)
     for i, size, part in _parts(region, func, args, False):
