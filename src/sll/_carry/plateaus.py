@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._ops.openness import is_flag, of_a_region
+from .._ops.openness import of_a_region
 from .._ops.surrogates import simple
 from .._rules.index import op_name
 from .interface import Func, Region, Rule, tensors
@@ -59,8 +59,7 @@ def asked(rule: Rule) -> Rule:
         name = op_name(func)
         flat = None if kwargs.get("out") is not None else _flat(region, name, args)
         if flat is None:
-            others = name in _CASTS or is_flag(args[0] if args else None)  # (who tells a number of a float)
-            return rule(region, func, args, kwargs) if others else func(*args, **kwargs)
+            return rule(region, func, args, kwargs)
         if name in _EQUAL or name == "logical_not":
             return flat
         other = region.call(torch.logical_not, flat)

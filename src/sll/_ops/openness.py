@@ -14,10 +14,10 @@ from .blend import TAKEN
 from .env import dispatched, outside_of_transforms, readable, unwrapped
 from .origins import origin
 from .saving import saved_as_then
-from .surrogates import kept, simple, window
+from .surrogates import kept, window
 
 _MARK = "sll: scores come in here"
-_FLAG = "sll: a mask became it"
+MADE = "sll: a mask or an integer became it"
 _BANDS = ("_RampBackward", "_BandOffsetBackward", "_ChosenBackward")
 _WINDOW = "HardtanhBackwardBackward0"
 _WHOLE = "AliasBackward0_copy"
@@ -37,20 +37,12 @@ def marked(found: Tensor) -> Tensor:
     return found
 
 
-def flag(x: Tensor) -> Tensor:
-    """`x`, a float that a mask has become: its node says so."""
+def made_from(own: Any, x: Tensor) -> Tensor:
+    """`x`, a float that was a mask (`own`: None), a count (True) or an integer that carries that. Its node says so."""
     node: Any = x.grad_fn
     if node is not None:
-        node.metadata[_FLAG] = True
+        node.metadata[MADE] = own
     return x
-
-
-def is_flag(x: Any) -> bool:
-    """Whether `x` still is that, moved at most, and nothing else was written there."""
-    node: Any = x.grad_fn if isinstance(x, Tensor) and simple(x) else None
-    while type(node).__name__ in _MOVES and _FLAG not in node.metadata:
-        node = node.next_functions[0][0]
-    return node is not None and _FLAG in node.metadata and bool(((x == 0) | (x == 1)).all())
 
 
 class _Asking(threading.local):
@@ -111,9 +103,9 @@ def just_decided(x: Tensor) -> bool:
 
 
 _JOINS = {"CatBackward0", "StackBackward0"}
-_MOVES = set("View UnsafeView Unsqueeze Squeeze Permute Transpose T Expand ToCopy Clone Alias LazyClone".split())
-_MOVES = {f"{name}Backward0" for name in _MOVES}
-_KEEPS = _MOVES | {"MulBackward0", "NegBackward0"}
+MOVES = set("View UnsafeView Unsqueeze Squeeze Permute Transpose T Expand ToCopy Clone Alias LazyClone".split())
+MOVES = {f"{name}Backward0" for name in MOVES}
+_KEEPS = MOVES | {"MulBackward0", "NegBackward0"}
 
 
 def open_behind(node: Any) -> bool:

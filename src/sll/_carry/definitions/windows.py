@@ -24,10 +24,6 @@ def _best(x: Tensor, windows: Tensor, largest: bool = True) -> Tensor:
     return torch.gather(windows.expand(candidates.shape), -1, best.unsqueeze(-1)).squeeze(-1)
 
 
-def _too_many(x: Tensor, windows: Tensor) -> bool:
-    return x.numel() // max(x.shape[-1], 1) * windows.numel() > MAX_ELEMENTS
-
-
 # --- running extremes ---
 
 
@@ -38,10 +34,10 @@ def running(original: Original, input: Tensor, dim: int) -> Any:
     if not carries(input) or not input.is_floating_point() or input.dim() == 0:
         return NotImplemented
     rows = input.movedim(dim, -1)
+    if not 0 < rows.numel() * rows.shape[-1] <= MAX_ELEMENTS:
+        return NotImplemented
     at = torch.arange(rows.shape[-1], device=input.device)
     windows = (at.unsqueeze(-1) - at).clamp(min=-1)
-    if _too_many(rows, windows):
-        return NotImplemented
     largest = type(out).__name__ == "cummax"
     return out.values, _best(rows, windows, largest).movedim(-1, dim)
 
@@ -76,7 +72,8 @@ def _pooled(out: Any, input: Tensor, along: list[Tensor]) -> Any:
     """Values as they are, and indices that know what they were chosen from."""
     windows = _joined(along, input.shape[-len(along) :]).to(input.device)
     x = input.flatten(-len(along))
-    return NotImplemented if _too_many(x, windows) else (out[0], _best(x, windows).reshape(out[1].shape))
+    fits = 0 < x.numel() // max(x.shape[-1], 1) * windows.numel() <= MAX_ELEMENTS
+    return (out[0], _best(x, windows).reshape(out[1].shape)) if fits else NotImplemented
 
 
 def _pool(dims: int) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._ops.dtypes import FULL, NARROW
 from ..._ops.env import dispatched, free_to_read, tracked
-from ..._ops.openness import flag
+from ..._ops.openness import MADE
 from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
 from ..._rules.widths import Width, watch_of
 from ..boundaries import from_one
@@ -40,7 +40,9 @@ def quick_cast(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     own.used = True
     if to is own.exact:
         root = own if own.root is None else own.root[0]
-        new = flag(own.new()) if x.dtype == torch.bool else own.new()
+        new: Any = own.new()
+        if new.grad_fn is not None:  # (`made_from`)
+            new.grad_fn.metadata[MADE] = None if x.dtype == torch.bool else own
         return as_line(region, x, new) if type(root) is Index else new
     if args[0].dtype == torch.bool and to in INTEGERS[:2]:
         return mark(region, func(*args), Shadow(own.value, opposite, own.exact, shared=True))

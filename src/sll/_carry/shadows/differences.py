@@ -19,10 +19,13 @@ from torch import Tensor
 
 from ..._ops.apply import finite
 from ..._ops.dtypes import NARROW
+from ..._ops.env import free_to_read
+from ..._ops.openness import made_from
 from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
+from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero
-from .shadow import Other, Shadow, Weights, carry, mark, quick_shadow, root_of, shadow, tensors
+from .shadow import Other, Shadow, Weights, call_with, carry, mark, quick_shadow, root_of, shadow, tensors
 from .terms import all_beyond, as_count, made_of, of_number, one_choice, relabelled, there, together
 
 
@@ -42,6 +45,11 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
         shown = as_floats(args, {id(x) for x in unknown})
         if func.__name__ in QUOTIENTS and any(x is args[1] for x in unknown):
             shown[1] = but_by_zero(shown[1], args[1])
+        for x in unknown if func.__name__ in NAMED["poles"] else []:
+            if (pole := _pole(func, args, kwargs, x, out)) is not None:
+                share = shadow(x).value().expand(out.shape).unsqueeze(-1)  # type: ignore[union-attr]
+                known.append((share, {id(x): pole.long().unsqueeze(-1)}))
+                shown = [torch.where(pole, y.detach(), y) if z is x else y for y, z in zip(shown, args)]
         out = func(*shown, **kwargs)
     elif unknown:
         counts = [as_count(shadow(x).value(), x, out.dtype == torch.bool) for x in unknown]  # type: ignore[union-attr]
@@ -62,6 +70,16 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
     made = None if unknown else lambda: together(parts, out.shape)
     exact = value.dtype if eager() else None
     return carry(region, out, made_of(region, func, args, kwargs, out, operands, value, other, exact, made))
+
+
+def _pole(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, out: Tensor) -> Tensor | None:
+    """Where a function of the count `x` has no derivative, but may have a difference: ``count.sqrt()`` at 0."""
+    if not free_to_read(x) or (x != 0).all():
+        return None
+    with torch.enable_grad():
+        z = x.to(out.dtype).expand(out.shape).requires_grad_()
+        (slope,) = torch.autograd.grad(call_with(func, args, kwargs, lambda y: z if y is x else y.detach()).sum(), z)
+    return slope.isfinite().logical_not_()
 
 
 def decisions(operands: list[Tensor], out: Tensor) -> tuple[list[tuple[Tensor, dict[int, Tensor]]], list[Tensor]]:
@@ -197,6 +215,12 @@ def quotient(high: Tensor, low: Tensor, to: Tensor, at: Tensor, dtype: torch.dty
     return change.div_(step).nan_to_num_(0.0, 0.0, 0.0)
 
 
+def as_number(x: Tensor, own: Shadow, value: Tensor) -> Tensor:
+    """`value`, which is `x` as a float: of a mask and a count its graph says so."""
+    mask = x.dtype == torch.bool
+    return made_from(None if mask else True, value) if mask or own.by_ones and not own.knows_other() else value
+
+
 def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool = False) -> list[Any]:
     """The operands (`only`: those) as floats of the type that the result has, with the gradients of their shadows.
     `again`: tensors of their own.
@@ -211,8 +235,8 @@ def as_floats(args: tuple[Any, ...], only: set[int] | None = None, again: bool =
     for x in args:
         own = shadow(x) if only is None or id(x) in only else None
         if own is not None and id(x) not in shown:
-            value = own.value() if own.exact is dtype and not again else None
-            shown[id(x)] = own.shown(x, dtype) if value is None else value
+            value = own.value() if own.exact is dtype and not again else own.shown(x, dtype)
+            shown[id(x)] = as_number(x, own, value)
         out.append(x if own is None else shown[id(x)])
     return out
 

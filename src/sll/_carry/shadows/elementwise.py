@@ -14,14 +14,24 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import NARROW
-from ..._ops.env import tracked
-from ..._ops.openness import flag, is_flag
-from ..._ops.surrogates import alias, follow, kept, lazy_clone, number
+from ..._ops.openness import made_from
+from ..._ops.surrogates import alias, kept, lazy_clone, number
 from ..interface import Func, Region
-from .differences import as_floats, by_difference, common, numbered, of_one, other_of, quick_difference, quotient
+from .differences import (
+    as_floats,
+    as_number,
+    by_difference,
+    common,
+    numbered,
+    of_one,
+    other_of,
+    quick_difference,
+    quotient,
+)
 from .either import decided, either, mapped
 from .quotients import QUOTIENTS, but_by_zero
-from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, opposite, quick_shadow, shadow
+from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
+from .steps import asked
 from .terms import BY_ONES, made_of
 from .wraps import PRODUCTS, Index, as_line, on_line, put_on
 
@@ -69,7 +79,7 @@ def elementwise(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[
         if not out.is_floating_point():
             return carry(region, out, own)
         shown = own.shown(alias(out), out.dtype)
-        return as_line(region, found[0], flag(shown) if found[0].dtype == torch.bool else shown)
+        return as_line(region, found[0], made_from(None if found[0].dtype == torch.bool else own, shown))
     return by_difference(region, func, args, kwargs, out)
 
 
@@ -83,10 +93,8 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     x = args[0] if args else None
     whole, name = carried(x), func.__name__
     asks = isinstance(out, Tensor) and (name in _ASKS or _is_bool(name, out))
-    if asks and whole is None and is_flag(x):
-        whole = Whole(opposite)
-    if asks and isinstance(whole, Whole):
-        return _asked(region, func, args, kwargs, out, whole)
+    if asks:
+        return asked(region, func, (*args, *kwargs.values()), out)
     if out is x:
         return out
     if x is None or not isinstance(whole, Whole) or not _keeps_whole(name, out, (*args[1:], *kwargs.values())):
@@ -161,18 +169,6 @@ def _quick_integer(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     made = made_of(region, func, args, {}, out, [n], value, lambda _: beyond()[1], dtype)
     made.numbers, made.ends = numbers, (rest[0], rest[1]) if func.__name__ == "clamp" and len(rest) == 2 else None
     return mark(region, out, made)
-
-
-def _asked(region: Region, func: Func, args: Any, kwargs: Any, out: Tensor, whole: Whole) -> Tensor:
-    """A question about whole numbers: does the answer change on the other side?"""
-    x = args[0]
-    beyond = whole.other(x.detach())
-    if beyond is None or not tracked(x) or any(tracked(y) for y in args[1:]):
-        return out
-    with torch.no_grad():
-        change = quotient(func(beyond, *args[1:], **kwargs), out, beyond, x, x.dtype)
-        flags = alias(out)
-    return carry(region, out, Shadow(follow(x * change, lambda: flags.to(x.dtype))))
 
 
 # --- linear functions --------------------------------------------------------------------------------------------
@@ -282,8 +278,12 @@ def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
             operands[i] = kept(x)
     make: Callable[[], Tensor] = lambda: func(*(x if own is None else own.value() for x, own in zip(operands, found)))
     if not whole:
-        rounded = any(type(own if own.root is None else own.root[0]) is Index for own in found if own is not None)
-        return NotImplemented if rounded else make()
+        if any(type(own if own.root is None else own.root[0]) is Index for own in found if own is not None):
+            return NotImplemented
+        if len(found) == 2 and not (isinstance(args[0], Tensor) and isinstance(args[1], Tensor)):
+            i = 0 if found[1] is None else 1
+            as_number(args[i], found[i], found[i].value())  # type: ignore[arg-type, union-attr]
+        return make()
     out, known = func(*args), [x for x, own in zip(args, found) if own is not None]
     if out.dtype in NARROW:
         return NotImplemented

@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..._ops.apply import finite
 from ..._ops.openness import open_elements
-from ..._ops.surrogates import alias, follow
+from ..._ops.surrogates import alias, finite_gradient, follow
 from ..._rules.index import op_name
 from ..interface import Func, Region
 from .differences import added
@@ -248,8 +249,9 @@ def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         if rest := [d for d in every if d != at]:
             full = getattr(torch, op_name(func))(full, rest, keepdim=True)
         if op_name(func) == "mean":
-            full = (full - x.detach().mean(list(every), keepdim=True)) / max(x.shape[at], 1)
+            full = finite(full - x.detach().mean(list(every), keepdim=True)) / max(x.shape[at], 1)
     soft = (upright(found.shadow.value(), found.behind) * full).sum(at).reshape(out.shape)
+    soft = soft if x.shape[at] else finite_gradient(soft)  # (what follows a mean of nothing is NaN)
     if out.is_floating_point():
         return added(out, soft)
     numbers, own = alias(out), shadow(out)

@@ -19,6 +19,7 @@ from ..._ops.band import closed, hard_forward
 from ..._ops.dtypes import FULL, HALF
 from ..._ops.env import dispatched, tracked
 from ..._ops.fused import LEAST
+from ..._ops.openness import MADE
 from ..._ops.own_thresholds import apart
 from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
@@ -33,6 +34,7 @@ from .either import decided, either, is_either
 from .elementwise import elementwise
 from .kinks import joined, learned, looked_at
 from .shadow import Shadow, Whole, call_with, carry, mark, quick_shadow, shadow
+from .steps import MAKES_STEPS, in_steps, narrow, step_of
 from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
@@ -109,6 +111,8 @@ def decide(op: str) -> Callable[..., Any]:
             return _decide_again(region, op, func, args, kwargs)
         if not region.linearizes(op) or not any(map(tracked, operands)):
             return func(*args, **kwargs)
+        if op in RISING and region.trace is None and not kwargs and any(map(in_steps, args)):
+            return _at_once(region, op, func, args, region.eps_for(op))
         return described(region, op, func, args, kwargs)
 
     return rule
@@ -130,10 +134,8 @@ def quickly(op: str) -> Quick | None:
         return _step(region, op, func, x, region.eps_for(op) if eps is None else eps, True)
 
     def compare(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-        if len(args) != 2 or not _common(args):
-            return NotImplemented
         eps = region.fixed.get(op)
-        if eps is None and not region.linearizes(op):
+        if len(args) != 2 or not _common(args) or eps is None and not region.linearizes(op):
             return NotImplemented
         return _compare(op, region, func, *args, rising, region.eps_for(op) if eps is None else eps)  # type: ignore
 
@@ -157,7 +159,10 @@ def _common(args: tuple[Any, ...]) -> bool:
     for x in args:
         if type(x) is float or type(x) is int:
             continue
-        if not ordinary(x) or x.dtype not in FULL or getattr(x, "_sll", None) is not None and is_either(x):
+        pair = getattr(x, "_sll", None)
+        if not ordinary(x) or x.dtype not in FULL or pair is not None and isinstance(pair[0], Whole):
+            return False
+        if x.grad_fn is not None and type(x.grad_fn).__name__ in MAKES_STEPS and step_of(x) is not None:
             return False
         follows = follows or x.requires_grad
     return follows
@@ -204,8 +209,7 @@ def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) ->
 
 
 def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width, plainly: bool) -> Tensor:
-    at, limit, jump = STEPPING[op]
-    fixed = x.detach()
+    (at, limit, jump), fixed = STEPPING[op], x.detach()
     other, by_ones = functools.partial(across, op, fixed), op != "sign"
     if type(eps) is not float and joined(eps, fixed):
         return mark(region, func(fixed), Whole(other, by_ones, None, fixed))
@@ -222,6 +226,8 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width, pl
         out = (windowed if plainly else ramp)(x, distance, half, slope, lambda: func(fixed))
     if type(eps) is not float and op == "sign":
         looked_at(eps, out, fixed)
+    if out.grad_fn is not None:
+        out.grad_fn.metadata[MADE] = 1.0 if by_ones else 2.0  # type: ignore[index]
     line = None if type(eps) is float else line_for(region, eps, op, (x,), out)
     return mark(region, out, Whole(other, by_ones, line, fixed))
 
@@ -357,7 +363,9 @@ def _at_once(region: Region, op: str, func: Func, args: tuple[Any, ...], eps: fl
         return flags
     a, b = apart(op, args[0], args[1], lambda: func(*args))
     half = half_at(eps, x := a - b)
-    value = ramp(x, x.detach(), half, RISING[op] * 0.5 / half, lambda: flags.to(x.dtype))
+    number = lambda: flags.to(x.dtype)
+    soft = lambda a, b: ramp(d := a - b, d.detach(), half, RISING[op] * 0.5 / half, number)
+    value = follow(narrow(region, func, (a, b), half, soft), number)
     if not learned(a, b):
         looked_at(eps, value, x.detach())
     return carry(region, flags, Shadow(value, exact=value.dtype))
