@@ -82,11 +82,10 @@ class Rounded:
     """Of a boundary that was read: what has the gradient of its index alone."""
 
     def __init__(
-        self, source: Tensor, x: Tensor | None = None, saw: bool = False, account: Account | None = None,
-        parent: Rounded | None = None,
-    ) -> None:  # fmt: skip
+        self, source: Tensor, x: Tensor | None = None, saw: bool = False, parent: Rounded | None = None
+    ) -> None:
         self.source, self.x, self.saw, self.parent = source, x, saw, parent
-        self.account = account or Account()
+        self.account = Account()
         self.subtracted: list[bool] = []
         """Not empty if it is taken away from what it was made of. (Hooks hold this, and nothing that holds tensors.)"""
         self._twin: Tensor | None = None
