@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 from weakref import ref
 
@@ -79,14 +79,9 @@ _STEP = _Step()
 """Of the last roundings in a step: how far apart their boundaries are, and a sample of what was rounded."""
 
 
-def account(
-    region: Region, eps: Width, source: Tensor, origins: Callable[[], Iterable[tuple[Node, int]]], step: float | None
-) -> Account:
-    """Of `source`, a linear function of what comes from its `origins` in autograd's graph, rounded to multiples of
-    `step` (None: at other boundaries).
-    """
-    found = None if step is None else _known(region, source, origins(), step)
-    found = found or Account()
+def account(region: Region, eps: Width, rounded: Any, step: float | None) -> Account:
+    """Of what was `Rounded` to multiples of `step` (None: at other boundaries)."""
+    found = Account() if step is None else _known(region, rounded.source, rounded.origins, step)
     found.joins(eps)
     return found
 

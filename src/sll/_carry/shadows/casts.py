@@ -12,14 +12,14 @@ from torch import Tensor
 from ..._ops.dtypes import FULL, NARROW
 from ..._ops.env import dispatched, free_to_read, tracked
 from ..._ops.openness import MADE
-from ..._ops.surrogates import alias, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
+from ..._ops.surrogates import alias, constant, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
 from ..._rules.widths import Width, watch_of
 from ..boundaries import from_one
 from ..interface import Func, Region
 from .either import decided, is_either
 from .elementwise import elementwise
-from .shadow import Ends, Shadow, Whole, carried, carry, mark, opposite, quick_shadow
-from .sources import across, half_at, to_integer_but_zero, wide
+from .shadow import Ends, Other, Shadow, Whole, carried, carry, mark, opposite, quick_shadow
+from .sources import half_at, to_integer_but_zero, wide
 from .wraps import Index, as_line, line_for
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
@@ -74,17 +74,16 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
     floats = kept(wide(x))
     if out.device != x.device:
         floats = floats.to(out.device)
-    fixed, dtype = floats.detach(), floats.dtype
-    if isinstance(whole, Whole):
-
-        def other(n: Tensor) -> Tensor | None:
-            found = whole.other(fixed)
-            return None if found is None else found.to(n.dtype)
-
+    fixed, dtype, to, rounded = floats.detach(), floats.dtype, out.dtype, isinstance(whole, Whole)
+    numbers = fixed if rounded else lazy_clone(out) if plainly else alias(out)
+    there: Callable[[], Any] = lambda: whole.other(fixed) if rounded else _beyond(fixed)
+    beyond = functools.cache(lambda: None if (found := there()) is None else found.to(to))
+    other: Other = lambda _: beyond()
+    if rounded:
         if out.dtype in NARROW and not _holds(out.dtype, whole.ends) and _may_wrap(fixed, out.dtype, 0.5):
-            there = whole.other(fixed)
-            if there is not None and (_may_wrap(there, out.dtype) or _may_wrap(fixed, out.dtype)):  # (not if clamped)
-                floats = floats * _around(out, there.to(out.dtype))
+            step = there()
+            if step is not None and (_may_wrap(step, out.dtype) or _may_wrap(fixed, out.dtype)):  # (not if clamped)
+                floats = floats * _around(out, step.to(out.dtype))
         if plainly:
             floats.data = out.type(dtype)
         else:
@@ -92,13 +91,10 @@ def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
         found = Shadow(floats, other, dtype, whole.by_ones)
         if whole.line is not None:
             found = Index(lambda: fresh(floats), other, dtype, whole.by_ones, whole.line)
-        found.ends = whole.ends
+        found.ends, found.numbers = whole.ends, None if to in NARROW else numbers
         return put(region, out, found)
-    numbers = lazy_clone(out) if plainly else alias(out)
     eps = region.eps_for("cast")
     make: Callable[[], Tensor] = lambda: _truncated(floats, eps, numbers)
-    beyond = functools.cache(lambda: _beyond(fixed, numbers))
-    other = lambda n: beyond().to(n.dtype)
     line = None if type(eps) is float else line_for(region, eps, "cast", (x,))
     lazy = plainly and region.trace is None
     exact = dtype if lazy else None
@@ -127,16 +123,17 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         distance = (fixed - n).div_(inner.logical_not_())  # (in a fraction of the time of `where`)
         slope = torch.where(fixed == n, fixed.new_ones(()), 0.5 / half)
         if ends:
-            slope = slope * _around(numbers, _beyond(fixed, numbers))
+            slope = slope * _around(numbers, _beyond(fixed))
         found = ramp(x, distance, half, slope, lambda: numbers.to(x.dtype))
     if watch is not None:
         watch.arrives(found)
     return found
 
 
-def _beyond(x: Tensor, n: Tensor) -> Tensor:
-    """The integers on the other side of the nearest boundary of a cast. (0 may have become an integer before.)"""
-    return across("trunc", x, n).add_(x == 0)
+def _beyond(x: Tensor) -> Tensor:
+    """The numbers on the other side of the nearest boundary of a cast. (0 may have become an integer before.)"""
+    n = x.round()
+    return (n + n).sub_((n - constant(0.5, x.dtype, x.device)).sign_()).sub_(x.trunc())
 
 
 def _holds(dtype: torch.dtype, ends: Ends) -> bool:

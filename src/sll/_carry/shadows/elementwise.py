@@ -148,29 +148,6 @@ def quick_whole(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     return mark(region, func(*args), _mapped(whole, x, func, args[1:], func.__name__))
 
 
-def _quick_integer(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
-    """Of an integer and numbers, ``i.clamp(0, 15)``. What it would be is worked out when somebody asks."""
-    (n, *rest), own = args, quick_shadow(args[0])
-    if own is None or own.numbers is None or any(type(y) is not int for y in rest):
-        return quick_difference(region, func, args)
-    out, then, dtype = func(*args), own.numbers, own.exact
-    numbers = lazy_clone(out)
-
-    @functools.cache
-    def beyond() -> tuple[Tensor, Tensor]:
-        before: Any = own.other(then)
-        return before, func(before, *rest)
-
-    def soft() -> Tensor:
-        before, there = beyond()
-        return own.value() * quotient(there, numbers, before, then, dtype)  # type: ignore[arg-type]
-
-    value = numbered(out, soft, dtype)  # type: ignore[arg-type]
-    made = made_of(region, func, args, {}, out, [n], value, lambda _: beyond()[1], dtype)
-    made.numbers, made.ends = numbers, (rest[0], rest[1]) if func.__name__ == "clamp" and len(rest) == 2 else None
-    return mark(region, out, made)
-
-
 # --- linear functions --------------------------------------------------------------------------------------------
 
 
@@ -298,6 +275,29 @@ def quick_quotient(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
         if getattr(x, "_sll", None) is not None:
             return NotImplemented
     return func(*args)
+
+
+def _quick_integer(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
+    """Of an integer and numbers, ``i.clamp(0, 15)``. What it would be is worked out when somebody asks."""
+    (n, *rest), own = args, quick_shadow(args[0])
+    if own is None or own.numbers is None or any(type(y) is not int for y in rest):
+        return quick_difference(region, func, args)
+    out, then, dtype = func(*args), own.numbers, own.exact
+    numbers = lazy_clone(out)
+
+    @functools.cache
+    def beyond() -> tuple[Tensor, Tensor]:
+        before: Any = own.other(then)
+        return before, func(before, *rest)
+
+    def soft() -> Tensor:
+        before, there = beyond()
+        return own.value() * quotient(there, numbers, before, then, dtype)  # type: ignore[arg-type]
+
+    value = numbered(out, soft, dtype)  # type: ignore[arg-type]
+    made = made_of(region, func, args, {}, out, [n], value, lambda _: beyond()[1], dtype)
+    made.numbers, made.ends = numbers, (rest[0], rest[1]) if func.__name__ == "clamp" and len(rest) == 2 else None
+    return mark(region, out, made)
 
 
 def _logic(region: Region, name: str, func: Func, args: tuple[Any, ...], out: Tensor) -> Any:

@@ -90,12 +90,6 @@ class Spot:
         """What all places of the index hold together, where plain autograd is all there is."""
         return self.own if isinstance(self.own, Picked) and self.own.plain else None
 
-    def by_number(self, fixed: Tensor, make: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """`soft`, if what is read depends on the number in the index only, or on that and on its row."""
-        if not isinstance(self.own, Weights) or (of := self.of_number(fixed)) is None:
-            return None
-        return self.own.read(of, make)
-
     def of_number(self, table: Tensor) -> Callable[[Tensor], Tensor] | None:
         """What is read, as a function of the numbers that may be in an index which belongs to an order."""
         part = self.own.reading() if isinstance(self.own, Weights) else None
@@ -126,8 +120,8 @@ class Spot:
     def soft(self, table: Any, flag: bool = False) -> Tensor:
         """A float tensor that has the gradient of the index; it broadcasts to the shape of the result."""
         fixed = as_float(table.detach()) if isinstance(table, Tensor) else None
-        if fixed is not None and (read := self.by_number(fixed)) is not None:
-            return read
+        if fixed is not None and (of := self.of_number(fixed)) is not None:
+            return self.own.read(of)  # type: ignore[attr-defined, no-any-return]
         if fixed is not None and self.all_rows():
             return torch.tensordot(self.own.weights().to(fixed.dtype), finite(fixed), 1)  # type: ignore[attr-defined, no-any-return]
         if fixed is not None and (entries := self.beside(fixed)) is not None:

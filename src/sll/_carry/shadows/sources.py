@@ -210,7 +210,7 @@ def quick_compare(region: Region, op: str, func: Func, args: tuple[Any, ...]) ->
 
 def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width, plainly: bool) -> Tensor:
     (at, limit, jump), fixed = STEPPING[op], x.detach()
-    other, by_ones = functools.partial(across, op, fixed), op != "sign"
+    other, by_ones = functools.partial(_across, op, fixed), op != "sign"
     if type(eps) is not float and joined(eps, fixed):
         return mark(region, func(fixed), Whole(other, by_ones, None, fixed))
     half = min(eps, limit) if type(eps) is float else half_at(eps, x, at, limit)
@@ -232,8 +232,8 @@ def _step(region: Region, op: str, func: Func, x: Tensor, eps: float | Width, pl
     return mark(region, out, Whole(other, by_ones, line, fixed))
 
 
-def across(op: str, x: Tensor, q: Tensor) -> Tensor:
-    """The whole number on the other side of the nearest boundary of ``q = op(x)``. (0 of `trunc` has none in reach.)"""
+def _across(op: str, x: Tensor, q: Tensor) -> Tensor:
+    """The whole number on the other side of the nearest boundary of ``q = op(x)``."""
     if op == "sign":
         return q.neg()
     if op == "round":  # (0 counts as above)

@@ -82,21 +82,17 @@ class Rounded:
     """Of a boundary that was read: what has the gradient of its index alone."""
 
     def __init__(
-        self, source: Tensor, x: Tensor | None = None, saw: bool = False, account: Account | None = None,
-        parent: Rounded | None = None,
-    ) -> None:  # fmt: skip
+        self, source: Tensor, x: Tensor | None = None, saw: bool = False, parent: Rounded | None = None
+    ) -> None:
         self.source, self.x, self.saw, self.parent = source, x, saw, parent
-        self.account = account or Account()
+        self.account = Account()
         self.subtracted: list[bool] = []
         """Not empty if it is taken away from what it was made of. (Hooks hold this, and nothing that holds tensors.)"""
         self._twin: Tensor | None = None
-        self._origins: dict[Edge, tuple[Any, ...]] | None = None
 
+    @functools.cached_property
     def origins(self) -> dict[Edge, tuple[Any, ...]]:
-        """The `_ancestors` of the source."""
-        if self._origins is None:
-            self._origins = _ancestors(self.source)
-        return self._origins
+        return _ancestors(self.source)
 
     def twin(self) -> Tensor:
         """`x`, to be taken away from what it was made of."""
@@ -157,7 +153,7 @@ class Line:
         path = self.path
         if x is self.root.source and not path:
             return True
-        source, other = self.root.origins(), _ancestors(x)
+        source, other = self.root.origins, _ancestors(x)
         if path is None:
             return not source.keys().isdisjoint(other)
         return any(key in source and (*source[key], *path) == way for key, way in other.items())
@@ -202,7 +198,7 @@ def line_for(
         return None
     eps.looks -= 1
     root = Rounded(source, out, saw)
-    root.account = account(region, eps, source, root.origins, _step_of(op, args))
+    root.account = account(region, eps, root, _step_of(op, args))
     return Line(root)
 
 
