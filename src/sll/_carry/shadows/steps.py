@@ -145,9 +145,9 @@ def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None)
     return reach, (at(high).to(x.dtype) - at(low).to(x.dtype)) / (size if count else high - x)
 
 
-def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> list[tuple[int, Any, Tensor]]:
-    """Of each operand that is made of decisions its place, its step, and what has its gradient for the answer."""
-    found: list[tuple[int, Any, Tensor]] = []
+def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> list[tuple[Any, Tensor]]:
+    """Of each operand that is made of decisions how wide a band sees more, and what has its gradient for the answer."""
+    found: list[tuple[Any, Tensor]] = []
     fixed = [x.detach() if isinstance(x, Tensor) else x for x in args]
     compared = len(args) == 2 and func.__name__ not in ("to", "type", "type_as")
     for i, x in enumerate(args):
@@ -155,13 +155,14 @@ def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> lis
         if step is None and not (tracked(x) and isinstance(carried(x), Whole)):
             continue
         with_this: Callable[[Any], Any] = lambda z, i=i: (*fixed[:i], z, *fixed[i + 1 :])  # type: ignore[misc]
-        if (n := _as_integers(region, x)) is not x:
+        alone = not any(tracked(y) for y in args if y is not x)
+        if alone and (n := _as_integers(region, x)) is not x:
             own = shadow(region.call(func, *with_this(n)))
-            found += [] if own is None else [(i, 1.0, own.value())]
+            found += [] if own is None else [(1.0, own.value())]
             continue
         slope = _slope(lambda z: func(*with_this(z)), x, y := fixed[1 - i] if compared else 0, step)  # noqa: B023
         if slope is not None:
-            found.append((i, slope[0], x * slope[1]))
+            found.append((slope[0], x * slope[1]))
         elif asks and not isinstance(carried(x), Whole) and (step is None or _near(fixed[i], y, step.size)):
             region.lose(op_name(func), [], _UNKNOWN, undecided=lambda x=x: open_elements(x) > 0)  # type: ignore[misc]
     return found
@@ -169,21 +170,16 @@ def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> lis
 
 def asked(region: Region, func: Func, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """`out` is what `func` says of floats where they have no boundary."""
-    if not (parts := [part for _, _, part in _parts(region, func, args, True)]):
+    if not (parts := [part for _, part in _parts(region, func, args, True)]):
         return out
     soft, flags = functools.reduce(operator.add, parts), alias(out)
     return carry(region, out, Shadow(follow(soft, lambda: flags.to(soft.dtype))))
 
 
-def narrow(
-    region: Region, func: Func, args: tuple[Any, ...], half: float | Tensor, ramp: Callable[[Any, Any], Tensor]
-) -> Tensor:
-    """What a comparison has the gradient of: ``ramp(*args)``, or where its band reaches none of the numbers on both
-    sides, their difference. (Of what was an integer a moment ago: where that is further apart than the band is wide.)
+def narrow(region: Region, func: Func, args: tuple[Any, ...], half: float | Tensor, soft: Tensor) -> Tensor:
+    """What a comparison has the gradient of: `soft`, or where its band reaches none of the numbers on both sides, their
+    difference. (Of what was an integer a moment ago: where that is further apart than the band is wide.)
     """
-    soft = ramp(*args)
-    for i, size, part in _parts(region, func, args, False):
-        rest = [y.detach() if j == i else y for j, y in enumerate(args)]
-        part = part + ramp(*rest) if any(map(tracked, rest)) else part
+    for size, part in _parts(region, func, args, False):
         soft = torch.where(torch.as_tensor(size < half, device=soft.device), soft, part.to(soft.dtype))
     return soft
