@@ -34,7 +34,7 @@ from .either import decided, either, is_either
 from .elementwise import elementwise
 from .kinks import joined, learned, looked_at
 from .shadow import Shadow, Whole, call_with, carry, mark, quick_shadow, shadow
-from .steps import MAKES_STEPS, in_steps, narrow, step_of
+from .steps import narrow, was_integer
 from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
@@ -157,10 +157,9 @@ def _common(args: tuple[Any, ...]) -> bool:
     for x in args:
         if type(x) is float or type(x) is int:
             continue
-        pair = getattr(x, "_sll", None)
-        if not ordinary(x) or x.dtype not in FULL or pair is not None and isinstance(pair[0], Whole):
+        if not ordinary(x) or x.dtype not in FULL or getattr(x, "_sll", None) is not None and is_either(x):
             return False
-        if x.grad_fn is not None and type(x.grad_fn).__name__ in MAKES_STEPS and step_of(x) is not None:
+        if x.grad_fn is not None and MADE in x.grad_fn.metadata and was_integer(x) is not None:  # type: ignore[operator]
             return False
         follows = follows or x.requires_grad
     return follows
@@ -393,8 +392,8 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
     hard = func(*args, **kwargs) if op in SLOPED else call_with(func, args, kwargs, Tensor.detach)
     if hard.dtype == torch.bool:
         value = (offset if step.above else -offset).expand(hard.shape)
-        if op in RISING and not kwargs and any(map(in_steps, operands)) and step.decision.site is not None:
-            value = narrow(region, func, operands, half_at(eps, step.decision.site.distance().detach()), value)
+        if op in RISING and len(args) == 2 and step.decision.site is not None:
+            value = narrow(region, func, args, half_at(eps, step.decision.site.distance().detach()), value)
         value = hard_forward(hard.to(offset.dtype), value)
         return carry(region, hard, Shadow(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
