@@ -159,7 +159,7 @@ def _common(args: tuple[Any, ...]) -> bool:
             continue
         if not ordinary(x) or x.dtype not in FULL or getattr(x, "_sll", None) is not None and is_either(x):
             return False
-        if x.grad_fn is not None and MADE in x.grad_fn.metadata and was_integer(x) is not None:  # type: ignore[operator]
+        if x.grad_fn is not None and MADE in x.grad_fn.metadata and was_integer(x) is not None:
             return False
         follows = follows or x.requires_grad
     return follows
