@@ -43,6 +43,10 @@ class Step(NamedTuple):
     kind: str
     shifted: bool = False
 
+    @property
+    def known(self) -> bool:
+        return bool(self.size) and (self.kind == "count" or self.kind == "flag" and not self.shifted)
+
 
 def _made(own: Any) -> Step:
     """What stands for the number that a mask or an integer became (see `made_from`), or that was rounded."""
@@ -133,9 +137,10 @@ def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None)
     if isinstance(whole, Whole):
         beyond = None if type(whole) is Either else whole.other(x)
         return None if beyond is None else quotient(at(beyond), at(x), beyond, x, x.dtype)
-    if step is None or not step.size or step.kind in ("one", "several") or step.kind == "flag" and step.shifted:
+    if step is None or not step.known:
         return None
-    size, n, count = step.size, x / step.size, step.kind == "count"
+    size: Any = step.size
+    n, count = x / size, step.kind == "count"
     if not (step.shifted or ((n - n.round()).abs() < 1 / 8 if count else (n == 0) | (n == 1)).all()):
         return None
     high = x + size if count else size - x
@@ -159,7 +164,9 @@ def asked(region: Region, func: Func, args: tuple[Any, ...], out: Tensor) -> Ten
         at: Callable[[Tensor], Tensor] = lambda z, i=i: func(*fixed[:i], z, *fixed[i + 1 :])  # type: ignore[misc]
         if (slope := _slope(at, x, y, step)) is not None:
             parts.append(x * slope)
-        elif step is not None and not isinstance(carried(x), Whole) and _near(fixed[i], y, step.size):
+        elif (
+            step is not None and not step.known and not isinstance(carried(x), Whole) and _near(fixed[i], y, step.size)
+        ):
             region.lose(op_name(func), [], _UNKNOWN, undecided=lambda x=x: open_elements(x) > 0)  # type: ignore[misc]
     if not parts:
         return out
