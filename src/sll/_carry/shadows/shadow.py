@@ -56,8 +56,6 @@ class Shadow(Told):
     make: Callable[[], Tensor]
     shared = False
     by_ones = False
-    shifted = False
-    """Whether a count of 0 may have a number below: something was taken from it."""
     raw: Callable[[], Tensor] | None = None
     """Of a count: the value, whose gradient may be infinite or NaN where nothing is counted."""
     ends: Ends = None

@@ -34,7 +34,7 @@ from .either import decided, either, is_either
 from .elementwise import elementwise
 from .kinks import joined, learned, looked_at
 from .shadow import Shadow, Whole, call_with, carry, mark, quick_shadow, shadow
-from .steps import MAKES_STEPS, in_steps, narrow, step_of
+from .steps import narrow, was_integer
 from .wraps import line_for, sawtooth
 
 LARGE = 16 * LEAST
@@ -111,8 +111,6 @@ def decide(op: str) -> Callable[..., Any]:
             return _decide_again(region, op, func, args, kwargs)
         if not region.linearizes(op) or not any(map(tracked, operands)):
             return func(*args, **kwargs)
-        if op in RISING and region.trace is None and not kwargs and any(map(in_steps, args)):
-            return _at_once(region, op, func, args, region.eps_for(op))
         return described(region, op, func, args, kwargs)
 
     return rule
@@ -159,10 +157,9 @@ def _common(args: tuple[Any, ...]) -> bool:
     for x in args:
         if type(x) is float or type(x) is int:
             continue
-        pair = getattr(x, "_sll", None)
-        if not ordinary(x) or x.dtype not in FULL or pair is not None and isinstance(pair[0], Whole):
+        if not ordinary(x) or x.dtype not in FULL or getattr(x, "_sll", None) is not None and is_either(x):
             return False
-        if x.grad_fn is not None and type(x.grad_fn).__name__ in MAKES_STEPS and step_of(x) is not None:
+        if x.grad_fn is not None and MADE in x.grad_fn.metadata and was_integer(x) is not None:
             return False
         follows = follows or x.requires_grad
     return follows
@@ -363,9 +360,7 @@ def _at_once(region: Region, op: str, func: Func, args: tuple[Any, ...], eps: fl
         return flags
     a, b = apart(op, args[0], args[1], lambda: func(*args))
     half = half_at(eps, x := a - b)
-    number = lambda: flags.to(x.dtype)
-    soft = lambda a, b: ramp(d := a - b, d.detach(), half, RISING[op] * 0.5 / half, number)
-    value = follow(narrow(region, func, (a, b), half, soft), number)
+    value = ramp(x, x.detach(), half, RISING[op] * 0.5 / half, lambda: flags.to(x.dtype))
     if not learned(a, b):
         looked_at(eps, value, x.detach())
     return carry(region, flags, Shadow(value, exact=value.dtype))
@@ -397,7 +392,10 @@ def described(region: Region, op: str, func: Func, args: tuple[Any, ...], kwargs
         looked_at(eps, offset, step.decision.site.distance().detach())
     hard = func(*args, **kwargs) if op in SLOPED else call_with(func, args, kwargs, Tensor.detach)
     if hard.dtype == torch.bool:
-        value = hard_forward(hard.to(offset.dtype), (offset if step.above else -offset).expand(hard.shape))
+        value = (offset if step.above else -offset).expand(hard.shape)
+        if op in RISING and len(args) == 2 and step.decision.site is not None:
+            value = narrow(region, func, args, half_at(eps, step.decision.site.distance().detach()), value)
+        value = hard_forward(hard.to(offset.dtype), value)
         return carry(region, hard, Shadow(value, exact=value.dtype))
     below, above = (_side(value, offset) for value in (step.below, step.above))
     jump, lacks = finite(above - below), step.lacks(below, above)

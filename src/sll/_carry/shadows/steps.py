@@ -1,5 +1,5 @@
 """Floats made of counts, ``mask.float().mean() == 0.5``: one decision moves them by a step. A question about them has
-the difference that this makes, and so has a comparison whose band reaches none of the numbers.
+the difference that this makes. A comparison is one of ordinary floats, but of what was an integer a moment ago.
 
 They are ordinary tensors. Their graph says what they were made of.
 """
@@ -27,8 +27,8 @@ _LONGEST = 8
 _COPIES = {"LazyCloneBackward0", "CloneBackward0", "ToCopyBackward0"}
 _SHIFTS = {"AddBackward0", "SubBackward0", "RsubBackward1"}
 _SUMS = {"SumBackward0", "SumBackward1", "NansumBackward0", "CumsumBackward0", "MeanBackward0", "MeanBackward1"}
-MAKES_STEPS = MOVES | _SHIFTS | _SUMS | {"NegBackward0", "MulBackward0", "DivBackward0"}
-MAKES_STEPS |= {
+_MAKES_STEPS = MOVES | _SHIFTS | _SUMS | {"NegBackward0", "MulBackward0", "DivBackward0"}
+_MAKES_STEPS |= {
     f"{name}Backward0" for name in "Slice Select Index IndexSelect Gather Unbind Split Flip Cat Stack".split()
 }
 _UNKNOWN = "what a decision changes of this float is not known. Compare the bools or integers that it was made of."
@@ -43,6 +43,10 @@ class Step(NamedTuple):
     kind: str
     shifted: bool = False
 
+    @property
+    def known(self) -> bool:
+        return bool(self.size) and (self.kind == "count" or self.kind == "flag" and not self.shifted)
+
 
 def _made(own: Any) -> Step:
     """What stands for the number that a mask or an integer became (see `made_from`), or that was rounded."""
@@ -51,33 +55,26 @@ def _made(own: Any) -> Step:
     return Step(1.0 if own.by_ones else None, "one" if own.knows_other() or not own.by_ones else "count")
 
 
-def step_of(x: Any, asked: bool = False) -> Step | None:
-    """None if `x` is not made of decisions; where it is not `asked`, if no step is known."""
-    node = x.grad_fn if isinstance(x, Tensor) else None
+def step_of(x: Any) -> Step | None:
+    """None if `x` is not made of decisions."""
+    node = x.grad_fn if isinstance(x, Tensor) and x.is_floating_point() and simple(x) else None
     try:
-        found = None if node is None else _step(node, asked, _LONGEST)
-        return found if found is not None and x.is_floating_point() and simple(x) else None
+        return None if node is None else _step(node, _LONGEST)
     except RuntimeError:  # its backward has run
         return None
 
 
-def in_steps(x: Any) -> bool:
-    return step_of(x) is not None or isinstance(carried(x), Whole)
-
-
-def _step(node: Any, asked: bool, most: int) -> Step | None:
+def _step(node: Any, most: int) -> Step | None:
     name = type(node).__name__
     if MADE in node.metadata:
         return _made(node.metadata[MADE])
-    if name not in MAKES_STEPS or not most:
-        return Step(None, "one") if asked and of_a_region(node) else None
+    if name not in _MAKES_STEPS or not most:
+        return Step(None, "one") if of_a_region(node) else None
     inner: Step | None = None
     for parent, _ in node.next_functions:
         if parent is None:
             continue
-        if not asked and (inner or type(parent).__name__ not in MAKES_STEPS and MADE not in parent.metadata):
-            return None
-        if (found := _step(parent, asked, most - 1)) is None:
+        if (found := _step(parent, most - 1)) is None:
             return None
         several = inner is not None and (inner != found or name in _SHIFTS)
         inner = _either_of(inner, found) if several else found
@@ -107,14 +104,23 @@ def _factor(name: str, node: Any) -> float:
     return -1.0 if name == "NegBackward0" else 1 / by if by else 0.0
 
 
-def _as_integers(region: Region, x: Any) -> Any:
-    """`x`, or the integers that it was a moment ago."""
-    node: Any = x.grad_fn if simple(x) else None
+def was_integer(x: Any) -> Shadow | None:
+    """What the integer carries that `x` was a moment ago."""
+    node: Any = x.grad_fn if isinstance(x, Tensor) and simple(x) else None
     while type(node).__name__ in _COPIES and MADE not in node.metadata:
         node = node.next_functions[0][0]
     own = None if node is None else node.metadata.get(MADE)
-    known = isinstance(own, Shadow) and torch.equal(x, x.round())
-    return carry(region, x.detach().long(), own) if known else x
+    return own if isinstance(own, Shadow) and torch.equal(x, x.round()) else None
+
+
+def _as_integers(region: Region, func: Func, args: tuple[Any, ...], i: int) -> Tensor | None:
+    """What the answer has of the integer that the operand at `i` was; None if it was none, or has no gradient there."""
+    own = was_integer(args[i])
+    if own is None:
+        return None
+    n, fixed = carry(region, args[i].detach().long(), own), [x.detach() if isinstance(x, Tensor) else x for x in args]
+    found = shadow(region.call(func, *fixed[:i], n, *fixed[i + 1 :]))
+    return None if found is None else found.value()
 
 
 def _near(x: Tensor, y: Any, size: float | None) -> bool:
@@ -123,67 +129,58 @@ def _near(x: Tensor, y: Any, size: float | None) -> bool:
 
 
 @torch.no_grad()
-def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None) -> tuple[Any, Tensor] | None:
-    """How wide a band is that reaches one of the numbers, and the slope of ``at(x)``, which asks for `y`. None if that
-    is not known, or if a call has written another number there than the graph says.
+def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None) -> Tensor | None:
+    """The slope of ``at(x)``, which asks for `y`. None if that is not known, or if a call has written another number
+    there than the graph says.
     """
     whole, x = carried(x), x.detach()
     if isinstance(whole, Whole):
         beyond = None if type(whole) is Either else whole.other(x)
-        if beyond is None:
-            return None
-        return torch.minimum((x - y).abs(), (beyond - y).abs()), quotient(at(beyond), at(x), beyond, x, x.dtype)
-    if step is None or not step.size or step.kind in ("one", "several") or step.kind == "flag" and step.shifted:
+        return None if beyond is None else quotient(at(beyond), at(x), beyond, x, x.dtype)
+    if step is None or not step.known:
         return None
-    size, n, count = step.size, x / step.size, step.kind == "count"
+    size: Any = step.size
+    n, count = x / size, step.kind == "count"
     if not (step.shifted or ((n - n.round()).abs() < 1 / 8 if count else (n == 0) | (n == 1)).all()):
         return None
     high = x + size if count else size - x
     low = x if not count else x - size if step.shifted else torch.where(n == 0, x, x - size)
     high, low = (torch.where((z - y).abs() < abs(size) / 8, y, z).to(x.dtype) for z in (high, low))
-    reach = torch.minimum((x - y).abs(), torch.minimum((high - y).abs(), (low - y).abs()))
-    return reach, (at(high).to(x.dtype) - at(low).to(x.dtype)) / (size if count else high - x)
-
-
-def _parts(region: Region, func: Func, args: tuple[Any, ...], asks: bool) -> list[tuple[int, Any, Tensor]]:
-    """Of each operand that is made of decisions its place, its step, and what has its gradient for the answer."""
-    found: list[tuple[int, Any, Tensor]] = []
-    fixed = [x.detach() if isinstance(x, Tensor) else x for x in args]
-    compared = len(args) == 2 and func.__name__ not in ("to", "type", "type_as")
-    for i, x in enumerate(args):
-        step = step_of(x, asks) if tracked(x) else None
-        if step is None and not (tracked(x) and isinstance(carried(x), Whole)):
-            continue
-        with_this: Callable[[Any], Any] = lambda z, i=i: (*fixed[:i], z, *fixed[i + 1 :])  # type: ignore[misc]
-        if (n := _as_integers(region, x)) is not x:
-            own = shadow(region.call(func, *with_this(n)))
-            found += [] if own is None else [(i, 1.0, own.value())]
-            continue
-        slope = _slope(lambda z: func(*with_this(z)), x, y := fixed[1 - i] if compared else 0, step)  # noqa: B023
-        if slope is not None:
-            found.append((i, slope[0], x * slope[1]))
-        elif asks and not isinstance(carried(x), Whole) and (step is None or _near(fixed[i], y, step.size)):
-            region.lose(op_name(func), [], _UNKNOWN, undecided=lambda x=x: open_elements(x) > 0)  # type: ignore[misc]
-    return found
+    return (at(high).to(x.dtype) - at(low).to(x.dtype)) / (size if count else high - x)
 
 
 def asked(region: Region, func: Func, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """`out` is what `func` says of floats where they have no boundary."""
-    if not (parts := [part for _, _, part in _parts(region, func, args, True)]):
+    parts: list[Tensor] = []
+    fixed = [x.detach() if isinstance(x, Tensor) else x for x in args]
+    compared = len(args) == 2 and func.__name__ not in ("to", "type", "type_as")
+    for i, x in enumerate(args):
+        step, y = step_of(x) if tracked(x) else None, fixed[1 - i] if compared else 0
+        if step is None and not (tracked(x) and isinstance(carried(x), Whole)):
+            continue
+        if (part := _as_integers(region, func, args, i)) is not None:
+            parts.append(part)
+            continue
+        at: Callable[[Tensor], Tensor] = lambda z, i=i: func(*fixed[:i], z, *fixed[i + 1 :])  # type: ignore[misc]
+        if (slope := _slope(at, x, y, step)) is not None:
+            parts.append(x * slope)
+        elif (
+            step is not None and not step.known and not isinstance(carried(x), Whole) and _near(fixed[i], y, step.size)
+        ):
+            region.lose(op_name(func), [], _UNKNOWN, undecided=lambda x=x: open_elements(x) > 0)  # type: ignore[misc]
+    if not parts:
         return out
     soft, flags = functools.reduce(operator.add, parts), alias(out)
     return carry(region, out, Shadow(follow(soft, lambda: flags.to(soft.dtype))))
 
 
-def narrow(
-    region: Region, func: Func, args: tuple[Any, ...], half: float | Tensor, ramp: Callable[[Any, Any], Tensor]
-) -> Tensor:
-    """What a comparison has the gradient of: ``ramp(*args)``, or where its band reaches none of the numbers on both
-    sides, their difference. (Of what was an integer a moment ago: where that is further apart than the band is wide.)
+def narrow(region: Region, func: Func, args: tuple[Any, ...], half: float | Tensor, soft: Tensor) -> Tensor:
+    """What a comparison has the gradient of: `soft`, or of what was an integer a moment ago, and of a band that is
+    narrower than 1, what it has of that.
     """
-    soft = ramp(*args)
-    for i, size, part in _parts(region, func, args, False):
-        rest = [y.detach() if j == i else y for j, y in enumerate(args)]
-        part = part + ramp(*rest) if any(map(tracked, rest)) else part
-        soft = torch.where(torch.as_tensor(size < half, device=soft.device), soft, part.to(soft.dtype))
+    for i, x in enumerate(args):
+        if was_integer(x) is not None and not any(tracked(y) for y in args if y is not x):
+            part = _as_integers(region, func, args, i)
+            part = torch.zeros_like(soft) if part is None else part.to(soft.dtype)
+            soft = torch.where(torch.as_tensor(half > 1, device=soft.device), soft, part)
     return soft
