@@ -65,6 +65,7 @@ def of_condition(choose: Callable[..., Any]) -> Rule:
     condition alone it is `nonzero`.
     """
 
+    @functools.wraps(choose)
     def where(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names = ("self", "condition", "other") if func is Tensor.where else ("condition", "self", "other")
         named = dict(zip(names, args), **{"self" if name == "input" else name: x for name, x in kwargs.items()})

@@ -292,7 +292,7 @@ ROWS: list[Row] = [
     # truths
     Row("all any", "truths", in_place=False, facts="along"),
     # lookups
-    Row("Tensor.__getitem__ index_select gather take_along_dim take one_hot", "lookups", in_place=False),
+    Row("Tensor.__getitem__ index_select gather one_hot", "lookups", in_place=False),
     Row("F.embedding torch.embedding", "lookups", in_place=False, facts="writes"),
     # writes
     Row("scatter scatter_add scatter_reduce index_add index_fill index_copy index_put", "writes"),
@@ -324,7 +324,7 @@ ROWS: list[Row] = [
         in_place=False,
     ),
     Row("as_tensor asarray", "defined", in_place=False, facts="each"),
-    Row("broadcast_tensors count_nonzero masked_select unravel_index", "defined", in_place=False),
+    Row("broadcast_tensors count_nonzero masked_select take take_along_dim unravel_index", "defined", in_place=False),
     Row("put", "defined"),
     Row(
         "sparse_coo_tensor",

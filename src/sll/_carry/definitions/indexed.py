@@ -87,6 +87,23 @@ def among(
     return ~found if invert else found
 
 
+@defined("take", whole=True)
+def taken(original: Original, input: Tensor, index: Tensor) -> Tensor:
+    return input.reshape(-1)[index]
+
+
+@defined("take_along_dim", whole=True)
+def taken_along(original: Original, input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """`gather` of what broadcasts, but for the dimension; without one, of all elements."""
+    if dim is None:
+        return input.reshape(-1)[indices.reshape(-1)]
+    at = range(input.dim())[dim]
+    sizes = ([*x.shape[:at], 1, *x.shape[at + 1 :]] for x in (input, indices))
+    shape = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]
+    input, indices = (x.expand(*shape[:at], x.shape[at], *shape[at + 1 :]) for x in (input, indices))
+    return torch.gather(input, dim, indices)
+
+
 @defined("masked_select", whole=True)
 def masked(original: Original, input: Tensor, mask: Tensor) -> Tensor:
     """Both broadcast."""

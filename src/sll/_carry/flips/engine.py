@@ -80,7 +80,6 @@ RULE_OF: dict[str, Rule] = {
     "F.embedding": lookup("index", "table", "padding_idx", "max_norm"),
     "torch.embedding": lookup("table", "index"),
     "index_select": lookup("table", "dim", "index"),
-    "take": lookup("table", "index"),
     "one_hot": one_hot,
     **{op: asks(best, op) for op in ("argmax", "argmin")},
     **{op: either(_alone, extreme, either(_two, elementwise, asks(best, "arg" + op))) for op in ("max", "min")},

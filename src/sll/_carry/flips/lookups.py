@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._rules.index import op_name
 from ..interface import Func, tensors
 from .calls import carriers
 from .entries import batched, carry, flips_of
@@ -41,7 +40,7 @@ def lookup(*names: str) -> Any:
         as_it_was = named.get("max_norm") is None and named.get("dim", 0) == 0
         if not isinstance(table, Tensor) or not isinstance(index, Tensor) or not as_it_was:
             return flip_by_flip(region, func, args, kwargs)
-        return _rows(region, func, args, kwargs, table.reshape(-1) if op_name(func) == "take" else table, index)
+        return _rows(region, func, args, kwargs, table, index)
 
     return rule
 

@@ -84,7 +84,7 @@ RULE_OF: dict[str, Rule] = {
     "products": reductions.product,
     "truths": reductions.truth,
     "Tensor.__getitem__": lookups.getitem,
-    **dict.fromkeys(("index_select", "gather", "take_along_dim", "take"), lookups.along),
+    **dict.fromkeys(("index_select", "gather"), lookups.along),
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
     "one_hot": lookups.one_hot,
     **dict.fromkeys(("scatter", "scatter_add", "index_add", "index_fill", "index_copy"), writes.along),

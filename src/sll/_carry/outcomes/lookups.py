@@ -138,36 +138,25 @@ def geometry(table: Tensor, items: tuple[Any, ...], place: int) -> tuple[int, in
     return table.shape[sum(map(dims, expanded[:at]))], sum(1 for i in behind if not isinstance(i, int))
 
 
-_ALONG = "input", "dim", "index"
-
-
 def along(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """At positions along one dimension, or of all elements."""
-    name = func.__name__
-    names = {"take_along_dim": ("input", "indices", "dim"), "take": ("input", "index")}.get(name, _ALONG)
-    named = dict(zip(names, args), **kwargs)
-    table, key = named.pop("input"), "indices" if "indices" in named else "index"
-    index, dim = named[key], named.get("dim")
+    """At positions along one dimension."""
+    named = dict(zip(("input", "dim", "index"), args), **kwargs)
+    table, dim, index = (named.pop(name) for name in ("input", "dim", "index"))
     if not discrete_carrier(index):
-        return move(region, func, (table,), named)
-    if table.dim() == 0 and name == "index_select":
-        region.lose(name, [index], "a single number has no positions. Give it a dimension: x.reshape(1).")
-        return func(table, **{**named, key: index.detach()})
-    if dim is None:
-        size = table.numel()
-        if name == "take_along_dim":  # both are flattened
-            index, table = (region.call(torch.Tensor.reshape, x, (-1,)) for x in (index, table))
-            named["dim"] = 0
-    else:
-        if not -table.dim() <= dim < max(table.dim(), 1):
-            return func(table, **named)  # raises
-        size = table.shape[dim] if table.dim() else 1
-    trailing = table.dim() - dim % table.dim() - 1 if name == "index_select" else 0
+        return move(region, func, (table, dim, index), named)
+    if table.dim() == 0 and func.__name__ == "index_select":
+        why = "a single number has no positions. Give it a dimension: x.reshape(1)."
+        region.lose("index_select", [index], why)
+        return func(table, dim, index.detach())
+    if not -table.dim() <= dim < max(table.dim(), 1):
+        return func(table, dim, index)  # raises
+    size = table.shape[dim] if table.dim() else 1
+    trailing = table.dim() - dim % table.dim() - 1 if func.__name__ == "index_select" else 0
 
     def look(i: Tensor) -> Any:
-        return region.call(func, table, **{**named, key: i})
+        return region.call(func, table, dim, i, **named)
 
-    return lookup(region, name, look, index, size, trailing, wrap=name == "take", whole=name == "take")
+    return lookup(region, func.__name__, look, index, size, trailing, wrap=False)
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -98,7 +98,7 @@ RULE_OF: dict[str, Rule] = {
     "any": reductions.some,
     "Tensor.__getitem__": lookups.getitem,
     **dict.fromkeys(("F.embedding", "torch.embedding"), lookups.embedding),
-    **{name: getattr(lookups, name) for name in ("index_select", "gather", "take_along_dim", "take", "one_hot")},
+    **{name: getattr(lookups, name) for name in ("index_select", "gather", "one_hot")},
     "scatter": scatters.scatter(False),
     "scatter_add": scatters.scatter(True),
     "index_add": scatters.index_add,

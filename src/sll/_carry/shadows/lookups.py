@@ -351,7 +351,7 @@ def lookup(names: str, spot: Callable[..., Spot]) -> Callable[..., Any]:
     def rule(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = dict(zip(spelled, args), **kwargs)
         given = [named.get(name) for name in spelled]
-        x, index = named["input"], named["index" if "index" in spelled else "indices"]
+        x, index = named["input"], named["index"]
         found = spot(*given)
         if found.own is None:
             out = move(region, func, tuple(given[: len(named)]), {})
@@ -362,16 +362,8 @@ def lookup(names: str, spot: Callable[..., Spot]) -> Callable[..., Any]:
     return rule
 
 
-def _along_dim(x: Tensor, index: Tensor, dim: int | None) -> Spot:
-    if dim is None:
-        return Spot(index, lambda t, i: torch.take_along_dim(t, i), x.numel())
-    return Spot(index, lambda t, i: torch.take_along_dim(t, i, dim), x.shape[dim], along=dim % x.dim())
-
-
 gather = lookup("input dim index", spot_along)
 index_select = lookup("input dim index", spot_of_rows)
-take = lookup("input index", lambda x, index: Spot(index, lambda t, i: t.take(i), x.numel(), rows=x.dim() == 1))
-take_along_dim = lookup("input indices dim", _along_dim)
 
 
 def embedding(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
