@@ -5,7 +5,8 @@
 *Classifier*: logistic regression on scikit-learn's breast cancer data with an F1 loss on `p > t`, the threshold `t`
 learned, on probabilities; the same with torchmetrics' `binary_fbeta_score`. Fixed widths and `"auto"`, five seeds.
 *Inventory*: a policy (s, S) of 40 days and 256 paths with a mean demand of 7, from three starts, against the best of a
-grid. *Units*: the same inventory with its numbers times 1e-3 and 1e3.
+grid. *Units*: the same inventory with its numbers times 1e-3 and 1e3. *Hysteresis*: two limits between which a state
+is kept, and a cost of each change: a battery, a trigger over a noisy signal, a trading rule; against a grid.
 """
 
 from __future__ import annotations
@@ -144,9 +145,97 @@ def inventories(console: Console) -> None:
     console.print(table)
 
 
+# --- rules with hysteresis: limits are learned, a state is kept between them, and each change costs -------------
+
+
+def noise(seed: int, paths: int, keeps: float) -> Tensor:
+    """Of 48 steps, each with `keeps` of the last."""
+    steps = torch.randn(48, paths, generator=torch.Generator().manual_seed(seed))
+    found = [steps[0]]
+    for step in steps[1:]:
+        found.append(keeps * found[-1] + step)
+    return torch.stack(found)
+
+
+def battery(low: Tensor, high: Tensor, seed: int, paths: int) -> Tensor:
+    """Charges below a price, until it is above another one."""
+    hour = torch.arange(48.0)[:, None]
+    prices = 5 + 2 * torch.sin(hour * torch.pi / 12) + 0.6 * noise(seed, paths, 0.7)
+    on, level, cost = torch.zeros(paths, dtype=torch.bool), torch.full((paths,), 2.0), torch.zeros(paths)
+    for price in prices:
+        before = on
+        on = (on | (price < low)) & ~(price > high)
+        after = (level + torch.where(on, 1.0, -1.0)).clamp(0, 6)
+        flow, level = after - level, after
+        cost = cost + price * torch.where(flow > 0, flow * 1.1, flow * 0.95) + 0.3 * (on != before)
+    return (cost - 4 * level).mean() / 10
+
+
+def trigger(low: Tensor, high: Tensor, seed: int, paths: int) -> Tensor:
+    """Says whether a signal is 0 or 1."""
+    random = torch.Generator().manual_seed(seed)
+    truth = (torch.rand(48, paths, generator=random) < 0.08).cumsum(0) % 2 == 1
+    signal = truth + 0.5 * torch.randn(48, paths, generator=random)
+    on, cost = torch.zeros(paths, dtype=torch.bool), torch.zeros(paths)
+    for seen, true in zip(signal, truth):
+        before = on
+        on = (on | (seen > high)) & ~(seen < low)
+        cost = cost + (on != true) + 0.2 * (on != before)
+    return cost.mean() / 48
+
+
+def trader(low: Tensor, high: Tensor, seed: int, paths: int) -> Tensor:
+    """Buys below, sells above."""
+    prices = 0.5 * noise(seed, paths, 0.85)
+    held, gain = torch.zeros(paths, dtype=torch.bool), torch.zeros(paths)
+    for price, later in zip(prices, prices[1:]):
+        before = held
+        held = torch.where(held, ~(price > high), price < low)
+        gain = gain + held * (later - price) - 0.15 * (held != before)
+    return -gain.mean()
+
+
+RULES: tuple[tuple[Callable[..., Tensor], tuple[tuple[float, float], ...], float], ...] = (
+    (battery, ((2.0, 8.0), (4.5, 5.5)), 0.1),
+    (trigger, ((-0.5, 1.5), (0.5, 0.6)), 0.05),
+    (trader, ((-1.5, 1.5), (-0.2, 0.0)), 0.05),
+)
+
+
+def found_by(
+    rule: Callable[..., Tensor], eps: float | str, start: tuple[float, float], seed: int, rate: float
+) -> float:
+    limits = torch.tensor(start, requires_grad=True)
+    optimizer, region = torch.optim.Adam([limits], rate), sll.linearize(eps, forward="straight-through")
+    for step in range(100):
+        optimizer.zero_grad()
+        with region:
+            loss = rule(*limits, 1000 * (seed + 1) + step, 32)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        return float(rule(*limits, 0, 512))
+
+
+@torch.no_grad()
+def hysteresis(console: Console) -> None:
+    table = Table("rule", "start", "at the start", "eps=auto", "eps=2", "eps=0.3", "best of a grid", title="Hysteresis")
+    for rule, starts, rate in RULES:
+        span = torch.linspace(*(min(starts)[0], max(high for _, high in starts)), 13)
+        best = min(float(rule(low, high, 0, 512)) for low in span for high in span if low < high)
+        for start in starts:
+            cells = [f"{float(rule(*torch.tensor(start), 0, 512)):.3f}"]
+            for eps in ("auto", 2.0, 0.3):
+                with torch.enable_grad():
+                    found = torch.tensor([found_by(rule, eps, start, seed, rate) for seed in range(3)])
+                cells.append(f"{found.mean():.3f} ± {found.std():.3f}")
+            table.add_row(rule.__name__, str(start), *cells, f"{best:.3f}")
+    console.print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("only", nargs="*", default=["classifier", "inventory"])
+    parser.add_argument("only", nargs="*", default=["classifier", "inventory", "hysteresis"])
     options = parser.parse_args()
     console = Console(width=130)
     warnings.simplefilter("ignore", UserWarning)
@@ -154,6 +243,8 @@ def main() -> None:
         classifiers(console)
     if "inventory" in options.only:
         inventories(console)
+    if "hysteresis" in options.only:
+        hysteresis(console)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,57 @@ def test_is_twice_the_median_of_the_first_steps(forward):
         torch.testing.assert_close(g, want)
 
 
+LEARNED = {
+    "x > t": lambda x, t: x > t,
+    "t < x": lambda x, t: t < x,
+    "x - t > 0": lambda x, t: x - t > 0,
+    "sign": lambda x, t: torch.sign(x - t) > 0,
+    "of a table": lambda x, t: x > t.expand(3)[1] * 1.0,
+}
+
+
+@pytest.mark.parametrize("forward", ["straight-through", "hard", "linear"])
+@pytest.mark.parametrize("spelling", LEARNED)
+def test_a_boundary_that_many_data_meet_is_known_by_those_nearby(spelling, forward):
+    """As narrow as the fourth root of how many decisions of a step tell of each number."""
+    t = torch.zeros((), requires_grad=True)
+    for n, calls in ((64, 1), (256, 1), (64, 4)):
+        eps = sll.Auto(steps=2)
+        region = sll.linearize(eps, forward=forward)
+        for _ in range(3):
+            data = [rows(n).detach() * (1 + 1e-3 * k) for k in range(calls)]  # (equal ones say nothing new)
+            with region:
+                sum(LEARNED[spelling](x, t).float().sum() for x in data).backward()
+        assert only_width(eps) == pytest.approx(two_medians(rows(n)) / (n * calls) ** 0.25, rel=0.01)
+
+
+def only_width(eps):
+    (half,) = set(eps.remembered.values())
+    return half
+
+
+def test_what_a_layer_or_a_decision_has_made_has_the_wide_band():
+    """Its distances are decided again by what follows, and there are as many parameters as numbers."""
+    w, t = torch.ones(8, requires_grad=True), torch.tensor(0.01, requires_grad=True)
+    data = rows(512).detach().reshape(64, 8)
+
+    def state(x):
+        level = x[:, 0]
+        for now in x.unbind(1):
+            level = 0.9 * level + 0.1 * now + 0.05 * (level > t)  # of data alone in the first round
+        return level.sum()
+
+    for program in (lambda x: ((x @ w) > t).float().sum(), lambda x: torch.sign(rows(64)).sum(), state):
+        eps = sll.Auto(steps=1)
+        region = sll.linearize(eps)
+        for _ in range(2):
+            with region:
+                program(data).backward()
+        (line,) = eps._lines.values()
+        narrow = [nth for nth, at in line.of.items() if line.pools[at].learned]
+        assert narrow == ([0] if program is state else [])
+
+
 def test_outliers_have_no_say():
     eps, batches = sll.Auto(steps=2), [rows(seed=seed) for seed in range(3)]
     with torch.no_grad():

@@ -992,8 +992,9 @@ def test_a_band_that_covers_all_that_was_seen_is_told():
     width = float(wide.verdict.rpartition("eps=")[2].split()[0])
     narrower, text = row(width * 0.9)
     assert not narrower.covered and "covers" not in text
-    for eps, x in (("auto", p), (1.0, p * 4 - 2), (1.0, torch.tensor([0.6]))):  # one element says nothing
-        assert not row(eps, x)[0].covered
+    alike = torch.cat([p * 0.1 + 0.7, 0.3 - p * 0.1])  # (all or none are in a band)
+    for eps, x in (("auto", p), (1.0, p * 4 - 2), (1.0, torch.tensor([0.6])), ("auto", alike), (1.0, alike)):
+        assert not row(eps, x)[0].covered  # (one element says nothing)
     with sll.linearize(1.0, forward="straight-through", trace=True) as region:
         torch.round(p.clone().requires_grad_()).sum().backward()
     assert not region.report().rows[0].covered  # the widest band of a step is all of it

@@ -37,6 +37,8 @@ class Auto:
 
     *Comparisons*: twice the median distance in the first `steps` training steps at this line; *subsets, orders*: three
     times. (Three medians of normal distances are twice their root mean square; outliers have no say, and units none.)
+    Where *data* meet a boundary that is learned, that is divided by the fourth root of how many decisions of a step
+    meet each of its numbers: what is far from a threshold says nothing of where it should be.
     Decisions of a line share their width, as the steps of a loop do, unless their scales differ by more than two: then
     layers that share a line have their own. It is kept from then on, for a window that followed the scores as they
     grow would never let a decision be made for good. A step is what happens between entering the region, or a backward
@@ -162,7 +164,7 @@ class Auto:
             if d is not None:
                 with outside_of_transforms():
                     d = _numbers(d)
-                return self._measure(call.place, d)
+                return self._measure(call.place, d, call.learned)
             half = self._measured(call.place)
             if half is not None:
                 return half
@@ -195,7 +197,7 @@ class Auto:
         line = self._lines.get(place[:3])
         return None if line is None or not line.pools else line.pools[line.of.get(place[3], -1)].half
 
-    def _measure(self, place: Place, d: Any) -> float:
+    def _measure(self, place: Place, d: Any, learned: int = 0) -> float:
         """The width for these distances and those before, in a tensor or (faster) an array of float64."""
         d = abs(d).reshape(-1)
         d = d[(d > 0) & (d < math.inf)]
@@ -203,7 +205,8 @@ class Auto:
         if len(d):
             d = d[d.argsort()]
             found = Distances(len(d), *map(float, (d[(len(d) - 1) // 2], d[0], d[-1])))
-        pool = self._lines.setdefault(place[:3], Line(MEDIANS.get(place[2], 3.0))).add(place[3], found, self.steps)
+        line = self._lines.setdefault(place[:3], Line(MEDIANS.get(place[2], 3.0)))
+        pool = line.add(place[3], found, self.steps, learned)
         if pool is None:
             return self.WINDOW
         if pool.kept is not None:

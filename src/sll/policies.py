@@ -54,16 +54,19 @@ class Call:
             boundary only.
         place: file, line and op of the program that decides, and how many decisions of that line came before in this
             step; None where that is not known (explicit functions, compiled code).
+        learned: where data meet a boundary that is learned, of how many numbers that is made; otherwise 0.
     """
 
-    __slots__ = ("_distances", "kind", "limit", "make", "place")
+    __slots__ = ("_distances", "kind", "learned", "limit", "make", "place")
 
     def __init__(
-        self, kind: Kind, limit: float, make: Callable[[], Tensor], place: tuple[str, int, str, int] | None = None
-    ) -> None:
+        self, kind: Kind, limit: float, make: Callable[[], Tensor],
+        place: tuple[str, int, str, int] | None = None, learned: int = 0,
+    ) -> None:  # fmt: skip
         self.kind = kind
         self.limit = limit
         self.place = place
+        self.learned = learned
         self.make = make
         self._distances: Tensor | None = None
 

@@ -147,7 +147,8 @@ def _judged(wide: list[Measured], close: list[Measured]) -> tuple[Verdict, str]:
     if max(float(hard.abs().max()), float(region.abs().max())) <= 8 * max(m.rounding for m in wide):
         return "cannot tell", "what changes is as small as rounding; use float64"
     if all(sum(m.region_swing - m.spike for m in of) > EXPLODES * swing for of in (wide, [m.twin or m for m in wide])):
-        return "wrong here", f"the gradient explodes: it adds up to {other / swing:.3g} times what the program changes"
+        much = f"it adds up to {other / swing:.3g} times what the program changes"
+        return "wrong here", f'the gradient explodes: {much}; take forward="hard", or a wider band'
     far = _far_off([m for m in close if m.swing > MANY * m.shot])
     if far:
         return "wrong here", far

@@ -56,6 +56,9 @@ class Pool:
     largest: float = 0.0
     latest: int = -1
     kept: float | None = None
+    learned: int = 0
+    """So many numbers are learned of the boundary that data meet there, `most` of them in one step."""
+    most: int = 0
 
     def fits(self, found: Distances) -> bool:
         known = self.past + self.now
@@ -69,7 +72,7 @@ class Pool:
         """
         if min(_many(self.now), _many(self.past)) >= SOME and middle(self.now) > STARTS * middle(self.past):
             self.steps, self.past = 0, []
-        self.steps += 1
+        self.steps, self.most = self.steps + 1, max(self.most, _many(self.now))
         self.past = self.past + self.now
         self.now, self.calls, self.every = [], 0, 1
 
@@ -90,7 +93,10 @@ class Pool:
     def half(self) -> float:
         if self.kept is not None:
             return self.kept
-        return min(self.medians * middle(self.past + self.now), sys.float_info.max)
+        # A boundary that many data tell of is known by those nearby.
+        each = max(self.most, _many(self.now)) / self.learned if self.learned else 1.0
+        times = self.medians / math.sqrt(math.sqrt(max(each, 1.0)))
+        return min(times * middle(self.past + self.now), sys.float_info.max)
 
 
 def _many(medians: list[tuple[float, int]]) -> int:
@@ -107,13 +113,13 @@ class Line:
     """Which pool a decision is in."""
     last: dict[int, Distances] = field(default_factory=dict)
 
-    def add(self, nth: int, found: Distances, steps: int) -> Pool | None:
+    def add(self, nth: int, found: Distances, steps: int, learned: int = 0) -> Pool | None:
         """The pool of the decision, which has now these distances; None if there were never any."""
         at = self.of.get(nth)
         if not found.many:
             return None if at is None else self.pools[at]
         if at is None:
-            at = self.of[nth] = self._pool_for(nth, found)
+            at = self.of[nth] = self._pool_for(nth, found, learned)
         pool = self.pools[at]
         if pool.kept is not None:
             return pool
@@ -130,11 +136,11 @@ class Line:
             pool.add(found)
         return pool
 
-    def _pool_for(self, nth: int, found: Distances) -> int:
+    def _pool_for(self, nth: int, found: Distances, learned: int) -> int:
         for at in reversed(range(len(self.pools))):
-            if self.pools[at].fits(found):
+            if self.pools[at].learned == learned and self.pools[at].fits(found):
                 return at
-        self.pools.append(Pool(nth, self.medians))
+        self.pools.append(Pool(nth, self.medians, learned=learned))
         return len(self.pools) - 1
 
     def state(self) -> tuple[Any, ...]:

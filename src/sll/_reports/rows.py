@@ -97,7 +97,9 @@ class Row:
         """Whether the band reaches well beyond everything that was seen: then nothing is ever decided for good."""
         if self.kind != "decides" or self.limit < math.inf or self.elements < 2 or not (self.eps and self.distance):
             return False
-        return self.eps[0] > BEYOND * max(map(abs, self.distance)) > 0
+        largest = max(map(abs, self.distance))
+        alike = self.reach is None or self.reach[1] > largest / 2  # (no width would open some of them)
+        return self.eps[0] > BEYOND * largest > 0 and not alike
 
     @property
     def status(self) -> str:

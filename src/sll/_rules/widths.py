@@ -82,6 +82,8 @@ class Width:
         """How many more calls are looked at: does the program take their jump back?"""
         self.soft: bool = kind == "choice" and getattr(policy, "SOFT", False)
         """Whether the answer is the scale of a softmax, where gradients are local."""
+        self.learned = 0
+        """How many numbers are learned of the boundary, see `numbers_learned`."""
         self.joined = False
         """Whether it is that of a comparison whose sides meet: see `Joined`."""
         self._found: float | Tensor | None = None
@@ -113,7 +115,7 @@ class Width:
         """The half-width for a call whose distances (any sample of them) `make` computes, at most `limit`."""
         found = self._found
         if found is None:
-            found = self.policy.half_width(Call(self.kind, limit, make, self.place))
+            found = self.policy.half_width(Call(self.kind, limit, make, self.place, self.learned))
             if self.place is not None:
                 self._found = found
         if isinstance(found, Tensor):
@@ -162,6 +164,28 @@ class Watched(float):
     """A fixed half-width, and who is told what is done with it."""
 
     watch: Watch
+
+
+_PLAIN = (
+    "Sub Rsub Add Mul Div Neg Exp Expand Select Unbind View Unsqueeze Squeeze Slice Alias Clone LazyClone Where".split()
+)
+
+
+def numbers_learned(*operands: Any) -> int:
+    """How many numbers are learned of the boundary that far more data meet there. 0 where it is not that: what a layer
+    or an earlier decision has made may meet one, too.
+    """
+    follows = [x for x in operands if isinstance(x, Tensor) and x.requires_grad]
+    many = sum(x.numel() for x in follows if x.grad_fn is None)
+    nodes: list[Any] = [x.grad_fn for x in follows if x.grad_fn is not None]
+    for node in nodes:
+        if hasattr(node, "variable"):
+            many += node.variable.numel()
+        elif type(node).__name__.rstrip("0123456789").removesuffix("Backward") in _PLAIN and len(nodes) < 16:
+            nodes += [before for before, _ in node.next_functions if before is not None]
+        else:
+            return 0
+    return many if many < max(x.numel() for x in operands if isinstance(x, Tensor)) else 0
 
 
 def is_soft(eps: Any) -> bool:

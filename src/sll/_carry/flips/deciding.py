@@ -18,7 +18,7 @@ from torch import Tensor
 from ..._ops.dtypes import FULL, wide
 from ..._ops.env import free_to_read, tracked
 from ..._ops.own_thresholds import apart
-from ..._rules.widths import Watch, Watched, Width, half_width, watch_of
+from ..._rules.widths import Watch, Watched, Width, half_width, numbers_learned, watch_of
 from ..boundaries import from_one, toward_zero
 from ..interface import Func, version_of
 from ..outcomes.sources import STEPS
@@ -85,6 +85,8 @@ def at_boundary(
     fits = isinstance(a, Tensor) and a.dtype in FULL and (not isinstance(b, Tensor) or b.dtype is a.dtype)
     x, y = (a, b) if fits else wide(a, b)
     distance = x - y
+    if isinstance(eps, Width):
+        eps.learned = numbers_learned(distance)
     half = eps if type(eps) is float else half_width(eps, distance.detach())
     half = limit.clamp(max=half) if isinstance(limit, Tensor) else half
     at, above, by = _sides(distance, half, taken)

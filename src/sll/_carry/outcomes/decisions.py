@@ -18,7 +18,7 @@ from ..._ops.dtypes import wide
 from ..._ops.fused import pick
 from ..._ops.ramp import Jump, ramp, suits
 from ..._ops.surrogates import alias
-from ..._rules.widths import Watched, Width, half_width
+from ..._rules.widths import Watched, Width, half_width, numbers_learned
 from .later import Later, as_now, over_soon, recorded
 
 
@@ -31,6 +31,8 @@ class Site:
     def __init__(self, x: Any, threshold: Any, eps: float | Width, shift: float = 0.0) -> None:
         self.operands = as_now(x), as_now(threshold)
         self.eps = eps
+        if isinstance(eps, Width) and threshold is not None:
+            eps.learned = numbers_learned(x, threshold)
         self.shift = shift
         self._at_integers = threshold is None
         self._dtype: torch.dtype = x.dtype if isinstance(x, Tensor) else threshold.dtype

@@ -29,6 +29,7 @@ from .differences import (
     quotient,
 )
 from .either import decided, either, mapped
+from .latches import logic
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 from .steps import asked
@@ -209,6 +210,8 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     assert floats is not None
     fixed = [x.type(floats) if known is None else None for x, known in zip(args, found)]
     polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats, args[0].device)
+    if len(args) == 2 and None not in found and not (found[0].source and found[1].source):  # type: ignore[union-attr]
+        polynomial = functools.partial(logic, polynomial)
     make: Callable[[], Tensor] = lambda: polynomial(
         one, *(x if known is None else known.value() for x, known in zip(fixed, found))
     )
@@ -312,6 +315,7 @@ def _logic(region: Region, name: str, func: Func, args: tuple[Any, ...], out: Te
     def make() -> Tensor:
         dtype = torch.promote_types(known[0].value().dtype, known[-1].value().dtype)
         each = [(x if own is None else own.value()).to(dtype) for x, own in zip(fixed, found)]  # type: ignore[union-attr]
-        return POLYNOMIALS[name](known[0].value().new_ones((), dtype=dtype), *each)
+        one = known[0].value().new_ones((), dtype=dtype)
+        return POLYNOMIALS[name](one, *each) if len(each) < 2 else logic(POLYNOMIALS[name], one, *each)
 
     return carry(region, out, Shadow(make, None, known[0].exact if known[0].exact is known[-1].exact else None))

@@ -26,7 +26,7 @@ from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
 from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
-from ..._rules.widths import Width
+from ..._rules.widths import Width, numbers_learned
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS
 from .differences import added, by_difference, numbered, quick_difference, slope_of
@@ -87,6 +87,8 @@ def half_at(
         return limit
     if not x.numel():
         return min(1.0, limit)
+    if limit == math.inf:
+        eps.learned = numbers_learned(x)
     return eps.at(lambda: at(sample(x)) if callable(at) else sample(x) - at, limit)
 
 
@@ -323,7 +325,7 @@ class Compared(Shadow):
     """Of ``x > at`` (`rising`: 1), or the other way round (-1): `hard` as a float of the dtype of `x`."""
 
     half: float | Tensor | None
-    looks = False
+    source, looks = True, False
     """Whether to look what arrives."""
 
     def __init__(
