@@ -753,6 +753,49 @@ def test_what_cannot_be_undone_is_refused(forward, what):
     enable(forward)(program)(at(0.9, 0.7), items)  # nothing is open
 
 
+BATCHES = iter(())
+
+
+class Trainer:
+    def __init__(self):
+        self.batches = iter([1.0])
+
+    def step(self, x):
+        return one_if(x) * next(self.batches)
+
+
+@each_mode
+@pytest.mark.parametrize("where", ["closure", "global", "attribute"])
+def test_an_iterator_that_is_named_is_refused(forward, where, monkeypatch):
+    """Another run would be given what comes next: its gradient would be that of another batch."""
+    items = iter([1.0, 2.0])
+    monkeypatch.setitem(globals(), "BATCHES", iter([1.0, 2.0]))
+    program = {
+        "closure": lambda x: one_if(x) * next(items),
+        "global": lambda x: one_if(x) * next(BATCHES),
+        "attribute": Trainer().step,
+    }[where]
+    with pytest.raises(RuntimeError, match="runs the function again for .* list_iterator, which gives its items"):
+        enable(forward)(program)(at(*X))
+
+
+@each_mode
+def test_iterators_that_are_made_anew_are_none_of_its_business(forward, tmp_path):
+    """What a call before this one has left, and a file that is written to."""
+    seen, trainer = _Unseen(), Trainer()
+
+    def program(self, x):
+        self.batches = iter([1.0, 2.0])
+        seen.add(next(self.batches))
+        file.write("a line")
+        return one_if(x) * next(self.batches)
+
+    with (tmp_path / "log").open("w") as file:
+        for _ in range(2):
+            enable(forward)(program)(trainer, at(*X))
+    assert seen.all() == [1.0] * 4
+
+
 @each_mode
 def test_a_function_that_strays_is_told(forward):
     runs = _Unseen()

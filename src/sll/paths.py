@@ -129,7 +129,7 @@ class _Call:
     def _may_run_again(self, run: Run) -> None:
         why = self.journal.refused and f"{self.journal.refused}. Do that after the call, or write to a new tensor"
         if self.around.once:
-            why = f"its argument is a {self.around.once}, which gives its items only once. Pass a list"
+            why = f"it takes from a {self.around.once}, which gives its items only once. Pass a list, or what it gives"
         if why:
             site = short(run.asked[0].site)
             raise RuntimeError(f"paths={self.region.paths} runs the function again for {site}, but {why}")

@@ -13,6 +13,7 @@ import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from io import IOBase
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -39,8 +40,6 @@ class Surroundings:
 
     def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], policies: list[Any]) -> None:
         self.tensors: list[Tensor] = []
-        self.once = ""
-        """The type of an iterator among the arguments, if there is one: it gives what it has only once."""
         self._containers: list[Any] = []
         self._names: list[tuple[dict[str, Any], str]] = []
         self._cells: list[Any] = []
@@ -54,17 +53,16 @@ class Surroundings:
             self._states.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
         self._states += [(x.state_dict, x.load_state_dict) for x in policies if hasattr(x, "state_dict")]
         self._seen: dict[int, Any] = {}  # (alive, or an id might be that of another)
-        for x in (*args, *kwargs.values()):
-            if hasattr(x, "__next__"):
-                self.once = self.once or type(x).__name__
-            self._look(x)
-        self._look(fn)
+        self._given = (*args, *kwargs.values(), fn)
+        self._first: Any = None
+        self.each(self._given)
 
     def read(self) -> Callable[[], None]:
         """What brings all this back to what it is now."""
         items = [(x, x.copy()) for x in self._containers]
         names = [(names, name, names[name]) for names, name in self._names if name in names]
         cells = [(cell, cell.cell_contents) for cell in self._cells]
+        self._first = self._first or (items, names, cells)
         states = [(put, get()) for get, put in self._states]
 
         def put() -> None:
@@ -79,6 +77,18 @@ class Surroundings:
 
         return put
 
+    @functools.cached_property
+    def once(self) -> str:
+        """The type of an iterator, but for files, that the function was given or names, and still has: it gives what it
+        has only once.
+        """
+        items, names, cells = self._first
+        said = {name for x in self._seen.values() if isinstance(x, FunctionType) for name in named(x.__code__)}
+        named_in = ((of, name, was[name]) for of, was in items if isinstance(was, dict) for name in said & was.keys())
+        held = [x for of, name, x in (*names, *named_in) if of.get(name) is x]
+        held += [*self._given, *(x for cell, x in cells if cell.cell_contents is x)]
+        return next((type(x).__name__ for x in held if hasattr(x, "__next__") and not isinstance(x, IOBase)), "")
+
     def _look(self, x: Any) -> None:
         kind = type(x)
         how = _HOW[kind] if kind in _HOW else _how(kind)
@@ -86,13 +96,6 @@ class Surroundings:
             return
         self._seen[id(x)] = x
         how(self, x)
-
-    def method(self, x: MethodType) -> None:
-        self._look(x.__self__)
-        self._look(x.__func__)
-
-    def partial(self, x: Any) -> None:
-        self.each((x.func, *x.args, *x.keywords.values()))
 
     def each(self, items: Any) -> None:
         if len(items) <= _LONG:
@@ -112,9 +115,6 @@ class Surroundings:
     def state(self, x: Any) -> None:
         """A source of random numbers."""
         self._states.append((x.get_state, x.set_state))
-
-    def python_state(self, x: random.Random) -> None:
-        self._states.append((x.getstate, x.setstate))
 
     def bit_state(self, x: Any) -> None:
         bits = x.bit_generator
@@ -177,11 +177,11 @@ def _how(kind: type) -> Callable[[Surroundings, Any], None] | None:
 
 _KINDS: list[tuple[Any, Callable[[Surroundings, Any], None]]] = [
     (FunctionType, Surroundings.function),
-    (MethodType, Surroundings.method),
-    (functools.partial, Surroundings.partial),
+    (MethodType, lambda around, x: around.each((x.__self__, x.__func__))),
+    (functools.partial, lambda around, x: around.each((x.func, *x.args, *x.keywords.values()))),
     ((tuple, frozenset), Surroundings.each),
     (_CONTAINERS, Surroundings.container),
-    (random.Random, Surroundings.python_state),
+    (random.Random, lambda around, x: around._states.append((x.getstate, x.setstate))),
     (nn.Module, Surroundings.module),
 ]
 
