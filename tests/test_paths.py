@@ -611,6 +611,41 @@ def test_arguments_and_closures_end_as_after_one_run(forward):
     assert torch.equal(a["buffer"], b["buffer"])
 
 
+class Counted:
+    calls, log = 0, []
+
+    def count(self):
+        type(self).calls += 1
+        self.log.append(type(self).calls)
+        return len(self.log) + self.calls
+
+
+class Parent(Counted):
+    calls, log = 0, []
+
+
+@each_mode
+def test_attributes_of_classes_end_as_after_one_run(forward):
+    """Named by the function, or of an object that it is given: set, made and deleted."""
+    seen = _Unseen()
+
+    def program(x, parent):
+        Counted.calls += 1
+        Counted.made = seen.add((Counted.calls, hasattr(Counted, "made"), hasattr(Counted, "old"), parent.count()))
+        if x[0] > 0.3:
+            del Counted.old
+            Counted.log.append(1)
+        return one_if(x)
+
+    Counted.calls, Counted.old, Parent.calls = 0, 1, 0
+    Counted.log.clear(), Parent.log.clear()
+    enable(forward)(program)(at(*X), Parent())
+    assert len(seen.all()) > 1 and set(seen.all()) == {(1, False, True, 2)}
+    assert (Counted.calls, Counted.log, Parent.calls, Parent.log) == (1, [1], 1, [1])
+    assert Counted.made is None and not hasattr(Counted, "old")
+    del Counted.made
+
+
 @each_mode
 def test_numpy_is_put_back(forward):
     """Arrays, and generators old and new."""

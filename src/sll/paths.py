@@ -116,15 +116,11 @@ class _Call:
         except LostGradientError:
             raise
         except (Endless, Exception) as error:
-            dropped = _Dropped(self._said(error))
+            said = str(error) if isinstance(error, (Endless, Unlike)) else f"it raises {type(error).__name__}: {error}"
+            dropped = _Dropped(said)
             raise dropped from error
         self._may_run_again(run)
         return run, leaves
-
-    def _said(self, error: BaseException) -> str:
-        if isinstance(error, Endless):
-            return f"it does not end: Python has asked {self.most} times"
-        return str(error) if isinstance(error, Unlike) else f"it raises {type(error).__name__}: {error}"
 
     def _may_run_again(self, run: Run) -> None:
         why = self.journal.refused and f"{self.journal.refused}. Do that after the call, or write to a new tensor"

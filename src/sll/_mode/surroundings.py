@@ -12,7 +12,7 @@ import functools
 import random
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import IOBase
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -28,7 +28,7 @@ _LONG = 1000
 """Of longer lists only their own order is known, not what is in them."""
 _LARGE = 2**20
 """NumPy arrays of more bytes are not copied."""
-_ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, torch.dtype, torch.device, torch.Size)
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), ModuleType, torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (list, dict, set, collections.deque, bytearray)
 _OF_MODULES = list(nn.Module().__dict__)
 """What every module has: registries, hooks, and how it is set."""
@@ -112,18 +112,16 @@ class Surroundings:
         if x.nbytes <= _LARGE and x.flags.writeable:
             self._containers.append(x)
 
-    def state(self, x: Any) -> None:
-        """A source of random numbers."""
-        self._states.append((x.get_state, x.set_state))
-
-    def bit_state(self, x: Any) -> None:
-        bits = x.bit_generator
-        self._states.append((lambda: bits.state, functools.partial(setattr, bits, "state")))
+    def attributes(self, x: type) -> None:
+        """Those of a class."""
+        if (x.__module__ or "").split(".")[0] not in NOT_OURS:
+            self._states.append((lambda: dict(vars(x)), functools.partial(_set_attributes, x)))
+            self.each([value for value in vars(x).values() if isinstance(value, _CONTAINERS)])
 
     def object(self, x: Any) -> None:
         own = x.__dict__
         self._containers.append(own)
-        self.each(list(own.values()))
+        self.each([type(x), *own.values()])
 
     def module(self, x: nn.Module) -> None:
         own = x.__dict__
@@ -176,6 +174,7 @@ def _how(kind: type) -> Callable[[Surroundings, Any], None] | None:
 
 
 _KINDS: list[tuple[Any, Callable[[Surroundings, Any], None]]] = [
+    (type, Surroundings.attributes),
     (FunctionType, Surroundings.function),
     (MethodType, lambda around, x: around.each((x.__self__, x.__func__))),
     (functools.partial, lambda around, x: around.each((x.func, *x.args, *x.keywords.values()))),
@@ -188,13 +187,23 @@ _KINDS: list[tuple[Any, Callable[[Surroundings, Any], None]]] = [
 
 def _by_what_it_has(kind: type) -> Callable[[Surroundings, Any], None] | None:
     if hasattr(kind, "bit_generator"):  # NumPy's
-        return Surroundings.bit_state
+        return lambda around, x: around._states.append(
+            (lambda: x.bit_generator.state, functools.partial(setattr, x.bit_generator, "state"))
+        )
     if hasattr(kind, "get_state") and hasattr(kind, "set_state"):  # torch's, and NumPy's of old
-        return Surroundings.state
+        return lambda around, x: around._states.append((x.get_state, x.set_state))
     if kind.__module__ == "numpy":
         return Surroundings.array if kind.__name__ == "ndarray" else None
     ours = kind.__module__.split(".")[0] == "sll"
     return Surroundings.object if kind.__dictoffset__ and not ours else None
+
+
+def _set_attributes(x: type, before: dict[str, Any]) -> None:
+    for name in vars(x).keys() - before:
+        delattr(x, name)
+    for name, value in before.items():
+        if vars(x).get(name) is not value:
+            setattr(x, name, value)
 
 
 def _put_items(x: Any, items: Any) -> None:
@@ -214,15 +223,9 @@ def named(code: CodeType) -> tuple[str, ...]:
     """The globals that a function names, or one inside it."""
     found = _NAMES.get(code)
     if found is None:
-        found = _NAMES[code] = tuple(sorted(set(_names_of(code))))
+        inside = (name for part in code.co_consts if isinstance(part, CodeType) for name in named(part))
+        found = _NAMES[code] = tuple(sorted({*code.co_names, *inside}))
     return found
-
-
-def _names_of(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            yield from _names_of(part)
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------
