@@ -117,8 +117,7 @@ class _Call:
             raise
         except (Endless, Exception) as error:
             said = str(error) if isinstance(error, (Endless, Unlike)) else f"it raises {type(error).__name__}: {error}"
-            dropped = _Dropped(said)
-            raise dropped from error
+            raise _Dropped(said) from error
         self._may_run_again(run)
         return run, leaves
 

@@ -113,7 +113,6 @@ class Surroundings:
             self._containers.append(x)
 
     def attributes(self, x: type) -> None:
-        """Those of a class."""
         if (x.__module__ or "").split(".")[0] not in NOT_OURS:
             self._states.append((lambda: dict(vars(x)), functools.partial(_set_attributes, x)))
             self.each([value for value in vars(x).values() if isinstance(value, _CONTAINERS)])
