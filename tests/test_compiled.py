@@ -363,6 +363,10 @@ def test_seen_through():
     assert torch.equal(*found) and (found[0] != (line() > 0)).any()
 
 
+def test_methods_that_torch_writes_in_python_break_no_graph():
+    agree(lambda x: torch.round(3 * x).unflatten(0, (1, -1)) * (x > 0.1).unflatten(0, (1, -1)))
+
+
 def test_gradients_accumulate():
     compiled = sll.compile(lambda x: torch.round(3 * x), 0.2, forward="straight-through", backend=BACKEND)
     x = line().requires_grad_()

@@ -6,6 +6,7 @@ import copy
 import os
 import time
 import warnings
+from contextlib import nullcontext
 from datetime import timedelta
 from unittest import mock
 
@@ -52,18 +53,26 @@ def data():
     return x, torch.randn(32, 2, generator=g)
 
 
-def train(model, parameters, rows, region):
-    """Losses and gradients of each step, with SGD: the mean over ranks of equal size is the mean of the batch."""
+def train(model, parameters, rows, region, kind=""):
+    """Losses of each step, with SGD: the mean over ranks of equal size, or over parts, is the mean of the batch."""
     x, y = (t[rows] for t in data())
+    parts, half = 2 if "accumulated" in kind else 1, "autocast" in kind
     optimizer = torch.optim.SGD(parameters, 0.1)
+    loss_of = lambda x, y: (model(x) - y).square().mean()
+    if "step" in kind:
+        loss_of, region = sll.compile(loss_of, 0.3, forward="straight-through", backend="aot_eager"), nullcontext()
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        with region:
-            loss = (model(x) - y).square().mean()
-        loss.backward()
+        total = 0
+        for i, each in enumerate(zip(x.chunk(parts), y.chunk(parts))):
+            with model.no_sync() if i + 1 < parts and hasattr(model, "no_sync") else nullcontext():
+                with region, torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    loss = loss_of(*each) / parts
+                loss.backward()
+            total += loss.detach()
         optimizer.step()
-        losses.append(loss.detach())
+        losses.append(total)
     return torch.stack(losses)
 
 
@@ -74,14 +83,17 @@ KINDS = [
     "ddp, checkpointed",
     "ddp, compiled",
     "ddp, compiled, checkpointed",
+    "ddp, accumulated",
+    "ddp, step compiled, accumulated, checkpointed",
     "fsdp2",
 ]
+IN_HALF = ["ddp, autocast", "ddp, step compiled, autocast"]
 
 
 def prepared(kind):
     torch.manual_seed(0)
     net = Net(checkpointed="checkpointed" in kind)
-    region = sll.linearize(0.3, forward="straight-through") if "compiled" in kind else sll.linearize(0.3)
+    region = sll.linearize(0.3, forward="straight-through" if "compiled" in kind or kind in IN_HALF else None)
     if "inside" in kind:
         net.forward = region(net.forward)
         region = sll.hard()
@@ -124,7 +136,7 @@ def worker(rank, path, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
     try:
-        for kind in KINDS:
+        for kind in KINDS + IN_HALF:
             net, region = prepared(kind)
             if kind == "fsdp2":
                 from torch.distributed.device_mesh import init_device_mesh
@@ -136,9 +148,9 @@ def worker(rank, path, results):
                 model = net
             else:
                 model = DistributedDataParallel(net, find_unused_parameters="find" in kind)
-            if "compiled" in kind:
+            if "compiled" in kind and "step" not in kind:
                 model = torch.compile(model, backend="aot_eager")
-            losses = train(model, model.parameters(), slice(16 * rank, 16 * rank + 16), region)
+            losses = train(model, model.parameters(), slice(16 * rank, 16 * rank + 16), region, kind)
             dist.all_reduce(losses)
             trained = {
                 name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
@@ -175,11 +187,19 @@ def test_as_one_process_with_the_joined_batch(kind, of_two_processes):
     losses, trained = of_two_processes[kind]
     net, region = prepared(kind)
     untrained = copy.deepcopy(net.state_dict())
-    want = train(net, net.parameters(), slice(None), region)
+    want = train(net, net.parameters(), slice(None), region, "accumulated" if "accumulated" in kind else "")
     torch.testing.assert_close(losses, want, rtol=1e-5, atol=1e-6)
     for name, p in net.named_parameters():
         torch.testing.assert_close(trained[name], p.detach(), rtol=1e-5, atol=1e-6)
         assert not torch.equal(untrained[name], p), name
+
+
+def test_a_compiled_step_in_half_precision(of_two_processes):
+    """As in eager mode. (One process with the joined batch rounds other sums.)"""
+    (losses, trained), (want, as_eager) = (of_two_processes[kind] for kind in reversed(IN_HALF))
+    torch.testing.assert_close(losses, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained, as_eager, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(losses, of_two_processes["ddp, compiled"][0])
 
 
 @row(AREA, '`"auto"` on two ranks, eager and compiled: all keep the widths that rank 0 has measured', "works")

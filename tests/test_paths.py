@@ -611,6 +611,41 @@ def test_arguments_and_closures_end_as_after_one_run(forward):
     assert torch.equal(a["buffer"], b["buffer"])
 
 
+class Counted:
+    calls, log = 0, []
+
+    def count(self):
+        type(self).calls += 1
+        self.log.append(type(self).calls)
+        return len(self.log) + self.calls
+
+
+class Parent(Counted):
+    calls, log = 0, []
+
+
+@each_mode
+def test_attributes_of_classes_end_as_after_one_run(forward):
+    """Named by the function, or of an object that it is given: set, made and deleted."""
+    seen = _Unseen()
+
+    def program(x, parent):
+        Counted.calls += 1
+        Counted.made = seen.add((Counted.calls, hasattr(Counted, "made"), hasattr(Counted, "old"), parent.count()))
+        if x[0] > 0.3:
+            del Counted.old
+            Counted.log.append(1)
+        return one_if(x)
+
+    Counted.calls, Counted.old, Parent.calls = 0, 1, 0
+    Counted.log.clear(), Parent.log.clear()
+    enable(forward)(program)(at(*X), Parent())
+    assert len(seen.all()) > 1 and set(seen.all()) == {(1, False, True, 2)}
+    assert (Counted.calls, Counted.log, Parent.calls, Parent.log) == (1, [1], 1, [1])
+    assert Counted.made is None and not hasattr(Counted, "old")
+    del Counted.made
+
+
 @each_mode
 def test_numpy_is_put_back(forward):
     """Arrays, and generators old and new."""
@@ -751,6 +786,49 @@ def test_what_cannot_be_undone_is_refused(forward, what):
     with pytest.raises(RuntimeError, match=f"runs the function again for .*{said[what]}"):
         enable(forward)(program)(at(*X), items)
     enable(forward)(program)(at(0.9, 0.7), items)  # nothing is open
+
+
+BATCHES = iter(())
+
+
+class Trainer:
+    def __init__(self):
+        self.batches = iter([1.0])
+
+    def step(self, x):
+        return one_if(x) * next(self.batches)
+
+
+@each_mode
+@pytest.mark.parametrize("where", ["closure", "global", "attribute"])
+def test_an_iterator_that_is_named_is_refused(forward, where, monkeypatch):
+    """Another run would be given what comes next: its gradient would be that of another batch."""
+    items = iter([1.0, 2.0])
+    monkeypatch.setitem(globals(), "BATCHES", iter([1.0, 2.0]))
+    program = {
+        "closure": lambda x: one_if(x) * next(items),
+        "global": lambda x: one_if(x) * next(BATCHES),
+        "attribute": Trainer().step,
+    }[where]
+    with pytest.raises(RuntimeError, match="runs the function again for .* list_iterator, which gives its items"):
+        enable(forward)(program)(at(*X))
+
+
+@each_mode
+def test_iterators_that_are_made_anew_are_none_of_its_business(forward, tmp_path):
+    """What a call before this one has left, and a file that is written to."""
+    seen, trainer = _Unseen(), Trainer()
+
+    def program(self, x):
+        self.batches = iter([1.0, 2.0])
+        seen.add(next(self.batches))
+        file.write("a line")
+        return one_if(x) * next(self.batches)
+
+    with (tmp_path / "log").open("w") as file:
+        for _ in range(2):
+            enable(forward)(program)(trainer, at(*X))
+    assert seen.all() == [1.0] * 4
 
 
 @each_mode

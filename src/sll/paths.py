@@ -120,20 +120,15 @@ class _Call:
         except LostGradientError:
             raise
         except (Endless, Exception) as error:
-            dropped = _Dropped(self._said(error))
-            raise dropped from error
+            said = str(error) if isinstance(error, (Endless, Unlike)) else f"it raises {type(error).__name__}: {error}"
+            raise _Dropped(said) from error
         self._may_run_again(run)
         return run, leaves
-
-    def _said(self, error: BaseException) -> str:
-        if isinstance(error, Endless):
-            return f"it does not end: Python has asked {self.most} times"
-        return str(error) if isinstance(error, Unlike) else f"it raises {type(error).__name__}: {error}"
 
     def _may_run_again(self, run: Run) -> None:
         why = self.journal.refused and f"{self.journal.refused}. Do that after the call, or write to a new tensor"
         if self.around.once:
-            why = f"its argument is a {self.around.once}, which gives its items only once. Pass a list"
+            why = f"it takes from a {self.around.once}, which gives its items only once. Pass a list, or what it gives"
         if why:
             site = short(run.asked[0].site)
             raise RuntimeError(f"paths={self.region.paths} runs the function again for {site}, but {why}")

@@ -211,7 +211,10 @@ def _variable() -> Any:
                 unimplemented(gb_type=_NO_TRANSFORMS, context="", explanation=_NO_TRANSFORMS, hints=[])
             watch = _watch(tx)
             watch.begin(self)
+            name = getattr(getattr(fn, "fn", None), "__name__", "")
             try:
+                if args and name and vars(torch.Tensor).get(name) == fn.fn:  # (its `super()` cannot be traced)
+                    return args[0].call_method(tx, name, list(args[1:]), kwargs)
                 return fn.call_function(tx, list(args), kwargs)
             finally:
                 watch.end()

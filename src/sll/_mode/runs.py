@@ -141,7 +141,7 @@ class Run:
         """A call that may ask or write."""
         self.calls += 1
         if self.calls > self._most:
-            raise Endless
+            raise Endless(f"it does not end: Python has asked {self._most} times")
 
     def replay(self) -> Callable[[], Run]:
         """A checkpoint begins: what makes the run in which it is worked out again."""

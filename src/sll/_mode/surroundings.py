@@ -12,7 +12,8 @@ import functools
 import random
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import IOBase
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -25,7 +26,7 @@ _LONG = 1000
 """Of longer lists only their own order is known, not what is in them."""
 _LARGE = 2**20
 """NumPy arrays of more bytes are not copied."""
-_ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, torch.dtype, torch.device, torch.Size)
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), ModuleType, torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (list, dict, set, collections.deque, bytearray)
 _OF_MODULES = list(nn.Module().__dict__)
 """What every module has: registries, hooks, and how it is set."""
@@ -37,8 +38,6 @@ class Surroundings:
 
     def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], policies: list[Any]) -> None:
         self.tensors: list[Tensor] = []
-        self.once = ""
-        """The type of an iterator among the arguments, if there is one: it gives what it has only once."""
         self._containers: list[Any] = []
         self._names: list[tuple[dict[str, Any], str]] = []
         self._cells: list[Any] = []
@@ -52,17 +51,16 @@ class Surroundings:
             self._states.append((torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
         self._states += [(x.state_dict, x.load_state_dict) for x in policies if hasattr(x, "state_dict")]
         self._seen: dict[int, Any] = {}  # (alive, or an id might be that of another)
-        for x in (*args, *kwargs.values()):
-            if hasattr(x, "__next__"):
-                self.once = self.once or type(x).__name__
-            self._look(x)
-        self._look(fn)
+        self._given = (*args, *kwargs.values(), fn)
+        self._first: Any = None
+        self.each(self._given)
 
     def read(self) -> Callable[[], None]:
         """What brings all this back to what it is now."""
         items = [(x, x.copy()) for x in self._containers]
         names = [(names, name, names[name]) for names, name in self._names if name in names]
         cells = [(cell, cell.cell_contents) for cell in self._cells]
+        self._first = self._first or (items, names, cells)
         states = [(put, get()) for get, put in self._states]
 
         def put() -> None:
@@ -77,6 +75,18 @@ class Surroundings:
 
         return put
 
+    @functools.cached_property
+    def once(self) -> str:
+        """The type of an iterator, but for files, that the function was given or names, and still has: it gives what it
+        has only once.
+        """
+        items, names, cells = self._first
+        said = {name for x in self._seen.values() if isinstance(x, FunctionType) for name in named(x.__code__)}
+        named_in = ((of, name, was[name]) for of, was in items if isinstance(was, dict) for name in said & was.keys())
+        held = [x for of, name, x in (*names, *named_in) if of.get(name) is x]
+        held += [*self._given, *(x for cell, x in cells if cell.cell_contents is x)]
+        return next((type(x).__name__ for x in held if hasattr(x, "__next__") and not isinstance(x, IOBase)), "")
+
     def _look(self, x: Any) -> None:
         kind = type(x)
         how = _HOW[kind] if kind in _HOW else _how(kind)
@@ -84,13 +94,6 @@ class Surroundings:
             return
         self._seen[id(x)] = x
         how(self, x)
-
-    def method(self, x: MethodType) -> None:
-        self._look(x.__self__)
-        self._look(x.__func__)
-
-    def partial(self, x: Any) -> None:
-        self.each((x.func, *x.args, *x.keywords.values()))
 
     def each(self, items: Any) -> None:
         if len(items) <= _LONG:
@@ -107,21 +110,15 @@ class Surroundings:
         if x.nbytes <= _LARGE and x.flags.writeable:
             self._containers.append(x)
 
-    def state(self, x: Any) -> None:
-        """A source of random numbers."""
-        self._states.append((x.get_state, x.set_state))
-
-    def python_state(self, x: random.Random) -> None:
-        self._states.append((x.getstate, x.setstate))
-
-    def bit_state(self, x: Any) -> None:
-        bits = x.bit_generator
-        self._states.append((lambda: bits.state, functools.partial(setattr, bits, "state")))
+    def attributes(self, x: type) -> None:
+        if (x.__module__ or "").split(".")[0] not in NOT_OURS:
+            self._states.append((lambda: dict(vars(x)), functools.partial(_set_attributes, x)))
+            self.each([value for value in vars(x).values() if isinstance(value, _CONTAINERS)])
 
     def object(self, x: Any) -> None:
         own = x.__dict__
         self._containers.append(own)
-        self.each(list(own.values()))
+        self.each([type(x), *own.values()])
 
     def module(self, x: nn.Module) -> None:
         own = x.__dict__
@@ -174,25 +171,36 @@ def _how(kind: type) -> Callable[[Surroundings, Any], None] | None:
 
 
 _KINDS: list[tuple[Any, Callable[[Surroundings, Any], None]]] = [
+    (type, Surroundings.attributes),
     (FunctionType, Surroundings.function),
-    (MethodType, Surroundings.method),
-    (functools.partial, Surroundings.partial),
+    (MethodType, lambda around, x: around.each((x.__self__, x.__func__))),
+    (functools.partial, lambda around, x: around.each((x.func, *x.args, *x.keywords.values()))),
     ((tuple, frozenset), Surroundings.each),
     (_CONTAINERS, Surroundings.container),
-    (random.Random, Surroundings.python_state),
+    (random.Random, lambda around, x: around._states.append((x.getstate, x.setstate))),
     (nn.Module, Surroundings.module),
 ]
 
 
 def _by_what_it_has(kind: type) -> Callable[[Surroundings, Any], None] | None:
     if hasattr(kind, "bit_generator"):  # NumPy's
-        return Surroundings.bit_state
+        return lambda around, x: around._states.append(
+            (lambda: x.bit_generator.state, functools.partial(setattr, x.bit_generator, "state"))
+        )
     if hasattr(kind, "get_state") and hasattr(kind, "set_state"):  # torch's, and NumPy's of old
-        return Surroundings.state
+        return lambda around, x: around._states.append((x.get_state, x.set_state))
     if kind.__module__ == "numpy":
         return Surroundings.array if kind.__name__ == "ndarray" else None
     ours = kind.__module__.split(".")[0] == "sll"
     return Surroundings.object if kind.__dictoffset__ and not ours else None
+
+
+def _set_attributes(x: type, before: dict[str, Any]) -> None:
+    for name in vars(x).keys() - before:
+        delattr(x, name)
+    for name, value in before.items():
+        if vars(x).get(name) is not value:
+            setattr(x, name, value)
 
 
 def _put_items(x: Any, items: Any) -> None:
@@ -212,15 +220,9 @@ def named(code: CodeType) -> tuple[str, ...]:
     """The globals that a function names, or one inside it."""
     found = _NAMES.get(code)
     if found is None:
-        found = _NAMES[code] = tuple(sorted(set(_names_of(code))))
+        inside = (name for part in code.co_consts if isinstance(part, CodeType) for name in named(part))
+        found = _NAMES[code] = tuple(sorted({*code.co_names, *inside}))
     return found
-
-
-def _names_of(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            yield from _names_of(part)
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------
