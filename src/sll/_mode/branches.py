@@ -12,8 +12,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .._carry.interface import Func
 
-__all__ = ["BRANCHES"]
-
 
 def branch(region: Any, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`torch.cond`: where the condition is in its band, both sides count, as of `torch.where`."""

@@ -33,8 +33,6 @@ from .operators import discrete
 from .running import REGIONS, NeedsNumbers, Runs, line_of, regions_of
 from .threads import IDLE, THREAD, leave, stack
 
-__all__ = ["around", "capturing"]
-
 _COMPARES = {"gt", "lt", "ge", "le", "eq", "ne", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__"}
 """Computed again in backward: inductor reads and writes the bools one by one."""
 _NO_LINE = "compiled code", 0

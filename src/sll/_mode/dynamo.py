@@ -24,8 +24,6 @@ from .capture import around
 from .guards import NO_CHECKPOINTS, skip
 from .running import REGIONS
 
-__all__ = ["meet", "met", "one_node", "torch_compiles"]
-
 _NO_TRANSFORMS = "sll: compiled code does not take a region into torch.func transforms. Eager mode does this call."
 
 

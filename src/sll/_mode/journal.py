@@ -19,8 +19,6 @@ from .._ops.env import eager, unwrapped
 from .._ops.surrogates import ordinary
 from .._rules.index import NAMED, op_name, writes_to_first
 
-__all__ = ["Journal", "writes"]
-
 _REFUSED = {"resize_", "resize_as_", "set_", "backward"}
 """What cannot be undone: memory that moves, gradients that have been passed on."""
 _SHAPES = {"transpose_", "t_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "as_strided_"}

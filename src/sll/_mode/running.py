@@ -16,8 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from .._ops.callsite import is_internal
 from .guards import EAGER
 
-__all__ = ["REGIONS", "NeedsNumbers", "Runs", "line_of", "regions_of"]
-
 REGIONS = "sll"
 """Where the regions are in the meta of a node, outermost first: `Inside`, or a place in the stack around the graph."""
 

@@ -21,8 +21,6 @@ from . import checkpoint
 from .journal import Journal, writes
 from .threads import THREAD
 
-__all__ = ["Asked", "Endless", "Run", "Strayed", "heard", "numbers_first"]
-
 QUESTIONS = {
     func for name in ("__bool__", "item", "tolist", "__int__", "__float__", "__index__") for func in spellings(name)
 }

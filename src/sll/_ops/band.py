@@ -13,8 +13,6 @@ from torch import Tensor
 
 from .apply import run
 
-__all__ = ["band_offset", "closed", "hard_forward"]
-
 
 class _BandOffset(torch.autograd.Function):
     """``clamp(d / (2 eps), -1/2, 1/2)`` with slope ``1/(2 eps)`` on the closed band ``|d| <= eps``."""

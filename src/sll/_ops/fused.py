@@ -21,11 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "available", "batched", "pick", "project", "dense", "scale", "blend_by_mask", "blend_by_mask_backward", "step",
-    "suits",
-]  # fmt: skip
-
 LEAST = 4096
 """Elements: below it calling stock ops is as fast."""
 LONGEST = 1024

@@ -7,8 +7,6 @@ import sys
 from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Distances", "Line", "Pool", "Sides"]
-
 GROWS = 2.0
 """Medians that differ by this factor are of another scale."""
 STARTS = 10.0

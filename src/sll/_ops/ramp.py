@@ -17,8 +17,6 @@ from . import fused
 from .apply import run
 from .fused import pick
 
-__all__ = ["Jump", "ramp", "suits"]
-
 
 def suits(x: Tensor, *others: Any) -> bool:
     """Whether `ramp` can take the place of `band_offset` and `blend` for a step of `x` (and, if `others` are tensors,

@@ -24,11 +24,6 @@ from .apply import finite
 from .band import hard_forward
 from .env import eager
 
-__all__ = [
-    "alias", "constant", "eager", "finite_gradient", "finite_gradient_at_zero", "follow", "fresh", "kept",
-    "lazy_clone", "number", "ordinary", "ramp", "simple", "whole", "window", "windowed", "within",
-]  # fmt: skip
-
 
 def ordinary(x: Any) -> bool:
     """Whether `x` is a dense tensor of no class of its own."""

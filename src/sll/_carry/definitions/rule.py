@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.band import hard_forward
-from ..._ops.env import tracked
-from ..._ops.surrogates import eager
+from ..._ops.env import eager, tracked
 from ..._rules.index import ASKS, op_name, spellings
 from ..interface import Func, Mark, Region, Rule, tensors
 

@@ -21,8 +21,6 @@ from ..._ops.samples import numpy_is_there, sample
 from ..._rules.widths import Width
 from ..interface import Region
 
-__all__ = ["SAW", "Account", "account"]
-
 _TAKEN_BACK = "the program subtracts it from what it was rounded from, and has a slope of its own there"
 SAW = "a sawtooth keeps its own slope, and its operand without it that of the operand"
 _NUMBERS = itertools.count()

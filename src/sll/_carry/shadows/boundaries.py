@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
-from ..._ops.env import tracked
-from ..._ops.surrogates import alias, eager, follow, kept, simple
+from ..._ops.env import eager, tracked
+from ..._ops.surrogates import alias, follow, kept, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, watch_of
 from ..boundaries import edges_of, nearest_boundary, passing

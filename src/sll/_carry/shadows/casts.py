@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..._ops.dtypes import FULL, NARROW
-from ..._ops.env import dispatched, free_to_read, tracked
+from ..._ops.env import dispatched, eager, free_to_read, tracked
 from ..._ops.openness import MADE
-from ..._ops.surrogates import alias, constant, eager, follow, fresh, kept, lazy_clone, ordinary, ramp
+from ..._ops.surrogates import alias, constant, follow, fresh, kept, lazy_clone, ordinary, ramp
 from ..._rules.widths import Width, watch_of
 from ..boundaries import from_one
 from ..interface import Func, Region

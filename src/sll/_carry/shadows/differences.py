@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..._ops.apply import finite
 from ..._ops.dtypes import NARROW
-from ..._ops.env import free_to_read
+from ..._ops.env import eager, free_to_read
 from ..._ops.openness import made_from
-from ..._ops.surrogates import alias, eager, follow, lazy_clone, number, ordinary
+from ..._ops.surrogates import alias, follow, lazy_clone, number, ordinary
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero

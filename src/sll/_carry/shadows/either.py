@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..._ops.apply import finite
 from ..._ops.blend import TAKEN
-from ..._ops.env import tracked
+from ..._ops.env import eager, tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
-from ..._ops.surrogates import alias, eager, follow, number
+from ..._ops.surrogates import alias, follow, number
 from ..interface import Func, Region
 from .shadow import Either, Shadow, call_with, carried, carry, shadow, untouched
 

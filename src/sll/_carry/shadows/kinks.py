@@ -17,8 +17,6 @@ from ..._ops.fused import batched
 from ..._ops.samples import sample
 from ..._rules.widths import Width
 
-__all__ = ["joined", "learned", "looked_at"]
-
 _MEETS = "what it decides between meets at the boundary, so nothing jumps there"
 
 

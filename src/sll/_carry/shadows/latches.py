@@ -15,8 +15,6 @@ from torch.autograd.graph import GradientEdge
 
 from ..._ops.saving import saved_as_then
 
-__all__ = ["logic"]
-
 _NEAR = 24
 """So many functions are followed from the later mask."""
 _LOGIC = {

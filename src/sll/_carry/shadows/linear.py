@@ -22,8 +22,6 @@ from ..._ops.samples import pairs
 from ..._rules.widths import Width
 from .shadow import as_float
 
-__all__ = ["Linear", "positions"]
-
 
 def positions(n: int, device: torch.device) -> Tensor:
     return torch.arange(n, device=device) if dispatched() else _positions_once(n, device)

@@ -12,9 +12,6 @@ from ..interface import Question, Way
 from .shadow import Scaled, Selected, Shadow, Whole, carried
 from .terms import as_count, parts_of
 
-__all__ = ["ask"]
-
-
 _NOT_ASKED: Any = object()
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from ..._ops.env import free_to_read, recorded
 from ..interface import Func
 
-__all__ = ["QUOTIENTS", "but_by_zero", "divides", "not_zero"]
-
 QUOTIENTS = {"true_divide", "__truediv__", "div", "divide", "__div__"}
 _REMAINDERS = {"floor_divide", "__floordiv__", "remainder", "__mod__", "fmod", *QUOTIENTS}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..._ops.apply import finite
 from ..._ops.band import closed, hard_forward
 from ..._ops.dtypes import FULL, HALF
-from ..._ops.env import dispatched, tracked
+from ..._ops.env import dispatched, eager, tracked
 from ..._ops.fused import LEAST
 from ..._ops.openness import MADE
 from ..._ops.own_thresholds import apart
@@ -25,7 +25,7 @@ from ..._ops.ramp import Jump
 from ..._ops.ramp import ramp as in_one_pass
 from ..._ops.samples import sample
 from ..._ops.saving import saving
-from ..._ops.surrogates import alias, eager, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
+from ..._ops.surrogates import alias, follow, kept, lazy_clone, number, ordinary, ramp, whole, windowed, within
 from ..._rules.widths import Width, numbers_learned
 from ..interface import Func, Quick, Region
 from ..outcomes.sources import STEPS

@@ -16,8 +16,6 @@ from ..._ops.env import at_level, level_of
 from ..interface import Region
 from .shadow import Shadow, Weights, carry, opposite, shadow
 
-__all__ = ["beneath", "viewed", "wrapped"]
-
 MAX_ELEMENTS = 2**22
 """Of the weights of candidates that are worked out while their transform is on: most are never asked for."""
 _functorch: Any = torch._C._functorch

@@ -13,9 +13,9 @@ from torch._guards import TracingContext
 
 from ..._ops.apply import finite
 from ..._ops.blend import taken
-from ..._ops.env import infinite
+from ..._ops.env import eager, infinite
 from ..._ops.openness import open_elements
-from ..._ops.surrogates import alias, constant, eager, follow, ordinary
+from ..._ops.surrogates import alias, constant, follow, ordinary
 from ..interface import Func, Region
 from ..rules import of_condition
 from .differences import added, by_difference, common, numbered, other_of

@@ -32,11 +32,6 @@ from .quotients import QUOTIENTS
 from .shadow import Other, Scaled, Shadow, carried, carry
 from .terms import SUMS
 
-__all__ = [
-    "PRODUCTS", "Index", "Line", "Rounded", "as_line", "in_place", "line_for", "line_of", "on_line", "put_on",
-    "read_at", "sawtooth",
-]  # fmt: skip
-
 PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 _SCALES = QUOTIENTS | PRODUCTS
 _NEGATES = {"neg", "negative", "__neg__"}
