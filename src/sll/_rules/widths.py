@@ -8,6 +8,7 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .._ops.callsite import call_site
@@ -166,6 +167,8 @@ class Watched(float):
     watch: Watch
 
 
+FAR_MORE = 8
+"""So many times as many data as numbers that are learned."""
 _PLAIN = (
     "Sub Rsub Add Mul Div Neg Exp Expand Select Unbind View Unsqueeze Squeeze Slice Alias Clone LazyClone Where".split()
 )
@@ -177,6 +180,7 @@ def numbers_learned(*operands: Any) -> int:
     """
     follows = [x for x in operands if isinstance(x, Tensor) and x.requires_grad]
     many = sum(x.numel() for x in follows if x.grad_fn is None)
+    met = math.prod(torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, Tensor))))  # type: ignore[no-untyped-call]
     nodes: list[Any] = [x.grad_fn for x in follows if x.grad_fn is not None]
     for node in nodes:
         if hasattr(node, "variable"):
@@ -185,7 +189,7 @@ def numbers_learned(*operands: Any) -> int:
             nodes += [before for before, _ in node.next_functions if before is not None]
         else:
             return 0
-    return many if many < max(x.numel() for x in operands if isinstance(x, Tensor)) else 0
+    return many if FAR_MORE * many <= met else 0
 
 
 def is_soft(eps: Any) -> bool:

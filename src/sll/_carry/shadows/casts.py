@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._ops.dtypes import FULL, NARROW
+from ..._ops.dtypes import FULL, HALF, NARROW
 from ..._ops.env import dispatched, eager, free_to_read, tracked
 from ..._ops.openness import MADE
 from ..._ops.surrogates import alias, constant, follow, fresh, kept, lazy_clone, ordinary, ramp
@@ -19,7 +19,7 @@ from ..interface import Func, Region
 from .either import decided, is_either
 from .elementwise import elementwise
 from .shadow import Ends, Other, Shadow, Whole, carried, carry, mark, opposite, quick_shadow
-from .sources import half_at, to_integer_but_zero, wide
+from .sources import half_at, to_integer_but_zero
 from .wraps import Index, as_line, line_for
 
 FLOATS = {"float": torch.float32, "double": torch.float64, "half": torch.float16, "bfloat16": torch.bfloat16}
@@ -71,7 +71,7 @@ def cast(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, An
 def _decided(region: Region, x: Tensor, out: Tensor, plainly: bool) -> Tensor:
     """`out` are the integers that `x` became; `plainly`, where plain autograd is all there is."""
     whole, put = carried(x), mark if plainly else carry
-    floats = kept(wide(x))
+    floats = kept(x.float() if x.dtype in HALF else x)
     if out.device != x.device:
         floats = floats.to(out.device)
     fixed, dtype, to, rounded = floats.detach(), floats.dtype, out.dtype, isinstance(whole, Whole)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..._ops.apply import finite
 from ..._ops.band import closed, hard_forward
-from ..._ops.dtypes import FULL, HALF
+from ..._ops.dtypes import FULL
 from ..._ops.env import dispatched, eager, tracked
 from ..._ops.fused import LEAST
 from ..._ops.openness import MADE
@@ -41,11 +41,6 @@ LARGE = 16 * LEAST
 """Elements from which on memory is what takes the time: one pass, and one byte kept for each."""
 CLOSED = {"ge", "le"}
 RISING = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
-
-
-def wide(x: Tensor) -> Tensor:
-    """In the dtype in which distances are computed."""
-    return x.float() if x.dtype in HALF else x
 
 
 # --- distances ---------------------------------------------------------------------------------------------------
