@@ -1208,6 +1208,8 @@ def test_explain_says_how_many_runs_and_follows_them():
     x = torch.tensor(X)
     lost = sll.explain(program, x, eps=EPS)
     assert any("paths=3" in line for line in lost.advice())
+    many = sll.explain(lambda x: sum(bool(each > 0.3) for each in x.repeat(20)) * x.sum(), x, eps=0.5)
+    assert any("paths=16" in line and "of the 40 answers" in line for line in many.advice())
     followed = sll.explain(program, x, eps=EPS, forward="hard", paths=3)
     assert not followed.report.lost and sum(each.run for each in followed.report.flips.values()) == 2
     assert "Python asked, and the function ran again" in str(followed)

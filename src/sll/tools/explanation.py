@@ -70,9 +70,14 @@ class Explanation:
         if far and _wide_enough(far):
             said.append(f'eps="auto" finds a width for each call; or name one: eps={_wide_enough(far)}.')
         asked = sum(row.in_band for row in self.report.rows if row.kind == "lost" and row.site.op in _ASKED)
-        if asked:
+        if 0 < asked < _MANY_PATHS:
             said.append(
                 f"Decorate the function with paths={asked + 1}: it runs again for each answer that Python was given."
+            )
+        elif asked:
+            said.append(
+                f"Decorate the function with paths={_MANY_PATHS}: it runs again for some of the {asked} answers that "
+                "Python was given. A narrow eps of your own leaves fewer open."
             )
         if any(row.status == "LOST here" for row in self.report.rows):
             said.append('Run with on_lost="error" to be stopped at the first line that loses a gradient.')
@@ -147,6 +152,8 @@ class Explanation:
         }
 
 
+_MANY_PATHS = 16
+"""Runs that are suggested at most."""
 _ASKED = ("bool", "item", "tolist", "int", "float", "index")
 _HEADINGS = {
     "gets gradients": "Get gradients",
