@@ -17,6 +17,9 @@ _LOGS = {
 }  # fmt: skip
 
 
+_PARTS = {"<lambda>", "<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"}
+
+
 def only_told() -> bool:
     """Whether what is asked for just now is only told: an ``assert``, an ``if`` that raises or warns, a line for a log.
     Functions that return the answer are looked at from where they are called.
@@ -27,7 +30,7 @@ def only_told() -> bool:
             return False
         if not is_ours(at.f_code.co_filename):
             kind = _kinds(at.f_code.co_filename).get(at.f_lineno)
-            if at.f_code.co_name == "<lambda>":  # (the line may be that of a call which it is given to)
+            if at.f_code.co_name in _PARTS:  # (the line may be that of a call which it is given to)
                 kind = "returned"
             outside = outside or at is user
             if kind == "told" or (outside and kind != "returned"):
