@@ -81,7 +81,7 @@ def loops_everywhere(monkeypatch):
 def rules_as_they_were():
     """For tests that add some: others count what is in the registry. Asked, it says what is in all tables."""
     tables = (registry.RULES, registry.DECIDES_BY_NAME)
-    tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF)
+    tables += (registry.DISCRETE, registry.ALWAYS, index.SOURCES, index.ROW_OF, index.OP_OF)
     for rules in (shadows_engine._ALL, flips_engine.RULES):
         tables += (rules.of, rules.always)
     tables += (STEPS,)

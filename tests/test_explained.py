@@ -100,10 +100,8 @@ def test_a_quotient_and_its_remainder():
 
 @pytest.mark.parametrize("meet", MEET)
 def test_a_decision_on_a_decided_float_sees_the_hard_value(meet):
-    """But on a sum: of that it is known how far one decision moves it."""
     found = where(lambda x: meet((x > 0).double()), [0.01, 0.5])
-    assert found["hard"] == [pytest.approx(5), 0]
-    assert found["straight-through"] == (found["hard"] if meet is MEET[1] else [0, 0])
+    assert found["hard"] == [pytest.approx(5), 0] and not any(found["straight-through"])
 
 
 @pytest.mark.parametrize("forward", MODES)

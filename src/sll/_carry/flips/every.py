@@ -61,7 +61,7 @@ def flip_by_flip(
             return func(*args, **kwargs)
         results = rows.results(False)  # (nothing else has a gradient)
     if results is None:
-        lost("too many decisions are open (take a smaller eps), it writes, or its result is sparse.")
+        lost("too many decisions are open (take a narrow eps, such as 0.01), it writes, or its result is sparse.")
         return func(*args, **kwargs)
     if rows.fails:
         lost("with the decision the other way the program fails here, or returns more or fewer tensors.")

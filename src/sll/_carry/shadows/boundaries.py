@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._ops.band import hard_forward
 from ..._ops.dtypes import compute_dtype
 from ..._ops.env import eager, tracked
-from ..._ops.surrogates import alias, follow, kept, simple
+from ..._ops.surrogates import alias, finite_gradient, follow, kept, simple
 from ..._rules.index import op_name
 from ..._rules.widths import Width, watch_of
 from ..boundaries import edges_of, nearest_boundary, passing
@@ -92,7 +92,7 @@ def histc(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
     if whole:  # the outermost edges move with the data, and nothing crosses them
         place = place.clamp(1, bins)
     total = offset.new_zeros(bins + 2).index_add(0, place, torch.cat([offset, -offset]))
-    return follow(total[1:-1].to(x.dtype), hard.detach().clone)
+    return follow(finite_gradient(total[1:-1].to(x.dtype)), hard.detach().clone)
 
 
 def bincount(defined: Rule) -> Rule:
@@ -109,6 +109,7 @@ def bincount(defined: Rule) -> Rule:
         moved = torch.cat([share, -share]).expand_as(place).reshape(-1)
         soft = moved.new_zeros(len(out) + 2).index_add(0, place.reshape(-1), moved)[1:-1]
         exact = soft.dtype if eager() and n.numel() < 2**24 else None
-        return carry(region, out, Shadow(follow(soft, lambda: numbers.to(soft.dtype)), None, exact))
+        value = follow(finite_gradient(soft), lambda: numbers.to(soft.dtype))  # (of a bin with nothing in it, a mean)
+        return carry(region, out, Shadow(value, None, exact))
 
     return rule

@@ -123,7 +123,7 @@ def _truncated(x: Tensor, eps: float | Width, numbers: Tensor) -> Tensor:
         distance = (fixed - n).div_(inner.logical_not_())  # (in a fraction of the time of `where`)
         slope = torch.where(fixed == n, fixed.new_ones(()), 0.5 / half)
         if ends:
-            slope = slope * _around(numbers, _beyond(fixed))
+            slope = slope * _around(numbers, _beyond(fixed).to(numbers.dtype))
         found = ramp(x, distance, half, slope, lambda: numbers.to(x.dtype))
     if watch is not None:
         watch.arrives(found)
