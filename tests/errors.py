@@ -1457,6 +1457,20 @@ with sll.linearize(eps=0.1):
     # --- lost: one forward mode ---
     Case(
         LOCAL,
+        "Whether a float that was made of a mask is equal to a number",
+        """
+with sll.linearize(0.1, forward="straight-through", on_lost="error"):
+    y = (2 * (x > 0).float() - 1 == 1).float().sum()
+""",
+        "Ask the mask, or an integer that was made of it. (Counts, means and multiples of a mask are followed.)",
+        """
+with sll.linearize(0.1, forward="straight-through", on_lost="error"):
+    y = (2 * (x > 0).long() - 1 == 1).float().sum()
+y.backward()
+""",
+    ),
+    Case(
+        LOCAL,
         "The median of integers",
         """
 with sll.linearize(eps=0.1, forward="straight-through"):

@@ -121,7 +121,8 @@ class _Call:
             raise
         except (Endless, Exception) as error:
             said = str(error) if isinstance(error, (Endless, Unlike)) else f"it raises {type(error).__name__}: {error}"
-            raise _Dropped(said) from error
+            dropped = _Dropped(said)
+            raise dropped from error
         self._may_run_again(run)
         return run, leaves
 

@@ -139,7 +139,8 @@ class Run:
         """A call that may ask or write."""
         self.calls += 1
         if self.calls > self._most:
-            raise Endless(f"it does not end: Python has asked {self._most} times")
+            endless = Endless(f"it does not end: Python has asked {self._most} times")
+            raise endless
 
     def replay(self) -> Callable[[], Run]:
         """A checkpoint begins: what makes the run in which it is worked out again."""
