@@ -32,6 +32,7 @@ SLOW = {
     "test_evidence.py",
     "test_gallery_one.py",
     "test_gallery_two.py",
+    "test_order_line_integral.py",
 }
 """Files that compile much or train: `make test` leaves them out."""
 

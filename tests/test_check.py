@@ -73,6 +73,7 @@ def test_faults_are_never_right(name):
     assert not found.right, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWO)
 def test_a_band_that_is_too_wide_is_named(name):
     program, args, forward = TWO[name]
@@ -247,6 +248,7 @@ def test_runs_are_bounded_and_told():
         sll.check(program, X, runs=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_chance_is_not_called_wrong(seed):
     """Narrow bands of which most have no point in them."""
@@ -272,6 +274,7 @@ def test_a_path(forward):
     assert path.hard == pytest.approx(float(step(X + 1) - step(X - 1)))
 
 
+@pytest.mark.slow
 def test_a_path_that_goes_up_and_down_again():
     def inside(x):
         return ((x > 0.3) & (x < 0.8)).double().mean()
@@ -316,6 +319,7 @@ def net():
 DATA = torch.randn(60, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_modules_closures_and_params(net):
     def loss(x):
         return (net(x) - 0.3).square().mean()

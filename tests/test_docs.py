@@ -176,6 +176,7 @@ def test_formulas():
         hooks.mathml(r"\nosuchcommand x", "inline")
 
 
+@pytest.mark.slow
 def test_strict_build(tmp_path):
     """No warning (with `--quiet` none would be seen), and nothing that a browser would fetch from elsewhere."""
     pytest.importorskip("mkdocs")

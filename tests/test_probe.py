@@ -63,6 +63,7 @@ def quiet():
         yield
 
 
+@pytest.mark.slow
 def test_options_that_decide():
     table = found(probe.with_options())
     assert len(table) >= 17

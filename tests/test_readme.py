@@ -70,6 +70,7 @@ def test_operator_table_names_every_op():
     assert set(sll.OPS) <= named, set(sll.OPS) - named
 
 
+@pytest.mark.slow
 def test_demo_runs(tmp_path):
     """The demo's quick mode, from another directory: one seed, two epochs."""
     done = subprocess.run(

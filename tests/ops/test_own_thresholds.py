@@ -97,6 +97,7 @@ SCALED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward", ["hard", "linear"])
 @pytest.mark.parametrize("name", SCALED)
 def test_a_threshold_of_another_scale_has_a_boundary_of_its_own(name, forward):

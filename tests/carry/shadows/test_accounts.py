@@ -190,6 +190,7 @@ def test_in_transforms(name):
     torch.testing.assert_close(leaf.grad, plain, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="older Dynamo does not trace these modes")
 def test_in_compiled_code():
     """What is computed anew each time is not known to be the same there."""

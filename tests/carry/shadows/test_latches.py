@@ -73,6 +73,7 @@ def test_in_a_checkpoint():
     torch.testing.assert_close(gradient(again, "straight-through"), gradient(program, "straight-through"))
 
 
+@pytest.mark.slow
 def test_compiled():
     program = lambda limits: simulated(limits, latch, COUNTS["!="])
     wanted = gradient(program, "straight-through", torch.float32)

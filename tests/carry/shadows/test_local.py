@@ -215,7 +215,7 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("trace", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LOOPS)
 def test_long_loops_of_masks_and_integers(name, trace):
     """What waits for each other is bounded, as Python's stack is; what is told apart does not double at each step."""
