@@ -211,7 +211,7 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     fixed = [x.type(floats) if known is None else None for x, known in zip(args, found)]
     polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats, args[0].device)
     if len(args) == 2 and None not in found and not (found[0].source and found[1].source):  # type: ignore[union-attr]
-        polynomial = functools.partial(logic, polynomial)
+        polynomial = functools.partial(logic, polynomial, BOTH[func.__name__])
     make: Callable[[], Tensor] = lambda: polynomial(
         one, *(x if known is None else known.value() for x, known in zip(fixed, found))
     )
@@ -229,6 +229,13 @@ POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(("eq", "__eq__"), lambda one, p, q: torch.lerp(one - p, p, q)),
 }
 """Of 0 and 1, and of 1."""
+BOTH = {
+    **dict.fromkeys(AND, 1.0),
+    **dict.fromkeys(OR, -1.0),
+    **dict.fromkeys(XOR | {"ne", "__ne__", "not_equal"}, -2.0),
+    **dict.fromkeys(("eq", "__eq__"), 2.0),
+}
+"""Their second differences: what changes if both operands do, beyond what changes with each."""
 
 
 def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -316,6 +323,6 @@ def _logic(region: Region, name: str, func: Func, args: tuple[Any, ...], out: Te
         dtype = torch.promote_types(known[0].value().dtype, known[-1].value().dtype)
         each = [(x if own is None else own.value()).to(dtype) for x, own in zip(fixed, found)]  # type: ignore[union-attr]
         one = known[0].value().new_ones((), dtype=dtype)
-        return POLYNOMIALS[name](one, *each) if len(each) < 2 else logic(POLYNOMIALS[name], one, *each)
+        return POLYNOMIALS[name](one, *each) if len(each) < 2 else logic(POLYNOMIALS[name], BOTH[name], one, *each)
 
     return carry(region, out, Shadow(make, None, known[0].exact if known[0].exact is known[-1].exact else None))
