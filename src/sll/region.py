@@ -236,7 +236,7 @@ class linearize(Mode):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError if it is of another region."""
-        policies, states = self._remember(), state.get("policies", ())
+        policies, states = self._remember(), state.get("policies") or ()
         if len(states) != len(policies):
             raise ValueError(
                 f"state must be what state_dict() of a region with {len(policies)} policies returned, got the entries "

@@ -117,6 +117,7 @@ class Line:
         if not found.many:
             return None if at is None else self.pools[at]
         if at is None:
+            learned = self.pools[0].learned if self.pools else learned  # (steps of a loop share it)
             at = self.of[nth] = self._pool_for(nth, found, learned)
         pool = self.pools[at]
         if pool.kept is not None:
@@ -136,7 +137,7 @@ class Line:
 
     def _pool_for(self, nth: int, found: Distances, learned: int) -> int:
         for at in reversed(range(len(self.pools))):
-            if self.pools[at].learned == learned and self.pools[at].fits(found):
+            if self.pools[at].fits(found):
                 return at
         self.pools.append(Pool(nth, self.medians, learned=learned))
         return len(self.pools) - 1

@@ -72,6 +72,8 @@ def _add_variables(function: ast.AST, found: dict[int, str]) -> None:
             given.setdefault(node.targets[0].id, []).append(node.value)
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             reads.setdefault(node.target.id, set()).add(node.lineno)
+        elif isinstance(node, (ast.Global, ast.Nonlocal, ast.ClassDef)):  # (who else reads it?)
+            return
     while told := [name for name in given if name in reads and all(found.get(at) == "told" for at in reads[name])]:
         for name in told:
             for value in given.pop(name):

@@ -182,7 +182,11 @@ def numbers_learned(*operands: Any) -> int:
     many = sum(x.numel() for x in follows if x.grad_fn is None)
     met = math.prod(torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, Tensor))))  # type: ignore[no-untyped-call]
     nodes: list[Any] = [x.grad_fn for x in follows if x.grad_fn is not None]
+    seen: set[Any] = set()
     for node in nodes:
+        if node in seen:
+            continue
+        seen.add(node)
         if hasattr(node, "variable"):
             many += node.variable.numel()
         elif type(node).__name__.rstrip("0123456789").removesuffix("Backward") in _PLAIN and len(nodes) < 16:

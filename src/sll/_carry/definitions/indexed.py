@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._ops.env import free_to_read
 from .rule import Original, carries, defined
 
 # --- losses of classes ---
@@ -96,8 +97,11 @@ def taken(original: Original, input: Tensor, index: Tensor) -> Tensor:
 def taken_along(original: Original, input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """`gather` of what broadcasts, but for the dimension; without one, of all elements."""
     if dim is None:
-        return input.reshape(-1)[indices.reshape(-1)]
+        return torch.gather(input.reshape(-1), 0, indices.reshape(-1))
     at = range(input.dim())[dim]
+    size, fixed = input.shape[at], indices.detach()
+    if size and (not free_to_read(fixed) or (fixed < 0).any() or (fixed >= size).any()):
+        indices = indices % size  # (as torch does)
     sizes = ([*x.shape[:at], 1, *x.shape[at + 1 :]] for x in (input, indices))
     shape = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]
     input, indices = (x.expand(*shape[:at], x.shape[at], *shape[at + 1 :]) for x in (input, indices))

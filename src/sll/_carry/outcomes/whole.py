@@ -76,7 +76,7 @@ def whole_of(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str
     out = region.call(func, *parts)
     if not isinstance(out, Tensor) or out.is_floating_point():
         return None, None
-    support = [_support(x) if isinstance(x, Tensor) else x for x in args]
+    support = [_support(x) if isinstance(x, Tensor) else n for x, n in zip(args, parts)]
     if func in _TIMES:
         factors = [x for x in parts if not isinstance(x, Tensor)]
         return out, next((x for x in support if isinstance(x, Tensor)), None) if len(factors) == 1 and factors[

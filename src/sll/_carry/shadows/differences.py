@@ -21,7 +21,7 @@ from ..._ops.apply import finite
 from ..._ops.dtypes import NARROW
 from ..._ops.env import eager, free_to_read
 from ..._ops.openness import made_from
-from ..._ops.surrogates import alias, follow, lazy_clone, number, ordinary
+from ..._ops.surrogates import alias, follow, lazy_clone, number, ordinary, simple
 from ..._rules.index import NAMED
 from ..interface import Func, Region
 from .quotients import QUOTIENTS, but_by_zero
@@ -74,7 +74,7 @@ def by_difference(region: Region, func: Func, args: tuple[Any, ...], kwargs: dic
 
 def _pole(func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, out: Tensor) -> Tensor | None:
     """Where a function of the count `x` has no derivative, but may have a difference: ``count.sqrt()`` at 0."""
-    if not free_to_read(x) or (x != 0).all():
+    if not eager() or not simple(x) or not free_to_read(x) or (x != 0).all():
         return None
     with torch.enable_grad():
         z = x.to(out.dtype).expand(out.shape).requires_grad_()

@@ -29,7 +29,6 @@ from .differences import (
     quotient,
 )
 from .either import decided, either, mapped
-from .latches import logic
 from .quotients import QUOTIENTS, but_by_zero
 from .shadow import Either, Shadow, Weights, Whole, carried, carry, mark, quick_shadow, shadow
 from .steps import asked
@@ -94,8 +93,10 @@ def _of_floats(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[s
     x = args[0] if args else None
     whole, name = carried(x), func.__name__
     asks = isinstance(out, Tensor) and (name in _ASKS or _is_bool(name, out))
+    if asks and name in EQUALITY:  # (the same from both sides)
+        return asked(region, func, (*args, *kwargs.values()), {}, out)
     if asks:
-        return asked(region, func, (*args, *kwargs.values()), out)
+        return asked(region, func, args, kwargs, out)
     if out is x:
         return out
     if x is None or not isinstance(whole, Whole) or not _keeps_whole(name, out, (*args[1:], *kwargs.values())):
@@ -210,8 +211,6 @@ def quick_logic(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
     assert floats is not None
     fixed = [x.type(floats) if known is None else None for x, known in zip(args, found)]
     polynomial, one = POLYNOMIALS[func.__name__], number(1.0, floats, args[0].device)
-    if len(args) == 2 and None not in found and not (found[0].source and found[1].source):  # type: ignore[union-attr]
-        polynomial = functools.partial(logic, polynomial, BOTH[func.__name__])
     make: Callable[[], Tensor] = lambda: polynomial(
         one, *(x if known is None else known.value() for x, known in zip(fixed, found))
     )
@@ -229,13 +228,6 @@ POLYNOMIALS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(("eq", "__eq__"), lambda one, p, q: torch.lerp(one - p, p, q)),
 }
 """Of 0 and 1, and of 1."""
-BOTH = {
-    **dict.fromkeys(AND, 1.0),
-    **dict.fromkeys(OR, -1.0),
-    **dict.fromkeys(XOR | {"ne", "__ne__", "not_equal"}, -2.0),
-    **dict.fromkeys(("eq", "__eq__"), 2.0),
-}
-"""Their second differences: what changes if both operands do, beyond what changes with each."""
 
 
 def quick_linear(region: Region, func: Func, args: tuple[Any, ...]) -> Any:
@@ -322,7 +314,6 @@ def _logic(region: Region, name: str, func: Func, args: tuple[Any, ...], out: Te
     def make() -> Tensor:
         dtype = torch.promote_types(known[0].value().dtype, known[-1].value().dtype)
         each = [(x if own is None else own.value()).to(dtype) for x, own in zip(fixed, found)]  # type: ignore[union-attr]
-        one = known[0].value().new_ones((), dtype=dtype)
-        return POLYNOMIALS[name](one, *each) if len(each) < 2 else logic(POLYNOMIALS[name], BOTH[name], one, *each)
+        return POLYNOMIALS[name](known[0].value().new_ones((), dtype=dtype), *each)
 
     return carry(region, out, Shadow(make, None, known[0].exact if known[0].exact is known[-1].exact else None))

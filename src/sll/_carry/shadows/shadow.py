@@ -56,8 +56,6 @@ class Shadow(Told):
     make: Callable[[], Tensor]
     shared = False
     by_ones = False
-    source = False
-    """Whether it is known to be made of no other mask."""
     raw: Callable[[], Tensor] | None = None
     """Of a count: the value, whose gradient may be infinite or NaN where nothing is counted."""
     ends: Ends = None

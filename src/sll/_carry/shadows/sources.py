@@ -320,7 +320,7 @@ class Compared(Shadow):
     """Of ``x > at`` (`rising`: 1), or the other way round (-1): `hard` as a float of the dtype of `x`."""
 
     half: float | Tensor | None
-    source, looks = True, False
+    looks = False
     """Whether to look what arrives."""
 
     def __init__(

@@ -98,7 +98,8 @@ def _factor(name: str, node: Any) -> float:
         by = math.prod(sizes[d if d < 2**63 else d - 2**64] for d in dims)
     elif name in ("MulBackward0", "DivBackward0"):
         fixed = node._saved_other if node.next_functions[1][0] is None else node._saved_self
-        by = fixed.item() if fixed is not None and fixed.numel() == 1 else 0.0
+        several = None not in (node.next_functions[0][0], node.next_functions[1][0])
+        by = fixed.item() if fixed is not None and fixed.numel() == 1 and not several else 0.0
         if name == "MulBackward0" or node.next_functions[1][0] is not None:
             return by if name == "MulBackward0" else 0.0
     return -1.0 if name == "NegBackward0" else 1 / by if by else 0.0
@@ -113,13 +114,13 @@ def was_integer(x: Any) -> Shadow | None:
     return own if isinstance(own, Shadow) and torch.equal(x, x.round()) else None
 
 
-def _as_integers(region: Region, func: Func, args: tuple[Any, ...], i: int) -> Tensor | None:
+def _as_integers(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], i: int) -> Tensor | None:
     """What the answer has of the integer that the operand at `i` was; None if it was none, or has no gradient there."""
     own = was_integer(args[i])
     if own is None:
         return None
     n, fixed = carry(region, args[i].detach().long(), own), [x.detach() if isinstance(x, Tensor) else x for x in args]
-    found = shadow(region.call(func, *fixed[:i], n, *fixed[i + 1 :]))
+    found = shadow(region.call(func, *fixed[:i], n, *fixed[i + 1 :], **kwargs))
     return None if found is None else found.value()
 
 
@@ -149,19 +150,23 @@ def _slope(at: Callable[[Tensor], Tensor], x: Tensor, y: Any, step: Step | None)
     return (at(high).to(x.dtype) - at(low).to(x.dtype)) / (size if count else high - x)
 
 
-def asked(region: Region, func: Func, args: tuple[Any, ...], out: Tensor) -> Tensor:
+def asked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
     """`out` is what `func` says of floats where they have no boundary."""
     parts: list[Tensor] = []
     fixed = [x.detach() if isinstance(x, Tensor) else x for x in args]
     compared = len(args) == 2 and func.__name__ not in ("to", "type", "type_as")
+    if compared and not all(isinstance(x, (Tensor, int, float)) for x in fixed):
+        return out
+    if compared:
+        fixed = [x.byte() if isinstance(x, Tensor) and x.dtype == torch.bool else x for x in fixed]
     for i, x in enumerate(args):
         step, y = step_of(x) if tracked(x) else None, fixed[1 - i] if compared else 0
         if step is None and not (tracked(x) and isinstance(carried(x), Whole)):
             continue
-        if (part := _as_integers(region, func, args, i)) is not None:
+        if (part := _as_integers(region, func, args, kwargs, i)) is not None:
             parts.append(part)
             continue
-        at: Callable[[Tensor], Tensor] = lambda z, i=i: func(*fixed[:i], z, *fixed[i + 1 :])  # type: ignore[misc]
+        at: Callable[[Tensor], Tensor] = lambda z, i=i: func(*fixed[:i], z, *fixed[i + 1 :], **kwargs)  # type: ignore[misc]
         if (slope := _slope(at, x, y, step)) is not None:
             parts.append(x * slope)
         elif (
@@ -180,7 +185,7 @@ def narrow(region: Region, func: Func, args: tuple[Any, ...], half: float | Tens
     """
     for i, x in enumerate(args):
         if was_integer(x) is not None and not any(tracked(y) for y in args if y is not x):
-            part = _as_integers(region, func, args, i)
+            part = _as_integers(region, func, args, {}, i)
             part = torch.zeros_like(soft) if part is None else part.to(soft.dtype)
             soft = torch.where(torch.as_tensor(half > 1, device=soft.device), soft, part)
     return soft
