@@ -36,6 +36,10 @@ def middle(medians: list[tuple[float, int]]) -> float:
     return 0.0
 
 
+ALIKE = 1 + 1e-3
+"""Distances that are no further apart say nothing of a scale."""
+
+
 @dataclass
 class Pool:
     """Decisions of one scale: the steps of a loop, the layers of a network that share a line and are alike."""
@@ -85,7 +89,7 @@ class Pool:
     def told(self, steps: int) -> bool:
         """Whether that is enough to keep: equal distances say nothing of a scale."""
         measured = self.steps + bool(self.now)
-        return self.kept is not None or (measured >= steps and self.largest > self.smallest * (1 + 1e-3))
+        return self.kept is not None or (measured >= steps and self.largest > self.smallest * ALIKE)
 
     @property
     def half(self) -> float:
@@ -117,8 +121,9 @@ class Line:
         if not found.many:
             return None if at is None else self.pools[at]
         if at is None:
-            learned = self.pools[0].learned if self.pools else learned  # (steps of a loop share it)
             at = self.of[nth] = self._pool_for(nth, found, learned)
+            if found.largest > found.smallest * ALIKE:  # (the steps of a loop share it: what was decided comes later)
+                self.pools[at].learned = min(self.pools[at].learned, learned)
         pool = self.pools[at]
         if pool.kept is not None:
             return pool

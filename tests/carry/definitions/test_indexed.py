@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import sll
 from defined import MODES, gradient, hold_the_line_integral, path, same_as_without, weighed
 
 _G = torch.Generator().manual_seed(5)
@@ -87,3 +88,13 @@ def test_of_rounded_numbers_it_is_decided_whether_they_are_among_others(forward)
     want, _ = gradient(lambda x: ((x.round() == 0) | (x.round() == 2)).double().sum(), x, 0.1, forward)
     assert lost == [] and want.any()
     torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize("forward", ["linear", "hard", "straight-through"])
+@pytest.mark.parametrize("program", [lambda m: -m.long(), lambda m: m.long() + 3, lambda m: m.long() - 4])
+def test_take_along_dim_counts_on_beyond_the_ends(forward, program):
+    x, table = torch.tensor([-1.0, 0.04, 2.0], requires_grad=True), torch.tensor([1.0, 2.0, 4.0])
+    want = torch.take_along_dim(table, program(x.detach() > 0), 0)
+    with sll.linearize(0.01, forward=forward, on_lost="ignore"):
+        got = torch.take_along_dim(table, program(x > 0), 0)
+    assert torch.equal(got, want)

@@ -91,3 +91,21 @@ def test_a_quotient_decides_nothing_unless_it_rounds():
         with sll.linearize(0.1, forward="linear") as region:
             share = torch.div((x > 0).sum().double() * 2.5, 3.3, rounding_mode=rounding)
         assert share.requires_grad and bool(region.report().approximate) == row
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda n: n + 1.0,
+        lambda n: 1.0 + n,
+        lambda n: torch.add(n, 2.0),
+        lambda n: n.float() + 1.0,
+        lambda n: 2 - n - 1.0,
+    ],
+)
+def test_a_count_and_a_whole_float(f):
+    x = torch.tensor([-1.0, 0.04, 2.0], dtype=torch.float64, requires_grad=True)
+    with sll.linearize(0.1):
+        y = f((x > 0).sum())
+    sign = torch.autograd.grad(y, x)[0] / 5
+    assert float(y) == pytest.approx(float(f(torch.tensor(1.7)))) and sign.abs().tolist() == pytest.approx([0, 1, 0])

@@ -152,3 +152,36 @@ def test_a_guard_that_no_decision_changes_is_not_reported():
         n, k = (x > 0).double().sum(), (x > 0.1).double().sum()
         y = torch.where(5 * n + 2 * k + 20 != 0, x.sum(), 0.0)
     assert torch.equal(torch.autograd.grad(y, x)[0], torch.ones_like(x))
+
+
+OTHERS = (
+    lambda n, y: n == y.numpy(),
+    lambda n, y: n == (y > 1).numpy(),
+    lambda n, y: n.eq(y > 1),
+    lambda n, y: (y > 1) != n,
+    lambda n, y: torch.eq(input=n, other=1),
+    lambda n, y: n.to(dtype=torch.bool, device="cpu"),
+    lambda n, y: n.to(torch.bool, memory_format=torch.preserve_format),
+    lambda n, y: n.bool(memory_format=torch.preserve_format),
+)
+
+
+@pytest.mark.parametrize("ask", OTHERS)
+@pytest.mark.parametrize(
+    "make", [lambda x: (x > 0).float(), lambda x: torch.round(x), lambda x: (x > 0).float().sum(0)]
+)
+def test_who_is_asked_what(ask, make):
+    """Arrays, bools and keywords."""
+    x, y = torch.tensor([[-0.04, 0.03, 2.0], [0.5, 0.02, -1.0]], requires_grad=True), torch.tensor([0.0, 1.0, 2.0])
+    with sll.linearize(0.1, forward="straight-through"):
+        out = ask(make(x), y)
+    assert torch.equal(out, ask(make(x.detach()), y))
+
+
+def test_a_product_of_counts_has_no_step():
+    """It can be 25, 36 and 49, and not 42."""
+    x = torch.linspace(-0.05, 1, 8).requires_grad_()
+    with sll.linearize(0.1, forward="straight-through", on_lost="ignore"):
+        c = (x > 0).float().sum()
+        y = (c * c == 42).float()
+    assert not y.requires_grad or not torch.autograd.grad(y, x)[0].any()
