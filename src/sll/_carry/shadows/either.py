@@ -18,7 +18,7 @@ from ..._ops.apply import finite
 from ..._ops.blend import TAKEN
 from ..._ops.env import eager, tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
-from ..._ops.surrogates import alias, follow, number
+from ..._ops.surrogates import alias, constant, follow
 from ..interface import Func, Region
 from .shadow import Either, Shadow, call_with, carried, carry, shadow, untouched
 
@@ -130,7 +130,7 @@ def written(out: Tensor, old: Tensor, new: Any, weight: Any, plain: Tensor | Non
     """`out` is `new` where something was written with the weight ``weight()``, and `old` elsewhere."""
     old, same, numbers = old.detach(), untouched(old), alias(out)
     numbered = type(new) is float and out.is_cpu  # (in a tenth of the time)
-    new = number(new, out.dtype) if numbered else torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
+    new = constant(new, out.dtype) if numbered else torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
 
     def other(q: Tensor) -> Tensor | None:
         return torch.where(q == new, old, new) if same() else None

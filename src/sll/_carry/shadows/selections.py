@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._ops.apply import finite
+from ..._ops.env import eager
 from ..._ops.openness import open_elements
 from ..._ops.surrogates import alias, finite_gradient, follow
 from ..._rules.index import op_name
@@ -251,7 +252,7 @@ def reduced(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str,
         if op_name(func) == "mean":
             full = finite(full - x.detach().mean(list(every), keepdim=True)) / max(x.shape[at], 1)
     soft = (upright(found.shadow.value(), found.behind) * full).sum(at).reshape(out.shape)
-    soft = soft if x.shape[at] else finite_gradient(soft)  # (what follows a mean of nothing is NaN)
+    soft = soft if not eager() or x.shape[at] else finite_gradient(soft)  # (what follows a mean of nothing is NaN)
     if out.is_floating_point():
         return added(out, soft)
     numbers, own = alias(out), shadow(out)
