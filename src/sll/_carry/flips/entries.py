@@ -234,25 +234,55 @@ def join(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
 
 
 def _joined(a: Layout, b: Layout) -> tuple[Layout, _Place, _Place]:
-    """What `a` has not comes after what it has; all is sorted anew if other entries of one decision are in both."""
+    """Blocks of `b` that `a` has not come after those of `a`."""
     ends = list(itertools.accumulate([block.size for block in a.blocks], initial=0))
     starts, end, blocks = dict(zip(a.blocks, ends)), a.size, list(a.blocks)
-    decisions = {block.decision for block in a.blocks}
-    ranges: list[tuple[int, int]] = []
+    ranges: list[Any] = []
     for block in b.blocks:
-        if block not in starts:
-            if block.decision in decisions:
-                both = Numbers.of(a, b)
-                numbers = torch.cat([both.numbers(a), both.numbers(b)])
-                whole, entry = both.grouped(numbers, torch.cat([a.at, b.at]))
-                return whole, *entry.split([a.size, b.size])  # type: ignore[no-untyped-call]
-            starts[block] = end
-            blocks.append(block)
-            end += block.size
-        first = ranges.pop()[0] if ranges and ranges[-1][1] == starts[block] else starts[block]
-        ranges.append((first, starts[block] + block.size))
-    places = _cat([torch.arange(*part, device=b.at.device) for part in ranges])
-    return Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a, a.size, places
+        start = starts.get(block)
+        if start is not None:
+            ranges.append((start, start + block.size))
+            continue
+        same = [other for other in a.blocks if other.decision is block.decision]
+        if same:
+            place, block = _matched(same, [(starts[x], starts[x] + x.size) for x in same], block, end)
+            ranges.append(place)
+            if not block.size:
+                continue
+        else:
+            ranges.append((end, end + block.size))
+        blocks.append(block)
+        end += block.size
+    return Layout(tuple(blocks), a) if len(blocks) > len(a.blocks) else a, a.size, _ranges(ranges, b.at.device)
+
+
+def _matched(same: list[Block], ranges: list[Any], block: Block, end: int) -> tuple[Tensor, Block]:
+    """Where the entries of another block of one decision are, in a layout with these blocks in these places, and those
+    that are not, which go to the end.
+    """
+    at = torch.cat([*(other.at for other in same), block.at])
+    keys = torch.cat([*(other.flips() for other in same), block.flips()])
+    keys = keys * (int(at.max()) + 1 if at.shape[0] else 1) + at
+    known, wanted = keys.split([at.shape[0] - block.size, block.size])  # type: ignore[no-untyped-call]
+    ordered, order = known.sort()
+    near = torch.searchsorted(ordered, wanted)
+    there = torch.cat([ordered, keys.new_full((1,), -1)])[near] == wanted
+    new = (~there).nonzero().squeeze(1)
+    found = torch.cat([_ranges(ranges, at.device)[order], keys.new_zeros(1)])[near]
+    found[new] = torch.arange(end, end + new.shape[0], device=at.device)
+    return found, Block(block.decision, block.flips()[new], block.at[new])
+
+
+def _ranges(ranges: list[Any], device: torch.device) -> Tensor:
+    """Places that are given as ranges (first, end), neighbours together, or as tensors."""
+    joined: list[Any] = []
+    for part in ranges:
+        if joined and not isinstance(part, Tensor) and not isinstance(joined[-1], Tensor) and joined[-1][1] == part[0]:
+            joined[-1] = joined[-1][0], part[1]
+        else:
+            joined.append(part)
+    found = [x if isinstance(x, Tensor) else torch.arange(*x, device=device) for x in joined]
+    return _cat(found) if found else torch.zeros(0, dtype=torch.int64, device=device)
 
 
 def values_on(x: Any, found: Flips | None, shape: torch.Size, layout: Layout) -> Any:
