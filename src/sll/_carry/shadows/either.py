@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..._ops.apply import finite
 from ..._ops.blend import TAKEN
-from ..._ops.env import eager, tracked
+from ..._ops.env import dispatched, eager, tracked
 from ..._ops.openness import just_decided, open_behind, open_elements
-from ..._ops.surrogates import alias, constant, follow
+from ..._ops.surrogates import alias, follow, number
 from ..interface import Func, Region
 from .shadow import Either, Shadow, call_with, carried, carry, shadow, untouched
 
@@ -129,8 +129,8 @@ def _spread(share: Shadow, shape: torch.Size) -> Shadow:
 def written(out: Tensor, old: Tensor, new: Any, weight: Any, plain: Tensor | None) -> Either:
     """`out` is `new` where something was written with the weight ``weight()``, and `old` elsewhere."""
     old, same, numbers = old.detach(), untouched(old), alias(out)
-    numbered = type(new) is float and out.is_cpu  # (in a tenth of the time)
-    new = constant(new, out.dtype) if numbered else torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
+    numbered = type(new) is float and out.is_cpu and not dispatched()  # (in a tenth of the time)
+    new = number(new, out.dtype) if numbered else torch.as_tensor(new, dtype=out.dtype, device=out.device).detach()
 
     def other(q: Tensor) -> Tensor | None:
         return torch.where(q == new, old, new) if same() else None
