@@ -309,10 +309,10 @@ class linearize(Mode):
         """Something is decided there where the program itself leaves autograd, or detached."""
         self._cut[site] += 1
 
-    def leave_behind(self, unused: list[tuple[Tensor, Any]]) -> None:
+    def leave_behind(self, unused: list[Tensor]) -> None:
         self.looks_back -= 1
         with torch._C.DisableTorchFunction():
-            many = sum(not x.is_floating_point() for x, _ in unused)
+            many = sum(not x.is_floating_point() for x in unused)
         if many:
             self._left[call_site("with")] += many
 

@@ -192,7 +192,7 @@ class Mode(TorchFunctionMode):
     def lose(self, op: str, tensors: Any, why: str, *, undecided: Any = None, origins: Any = ()) -> None:
         """Count a loss, where somebody counts."""
 
-    def leave_behind(self, unused: list[tuple[Tensor, Any]]) -> None:
+    def leave_behind(self, unused: list[Tensor]) -> None:
         """Count what was decided and not used, where somebody counts."""
 
     def _among_others(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

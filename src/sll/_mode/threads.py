@@ -111,15 +111,15 @@ class Thread(threading.local):
 THREAD = Thread()
 
 
-def release(live: list[weakref.ref[Tensor]]) -> list[tuple[Tensor, Any]]:
-    """Leave plain tensors behind. What nobody has used is returned, with what it carried."""
+def release(live: list[weakref.ref[Tensor]]) -> list[Tensor]:
+    """Leave plain tensors behind. Those that carried what nobody has used are returned."""
     unused = []
     for ref in live:
         tensor = ref()
         if tensor is not None:
             pair = tensor.__dict__.pop("_sll", None)
             if pair is not None and not pair[0].used:
-                unused.append((tensor, pair))
+                unused.append(tensor)
     return unused
 
 

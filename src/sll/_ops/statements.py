@@ -18,6 +18,7 @@ _LOGS = {
 
 
 _PARTS = {"<lambda>", "<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"}
+"""Code that stands within an expression: what it returns is for the rest of that."""
 
 
 def only_told() -> bool:

@@ -97,10 +97,10 @@ def _factor(name: str, node: Any) -> float:
         dims = (getattr(node, "_saved_dim", ()) or range(len(sizes))) if sizes else ()
         by = math.prod(sizes[d if d < 2**63 else d - 2**64] for d in dims)
     elif name in ("MulBackward0", "DivBackward0"):
-        fixed = node._saved_other if node.next_functions[1][0] is None else node._saved_self
-        several = None not in (node.next_functions[0][0], node.next_functions[1][0])
-        by = fixed.item() if fixed is not None and fixed.numel() == 1 and not several else 0.0
-        if name == "MulBackward0" or node.next_functions[1][0] is not None:
+        a, b = (parent for parent, _ in node.next_functions)
+        fixed = node._saved_other if b is None else node._saved_self if a is None else None
+        by = fixed.item() if fixed is not None and fixed.numel() == 1 else 0.0
+        if name == "MulBackward0" or b is not None:
             return by if name == "MulBackward0" else 0.0
     return -1.0 if name == "NegBackward0" else 1 / by if by else 0.0
 
@@ -114,11 +114,10 @@ def was_integer(x: Any) -> Shadow | None:
     return own if isinstance(own, Shadow) and torch.equal(x, x.round()) else None
 
 
-def _as_integers(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], i: int) -> Tensor | None:
-    """What the answer has of the integer that the operand at `i` was; None if it was none, or has no gradient there."""
-    own = was_integer(args[i])
-    if own is None:
-        return None
+def _as_integers(
+    region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, Any], i: int, own: Shadow
+) -> Tensor | None:
+    """What the answer has of the integer that the operand at `i` was, which carried `own`; None without gradient."""
     n, fixed = carry(region, args[i].detach().long(), own), [x.detach() if isinstance(x, Tensor) else x for x in args]
     found = shadow(region.call(func, *fixed[:i], n, *fixed[i + 1 :], **kwargs))
     return None if found is None else found.value()
@@ -163,7 +162,8 @@ def asked(region: Region, func: Func, args: tuple[Any, ...], kwargs: dict[str, A
         step, y = step_of(x) if tracked(x) else None, fixed[1 - i] if compared else 0
         if step is None and not (tracked(x) and isinstance(carried(x), Whole)):
             continue
-        if (part := _as_integers(region, func, args, kwargs, i)) is not None:
+        own = was_integer(x)
+        if own is not None and (part := _as_integers(region, func, args, kwargs, i, own)) is not None:
             parts.append(part)
             continue
         at: Callable[[Tensor], Tensor] = lambda z, i=i: func(*fixed[:i], z, *fixed[i + 1 :], **kwargs)  # type: ignore[misc]
@@ -184,8 +184,9 @@ def narrow(region: Region, func: Func, args: tuple[Any, ...], half: float | Tens
     narrower than 1, what it has of that.
     """
     for i, x in enumerate(args):
-        if was_integer(x) is not None and not any(tracked(y) for y in args if y is not x):
-            part = _as_integers(region, func, args, {}, i)
+        own = was_integer(x)
+        if own is not None and not any(tracked(y) for y in args if y is not x):
+            part = _as_integers(region, func, args, {}, i, own)
             part = torch.zeros_like(soft) if part is None else part.to(soft.dtype)
             soft = torch.where(torch.as_tensor(half > 1, device=soft.device), soft, part)
     return soft
